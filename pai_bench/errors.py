@@ -1,0 +1,20 @@
+"""The exceptions that a user can cause and cure."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A request that cannot be carried out; the message names the thing, the value and the cure."""
+
+
+class CriterionError(UserError):
+    """A criterion broke its contract; the message names the criterion and the layer."""
+
+
+def unknown(kind: str, given: str, accepted: Iterable[str]) -> UserError:
+    """An error for a name that does not exist, with the nearest ones that do."""
+    names = sorted(accepted)
+    near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(names) or 'none'}"
+    return UserError(f"unknown {kind} {given!r}: {hint}")

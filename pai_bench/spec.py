@@ -1,0 +1,79 @@
+"""Things written as ``NAME[:OPTION=VALUE]...``: how such a text is read, checked, built and written.
+
+The things are frozen dataclasses (criteria, schedules); their fields are the options. ``-`` and ``_`` are the same.
+"""
+
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from pai_bench.errors import UserError, unknown
+
+T = TypeVar("T")
+
+
+def parse(text: str) -> tuple[str, dict[str, str]]:
+    """Split ``grasp:temperature=1`` into its name and its options."""
+    name, *rest = text.strip().split(":")
+    options: dict[str, str] = {}
+    for part in rest:
+        key, equals, value = part.partition("=")
+        key = key.strip().replace("-", "_")
+        if not (equals and key):
+            raise UserError(f"in {text!r}: {part!r} is not of the form OPTION=VALUE")
+        if key in options:
+            raise UserError(f"in {text!r}: option {key!r} is given twice")
+        options[key] = value.strip()
+    return name.strip(), options
+
+
+def build(cls: type[T], options: Mapping[str, Any], label: str) -> T:
+    """`cls` with `options`; texts are converted to the types of its fields."""
+    hints = option_types(cls)
+    for key in options:
+        if key not in hints:
+            raise unknown(f"option of {label}", key, hints)
+    try:
+        return cls(**{key: convert(value, hints[key], f"{label}:{key}") for key, value in options.items()})
+    except UserError as error:
+        raise UserError(f"{label}: {error}") if not str(error).startswith(label) else error from None
+
+
+def option_types(cls: type) -> dict[str, Any]:
+    """Option name -> type, for the fields of a dataclass that its constructor takes."""
+    hints = get_type_hints(cls)
+    return {f.name: hints[f.name] for f in fields(cls) if f.init}
+
+
+def convert(value: Any, to: Any, label: str) -> Any:
+    """`value` as an instance of the type `to`; a text is read, anything else is checked."""
+    origin, choices = get_origin(to), get_args(to)
+    if origin is Literal:
+        text = value.replace("_", "-") if isinstance(value, str) else value
+        if (hit := next((c for c in choices if value == c or text == c), MISSING)) is not MISSING:
+            return hit
+        raise UserError(f"{label}={value} is not one of {', '.join(map(str, choices))}")
+    if origin in (Union, types.UnionType):
+        if value is None or (isinstance(value, str) and value.lower() == "none"):
+            return None
+        return convert(value, next(c for c in choices if c is not type(None)), label)
+    if to is bool and isinstance(value, str):
+        if value.lower() in ("true", "false"):
+            return value.lower() == "true"
+    elif to in (int, float) and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        try:
+            number = to(value)
+        except ValueError:
+            number = None
+        if number is not None and (isinstance(value, str) or number == value):
+            return number
+    elif isinstance(value, to):
+        return value
+    raise UserError(f"{label}={value} is not {'an' if to is int else 'a'} {to.__name__}")
+
+
+def write(name: str, value: Any) -> str:
+    """The text that gives `value` again: its name and those options that differ from the defaults."""
+    given = {f.name: getattr(value, f.name) for f in fields(value) if f.init and getattr(value, f.name) != f.default}
+    return ":".join([name, *(f"{key.replace('_', '-')}={option}" for key, option in given.items())])
