@@ -1,0 +1,24 @@
+"""GraSP: gradient signal preservation."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from pai_bench.pruning import Batch, BatchNormMode, Criterion, Scores, hessian_gradient_product, weights
+from pai_bench.registry import criterion
+
+
+@criterion("grasp", source="Wang et al. 2020, arXiv:2002.07376, eq. 8")
+@dataclass(frozen=True)
+class GraSP(Criterion):
+    """score = w * (H g), with g and the Hessian H of L at logits / ``temperature``.
+
+    The paper removes the connections with the largest -w * (H g): those whose removal costs the gradient norm least.
+    """
+
+    temperature: float = 200.0
+    bn: BatchNormMode = "train"
+
+    def score(self, model: nn.Module, batch: Batch) -> Scores:
+        hg = hessian_gradient_product(model, batch, temperature=self.temperature)
+        return {name: weight * hg[name] for name, weight in weights(model).items()}

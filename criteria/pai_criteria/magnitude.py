@@ -1,0 +1,20 @@
+"""Weight magnitude, at initialisation."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from pai_bench.pruning import Batch, Criterion, Scores, weights
+from pai_bench.registry import criterion
+
+
+@criterion("magnitude", source="Han et al. 2015, arXiv:1506.02626, applied at initialisation")
+@dataclass(frozen=True)
+class Magnitude(Criterion):
+    """score = |w|."""
+
+    uses_data: ClassVar[bool] = False
+
+    def score(self, model: nn.Module, batch: Batch) -> Scores:
+        return {name: weight.abs_() for name, weight in weights(model).items()}

@@ -1,0 +1,123 @@
+"""Networks and batches that many tests share."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import pai_bench as pb
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the user's cache and data out of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("PAI_BENCH_DATA", raising=False)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a test writes by a relative path goes into a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(2, 4, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(4)
+        self.conv2 = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.bn1(self.conv1(x)))
+        x = torch.tanh(self.bn2(self.conv2(x)) + x)
+        logits: Tensor = self.fc(x.mean((2, 3)))
+        return logits
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 5, batch_first=True)
+        self.fc = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.lstm(x)[0][:, -1])
+        return logits
+
+
+class Transformer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True, dropout=0.3)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.encoder(x).mean(1))
+        return logits
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.second = nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(torch.tanh(self.second(F.softplus(self.first(x)))))
+        return logits
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, 3))
+
+
+def cnn() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)
+    )
+
+
+def depthwise() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 2, 3, groups=2, bias=False),
+        nn.BatchNorm2d(2),
+        nn.Softplus(),
+        nn.Conv2d(2, 4, 1, bias=False),
+        nn.Flatten(),
+        nn.Linear(64, 3),
+    )
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "mlp": (mlp, (6,)),
+    "cnn": (cnn, (2, 6, 6)),
+    "residual": (Residual, (2, 6, 6)),
+    "depthwise": (depthwise, (2, 6, 6)),
+    "lstm": (Recurrent, (5, 4)),
+    "transformer": (Transformer, (5, 4)),
+    "tied": (Tied, (4,)),
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request: pytest.FixtureRequest) -> tuple[nn.Module, pb.Batch]:
+    """A small network in float64, one of each kind, and a batch of 12 examples of 3 classes for it."""
+    build, shape = NETWORKS[request.param]
+    torch.manual_seed(0)
+    model = build().double()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):  # not the identity that it is at initialisation
+            assert module.weight is not None
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            module.running_mean = torch.randn_like(module.weight).detach() / 4
+    return model, pb.Batch(torch.randn(12, *shape, dtype=torch.float64), torch.arange(12) % 3)
