@@ -1,0 +1,115 @@
+"""`DataSet`: a classification data set, whole, as tensors."""
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pai_bench.errors import UserError
+
+
+class Split(NamedTuple):
+    """Examples: `inputs` of shape (N, ...), uint8 images or ready floats, and class indices `targets` (N,)."""
+
+    inputs: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """A named data set with a training and a test split.
+
+    Images are uint8 of shape (N, channels, height, width); `normalised` turns them into floats. Floating-point inputs,
+    of any shape, are taken as they are. `label` is the name for people, the default being `name`.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    num_classes: int = 0
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "train", Split(*self.train))
+        object.__setattr__(self, "test", Split(*self.test))
+        for part, (inputs, targets) in (("train", self.train), ("test", self.test)):
+            if len(inputs) == 0 or targets.shape != (len(inputs),) or targets.is_floating_point():
+                shapes = f"{tuple(inputs.shape)} inputs, {tuple(targets.shape)} targets"
+                raise UserError(f"data set {self.name}: {part} needs one class index for each input, got {shapes}")
+        if self.train.inputs.shape[1:] != self.test.inputs.shape[1:]:
+            raise UserError(f"data set {self.name}: training and test inputs differ in shape")
+        highest = int(max(self.train.targets.max(), self.test.targets.max()))
+        lowest = int(min(self.train.targets.min(), self.test.targets.min()))
+        object.__setattr__(self, "num_classes", self.num_classes or highest + 1)
+        if self.num_classes < 2 or lowest < 0 or highest >= self.num_classes:
+            raise UserError(f"data set {self.name}: classes {lowest}..{highest} with num_classes={self.num_classes}")
+        object.__setattr__(self, "label", self.label or self.name)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one example, channels first."""
+        return tuple(self.train.inputs.shape[1:])
+
+    @cached_property
+    def mean_and_std(self) -> tuple[Tensor, Tensor]:
+        """Per-channel mean and standard deviation of the uint8 training images, on the scale 0..255, in float64."""
+        values = torch.arange(256, dtype=torch.float64)
+        counts = torch.stack(
+            [torch.bincount(c.reshape(-1).int(), minlength=256) for c in self.train.inputs.cpu().unbind(1)]
+        ).double()
+        share = counts / counts.sum(1, keepdim=True)
+        mean = share @ values
+        std = ((share * (values - mean[:, None]) ** 2).sum(1)).sqrt()
+        return mean, torch.where(std > 0, std, 1.0)
+
+    def normalised(self, inputs: Tensor) -> Tensor:
+        """`inputs` as a network takes them: uint8 images with mean 0 and deviation 1 over the training set."""
+        if inputs.dtype != torch.uint8:
+            return inputs.float()
+        shape = (-1, *(1,) * (inputs.dim() - 2))
+        mean, std = (t.float().to(inputs.device).view(shape) for t in self.mean_and_std)
+        return inputs.float().sub_(mean).div_(std)
+
+    @cached_property
+    def checksum(self) -> str:
+        """The first 16 hexadecimal digits of a SHA-256 over all examples and labels."""
+        digest = hashlib.sha256()
+        for tensor in (*self.train, *self.test):
+            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().numpy().data)
+        return digest.hexdigest()[:16]
+
+    def to(self, device: torch.device | str) -> "DataSet":
+        """The same data set, resident on `device`."""
+        train, test = (Split(*(t.to(device) for t in split)) for split in (self.train, self.test))
+        return dataclasses.replace(self, train=train, test=test)
+
+    def subset(self, fraction: float, seed: int) -> "DataSet":
+        """The same data set with a random `fraction` of the training examples, drawn with `seed`."""
+        if fraction == 1.0:
+            return self
+        count = max(1, round(fraction * len(self.train.targets)))
+        order = torch.randperm(len(self.train.targets), generator=torch.Generator().manual_seed(seed))
+        chosen = order[:count].sort().values.to(self.train.targets.device)
+        return dataclasses.replace(self, train=Split(*(t[chosen] for t in self.train)))
+
+    def score_batch(self, size: int, seed: int, *, balanced: bool = True) -> Split:
+        """`size` normalised training examples drawn with `seed`; `balanced`: as many of each class as it goes."""
+        targets = self.train.targets.cpu()
+        if not 1 <= size <= len(targets):
+            raise UserError(f"a score batch of {size} does not fit {len(targets)} training examples of {self.name}")
+        order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
+        if balanced:
+            # each example's rank among those of its class; equal ranks stay in random order
+            shuffled = targets[order]
+            by_class = shuffled.argsort(stable=True)
+            counts = torch.bincount(shuffled, minlength=self.num_classes)
+            rank = torch.empty_like(order)
+            rank[by_class] = torch.arange(len(order)) - (counts.cumsum(0) - counts)[shuffled[by_class]]
+            order = order[rank.argsort(stable=True)]
+        chosen = order[:size].to(self.train.targets.device)
+        return Split(self.normalised(self.train.inputs[chosen]), self.train.targets[chosen])

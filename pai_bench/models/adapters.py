@@ -1,0 +1,67 @@
+"""Any classifier of torchvision, as ``torchvision:NAME``, without pretrained weights."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from pai_bench.errors import UserError, unknown
+from pai_bench.models.create import Builder, InputShape, image_shape
+from pai_bench.registry import model
+
+EXTRA_OPTIONS: dict[str, dict[str, Any]] = {
+    # their auxiliary heads would return tuples
+    "googlenet": {"aux_logits": False, "init_weights": True},
+    "inception_v3": {"aux_logits": False, "init_weights": True},
+}
+
+
+@model("torchvision:", source="torchvision.models")
+def torchvision_model(name: str) -> Builder:
+    """A builder of the torchvision classifier `name`, its first convolution adapted to the number of channels."""
+    from torchvision import models
+
+    if name not in (names := models.list_models(module=models)):
+        raise unknown("torchvision classifier", name, names)
+
+    def build(input_shape: InputShape, num_classes: int) -> nn.Module:
+        channels, height, _ = image_shape(input_shape)
+        options = EXTRA_OPTIONS.get(name, {}) | ({"image_size": height} if name.startswith("vit_") else {})
+        try:
+            built: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **options)
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"does not take images of shape {input_shape}: {error}") from error
+        adapt_channels(built, channels)
+        check_size(built, input_shape)
+        return built
+
+    return build
+
+
+def adapt_channels(network: nn.Module, channels: int) -> None:
+    """Make the first convolution take `channels` input channels, freshly initialised, if it takes another number."""
+    for parent in network.modules():
+        for name, child in parent.named_children():
+            if isinstance(child, nn.Conv2d):
+                if child.in_channels != channels:
+                    child.in_channels = channels
+                    shape = (child.out_channels, channels // child.groups, *child.kernel_size)
+                    child.weight = nn.Parameter(torch.empty(shape))
+                    child.reset_parameters()
+                    setattr(parent, name, child)
+                return
+
+
+def check_size(network: nn.Module, input_shape: InputShape) -> None:
+    """Refuse inputs that do not pass through `network`, found out on the meta device, without arithmetic."""
+    from torch.func import functional_call
+
+    state = {k: v.to("meta") for k, v in network.state_dict(keep_vars=True).items()}
+    training = network.training
+    network.eval()
+    try:
+        functional_call(network, state, torch.empty(2, *input_shape, device="meta"))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(f"does not take images of shape {input_shape}: {error}") from error
+    finally:
+        network.train(training)

@@ -1,0 +1,53 @@
+"""From a name to a network."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from pai_bench.errors import UserError
+from pai_bench.registry import MODELS
+
+InputShape = tuple[int, ...]
+"""Shape of one example, channels first: (channels, height, width) for images."""
+
+Builder = Callable[[InputShape, int], nn.Module]
+"""A function of input shape and number of classes that returns a freshly initialised network of logits."""
+
+
+def find_model(name: str) -> tuple[str, Builder]:
+    """The canonical name behind `name` (an alias, perhaps) and the function that builds the network."""
+    plugin, argument = MODELS.find(name)
+    if not argument:
+        return plugin.name, plugin.target
+    return plugin.name + argument, plugin.target(argument)
+
+
+def create_model(
+    name: str | Builder, *, input_shape: InputShape, num_classes: int, seed: int | None = None
+) -> nn.Module:
+    """The network called `name`, in eval mode no more than in train mode: freshly initialised, on the CPU.
+
+    With `seed` its initial weights are those of that seed, and the global random state is left as it was.
+    """
+    label, build = find_model(name) if isinstance(name, str) else (getattr(name, "__name__", "model"), name)
+    if seed is None:
+        return _built(label, build, input_shape, num_classes)
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+        torch.manual_seed(seed)
+        return _built(label, build, input_shape, num_classes)
+
+
+def _built(label: str, build: Builder, input_shape: InputShape, num_classes: int) -> nn.Module:
+    try:
+        return build(input_shape, num_classes)
+    except UserError as error:
+        raise UserError(f"model {label}: {error}") from error
+
+
+def image_shape(input_shape: InputShape) -> tuple[int, int, int]:
+    """`input_shape` as (channels, height, width), or an error."""
+    if len(input_shape) != 3:
+        raise UserError(f"needs images of shape (channels, height, width), not inputs of shape {input_shape}")
+    channels, height, width = input_shape
+    return channels, height, width

@@ -1,0 +1,47 @@
+"""VGG with batch normalisation for small images, as in SynFlow and "Missing the mark"."""
+
+from collections import OrderedDict
+
+from torch import nn
+
+from pai_bench.models.create import Builder, InputShape, image_shape
+from pai_bench.models.initialise import kaiming
+from pai_bench.registry import model
+
+SOURCE = "Simonyan & Zisserman 2015, arXiv:1409.1556, for small images as in Tanaka et al. 2020, arXiv:2006.05467"
+
+WIDTHS = (64, 128, 256, 512, 512)
+"""Channels of the five blocks."""
+
+DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+"""Convolutions in each block, by the number of weight layers in the name."""
+
+
+def vgg(depth: int) -> Builder:
+    """A builder of VGG-`depth`: 3x3 convolutions with BN and ReLU, four 2x2 max poolings, a 2x2 average pooling
+    and one linear layer. On inputs too small for five poolings, it stops pooling at one pixel.
+    """
+
+    def build(input_shape: InputShape, num_classes: int) -> nn.Module:
+        channels, height, width = image_shape(input_shape)
+        layers: dict[str, nn.Module] = {}
+        for block, (convolutions, features) in enumerate(zip(DEPTHS[depth], WIDTHS, strict=True), 1):
+            for i in range(1, convolutions + 1):
+                # no bias: batch norm would take it away again
+                layers[f"conv{block}_{i}"] = nn.Conv2d(channels, features, 3, padding=1, bias=False)
+                layers[f"bn{block}_{i}"] = nn.BatchNorm2d(features)
+                layers[f"relu{block}_{i}"] = nn.ReLU(inplace=True)
+                channels = features
+            if min(height, width) > 1:
+                layers[f"pool{block}"] = nn.MaxPool2d(2) if block < len(WIDTHS) else nn.AvgPool2d(2)
+                height, width = height // 2, width // 2
+        layers["flatten"] = nn.Flatten()
+        layers["fc"] = nn.Linear(channels * height * width, num_classes)
+        return kaiming(nn.Sequential(OrderedDict(layers)))
+
+    build.__doc__ = f"{sum(DEPTHS[depth])} 3x3 convolutions of 64 to 512 channels with batch norm, one linear layer."
+    return build
+
+
+for _depth in DEPTHS:
+    model(f"vgg-{_depth}-bn", source=SOURCE, aliases=("vgg",) if _depth == 11 else ())(vgg(_depth))
