@@ -1,0 +1,117 @@
+"""The objects behind the names of a sweep: data sets, networks, criteria; and with them, its trials."""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from pai_bench.data import DataSet, load_data
+from pai_bench.environment import select_device
+from pai_bench.errors import UserError
+from pai_bench.models.create import Builder, create_model, find_model
+from pai_bench.plan import Choice, Sweep, Trial, expand, refuse_duplicates
+from pai_bench.pruning import Criterion, get_criterion, get_schedule, prunable_parameters
+from pai_bench.pruning.guard import BATCH_NORMS
+from pai_bench.training.protocol import Protocol, get_protocol
+
+
+@dataclass
+class Catalog:
+    """What the trials of a sweep name, resolved and checked, before anything is computed."""
+
+    device: torch.device
+    data: dict[str, DataSet] = field(default_factory=dict)
+    models: dict[str, Builder] = field(default_factory=dict)
+    criteria: dict[str, Criterion] = field(default_factory=dict)
+    trials: list[Trial] = field(default_factory=list)
+
+
+def resolve(sweep: Sweep) -> Catalog:
+    """The catalog of `sweep` with all its trials; a mistake anywhere in it is a `UserError`."""
+    catalog = Catalog(select_device(sweep.device))
+    choices = [_criterion(catalog, sweep, given) for given in sweep.criteria]
+    models = [_model(catalog, given) for given in sweep.models]
+    refuse_duplicates("models", models)
+    data = [_data(catalog, sweep, given) for given in sweep.data]
+    refuse_duplicates("data", data)
+    settings = []
+    for data_name in data:
+        for model_name in models:
+            protocol = _protocol(catalog, sweep, data_name, model_name)
+            settings.append((data_name, model_name, protocol, _score_batch(catalog.data[data_name], sweep)))
+    catalog.trials = expand(sweep, choices, settings)
+    return catalog
+
+
+def _criterion(catalog: Catalog, sweep: Sweep, given: str | Criterion) -> Choice:
+    criterion = get_criterion(given)
+    if sweep.bn != "published" and criterion.uses_data:
+        criterion = dataclasses.replace(criterion, bn=sweep.bn)
+    schedule = criterion.schedule if sweep.schedule is None else get_schedule(sweep.schedule)
+    name = str(criterion)
+    catalog.criteria[name] = criterion
+    options = tuple((f.name, getattr(criterion, f.name)) for f in dataclasses.fields(criterion))
+    return Choice(name=name, options=options, revision=criterion.revision, schedule=str(schedule))
+
+
+def _model(catalog: Catalog, given: str | Builder) -> str:
+    if isinstance(given, str):
+        name, builder = find_model(given)
+    else:
+        name, builder = getattr(given, "__name__", ""), given
+        if not name or name == "<lambda>":
+            raise UserError("a model given as a function needs a name: define it with `def`, not as a lambda")
+    catalog.models[name] = builder
+    return name
+
+
+def _data(catalog: Catalog, sweep: Sweep, given: str | DataSet) -> str:
+    data = load_data(given, data_dir=sweep.data_dir) if isinstance(given, str) else given
+    catalog.data[data.name] = data
+    return data.name
+
+
+def _protocol(catalog: Catalog, sweep: Sweep, data_name: str, model_name: str) -> Protocol:
+    """The protocol of a network on a data set, after a look at whether the three fit together."""
+    data = catalog.data[data_name]
+    model = create_model(catalog.models[model_name], input_shape=data.input_shape, num_classes=data.num_classes, seed=0)
+    check_fit(model, model_name, data)
+    has_batch_norm = any(isinstance(module, BATCH_NORMS) for module in model.modules())
+    protocol = get_protocol(
+        sweep.protocol or ("short-bn" if has_batch_norm else "short"),
+        epochs=sweep.epochs,
+        batch_size=sweep.batch_size,
+        learning_rate=sweep.learning_rate,
+        weight_decay=sweep.weight_decay,
+    )
+    if protocol.batch_size > (size := _train_size(data, sweep)):
+        raise UserError(f"batch size {protocol.batch_size} is larger than the {size} training examples of {data_name}")
+    return protocol
+
+
+@torch.no_grad()
+def check_fit(model: nn.Module, name: str, data: DataSet) -> None:
+    """Refuse a network that does not turn the examples of `data` into one logit per class."""
+    prunable_parameters(model)
+    try:
+        logits = model.eval()(data.normalised(data.train.inputs[:2]))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UserError(
+            f"model {name} does not take {data.name}'s inputs of shape {data.input_shape}: {error}"
+        ) from error
+    expected = (min(2, len(data.train.targets)), data.num_classes)
+    if not isinstance(logits, torch.Tensor) or logits.shape != expected:
+        got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise UserError(f"model {name} gives {got} for {expected[0]} examples of {data.name}, not logits {expected}")
+
+
+def _train_size(data: DataSet, sweep: Sweep) -> int:
+    return max(1, round(sweep.train_fraction * len(data.train.targets)))
+
+
+def _score_batch(data: DataSet, sweep: Sweep) -> int:
+    size, available = sweep.score_batch or 10 * data.num_classes, _train_size(data, sweep)
+    if size > available:
+        raise UserError(f"score-batch {size} is larger than the {available} training examples of {data.name}")
+    return size

@@ -1,0 +1,76 @@
+"""Where a result came from: versions, machine, commit. Nothing that names a path of the machine."""
+
+import functools
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+PACKAGES = ("pai-bench", "torch", "torchvision", "numpy")
+
+
+def select_device(name: str) -> "torch.device":
+    """The device called ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, if it is there."""
+    import torch
+
+    from pai_bench.errors import UserError
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N")
+    present = torch.cuda.device_count() if device.type == "cuda" else 1
+    if (device.index or 0) >= present:
+        found = f"{present} CUDA device{'s' * (present != 1)}"
+        raise UserError(f"device {name!r} is not there: this machine has {found}; use --device cpu or auto")
+    return device
+
+
+def describe(device: "torch.device") -> dict[str, Any]:
+    """Versions, operating system, processor, threads and accelerator."""
+    import torch
+
+    return {
+        "versions": {"python": platform.python_version(), **{p: metadata.version(p) for p in PACKAGES}},
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+    }
+
+
+def processor() -> str:
+    """The name of the processor, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+@functools.cache
+def commit() -> tuple[str | None, bool | None]:
+    """The commit of the checkout that pai-bench runs from and whether it was changed since; None when installed."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", here, *arguments], capture_output=True, text=True, check=False, timeout=10
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if git("ls-files", "--error-unmatch", "__init__.py") is None:
+        return None, None
+    return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))

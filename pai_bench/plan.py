@@ -1,0 +1,171 @@
+"""From a sweep to its trials. Pure: imports no torch, touches no file."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pai_bench.errors import UserError
+from pai_bench.training.protocol import Protocol
+
+DENSE = "dense"
+"""The criterion of the unpruned reference."""
+
+
+def option(default: Any, help: str, *, axis: bool = False, least: float | None = None) -> Any:
+    """A field of `Sweep`: a key of a recipe and a flag of ``pai-bench run``."""
+    return field(default=default, metadata={"help": help, "axis": axis, "least": least})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A grid of trials: every criterion at every sparsity, on every model and data set, for every seed.
+
+    Criteria, models and data may be names or one's own objects: a `Criterion`, a function of input shape and number of
+    classes that builds an ``nn.Module``, a `DataSet`. Every field is a key of a recipe and a flag of ``pai-bench run``.
+    """
+
+    criteria: Sequence[Any] = option(
+        ("snip", "random"), "criteria, as NAME[:OPTION=VALUE]... or ./file.py:Class", axis=True
+    )
+    models: Sequence[Any] = option(("lenet",), "networks; `pai-bench list models` names them", axis=True)
+    data: Sequence[Any] = option(("digits",), "data sets; `pai-bench list data` names them", axis=True)
+    sparsities: Sequence[float] = option((0.95, 0.995), "shares of weights removed, in [0, 1)", axis=True)
+    seeds: int = option(3, "number of paired seeds: 0, 1, ...", least=1)
+    schedule: str | None = option(None, "schedule for all criteria, as NAME[:steps=N]; default: each one's own")
+    scope: Literal["global", "layerwise"] = option("global", "rank all layers together, or keep the same share of each")
+    bn: Literal["published", "train", "eval"] = option(
+        "published", "batch norm while scoring: each criterion's published mode, or one for all"
+    )
+    score_batch: int | None = option(None, "examples in the score batch; default: 10 per class", least=1)
+    score_sampling: Literal["balanced", "random"] = option("balanced", "how the score batch is drawn")
+    protocol: str | None = option(None, "training protocol; default: short, or short-bn for networks with batch norm")
+    epochs: int | None = option(None, "epochs of training; default: the protocol's", least=0)
+    batch_size: int | None = option(None, "training batch; default: the protocol's", least=1)
+    learning_rate: float | None = option(None, "peak learning rate; default: the protocol's")
+    weight_decay: float | None = option(None, "weight decay; default: the protocol's")
+    train_fraction: float = option(1.0, "share of the training set to use, drawn by seed")
+    device: str = option("auto", "auto, cpu, cuda or cuda:N")
+    data_dir: str | None = option(None, "directory of data files; also PAI_BENCH_DATA")
+    workers: int = option(1, "worker processes (1: trials run in this process)", least=1)
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if f.metadata["axis"]:
+                object.__setattr__(self, f.name, checked_axis(f.name, value))
+            elif (least := f.metadata["least"]) is not None and value is not None and value < least:
+                raise UserError(f"{f.name.replace('_', '-')} {value} must be at least {least}")
+        for sparsity in self.sparsities:
+            if not 0 <= sparsity < 1:
+                raise UserError(f"sparsity {sparsity:g} is outside [0, 1): it is the share of weights removed")
+        if not 0 < self.train_fraction <= 1:
+            raise UserError(f"train-fraction {self.train_fraction:g} is outside (0, 1]")
+        if self.workers != 1:
+            raise UserError(f"workers {self.workers}: this version runs all trials in one process; use --workers 1")
+
+
+def checked_axis(name: str, values: Any) -> tuple[Any, ...]:
+    """An axis of the grid as a tuple: not empty and without duplicates. A single value is an axis of length one."""
+    axis = (values,) if isinstance(values, (str, float, int)) or not isinstance(values, Iterable) else tuple(values)
+    if not axis or "" in [v for v in axis if isinstance(v, str)]:
+        raise UserError(f"{name}: the list is empty or has an empty entry")
+    refuse_duplicates(name, axis)
+    return axis
+
+
+def refuse_duplicates(name: str, values: Sequence[Any]) -> None:
+    """Every trial is run once, so nothing may stand twice on an axis."""
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise UserError(f"{name}: {value} is given twice")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A criterion as a plan needs it: its text, all its options, its revision and its schedule."""
+
+    name: str
+    options: tuple[tuple[str, Any], ...] = ()
+    revision: int = 1
+    schedule: str = "one-shot"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One point of a sweep, fully resolved. The dense reference has no criterion, schedule or scope."""
+
+    data: str
+    model: str
+    seed: int
+    protocol: Protocol
+    criterion: Choice | None = None
+    sparsity: float = 0.0
+    scope: Literal["global", "layerwise"] = "global"
+    score_batch: int = 0
+    score_sampling: str = "balanced"
+    train_fraction: float = 1.0
+
+    @property
+    def criterion_name(self) -> str:
+        """The criterion as it is written on the command line, or ``dense``."""
+        return self.criterion.name if self.criterion else DENSE
+
+    def configuration(self) -> dict[str, Any]:
+        """What the trial's result depends on, as plain JSON values.
+
+        The dense reference leaves out everything that concerns scoring, so that all criteria share it. A field that a
+        later version adds is left out here where it has the value that means the old behaviour.
+        """
+        everything = json.loads(json.dumps(dataclasses.asdict(self)))
+        for key in ("scope", "score_batch", "score_sampling") if self.criterion is None else ():
+            del everything[key]
+        # how a protocol is called has no influence on the result
+        del everything["protocol"]["name"]
+        assert isinstance(everything, dict)
+        return everything
+
+    @property
+    def identity(self) -> str:
+        """A readable prefix and a hash of the canonical JSON of the configuration; a valid file name."""
+        canonical = json.dumps(self.configuration(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        readable = f"{self.data}-{self.model}-{self.criterion_name}-{self.sparsity:g}-s{self.seed}"
+        digest = hashlib.sha256(canonical.encode()).hexdigest()[:12]
+        return f"{re.sub(r'[^A-Za-z0-9.=-]+', '_', readable)[:80]}-{digest}"
+
+
+def expand(sweep: Sweep, choices: Sequence[Choice], settings: Iterable[tuple[str, str, Protocol, int]]) -> list[Trial]:
+    """All trials of `sweep`, seed by seed, the dense reference of each (data, model, seed) first.
+
+    `choices` are the resolved criteria; `settings` the resolved (data, model, protocol, score batch size).
+    """
+    refuse_duplicates("criteria", [choice.name for choice in choices])
+    trials = []
+    for seed in range(sweep.seeds):
+        for data, model, protocol, batch in settings:
+            common: dict[str, Any] = {
+                "data": data,
+                "model": model,
+                "seed": seed,
+                "protocol": protocol,
+                "train_fraction": sweep.train_fraction,
+            }
+            trials.append(Trial(**common))
+            scoring: dict[str, Any] = {"scope": sweep.scope, "score_batch": batch, "score_sampling": sweep.score_sampling}
+            trials += [
+                Trial(**common, **scoring, criterion=choice, sparsity=sparsity)
+                for choice in choices
+                for sparsity in sweep.sparsities
+            ]
+    return trials
+
+
+def stream(seed: int, purpose: str) -> int:
+    """The seed of one of the independent random streams of a trial: ``weights``, ``scores``, ``batch``, ``order``...
+
+    A function of the trial's seed and the purpose alone, so that all criteria and sparsities of a seed share it.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:6], "big")

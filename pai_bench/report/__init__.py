@@ -1,0 +1,1 @@
+"""Reports: tables, figures and markdown from stored records. Runs nothing and knows nothing of torch."""

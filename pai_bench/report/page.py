@@ -1,0 +1,145 @@
+"""The markdown report of a results folder."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+from pai_bench.errors import UserError
+from pai_bench.report import figures, tables
+from pai_bench.report.summary import Comparison, comparisons
+from pai_bench.store import Record, Store, as_frame
+
+
+def write_report(store: Store, path: Path) -> Path:
+    """Write the report of everything in `store` to `path`, its figures into ``figures/`` beside it."""
+    records = list(store)
+    if not records:
+        raise UserError(f"results folder {store.path} has no readable results")
+    path = path / "report.md" if path.is_dir() else path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = page(records, path)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"the report cannot be written to {path} ({error.strerror or error})") from error
+    return path
+
+
+def page(records: list[Record], path: Path) -> str:
+    """The text of the report; draws its figures on the way."""
+    rows = as_frame(sorted(records, key=lambda record: record.identity))
+    parts = ["# Pruning at initialisation: a comparison", summary(records)]
+    for comparison in comparisons(rows):
+        parts += section(comparison, records, path)
+    failed = [record for record in records if record.status == "failed"]
+    if failed:
+        parts += [
+            "## Failed trials",
+            tables.markdown([["trial", "error"], *([r.identity, r.error or ""] for r in failed)]),
+        ]
+    parts += ["## How these numbers were made", provenance(records)]
+    return "\n\n".join(parts) + "\n"
+
+
+def summary(records: list[Record]) -> str:
+    """What the report holds, in a few sentences."""
+    status = Counter(record.status for record in records)
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(status.items()))
+    return (
+        f"{len(records)} trials ({counts}). Accuracies are of the last epoch on the test set, in per cent, "
+        "mean ± sample standard deviation over seeds. For one seed, all criteria and sparsities share initial weights, "
+        "score batch and order of training batches. Sparsity is the share of prunable weights removed."
+    )
+
+
+def section(comparison: Comparison, records: list[Record], path: Path) -> list[str]:
+    """The part of the report about one network on one data set."""
+    slug = re.sub(r"[^a-z0-9]+", "-", f"{path.stem}-{comparison.title}-{comparison.protocol}".lower()).strip("-")
+    figure = Path("figures") / f"{slug}.svg"
+    parts = [
+        f"## {comparison.title}",
+        f"Protocol: {comparison.protocol}. {comparison.seeds} seeds. Score time: median after a warm-up.",
+        tables.markdown(tables.accuracy(comparison)),
+    ]
+    if dead := tables.dead_layers(comparison):
+        parts.append("† a layer keeps nothing:\n\n" + "\n".join(f"* {line}" for line in dead))
+    if comparison.cells:
+        figures.accuracy(comparison, path.parent / figure)
+        parts.append(f"![Test accuracy against sparsity, {comparison.title}]({figure.as_posix()})")
+    parts += ["### Cost", tables.markdown(tables.cost(comparison))]
+    if comparison.cells:
+        densities = layer_densities(comparison, records)
+        parts.append(f"<details><summary>Density of each layer in per cent</summary>\n\n{densities}\n\n</details>")
+    return parts
+
+
+def layer_densities(comparison: Comparison, records: list[Record]) -> str:
+    """Per sparsity, a table of layers by criterion: the share kept, mean over seeds, in per cent."""
+    by_identity = {record.identity: record for record in records}
+    parts = []
+    for sparsity in comparison.sparsities:
+        columns: dict[str, dict[str, float]] = {}
+        sizes: dict[str, int] = {}
+        for method in comparison.methods:
+            chosen = comparison.rows[(comparison.rows.method == method) & (comparison.rows.sparsity == sparsity)]
+            masks = [by_identity[i].layers for i in chosen.identity if by_identity[i].layers]
+            if masks:
+                sizes = {layer.name: layer.size for layer in masks[0]}
+                columns[method] = {
+                    group[0].name: 100 * sum(layer.kept for layer in group) / sum(layer.size for layer in group)
+                    for group in zip(*masks, strict=True)
+                }
+        head = ["layer", "weights", *columns]
+        body = [[name, f"{size:,}", *(f"{c[name]:.3g}" for c in columns.values())] for name, size in sizes.items()]
+        if body:
+            parts.append(f"Sparsity {sparsity:g}:\n\n{tables.markdown([head, *body])}")
+    return "\n\n".join(parts)
+
+
+def provenance(records: list[Record]) -> str:
+    """Commands, data, versions and machines, as the records hold them."""
+    lines = []
+    for title, values in (
+        ("Command", [record.provenance.get("command") for record in records]),
+        ("Data", [describe_data(record) for record in records]),
+        ("Criterion", [describe_criterion(record) for record in records]),
+        ("Environment", [describe_environment(record) for record in records]),
+        ("Commit", [describe_commit(record) for record in records]),
+    ):
+        for value, count in sorted(Counter(v for v in values if v).items()):
+            lines.append(f"* {title}: {value} ({count} trials)")
+    return "\n".join(lines)
+
+
+def describe_data(record: Record) -> str:
+    """Data set, sizes and checksum."""
+    data = record.provenance["data"]
+    return (
+        f"{data['label']}, {data['train']:,} training and {data['test']:,} test examples, checksum {data['checksum']}"
+    )
+
+
+def describe_criterion(record: Record) -> str | None:
+    """A criterion with all its options, schedule and score batch."""
+    criterion = record.trial["criterion"]
+    if criterion is None:
+        return None
+    options = ", ".join(f"{key} {json.dumps(value)}" for key, value in criterion["options"])
+    batch = f"{record.trial['score_batch']} {record.trial['score_sampling']} examples"
+    return f"{criterion['name']}: {criterion['schedule']}, {record.trial['scope']}, score batch {batch}; {options}"
+
+
+def describe_environment(record: Record) -> str:
+    """Versions, processor, threads and device."""
+    environment = record.environment
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    machine = f"{environment['processor']}, {environment['threads']} threads, {environment['system']}"
+    return f"{environment['device']}; {machine}; {versions}"
+
+
+def describe_commit(record: Record) -> str | None:
+    """The commit that made the record, if it was made from a checkout."""
+    if not (commit := record.provenance.get("commit")):
+        return None
+    return f"{commit}, with changes that were not committed" if record.provenance.get("dirty") else commit

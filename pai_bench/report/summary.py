@@ -1,0 +1,109 @@
+"""From rows of trials to the cells of a comparison: means and standard deviations over seeds."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+from pai_bench.plan import DENSE
+
+SETTING = ["data", "model", "protocol", "train_fraction"]
+"""What trials must share to stand in one table."""
+
+WAYS = ["schedule", "scope", "score_batch"]
+"""What may tell apart two uses of one criterion."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The trials of one method at one sparsity: test accuracies over seeds, in [0, 1]."""
+
+    accuracies: tuple[float, ...]
+    failed: int = 0
+    with_dead_layers: int = 0
+
+    @property
+    def mean(self) -> float:
+        """Mean over seeds; NaN without a finished trial."""
+        return float(pd.Series(self.accuracies, dtype=float).mean())
+
+    @property
+    def deviation(self) -> float:
+        """Sample standard deviation over seeds (n - 1); NaN below two seeds."""
+        return float(pd.Series(self.accuracies, dtype=float).std(ddof=1))
+
+    def __str__(self) -> str:
+        """Per cent, as ``mean ± standard deviation``; a dagger marks a layer with nothing kept."""
+        if not self.accuracies:
+            return "failed" if self.failed else "–"
+        spread = f" ± {100 * self.deviation:.2f}" if len(self.accuracies) > 1 else ""
+        marks = " †" * (self.with_dead_layers > 0) + f" ({self.failed} failed)" * (self.failed > 0)
+        return f"{100 * self.mean:.2f}{spread}{marks}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All methods on one network, data set and protocol. `cells` lacks what was not run."""
+
+    data: str
+    model: str
+    protocol: str
+    train_fraction: float
+    dense: Cell
+    methods: tuple[str, ...]
+    sparsities: tuple[float, ...]
+    cells: dict[tuple[str, float], Cell]
+    rows: pd.DataFrame
+
+    @property
+    def title(self) -> str:
+        """Network and data in a few words."""
+        part = "" if self.train_fraction == 1 else f", {self.train_fraction:.0%} of the training set"
+        return f"{self.model} on {self.data}{part}"
+
+    @property
+    def seeds(self) -> int:
+        """Number of seeds, of those cells that have most."""
+        return max(len(cell.accuracies) + cell.failed for cell in (self.dense, *self.cells.values()))
+
+
+def comparisons(rows: pd.DataFrame) -> Iterator[Comparison]:
+    """The comparisons in `rows` (as of `read_results`), in order of first appearance."""
+    rows = rows.assign(method=method_labels(rows))
+    for _, group in rows.groupby(SETTING, sort=False):
+        dense, pruned = (group[(group.criterion == DENSE) == flag] for flag in (True, False))
+        first = group.iloc[0]
+        yield Comparison(
+            data=first.data,
+            model=first.model,
+            protocol=first.protocol,
+            train_fraction=first.train_fraction,
+            dense=cell(dense),
+            methods=tuple(pruned.method.unique()),
+            sparsities=tuple(sorted(pruned.sparsity.unique())),
+            cells={k: cell(g) for k, g in pruned.groupby(["method", "sparsity"], sort=False)},  # type: ignore[misc]
+            rows=group,
+        )
+
+
+def cell(rows: pd.DataFrame) -> Cell:
+    """The cell of trials that differ in nothing but their seed."""
+    done = rows[rows.status != "failed"]
+    return Cell(
+        accuracies=tuple(done.sort_values("seed").test_accuracy),
+        failed=len(rows) - len(done),
+        with_dead_layers=int(done.dead_layers.map(bool).sum()),
+    )
+
+
+def method_labels(rows: pd.DataFrame) -> "pd.Series[str]":
+    """The criterion of each row, with its schedule, scope and score batch only where it was used in several ways."""
+    labels = rows.criterion.copy()
+    for _, group in rows.groupby("criterion", sort=False):
+        for way in WAYS:
+            if group[way].nunique() > 1:
+                unit = " examples" if way == "score_batch" else ""
+                labels[group.index] += group[way].map(
+                    lambda value, unit=unit: f", {value:g}{unit}" if unit else f", {value}"
+                )
+    return labels

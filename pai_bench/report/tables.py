@@ -1,0 +1,75 @@
+"""Tables of a comparison, as lists of rows; the first row is the head."""
+
+import pandas as pd
+
+from pai_bench.plan import DENSE
+from pai_bench.report.summary import Comparison
+
+Table = list[list[str]]
+
+
+def accuracy(comparison: Comparison) -> Table:
+    """Test accuracy in per cent by criterion and sparsity, beside the dense reference."""
+    head = ["criterion", "dense", *(f"sparsity {s:g}" for s in comparison.sparsities), "score"]
+    body = [
+        [
+            method,
+            str(comparison.dense),
+            *(str(comparison.cells.get((method, s), "–")) for s in comparison.sparsities),
+            duration(comparison.rows[comparison.rows.method == method].score_seconds.median()),
+        ]
+        for method in comparison.methods
+    ]
+    return [head, *(body or [["dense", str(comparison.dense), ""]])]
+
+
+def dead_layers(comparison: Comparison) -> list[str]:
+    """One line for each method and sparsity at which some layer keeps nothing."""
+    rows = comparison.rows[comparison.rows.dead_layers.map(bool)]
+    lines = []
+    for _, group in rows.groupby(["method", "sparsity"]):
+        method, sparsity = group.method.iloc[0], group.sparsity.iloc[0]
+        names = sorted({name for names in group.dead_layers for name in names})
+        seeds = f"{len(group)} of {len(comparison.cells[method, sparsity].accuracies)} seeds"
+        lines.append(f"{comparison.model}, {method} at {sparsity:g}: nothing kept in {', '.join(names)} ({seeds})")
+    return lines
+
+
+def cost(comparison: Comparison) -> Table:
+    """Median seconds of scoring and training, and memory of scoring, by criterion."""
+    head = ["criterion", "schedule", "score", "peak memory", "training", "images/s", "device"]
+    body = []
+    for method, group in comparison.rows[comparison.rows.status != "failed"].groupby("method", sort=False):
+        peak = group.score_peak_bytes.dropna()
+        body.append(
+            [
+                str(method),
+                "" if method == DENSE else str(group.schedule.iloc[0]),
+                duration(group.score_seconds.median()),
+                f"{peak.median() / 2**20:.0f} MiB" if len(peak) else "not measured",
+                duration(group.train_seconds.median()),
+                f"{group.images_per_second.median():,.0f}",
+                ", ".join(sorted(group.device.unique())),
+            ]
+        )
+    return [head, *body]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person writes them; nothing for NaN or None."""
+    if seconds is None or pd.isna(seconds):
+        return ""
+    if seconds < 1:
+        return f"{seconds * 1000:.3g} ms"
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"
+
+
+def markdown(table: Table) -> str:
+    """A table in GitHub's markdown; all columns but the first are aligned right."""
+    head, *body = ([cell.replace("|", "\\|") for cell in row] for row in table)
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *body))

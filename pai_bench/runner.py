@@ -1,0 +1,242 @@
+"""From a trial to its record, and from a sweep to a results folder."""
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from pai_bench.catalog import Catalog, resolve
+from pai_bench.data import DataSet, Split
+from pai_bench.environment import commit, describe
+from pai_bench.models import create_model
+from pai_bench.plan import Sweep, Trial, stream
+from pai_bench.pruning import Batch, Criterion, Mask, get_schedule, prunable_parameters, prune
+from pai_bench.pruning.guard import score_masked
+from pai_bench.store import EpochRecord, Layer, Record, Store, as_frame
+from pai_bench.timing import Measurement, measured
+from pai_bench.training.trainer import History, evaluate, train
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+
+class Listener:
+    """What is told of a sweep's progress. Every method may be overridden; the default listens to nothing."""
+
+    def begin(self, runner: "Runner", total: int, missing: list[Trial]) -> None:
+        """The sweep has `total` trials, of which `missing` are to be run."""
+
+    def start(self, trial: Trial) -> None:
+        """A trial begins."""
+
+    def epoch(self, trial: Trial, epoch: int) -> None:
+        """A trial has finished an epoch of training."""
+
+    def finish(self, trial: Trial, record: Record, seconds: float) -> None:
+        """A trial has ended, well or not, and is stored."""
+
+    def end(self) -> None:
+        """The sweep is over, finished or not."""
+
+
+def run(
+    sweep: Sweep,
+    out: str | Path = "results",
+    *,
+    retry_failed: bool = False,
+    listener: Listener | None = None,
+    command: str | None = None,
+) -> "pd.DataFrame":
+    """Run what is missing of `sweep` in the results folder `out`; returns one row for each of its trials."""
+    return as_frame(run_catalog(resolve(sweep), out, retry_failed=retry_failed, listener=listener, command=command))
+
+
+def run_catalog(
+    catalog: Catalog,
+    out: str | Path,
+    *,
+    retry_failed: bool = False,
+    listener: Listener | None = None,
+    command: str | None = None,
+) -> list[Record]:
+    """The records of the catalog's trials, in their order, after running those that the folder `out` lacks."""
+    store, listener = Store(out, create=True), listener or Listener()
+    records = {trial.identity: store.read(trial.identity) for trial in catalog.trials}
+    missing = []
+    for trial in catalog.trials:
+        record = records[trial.identity]
+        if record is None or (retry_failed and record.status == "failed"):
+            missing.append(trial)
+    runner = Runner(catalog, command)
+    listener.begin(runner, len(catalog.trials), missing)
+    try:
+        for trial in missing:
+            listener.start(trial)
+            start = time.perf_counter()
+            record = runner.run(trial, lambda epoch, trial=trial: listener.epoch(trial, epoch))  # type: ignore[misc]
+            store.write(record)
+            records[trial.identity] = record
+            listener.finish(trial, record, time.perf_counter() - start)
+    finally:
+        listener.end()
+    return [record for record in records.values() if record is not None]
+
+
+class Runner:
+    """Runs trials one at a time on the catalog's device, the data resident there."""
+
+    def __init__(self, catalog: Catalog, command: str | None = None) -> None:
+        self.catalog, self.device, self.command = catalog, catalog.device, command
+        self._resident: dict[str, DataSet] = {}
+        self._warm: set[tuple[str, str, str]] = set()
+
+    def run(self, trial: Trial, on_epoch: Callable[[int], None] = lambda _epoch: None) -> Record:
+        """The record of `trial`; an error makes a record too, with status ``failed``."""
+        logger.debug("trial %s", trial.identity)
+        try:
+            return self._attempt(trial, on_epoch)
+        except Exception as error:
+            logger.debug("trial %s failed", trial.identity, exc_info=True)
+            message = " ".join(f"{type(error).__name__}: {error}".split())
+            return self._record(trial, "failed", error=message)
+
+    def _attempt(self, trial: Trial, on_epoch: Callable[[int], None]) -> Record:
+        data = self.data(trial)
+        model = self.model(trial)
+        mask, score = self.mask(trial, model, data)
+        layers = tuple(
+            Layer(
+                name=name,
+                size=weight.numel(),
+                kept=int(mask[name].count_nonzero()) if mask else weight.numel(),
+            )
+            for name, weight in prunable_parameters(model).items()
+        )
+        history = train(
+            model,
+            data,
+            trial.protocol,
+            mask=mask,
+            seed=stream(trial.seed, "order"),
+            on_epoch=lambda epoch: on_epoch(epoch.epoch),
+        )
+        test_loss, test_accuracy = self._final(model, data, history)
+        size, kept = sum(layer.size for layer in layers), sum(layer.kept for layer in layers)
+        return self._record(
+            trial,
+            "done",
+            test_accuracy=test_accuracy,
+            test_loss=_finite(test_loss),
+            achieved_sparsity=1 - kept / size,
+            dead_layers=tuple(layer.name for layer in layers if layer.kept == 0),
+            score_seconds=score.seconds if score else None,
+            score_peak_bytes=score.peak_bytes if score else None,
+            train_seconds=history.seconds,
+            images_per_second=history.images_per_second,
+            layers=layers,
+            curve=tuple(
+                EpochRecord(
+                    epoch=e.epoch,
+                    train_loss=_finite(e.train_loss),
+                    test_loss=_finite(e.test_loss),
+                    test_accuracy=e.test_accuracy,
+                )
+                for e in history.epochs
+            ),
+        )
+
+    def data(self, trial: Trial) -> DataSet:
+        """The trial's data on the device."""
+        if trial.data not in self._resident:
+            self._resident[trial.data] = self.catalog.data[trial.data].to(self.device)
+        return self._resident[trial.data].subset(trial.train_fraction, stream(trial.seed, "fraction"))
+
+    def model(self, trial: Trial) -> nn.Module:
+        """The trial's network with the initial weights of its seed, which are the same on every device."""
+        data = self.catalog.data[trial.data]
+        builder = self.catalog.models[trial.model]
+        seed = stream(trial.seed, "weights")
+        return create_model(builder, input_shape=data.input_shape, num_classes=data.num_classes, seed=seed).to(
+            self.device
+        )
+
+    def mask(self, trial: Trial, model: nn.Module, data: DataSet) -> tuple[Mask | None, Measurement | None]:
+        """The trial's mask and what it cost, after a warm-up; nothing for the dense reference."""
+        if trial.criterion is None:
+            return None, None
+        criterion = self.catalog.criteria[trial.criterion.name]
+        balanced = trial.score_sampling == "balanced"
+        batch = Batch(*data.score_batch(trial.score_batch, stream(trial.seed, "batch"), balanced=balanced))
+        seed = stream(trial.seed, "scores")
+        self._warm_up(trial, criterion, model, batch)
+        with measured(self.device) as score:
+            mask = prune(
+                model,
+                batch,
+                criterion,
+                trial.sparsity,
+                schedule=get_schedule(trial.criterion.schedule),
+                scope=trial.scope,
+                seed=seed,
+            )
+        return mask, score
+
+    def _warm_up(self, trial: Trial, criterion: Criterion, model: nn.Module, batch: Batch) -> None:
+        """Score once unmeasured, the first time that a criterion meets a network: libraries load, caches fill."""
+        if (key := (trial.data, trial.model, str(criterion))) not in self._warm:
+            score_masked(criterion, model, batch)
+            self._warm.add(key)
+
+    def _final(self, model: nn.Module, data: DataSet, history: History) -> tuple[float, float]:
+        """Test loss and accuracy after the last epoch."""
+        if history.epochs:
+            return history.epochs[-1].test_loss, history.epochs[-1].test_accuracy
+        return evaluate(model, data, data.test)
+
+    def step_seconds(self, trial: Trial) -> float:
+        """Seconds of one training step of the trial's network and data, measured after one step of warm-up."""
+        data = self.data(trial)
+        model = self.model(trial)
+        count = 2 * trial.protocol.batch_size
+        few = dataclasses.replace(data, train=_head(data.train, count), test=_head(data.test, 2))
+        train(model, few, dataclasses.replace(trial.protocol, epochs=1))
+        return train(model, few, dataclasses.replace(trial.protocol, epochs=1)).seconds / 2
+
+    def _record(self, trial: Trial, status: str, **measured_values: Any) -> Record:
+        data = self.catalog.data[trial.data]
+        revision, dirty = commit()
+        return Record(
+            identity=trial.identity,
+            trial=trial.configuration(),
+            status=status,  # type: ignore[arg-type]
+            epochs=trial.protocol.epochs,
+            device=self.device.type,
+            environment=describe(self.device),
+            provenance={
+                "command": self.command,
+                "commit": revision,
+                "dirty": dirty,
+                "data": {
+                    "label": data.label,
+                    "checksum": data.checksum,
+                    "train": len(data.train.targets),
+                    "test": len(data.test.targets),
+                },
+            },
+            **measured_values,
+        )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _head(split: Split, count: int) -> Split:
+    return Split(*(t.repeat(-(-count // len(t)), *(1,) * (t.dim() - 1))[:count] for t in split))

@@ -1,0 +1,196 @@
+"""The results folder: one JSON file per finished trial, written beside its final name and renamed."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pai_bench.errors import UserError
+from pai_bench.training.protocol import Protocol
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = 1
+"""Version of the record's form; a reader refuses what is newer than itself."""
+
+Status = Literal["done", "failed", "disconnected"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One prunable parameter under the mask."""
+
+    name: str
+    size: int
+    kept: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """One point of the learning curve."""
+
+    epoch: int
+    train_loss: float | None
+    test_loss: float | None
+    test_accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What one trial produced. Accuracies are shares in [0, 1], times are seconds, memory is bytes.
+
+    `trial` is the resolved configuration (`Trial.configuration`), `environment` where it ran, and `provenance` what
+    else is needed to believe it: the data's checksum, the command, the commit. What was not computed is None.
+    """
+
+    identity: str
+    trial: Mapping[str, Any]
+    status: Status
+    error: str | None = None
+    test_accuracy: float | None = None
+    test_loss: float | None = None
+    achieved_sparsity: float | None = None
+    effective_sparsity: float | None = None
+    connected: bool | None = None
+    dead_layers: tuple[str, ...] | None = None
+    score_seconds: float | None = None
+    score_peak_bytes: int | None = None
+    train_seconds: float | None = None
+    images_per_second: float | None = None
+    epochs: int | None = None
+    device: str | None = None
+    layers: tuple[Layer, ...] = ()
+    curve: tuple[EpochRecord, ...] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    @classmethod
+    def from_json(cls, text: str) -> "Record":
+        """A record from the text of its file, or ValueError."""
+        raw = json.loads(text)
+        if not isinstance(raw, dict) or not isinstance(raw.get("trial"), dict):
+            raise ValueError("not a record")
+        if raw.get("schema", 0) > SCHEMA:
+            raise ValueError(f"schema {raw['schema']} is newer than this version reads ({SCHEMA})")
+        try:
+            raw["layers"] = tuple(Layer(**layer) for layer in raw["layers"])
+            raw["curve"] = tuple(EpochRecord(**epoch) for epoch in raw["curve"])
+            raw["dead_layers"] = None if raw["dead_layers"] is None else tuple(raw["dead_layers"])
+            return cls(**{f.name: raw[f.name] for f in fields(cls) if f.name in raw})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"a field is missing or malformed: {error}") from error
+
+    def to_json(self) -> str:
+        """The text of the record's file."""
+        return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
+
+    def row(self) -> dict[str, Any]:
+        """The record as one row of `read_results`."""
+        trial, criterion = self.trial, self.trial["criterion"]
+        head = {
+            "data": trial["data"],
+            "model": trial["model"],
+            "criterion": criterion["name"] if criterion else "dense",
+            "variant": None,
+            "sparsity": trial["sparsity"],
+            "seed": trial["seed"],
+        }
+        metrics = {f.name: getattr(self, f.name) for f in fields(self) if f.name in COLUMNS}
+        tail = {
+            "schedule": criterion["schedule"] if criterion else None,
+            "scope": trial.get("scope"),
+            "score_batch": trial.get("score_batch"),
+            "train_fraction": trial["train_fraction"],
+            "protocol": Protocol(name="", **trial["protocol"]).describe(),
+            "identity": self.identity,
+        }
+        return head | metrics | tail
+
+
+COLUMNS = (
+    "status",
+    "test_accuracy",
+    "test_loss",
+    "achieved_sparsity",
+    "effective_sparsity",
+    "connected",
+    "dead_layers",
+    "score_seconds",
+    "score_peak_bytes",
+    "train_seconds",
+    "images_per_second",
+    "epochs",
+    "device",
+    "error",
+)
+
+
+class Store:
+    """A results folder. `create` makes it; without, it must be there."""
+
+    def __init__(self, path: str | Path, *, create: bool = False) -> None:
+        self.path = Path(path)
+        self.trials = self.path / "trials"
+        if create:
+            try:
+                self.trials.mkdir(parents=True, exist_ok=True)
+                probe = self.trials / f".{os.getpid()}.tmp"
+                probe.touch()
+                probe.unlink()
+            except OSError as error:
+                reason = error.strerror or str(error)
+                raise UserError(
+                    f"results folder {path} cannot be written ({reason}); give another with --out"
+                ) from error
+        elif not self.trials.is_dir() or not any(self.trials.glob("*.json")):
+            state = "has no results" if self.path.is_dir() else "does not exist"
+            raise UserError(f"results folder {path} {state}; `pai-bench run --out {path}` makes some")
+
+    def write(self, record: Record) -> None:
+        """Store `record` whole or not at all, in place of an earlier one of the same trial."""
+        beside = self.trials / f".{record.identity}.{os.getpid()}.tmp"
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(record.to_json())
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(self.trials / f"{record.identity}.json")
+
+    def read(self, identity: str) -> Record | None:
+        """The record of a trial, or None. A damaged file is named, set aside and counts as missing."""
+        path = self.trials / f"{identity}.json"
+        try:
+            return Record.from_json(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            aside = path.with_suffix(".damaged")
+            path.replace(aside)
+            logger.warning("%s is damaged (%s): set aside as %s, the trial runs again", path, error, aside.name)
+            return None
+
+    def __iter__(self) -> Iterator[Record]:
+        """All records that can be read; a damaged file is named and passed over."""
+        for path in sorted(self.trials.glob("*.json")):
+            try:
+                yield Record.from_json(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                logger.warning("%s is damaged (%s) and left out", path, error)
+
+
+def read_results(path: str | Path) -> "pd.DataFrame":
+    """One row per stored trial of the results folder `path`; see DESIGN for the columns."""
+    return as_frame(Store(path))
+
+
+def as_frame(records: "Store | list[Record]") -> "pd.DataFrame":
+    """Records as a table, one row each."""
+    import pandas as pd
+
+    return pd.DataFrame([record.row() for record in records])

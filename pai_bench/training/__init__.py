@@ -1,0 +1,1 @@
+"""Training: the protocol (hyper-parameters) and the trainer."""
