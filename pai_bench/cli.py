@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import difflib
 import logging
-import os
 import re
 import shlex
 import sys
@@ -51,12 +50,15 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, with the nearest flag, and exits with 2."""
 
     def error(self, message: str) -> NoReturn:
-        if message.startswith("unrecognized arguments"):
-            words = [word for word in message.partition(":")[2].split() if word.startswith("-")]
+        raise UserError(re.sub(r"^argument \S+: (?=-)", "", message))  # our own messages name the flag already
+
+    def refuse(self, words: list[str]) -> None:
+        """An error about arguments that are left over, if there are any."""
+        if words:
             known = [flag for action in self._actions for flag in action.option_strings]
-            near = difflib.get_close_matches(words[0].partition("=")[0], known, n=3) if words else []
-            message += f" (did you mean {' or '.join(near)}?)" if near else f"; see {self.prog} --help"
-        raise UserError(message)
+            near = difflib.get_close_matches(words[0].partition("=")[0], known, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"see `{self.prog} --help`"
+            raise UserError(f"unrecognized arguments: {' '.join(words)} ({hint})")
 
 
 def parser() -> Parser:
@@ -86,7 +88,7 @@ def add_verb(verbs: Any, name: str, function: Any, help: str, epilog: str | None
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    verb.set_defaults(function=function)
+    verb.set_defaults(function=function, parser=verb)
     levels = ["debug", "info", "warning", "error"]
     verb.add_argument("--log-level", choices=levels, default="warning", help="how much to log (default: warning)")
     return verb
@@ -139,7 +141,10 @@ def add_key(verb: Parser, name: str, help: str, default: Any) -> None:
         shown = ",".join(map(str, default))
 
         def axis(text: str) -> tuple[Any, ...]:
-            return tuple(from_text(part.strip(), to, flag) for part in text.split(","))
+            parts = [part.strip() for part in text.split(",")]
+            if not all(parts):
+                raise argparse.ArgumentTypeError(f"{flag}: the list is empty or has an empty entry")
+            return tuple(from_text(part, to, flag) for part in parts)
 
         verb.add_argument(flag, type=axis, metavar="A,B,...", help=f"{help} (default: {shown})")
         return
@@ -157,7 +162,8 @@ def from_text(text: str, to: Any, flag: str) -> Any:
     try:
         return spec.convert(text, to, flag)
     except UserError as error:
-        raise UserError(str(error).replace(f"{flag}=", f"{flag} ", 1)) from None
+        # argparse passes on only this exception as it is
+        raise argparse.ArgumentTypeError(str(error).replace(f"{flag}=", f"{flag} ", 1)) from None
 
 
 def metavar(to: Any) -> str:
@@ -271,6 +277,7 @@ def report(given: argparse.Namespace) -> int:
 def prune(given: argparse.Namespace) -> int:
     """``pai-bench prune``."""
     from rich.table import Table
+    from safetensors import SafetensorError
 
     from pai_bench.catalog import resolve
     from pai_bench.pruning import prunable_parameters
@@ -292,7 +299,7 @@ def prune(given: argparse.Namespace) -> int:
     assert cost is not None
     try:
         mask.save(given.output)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise UserError(f"the mask cannot be written to {given.output} ({error})") from error
     console = make_console()
     table = Table(title=f"{trial.criterion_name} on {trial.model}, sparsity {mask.sparsity:.4f}", title_justify="left")
@@ -373,7 +380,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The console script; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        given = parser().parse_args(arguments)
+        given, rest = parser().parse_known_args(arguments)
+        given.parser.refuse(rest)
         given.command = without_paths(arguments)
         logging.basicConfig(level=given.log_level.upper(), format="%(levelname)s: %(message)s")
         code: int = given.function(given)
@@ -383,6 +391,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USER_ERROR
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # `pai-bench list models | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0

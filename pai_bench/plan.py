@@ -154,7 +154,11 @@ def expand(sweep: Sweep, choices: Sequence[Choice], settings: Iterable[tuple[str
                 "train_fraction": sweep.train_fraction,
             }
             trials.append(Trial(**common))
-            scoring: dict[str, Any] = {"scope": sweep.scope, "score_batch": batch, "score_sampling": sweep.score_sampling}
+            scoring: dict[str, Any] = {
+                "scope": sweep.scope,
+                "score_batch": batch,
+                "score_sampling": sweep.score_sampling,
+            }
             trials += [
                 Trial(**common, **scoring, criterion=choice, sparsity=sparsity)
                 for choice in choices

@@ -21,7 +21,10 @@ class Forecast:
         self._steps: dict[tuple[str, str], float] = {}
         for trial in missing:
             if (key := (trial.data, trial.model)) not in self._steps:
-                self._steps[key] = runner.step_seconds(trial)
+                try:
+                    self._steps[key] = runner.step_seconds(trial)
+                except Exception:  # the trial itself will fail, and say why
+                    self._steps[key] = 0.0
         self._sizes = {name: len(data.train.targets) for name, data in runner.catalog.data.items()}
 
     def add(self, trial: Trial, seconds: float) -> None:

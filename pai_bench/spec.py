@@ -37,7 +37,7 @@ def build(cls: type[T], options: Mapping[str, Any], label: str) -> T:
     try:
         return cls(**{key: convert(value, hints[key], f"{label}:{key}") for key, value in options.items()})
     except UserError as error:
-        raise UserError(f"{label}: {error}") if not str(error).startswith(label) else error from None
+        raise UserError(str(error) if str(error).startswith(label) else f"{label}: {error}") from None
 
 
 def option_types(cls: type) -> dict[str, Any]:
@@ -58,17 +58,16 @@ def convert(value: Any, to: Any, label: str) -> Any:
         if value is None or (isinstance(value, str) and value.lower() == "none"):
             return None
         return convert(value, next(c for c in choices if c is not type(None)), label)
-    if to is bool and isinstance(value, str):
-        if value.lower() in ("true", "false"):
-            return value.lower() == "true"
-    elif to in (int, float) and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+    if to is bool and isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if to in (int, float) and isinstance(value, (str, int, float)) and not isinstance(value, bool):
         try:
             number = to(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             number = None
         if number is not None and (isinstance(value, str) or number == value):
             return number
-    elif isinstance(value, to):
+    elif isinstance(value, to) and (to is bool or not isinstance(value, bool)):
         return value
     raise UserError(f"{label}={value} is not {'an' if to is int else 'a'} {to.__name__}")
 

@@ -102,7 +102,7 @@ class Record:
             "sparsity": trial["sparsity"],
             "seed": trial["seed"],
         }
-        metrics = {f.name: getattr(self, f.name) for f in fields(self) if f.name in COLUMNS}
+        metrics = {name: getattr(self, name) for name in COLUMNS}
         tail = {
             "schedule": criterion["schedule"] if criterion else None,
             "scope": trial.get("scope"),

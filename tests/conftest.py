@@ -1,5 +1,6 @@
 """Networks and batches that many tests share."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -97,6 +98,10 @@ def depthwise() -> nn.Module:
         nn.Linear(64, 3),
     )
 
+
+# the networks of the tests are far too small for several threads; this holds for subprocesses too
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp": (mlp, (6,)),

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 import torch
@@ -34,17 +33,17 @@ class Download:
         """One split from the files under `root`; in our `own` cache, missing files are fetched one by one."""
         from torchvision import datasets
 
-        read = getattr(datasets, self.torchvision)
+        folder = root / self.folder
+        present = folder.is_dir() and any(folder.iterdir())
         try:
-            found = read(root, train=train, download=own or not (root / self.folder).is_dir())
-        except (URLError, OSError) as error:
-            raise UserError(f"{self.label}: no files in {root}, and the download failed ({error}); {CURE}") from error
+            found = getattr(datasets, self.torchvision)(root, train=train, download=own or not present)
         except Exception as error:  # torchvision reports damage as ValueError, RuntimeError, AssertionError, EOFError
-            where = root / self.folder
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(
-                f"{self.label}: the files in {where} are incomplete or damaged ({reason}); delete them, or {CURE}"
-            ) from error
+            if present:
+                what = f"the files in {folder} are incomplete or damaged ({reason}); delete them, or {CURE}"
+            else:
+                what = f"no files in {folder}, and the download failed ({reason}); {CURE}"
+            raise UserError(f"{self.label}: {what}") from error
         return Split(channels_first(found.data), torch.as_tensor(found.targets, dtype=torch.int64))
 
 

@@ -16,6 +16,7 @@ from pai_bench.errors import UserError
 from pai_bench.registry import data_set
 
 CIFAR10_ARCHIVE = "cifar10-images.tar.gz"
+CIFAR10_SIZES = (50_000, 10_000)
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"))
 TEST_NAMES = ("test", "val")
 
@@ -47,9 +48,11 @@ def cifar10_from_images(source: Path) -> DataSet:
     stamp = f"{source.resolve()} {source.stat().st_size} {source.stat().st_mtime_ns}"
     files = archive_files(source) if source.is_file() else folder_files(source)
     tensors = decoded_once(stamp, lambda: decode(files, str(source)))
-    if len(tensors["train_targets"]) != 50_000 or len(tensors["test_targets"]) != 10_000:
-        sizes = f"{len(tensors['train_targets'])} training and {len(tensors['test_targets'])} test images"
-        raise UserError(f"{source} holds {sizes}, not the 50,000 and 10,000 of CIFAR-10")
+    sizes = len(tensors["train_targets"]), len(tensors["test_targets"])
+    if sizes != CIFAR10_SIZES:
+        raise UserError(
+            f"{source} holds {sizes[0]} training and {sizes[1]} test images, not the 50,000 and 10,000 of CIFAR-10"
+        )
     return as_data_set(tensors, name="cifar10-jpeg", num_classes=10, label="CIFAR-10 (JPEG)")
 
 

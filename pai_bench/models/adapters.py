@@ -35,6 +35,7 @@ def torchvision_model(name: str) -> Builder:
         check_size(built, input_shape)
         return built
 
+    build.__name__ = f"torchvision:{name}"  # for messages
     return build
 
 

@@ -39,6 +39,7 @@ def vgg(depth: int) -> Builder:
         layers["fc"] = nn.Linear(channels * height * width, num_classes)
         return kaiming(nn.Sequential(OrderedDict(layers)))
 
+    build.__name__ = f"vgg-{depth}-bn"
     build.__doc__ = f"{sum(DEPTHS[depth])} 3x3 convolutions of 64 to 512 channels with batch norm, one linear layer."
     return build
 

@@ -27,6 +27,7 @@ def accuracy(comparison: Comparison, path: Path) -> None:
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")
         axes = figure.subplots()
         axes.set_xscale("log")
+        axes.set_xlim(0.8 / (1 - comparison.sparsities[0]), 1.25 / (1 - comparison.sparsities[-1]))
         dense = comparison.dense
         if dense.accuracies:
             axes.axhline(100 * dense.mean, color="#888888", linestyle="--", linewidth=1, label="dense")

@@ -30,8 +30,12 @@ def page(records: list[Record], path: Path) -> str:
     """The text of the report; draws its figures on the way."""
     rows = as_frame(sorted(records, key=lambda record: record.identity))
     parts = ["# Pruning at initialisation: a comparison", summary(records)]
+    names: Counter[str] = Counter()
     for comparison in comparisons(rows):
-        parts += section(comparison, records, path)
+        slug = re.sub(r"[^a-z0-9]+", "-", f"{path.stem}-{comparison.title}".lower()).strip("-")
+        names[slug] += 1
+        figure = Path("figures") / f"{slug}{f'-{names[slug]}' if names[slug] > 1 else ''}.svg"
+        parts += section(comparison, records, path.parent, figure)
     failed = [record for record in records if record.status == "failed"]
     if failed:
         parts += [
@@ -53,10 +57,8 @@ def summary(records: list[Record]) -> str:
     )
 
 
-def section(comparison: Comparison, records: list[Record], path: Path) -> list[str]:
-    """The part of the report about one network on one data set."""
-    slug = re.sub(r"[^a-z0-9]+", "-", f"{path.stem}-{comparison.title}-{comparison.protocol}".lower()).strip("-")
-    figure = Path("figures") / f"{slug}.svg"
+def section(comparison: Comparison, records: list[Record], folder: Path, figure: Path) -> list[str]:
+    """The part of the report about one network on one data set; draws `figure`, a path below `folder`."""
     parts = [
         f"## {comparison.title}",
         f"Protocol: {comparison.protocol}. {comparison.seeds} seeds. Score time: median after a warm-up.",
@@ -65,7 +67,7 @@ def section(comparison: Comparison, records: list[Record], path: Path) -> list[s
     if dead := tables.dead_layers(comparison):
         parts.append("† a layer keeps nothing:\n\n" + "\n".join(f"* {line}" for line in dead))
     if comparison.cells:
-        figures.accuracy(comparison, path.parent / figure)
+        figures.accuracy(comparison, folder / figure)
         parts.append(f"![Test accuracy against sparsity, {comparison.title}]({figure.as_posix()})")
     parts += ["### Cost", tables.markdown(tables.cost(comparison))]
     if comparison.cells:

@@ -1,0 +1,257 @@
+"""Data sets: sizes, splits, normalisation, score batches, files of every kind, and damaged ones."""
+
+import gzip
+import io
+import struct
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import pai_bench as pb
+from pai_bench.data import Split, images
+
+
+def small(seed: int = 0) -> pb.DataSet:
+    """40 colour images of 4 uneven classes."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randint(0, 256, (40, 3, 2, 2), generator=generator, dtype=torch.uint8)
+    targets = torch.tensor([0] * 20 + [1] * 10 + [2] * 8 + [3] * 2)
+    return pb.DataSet("small", Split(inputs, targets), Split(inputs[:5], targets[:5]), num_classes=4)
+
+
+def test_digits() -> None:
+    data = pb.load_data("digits")
+    assert data.input_shape == (1, 28, 28)
+    assert data.num_classes == 10
+    assert (len(data.train.targets), len(data.test.targets)) == (1347, 450)
+    assert data.checksum == "3965487e3d36c71b"  # for ever the same images in the same split
+    shares = torch.bincount(data.test.targets) / (
+        torch.bincount(data.train.targets) + torch.bincount(data.test.targets)
+    )
+    assert (shares - 0.25).abs().max() < 0.005
+    train, test = ({bytes(image.numpy().data) for image in split.inputs} for split in (data.train, data.test))
+    assert not train & test
+    assert int(data.train.inputs.max()) == 255
+
+
+def test_normalised_images_have_mean_0_and_deviation_1() -> None:
+    data = small()
+    floats = data.train.inputs.double()
+    expected = (floats - floats.mean((0, 2, 3), keepdim=True)) / floats.std((0, 2, 3), keepdim=True, correction=0)
+    assert torch.allclose(data.normalised(data.train.inputs).double(), expected, atol=1e-6)
+
+
+def test_a_constant_channel_is_not_divided_by_zero() -> None:
+    split = Split(torch.full((4, 1, 2, 2), 7, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]))
+    data = pb.DataSet("constant", split, split)
+    assert not data.normalised(data.train.inputs).any()
+
+
+def test_floats_are_taken_as_they_are() -> None:
+    split = Split(torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))
+    assert torch.equal(pb.DataSet("floats", split, split).normalised(split.inputs), split.inputs)
+
+
+@settings(deadline=None)
+@given(size=st.integers(1, 40), seed=st.integers(0, 100))
+def test_a_balanced_score_batch_has_as_many_of_each_class_as_it_goes(size: int, seed: int) -> None:
+    data = small()
+    batch = data.score_batch(size, seed)
+    counts = torch.bincount(batch.targets, minlength=4)
+    available = torch.bincount(data.train.targets)
+    level = int(counts.max())
+    assert counts.sum() == size
+    assert (
+        counts >= torch.minimum(available, torch.tensor(level - 1))
+    ).all()  # only what ran out lags by more than one
+    again = data.score_batch(size, seed)
+    assert torch.equal(batch.inputs, again.inputs)
+
+
+def test_score_batches_are_drawn_without_replacement_and_differ_by_seed() -> None:
+    data = small()
+    for balanced in (True, False):
+        whole = data.score_batch(40, 0, balanced=balanced)
+        assert sorted(whole.inputs.sum((1, 2, 3)).tolist()) == sorted(
+            data.normalised(data.train.inputs).sum((1, 2, 3)).tolist()
+        )
+        one, other = (data.score_batch(10, seed, balanced=balanced).inputs for seed in (0, 1))
+        assert not torch.equal(one, other)
+    # at random, the classes come as often as they are: over 400 draws of 10, class 0 is half of it
+    share = np.mean([(data.score_batch(10, seed, balanced=False).targets == 0).float().mean() for seed in range(400)])
+    assert share == pytest.approx(0.5, abs=5 * 0.5 / 4000**0.5)
+    with pytest.raises(pb.UserError, match="score batch of 41 does not fit 40"):
+        data.score_batch(41, 0)
+
+
+def test_what_is_not_a_data_set() -> None:
+    good = (torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))
+    for train, test, message in (
+        ((good[0], good[1][:3]), good, "train needs one class index for each input"),
+        (good, (good[0][:0], good[1][:0]), "test needs one class index"),
+        (good, (torch.randn(4, 2), good[1]), "differ in shape"),
+        ((good[0], good[1] * 0), (good[0], good[1] * 0), "classes 0..0 with num_classes=1"),
+        ((good[0], good[1] - 1), good, "classes -1..1"),
+    ):
+        with pytest.raises(pb.UserError, match=message):
+            pb.DataSet("bad", Split(*train), Split(*test))
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    """A file of MNIST's format."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(
+        struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+    )
+
+
+def write_mnist(root: Path) -> None:
+    """A tiny MNIST where torchvision looks for it."""
+    for part, count in (("train", 30), ("t10k", 10)):
+        folder = root / "MNIST" / "raw"
+        write_idx(folder / f"{part}-images-idx3-ubyte", np.arange(count * 784).reshape(count, 28, 28) % 251)
+        write_idx(folder / f"{part}-labels-idx1-ubyte", np.arange(count) % 10)
+
+
+def test_mnist_from_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_mnist(tmp_path)
+    data = pb.load_data("mnist", data_dir=tmp_path)
+    assert (data.name, data.input_shape, len(data.train.targets)) == ("mnist", (1, 28, 28), 30)
+    assert data.train.inputs[1].flatten()[:3].tolist() == [784 % 251, 785 % 251, 786 % 251]
+    monkeypatch.setenv("PAI_BENCH_DATA", str(tmp_path))
+    assert pb.load_data("mnist").checksum == data.checksum
+
+
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
+@pytest.mark.parametrize("keep", [0, 10, 200])
+def test_a_truncated_or_missing_file_is_named(name: str, keep: int, tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    path = tmp_path / "MNIST" / "raw" / name
+    path.write_bytes(path.read_bytes()[: min(keep, path.stat().st_size - 1)])
+    with pytest.raises(pb.UserError, match=r"MNIST: the files in .*raw are incomplete or damaged"):
+        pb.load_data("mnist", data_dir=tmp_path)
+    path.unlink()
+    with pytest.raises(pb.UserError, match=r"MNIST: the files in .*raw are incomplete or damaged"):
+        pb.load_data("mnist", data_dir=tmp_path)
+
+
+def test_a_failed_download_says_how_to_help_oneself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import mnist
+
+    def no_network(*_args: object, **_options: object) -> None:
+        raise mnist.URLError("no network")
+
+    monkeypatch.setattr(mnist, "download_and_extract_archive", no_network)
+    with pytest.raises(pb.UserError, match=r"MNIST: .* download failed .*--data-dir or PAI_BENCH_DATA"):
+        pb.load_data("mnist", data_dir=tmp_path)
+
+
+def png(value: int, mode: str = "RGB", size: tuple[int, int] = (3, 2)) -> bytes:
+    """An image of one colour."""
+    file = io.BytesIO()
+    Image.new(mode, size, value if mode == "L" else (value, 0, 255)).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_folder(root: Path, files: dict[str, bytes]) -> Path:
+    """Files below a folder."""
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+PETS = {
+    "train/cat/1.png": png(1),
+    "train/cat/2.png": png(2),
+    "train/dog/1.png": png(3),
+    "val/cat/9.png": png(4),
+    "val/dog/9.png": png(5),
+    "val/dog/notes.txt": b"not an image",
+}
+
+
+def test_a_folder_of_images(tmp_path: Path) -> None:
+    data = pb.load_data(f"folder:{write_folder(tmp_path / 'pets', PETS)}")
+    assert data.name == f"folder:pets@{data.checksum[:8]}"
+    assert data.input_shape == (3, 2, 3)
+    assert data.train.targets.tolist() == [0, 0, 1]
+    assert data.train.inputs[:, 0, 0, 0].tolist() == [1, 2, 3]
+    assert data.test.inputs[:, 0, 0, 0].tolist() == [4, 5]
+    relative = pb.load_data("folder:pets", data_dir=tmp_path)
+    assert relative.name == data.name
+
+
+def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = pb.load_data(f"folder:{write_folder(tmp_path / 'pets', PETS)}")
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "decode_image", lambda *_: pytest.fail("decoded again"))
+        assert pb.load_data(f"folder:{tmp_path / 'pets'}").checksum == first.checksum
+    (tmp_path / "pets/train/cat/1.png").write_bytes(png(77))
+    assert pb.load_data(f"folder:{tmp_path / 'pets'}").train.inputs[0, 0, 0, 0] == 77
+
+
+def test_grey_images_have_one_channel(tmp_path: Path) -> None:
+    files = {f"{part}/{name}/1.png": png(9, "L") for part in ("train", "test") for name in ("a", "b")}
+    assert pb.load_data(f"folder:{write_folder(tmp_path / 'grey', files)}").input_shape == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train/cat/3.png": png(1, size=(4, 4))}, r"train/cat/3.png is \(4, 4\), but train/cat/1.png is \(2, 3\)"),
+        ({"train/cat/3.png": b"nonsense"}, r"train/cat/3.png cannot be read as an image"),
+        ({"train/cat/3.png": png(1)[:40]}, r"train/cat/3.png cannot be read as an image"),
+        ({"val/bird/1.png": png(1)}, r"class 'bird' of val/bird/1.png has no training images"),
+    ],
+)
+def test_a_folder_with_a_bad_file(change: dict[str, bytes], message: str, tmp_path: Path) -> None:
+    with pytest.raises(pb.UserError, match=message):
+        pb.load_data(f"folder:{write_folder(tmp_path / 'pets', PETS | change)}")
+
+
+def test_a_folder_without_images(tmp_path: Path) -> None:
+    with pytest.raises(pb.UserError, match="does not exist"):
+        pb.load_data(f"folder:{tmp_path / 'none'}")
+    with pytest.raises(pb.UserError, match=r"has no images in train/CLASS"):
+        pb.load_data(f"folder:{tmp_path}")
+    with pytest.raises(pb.UserError, match="has no images in test or val/CLASS"):
+        pb.load_data(f"folder:{write_folder(tmp_path / 'a', {'train/cat/1.png': png(1)})}")
+    with pytest.raises(pb.UserError, match=r"classes 0..0 with num_classes=1"):
+        pb.load_data(f"folder:{write_folder(tmp_path / 'b', {'train/cat/1.png': png(1), 'test/cat/1.png': png(2)})}")
+
+
+def test_cifar10_from_an_archive_of_images_is_labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tarfile.open(tmp_path / "cifar10-images.tar.gz", "w:gz") as tar:
+        for name, content in PETS.items():
+            info = tarfile.TarInfo(f"cifar10-images/{name.replace('val', 'test')}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    with pytest.raises(
+        pb.UserError, match=r"holds 3 training and 2 test images, not the 50,000 and 10,000 of CIFAR-10"
+    ):
+        pb.load_data("cifar10", data_dir=tmp_path)
+    monkeypatch.setattr(images, "CIFAR10_SIZES", (3, 2))
+    data = pb.load_data("cifar10", data_dir=tmp_path)
+    assert (data.name, data.label) == ("cifar10-jpeg", "CIFAR-10 (JPEG)")
+    assert data.train.inputs[:, 0, 0, 0].tolist() == [1, 2, 3]
+
+
+def test_a_truncated_archive_is_named(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).bytes(100_000)
+    (tmp_path / "cifar10-images.tar.gz").write_bytes(gzip.compress(noise)[:50_000])
+    with pytest.raises(pb.UserError, match=r"cifar10-images.tar.gz is truncated or no tar archive"):
+        pb.load_data("cifar10", data_dir=tmp_path)
+
+
+def test_plain_tuples_become_splits() -> None:
+    inputs, targets = small().train
+    plain = (inputs, targets)
+    assert isinstance(pb.DataSet("plain", plain, plain).train, Split)  # type: ignore[arg-type]
+    assert len(inputs) == len(targets)

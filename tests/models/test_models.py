@@ -1,0 +1,136 @@
+"""Published parameter counts, shapes, initialisation, and inputs that do not fit."""
+
+import pytest
+import torch
+from torch import nn
+
+import pai_bench as pb
+from pai_bench.pruning import prunable_parameters
+from pai_bench.registry import MODELS
+
+MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
+NAMES = [plugin.name for plugin in MODELS.plugins() if not plugin.name.endswith(":")]
+
+
+def counts(name: str, shape: tuple[int, ...], classes: int) -> tuple[int, int]:
+    """All parameters, and prunable weights."""
+    model = pb.create_model(name, input_shape=shape, num_classes=classes, seed=0)
+    return sum(p.numel() for p in model.parameters()), sum(p.numel() for p in prunable_parameters(model).values())
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes", "total", "prunable"),
+    [
+        ("lenet-300-100", MNIST, 10, 266_610, 266_200),
+        ("lenet-5-caffe", MNIST, 10, 431_080, 430_500),
+        # Tanaka et al. 2020: 14,761,664 weights of VGG-16 for 100 classes; 8,448 parameters of batch norm, 100 biases
+        ("vgg-16-bn", CIFAR, 100, 14_761_664 + 8_448 + 100, 14_761_664),
+        # He et al. 2016, table 6: 0.27 million
+        ("resnet-20", CIFAR, 10, 269_722, 268_336),
+    ],
+)
+def test_parameter_counts(name: str, shape: tuple[int, ...], classes: int, total: int, prunable: int) -> None:
+    assert counts(name, shape, classes) == (total, prunable)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [MNIST, CIFAR, (3, 40, 28)])
+def test_logits_for_every_shape(name: str, shape: tuple[int, ...]) -> None:
+    model = pb.create_model(name, input_shape=shape, num_classes=7, seed=0)
+    assert model(torch.randn(2, *shape)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_initial_weights_are_those_of_the_seed(name: str) -> None:
+    before = torch.get_rng_state()
+    one, same, other = (pb.create_model(name, input_shape=MNIST, num_classes=10, seed=s) for s in (1, 1, 2))
+    assert torch.equal(before, torch.get_rng_state())
+    for (key, a), b, c in zip(prunable_parameters(one).items(), same.parameters(), other.parameters(), strict=False):
+        if key == next(iter(prunable_parameters(one))):
+            assert torch.equal(a, b)
+            assert not torch.equal(a, c)
+
+
+@pytest.mark.parametrize(("name", "gain"), [("lenet-300-100", "glorot"), ("vgg-11-bn", "kaiming")])
+def test_initialisation(name: str, gain: str) -> None:
+    model = pb.create_model(name, input_shape=CIFAR, num_classes=100, seed=0)
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            window = module.weight[0, 0].numel() if module.weight.dim() == 4 else 1
+            fan_out, fan_in = module.weight.shape[0] * window, module.weight.shape[1] * window
+            variance = 2 / (fan_in + fan_out) if gain == "glorot" else 2 / fan_in
+            # the standard error of a variance estimated from n normal draws is sqrt(2 / n) of it
+            error = 5 * (2 / module.weight.numel()) ** 0.5
+            assert module.weight.var().item() == pytest.approx(variance, rel=error)
+            assert module.bias is None or not module.bias.any()
+        if isinstance(module, nn.BatchNorm2d):
+            assert (module.weight == 1).all()
+            assert not module.bias.any()
+
+
+def test_lenet_5_has_no_nonlinearity_after_its_convolutions() -> None:
+    model = pb.create_model("lenet-5-caffe", input_shape=MNIST, num_classes=10)
+    kinds = [type(module).__name__ for module in model]  # type: ignore[attr-defined]
+    assert kinds == ["Conv2d", "MaxPool2d", "Conv2d", "MaxPool2d", "Flatten", "Linear", "ReLU", "Linear"]
+
+
+def test_vgg_stops_pooling_at_one_pixel() -> None:
+    small, large = (pb.create_model("vgg", input_shape=shape, num_classes=10) for shape in (MNIST, CIFAR))
+    pools = [[type(m).__name__ for m in model if "Pool" in type(m).__name__] for model in (small, large)]  # type: ignore[attr-defined]
+    assert pools == [["MaxPool2d"] * 4, ["MaxPool2d"] * 4 + ["AvgPool2d"]]
+
+
+def test_option_a_shortcut_subsamples_and_pads_with_zeros() -> None:
+    from pai_bench.models.resnet import PaddedShortcut
+
+    x = torch.arange(32.0).reshape(1, 2, 4, 4)
+    y = PaddedShortcut(3, 2)(x)
+    assert y.shape == (1, 5, 2, 2)
+    assert y[0, 0].tolist() == [[0, 2], [8, 10]]
+    assert not y[:, 2:].any()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "squeezenet1_1"])
+def test_torchvision(name: str) -> None:
+    model = pb.create_model(f"torchvision:{name}", input_shape=MNIST, num_classes=7, seed=0)
+    assert model.eval()(torch.randn(2, *MNIST)).shape == (2, 7)
+
+
+def test_torchvision_for_colour_is_untouched() -> None:
+    from torchvision.models import resnet18
+
+    torch.manual_seed(0)
+    expected = resnet18(weights=None, num_classes=10)
+    found = pb.create_model("torchvision:resnet18", input_shape=CIFAR, num_classes=10, seed=0)
+    for a, b in zip(expected.parameters(), found.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.slow
+def test_every_torchvision_classifier_builds_and_has_prunable_weights() -> None:
+    """Built without memory for the weights; their forward pass is checked on the way."""
+    from torchvision import models
+
+    failed = []
+    for name in models.list_models(module=models):
+        try:
+            with torch.device("meta"):
+                model = pb.create_model(f"torchvision:{name}", input_shape=(1, 224, 224), num_classes=10)
+            assert prunable_parameters(model)
+        except (pb.UserError, RuntimeError, NotImplementedError) as error:
+            failed.append(f"{name}: {error}")
+    assert not failed
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("lenet", (1, 8, 8), "at least 16x16 pixels, not 8x8"),
+        ("lenet", (10,), r"needs images of shape \(channels, height, width\)"),
+        ("vgg", (10,), "model vgg-11-bn: needs images"),
+        ("torchvision:alexnet", MNIST, "model torchvision:alexnet: does not take images of shape"),
+    ],
+)
+def test_inputs_that_do_not_fit(name: str, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(pb.UserError, match=message):
+        pb.create_model(name, input_shape=shape, num_classes=10)

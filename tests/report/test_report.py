@@ -1,0 +1,153 @@
+"""The first report: numbers that are those of the records, marks, and what it says of failures."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pai_bench.plan import Choice, Trial
+from pai_bench.report import tables
+from pai_bench.report.page import write_report
+from pai_bench.report.summary import Cell, comparisons
+from pai_bench.store import EpochRecord, Layer, Record, Store, as_frame
+from pai_bench.training.protocol import PROTOCOLS, get_protocol
+
+
+def record(criterion: str | None, sparsity: float, seed: int, accuracy: float | None, **changes: Any) -> Record:
+    """A record with the given outcome."""
+    choice = None if criterion is None else Choice(name=criterion, schedule=changes.pop("schedule", "one-shot"))
+    protocol = changes.pop("protocol", PROTOCOLS["short"])
+    trial = Trial(
+        data="digits", model="net", seed=seed, protocol=protocol, criterion=choice, sparsity=sparsity, score_batch=100
+    )
+    kept = changes.pop("kept", 10)
+    return Record(
+        identity=trial.identity,
+        trial=trial.configuration(),
+        status="failed" if accuracy is None else "done",
+        error="RuntimeError: oh | no" if accuracy is None else None,
+        test_accuracy=accuracy,
+        dead_layers=None if accuracy is None else ("b.weight",) * (kept == 0),
+        score_seconds=None if criterion is None else 0.25,
+        train_seconds=2.0,
+        images_per_second=1000.0,
+        device="cpu",
+        layers=(Layer(name="a.weight", size=30, kept=15), Layer(name="b.weight", size=20, kept=kept)),
+        curve=(EpochRecord(epoch=1, train_loss=1.0, test_loss=1.0, test_accuracy=accuracy or 0.0),),
+        environment={
+            "versions": {"torch": "2"},
+            "system": "Linux",
+            "processor": "a cpu",
+            "threads": 2,
+            "device": "CPU",
+        },
+        provenance={
+            "command": "pai-bench run",
+            "commit": "abc",
+            "dirty": True,
+            "data": {"label": "digits (scikit-learn, 28x28)", "checksum": "00ff", "train": 1347, "test": 450},
+        },
+        **changes,
+    )
+
+
+def example() -> list[Record]:
+    """Three seeds of dense, snip and random at one or two sparsities, one failure, one empty layer."""
+    accuracies = {
+        (None, 0.0): (0.97, 0.98, 0.99),
+        ("snip", 0.9): (0.90, 0.92, 0.97),
+        ("snip", 0.95): (0.80, None, 0.82),
+        ("random", 0.9): (0.5, 0.5, 0.5),
+    }
+    return [
+        record(name, sparsity, seed, accuracy, kept=0 if name == "random" and seed == 1 else 10)
+        for (name, sparsity), row in accuracies.items()
+        for seed, accuracy in enumerate(row)
+    ]
+
+
+def test_a_cell_by_hand() -> None:
+    # mean 0.93; deviations -0.03, -0.01, 0.04: variance (9 + 1 + 16) / 2 * 1e-4 = 13e-4
+    cell = Cell((0.90, 0.92, 0.97))
+    assert cell.mean == pytest.approx(0.93)
+    assert cell.deviation == pytest.approx(math.sqrt(13e-4))
+    assert str(cell) == "93.00 ± 3.61"
+    assert str(Cell((0.5,))) == "50.00"
+    assert str(Cell((), failed=2)) == "failed"
+    assert str(Cell((0.5,), failed=1, with_dead_layers=1)) == "50.00 † (1 failed)"
+    assert str(Cell(())) == "–"
+
+
+def test_the_accuracy_table() -> None:
+    (comparison,) = comparisons(as_frame(example()))
+    assert tables.accuracy(comparison) == [
+        ["criterion", "dense", "sparsity 0.9", "sparsity 0.95", "score"],
+        ["snip", "98.00 ± 1.00", "93.00 ± 3.61", "81.00 ± 1.41 (1 failed)", "250 ms"],
+        ["random", "98.00 ± 1.00", "50.00 ± 0.00 †", "–", "250 ms"],
+    ]
+    assert tables.dead_layers(comparison) == ["net, random at 0.9: nothing kept in b.weight (1 of 3 seeds)"]
+    assert comparison.seeds == 3
+
+
+def test_protocols_do_not_mix_and_uses_of_one_criterion_are_told_apart() -> None:
+    longer = record("snip", 0.9, 0, 0.99, protocol=get_protocol("short", epochs=99))
+    iterative = record("snip", 0.9, 0, 0.95, schedule="linear:steps=3")
+    first, second = comparisons(as_frame([*example(), longer, iterative]))
+    assert "99 epochs" in second.protocol
+    assert first.methods == ("snip, one-shot", "random", "snip, linear:steps=3")
+    assert first.cells["snip, linear:steps=3", 0.9].accuracies == (0.95,)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0012345, "1.23 ms"), (0.25, "250 ms"), (12.34, "12.3 s"), (100, "1:40 min"), (3723, "1:02:03 h"), (None, "")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert tables.duration(seconds) == text
+
+
+def test_markdown_escapes_bars() -> None:
+    assert tables.markdown([["a", "b"], ["x|y", "1"]]) == "| a | b |\n| --- | ---: |\n| x\\|y | 1 |"
+
+
+def test_the_report(tmp_path: Path) -> None:
+    store = Store(tmp_path / "r", create=True)
+    for r in example():
+        store.write(r)
+    path = write_report(store, tmp_path / "page.md")
+    text = path.read_text()
+    for expected in (
+        "12 trials (11 done, 1 failed)",
+        "## net on digits",
+        "| snip | 98.00 ± 1.00 | 93.00 ± 3.61 | 81.00 ± 1.41 (1 failed) | 250 ms |",
+        "![Test accuracy against sparsity, net on digits](figures/page-net-on-digits.svg)",
+        "net, random at 0.9: nothing kept in b.weight (1 of 3 seeds)",
+        "| a.weight | 30 | 50 |",
+        "## Failed trials",
+        "RuntimeError: oh \\| no",
+        "pai-bench run (12 trials)",
+        "checksum 00ff",
+        "abc, with changes that were not committed",
+        "a cpu, 2 threads",
+    ):
+        assert expected in text, expected
+    assert (tmp_path / "figures/page-net-on-digits.svg").is_file()
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [record("snip", 0.9, 0, None)],
+        [record(None, 0.0, 0, 0.9)],
+        [record("snip", 0.9, 0, 0.9)],
+        [record(None, 0.0, 0, None), record("snip", 0.0, 0, 0.5, kept=0)],
+    ],
+    ids=["only a failure", "only dense", "only one trial", "dense failed"],
+)
+def test_reports_of_little(records: list[Record], tmp_path: Path) -> None:
+    store = Store(tmp_path / "r", create=True)
+    for r in records:
+        store.write(dataclasses.replace(r))
+    assert "## net on digits" in write_report(store, tmp_path / "r.md").read_text()

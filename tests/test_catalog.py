@@ -1,0 +1,128 @@
+"""From the names of a sweep to objects, trials and mistakes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import pai_bench as pb
+from pai_bench.catalog import resolve
+from pai_bench.data import Split
+from pai_bench.pruning import weights
+from pai_bench.pruning.lookup import load_class
+
+
+def test_identities_of_real_trials_are_pinned() -> None:
+    """Options that a later version adds to criteria must not move these: see tests/test_plan.py."""
+    sweep = pb.Sweep(criteria=["snip", "grasp", "synflow"], sparsities=[0.95], seeds=1)
+    assert [trial.identity for trial in resolve(sweep).trials] == PINNED
+
+
+def test_aliases_resolve_and_count_as_duplicates() -> None:
+    trials = resolve(pb.Sweep(models=["lenet"], seeds=1)).trials
+    assert {trial.model for trial in trials} == {"lenet-5-caffe"}
+    with pytest.raises(pb.UserError, match="models: lenet-5-caffe is given twice"):
+        resolve(pb.Sweep(models=["lenet", "lenet-5-caffe"]))
+    with pytest.raises(pb.UserError, match="criteria: snip-it is given twice"):
+        resolve(pb.Sweep(criteria=["snip-it", "snip_it"]))
+
+
+def test_one_batch_norm_mode_for_all_that_use_data() -> None:
+    catalog = resolve(pb.Sweep(criteria=["snip", "grasp", "random"], bn="train", seeds=1))
+    assert list(catalog.criteria) == ["snip:bn=train", "grasp", "random"]
+
+
+def test_networks_with_batch_norm_train_for_fewer_epochs_by_default() -> None:
+    trials = resolve(pb.Sweep(models=["lenet", "resnet-20"], seeds=1)).trials
+    assert {trial.model: trial.protocol.name for trial in trials} == {"lenet-5-caffe": "short", "resnet-20": "short-bn"}
+
+
+def test_own_objects() -> None:
+    @dataclass(frozen=True)
+    class Mine(pb.Criterion):
+        def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
+            return weights(model)
+
+    def tiny(shape: tuple[int, ...], classes: int) -> nn.Module:
+        return nn.Linear(shape[0], classes)
+
+    split = Split(torch.randn(40, 3), torch.arange(40) % 2)
+    data = pb.DataSet("mine", split, split)
+    catalog = resolve(pb.Sweep(criteria=[Mine()], models=[tiny], data=[data], batch_size=10, seeds=1))
+    trial = catalog.trials[1]
+    assert (trial.criterion_name, trial.model, trial.data, trial.score_batch) == ("Mine", "tiny", "mine", 20)
+    with pytest.raises(pb.UserError, match="not as a lambda"):
+        resolve(pb.Sweep(models=[lambda shape, classes: tiny(shape, classes)], data=[data]))
+
+
+def test_a_criterion_from_a_file_is_known_by_its_text() -> None:
+    text = '''
+from dataclasses import dataclass
+from pai_bench.pruning import Criterion, weights
+
+@dataclass(frozen=True)
+class Mine(Criterion):
+    """score = power of w."""
+    power: int = 2
+    def score(self, model, batch):
+        return {name: weight ** self.power for name, weight in weights(model).items()}
+'''
+    identities = []
+    for version in (text, text + "# changed\n"):
+        Path("mine.py").write_text(version)
+        load_class.cache_clear()  # as in a new process
+        trial = resolve(pb.Sweep(criteria=["./mine.py:Mine:power=4"], seeds=1)).trials[1]
+        assert trial.criterion_name.startswith("Mine@")
+        assert trial.criterion_name.endswith(":power=4")
+        identities.append(trial.identity)
+    assert len(set(identities)) == 2
+    with pytest.raises(pb.UserError, match=r"unknown criterion class in mine.py 'Mein': did you mean Mine"):
+        resolve(pb.Sweep(criteria=["./mine.py:Mein"]))
+    Path("broken.py").write_text("1/0")
+    with pytest.raises(pb.UserError, match=r"broken.py does not load: ZeroDivisionError"):
+        resolve(pb.Sweep(criteria=["./broken.py:Mine"]))
+
+
+def wrong_classes(_shape: tuple[int, ...], _classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 7))
+
+
+def wrong_inputs(_shape: tuple[int, ...], _classes: int) -> nn.Module:
+    return nn.Linear(3, 10)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"criteria": ["snipp"]}, "unknown criterion 'snipp': did you mean snip"),
+        ({"models": ["vggg"]}, "unknown model 'vggg': did you mean vgg"),
+        ({"models": ["torchvision:resnet19"]}, "unknown torchvision classifier 'resnet19': did you mean resnet1"),
+        ({"data": ["digit"]}, "unknown data set 'digit': did you mean digits"),
+        ({"criteria": ["grasp:temprature=1"]}, "unknown option of grasp 'temprature': did you mean temperature"),
+        ({"schedule": "linaer"}, "unknown schedule 'linaer': did you mean linear"),
+        ({"protocol": "shrot"}, "unknown protocol 'shrot': did you mean short"),
+        ({"device": "gpu"}, "device 'gpu' is not one of auto, cpu, cuda, cuda:N"),
+        ({"device": "cuda:99"}, "device 'cuda:99' is not there: this machine has"),
+        ({"data_dir": "nowhere"}, "data directory nowhere does not exist"),
+        ({"batch_size": 2000}, "batch size 2000 is larger than the 1347 training examples of digits"),
+        ({"batch_size": 300, "train_fraction": 0.2}, "batch size 300 is larger than the 269 training examples"),
+        ({"score_batch": 2000}, "score-batch 2000 is larger than the 1347 training examples of digits"),
+        ({"models": [wrong_classes]}, r"model wrong_classes gives \(2, 7\) for 2 examples of digits, not logits"),
+        ({"models": [wrong_inputs]}, "model wrong_inputs does not take digits's inputs of shape"),
+        ({"models": ["torchvision:alexnet"]}, "model torchvision:alexnet: does not take images of shape"),
+    ],
+)
+def test_mistakes(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(pb.UserError, match=message):
+        resolve(pb.Sweep(**keys))
+
+
+PINNED = [
+    "digits-lenet-5-caffe-dense-0-s0-0f77ab0bf503",
+    "digits-lenet-5-caffe-snip-0.95-s0-06b8c1e303f8",
+    "digits-lenet-5-caffe-grasp-0.95-s0-6c512d6f360e",
+    "digits-lenet-5-caffe-synflow-0.95-s0-3a1e401ac65c",
+]

@@ -1,0 +1,237 @@
+"""The command line as a person uses it, mistakes and interruptions included."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import pai_bench as pb
+from pai_bench.cli import main, without_paths
+
+FAST = ["--quick", "--models", "lenet-300-100", "--device", "cpu"]
+
+
+def run(*arguments: str) -> int:
+    """``pai-bench run`` with a small sweep."""
+    return main(["run", *FAST, *arguments])
+
+
+def test_the_main_job_small(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--criteria", "snip,random", "--sparsities", "0.9,0.99", "--seeds", "2") == 0
+    out = capsys.readouterr().out
+    assert "10 trials to run on cpu" in out
+    assert "[10/10] digits lenet-300-100 random 0.99 seed 1:" in out
+    assert "dense" in out
+    assert "sparsity 0.99" in out
+    assert "±" in out
+    assert "report: results/report.md" in out
+    assert len(pb.read_results("results")) == 10
+    report = Path("results/report.md").read_text()
+    figure = report.partition("](figures/")[2].partition(")")[0]
+    assert (Path("results/figures") / figure).read_text().startswith("<?xml")
+    assert run("--criteria", "snip,random", "--sparsities", "0.9,0.99", "--seeds", "2") == 0
+    assert "10 of 10 trials are already stored" in capsys.readouterr().out
+
+
+def test_a_recipe_with_flags_on_top(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("r.toml").write_text(
+        'criteria = ["snip"]\nmodels = ["vgg"]\nepochs = 9\nout = "there"\n'
+        "[[grid]]\nsparsities = [0.5]\n[[grid]]\nsparsities = [0.6]\n"
+    )
+    assert main(["run", "r.toml", "--models", "lenet-300-100", "--epochs", "1", "--seeds", "1"]) == 0
+    frame = pb.read_results("there")
+    assert sorted(frame.sparsity) == [0.0, 0.5, 0.6]
+    assert set(frame.model) == {"lenet-300-100"}
+    assert set(frame.epochs) == {1}
+    assert "report: there/report.md" in capsys.readouterr().out
+
+
+def test_a_dry_run_lists_and_leaves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--criteria", "snip", "--dry-run") == 0
+    out = capsys.readouterr().out
+    assert "to run  digits-lenet-300-100-snip-0.9-s0-" in out
+    assert "2 trials, 2 to run on cpu" in out
+    assert not Path("results").exists()
+
+
+def test_a_failed_trial_is_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--criteria", "snip", "--learning-rate", "1e30") == 1
+    out = capsys.readouterr().out
+    assert "diverged" in out
+    assert "--retry-failed" in out
+    report = Path("results/report.md").read_text()
+    assert "## Failed trials" in report
+
+
+def test_a_layer_that_keeps_nothing_is_flagged(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--criteria", "magnitude", "--sparsities", "0.9999") == 0
+    out = capsys.readouterr().out
+    assert "†" in out
+    assert "nothing kept in fc1.weight" in out
+    assert "nothing kept in fc1.weight" in Path("results/report.md").read_text()
+
+
+def test_prune_writes_a_mask(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prune", "--model", "lenet", "--criterion", "snip", "--sparsity", "0.9", "--seed", "3"]) == 0
+    mask = pb.Mask.load("mask.safetensors")
+    assert mask.kept == 43_050
+    assert "43,050 of 430,500" in capsys.readouterr().out
+    first = {name: tensor.tolist() for name, tensor in mask.items()}
+    main(["prune", "--model", "lenet", "--sparsity", "0.9", "--seed", "3", "-o", "again.safetensors"])
+    assert {name: tensor.tolist() for name, tensor in pb.Mask.load("again.safetensors").items()} == first
+
+
+@pytest.mark.parametrize("kind", ["criteria", "models", "data", "recipes"])
+def test_list(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", kind]) == 0
+    out = capsys.readouterr().out
+    expected = {"criteria": "temperature=200", "models": "(lenet)", "data": "folder:NAME", "recipes": "quick"}
+    assert expected[kind] in out
+
+
+def test_report_again_is_the_same_byte_for_byte(capsys: pytest.CaptureFixture[str]) -> None:
+    run("--criteria", "snip")
+    assert main(["report", "results", "-o", "one/r.md"]) == 0
+    assert main(["report", "results", "-o", "two/r.md"]) == 0
+    one, two = ({p.name: p.read_bytes() for p in Path(d).rglob("*.*")} for d in ("one", "two"))
+    assert one == two
+    assert len(one) == 2
+    assert "report: two/r.md" in capsys.readouterr().out
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, expected in (
+        (["--version"], "pai-bench "),
+        (["--help"], "examples:"),
+        (["run", "--help"], "--seeds N"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 0
+        assert expected in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--criteria", "snipp"], "unknown criterion 'snipp': did you mean snip"),
+        (["run", "--models", "lenett"], "unknown model 'lenett': did you mean lenet"),
+        (["run", "--data", "digit"], "unknown data set 'digit': did you mean digits"),
+        (["run", "--criteria", "grasp:temp=1"], "unknown option of grasp 'temp': did you mean temperature"),
+        (["run", "--criterai", "snip"], "unrecognized arguments: --criterai (did you mean --criteria?)"),
+        (["run", "--sparsities", "1"], "sparsity 1 is outside [0, 1)"),
+        (["run", "--sparsities", "0.9,-1"], "sparsity -1 is outside [0, 1)"),
+        (["run", "--sparsities", "0.9,0.90"], "sparsities: 0.9 is given twice"),
+        (["run", "--sparsities", "0.9,high"], "--sparsities high is not a float"),
+        (["run", "--sparsities", ""], "--sparsities: the list is empty or has an empty entry"),
+        (["run", "--seeds", "0"], "seeds 0 must be at least 1"),
+        (["run", "--seeds", "many"], "--seeds many is not an int"),
+        (["run", "--criteria", ""], "--criteria: the list is empty or has an empty entry"),
+        (["run", "--criteria", "snip,,random"], "--criteria: the list is empty or has an empty entry"),
+        (["run", "--data-dir", "nowhere"], "data directory nowhere does not exist"),
+        (["run", "--data", "mnist", "--data-dir", "broken"], "incomplete or damaged"),
+        (["run", "--out", "file"], "results folder file cannot be written"),
+        (["run", "--out", "file/below"], "results folder file/below cannot be written"),
+        (["run", "--out", "/proc/nowhere"], "results folder /proc/nowhere cannot be written"),
+        (["run", "--device", "cuda:77"], "device 'cuda:77' is not there"),
+        (["run", "--device", "tpu"], "device 'tpu' is not one of auto, cpu, cuda, cuda:N"),
+        (["run", "--batch-size", "5000"], "batch size 5000 is larger than the 1347 training examples"),
+        (["run", "--bn", "both"], "--bn both is not one of published, train, eval"),
+        (["run", "--workers", "2"], "use --workers 1"),
+        (["run", "missing.toml"], "no recipe file missing.toml"),
+        (["report", "missing"], "results folder missing does not exist"),
+        (["report", "empty"], "results folder empty has no results"),
+        (["report", "file"], "results folder file does not exist"),
+        (["prune", "--model", "lenet", "--sparsity", "2"], "sparsity 2 is outside [0, 1)"),
+        (["prune", "--model", "lenet", "--sparsity", "0.5", "-o", "nowhere/m"], "cannot be written to nowhere/m"),
+        (["list", "everything"], "invalid choice: 'everything'"),
+        ([], "the following arguments are required: VERB"),
+        (["rum"], "invalid choice: 'rum'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("empty").mkdir()
+    Path("file").touch()
+    Path("broken/MNIST/raw").mkdir(parents=True)
+    Path("broken/MNIST/raw/train-images-idx3-ubyte").write_bytes(b"\0" * 20)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("pai-bench: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert not Path("results").exists()
+
+
+def test_mistakes_do_no_harm_to_what_is_stored(capsys: pytest.CaptureFixture[str]) -> None:
+    run("--criteria", "snip")
+    before = {path: path.read_bytes() for path in Path("results").rglob("*.json")}
+    assert run("--criteria", "snipp") == 2
+    assert main(["report", "results", "-o", f"{next(iter(before))}/report.md"]) == 2
+    assert {path: path.read_bytes() for path in Path("results").rglob("*.json")} == before
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_damaged_trial_is_named_set_aside_and_run_again(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    run("--criteria", "snip")
+    path = next(Path("results/trials").glob("*snip*.json"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    capsys.readouterr()
+    assert run("--criteria", "snip") == 0
+    assert str(path) in caplog.text
+    assert path.with_suffix(".damaged").read_bytes() == whole[:100]
+    assert "1 of 2 trials are already stored" in capsys.readouterr().out
+    assert len(pb.read_results("results")) == 2
+
+
+def test_an_interrupt_says_how_to_go_on_and_the_same_command_finishes() -> None:
+    command = [sys.executable, "-m", "pai_bench", "run", "--models", "lenet-300-100", "--criteria", "snip,random"]
+    command += ["--seeds", "3", "--epochs", "30", "--device", "cpu"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 300  # of a busy machine
+        while len(list(Path("results/trials").glob("*.json"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert "of 15 trials are stored in results; the same command runs the rest" in out
+    assert "Traceback" not in err
+    stored = {path: path.read_bytes() for path in Path("results/trials").glob("*.json")}
+    assert 2 <= len(stored) < 15
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"{len(stored)} of 15 trials are already stored" in again.stdout
+    assert len(pb.read_results("results")) == 15
+    assert all(path.read_bytes() == content for path, content in stored.items())
+
+
+def test_a_closed_pipe_ends_quietly() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "pai_bench", "list", "data"], stdout=closed, stderr=subprocess.PIPE
+        )
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["run", "--data-dir", "/home/me/data"], "pai-bench run --data-dir data"),
+        (["run", "--data-dir=/home/me/data/"], "pai-bench run --data-dir=data"),
+        (["run", "--data", "folder:/home/me/pets,digits"], "pai-bench run --data folder:pets,digits"),
+        (["run", "--data", "folder:~/pets"], "pai-bench run --data folder:pets"),
+        (["run", "--criteria", "/x/mine.py:Mine:a=1"], "pai-bench run --criteria mine.py:Mine:a=1"),
+        (["run", "./r.toml", "--out", "a/b"], "pai-bench run ./r.toml --out a/b"),
+    ],
+)
+def test_commands_are_shown_without_paths_of_the_machine(arguments: list[str], shown: str) -> None:
+    assert without_paths(arguments) == shown

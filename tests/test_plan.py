@@ -1,0 +1,109 @@
+"""Sweeps are checked, trials are paired, identities do not move."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from pai_bench.errors import UserError
+from pai_bench.plan import Choice, Sweep, Trial, expand, stream
+from pai_bench.training.protocol import PROTOCOLS, get_protocol
+
+SHORT = PROTOCOLS["short"]
+SNIP = Choice(name="snip", options=(("bn", "eval"), ("seed", None)))
+
+
+def trial(**changes: Any) -> Trial:
+    """A trial of snip on digits, with changes."""
+    base = Trial(
+        data="digits", model="lenet-5-caffe", seed=0, protocol=SHORT, criterion=SNIP, sparsity=0.95, score_batch=100
+    )
+    return dataclasses.replace(base, **changes)
+
+
+# Results are found again by these names. A change here makes everybody's stored results useless: add fields so that
+# they are left out at the value that means the old behaviour (Trial.configuration).
+PINNED = {
+    "digits-lenet-5-caffe-snip-0.95-s0-06b8c1e303f8": trial(),
+    "digits-lenet-5-caffe-snip-0.95-s1-6cef417afe3f": trial(seed=1),
+    "digits-lenet-5-caffe-snip-0.995-s0-c8b0600ff52d": trial(sparsity=0.995),
+    "digits-vgg-11-bn-snip-0.95-s0-b8980bd9c984": trial(model="vgg-11-bn", protocol=PROTOCOLS["short-bn"]),
+    "cifar10-jpeg-lenet-5-caffe-snip-0.95-s0-676b7db599b1": trial(data="cifar10-jpeg"),
+    "digits-lenet-5-caffe-snip-0.95-s0-f56a64b3af9e": trial(
+        criterion=Choice(name="snip", options=SNIP.options, schedule="linear:steps=10")
+    ),
+    "digits-lenet-5-caffe-snip-0.95-s0-7bc7d426575f": trial(
+        criterion=Choice(name="snip", options=SNIP.options, revision=2)
+    ),
+    "digits-lenet-5-caffe-snip-0.95-s0-713420805718": trial(scope="layerwise"),
+    "digits-lenet-5-caffe-snip-0.95-s0-0c426441ec80": trial(score_batch=128, score_sampling="random"),
+    "digits-lenet-5-caffe-snip-0.95-s0-30a3c51849d9": trial(train_fraction=0.9),
+    "digits-lenet-5-caffe-snip-0.95-s0-3863009fce0a": trial(
+        protocol=get_protocol("short", epochs=20, batch_size=64, learning_rate=0.1, weight_decay=0.0)
+    ),
+    "digits-lenet-5-caffe-dense-0-s0-0f77ab0bf503": trial(criterion=None, sparsity=0.0),
+    "digits-lenet-5-caffe-grasp_temperature=1.0-0.95-s0-9a6941a9331a": trial(
+        criterion=Choice(name="grasp:temperature=1.0", options=(("bn", "train"), ("seed", None), ("temperature", 1.0)))
+    ),
+}
+
+
+def test_identities_are_pinned() -> None:
+    assert [t.identity for t in PINNED.values()] == list(PINNED)
+
+
+def test_what_has_no_influence_is_not_in_the_identity() -> None:
+    dense = trial(criterion=None, sparsity=0.0)
+    assert dense.identity == trial(criterion=None, sparsity=0.0, scope="layerwise", score_batch=7).identity
+    renamed = get_protocol("short-bn", epochs=SHORT.epochs)
+    assert trial(protocol=renamed).identity == trial().identity
+
+
+def test_identities_are_file_names() -> None:
+    odd = trial(data="folder:my pets@1a2b3c4d", criterion=Choice(name="./a b.py:Mine:x=1/2"))
+    assert not set(odd.identity) & set("/: @")
+
+
+def test_expansion_is_paired_and_starts_each_network_with_the_dense_one() -> None:
+    sweep = Sweep(criteria=["snip", "random"], models=["lenet"], sparsities=[0.5, 0.9], seeds=2)
+    choices = [SNIP, Choice(name="random")]
+    trials = expand(sweep, choices, [("digits", "a", SHORT, 100), ("digits", "b", SHORT, 100)])
+    short = [(t.seed, t.model, t.criterion_name, t.sparsity) for t in trials]
+    assert len(short) == len(set(short)) == 2 * 2 * (1 + 2 * 2)
+    assert short[:6] == [
+        (0, "a", "dense", 0.0),
+        (0, "a", "snip", 0.5),
+        (0, "a", "snip", 0.9),
+        (0, "a", "random", 0.5),
+        (0, "a", "random", 0.9),
+        (0, "b", "dense", 0.0),
+    ]
+    assert [s[0] for s in short] == sorted(s[0] for s in short)
+
+
+def test_streams_differ_by_seed_and_purpose_and_nothing_else() -> None:
+    assert stream(0, "weights") == stream(0, "weights")
+    assert len({stream(seed, purpose) for seed in range(10) for purpose in ("weights", "batch", "order")}) == 30
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"sparsities": [1.0]}, r"sparsity 1 is outside \[0, 1\)"),
+        ({"sparsities": [-0.1]}, r"sparsity -0.1 is outside"),
+        ({"sparsities": [float("nan")]}, "sparsity nan is outside"),
+        ({"sparsities": [0.9, 0.9]}, "sparsities: 0.9 is given twice"),
+        ({"sparsities": []}, "sparsities: the list is empty"),
+        ({"criteria": []}, "criteria: the list is empty"),
+        ({"criteria": ["snip", ""]}, "criteria: the list is empty or has an empty entry"),
+        ({"models": ["lenet", "lenet"]}, "models: lenet is given twice"),
+        ({"seeds": 0}, "seeds 0 must be at least 1"),
+        ({"epochs": -1}, "epochs -1 must be at least 0"),
+        ({"batch_size": 0}, "batch-size 0 must be at least 1"),
+        ({"train_fraction": 0.0}, r"train-fraction 0 is outside \(0, 1\]"),
+        ({"workers": 2}, "workers 2"),
+    ],
+)
+def test_mistakes(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Sweep(**keys)

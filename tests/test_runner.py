@@ -1,0 +1,208 @@
+"""Trials are paired, resumed, and fail without harm."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import pai_bench as pb
+from pai_bench import runner
+from pai_bench.catalog import resolve
+from pai_bench.data import Split
+from pai_bench.plan import Trial
+from pai_bench.pruning import prunable_parameters, weights
+from pai_bench.runner import Listener, Runner, run_catalog
+from pai_bench.store import Record, Store
+from pai_bench.training import trainer
+
+
+def tiny(shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Two layers."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(shape[0], 16), nn.ReLU(), nn.Linear(16, classes))
+
+
+def blobs() -> pb.DataSet:
+    """Three classes, well apart, 5 features."""
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.arange(300) % 3
+    inputs = torch.randn(300, 5, generator=generator) + 4 * nn.functional.one_hot(targets, 5)
+    return pb.DataSet("blobs", Split(inputs[:240], targets[:240]), Split(inputs[240:], targets[240:]))
+
+
+@dataclass(frozen=True)
+class Fails(pb.Criterion):
+    """A criterion that always fails."""
+
+    def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
+        raise RuntimeError("no score today")
+
+
+def sweep(**changes: Any) -> pb.Sweep:
+    """A small sweep."""
+    keys: dict[str, Any] = {"criteria": ["snip", "random"], "models": [tiny], "data": [blobs()], "sparsities": [0.5]}
+    return pb.Sweep(**keys | {"seeds": 2, "epochs": 3, "device": "cpu"} | changes)
+
+
+class Count(Listener):
+    """Notes the trials that run."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+
+    def finish(self, trial: Trial, record: Record, seconds: float) -> None:
+        self.ran.append(trial.identity)
+
+
+def test_a_sweep_gives_a_row_for_each_trial() -> None:
+    frame = pb.run(sweep(), out="r")
+    assert len(frame) == 2 * (1 + 2)
+    assert (frame.status == "done").all()
+    assert (frame[frame.criterion == "dense"].test_accuracy > 0.95).all()
+    assert frame[frame.criterion != "dense"].achieved_sparsity.tolist() == [0.5] * 4  # 64 of 128 weights
+    assert frame[frame.criterion == "dense"].achieved_sparsity.tolist() == [0.0] * 2
+    assert frame.epochs.tolist() == [3] * 6
+    assert (frame.train_seconds > 0).all()
+    assert frame[frame.criterion != "dense"].score_seconds.notna().all()
+    assert sorted(pb.read_results("r").identity) == sorted(frame.identity)
+
+
+def test_the_same_sweep_again_runs_only_what_is_missing() -> None:
+    first, second, third = Count(), Count(), Count()
+    run_catalog(resolve(sweep()), "r", listener=first)
+    assert len(first.ran) == 6
+    run_catalog(resolve(sweep()), "r", listener=second)
+    assert second.ran == []
+    (Store("r").trials / f"{first.ran[3]}.json").unlink()
+    records = run_catalog(resolve(sweep(seeds=3)), "r", listener=third)
+    assert third.ran[0] == first.ran[3]
+    assert len(third.ran) == 1 + 3
+    assert len(records) == 9
+
+
+def test_the_same_seed_gives_the_same_result_and_another_seed_another() -> None:
+    one, two = (pb.run(sweep(), out=out) for out in ("a", "b"))
+    columns = ["test_accuracy", "test_loss", "achieved_sparsity"]
+    assert one[columns].equals(two[columns])
+    assert one.test_loss.nunique() == 6
+
+
+def test_seeds_are_paired() -> None:
+    """For one seed all trials share initial weights, score batch and the order of training; seeds differ in all."""
+    seen: list[tuple[float, float]] = []
+
+    @dataclass(frozen=True)
+    class Spy(pb.Criterion):
+        which: int = 0
+
+        def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
+            seen.append((float(weights(model)["1.weight"].sum()), float(batch.inputs.sum())))
+            return weights(model)
+
+    catalog = resolve(sweep(criteria=[Spy(), Spy(which=1)], sparsities=[0.0, 0.5]))
+    worker = Runner(catalog)
+    losses = {}
+    for trial in catalog.trials:
+        seen.clear()
+        record = worker.run(trial)
+        assert len(set(seen)) <= 1
+        losses[trial.seed, trial.criterion_name, trial.sparsity] = record.test_loss
+        if seen:
+            assert seen[0] == SHARED.setdefault(trial.seed, seen[0])
+    assert SHARED[0][0] != SHARED[1][0]
+    assert SHARED[0][1] != SHARED[1][1]
+    for seed in (0, 1):  # nothing pruned is the dense network, to the last bit: same weights, same order
+        assert losses[seed, "Spy", 0.0] == losses[seed, "Spy:which=1", 0.0] == losses[seed, "dense", 0.0]
+    assert losses[0, "dense", 0.0] != losses[1, "dense", 0.0]
+
+
+SHARED: dict[int, tuple[float, float]] = {}
+
+
+def test_the_weights_that_were_scored_are_the_weights_that_are_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    scored: list[torch.Tensor] = []
+    trained: list[torch.Tensor] = []
+    real_prune, real_train = pb.prune, trainer.train
+
+    def prune(model: nn.Module, *rest: Any, **options: Any) -> Any:
+        scored.append(prunable_parameters(model)["1.weight"].detach().clone())
+        return real_prune(model, *rest, **options)
+
+    def train(model: nn.Module, *rest: Any, **options: Any) -> Any:
+        trained.append(prunable_parameters(model)["1.weight"].detach().clone())
+        return real_train(model, *rest, **options)
+
+    monkeypatch.setattr(runner, "prune", prune)
+    monkeypatch.setattr(runner, "train", train)
+    catalog = resolve(sweep(seeds=1))
+    for trial in catalog.trials[1:]:
+        Runner(catalog).run(trial)
+    for before, start in zip(scored, trained, strict=True):
+        assert torch.equal(before, start)
+
+
+def test_a_failed_trial_is_a_record_and_the_sweep_goes_on() -> None:
+    count = Count()
+    frame = pb.run(sweep(criteria=[Fails(), "snip"]), out="r")
+    assert frame.status.tolist() == ["done", "failed", "done"] * 2
+    assert frame.error[1] == "RuntimeError: no score today"
+    run_catalog(resolve(sweep(criteria=[Fails(), "snip"])), "r", listener=count)
+    assert count.ran == []  # failures are tried again only when asked
+    run_catalog(resolve(sweep(criteria=[Fails(), "snip"])), "r", listener=count, retry_failed=True)
+    assert len(count.ran) == 2
+
+
+def test_divergence_is_a_failure() -> None:
+    frame = pb.run(sweep(learning_rate=1e20, seeds=1), out="r")
+    assert (frame.status == "failed").all()
+    assert frame.error.str.contains("diverged: the training loss of epoch").all()
+
+
+def test_an_interrupt_keeps_what_is_finished() -> None:
+    class Interrupt(Count):
+        def finish(self, trial: Trial, record: Record, seconds: float) -> None:
+            super().finish(trial, record, seconds)
+            if len(self.ran) == 2:
+                raise KeyboardInterrupt
+
+    count = Count()
+    with pytest.raises(KeyboardInterrupt):
+        run_catalog(resolve(sweep()), "r", listener=Interrupt())
+    run_catalog(resolve(sweep()), "r", listener=count)
+    assert len(count.ran) == 4
+
+
+def test_a_layer_that_keeps_nothing_is_flagged() -> None:
+    @dataclass(frozen=True)
+    class Starve(pb.Criterion):
+        def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
+            return {name: w * 0 + (name == "1.weight") for name, w in weights(model).items()}
+
+    frame = pb.run(sweep(criteria=[Starve()], seeds=1), out="r")
+    assert frame.dead_layers.tolist() == [(), ("3.weight",)]
+
+
+def test_a_fraction_of_the_training_set() -> None:
+    catalog = resolve(sweep(train_fraction=0.25))
+    worker = Runner(catalog)
+    first, again, other = (worker.data(t) for t in (catalog.trials[0], catalog.trials[1], catalog.trials[-1]))
+    assert len(first.train.targets) == 60
+    assert len(first.test.targets) == 60
+    assert torch.equal(first.train.inputs, again.train.inputs)
+    assert not torch.equal(first.train.inputs, other.train.inputs)
+
+
+def test_records_hold_what_is_needed_to_believe_them() -> None:
+    pb.run(sweep(seeds=1), out="r")
+    record = next(r for r in Store("r") if r.trial["criterion"])
+    assert record.trial["protocol"]["epochs"] == 3
+    assert dict(record.trial["criterion"]["options"]) == {"bn": "eval", "seed": None}
+    assert {"python", "torch", "pai-bench"} <= set(record.environment["versions"])
+    assert record.provenance["data"]["checksum"] == blobs().checksum
+    assert [layer.size for layer in record.layers] == [80, 48]
+    assert sum(layer.kept for layer in record.layers) == 64
+    assert [epoch.epoch for epoch in record.curve] == [1, 2, 3]
+    assert record.curve[-1].test_accuracy == record.test_accuracy
+    assert str(Path.cwd()) not in (Store("r").trials / f"{record.identity}.json").read_text()

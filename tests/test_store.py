@@ -1,0 +1,109 @@
+"""The results folder: whole files, damaged ones named, the table of results."""
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+import pai_bench as pb
+from pai_bench.plan import Choice, Trial
+from pai_bench.store import EpochRecord, Layer, Record, Store
+from pai_bench.training.protocol import PROTOCOLS
+
+COLUMNS = [
+    *("data", "model", "criterion", "variant", "sparsity", "seed", "status", "test_accuracy", "test_loss"),
+    *("achieved_sparsity", "effective_sparsity", "connected", "dead_layers", "score_seconds", "score_peak_bytes"),
+    *("train_seconds", "images_per_second", "epochs", "device", "error"),
+]
+
+
+def record(seed: int = 0) -> Record:
+    """A record as a trial leaves it."""
+    trial = Trial(
+        data="digits",
+        model="lenet",
+        seed=seed,
+        protocol=PROTOCOLS["short"],
+        criterion=Choice(name="snip"),
+        sparsity=0.9,
+        score_batch=100,
+    )
+    return Record(
+        identity=trial.identity,
+        trial=trial.configuration(),
+        status="done",
+        test_accuracy=0.5,
+        dead_layers=("fc.weight",),
+        layers=(Layer(name="fc.weight", size=10, kept=0),),
+        curve=(EpochRecord(epoch=1, train_loss=None, test_loss=0.3, test_accuracy=0.5),),
+    )
+
+
+def test_write_and_read_give_the_same_record(tmp_path: Path) -> None:
+    store = Store(tmp_path / "r", create=True)
+    store.write(record())
+    assert store.read(record().identity) == record()
+    assert list(store) == [record()]
+    assert [path.name for path in store.trials.iterdir()] == [f"{record().identity}.json"]
+    assert store.read("another") is None
+
+
+def test_columns_of_the_results(tmp_path: Path) -> None:
+    store = Store(tmp_path / "r", create=True)
+    store.write(record())
+    frame = pb.read_results(tmp_path / "r")
+    assert list(frame.columns[: len(COLUMNS)]) == COLUMNS
+    row = frame.iloc[0]
+    assert (row.data, row.criterion, row.sparsity, row.test_accuracy) == ("digits", "snip", 0.9, 0.5)
+    assert row.variant is None
+    assert row.effective_sparsity is None
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"schema": 99, "trial": {}}', '{"schema": 1, "trial": {}}'])
+def test_a_damaged_file_is_named_and_set_aside(damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(tmp_path / "r", create=True)
+    store.write(record())
+    path = store.trials / f"{record().identity}.json"
+    path.write_text(damage)
+    with caplog.at_level(logging.WARNING):
+        assert list(store) == []
+        assert path.exists()  # a reader changes nothing
+        assert store.read(record().identity) is None
+    assert str(path) in caplog.text
+    assert not path.exists()
+    assert path.with_suffix(".damaged").read_text() == damage
+
+
+def test_a_field_of_a_later_version_does_no_harm(tmp_path: Path) -> None:
+    store = Store(tmp_path / "r", create=True)
+    store.write(record())
+    path = store.trials / f"{record().identity}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"new": 1}))
+    assert store.read(record().identity) == record()
+
+
+def test_an_interrupted_write_leaves_the_old_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path / "r", create=True)
+    store.write(record())
+
+    def interrupted(_self: Record) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Record, "to_json", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.write(dataclasses.replace(record(), status="failed"))
+    assert list(store) == [record()]
+
+
+def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    for name in ("file", "file/below"):
+        with pytest.raises(pb.UserError, match="cannot be written"):
+            Store(tmp_path / name, create=True)
+    with pytest.raises(pb.UserError, match="has no results"):
+        Store(tmp_path / "empty")
+    with pytest.raises(pb.UserError, match="does not exist"):
+        pb.read_results(tmp_path / "missing")

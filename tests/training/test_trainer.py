@@ -1,0 +1,166 @@
+"""The trainer: exact masks, seeded order, learning rates, an independent loop that gives the same weights."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import pai_bench as pb
+from pai_bench.data import Split
+from pai_bench.training import trainer
+from pai_bench.training.protocol import Protocol, get_protocol
+from pai_bench.training.trainer import evaluate, train
+
+PROTOCOL = Protocol(
+    name="test", epochs=2, batch_size=10, learning_rate=0.1, lr_schedule="steps", milestones=(0.5,), weight_decay=0.01
+)
+
+
+def data(size: int = 37) -> pb.DataSet:
+    """Grey images of 3 classes."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randint(0, 256, (size, 1, 6, 6), generator=generator, dtype=torch.uint8)
+    targets = torch.randint(0, 3, (size,), generator=generator)
+    return pb.DataSet("noise", Split(inputs, targets), Split(inputs[:11], targets[:11]), num_classes=3)
+
+
+def model() -> nn.Module:
+    """A convolution with batch norm and a linear layer."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+
+
+def half_mask(network: nn.Module) -> pb.Mask:
+    generator = torch.Generator().manual_seed(1)
+    return pb.Mask(
+        {n: torch.rand(network.get_parameter(n).shape, generator=generator) > 0.5 for n in ("0.weight", "4.weight")}
+    )
+
+
+def test_the_same_weights_as_a_plain_loop() -> None:
+    """Against SGD written out from its definition: masked gradients, decay and momentum, one step at a time."""
+    network, plain, mask = model(), model(), half_mask(model())
+    train(network, data(), PROTOCOL, mask=mask, seed=3)
+    mask.apply_(plain)
+    images, targets = data().normalised(data().train.inputs), data().train.targets
+    velocity = {name: torch.zeros_like(p) for name, p in plain.named_parameters()}
+    order, step = torch.Generator().manual_seed(3), 0
+    for _ in range(2):
+        plain.train()
+        for chosen in torch.randperm(37, generator=order)[:30].split(10):  # 37 // 10 whole batches
+            loss = F.cross_entropy(plain(images[chosen]), targets[chosen])
+            gradients = torch.autograd.grad(loss, list(plain.parameters()))
+            rate = 0.1 if step < 3 else 0.01
+            with torch.no_grad():
+                for (name, p), g in zip(plain.named_parameters(), gradients, strict=True):
+                    velocity[name] = 0.9 * velocity[name] + g + 0.01 * p
+                    p.sub_(rate * velocity[name])
+                mask.apply_(plain)
+            step += 1
+    for name, p in plain.named_parameters():
+        assert torch.allclose(p, network.get_parameter(name), atol=1e-6), name
+
+
+def test_removed_weights_are_exactly_zero_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = model()
+    mask = half_mask(network)
+    steps = 0
+    real = trainer.train_step
+
+    def checked_step(*arguments: object) -> torch.Tensor:
+        nonlocal steps
+        for name, keep in mask.items():
+            assert not network.get_parameter(name)[~keep].any()
+            assert network.get_parameter(name)[keep].all()
+        steps += 1
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trainer, "train_step", checked_step)
+    train(network, data(), PROTOCOL, mask=mask)
+    assert steps == 6
+    for name, keep in mask.items():
+        assert not network.get_parameter(name)[~keep].any()
+
+
+def test_twice_the_same_is_the_same_bit_for_bit() -> None:
+    one, two = model(), model()
+    first, second = (train(network, data(), PROTOCOL, seed=5) for network in (one, two))
+    assert first.epochs == second.epochs
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    other = model()
+    train(other, data(), PROTOCOL, seed=6)
+    assert not all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_evaluation_in_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = model().eval()
+    logits = network(data().normalised(data().test.inputs))
+    expected_loss = F.cross_entropy(logits, data().test.targets).item()
+    expected = (logits.argmax(1) == data().test.targets).float().mean().item()
+    for size in (1000, 4):
+        monkeypatch.setattr(trainer, "EVALUATION_BATCH", size)
+        assert evaluate(network, data(), data().test) == pytest.approx((expected_loss, expected))
+
+
+def test_the_curve_has_a_point_for_each_epoch() -> None:
+    seen: list[trainer.Epoch] = []
+    history = train(model(), data(), PROTOCOL, on_epoch=seen.append)
+    assert seen == list(history.epochs)
+    assert [epoch.epoch for epoch in seen] == [1, 2]
+    assert history.images == 2 * 30
+    assert history.images_per_second == history.images / history.seconds
+
+
+def test_no_epochs() -> None:
+    network = model()
+    history = train(network, data(), dataclasses.replace(PROTOCOL, epochs=0), mask=half_mask(network))
+    assert history.epochs == ()
+    assert history.images_per_second is None
+    assert not network.get_parameter("4.weight")[~half_mask(network)["4.weight"]].any()
+
+
+def test_divergence_names_the_epoch() -> None:
+    with pytest.raises(trainer.DivergedError, match="training loss of epoch 1 is"):
+        train(model(), data(), dataclasses.replace(PROTOCOL, learning_rate=1e30))
+
+
+def test_a_batch_larger_than_the_data() -> None:
+    with pytest.raises(pb.UserError, match="batch size 38 is larger than the 37"):
+        train(model(), data(), dataclasses.replace(PROTOCOL, batch_size=38))
+
+
+def test_learning_rates() -> None:
+    def rates(schedule: str, **changes: object) -> list[float]:
+        protocol = dataclasses.replace(PROTOCOL, learning_rate=1.0, lr_schedule=schedule, **changes)  # type: ignore[arg-type]
+        return [protocol.rate(step, 8) for step in range(8)]
+
+    assert rates("constant") == [1.0] * 8
+    assert rates("steps", milestones=(0.5, 0.75)) == pytest.approx([1] * 4 + [0.1] * 2 + [0.01] * 2)
+    assert rates("cosine")[::4] == pytest.approx([1, 0.5])
+    assert rates("one-cycle") == pytest.approx([1 / 4, 3 / 4, *((7.5 - step) / 6 for step in range(2, 8))])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": -1}, "epochs -1 must be at least 0"),
+        ({"batch_size": 0}, "batch size 0 must be at least 1"),
+        ({"learning_rate": 0.0}, "learning rate 0.0 must be positive"),
+        ({"learning_rate": float("nan")}, "learning rate nan must be positive"),
+        ({"weight_decay": -1.0}, "weight decay -1.0 must be at least 0"),
+        ({"lr_schedule": "cosin"}, "did you mean cosine"),
+    ],
+)
+def test_mistakes(changes: dict[str, float], message: str) -> None:
+    with pytest.raises(pb.UserError, match=message):
+        get_protocol("short", **changes)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_cuda_device_gives_what_the_cpu_gives() -> None:
+    one, two = model(), model().cuda()
+    cpu, cuda = train(one, data(), PROTOCOL), train(two, data().to("cuda"), PROTOCOL)
+    assert cuda.epochs[-1].train_loss == pytest.approx(cpu.epochs[-1].train_loss, rel=1e-3)
