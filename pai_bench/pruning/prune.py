@@ -56,7 +56,7 @@ def cut(
     """One step of `prune`: score `model` under `mask`, keep the best connections, among those `alive` if given."""
     scores = score_masked(criterion, model, batch, mask, seed=seed)
     for name, score in scores.items():
-        if not score.any():
+        if not score.any() and (alive is None or alive[name].any()):
             logger.warning("%s: all scores of %s are zero; position decides there", criterion, name)
     count = kept_count(density, sum(score.numel() for score in scores.values()))
     return Mask(select(scores, count, scope, alive))

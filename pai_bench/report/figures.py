@@ -3,15 +3,19 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from pai_bench.report.summary import Comparison
+from pai_bench.report.summary import Cell, Comparison
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart, without its yellow
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
+DENSE_COLOUR, COLLAPSED_COLOUR = "#888888", "#B00000"
+COLLAPSED: dict[str, Any] = {"s": 140, "facecolors": "none", "edgecolors": COLLAPSED_COLOUR, "zorder": 3}
 
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "pai-bench",
@@ -20,55 +24,85 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
 }
 
+ACCURACY_TICKS = (0, 20, 40, 60, 70, 80, 90, 95, 98, 99, 99.5, 100)
+FLOOR = 0.3
+"""Per cent added to the error before its logarithm is taken, so that 100 % has a place on the axis."""
+
 
 def accuracy(comparison: Comparison, path: Path) -> None:
-    """Test accuracy against sparsity on a scale of compression, with standard deviations over seeds."""
+    """Test accuracy against sparsity, with standard deviations over seeds.
+
+    Sparsity is on a scale of log compression, accuracy on a scale of log error, so that both ends can be read.
+    """
     with rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         axes = figure.subplots()
-        axes.set_xscale("log")
-        axes.set_xlim(0.8 / (1 - comparison.sparsities[0]), 1.25 / (1 - comparison.sparsities[-1]))
-        dense = comparison.dense
-        if dense.accuracies:
-            axes.axhline(100 * dense.mean, color="#888888", linestyle="--", linewidth=1, label="dense")
-            if len(dense.accuracies) > 1:
-                low, high = (100 * (dense.mean + sign * dense.deviation) for sign in (-1, 1))
-                axes.axhspan(low, high, color="#888888", alpha=0.2, linewidth=0)
+        prepare(axes, comparison)
+        draw_dense(axes, comparison.dense)
         for i, method in enumerate(sorted(comparison.methods)):
-            points = [
-                (s, comparison.cells[method, s]) for s in comparison.sparsities if (method, s) in comparison.cells
-            ]
-            points = [(s, cell) for s, cell in points if cell.accuracies]
-            axes.errorbar(
-                [1 / (1 - s) for s, _ in points],
-                [100 * cell.mean for _, cell in points],
-                yerr=[100 * cell.deviation if len(cell.accuracies) > 1 else 0 for _, cell in points],
-                color=COLOURS[i % len(COLOURS)],
-                marker=MARKERS[i % len(MARKERS)],
-                markersize=5,
-                linewidth=1.4,
-                capsize=3,
-                label=method,
-            )
-            collapsed = [(1 / (1 - s), 100 * cell.mean) for s, cell in points if cell.with_dead_layers]
-            if collapsed:
-                axes.scatter(
-                    [x for x, _ in collapsed],
-                    [y for _, y in collapsed],
-                    s=140,
-                    facecolors="none",
-                    edgecolors="#B00000",
-                    zorder=3,
-                )
-        axes.xaxis.set_major_locator(FixedLocator([1 / (1 - s) for s in comparison.sparsities]))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticklabels([f"{s:g}" for s in comparison.sparsities])
-        axes.set_xlabel("sparsity (scale: compression)")
-        axes.set_ylabel("test accuracy in %, last epoch")
-        axes.set_title(comparison.title, fontsize=11)
-        axes.grid(axis="y", alpha=0.25)
+            points = [(s, comparison.cells[method, s]) for s in comparison.sparsities if (method, s) in comparison.cells]
+            draw_method(axes, method, [(s, cell) for s, cell in points if cell.accuracies], i)
         if any(cell.with_dead_layers for cell in comparison.cells.values()):
-            axes.scatter([], [], s=140, facecolors="none", edgecolors="#B00000", label="a layer keeps nothing")
+            axes.scatter([], [], **COLLAPSED, label="a layer keeps nothing")
         axes.legend(frameon=False, fontsize=9)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, metadata={"Date": None})
+
+
+def prepare(axes: Axes, comparison: Comparison) -> None:
+    """Scales, ticks and labels."""
+    cells = [cell for cell in (comparison.dense, *comparison.cells.values()) if cell.accuracies]
+    lowest = min((100 * (cell.mean - spread(cell)) for cell in cells), default=0.0)
+    axes.set_xscale("log")
+    axes.set_xlim(0.8 / (1 - comparison.sparsities[0]), 1.25 / (1 - comparison.sparsities[-1]))
+    axes.xaxis.set_major_locator(FixedLocator([1 / (1 - s) for s in comparison.sparsities]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels([f"{s:g}" for s in comparison.sparsities])
+    axes.set_yscale("function", functions=(lambda y: -np.log(np.maximum(100 + FLOOR - y, 1e-9)), error_to_accuracy))
+    highest = max((min(100.0, 100 * (cell.mean + spread(cell))) for cell in cells), default=100.0)
+    bottom, top = max(0.0, lowest - 3), next(tick for tick in ACCURACY_TICKS if tick >= highest)
+    axes.set_ylim(bottom, top)
+    axes.yaxis.set_major_locator(FixedLocator([tick for tick in ACCURACY_TICKS if bottom <= tick <= top]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+    axes.set_xlabel("sparsity (scale: compression)")
+    axes.set_ylabel("test accuracy in %, last epoch (scale: error)")
+    axes.set_title(comparison.title, fontsize=11)
+    axes.grid(axis="y", alpha=0.25)
+
+
+def error_to_accuracy(scaled: Any) -> Any:
+    """The inverse of the scale of the accuracy axis."""
+    return 100 + FLOOR - np.exp(-scaled)
+
+
+def spread(cell: Cell) -> float:
+    """Standard deviation over seeds, 0 for a single one."""
+    return cell.deviation if len(cell.accuracies) > 1 else 0.0
+
+
+def draw_dense(axes: Axes, dense: Cell) -> None:
+    """The unpruned reference: its mean as a line, its standard deviation as a band."""
+    if dense.accuracies:
+        axes.axhline(100 * dense.mean, color=DENSE_COLOUR, linestyle="--", linewidth=1, label="dense")
+        low, high = (min(100.0, 100 * (dense.mean + sign * spread(dense))) for sign in (-1, 1))
+        axes.axhspan(low, high, color=DENSE_COLOUR, alpha=0.2, linewidth=0)
+
+
+def draw_method(axes: Axes, method: str, points: list[tuple[float, Cell]], number: int) -> None:
+    """One criterion: means with standard deviations, a ring where some layer keeps nothing."""
+    x = [1 / (1 - s) for s, _ in points]
+    y = [100 * cell.mean for _, cell in points]
+    axes.errorbar(
+        x,
+        y,
+        yerr=[100 * spread(cell) for _, cell in points],
+        color=COLOURS[number % len(COLOURS)],
+        marker=MARKERS[number % len(MARKERS)],
+        markersize=5,
+        linewidth=1.4,
+        capsize=3,
+        label=method,
+    )
+    dead = [i for i, (_, cell) in enumerate(points) if cell.with_dead_layers]
+    axes.scatter([x[i] for i in dead], [y[i] for i in dead], **COLLAPSED)
