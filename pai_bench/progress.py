@@ -74,7 +74,8 @@ class Display(Listener):
             self.console.print(f"{done} of {total} trials are already stored")
         if not missing:
             return
-        self.forecast = Forecast(runner, missing)
+        with self.console.status("measuring a training step of each network"):
+            self.forecast = Forecast(runner, missing)
         left = duration(self.forecast.left())
         self.console.print(f"{len(missing)} trials to run on {runner.device}, about {left}")
         self.live.start()

@@ -47,7 +47,9 @@ def test_a_recipe_with_flags_on_top(capsys: pytest.CaptureFixture[str]) -> None:
     assert sorted(frame.sparsity) == [0.0, 0.5, 0.6]
     assert set(frame.model) == {"lenet-300-100"}
     assert set(frame.epochs) == {1}
-    assert "report: there/report.md" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "report: there/report.md" in out
+    assert "1 seeds" in out  # the dense trial that both grids share counts once
 
 
 def test_a_dry_run_lists_and_leaves_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,9 +70,16 @@ class DataSet:
         """`inputs` as a network takes them: uint8 images with mean 0 and deviation 1 over the training set."""
         if inputs.dtype != torch.uint8:
             return inputs.float()
-        shape = (-1, *(1,) * (inputs.dim() - 2))
-        mean, std = (t.float().to(inputs.device).view(shape) for t in self.mean_and_std)
+        mean, std = self._scale
         return inputs.float().sub_(mean).div_(std)
+
+    @cached_property
+    def _scale(self) -> tuple[Tensor, Tensor]:
+        """`mean_and_std` on the data's device, in the shape of one example; kept, since every batch needs them."""
+        images = self.train.inputs
+        shape = (-1, *(1,) * (images.dim() - 2))
+        mean, std = (t.float().to(images.device).view(shape) for t in self.mean_and_std)
+        return mean, std
 
     @cached_property
     def checksum(self) -> str:

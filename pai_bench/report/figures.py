@@ -40,7 +40,9 @@ def accuracy(comparison: Comparison, path: Path) -> None:
         prepare(axes, comparison)
         draw_dense(axes, comparison.dense)
         for i, method in enumerate(sorted(comparison.methods)):
-            points = [(s, comparison.cells[method, s]) for s in comparison.sparsities if (method, s) in comparison.cells]
+            points = [
+                (s, comparison.cells[method, s]) for s in comparison.sparsities if (method, s) in comparison.cells
+            ]
             draw_method(axes, method, [(s, cell) for s, cell in points if cell.accuracies], i)
         if any(cell.with_dead_layers for cell in comparison.cells.values()):
             axes.scatter([], [], **COLLAPSED, label="a layer keeps nothing")

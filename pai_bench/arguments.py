@@ -1,0 +1,161 @@
+"""The arguments of the command line: which flags each verb has, and how they are read."""
+
+import argparse
+import dataclasses
+import difflib
+import re
+import types
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
+
+from pai_bench import __version__, recipe, spec
+from pai_bench.errors import UserError
+from pai_bench.plan import Sweep
+
+RUN_EXAMPLES = """\
+examples:
+  pai-bench run --criteria snip,random --models lenet,vgg
+      the whole comparison on handwritten digits, offline, in a few minutes
+  pai-bench run --criteria snip,grasp:temperature=1,synflow --models resnet-20 --data cifar10 --seeds 5
+  pai-bench run --criteria ./mine.py:Mine,snip --models torchvision:resnet18 --data folder:pets
+  pai-bench run recipe.toml --epochs 5
+      a sweep from a file; flags override its keys, which are called like them
+
+What is stored in --out is not run again: the same command goes on where it stopped.
+exit codes: 0; 1 a trial failed; 2 a mistake in the request; 130 interrupted"""
+
+EXAMPLES = """\
+examples:
+  pai-bench run --criteria snip,random --models lenet,vgg      compare, store, report
+  pai-bench list criteria                                      what there is
+  pai-bench report results -o reports/mine.md                  report again from what is stored
+  pai-bench prune --model resnet-20 --data cifar10 --criterion synflow --sparsity 0.98 -o mask.safetensors
+
+`pai-bench VERB --help` explains each."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, with the nearest flag, and exits with 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(re.sub(r"^argument \S+: (?=-)", "", message))  # our own messages name the flag already
+
+    def refuse(self, words: list[str]) -> None:
+        """An error about arguments that are left over, if there are any."""
+        if words:
+            known = [flag for action in self._actions for flag in action.option_strings]
+            near = difflib.get_close_matches(words[0].partition("=")[0], known, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"see `{self.prog} --help`"
+            raise UserError(f"unrecognized arguments: {' '.join(words)} ({hint})")
+
+
+def parser() -> Parser:
+    """The parser of all verbs."""
+    top = Parser(
+        prog="pai-bench",
+        description="The referee of pruning at initialisation: which connections to keep before training, by which "
+        "criterion, at what sparsity and at what cost.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"pai-bench {__version__}")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
+    for add in (add_run, add_report, add_prune, add_list):
+        add(verbs)
+    return top
+
+
+def add_verb(verbs: Any, name: str, help: str, epilog: str | None = None) -> Parser:
+    """A verb with the flags that all have."""
+    verb: Parser = verbs.add_parser(
+        name,
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    verb.set_defaults(parser=verb)
+    levels = ["debug", "info", "warning", "error"]
+    verb.add_argument("--log-level", choices=levels, default="warning", help="how much to log (default: warning)")
+    return verb
+
+
+def add_run(verbs: Any) -> None:
+    """``run``: its flags are the fields of `Sweep`."""
+    verb = add_verb(verbs, "run", "compare criteria: score, prune, train, store, and write a report", RUN_EXAMPLES)
+    verb.add_argument("recipe", nargs="?", help="a TOML file, or one of `pai-bench list recipes`")
+    for f in dataclasses.fields(Sweep):
+        add_key(verb, f.name, f.metadata["help"], f.default)
+    verb.add_argument("--out", metavar="DIR", help="results folder (default: results)")
+    verb.add_argument("--retry-failed", action="store_true", help="run failed trials again")
+    verb.add_argument("--dry-run", action="store_true", help="list the trials and run nothing")
+    verb.add_argument("--quick", action="store_true", help="a smoke run: the keys of the recipe `quick` on top")
+
+
+def add_report(verbs: Any) -> None:
+    """``report``."""
+    verb = add_verb(verbs, "report", "write the markdown report of a results folder; runs nothing")
+    verb.add_argument("results", nargs="?", default="results", help="results folder (default: results)")
+    verb.add_argument("-o", "--output", metavar="FILE", help="where to (default: report.md in the results folder)")
+
+
+def add_prune(verbs: Any) -> None:
+    """``prune``."""
+    verb = add_verb(verbs, "prune", "score one network, freshly initialised, and write its mask")
+    verb.add_argument("--model", required=True, help="network; `pai-bench list models` names them")
+    verb.add_argument("--criterion", default="snip", help="criterion, as NAME[:OPTION=VALUE]... (default: snip)")
+    verb.add_argument("--sparsity", type=float, required=True, help="share of weights to remove, in [0, 1)")
+    verb.add_argument("--data", default="digits", help="data set that the score batch comes from (default: digits)")
+    verb.add_argument("--seed", type=int, default=0, help="seed of weights and score batch (default: 0)")
+    verb.add_argument("-o", "--output", metavar="FILE", default="mask.safetensors", help="default: mask.safetensors")
+    shared = ("schedule", "scope", "bn", "score_batch", "score_sampling", "device", "data_dir")
+    for f in dataclasses.fields(Sweep):
+        if f.name in shared:
+            add_key(verb, f.name, f.metadata["help"], f.default)
+
+
+def add_list(verbs: Any) -> None:
+    """``list``."""
+    verb = add_verb(verbs, "list", "name the criteria, models, data sets or recipes that there are")
+    verb.add_argument("kind", choices=["criteria", "models", "data", "recipes"])
+
+
+def add_key(verb: Parser, name: str, help: str, default: Any) -> None:
+    """The flag of a field of `Sweep`. A flag that is not given leaves no trace, so that a recipe's value stands."""
+    flag, to = "--" + name.replace("_", "-"), recipe.KEYS[name]
+    if name in recipe.AXES:
+        shown = ",".join(map(str, default))
+
+        def axis(text: str) -> tuple[Any, ...]:
+            parts = [part.strip() for part in text.split(",")]
+            if not all(parts):
+                raise argparse.ArgumentTypeError(f"{flag}: the list is empty or has an empty entry")
+            return tuple(from_text(part, to, flag) for part in parts)
+
+        verb.add_argument(flag, type=axis, metavar="A,B,...", help=f"{help} (default: {shown})")
+        return
+    shown = "" if default is None else f" (default: {default})"
+    verb.add_argument(
+        flag,
+        type=lambda text: from_text(text, to, flag),
+        metavar=metavar(to),
+        help=help + shown.replace("%", "%%"),
+    )
+
+
+def from_text(text: str, to: Any, flag: str) -> Any:
+    """A flag's value, or an error that names the flag."""
+    try:
+        return spec.convert(text, to, flag)
+    except UserError as error:
+        # argparse passes on only this exception as it is
+        raise argparse.ArgumentTypeError(str(error).replace(f"{flag}=", f"{flag} ", 1)) from None
+
+
+def metavar(to: Any) -> str:
+    """How a value of the type `to` is written in a help text."""
+    if get_origin(to) is Literal:
+        return "|".join(map(str, get_args(to)))
+    kinds = get_args(to) if get_origin(to) in (Union, types.UnionType) else (to,)
+    return {int: "N", float: "X"}.get(kinds[0], "NAME")
