@@ -76,6 +76,7 @@ def add_verb(verbs: Any, name: str, help: str, epilog: str | None = None) -> Par
         allow_abbrev=False,
     )
     verb.set_defaults(parser=verb)
+    verb.add_argument("--version", action="version", version=f"pai-bench {__version__}")
     levels = ["debug", "info", "warning", "error"]
     verb.add_argument("--log-level", choices=levels, default="warning", help="how much to log (default: warning)")
     return verb

@@ -1,6 +1,7 @@
 """The objects behind the names of a sweep: data sets, networks, criteria; and with them, its trials."""
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 
 import torch
@@ -47,11 +48,17 @@ def resolve(sweep: Sweep) -> Catalog:
 def _criterion(catalog: Catalog, sweep: Sweep, given: str | Criterion) -> Choice:
     criterion = get_criterion(given)
     if sweep.bn != "published" and criterion.uses_data:
+        if criterion.bn not in (sweep.bn, type(criterion).bn):
+            raise UserError(f"{criterion} and bn {sweep.bn} ask for different modes of batch norm")
         criterion = dataclasses.replace(criterion, bn=sweep.bn)
     schedule = criterion.schedule if sweep.schedule is None else get_schedule(sweep.schedule)
     name = str(criterion)
     catalog.criteria[name] = criterion
     options = tuple((f.name, getattr(criterion, f.name)) for f in dataclasses.fields(criterion))
+    try:
+        json.dumps(options)
+    except TypeError as error:
+        raise UserError(f"criterion {name}: options must be plain values that JSON can hold ({error})") from error
     return Choice(name=name, options=options, revision=criterion.revision, schedule=str(schedule))
 
 
@@ -60,6 +67,8 @@ def _model(catalog: Catalog, given: str | Builder) -> str:
         name, builder = find_model(given)
     else:
         name, builder = getattr(given, "__name__", ""), given
+        if not callable(given):
+            raise UserError(f"a model is a name or a function that builds one, not {type(given).__name__}")
         if not name or name == "<lambda>":
             raise UserError("a model given as a function needs a name: define it with `def`, not as a lambda")
     catalog.models[name] = builder
@@ -68,6 +77,8 @@ def _model(catalog: Catalog, given: str | Builder) -> str:
 
 def _data(catalog: Catalog, sweep: Sweep, given: str | DataSet) -> str:
     data = load_data(given, data_dir=sweep.data_dir) if isinstance(given, str) else given
+    if not isinstance(data, DataSet):
+        raise UserError(f"data is a name or a DataSet, not {type(data).__name__}")
     catalog.data[data.name] = data
     return data.name
 
@@ -85,7 +96,7 @@ def _protocol(catalog: Catalog, sweep: Sweep, data_name: str, model_name: str) -
         learning_rate=sweep.learning_rate,
         weight_decay=sweep.weight_decay,
     )
-    if protocol.batch_size > (size := _train_size(data, sweep)):
+    if protocol.epochs and protocol.batch_size > (size := _train_size(data, sweep)):
         raise UserError(f"batch size {protocol.batch_size} is larger than the {size} training examples of {data_name}")
     return protocol
 

@@ -2,8 +2,8 @@
 
 import argparse
 import dataclasses
+import io
 import logging
-import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pai_bench import recipe
 from pai_bench.arguments import parser
+from pai_bench.environment import without_paths
 from pai_bench.errors import UserError
 from pai_bench.plan import Sweep
 
@@ -27,8 +28,7 @@ FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
 def run(given: argparse.Namespace) -> int:
     """``pai-bench run``."""
     from pai_bench.catalog import resolve
-    from pai_bench.report.page import write_report
-    from pai_bench.store import Store
+    from pai_bench.report.summary import plural
 
     grids = sweeps(given)
     console = make_console()
@@ -38,18 +38,41 @@ def run(given: argparse.Namespace) -> int:
         for catalog, out in catalogs:
             print_plan(console, catalog, out)
         return 0
-    failed = 0
-    for out in dict.fromkeys(out for _, out in catalogs):
-        records: dict[str, Record] = {}  # grids may share trials, the dense ones above all
-        for catalog, _ in (pair for pair in catalogs if pair[1] == out):
-            records |= {record.identity: record for record in run_catalog(console, catalog, out, given)}
-        print_tables(console, list(records.values()))
-        path = write_report(Store(out), Path(out) / "report.md")
-        failed += sum(record.status == "failed" for record in records.values())
-        console.print(f"report: {path}", highlight=False)
+    try:
+        failed = sum(run_folder(console, catalogs, out, given) for out in dict.fromkeys(out for _, out in catalogs))
+    except KeyboardInterrupt:
+        say_how_to_go_on(console, catalogs)
+        raise
     if failed:
-        console.print(f"{failed} trials failed; --retry-failed runs them again", style="red")
+        console.print(f"{plural(failed, 'trial')} failed; --retry-failed runs them again", style="red")
     return FAILED if failed else 0
+
+
+def run_folder(console: "Console", catalogs: "list[tuple[Catalog, str]]", out: str, given: argparse.Namespace) -> int:
+    """Run the sweeps that go into one results folder; the number of failed trials."""
+    from pai_bench.progress import Display
+    from pai_bench.report.page import write_report
+    from pai_bench.runner import run_catalog
+    from pai_bench.store import Store
+
+    retry = getattr(given, "retry_failed", False)
+    records: dict[str, Record] = {}  # grids may share trials, the dense ones above all
+    for catalog in (catalog for catalog, folder in catalogs if folder == out):
+        made = run_catalog(catalog, out, retry_failed=retry, listener=Display(console), command=given.command)
+        records |= {record.identity: record for record in made}
+    path = write_report(Store(out), Path(out) / "report.md")
+    print_tables(console, list(records.values()))
+    console.print(f"report: {path}", highlight=False, markup=False)
+    return sum(record.status == "failed" for record in records.values())
+
+
+def say_how_to_go_on(console: "Console", catalogs: "list[tuple[Catalog, str]]") -> None:
+    """One line after an interrupt: what is stored, and what the same command will do."""
+    wanted = {(out, trial.identity) for catalog, out in catalogs for trial in catalog.trials}
+    stored = sum((Path(out) / "trials" / f"{identity}.json").is_file() for out, identity in wanted)
+    where = " and ".join(dict.fromkeys(out for _, out in catalogs))
+    line = f"interrupted: {stored} of {len(wanted)} trials are stored in {where}; the same command runs the rest"
+    console.print(line, highlight=False, markup=False)
 
 
 def sweeps(given: argparse.Namespace) -> list[tuple[Sweep, str]]:
@@ -65,49 +88,33 @@ def sweeps(given: argparse.Namespace) -> list[tuple[Sweep, str]]:
     return made
 
 
-def run_catalog(console: "Console", catalog: "Catalog", out: str, given: argparse.Namespace) -> "list[Record]":
-    """Run one sweep with a display; an interrupt says how to go on."""
-    from pai_bench.progress import Display
-    from pai_bench.runner import run_catalog
-    from pai_bench.store import Store
-
-    retry = getattr(given, "retry_failed", False)
-    try:
-        return run_catalog(catalog, out, retry_failed=retry, listener=Display(console), command=given.command)
-    except KeyboardInterrupt:
-        stored = {path.stem for path in Store(out, create=True).trials.glob("*.json")}
-        done = sum(trial.identity in stored for trial in catalog.trials)
-        total = len(catalog.trials)
-        console.print(f"interrupted: {done} of {total} trials are stored in {out}; the same command runs the rest")
-        raise
-
-
 def print_plan(console: "Console", catalog: "Catalog", out: str) -> None:
     """The trials of a sweep, and which of them are stored already."""
     stored = {path.stem for path in (Path(out) / "trials").glob("*.json")}
     for trial in catalog.trials:
         mark = "stored" if trial.identity in stored else "to run"
-        console.print(f"{mark}  {trial.identity}", highlight=False)
+        console.print(f"{mark}  {trial.identity}", highlight=False, markup=False)
     missing = sum(trial.identity not in stored for trial in catalog.trials)
     console.print(f"{len(catalog.trials)} trials, {missing} to run on {catalog.device}", highlight=False)
 
 
 def print_tables(console: "Console", records: "list[Record]") -> None:
     """Accuracy by criterion and sparsity, for each network and data set."""
+    from rich.markup import escape
     from rich.table import Table
 
     from pai_bench.report import tables
-    from pai_bench.report.summary import comparisons
+    from pai_bench.report.summary import comparisons, plural
     from pai_bench.store import as_frame
 
     for comparison in comparisons(as_frame(records)):
         head, *body = tables.accuracy(comparison)
-        title = f"{comparison.title}: test accuracy in %, mean ± standard deviation, {comparison.seeds} seeds"
+        title = f"{comparison.title}: test accuracy in %, mean ± standard deviation, {plural(comparison.seeds, 'seed')}"
         table = Table()
         for i, column in enumerate(head):
             table.add_column(column, justify="right" if i else "left")
         for row in body:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         console.print(title, highlight=False, markup=False)
         console.print(table)
         for line in tables.dead_layers(comparison):
@@ -121,7 +128,7 @@ def report(given: argparse.Namespace) -> int:
 
     store = Store(given.results)
     path = write_report(store, Path(getattr(given, "output", store.path / "report.md")))
-    make_console().print(f"report: {path}", highlight=False)
+    make_console().print(f"report: {path}", highlight=False, markup=False)
     return 0
 
 
@@ -141,11 +148,14 @@ def prune(given: argparse.Namespace) -> int:
         "sparsities": given.sparsity,
         "data": given.data,
     }
-    catalog = resolve(Sweep(**axes, **flags))
+    catalog = resolve(Sweep(**axes, **flags, epochs=0))
     trial = dataclasses.replace(catalog.trials[1], seed=given.seed)
     runner = Runner(catalog)
     model = runner.model(trial)
-    mask, cost = runner.mask(trial, model, runner.data(trial))
+    try:
+        mask, cost = runner.mask(trial, model, runner.data(trial))
+    except Exception as error:
+        raise UserError(f"{trial.criterion_name} failed on {trial.model}: {type(error).__name__}: {error}") from error
     assert mask is not None
     assert cost is not None
     try:
@@ -160,7 +170,8 @@ def prune(given: argparse.Namespace) -> int:
         size = prunable_parameters(model)[name].numel()
         table.add_row(name, f"{size:,}", f"{kept:,}", f"{100 * kept / size:.3g}", style=None if kept else "red")
     console.print(table)
-    console.print(f"mask: {given.output}, {mask.kept:,} of {mask.size:,} connections, scored in {cost.seconds:.3g} s")
+    line = f"mask: {given.output}, {mask.kept:,} of {mask.size:,} connections, scored in {cost.seconds:.3g} s"
+    console.print(line, highlight=False, markup=False)
     return 0
 
 
@@ -221,12 +232,6 @@ def make_console() -> "Console":
     return console if console.is_terminal else Console(width=max(console.width, 160))
 
 
-def without_paths(arguments: Sequence[str]) -> str:
-    """The command as it may be shown: absolute paths shortened to their last part."""
-    shortened = [re.sub(r"(?<![\w.])[~/][^\s:=,]*/([^\s:=,/]+)/?", r"\1", argument) for argument in arguments]
-    return shlex.join(["pai-bench", *shortened])
-
-
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": run,
     "report": report,
@@ -238,14 +243,18 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console script; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows few characters is no reason to fail
+            stream.reconfigure(errors="replace")
     try:
         given, rest = parser().parse_known_args(arguments)
         given.parser.refuse(rest)
-        given.command = without_paths(arguments)
+        given.command = without_paths(shlex.join(["pai-bench", *arguments]))
         logging.basicConfig(level=given.log_level.upper(), format="%(levelname)s: %(message)s")
         return VERBS[given.verb](given)
     except UserError as error:
         print(f"pai-bench: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
+        print("pai-bench: interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -2,9 +2,10 @@
 
 import functools
 import platform
+import re
 import subprocess
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -74,3 +75,10 @@ def commit() -> tuple[str | None, bool | None]:
     if git("ls-files", "--error-unmatch", "__init__.py") is None:
         return None, None
     return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+
+
+def without_paths(text: str) -> str:
+    """`text` with every absolute, home or parent path shortened to its last part."""
+    return re.sub(
+        r"(?<![\w./])(?:~|(?:\.\./)+|(?=/))[^\s:=,'\"()]*", lambda match: PurePath(match[0]).name or match[0], text
+    )

@@ -6,8 +6,10 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from numbers import Real
+from typing import Any, Literal, get_type_hints
 
+from pai_bench import spec
 from pai_bench.errors import UserError
 from pai_bench.training.protocol import Protocol
 
@@ -53,11 +55,15 @@ class Sweep:
     workers: int = option(1, "worker processes (1: trials run in this process)", least=1)
 
     def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             if f.metadata["axis"]:
-                object.__setattr__(self, f.name, checked_axis(f.name, value))
-            elif (least := f.metadata["least"]) is not None and value is not None and value < least:
+                value = checked_axis(f.name, value)
+            else:  # the same value is to have the same identity, however it was given
+                value = spec.convert(value, hints[f.name], f.name.replace("_", "-"))
+            object.__setattr__(self, f.name, value)
+            if (least := f.metadata["least"]) is not None and value is not None and value < least:
                 raise UserError(f"{f.name.replace('_', '-')} {value} must be at least {least}")
         for sparsity in self.sparsities:
             if not 0 <= sparsity < 1:
@@ -70,9 +76,11 @@ class Sweep:
 
 def checked_axis(name: str, values: Any) -> tuple[Any, ...]:
     """An axis of the grid as a tuple: not empty and without duplicates. A single value is an axis of length one."""
-    axis = (values,) if isinstance(values, (str, float, int)) or not isinstance(values, Iterable) else tuple(values)
+    axis = (values,) if isinstance(values, (str, Real)) or not isinstance(values, Iterable) else tuple(values)
     if not axis or "" in [v for v in axis if isinstance(v, str)]:
         raise UserError(f"{name}: the list is empty or has an empty entry")
+    if name == "sparsities":
+        axis = tuple(spec.convert(value, float, "sparsity") for value in axis)
     refuse_duplicates(name, axis)
     return axis
 
@@ -143,6 +151,8 @@ def expand(sweep: Sweep, choices: Sequence[Choice], settings: Iterable[tuple[str
     `choices` are the resolved criteria; `settings` the resolved (data, model, protocol, score batch size).
     """
     refuse_duplicates("criteria", [choice.name for choice in choices])
+    if DENSE in (choice.name for choice in choices):
+        raise UserError(f"a criterion cannot be called {DENSE!r}: that is the unpruned reference")
     trials = []
     for seed in range(sweep.seeds):
         for data, model, protocol, batch in settings:

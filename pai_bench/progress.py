@@ -71,13 +71,13 @@ class Display(Listener):
         done = total - len(missing)
         self.total, self.done, self.share = total, done, 0.0
         if done:
-            self.console.print(f"{done} of {total} trials are already stored")
+            self.console.print(f"{done} of {total} trials are already stored", highlight=False)
         if not missing:
             return
         with self.console.status("measuring a training step of each network"):
             self.forecast = Forecast(runner, missing)
         left = duration(self.forecast.left())
-        self.console.print(f"{len(missing)} trials to run on {runner.device}, about {left}")
+        self.console.print(f"{len(missing)} trials to run on {runner.device}, about {left}", highlight=False)
         self.live.start()
         self.task = self.live.add_task("", total=total, completed=done, left="")
 
@@ -86,8 +86,9 @@ class Display(Listener):
         self._show(f"{describe(trial)}: scoring" if trial.criterion else f"{describe(trial)}: starting", trial)
 
     def epoch(self, trial: Trial, epoch: int) -> None:
-        self.share = epoch / trial.protocol.epochs
-        self._show(f"{describe(trial)}: epoch {epoch} of {trial.protocol.epochs}", trial)
+        epochs = trial.protocol.epochs
+        self.share = epoch / max(1, epochs)
+        self._show(f"{describe(trial)}: epoch {min(epoch + 1, epochs)} of {epochs}", trial)
 
     def finish(self, trial: Trial, record: Record, seconds: float) -> None:
         self.forecast.add(trial, seconds)
@@ -101,6 +102,11 @@ class Display(Listener):
             self.console.print(f"{line}: {record.error}{left}", style="red", markup=False, highlight=False)
         elif not self.console.is_terminal:
             self.console.print(line + left, markup=False, highlight=False)
+
+    def skip(self, trial: Trial) -> None:
+        self.forecast.missing.remove(trial)
+        self.done += 1
+        self.live.update(self.task, completed=self.done)
 
     def end(self) -> None:
         self.live.stop()

@@ -56,7 +56,9 @@ class Registry:
             for entry_point in metadata.entry_points(group=self.group):
                 try:
                     entry_point.load()
-                except ImportError as error:
+                except Exception as error:
+                    if isinstance(error, UserError):
+                        raise
                     raise UserError(f"plugin {entry_point.value!r} of {self.group} does not load: {error}") from error
         return [self._plugins[name] for name in sorted(self._plugins)]
 

@@ -12,11 +12,13 @@ from torch import nn
 
 from pai_bench.catalog import Catalog, resolve
 from pai_bench.data import DataSet, Split
-from pai_bench.environment import commit, describe
+from pai_bench.environment import commit, describe, without_paths
+from pai_bench.errors import UserError
 from pai_bench.models import create_model
 from pai_bench.plan import Sweep, Trial, stream
 from pai_bench.pruning import Batch, Criterion, Mask, get_schedule, prunable_parameters, prune
-from pai_bench.pruning.guard import score_masked
+from pai_bench.pruning.guard import BATCH_NORMS, score_masked
+from pai_bench.randomness import random_state
 from pai_bench.store import EpochRecord, Layer, Record, Store, as_frame
 from pai_bench.timing import Measurement, measured
 from pai_bench.training.trainer import History, evaluate, train
@@ -37,10 +39,13 @@ class Listener:
         """A trial begins."""
 
     def epoch(self, trial: Trial, epoch: int) -> None:
-        """A trial has finished an epoch of training."""
+        """A trial has finished `epoch` epochs of training; 0 when training begins."""
 
     def finish(self, trial: Trial, record: Record, seconds: float) -> None:
         """A trial has ended, well or not, and is stored."""
+
+    def skip(self, trial: Trial) -> None:
+        """A trial that was to be run has been stored by another process meanwhile."""
 
     def end(self) -> None:
         """The sweep is over, finished or not."""
@@ -72,12 +77,17 @@ def run_catalog(
     missing = []
     for trial in catalog.trials:
         record = records[trial.identity]
+        refuse_other_data(record, catalog.data[trial.data], store)
         if record is None or (retry_failed and record.status == "failed"):
             missing.append(trial)
     runner = Runner(catalog, command)
     listener.begin(runner, len(catalog.trials), missing)
     try:
         for trial in missing:
+            if (record := store.read(trial.identity)) is not None and records[trial.identity] is None:
+                records[trial.identity] = record  # another process on the same folder was faster
+                listener.skip(trial)
+                continue
             listener.start(trial)
             start = time.perf_counter()
             record = runner.run(trial, lambda epoch, trial=trial: listener.epoch(trial, epoch))  # type: ignore[misc]
@@ -87,6 +97,16 @@ def run_catalog(
     finally:
         listener.end()
     return [record for record in records.values() if record is not None]
+
+
+def refuse_other_data(record: Record | None, data: DataSet, store: Store) -> None:
+    """A stored result of a data set that has the same name, but not the same content, is not this trial's."""
+    found = record.provenance["data"]["checksum"] if record else data.checksum
+    if found != data.checksum:
+        raise UserError(
+            f"{store.path} holds results on {data.name} with checksum {found}, but now it has {data.checksum}; "
+            "give another folder with --out"
+        )
 
 
 class Runner:
@@ -105,7 +125,7 @@ class Runner:
         except Exception as error:
             logger.debug("trial %s failed", trial.identity, exc_info=True)
             message = " ".join(f"{type(error).__name__}: {error}".split())
-            return self._record(trial, "failed", error=message)
+            return self._record(trial, "failed", error=without_paths(message))
 
     def _attempt(self, trial: Trial, on_epoch: Callable[[int], None]) -> Record:
         data = self.data(trial)
@@ -119,14 +139,16 @@ class Runner:
             )
             for name, weight in prunable_parameters(model).items()
         )
-        history = train(
-            model,
-            data,
-            trial.protocol,
-            mask=mask,
-            seed=stream(trial.seed, "order"),
-            on_epoch=lambda epoch: on_epoch(epoch.epoch),
-        )
+        on_epoch(0)
+        with random_state(stream(trial.seed, "training")):  # dropout and the like
+            history = train(
+                model,
+                data,
+                trial.protocol,
+                mask=mask,
+                seed=stream(trial.seed, "order"),
+                on_epoch=lambda epoch: on_epoch(epoch.epoch),
+            )
         test_loss, test_accuracy = self._final(model, data, history)
         size, kept = sum(layer.size for layer in layers), sum(layer.kept for layer in layers)
         return self._record(
@@ -141,6 +163,7 @@ class Runner:
             train_seconds=history.seconds,
             images_per_second=history.images_per_second,
             layers=layers,
+            batch_norm=self._batch_norm(trial, model),
             curve=tuple(
                 EpochRecord(
                     epoch=e.epoch,
@@ -199,6 +222,12 @@ class Runner:
         if history.epochs:
             return history.epochs[-1].test_loss, history.epochs[-1].test_accuracy
         return evaluate(model, data, data.test)
+
+    def _batch_norm(self, trial: Trial, model: nn.Module) -> str | None:
+        """The statistics that batch norm used while scoring, where that made a difference."""
+        criterion = self.catalog.criteria[trial.criterion.name] if trial.criterion else None
+        has_one = any(isinstance(module, BATCH_NORMS) for module in model.modules())
+        return criterion.bn if criterion is not None and criterion.uses_data and has_one else None
 
     def step_seconds(self, trial: Trial) -> float:
         """Seconds of one training step of the trial's network and data, measured after one step of warm-up."""

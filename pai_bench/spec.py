@@ -3,9 +3,11 @@
 The things are frozen dataclasses (criteria, schedules); their fields are the options. ``-`` and ``_`` are the same.
 """
 
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
+from numbers import Real
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pai_bench.errors import UserError, unknown
@@ -42,7 +44,10 @@ def build(cls: type[T], options: Mapping[str, Any], label: str) -> T:
 
 def option_types(cls: type) -> dict[str, Any]:
     """Option name -> type, for the fields of a dataclass that its constructor takes."""
-    hints = get_type_hints(cls)
+    try:
+        hints = get_type_hints(cls)
+    except NameError:  # annotations that name what is local to a function; such options are taken as they are
+        return {}
     return {f.name: hints[f.name] for f in fields(cls) if f.init}
 
 
@@ -60,16 +65,20 @@ def convert(value: Any, to: Any, label: str) -> Any:
         return convert(value, next(c for c in choices if c is not type(None)), label)
     if to is bool and isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"
-    if to in (int, float) and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+    if to in (int, float) and isinstance(value, (str, Real)) and not isinstance(value, bool):
         try:
             number = to(value)
         except (ValueError, OverflowError):
-            number = None
-        if number is not None and (isinstance(value, str) or number == value):
+            number = math.nan
+        if math.isfinite(number) and (isinstance(value, str) or number == value):
             return number
+    elif not isinstance(to, type):  # list[int] and the like: taken as it is, but there is no text for it
+        if not isinstance(value, str):
+            return value
     elif isinstance(value, to) and (to is bool or not isinstance(value, bool)):
         return value
-    raise UserError(f"{label}={value} is not {'an' if to is int else 'a'} {to.__name__}")
+    names = {int: "a whole number", float: "a finite number", str: "a text", bool: "true or false"}
+    raise UserError(f"{label}={value} is not {names.get(to, to)}")
 
 
 def write(name: str, value: Any) -> str:

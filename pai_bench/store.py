@@ -5,8 +5,9 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pai_bench.errors import UserError
 from pai_bench.training.protocol import Protocol
@@ -20,6 +21,10 @@ SCHEMA = 1
 """Version of the record's form; a reader refuses what is newer than itself."""
 
 Status = Literal["done", "failed", "disconnected"]
+
+
+class NewerSchemaError(UserError):
+    """A record that a later version of pai-bench wrote."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +70,7 @@ class Record:
     images_per_second: float | None = None
     epochs: int | None = None
     device: str | None = None
+    batch_norm: str | None = None
     layers: tuple[Layer, ...] = ()
     curve: tuple[EpochRecord, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
@@ -77,15 +83,29 @@ class Record:
         raw = json.loads(text)
         if not isinstance(raw, dict) or not isinstance(raw.get("trial"), dict):
             raise ValueError("not a record")
-        if raw.get("schema", 0) > SCHEMA:
-            raise ValueError(f"schema {raw['schema']} is newer than this version reads ({SCHEMA})")
         try:
+            if raw.get("schema", 0) > SCHEMA:
+                raise NewerSchemaError(f"schema {raw['schema']} is newer than this version reads ({SCHEMA})")
             raw["layers"] = tuple(Layer(**layer) for layer in raw["layers"])
             raw["curve"] = tuple(EpochRecord(**epoch) for epoch in raw["curve"])
             raw["dead_layers"] = None if raw["dead_layers"] is None else tuple(raw["dead_layers"])
-            return cls(**{f.name: raw[f.name] for f in fields(cls) if f.name in raw})
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"a field is missing or malformed: {error}") from error
+            record = cls(**{f.name: raw[f.name] for f in fields(cls) if f.name in raw})
+            record.check()
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(f"a field is missing or malformed: {error!r}") from error
+        return record
+
+    def check(self) -> None:
+        """Raise an error of some kind if a field that the report needs is not there or not of its type."""
+        self.row()
+        ok = self.status in get_args(Status) and (self.status == "failed" or isinstance(self.test_accuracy, float))
+        data, versions = self.provenance["data"], self.environment["versions"]
+        texts = (data["label"], data["checksum"], self.environment["device"], self.environment["processor"])
+        numbers = (data["train"], data["test"], *(layer.size for layer in self.layers), self.trial["sparsity"])
+        if not (
+            ok and versions.items() and all(isinstance(text, str) for text in texts) and all(n >= 0 for n in numbers)
+        ):
+            raise ValueError("a field has an impossible value")
 
     def to_json(self) -> str:
         """The text of the record's file."""
@@ -107,6 +127,9 @@ class Record:
             "schedule": criterion["schedule"] if criterion else None,
             "scope": trial.get("scope"),
             "score_batch": trial.get("score_batch"),
+            "score_sampling": trial.get("score_sampling"),
+            "revision": criterion["revision"] if criterion else None,
+            "batch_norm": self.batch_norm,
             "train_fraction": trial["train_fraction"],
             "protocol": Protocol(name="", **trial["protocol"]).describe(),
             "identity": self.identity,
@@ -156,21 +179,30 @@ class Store:
     def write(self, record: Record) -> None:
         """Store `record` whole or not at all, in place of an earlier one of the same trial."""
         beside = self.trials / f".{record.identity}.{os.getpid()}.tmp"
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(record.to_json())
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self.trials / f"{record.identity}.json")
+        try:
+            with beside.open("w", encoding="utf-8") as file:
+                file.write(record.to_json())
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(self.trials / f"{record.identity}.json")
+        except OSError as error:
+            raise UserError(
+                f"results folder {self.path} can no longer be written ({error.strerror or error})"
+            ) from error
+        finally:
+            beside.unlink(missing_ok=True)
 
     def read(self, identity: str) -> Record | None:
         """The record of a trial, or None. A damaged file is named, set aside and counts as missing."""
         path = self.trials / f"{identity}.json"
-        try:
-            return Record.from_json(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not path.exists():
             return None
-        except ValueError as error:
-            aside = path.with_suffix(".damaged")
+        try:
+            return self._read(path)
+        except NewerSchemaError as error:
+            raise UserError(f"{path}: {error}; use that version, or another folder with --out") from error
+        except (ValueError, OSError) as error:
+            aside = next(p for i in count() if not (p := path.with_suffix(f".damaged{i or ''}")).exists())
             path.replace(aside)
             logger.warning("%s is damaged (%s): set aside as %s, the trial runs again", path, error, aside.name)
             return None
@@ -179,9 +211,16 @@ class Store:
         """All records that can be read; a damaged file is named and passed over."""
         for path in sorted(self.trials.glob("*.json")):
             try:
-                yield Record.from_json(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                logger.warning("%s is damaged (%s) and left out", path, error)
+                yield self._read(path)
+            except (ValueError, OSError) as error:
+                logger.warning("%s cannot be read (%s) and is left out", path, error)
+
+    @staticmethod
+    def _read(path: Path) -> Record:
+        record = Record.from_json(path.read_text(encoding="utf-8"))
+        if record.identity != path.stem:
+            raise ValueError(f"it holds the record of {record.identity}")
+        return record
 
 
 def read_results(path: str | Path) -> "pd.DataFrame":

@@ -39,12 +39,12 @@ def ours(module: str) -> bool:
 @pytest.mark.parametrize(
     ("room", "allowed"),
     [
-        ("pruning", ("pruning", "registry", "errors", "spec")),
-        ("models", ("models", "registry", "errors")),
+        ("pruning", ("pruning", "registry", "errors", "spec", "randomness")),
+        ("models", ("models", "registry", "errors", "randomness")),
         ("data", ("data", "registry", "errors")),
         ("training", ("training", "data", "errors")),
         ("report", ("report", "store", "plan", "errors")),
-        ("plan", ("training.protocol", "errors")),
+        ("plan", ("training.protocol", "errors", "spec")),
         ("store", ("training.protocol", "errors")),
         ("registry", ("errors",)),
         ("spec", ("errors",)),

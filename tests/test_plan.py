@@ -91,7 +91,7 @@ def test_streams_differ_by_seed_and_purpose_and_nothing_else() -> None:
     [
         ({"sparsities": [1.0]}, r"sparsity 1 is outside \[0, 1\)"),
         ({"sparsities": [-0.1]}, r"sparsity -0.1 is outside"),
-        ({"sparsities": [float("nan")]}, "sparsity nan is outside"),
+        ({"sparsities": [float("nan")]}, "sparsity=nan is not a finite number"),
         ({"sparsities": [0.9, 0.9]}, "sparsities: 0.9 is given twice"),
         ({"sparsities": []}, "sparsities: the list is empty"),
         ({"criteria": []}, "criteria: the list is empty"),

@@ -38,9 +38,9 @@ def test_grids_share_the_keys_at_the_top() -> None:
     [
         ("sparsites = [0.9]", "unknown key in recipe r.toml 'sparsites': did you mean sparsities"),
         ('seeds = "3"', "recipe r.toml: seeds = '3' must be a number"),
-        ("seeds = 2.5", "recipe r.toml: seeds=2.5 is not an int"),
-        ("seeds = true", "recipe r.toml: seeds=True is not an int"),
-        ("criteria = [1]", "recipe r.toml: criteria=1 is not a str"),
+        ("seeds = 2.5", "recipe r.toml: seeds=2.5 is not a whole number"),
+        ("seeds = true", "recipe r.toml: seeds=True is not a whole number"),
+        ("criteria = [1]", "recipe r.toml: criteria=1 is not a text"),
         ('sparsities = ["0.9"]', "sparsities = '0.9' must be a number"),
         ('bn = "both"', "recipe r.toml: bn=both is not one of published, train, eval"),
         ("seeds = 1\nbn = eval", "recipe r.toml is not TOML: .*line 2"),

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,14 @@ def record(seed: int = 0) -> Record:
         dead_layers=("fc.weight",),
         layers=(Layer(name="fc.weight", size=10, kept=0),),
         curve=(EpochRecord(epoch=1, train_loss=None, test_loss=0.3, test_accuracy=0.5),),
+        environment={
+            "versions": {"torch": "2"},
+            "device": "CPU",
+            "processor": "a cpu",
+            "threads": 2,
+            "system": "Linux",
+        },
+        provenance={"data": {"label": "digits", "checksum": "00ff", "train": 10, "test": 5}},
     )
 
 
@@ -61,19 +70,57 @@ def test_columns_of_the_results(tmp_path: Path) -> None:
     assert row.effective_sparsity is None
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"schema": 99, "trial": {}}', '{"schema": 1, "trial": {}}'])
+def damaged(**changes: object) -> str:
+    """The text of a record with some fields changed."""
+    return json.dumps(json.loads(record().to_json()) | changes)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *("", "{", "[]", "{}", '{"schema": 1, "trial": {}}', record().to_json()[:200], "\udcff"),
+        damaged(schema="one"),
+        damaged(identity="another"),
+        damaged(status="fine"),
+        damaged(test_accuracy="high"),
+        damaged(test_accuracy=None),
+        damaged(provenance={}),
+        damaged(environment={}),
+        damaged(trial={**record().trial, "criterion": "snip"}),
+        damaged(trial={**record().trial, "protocol": {"warmth": 3}}),
+        damaged(layers=[{"name": "a"}]),
+    ],
+)
 def test_a_damaged_file_is_named_and_set_aside(damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = Store(tmp_path / "r", create=True)
-    store.write(record())
     path = store.trials / f"{record().identity}.json"
-    path.write_text(damage)
+    content = damage.encode(errors="surrogateescape")
     with caplog.at_level(logging.WARNING):
-        assert list(store) == []
-        assert path.exists()  # a reader changes nothing
-        assert store.read(record().identity) is None
+        for name in (".damaged", ".damaged1"):  # a second damage does not replace the first
+            path.write_bytes(content)
+            assert list(store) == []
+            assert path.exists()  # a reader changes nothing
+            assert store.read(record().identity) is None
+            assert not path.exists()
+            assert path.with_suffix(name).read_bytes() == content
     assert str(path) in caplog.text
-    assert not path.exists()
-    assert path.with_suffix(".damaged").read_text() == damage
+
+
+def test_a_record_of_a_later_schema_is_left_alone(tmp_path: Path) -> None:
+    store = Store(tmp_path / "r", create=True)
+    path = store.trials / f"{record().identity}.json"
+    path.write_text(damaged(schema=99))
+    with pytest.raises(pb.UserError, match="schema 99 is newer than this version reads"):
+        store.read(record().identity)
+    assert list(store) == []
+    assert path.read_text() == damaged(schema=99)
+
+
+def test_a_folder_that_is_gone_while_running(tmp_path: Path) -> None:
+    store = Store(tmp_path / "r", create=True)
+    shutil.rmtree(tmp_path / "r")
+    with pytest.raises(pb.UserError, match="can no longer be written"):
+        store.write(record())
 
 
 def test_a_field_of_a_later_version_does_no_harm(tmp_path: Path) -> None:

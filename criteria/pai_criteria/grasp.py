@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from pai_bench.pruning import Batch, BatchNormMode, Criterion, Scores, hessian_gradient_product, weights
+from pai_bench.pruning import Batch, BatchNormMode, Criterion, CriterionError, Scores, hessian_gradient_product, weights
 from pai_bench.registry import criterion
 
 
@@ -18,6 +18,11 @@ class GraSP(Criterion):
 
     temperature: float = 200.0
     bn: BatchNormMode = "train"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.temperature <= 0:
+            raise CriterionError(f"temperature={self.temperature} must be positive")
 
     def score(self, model: nn.Module, batch: Batch) -> Scores:
         hg = hessian_gradient_product(model, batch, temperature=self.temperature)

@@ -23,8 +23,8 @@ class Split(NamedTuple):
 class DataSet:
     """A named data set with a training and a test split.
 
-    Images are uint8 of shape (N, channels, height, width); `normalised` turns them into floats. Floating-point inputs,
-    of any shape, are taken as they are. `label` is the name for people, the default being `name`.
+    Images are uint8 of shape (N, channels, height, width); `normalised` turns them into floats. Inputs of any other
+    type, of any shape, are taken as they are. `label` is the name for people, the default being `name`.
     """
 
     name: str
@@ -34,14 +34,17 @@ class DataSet:
     label: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "train", Split(*self.train))
-        object.__setattr__(self, "test", Split(*self.test))
-        for part, (inputs, targets) in (("train", self.train), ("test", self.test)):
+        for part in ("train", "test"):
+            inputs, targets = getattr(self, part)
+            if inputs.dtype == torch.uint8 and inputs.dim() < 2:
+                raise UserError(f"data set {self.name}: uint8 images need the shape (N, channels, ...)")
             if len(inputs) == 0 or targets.shape != (len(inputs),) or targets.is_floating_point():
                 shapes = f"{tuple(inputs.shape)} inputs, {tuple(targets.shape)} targets"
                 raise UserError(f"data set {self.name}: {part} needs one class index for each input, got {shapes}")
-        if self.train.inputs.shape[1:] != self.test.inputs.shape[1:]:
-            raise UserError(f"data set {self.name}: training and test inputs differ in shape")
+            object.__setattr__(self, part, Split(inputs.detach(), targets.long()))
+        kinds = {(split.inputs.shape[1:], split.inputs.dtype) for split in (self.train, self.test)}
+        if len(kinds) > 1:
+            raise UserError(f"data set {self.name}: training and test inputs differ in shape or type")
         highest = int(max(self.train.targets.max(), self.test.targets.max()))
         lowest = int(min(self.train.targets.min(), self.test.targets.min()))
         object.__setattr__(self, "num_classes", self.num_classes or highest + 1)
@@ -69,7 +72,7 @@ class DataSet:
     def normalised(self, inputs: Tensor) -> Tensor:
         """`inputs` as a network takes them: uint8 images with mean 0 and deviation 1 over the training set."""
         if inputs.dtype != torch.uint8:
-            return inputs.float()
+            return inputs.clone()  # a network may begin with an operation in place
         mean, std = self._scale
         return inputs.float().sub_(mean).div_(std)
 
@@ -87,7 +90,7 @@ class DataSet:
         digest = hashlib.sha256()
         for tensor in (*self.train, *self.test):
             digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.cpu().contiguous().numpy().data)
+            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
 
     def to(self, device: torch.device | str) -> "DataSet":

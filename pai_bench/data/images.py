@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import tarfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePath
 
@@ -33,10 +34,8 @@ def folder(path: str) -> Loader:
         base = root if root.is_absolute() or root.is_dir() or data_dir is None else data_dir / root
         if not base.is_dir():
             raise UserError(f"folder {path} does not exist")
-        files = list(folder_files(base))
-        stamp = "\n".join(f"{f} {(base / f).stat().st_size} {(base / f).stat().st_mtime_ns}" for f, _ in files)
-        tensors = decoded_once(f"{base.resolve()}\n{stamp}", lambda: decode(files, str(base)))
-        label, num_classes = base.resolve().name, len({f.parts[1] for f, _ in files})
+        tensors = decoded_folder(base)
+        label, num_classes = base.resolve().name, int(tensors["train_targets"].max()) + 1
         found = as_data_set(tensors, name=label, num_classes=num_classes, label=label)
         return dataclasses.replace(found, name=f"folder:{label}@{found.checksum[:8]}")
 
@@ -45,9 +44,11 @@ def folder(path: str) -> Loader:
 
 def cifar10_from_images(source: Path) -> DataSet:
     """CIFAR-10 from ``{train,test}/CLASS/*.jpg``, a folder or a .tar.gz; pixels differ slightly from the original."""
-    stamp = f"{source.resolve()} {source.stat().st_size} {source.stat().st_mtime_ns}"
-    files = archive_files(source) if source.is_file() else folder_files(source)
-    tensors = decoded_once(stamp, lambda: decode(files, str(source)))
+    if source.is_dir():
+        tensors = decoded_folder(source)
+    else:
+        stamp = f"{source.resolve()} {source.stat().st_size} {source.stat().st_mtime_ns}"
+        tensors = decoded_once(stamp, lambda: decode(archive_files(source), str(source)))
     sizes = len(tensors["train_targets"]), len(tensors["test_targets"])
     if sizes != CIFAR10_SIZES:
         raise UserError(
@@ -56,11 +57,23 @@ def cifar10_from_images(source: Path) -> DataSet:
     return as_data_set(tensors, name="cifar10-jpeg", num_classes=10, label="CIFAR-10 (JPEG)")
 
 
+def decoded_folder(root: Path) -> dict[str, torch.Tensor]:
+    """The images under `root`, decoded once for as long as no file is added, removed or changed."""
+    files = list(folder_files(root))
+    stats = [(root / path).stat() for path, _ in files]
+    stamp = "\n".join(f"{p} {s.st_size} {s.st_mtime_ns}" for (p, _), s in zip(files, stats, strict=True))
+    return decoded_once(f"{root.resolve()}\n{stamp}", lambda: decode(files, str(root)))
+
+
 def folder_files(root: Path) -> Iterator[File]:
-    """The image files under `root`, by path relative to it."""
-    for path in sorted(root.glob("*/*/*")):
-        if path.suffix.lower() in SUFFIXES:
-            yield path.relative_to(root), path.read_bytes
+    """The image files under `root`, at any depth below ``PART/CLASS/``, by path relative to it."""
+    parts = [name for name in ("train", *TEST_NAMES) if (root / name).is_dir()]
+    if set(TEST_NAMES) <= set(parts):  # three parts: the validation images are neither for training nor for the test
+        parts.remove("val")
+    for part in parts:
+        for path in sorted((root / part).glob("*/**/*")):
+            if path.suffix.lower() in SUFFIXES and path.is_file():
+                yield path.relative_to(root), path.read_bytes
 
 
 def archive_files(archive: Path) -> Iterator[File]:
@@ -70,10 +83,11 @@ def archive_files(archive: Path) -> Iterator[File]:
             for member in tar:
                 path = PurePath(*PurePath(member.name).parts[-3:])
                 if member.isfile() and path.suffix.lower() in SUFFIXES and len(path.parts) == 3:
-                    content = tar.extractfile(member)
-                    assert content is not None
-                    yield path, content.read
-    except (tarfile.TarError, EOFError, OSError) as error:
+                    file = tar.extractfile(member)
+                    assert file is not None
+                    content = file.read()
+                    yield path, lambda content=content: content  # type: ignore[misc]
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise UserError(f"{archive} is truncated or no tar archive ({error}); fetch it again") from error
 
 
@@ -94,8 +108,8 @@ def decode(files: Iterable[File], where: str) -> dict[str, torch.Tensor]:
         found.sort(key=lambda pair: pair[0])
         for path, image in found:
             if image.shape != first[1].shape:
-                shapes = f"{image.shape[:2]}, but {first[0]} is {first[1].shape[:2]}"
-                raise UserError(f"{where}: {path} is {shapes}; all images must have one size")
+                shapes = f"{image.shape}, but {first[0]} is {first[1].shape}"
+                raise UserError(f"{where}: {path} is {shapes}; all images must have one size and as many channels")
             if path.parts[1] not in classes:
                 raise UserError(f"{where}: class {path.parts[1]!r} of {path} has no training images")
         tensors[f"{part}_inputs"] = torch.from_numpy(np.stack([i for _, i in found])).permute(0, 3, 1, 2).contiguous()

@@ -23,8 +23,8 @@ Loader = Callable[[Path | None], DataSet]
 def load_data(name: str, *, data_dir: str | Path | None = None) -> DataSet:
     """The data set called `name`.
 
-    Files are looked for in `data_dir`, then in the directory that ``PAI_BENCH_DATA`` names, then in the user's cache,
-    where they are also downloaded to if there is internet.
+    Files are looked for in `data_dir`; without it, in the directory that ``PAI_BENCH_DATA`` names; without that, in the
+    user's cache. What is not there is downloaded to the same place, if there is internet.
     """
     given = data_dir or os.environ.get("PAI_BENCH_DATA")
     if given and not Path(given).is_dir():

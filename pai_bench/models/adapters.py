@@ -29,7 +29,9 @@ def torchvision_model(name: str) -> Builder:
         options = EXTRA_OPTIONS.get(name, {}) | ({"image_size": height} if name.startswith("vit_") else {})
         try:
             built: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **options)
-        except (ValueError, RuntimeError) as error:
+        except NotImplementedError:
+            raise
+        except (ValueError, RuntimeError, AssertionError) as error:
             raise UserError(f"does not take images of shape {input_shape}: {error}") from error
         adapt_channels(built, channels)
         check_size(built, input_shape)
@@ -62,6 +64,8 @@ def check_size(network: nn.Module, input_shape: InputShape) -> None:
     network.eval()
     try:
         functional_call(network, state, torch.empty(2, *input_shape, device="meta"))
+    except NotImplementedError:  # an operation without a meta version says nothing about the size
+        pass
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(f"does not take images of shape {input_shape}: {error}") from error
     finally:

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import nn
 
 from pai_bench.errors import UserError
+from pai_bench.randomness import random_state
 from pai_bench.registry import MODELS
 
 InputShape = tuple[int, ...]
@@ -26,15 +26,14 @@ def find_model(name: str) -> tuple[str, Builder]:
 def create_model(
     name: str | Builder, *, input_shape: InputShape, num_classes: int, seed: int | None = None
 ) -> nn.Module:
-    """The network called `name`, in eval mode no more than in train mode: freshly initialised, on the CPU.
+    """The network called `name`, or made by a function of one's own: freshly initialised, on the CPU.
 
-    With `seed` its initial weights are those of that seed, and the global random state is left as it was.
+    With `seed` its initial weights are those of that seed, and the global random states are left as they were.
     """
     label, build = find_model(name) if isinstance(name, str) else (getattr(name, "__name__", "model"), name)
     if seed is None:
         return _built(label, build, input_shape, num_classes)
-    with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
-        torch.manual_seed(seed)
+    with random_state(seed):
         return _built(label, build, input_shape, num_classes)
 
 

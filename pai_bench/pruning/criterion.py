@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -33,6 +33,7 @@ class Batch:
             raise UserError(
                 f"targets must be {len(self.inputs)} class indices, one per input, not {dtype} of shape {shape}"
             )
+        object.__setattr__(self, "targets", self.targets.long())
 
     def __iter__(self) -> Iterator[Tensor]:
         yield self.inputs
@@ -106,7 +107,7 @@ class Criterion(ABC):
     """
 
     bn: BatchNormMode = "eval"
-    seed: int | None = field(default=None)
+    seed: int | None = None
 
     name: ClassVar[str] = ""
     source: ClassVar[str] = ""
@@ -118,10 +119,22 @@ class Criterion(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "score" in vars(cls):
+        for fact in ("name", "source"):  # a subclass of a registered criterion is another criterion
+            if fact not in vars(cls):
+                setattr(cls, fact, "")
+        if not hasattr(cls.score, "formula") and not getattr(cls.score, "__isabstractmethod__", False):
             from pai_bench.pruning.guard import guarded
 
             cls.score = guarded(cls.score)  # type: ignore[assignment, method-assign]
+
+    def __post_init__(self) -> None:
+        hints = spec.option_types(type(self))
+        for f in fields(self):
+            if f.name in hints:
+                label = f"{self.name or type(self).__name__}:{f.name}"
+                object.__setattr__(self, f.name, spec.convert(getattr(self, f.name), hints[f.name], label))
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise UserError(f"seed={self.seed} is outside 0..2**63")
 
     @abstractmethod
     def score(self, model: nn.Module, batch: Batch) -> Scores:

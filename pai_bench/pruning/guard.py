@@ -7,18 +7,16 @@ states are put back, and the scores are checked before they leave.
 
 import copy
 import functools
-import random
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pai_bench.errors import CriterionError, UserError
 from pai_bench.pruning.criterion import Batch, BatchLike, BatchNormMode, Scores, as_batch, prunable_parameters
+from pai_bench.randomness import random_state
 
 if TYPE_CHECKING:
     from pai_bench.pruning.criterion import Criterion
@@ -27,19 +25,23 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 Formula = Callable[[Any, nn.Module, Batch], Scores]
 
-# replica -> the model it was made from
 _ORIGINALS: "weakref.WeakKeyDictionary[nn.Module, nn.Module]" = weakref.WeakKeyDictionary()
+"""Replica -> the caller's model that it was made from."""
+
+_SCORING: "weakref.WeakKeyDictionary[nn.Module, Criterion]" = weakref.WeakKeyDictionary()
+"""Replica -> the criterion whose formula it was made for."""
 
 
 def guarded(formula: Formula) -> Formula:
     """The public `score` of a criterion, around the `formula` that its class defines."""
 
-    @functools.wraps(formula)  # also keeps it as `__wrapped__`, where `score_masked` finds it
+    @functools.wraps(formula)
     def score(self: "Criterion", model: nn.Module, batch: BatchLike) -> Scores:
-        if model in _ORIGINALS:  # a formula that calls another criterion's, on the replica it was given
+        if _SCORING.get(model) is self:  # super().score(...), on the replica that self was given
             return formula(self, model, as_batch(batch))
         return score_masked(self, model, batch)
 
+    score.__dict__["formula"] = formula
     return score
 
 
@@ -55,12 +57,15 @@ def score_masked(
 
     `seed` serves criteria with randomness of their own, unless their option ``seed`` says otherwise.
     """
-    formula: Formula = vars(type(criterion).score)["__wrapped__"]
+    formula: Formula = vars(type(criterion).score)["formula"]
     batch = as_batch(batch)
     label = criterion.name or type(criterion).__name__
     seed = seed if criterion.seed is None else criterion.seed
     with random_state(seed), torch.inference_mode(False), torch.enable_grad():
-        scores = formula(criterion, replica(model, mask, criterion.bn), batch)
+        twin = replica(model, mask, criterion.bn)
+        _SCORING[twin] = criterion
+        # a copy, since a network may begin with an operation in place
+        scores = formula(criterion, twin, Batch(batch.inputs.clone(), batch.targets))
     return checked(scores, prunable_parameters(model), label)
 
 
@@ -75,14 +80,14 @@ def replica(model: nn.Module, mask: Mapping[str, Tensor] | None, bn: BatchNormMo
         memo[id(parameter)] = nn.Parameter(weight)
     try:
         twin = copy.deepcopy(model, memo)
-    except RuntimeError as error:
+    except Exception as error:  # whatever a module's own __deepcopy__ raises
         raise UserError(f"{type(model).__name__} cannot be copied for scoring: {error}") from error
     twin.requires_grad_(False)
     for name in prunable:
         twin.get_parameter(name).requires_grad_(True)
     for module in twin.modules():
         module.training = bn == "train" and isinstance(module, BATCH_NORMS)
-    _ORIGINALS[twin] = model
+    _ORIGINALS[twin] = _ORIGINALS.get(model, model)
     return twin
 
 
@@ -90,21 +95,6 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
     """The dense weights of the prunable parameters, also at positions that the current mask removes."""
     original = _ORIGINALS.get(model, model)
     return {name: parameter.detach().clone() for name, parameter in prunable_parameters(original).items()}
-
-
-@contextmanager
-def random_state(seed: int) -> Iterator[None]:
-    """Seed Python, numpy and torch inside the block, and put their states back after it."""
-    python, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy_state)
 
 
 def checked(scores: Scores, prunable: Mapping[str, nn.Parameter], label: str) -> Scores:

@@ -21,10 +21,12 @@ def get_criterion(name: str | Criterion, **options: Any) -> Criterion:
     """
     if isinstance(name, Criterion):
         return dataclasses.replace(name, **options)
+    if not isinstance(name, str):
+        raise UserError(f"a criterion is a name or an instance of Criterion, not {name!r}")
     file, dot_py, rest = name.partition(".py:")
     if dot_py:
         name, given = spec.parse(rest)
-        cls = load_class(Path(file + ".py"), name)
+        cls = load_class(Path(file + ".py").resolve(), name)
     else:
         name, given = spec.parse(name)
         cls = CRITERIA.find(name)[0].target
@@ -37,7 +39,7 @@ def get_criterion(name: str | Criterion, **options: Any) -> Criterion:
 def load_class(path: Path, name: str) -> type[Criterion]:
     """The criterion class `name` of the Python file `path`, which need not be installed."""
     if not path.is_file():
-        raise UserError(f"no file {path} to take the criterion {name!r} from")
+        raise UserError(f"no file {path.name} to take the criterion {name!r} from")
     source = path.read_bytes()
     digest = hashlib.sha256(source).hexdigest()[:8]
     module_name = f"_pai_bench_{path.stem}_{digest}"
@@ -49,18 +51,18 @@ def load_class(path: Path, name: str) -> type[Criterion]:
         sys.modules[module_name] = module
         try:
             module_spec.loader.exec_module(module)
-        except UserError:
-            raise
         except Exception as error:
             del sys.modules[module_name]
-            raise UserError(f"{path} does not load: {type(error).__name__}: {error}") from error
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{path.name} does not load: {type(error).__name__}: {error}") from error
     classes = {
         key: value
         for key, value in vars(sys.modules[module_name]).items()
         if isinstance(value, type) and issubclass(value, Criterion) and value.__module__ == module_name
     }
     if (cls := classes.get(name)) is None:
-        raise unknown(f"criterion class in {path}", name, classes)
+        raise unknown(f"criterion class in {path.name}", name, classes)
     # the text of the file belongs to the identity of what it scores
     cls.name, cls.source = f"{cls.name or name}@{digest}", cls.source or path.name
     return cls

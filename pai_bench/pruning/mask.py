@@ -14,10 +14,12 @@ from pai_bench.errors import UserError
 class Mask(Mapping[str, Tensor]):
     """Parameter name -> bool tensor of the parameter's shape, ``True`` where the connection is kept.
 
-    Lists the prunable parameters in the model's own order. It is never changed after it is made.
+    Lists the prunable parameters in the model's own order. The tensors are not copied; they are not to be changed.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        if not tensors:
+            raise UserError("a mask needs at least one tensor")
         for name, tensor in tensors.items():
             if tensor.dtype is not torch.bool:
                 raise UserError(f"the mask of {name!r} has dtype {tensor.dtype}, but must be torch.bool")
@@ -84,7 +86,7 @@ class Mask(Mapping[str, Tensor]):
     def save(self, path: str | Path) -> None:
         """Write the mask as safetensors."""
         save_file(
-            {name: tensor.cpu().contiguous() for name, tensor in self.items()},
+            {name: tensor.cpu().contiguous().clone() for name, tensor in self.items()},
             path,
             {"order": "\n".join(self)},
         )

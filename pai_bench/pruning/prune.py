@@ -55,9 +55,9 @@ def cut(
 ) -> Mask:
     """One step of `prune`: score `model` under `mask`, keep the best connections, among those `alive` if given."""
     scores = score_masked(criterion, model, batch, mask, seed=seed)
-    for name, score in scores.items():
-        if not score.any() and (alive is None or alive[name].any()):
-            logger.warning("%s: all scores of %s are zero; position decides there", criterion, name)
+    zero = [name for name, score in scores.items() if not score.any()]
+    if zero and mask is None:  # said once, of the network as it was given
+        logger.warning("%s: all scores are zero in %s; position decides there", criterion, ", ".join(zero))
     count = kept_count(density, sum(score.numel() for score in scores.values()))
     return Mask(select(scores, count, scope, alive))
 

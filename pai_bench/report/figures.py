@@ -59,18 +59,23 @@ def prepare(axes: Axes, comparison: Comparison) -> None:
     axes.set_xlim(0.8 / (1 - comparison.sparsities[0]), 1.25 / (1 - comparison.sparsities[-1]))
     axes.xaxis.set_major_locator(FixedLocator([1 / (1 - s) for s in comparison.sparsities]))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([f"{s:g}" for s in comparison.sparsities])
+    axes.set_xticklabels([f"{s:.10g}" for s in comparison.sparsities])
     axes.set_yscale("function", functions=(lambda y: -np.log(np.maximum(100 + FLOOR - y, 1e-9)), error_to_accuracy))
     highest = max((min(100.0, 100 * (cell.mean + spread(cell))) for cell in cells), default=100.0)
-    bottom, top = max(0.0, lowest - 3), next(tick for tick in ACCURACY_TICKS if tick >= highest)
+    bottom, top = max(0.0, lowest - 3), next(tick for tick in ACCURACY_TICKS if tick >= max(highest, 1))
     axes.set_ylim(bottom, top)
     axes.yaxis.set_major_locator(FixedLocator([tick for tick in ACCURACY_TICKS if bottom <= tick <= top]))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
     axes.set_xlabel("sparsity (scale: compression)")
     axes.set_ylabel("test accuracy in %, last epoch (scale: error)")
-    axes.set_title(comparison.title, fontsize=11)
+    axes.set_title(literal(comparison.title), fontsize=11)
     axes.grid(axis="y", alpha=0.25)
+
+
+def literal(text: str) -> str:
+    """`text` as it is: a dollar sign would begin a formula."""
+    return text.replace("$", r"\$")
 
 
 def error_to_accuracy(scaled: Any) -> Any:
@@ -104,7 +109,7 @@ def draw_method(axes: Axes, method: str, points: list[tuple[float, Cell]], numbe
         markersize=5,
         linewidth=1.4,
         capsize=3,
-        label=method,
+        label=literal(method),
     )
     dead = [i for i, (_, cell) in enumerate(points) if cell.with_dead_layers]
     axes.scatter([x[i] for i in dead], [y[i] for i in dead], **COLLAPSED)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pai_bench.errors import UserError
 from pai_bench.report import figures, tables
-from pai_bench.report.summary import Comparison, comparisons
+from pai_bench.report.summary import Comparison, comparisons, plural
 from pai_bench.store import Record, Store, as_frame
 
 
@@ -17,6 +17,8 @@ def write_report(store: Store, path: Path) -> Path:
     if not records:
         raise UserError(f"results folder {store.path} has no readable results")
     path = path / "report.md" if path.is_dir() else path
+    if store.trials.resolve() in path.resolve().parents:
+        raise UserError(f"the report cannot be written to {path}, where the results are")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         text = page(records, path)
@@ -32,7 +34,7 @@ def page(records: list[Record], path: Path) -> str:
     parts = ["# Pruning at initialisation: a comparison", summary(records)]
     names: Counter[str] = Counter()
     for comparison in comparisons(rows):
-        slug = re.sub(r"[^a-z0-9]+", "-", f"{path.stem}-{comparison.title}".lower()).strip("-")
+        slug = re.sub(r"[^a-z0-9]+", "-", f"{path.stem}-{comparison.title}".lower()).strip("-")[:100]
         names[slug] += 1
         figure = Path("figures") / f"{slug}{f'-{names[slug]}' if names[slug] > 1 else ''}.svg"
         parts += section(comparison, records, path.parent, figure)
@@ -51,7 +53,7 @@ def summary(records: list[Record]) -> str:
     status = Counter(record.status for record in records)
     counts = ", ".join(f"{count} {name}" for name, count in sorted(status.items()))
     return (
-        f"{len(records)} trials ({counts}). Accuracies are of the last epoch on the test set, in per cent, "
+        f"{plural(len(records), 'trial')} ({counts}). Accuracies are of the last epoch on the test set, in per cent, "
         "mean ± sample standard deviation over seeds. For one seed, all criteria and sparsities share initial weights, "
         "score batch and order of training batches. Sparsity is the share of prunable weights removed."
     )
@@ -61,11 +63,17 @@ def section(comparison: Comparison, records: list[Record], folder: Path, figure:
     """The part of the report about one network on one data set; draws `figure`, a path below `folder`."""
     parts = [
         f"## {comparison.title}",
-        f"Protocol: {comparison.protocol}. {comparison.seeds} seeds. Score time: median after a warm-up.",
+        f"Protocol: {comparison.protocol}. {plural(comparison.seeds, 'seed')}. Score time: median after a warm-up.",
         tables.markdown(tables.accuracy(comparison)),
     ]
     if dead := tables.dead_layers(comparison):
         parts.append("† a layer keeps nothing:\n\n" + "\n".join(f"* {line}" for line in dead))
+    modes = comparison.rows.groupby("method", sort=False).batch_norm.first().dropna()
+    if modes.nunique() > 1:
+        listed = ", ".join(f"{method} {mode}" for method, mode in modes.items())
+        parts.append(
+            f"Batch norm while scoring is not in one mode: {listed}. `--bn train` or `--bn eval` sets one for all."
+        )
     if comparison.cells:
         figures.accuracy(comparison, folder / figure)
         parts.append(f"![Test accuracy against sparsity, {comparison.title}]({figure.as_posix()})")
@@ -87,15 +95,20 @@ def layer_densities(comparison: Comparison, records: list[Record]) -> str:
             chosen = comparison.rows[(comparison.rows.method == method) & (comparison.rows.sparsity == sparsity)]
             masks = [by_identity[i].layers for i in chosen.identity if by_identity[i].layers]
             if masks:
-                sizes = {layer.name: layer.size for layer in masks[0]}
+                layers = [layer for mask in masks for layer in mask]
+                sizes = {layer.name: layer.size for layer in layers}
                 columns[method] = {
-                    group[0].name: 100 * sum(layer.kept for layer in group) / sum(layer.size for layer in group)
-                    for group in zip(*masks, strict=True)
+                    name: 100 * sum(x.kept for x in same) / sum(x.size for x in same)
+                    for name in sizes
+                    if (same := [layer for layer in layers if layer.name == name])
                 }
         head = ["layer", "weights", *columns]
-        body = [[name, f"{size:,}", *(f"{c[name]:.3g}" for c in columns.values())] for name, size in sizes.items()]
+        body = [
+            [name, f"{size:,}", *(f"{c[name]:.3g}" if name in c else "" for c in columns.values())]
+            for name, size in sizes.items()
+        ]
         if body:
-            parts.append(f"Sparsity {sparsity:g}:\n\n{tables.markdown([head, *body])}")
+            parts.append(f"Sparsity {sparsity:.10g}:\n\n{tables.markdown([head, *body])}")
     return "\n\n".join(parts)
 
 
@@ -110,7 +123,7 @@ def provenance(records: list[Record]) -> str:
         ("Commit", [describe_commit(record) for record in records]),
     ):
         for value, count in sorted(Counter(v for v in values if v).items()):
-            lines.append(f"* {title}: {value} ({count} trials)")
+            lines.append(f"* {title}: {value} ({plural(count, 'trial')})")
     return "\n".join(lines)
 
 

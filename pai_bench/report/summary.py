@@ -10,8 +10,14 @@ from pai_bench.plan import DENSE
 SETTING = ["data", "model", "protocol", "train_fraction"]
 """What trials must share to stand in one table."""
 
-WAYS = ["schedule", "scope", "score_batch"]
-"""What may tell apart two uses of one criterion."""
+WAYS = {
+    "schedule": "{}",
+    "scope": "{}",
+    "score_batch": "{:g} examples",
+    "score_sampling": "{}",
+    "revision": "revision {:g}",
+}
+"""What may tell apart two uses of one criterion, and how it is written."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +103,15 @@ def cell(rows: pd.DataFrame) -> Cell:
 
 
 def method_labels(rows: pd.DataFrame) -> "pd.Series[str]":
-    """The criterion of each row, with its schedule, scope and score batch only where it was used in several ways."""
+    """The criterion of each row, with what else tells its uses apart, but only where it was used in several ways."""
     labels = rows.criterion.copy()
     for _, group in rows.groupby("criterion", sort=False):
-        for way in WAYS:
+        for way, form in WAYS.items():
             if group[way].nunique() > 1:
-                unit = " examples" if way == "score_batch" else ""
-                labels[group.index] += group[way].map(
-                    lambda value, unit=unit: f", {value:g}{unit}" if unit else f", {value}"
-                )
+                labels[group.index] += ", " + group[way].map(form.format)
     return labels
+
+
+def plural(count: int, noun: str) -> str:
+    """A number and its noun."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"

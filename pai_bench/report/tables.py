@@ -3,14 +3,14 @@
 import pandas as pd
 
 from pai_bench.plan import DENSE
-from pai_bench.report.summary import Comparison
+from pai_bench.report.summary import Comparison, plural
 
 Table = list[list[str]]
 
 
 def accuracy(comparison: Comparison) -> Table:
     """Test accuracy in per cent by criterion and sparsity, beside the dense reference."""
-    head = ["criterion", "dense", *(f"sparsity {s:g}" for s in comparison.sparsities), "score"]
+    head = ["criterion", "dense", *(f"sparsity {s:.10g}" for s in comparison.sparsities), "score"]
     body = [
         [
             method,
@@ -30,8 +30,8 @@ def dead_layers(comparison: Comparison) -> list[str]:
     for _, group in rows.groupby(["method", "sparsity"]):
         method, sparsity = group.method.iloc[0], group.sparsity.iloc[0]
         names = sorted({name for names in group.dead_layers for name in names})
-        seeds = f"{len(group)} of {len(comparison.cells[method, sparsity].accuracies)} seeds"
-        lines.append(f"{comparison.model}, {method} at {sparsity:g}: nothing kept in {', '.join(names)} ({seeds})")
+        seeds = f"{len(group)} of {plural(len(comparison.cells[method, sparsity].accuracies), 'seed')}"
+        lines.append(f"{comparison.model}, {method} at {sparsity:.10g}: nothing kept in {', '.join(names)} ({seeds})")
     return lines
 
 
@@ -48,7 +48,7 @@ def cost(comparison: Comparison) -> Table:
                 duration(group.score_seconds.median()),
                 f"{peak.median() / 2**20:.0f} MiB" if len(peak) else "not measured",
                 duration(group.train_seconds.median()),
-                f"{group.images_per_second.median():,.0f}",
+                "" if group.images_per_second.isna().all() else f"{group.images_per_second.median():,.0f}",
                 ", ".join(sorted(group.device.unique())),
             ]
         )

@@ -56,9 +56,11 @@ class Protocol:
 
     def describe(self) -> str:
         """The protocol in one line."""
+        unit = "epoch" if self.epochs == 1 else "epochs"
+        steps = f" at {', '.join(map(str, self.milestones))}, times {self.gamma:g}" if self.milestones else ""
         return (
-            f"{self.epochs} epochs, batch {self.batch_size}, SGD, learning rate {self.learning_rate:g} "
-            f"({self.lr_schedule}), momentum {self.momentum:g}, weight decay {self.weight_decay:g}"
+            f"{self.epochs} {unit}, batch {self.batch_size}, SGD, learning rate {self.learning_rate:g} "
+            f"({self.lr_schedule}{steps}), momentum {self.momentum:g}, weight decay {self.weight_decay:g}"
         )
 
 

@@ -1,5 +1,6 @@
 """The training engine: one network, data resident on its device, masks exact after every step."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -58,9 +59,9 @@ def train(
     on `seed` alone. Each epoch takes ``len(train) // batch_size`` whole batches; the rest is left out of that epoch.
     """
     size, batch_size = len(data.train.targets), protocol.batch_size
-    if batch_size > size:
+    if protocol.epochs and batch_size > size:
         raise UserError(f"batch size {batch_size} is larger than the {size} training examples of {data.name}")
-    prepare_layout(model)
+    prepare_layout(model, data.normalised(data.train.inputs[:1]))
     keep_exact = Pruned(model, mask or {})
     keep_exact()
     optimizer = torch.optim.SGD(
@@ -89,6 +90,8 @@ def train(
         if not torch.isfinite(total):
             raise DivergedError(f"diverged: the training loss of epoch {number} is {train_loss}")
         test_loss, test_accuracy = evaluate(model, data, data.test)
+        if not math.isfinite(test_loss):  # the last steps of an epoch show here first
+            raise DivergedError(f"diverged: the test loss after epoch {number} is {test_loss}")
         curve.append(Epoch(number, train_loss, test_loss, test_accuracy))
         on_epoch(curve[-1])
     return History(tuple(curve), seconds, done * batch_size)
@@ -119,10 +122,18 @@ class Pruned:
             torch._foreach_mul_(self.weights, self.factors)
 
 
-def prepare_layout(model: nn.Module) -> None:
-    """Lay out convolution weights channels-last, in which both oneDNN and cuDNN are fastest on small networks."""
+@torch.no_grad()
+def prepare_layout(model: nn.Module, example: Tensor) -> None:
+    """Lay out convolution weights channels-last, in which both oneDNN and cuDNN are fastest on small networks.
+
+    A network that cannot be run on `example` like this, as one that calls ``view`` on a feature map, stays as it was.
+    """
     if any(isinstance(module, nn.Conv2d) for module in model.modules()):
-        model.to(memory_format=torch.channels_last)
+        model.eval().to(memory_format=torch.channels_last)
+        try:
+            model(example)
+        except RuntimeError:
+            model.to(memory_format=torch.contiguous_format)
 
 
 @torch.inference_mode()

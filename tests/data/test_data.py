@@ -95,7 +95,7 @@ def test_what_is_not_a_data_set() -> None:
     for train, test, message in (
         ((good[0], good[1][:3]), good, "train needs one class index for each input"),
         (good, (good[0][:0], good[1][:0]), "test needs one class index"),
-        (good, (torch.randn(4, 2), good[1]), "differ in shape"),
+        (good, (torch.randn(4, 2), good[1]), "differ in shape or type"),
         ((good[0], good[1] * 0), (good[0], good[1] * 0), "classes 0..0 with num_classes=1"),
         ((good[0], good[1] - 1), good, "classes -1..1"),
     ):
@@ -205,7 +205,10 @@ def test_grey_images_have_one_channel(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train/cat/3.png": png(1, size=(4, 4))}, r"train/cat/3.png is \(4, 4\), but train/cat/1.png is \(2, 3\)"),
+        (
+            {"train/cat/3.png": png(1, size=(4, 4))},
+            r"train/cat/3.png is \(4, 4, 3\), but train/cat/1.png is \(2, 3, 3\)",
+        ),
         ({"train/cat/3.png": b"nonsense"}, r"train/cat/3.png cannot be read as an image"),
         ({"train/cat/3.png": png(1)[:40]}, r"train/cat/3.png cannot be read as an image"),
         ({"val/bird/1.png": png(1)}, r"class 'bird' of val/bird/1.png has no training images"),

@@ -114,7 +114,7 @@ def test_every_torchvision_classifier_builds_and_has_prunable_weights() -> None:
     failed = []
     for name in models.list_models(module=models):
         try:
-            with torch.device("meta"):
+            with torch.device("cpu" if name.startswith("regnet") else "meta"):  # regnets read their widths back
                 model = pb.create_model(f"torchvision:{name}", input_shape=(1, 224, 224), num_classes=10)
             assert prunable_parameters(model)
         except (pb.UserError, RuntimeError, NotImplementedError) as error:

@@ -78,7 +78,7 @@ def test_options_by_text_and_by_keyword() -> None:
     [
         ("snipp", "did you mean snip"),
         ("grasp:temprature=1", "did you mean temperature"),
-        ("grasp:temperature=hot", "temperature=hot is not a float"),
+        ("grasp:temperature=hot", "temperature=hot is not a finite number"),
         ("grasp:bn=both", "is not one of train, eval"),
         ("grasp:temperature", "OPTION=VALUE"),
         ("grasp:bn=train:bn=eval", "given twice"),

@@ -126,7 +126,7 @@ def test_all_scores_zero_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     model = nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(2, 2, bias=False))
     nn.init.zeros_(model.get_parameter("1.weight"))
     mask = pb.prune(model, BATCH, "magnitude", 0.3)
-    assert "magnitude: all scores of 1.weight are zero" in caplog.text
+    assert "magnitude: all scores are zero in 1.weight" in caplog.text
     assert mask["1.weight"].flatten().tolist() == [True, False, False, False]
 
 

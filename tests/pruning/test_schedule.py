@@ -46,7 +46,7 @@ def test_text_and_back(schedule: Schedule) -> None:
     [
         ("exponentail", "did you mean exponential"),
         ("linear:steps=0", "steps=0"),
-        ("linear:steps=x", "steps=x is not an int"),
+        ("linear:steps=x", "steps=x is not a whole number"),
         ("linear:step=3", "did you mean steps"),
         ("one-shot:steps=3", "single step"),
         ("linear:3", "OPTION=VALUE"),
