@@ -120,6 +120,34 @@ def test_mistakes(keys: dict[str, Any], message: str) -> None:
         resolve(pb.Sweep(**keys))
 
 
+def test_the_same_value_has_the_same_identity_however_it_is_given() -> None:
+    whole = pb.Sweep(sparsities=[0], weight_decay=0, learning_rate=1, train_fraction=1, seeds=1)
+    exact = pb.Sweep(sparsities=[0.0], weight_decay=0.0, learning_rate=1.0, train_fraction=1.0, seeds=1)
+    assert [t.identity for t in resolve(whole).trials] == [t.identity for t in resolve(exact).trials]
+
+
+def test_what_only_python_can_get_wrong() -> None:
+    class Dense(pb.Criterion):
+        name = "dense"
+
+        def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
+            return weights(model)
+
+    mistakes: list[tuple[dict[str, Any], str]] = [
+        ({"criteria": [Dense()]}, "a criterion cannot be called 'dense'"),
+        ({"criteria": [Dense]}, "a name or an instance of Criterion"),
+        ({"criteria": ["snip:bn=train"], "bn": "eval"}, "snip:bn=train and bn eval ask for different modes"),
+        ({"data": [(1, 2)]}, "data is a name or a DataSet, not tuple"),
+        ({"models": [3]}, "a model is a name or a function that builds one, not int"),
+        ({"bn": "trian"}, "bn=trian is not one of published, train, eval"),
+        ({"score_sampling": "blanced"}, "score-sampling=blanced is not one of balanced, random"),
+        ({"seeds": 2.5}, "seeds=2.5 is not a whole number"),
+    ]
+    for keys, message in mistakes:
+        with pytest.raises(pb.UserError, match=message):
+            resolve(pb.Sweep(**keys))
+
+
 PINNED = [
     "digits-lenet-5-caffe-dense-0-s0-0f77ab0bf503",
     "digits-lenet-5-caffe-snip-0.95-s0-06b8c1e303f8",

@@ -1,8 +1,10 @@
 """Trials are paired, resumed, and fail without harm."""
 
+import random
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -204,3 +206,81 @@ def test_records_hold_what_is_needed_to_believe_them() -> None:
     assert sum(layer.kept for layer in record.layers) == 64
     assert [epoch.epoch for epoch in record.curve] == [1, 2, 3]
     assert record.curve[-1].test_accuracy == record.test_accuracy
+
+
+def test_training_is_seeded_down_to_dropout() -> None:
+    def dropping(shape: tuple[int, ...], classes: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(shape[0], 16), nn.Dropout(0.5), nn.ReLU(), nn.Linear(16, classes))
+
+    frame = pb.run(sweep(models=[dropping], sparsities=[0.0]), out="r")
+    torch.manual_seed(123)
+    again = pb.run(sweep(models=[dropping], sparsities=[0.0]), out="s")
+    assert frame.test_loss.tolist() == again.test_loss.tolist()
+    assert frame[frame.seed == 0].test_loss.nunique() == 1  # nothing pruned is the dense network
+    assert frame.test_loss.nunique() == 2
+
+
+def test_builders_that_draw_from_numpy_are_paired() -> None:
+    def drawn(shape: tuple[int, ...], classes: int) -> nn.Module:
+        model = nn.Linear(shape[0], classes)
+        with torch.no_grad():
+            model.weight.copy_(torch.from_numpy(np.random.randn(classes, shape[0])) * random.random())
+        return model
+
+    frame = pb.run(sweep(models=[drawn], sparsities=[0.0]), out="r")
+    assert frame[frame.seed == 0].test_loss.nunique() == 1
+    assert frame.test_loss.nunique() == 2
+
+
+def test_a_network_that_calls_view_on_a_feature_map_trains() -> None:
+    class View(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(2, 4, 3), nn.Linear(64, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.fc(self.conv(x).view(x.size(0), -1))
+            return logits
+
+    def viewing(_shape: tuple[int, ...], _classes: int) -> nn.Module:
+        return View()
+
+    split = Split(torch.randn(60, 2, 6, 6), torch.arange(60) % 3)
+    frame = pb.run(sweep(models=[viewing], data=[pb.DataSet("maps", split, split)], batch_size=20), out="r")
+    assert (frame.status == "done").all()
+
+
+def test_a_network_that_begins_in_place_does_not_change_the_data() -> None:
+    def in_place(shape: tuple[int, ...], classes: int) -> nn.Module:
+        return nn.Sequential(nn.ReLU(inplace=True), nn.Linear(shape[0], classes))
+
+    data = blobs()
+    before = data.checksum
+    pb.run(sweep(models=[in_place], data=[data], criteria=["snip-it"], sparsities=[0.9]), out="r")
+    assert blobs().checksum == before
+    assert torch.equal(data.test.inputs, blobs().test.inputs)
+    assert torch.equal(data.train.inputs, blobs().train.inputs)
+
+
+def test_results_on_other_data_of_the_same_name_are_refused() -> None:
+    pb.run(sweep(), out="r")
+    other = pb.DataSet("blobs", Split(blobs().train.inputs + 1, blobs().train.targets), blobs().test)
+    with pytest.raises(pb.UserError, match=r"r holds results on blobs with checksum .*--out"):
+        pb.run(sweep(data=[other]), out="r")
+
+
+def test_what_another_process_stored_meanwhile_is_not_run_again() -> None:
+    class Busy(Count):
+        def start(self, trial: Trial) -> None:
+            if not self.ran:
+                run_catalog(resolve(sweep()), "r")  # the other process does everything
+
+    count = Busy()
+    records = run_catalog(resolve(sweep()), "r", listener=count)
+    assert len(count.ran) == 1
+    assert len(records) == 6
+
+
+def test_a_loss_that_explodes_in_the_last_step_is_a_failure() -> None:
+    frame = pb.run(sweep(epochs=1, batch_size=240, learning_rate=1e38, seeds=1), out="r")
+    assert frame.error.str.contains("diverged: the test loss after epoch 1").all()

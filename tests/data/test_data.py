@@ -1,6 +1,5 @@
 """Data sets: sizes, splits, normalisation, score batches, files of every kind, and damaged ones."""
 
-import gzip
 import io
 import struct
 import tarfile
@@ -246,11 +245,39 @@ def test_cifar10_from_an_archive_of_images_is_labelled(tmp_path: Path, monkeypat
     assert data.train.inputs[:, 0, 0, 0].tolist() == [1, 2, 3]
 
 
-def test_a_truncated_archive_is_named(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).bytes(100_000)
-    (tmp_path / "cifar10-images.tar.gz").write_bytes(gzip.compress(noise)[:50_000])
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.9])
+def test_a_truncated_archive_is_named(keep: float, tmp_path: Path) -> None:
+    path = tmp_path / "cifar10-images.tar.gz"
+    noise = np.random.default_rng(0)
+    with tarfile.open(path, "w:gz") as tar:
+        for i in range(20):
+            info = tarfile.TarInfo(f"cifar10-images/{'train' if i % 2 else 'test'}/cat/{i}.bmp")
+            file = io.BytesIO()
+            Image.fromarray(noise.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(file, "BMP")
+            info.size = len(file.getvalue())
+            file.seek(0)
+            tar.addfile(info, file)
+    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
     with pytest.raises(pb.UserError, match=r"cifar10-images.tar.gz is truncated or no tar archive"):
         pb.load_data("cifar10", data_dir=tmp_path)
+
+
+def test_only_the_test_images_are_for_the_test_and_only_trained_classes_count(tmp_path: Path) -> None:
+    files = PETS | {"test/cat/1.png": png(50), "test/dog/deep/2.png": png(51), "unlabeled/zebra/1.png": png(1)}
+    data = pb.load_data(f"folder:{write_folder(tmp_path / 'three', files)}")
+    assert data.num_classes == 2
+    assert data.test.inputs[:, 0, 0, 0].tolist() == [50, 51]
+    (tmp_path / "three/train/cat/broken.png").symlink_to("nowhere")
+    assert len(pb.load_data(f"folder:{tmp_path / 'three'}").train.targets) == 3
+
+
+def test_inputs_that_are_no_images_stay_as_they_are() -> None:
+    tokens = Split(torch.randint(0, 9, (6, 4)), torch.tensor([0, 1, 0, 1, 0, 1], dtype=torch.int32))
+    data = pb.DataSet("tokens", tokens, tokens)
+    assert data.normalised(data.train.inputs).dtype == torch.int64
+    assert data.train.targets.dtype == torch.int64
+    halves = Split(torch.randn(6, 4, dtype=torch.bfloat16, requires_grad=True), tokens.targets)
+    assert len(pb.DataSet("halves", halves, halves).checksum) == 16
 
 
 def test_plain_tuples_become_splits() -> None:

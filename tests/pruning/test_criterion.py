@@ -1,5 +1,7 @@
 """What is prunable, what is a batch, and how options are read."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -83,8 +85,22 @@ def test_options_by_text_and_by_keyword() -> None:
         ("grasp:temperature", "OPTION=VALUE"),
         ("grasp:bn=train:bn=eval", "given twice"),
         ("./missing.py:Mine", "no file"),
+        ("grasp:temperature=0", "temperature=0.0 must be positive"),
+        ("grasp:temperature=nan", "temperature=nan is not a finite number"),
+        ("random:seed=-1", "seed=-1 is outside"),
     ],
 )
 def test_mistakes_in_a_criterion(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         pb.get_criterion(text)
+
+
+def test_options_given_from_python_are_checked_and_brought_into_one_form() -> None:
+    grasp: Any = type(pb.get_criterion("grasp"))
+    assert str(grasp(temperature=1)) == "grasp:temperature=1.0"
+    with pytest.raises(UserError, match="bn=both is not one of train, eval"):
+        pb.get_criterion("snip", bn="both")
+    with pytest.raises(UserError, match="not one of train, eval"):
+        grasp(bn="trian")
+    with pytest.raises(UserError, match="a name or an instance of Criterion"):
+        pb.get_criterion(grasp)

@@ -204,3 +204,56 @@ def test_seeds_reach_the_criterion() -> None:
     )
     fixed = pb.get_criterion("random:seed=1")
     assert_same(score_masked(fixed, model, batch, seed=2), score_masked(score, model, batch, seed=1))
+
+
+def test_criteria_inside_a_criterion_do_not_disturb_each_other(network: Example) -> None:
+    """SynFlow makes its replica absolute and float64; SNIP after it, and batch-norm modes, are as if alone."""
+    seen: dict[str, Scores] = {}
+
+    @dataclass(frozen=True)
+    class Both(pb.Criterion):
+        def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
+            for name in ("synflow", "grasp", "snip"):
+                seen[name] = pb.get_criterion(name).score(model, batch)
+            return seen["snip"]
+
+    model, batch = network
+    model.float()
+    batch = pb.Batch(batch.inputs.float(), batch.targets)
+    Both().score(model, batch)
+    for name, scores in seen.items():
+        assert_same(scores, pb.get_criterion(name).score(model, batch))
+
+
+def test_the_inherited_and_the_mixed_in_formula_are_guarded() -> None:
+    class Mixin:
+        def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
+            for parameter in model.parameters():
+                parameter.data.zero_()
+            return gradients(model, batch)
+
+    class Mixed(Mixin, pb.Criterion):
+        pass
+
+    @dataclass(frozen=True)
+    class Doubled(Vandal):
+        def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
+            return {name: 2 * score for name, score in super().score(model, batch).items()}
+
+    model, batch = nn.Linear(2, 2), pb.Batch(torch.ones(1, 2), torch.tensor([0]))
+    before = model.weight.detach().clone()
+    Mixed().score(model, batch)
+    doubled, single = Doubled().score(model, batch), Vandal().score(model, batch)
+    assert torch.equal(model.weight, before)
+    assert torch.equal(doubled["weight"], 2 * single["weight"])
+
+
+def test_a_subclass_of_a_registered_criterion_is_another_criterion() -> None:
+    snip = type(pb.get_criterion("snip"))
+
+    @dataclass(frozen=True)
+    class Mine(snip):  # type: ignore[misc, valid-type]
+        pass
+
+    assert str(Mine()) == "Mine"
+    assert Mine.source == ""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pai_bench.errors import UserError
 from pai_bench.plan import Choice, Trial
 from pai_bench.report import tables
 from pai_bench.report.page import write_report
@@ -22,6 +23,7 @@ def record(criterion: str | None, sparsity: float, seed: int, accuracy: float | 
     trial = Trial(
         data="digits", model="net", seed=seed, protocol=protocol, criterion=choice, sparsity=sparsity, score_batch=100
     )
+    trial = dataclasses.replace(trial, **changes.pop("trial", {}))
     kept = changes.pop("kept", 10)
     return Record(
         identity=trial.identity,
@@ -151,3 +153,42 @@ def test_reports_of_little(records: list[Record], tmp_path: Path) -> None:
     for r in records:
         store.write(dataclasses.replace(r))
     assert "## net on digits" in write_report(store, tmp_path / "r.md").read_text()
+
+
+def test_other_score_batches_and_revisions_are_other_methods() -> None:
+    changes: list[dict[str, Any]] = [
+        {},
+        {"score_sampling": "random"},
+        {"criterion": Choice(name="snip", revision=2)},
+    ]
+    (comparison,) = comparisons(as_frame([record("snip", 0.9, 0, 0.5, trial=change) for change in changes]))
+    assert comparison.methods == (
+        "snip, balanced, revision 1",
+        "snip, random, revision 1",
+        "snip, balanced, revision 2",
+    )
+    assert all(len(cell.accuracies) == 1 for cell in comparison.cells.values())
+
+
+def test_mixed_modes_of_batch_norm_are_said(tmp_path: Path) -> None:
+    store = Store(tmp_path / "r", create=True)
+    for name, mode in (("snip", "eval"), ("grasp", "train"), ("random", None)):
+        store.write(record(name, 0.9, 0, 0.5, batch_norm=mode))
+    text = write_report(store, tmp_path / "r.md").read_text()
+    assert "Batch norm while scoring is not in one mode: grasp train, snip eval." in text
+
+
+def test_odd_names_are_drawn_as_they_are(tmp_path: Path) -> None:
+    store = Store(tmp_path / "r", create=True)
+    store.write(record("$\\frac$ | x", 0.9, 0, 0.0, trial={"model": "m" * 300 + "$\\frac$"}))
+    assert "m" * 300 in write_report(store, tmp_path / "r.md").read_text()
+
+
+def test_a_report_does_not_go_among_the_results(tmp_path: Path) -> None:
+    store = Store(tmp_path / "r", create=True)
+    store.write(record("snip", 0.9, 0, 0.5))
+    path = next(store.trials.glob("*.json"))
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="where the results are"):
+        write_report(store, path)
+    assert path.read_bytes() == before
