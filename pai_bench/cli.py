@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pai_bench.catalog import Catalog
+    from pai_bench.registry import Plugin
     from pai_bench.store import Record
 
 FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
@@ -190,7 +191,7 @@ def list_plugins(given: argparse.Namespace) -> int:
         columns = ["name", "score", "schedule", "options", "source"]
     else:
         found = registry.MODELS if given.kind == "models" else registry.DATA
-        rows = [[plugin_name(found, p), first_paragraph(p.target), p.source] for p in found.plugins()]
+        rows = [[plugin_name(p), first_paragraph(p.target), p.source] for p in found.plugins()]
         columns = ["name", "what it is", "source"]
     for column in columns:
         table.add_column(column, overflow="fold")
@@ -200,14 +201,13 @@ def list_plugins(given: argparse.Namespace) -> int:
     return 0
 
 
-def plugin_name(found: Any, plugin: Any) -> str:
+def plugin_name(plugin: "Plugin") -> str:
     """A name with its aliases; a prefix shows that an argument follows."""
-    aliases = found.aliases(plugin.name)
     name = plugin.name + ("NAME" if plugin.name.endswith(":") else "")
-    return f"{name} ({', '.join(aliases)})" if aliases else name
+    return f"{name} ({', '.join(plugin.aliases)})" if plugin.aliases else name
 
 
-def criterion_row(plugin: Any) -> list[str]:
+def criterion_row(plugin: "Plugin") -> list[str]:
     """Facts about a criterion: its formula, schedule, options with defaults, and source."""
     options = [f"{f.name.replace('_', '-')}={f.default}" for f in dataclasses.fields(plugin.target)]
     return [

@@ -5,7 +5,7 @@ or ``pai_bench.data``. Loading it runs its decorators (`criterion`, `model`, `da
 The built-in collections come in through the same door.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, TypeVar
@@ -13,16 +13,16 @@ from typing import Any, TypeVar
 from pai_bench.errors import UserError, unknown
 
 T = TypeVar("T")
-C = TypeVar("C")
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """One registered name, the object behind it and where it came from."""
+    """One registered name, the object behind it, where its definition stands, and its other names."""
 
     name: str
     target: Any
     source: str
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass
@@ -31,20 +31,18 @@ class Registry:
 
     kind: str
     group: str
-    _plugins: dict[str, Plugin] = field(default_factory=dict)
-    _aliases: dict[str, str] = field(default_factory=dict)
+    _plugins: dict[str, Plugin] = field(default_factory=dict)  # by name and by alias
     _loaded: bool = False
 
-    def register(self, name: str, *, source: str, aliases: Iterable[str] = ()) -> Callable[[T], T]:
+    def register(self, name: str, *, source: str, aliases: tuple[str, ...] = ()) -> Callable[[T], T]:
         """A decorator that gives the decorated object `name`; `source` says where its definition stands."""
 
         def decorate(target: T) -> T:
             for taken in (name, *aliases):
-                if (other := self._plugins.get(self._aliases.get(taken, taken))) is not None:
-                    here, there = (getattr(o, "__module__", "?") for o in (target, other.target))
+                if taken in self._plugins:
+                    here, there = (getattr(o, "__module__", "?") for o in (target, self._plugins[taken].target))
                     raise UserError(f"{self.kind} {taken!r} is defined twice: in {there} and in {here}")
-            self._plugins[name] = Plugin(name, target, source)
-            self._aliases.update(dict.fromkeys(aliases, name))
+            self._plugins |= dict.fromkeys((name, *aliases), Plugin(name, target, source, aliases))
             return target
 
         return decorate
@@ -52,30 +50,25 @@ class Registry:
     def plugins(self) -> list[Plugin]:
         """All plugins, by name."""
         if not self._loaded:
-            self._loaded = True
             for entry_point in metadata.entry_points(group=self.group):
                 try:
                     entry_point.load()
+                except UserError:
+                    raise
                 except Exception as error:
-                    if isinstance(error, UserError):
-                        raise
                     raise UserError(f"plugin {entry_point.value!r} of {self.group} does not load: {error}") from error
-        return [self._plugins[name] for name in sorted(self._plugins)]
+            self._loaded = True
+        return sorted({plugin.name: plugin for plugin in self._plugins.values()}.values(), key=lambda p: p.name)
 
     def find(self, name: str) -> tuple[Plugin, str]:
         """The plugin called `name` (or an alias of it) and, behind a prefix, its argument."""
-        known = {plugin.name: plugin for plugin in self.plugins()}
+        self.plugins()
         prefix, colon, argument = name.partition(":")
-        if colon and argument and prefix + colon in known:
-            return known[prefix + colon], argument
-        for written in (name, name.replace("_", "-")):
-            if (plugin := known.get(self._aliases.get(written, written))) is not None and not name.endswith(":"):
-                return plugin, ""
-        raise unknown(self.kind, name, [*known, *self._aliases])
-
-    def aliases(self, name: str) -> list[str]:
-        """The other names of `name`."""
-        return sorted(alias for alias, target in self._aliases.items() if target == name)
+        key = prefix + colon if argument else name
+        for written in (key, key.replace("_", "-")):
+            if written in self._plugins and written.endswith(":") == bool(argument):
+                return self._plugins[written], argument
+        raise unknown(self.kind, name, self._plugins)
 
 
 CRITERIA = Registry("criterion", "pai_bench.criteria")
@@ -85,10 +78,10 @@ DATA = Registry("data set", "pai_bench.data")
 model, data_set = MODELS.register, DATA.register
 
 
-def criterion(name: str, *, source: str) -> Callable[[type[C]], type[C]]:
+def criterion(name: str, *, source: str) -> Callable[[type[T]], type[T]]:
     """Register a criterion class as `name`; the class learns its name and source."""
 
-    def decorate(cls: type[C]) -> type[C]:
+    def decorate(cls: type[T]) -> type[T]:
         cls.name, cls.source = name, source  # type: ignore[attr-defined]  # this room does not know Criterion
         return CRITERIA.register(name, source=source)(cls)
 
