@@ -43,7 +43,7 @@ def run(given: argparse.Namespace) -> int:
         failed = sum(run_folder(console, catalogs, out, given) for out in dict.fromkeys(out for _, out in catalogs))
     except KeyboardInterrupt:
         say_how_to_go_on(console, catalogs)
-        raise
+        return INTERRUPTED
     if failed:
         console.print(f"{plural(failed, 'trial')} failed; --retry-failed runs them again", style="red")
     return FAILED if failed else 0

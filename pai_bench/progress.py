@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pai_bench.plan import Trial
+from pai_bench.report.summary import plural
 from pai_bench.report.tables import duration
 from pai_bench.runner import Listener, Runner
 from pai_bench.store import Record
@@ -77,7 +78,7 @@ class Display(Listener):
         with self.console.status("measuring a training step of each network"):
             self.forecast = Forecast(runner, missing)
         left = duration(self.forecast.left())
-        self.console.print(f"{len(missing)} trials to run on {runner.device}, about {left}", highlight=False)
+        self.console.print(f"{plural(len(missing), 'trial')} to run on {runner.device}, about {left}", highlight=False)
         self.live.start()
         self.task = self.live.add_task("", total=total, completed=done, left="")
 
