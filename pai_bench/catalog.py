@@ -56,8 +56,8 @@ def _criterion(catalog: Catalog, sweep: Sweep, given: str | Criterion) -> Choice
     catalog.criteria[name] = criterion
     options = tuple((f.name, getattr(criterion, f.name)) for f in dataclasses.fields(criterion))
     try:
-        json.dumps(options)
-    except TypeError as error:
+        json.dumps(options, allow_nan=False)
+    except (TypeError, ValueError) as error:
         raise UserError(f"criterion {name}: options must be plain values that JSON can hold ({error})") from error
     return Choice(name=name, options=options, revision=criterion.revision, schedule=str(schedule))
 

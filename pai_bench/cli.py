@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import io
 import logging
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pai_bench import recipe
 from pai_bench.arguments import parser
-from pai_bench.environment import without_paths
+from pai_bench.environment import command
 from pai_bench.errors import UserError
 from pai_bench.plan import Sweep
 
@@ -249,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         given, rest = parser().parse_known_args(arguments)
         given.parser.refuse(rest)
-        given.command = without_paths(shlex.join(["pai-bench", *arguments]))
+        given.command = command(arguments)
         logging.basicConfig(level=given.log_level.upper(), format="%(levelname)s: %(message)s")
         return VERBS[given.verb](given)
     except UserError as error:

@@ -3,7 +3,9 @@
 import functools
 import platform
 import re
+import shlex
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -79,6 +81,12 @@ def commit() -> tuple[str | None, bool | None]:
 
 def without_paths(text: str) -> str:
     """`text` with every absolute, home or parent path shortened to its last part."""
-    return re.sub(
-        r"(?<![\w./])(?:~|(?:\.\./)+|(?=/))[^\s:=,'\"()]*", lambda match: PurePath(match[0]).name or match[0], text
-    )
+    path = r"(?<![\w./])(?:~|(?:\./)?(?:\.\./)+|(?=/)(?!//))[^\s:=,'\"()]*"
+    return re.sub(path, lambda match: PurePath(match[0]).name or match[0], text)
+
+
+def command(arguments: Sequence[str]) -> str:
+    """A command line as it may be shown; in an argument, a path may hold spaces."""
+    paths = r"(?:^|(?<=[:=,]))(?:/|~|(?:\./)?\.\./)[^:=,]*"
+    shown = (re.sub(paths, lambda match: PurePath(match[0]).name or match[0], argument) for argument in arguments)
+    return shlex.join(["pai-bench", *shown])

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -60,6 +61,10 @@ class Sweep:
             value = getattr(self, f.name)
             if f.metadata["axis"]:
                 value = checked_axis(f.name, value)
+            elif isinstance(value, os.PathLike):
+                value = os.fspath(value)
+            elif f.name == "schedule" and value is not None:
+                value = str(value)
             else:  # the same value is to have the same identity, however it was given
                 value = spec.convert(value, hints[f.name], f.name.replace("_", "-"))
             object.__setattr__(self, f.name, value)

@@ -40,6 +40,8 @@ def build(cls: type[T], options: Mapping[str, Any], label: str) -> T:
         return cls(**{key: convert(value, hints[key], f"{label}:{key}") for key, value in options.items()})
     except UserError as error:
         raise UserError(str(error) if str(error).startswith(label) else f"{label}: {error}") from None
+    except (TypeError, ValueError) as error:  # an option without a value, a class that is not finished
+        raise UserError(f"{label}: {error}") from error
 
 
 def option_types(cls: type) -> dict[str, Any]:
@@ -54,6 +56,8 @@ def option_types(cls: type) -> dict[str, Any]:
 def convert(value: Any, to: Any, label: str) -> Any:
     """`value` as an instance of the type `to`; a text is read, anything else is checked."""
     origin, choices = get_origin(to), get_args(to)
+    if to is Any:
+        return value
     if origin is Literal:
         text = value.replace("_", "-") if isinstance(value, str) else value
         if (hit := next((c for c in choices if value == c or text == c), MISSING)) is not MISSING:
@@ -62,15 +66,22 @@ def convert(value: Any, to: Any, label: str) -> Any:
     if origin in (Union, types.UnionType):
         if value is None or (isinstance(value, str) and value.lower() == "none"):
             return None
-        return convert(value, next(c for c in choices if c is not type(None)), label)
+        kinds = [kind for kind in choices if kind is not type(None)]
+        for kind in kinds[:-1]:
+            try:
+                return convert(value, kind, label)
+            except UserError:
+                continue
+        return convert(value, kinds[-1], label)
     if to is bool and isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"
     if to in (int, float) and isinstance(value, (str, Real)) and not isinstance(value, bool):
         try:
             number = to(value)
+            finite = math.isfinite(number)
         except (ValueError, OverflowError):
-            number = math.nan
-        if math.isfinite(number) and (isinstance(value, str) or number == value):
+            finite = False
+        if finite and (isinstance(value, str) or number == value):
             return number
     elif not isinstance(to, type):  # list[int] and the like: taken as it is, but there is no text for it
         if not isinstance(value, str):

@@ -201,7 +201,11 @@ class Store:
             return self._read(path)
         except NewerSchemaError as error:
             raise UserError(f"{path}: {error}; use that version, or another folder with --out") from error
-        except (ValueError, OSError) as error:
+        except (PermissionError, InterruptedError) as error:
+            raise UserError(f"{path} cannot be read ({error.strerror})") from error
+        except FileNotFoundError:  # another process has set it aside meanwhile
+            return None
+        except (ValueError, IsADirectoryError) as error:
             aside = next(p for i in count() if not (p := path.with_suffix(f".damaged{i or ''}")).exists())
             path.replace(aside)
             logger.warning("%s is damaged (%s): set aside as %s, the trial runs again", path, error, aside.name)

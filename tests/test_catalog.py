@@ -11,7 +11,7 @@ from torch import nn
 import pai_bench as pb
 from pai_bench.catalog import resolve
 from pai_bench.data import Split
-from pai_bench.pruning import weights
+from pai_bench.pruning import Halving, weights
 from pai_bench.pruning.lookup import load_class
 
 
@@ -81,6 +81,15 @@ class Mine(Criterion):
     assert len(set(identities)) == 2
     with pytest.raises(pb.UserError, match=r"unknown criterion class in mine.py 'Mein': did you mean Mine"):
         resolve(pb.Sweep(criteria=["./mine.py:Mein"]))
+    Path("unfinished.py").write_text(
+        "from dataclasses import dataclass\nfrom pai_bench.pruning import Criterion\n"
+        "class Abstract(Criterion): pass\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass Required(Criterion):\n"
+        "    alpha: float\n    def score(self, model, batch): return {}\n"
+    )
+    for name, message in (("Abstract", "abstract"), ("Required", "alpha")):
+        with pytest.raises(pb.UserError, match=f"{name}: .*{message}"):
+            resolve(pb.Sweep(criteria=[f"./unfinished.py:{name}"]))
     Path("broken.py").write_text("1/0")
     with pytest.raises(pb.UserError, match=r"broken.py does not load: ZeroDivisionError"):
         resolve(pb.Sweep(criteria=["./broken.py:Mine"]))
@@ -124,6 +133,11 @@ def test_the_same_value_has_the_same_identity_however_it_is_given() -> None:
     whole = pb.Sweep(sparsities=[0], weight_decay=0, learning_rate=1, train_fraction=1, seeds=1)
     exact = pb.Sweep(sparsities=[0.0], weight_decay=0.0, learning_rate=1.0, train_fraction=1.0, seeds=1)
     assert [t.identity for t in resolve(whole).trials] == [t.identity for t in resolve(exact).trials]
+
+
+def test_what_only_python_can_give() -> None:
+    sweep = pb.Sweep(schedule=Halving(steps=3), data_dir=Path("."))  # type: ignore[arg-type]
+    assert (sweep.schedule, sweep.data_dir) == ("halving:steps=3", ".")
 
 
 def test_what_only_python_can_get_wrong() -> None:

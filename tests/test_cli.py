@@ -11,7 +11,7 @@ import pytest
 
 import pai_bench as pb
 from pai_bench.cli import main
-from pai_bench.environment import without_paths
+from pai_bench.environment import command, without_paths
 
 FAST = ["--quick", "--models", "lenet-300-100", "--device", "cpu"]
 
@@ -227,16 +227,28 @@ def test_a_closed_pipe_ends_quietly() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("arguments", "shown"),
     [
-        ("run --data-dir /home/me/data", "run --data-dir data"),
-        ("run --data-dir=/home/me/data/ --out=/results", "run --data-dir=data --out=results"),
-        ("run --data folder:/home/me/pets,digits", "run --data folder:pets,digits"),
-        ("run --data folder:~/pets,folder:/c", "run --data folder:pets,folder:c"),
-        ("run --criteria /x/mine.py:Mine:a=1", "run --criteria mine.py:Mine:a=1"),
-        ("run ./r.toml --out a/b ../../home/me/x", "run ./r.toml --out a/b x"),
-        ("OSError: boom at '/home/me/secret.txt' (1/2)", "OSError: boom at 'secret.txt' (1/2)"),
+        (["run", "--data-dir", "/home/me/data"], "run --data-dir data"),
+        (["run", "--data-dir=/home/me/data/", "--out=/results"], "run --data-dir=data --out=results"),
+        (["run", "--data", "folder:/home/me/pets,digits"], "run --data folder:pets,digits"),
+        (["run", "--data", "folder:~/pets,folder:/c"], "run --data folder:pets,folder:c"),
+        (["run", "--criteria", "/x/mine.py:Mine:a=1"], "run --criteria mine.py:Mine:a=1"),
+        (["run", "./r.toml", "--out", "a/b", "../../home/me/x"], "run ./r.toml --out a/b x"),
+        (["run", "--out", "/home/my name/the res"], "run --out 'the res'"),
+        (["run", "./../../home/u/x"], "run x"),
     ],
 )
-def test_texts_are_stored_without_paths_of_the_machine(text: str, shown: str) -> None:
+def test_commands_are_stored_without_paths_of_the_machine(arguments: list[str], shown: str) -> None:
+    assert command(arguments) == f"pai-bench {shown}"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("OSError: boom at '/home/me/secret.txt' (1/2)", "OSError: boom at 'secret.txt' (1/2)"),
+        ("see https://a.org/b/c and ~/notes, ../up/there", "see https://a.org/b/c and notes, there"),
+    ],
+)
+def test_errors_are_stored_without_paths_of_the_machine(text: str, shown: str) -> None:
     assert without_paths(text) == shown

@@ -239,7 +239,8 @@ def test_a_network_that_calls_view_on_a_feature_map_trains() -> None:
             self.conv, self.fc = nn.Conv2d(2, 4, 3), nn.Linear(64, 3)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            logits: torch.Tensor = self.fc(self.conv(x).view(x.size(0), -1))
+            maps = self.conv(x)
+            logits: torch.Tensor = self.fc(maps.view(x.size(0) * 4, -1).view(x.size(0), -1))
             return logits
 
     def viewing(_shape: tuple[int, ...], _classes: int) -> nn.Module:

@@ -24,7 +24,8 @@ class DataSet:
     """A named data set with a training and a test split.
 
     Images are uint8 of shape (N, channels, height, width); `normalised` turns them into floats. Inputs of any other
-    type, of any shape, are taken as they are. `label` is the name for people, the default being `name`.
+    type and shape are taken as they are, except that float64, which numpy makes, becomes torch's default type. `label`
+    is the name for people, the default being `name`.
     """
 
     name: str
@@ -72,7 +73,8 @@ class DataSet:
     def normalised(self, inputs: Tensor) -> Tensor:
         """`inputs` as a network takes them: uint8 images with mean 0 and deviation 1 over the training set."""
         if inputs.dtype != torch.uint8:
-            return inputs.clone()  # a network may begin with an operation in place
+            kind = torch.get_default_dtype() if inputs.dtype == torch.float64 else inputs.dtype
+            return inputs.to(kind, copy=True)  # a network may begin with an operation in place
         mean, std = self._scale
         return inputs.float().sub_(mean).div_(std)
 
@@ -90,7 +92,7 @@ class DataSet:
         digest = hashlib.sha256()
         for tensor in (*self.train, *self.test):
             digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
+            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
 
     def to(self, device: torch.device | str) -> "DataSet":

@@ -67,10 +67,9 @@ def decoded_folder(root: Path) -> dict[str, torch.Tensor]:
 
 def folder_files(root: Path) -> Iterator[File]:
     """The image files under `root`, at any depth below ``PART/CLASS/``, by path relative to it."""
-    parts = [name for name in ("train", *TEST_NAMES) if (root / name).is_dir()]
-    if set(TEST_NAMES) <= set(parts):  # three parts: the validation images are neither for training nor for the test
-        parts.remove("val")
-    for part in parts:
+    classes = {path.name for path in (root / "train").glob("*/")}
+    tests = [name for name in TEST_NAMES if any(path.name in classes for path in (root / name).glob("*/"))]
+    for part in ("train", *tests[:1]):  # of two, val is neither for training nor for the test
         for path in sorted((root / part).glob("*/**/*")):
             if path.suffix.lower() in SUFFIXES and path.is_file():
                 yield path.relative_to(root), path.read_bytes

@@ -28,8 +28,8 @@ Formula = Callable[[Any, nn.Module, Batch], Scores]
 _ORIGINALS: "weakref.WeakKeyDictionary[nn.Module, nn.Module]" = weakref.WeakKeyDictionary()
 """Replica -> the caller's model that it was made from."""
 
-_SCORING: "weakref.WeakKeyDictionary[nn.Module, Criterion]" = weakref.WeakKeyDictionary()
-"""Replica -> the criterion whose formula it was made for."""
+_SCORING: "weakref.WeakKeyDictionary[nn.Module, tuple[Criterion, int]]" = weakref.WeakKeyDictionary()
+"""Replica -> the criterion whose formula it was made for, and the seed that it was given."""
 
 
 def guarded(formula: Formula) -> Formula:
@@ -37,9 +37,10 @@ def guarded(formula: Formula) -> Formula:
 
     @functools.wraps(formula)
     def score(self: "Criterion", model: nn.Module, batch: BatchLike) -> Scores:
-        if _SCORING.get(model) is self:  # super().score(...), on the replica that self was given
+        outer, seed = _SCORING.get(model, (None, 0))
+        if outer is self:  # super().score(...), on the replica that self was given
             return formula(self, model, as_batch(batch))
-        return score_masked(self, model, batch)
+        return score_masked(self, model, batch, seed=seed)
 
     score.__dict__["formula"] = formula
     return score
@@ -63,7 +64,7 @@ def score_masked(
     seed = seed if criterion.seed is None else criterion.seed
     with random_state(seed), torch.inference_mode(False), torch.enable_grad():
         twin = replica(model, mask, criterion.bn)
-        _SCORING[twin] = criterion
+        _SCORING[twin] = criterion, seed
         # a copy, since a network may begin with an operation in place
         scores = formula(criterion, twin, Batch(batch.inputs.clone(), batch.targets))
     return checked(scores, prunable_parameters(model), label)

@@ -61,7 +61,7 @@ def train(
     size, batch_size = len(data.train.targets), protocol.batch_size
     if protocol.epochs and batch_size > size:
         raise UserError(f"batch size {batch_size} is larger than the {size} training examples of {data.name}")
-    prepare_layout(model, data.normalised(data.train.inputs[:1]))
+    prepare_layout(model, data.normalised(data.train.inputs[:2]))
     keep_exact = Pruned(model, mask or {})
     keep_exact()
     optimizer = torch.optim.SGD(
@@ -123,15 +123,15 @@ class Pruned:
 
 
 @torch.no_grad()
-def prepare_layout(model: nn.Module, example: Tensor) -> None:
+def prepare_layout(model: nn.Module, examples: Tensor) -> None:
     """Lay out convolution weights channels-last, in which both oneDNN and cuDNN are fastest on small networks.
 
-    A network that cannot be run on `example` like this, as one that calls ``view`` on a feature map, stays as it was.
+    A network that cannot be run on `examples` like this, as one that calls ``view`` on a feature map, stays as it was.
     """
     if any(isinstance(module, nn.Conv2d) for module in model.modules()):
         model.eval().to(memory_format=torch.channels_last)
         try:
-            model(example)
+            model(examples)
         except RuntimeError:
             model.to(memory_format=torch.contiguous_format)
 

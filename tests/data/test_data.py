@@ -267,6 +267,8 @@ def test_only_the_test_images_are_for_the_test_and_only_trained_classes_count(tm
     data = pb.load_data(f"folder:{write_folder(tmp_path / 'three', files)}")
     assert data.num_classes == 2
     assert data.test.inputs[:, 0, 0, 0].tolist() == [50, 51]
+    unlabelled = PETS | {"test/images/1.png": png(7)}
+    assert len(pb.load_data(f"folder:{write_folder(tmp_path / 'tiny', unlabelled)}").test.targets) == 2
     (tmp_path / "three/train/cat/broken.png").symlink_to("nowhere")
     assert len(pb.load_data(f"folder:{tmp_path / 'three'}").train.targets) == 3
 
@@ -276,6 +278,10 @@ def test_inputs_that_are_no_images_stay_as_they_are() -> None:
     data = pb.DataSet("tokens", tokens, tokens)
     assert data.normalised(data.train.inputs).dtype == torch.int64
     assert data.train.targets.dtype == torch.int64
+    numpy = Split(torch.from_numpy(np.zeros((6, 1, 5)).T.reshape(5, 6).T), tokens.targets)
+    data = pb.DataSet("numpy", numpy, numpy)
+    assert data.normalised(data.train.inputs).dtype == torch.float32
+    assert len(data.checksum) == 16
     halves = Split(torch.randn(6, 4, dtype=torch.bfloat16, requires_grad=True), tokens.targets)
     assert len(pb.DataSet("halves", halves, halves).checksum) == 16
 

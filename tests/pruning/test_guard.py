@@ -257,3 +257,27 @@ def test_a_subclass_of_a_registered_criterion_is_another_criterion() -> None:
 
     assert str(Mine()) == "Mine"
     assert Mine.source == ""
+
+
+def test_a_criterion_inside_another_draws_from_the_trials_seed() -> None:
+    @dataclass(frozen=True)
+    class Hybrid(pb.Criterion):
+        def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
+            return pb.get_criterion("random").score(model, batch)
+
+    model, batch = nn.Linear(5, 5), pb.Batch(torch.ones(1, 5), torch.tensor([0]))
+    for seed in (0, 1):
+        expected = score_masked(pb.get_criterion("random"), model, batch, seed=seed)
+        assert_same(score_masked(Hybrid(), model, batch, seed=seed), expected)
+
+
+def test_options_of_any_type() -> None:
+    @dataclass(frozen=True)
+    class Odd(Vandal):
+        anything: Any = 1
+        number: int | float = 0.5
+        several: tuple[int, ...] = (1, 2)
+
+    assert Odd(number=3).number == 3
+    assert Odd().number == 0.5
+    assert Odd(several=(3,)).several == (3,)
