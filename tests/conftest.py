@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -102,6 +103,10 @@ def depthwise() -> nn.Module:
 # the networks of the tests are far too small for several threads; this holds for subprocesses too
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+# how long an example takes says how busy the machine is, not whether the code is right
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp": (mlp, (6,)),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -57,7 +57,6 @@ def test_floats_are_taken_as_they_are() -> None:
     assert torch.equal(pb.DataSet("floats", split, split).normalised(split.inputs), split.inputs)
 
 
-@settings(deadline=None)
 @given(size=st.integers(1, 40), seed=st.integers(0, 100))
 def test_a_balanced_score_batch_has_as_many_of_each_class_as_it_goes(size: int, seed: int) -> None:
     data = small()

@@ -24,7 +24,7 @@ def linear(values: list[float]) -> nn.Module:
     return model
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(sparsity=st.floats(0, 1, exclude_max=True), name=st.sampled_from([p.name for p in CRITERIA.plugins()]))
 def test_exactly_k_are_kept(sparsity: float, name: str) -> None:
     torch.manual_seed(0)
