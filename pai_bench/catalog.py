@@ -96,7 +96,7 @@ def _protocol(catalog: Catalog, sweep: Sweep, data_name: str, model_name: str) -
         learning_rate=sweep.learning_rate,
         weight_decay=sweep.weight_decay,
     )
-    if protocol.epochs and protocol.batch_size > (size := _train_size(data, sweep)):
+    if protocol.epochs and protocol.batch_size > (size := data.train_size(sweep.train_fraction)):
         raise UserError(f"batch size {protocol.batch_size} is larger than the {size} training examples of {data_name}")
     return protocol
 
@@ -117,12 +117,8 @@ def check_fit(model: nn.Module, name: str, data: DataSet) -> None:
         raise UserError(f"model {name} gives {got} for {expected[0]} examples of {data.name}, not logits {expected}")
 
 
-def _train_size(data: DataSet, sweep: Sweep) -> int:
-    return max(1, round(sweep.train_fraction * len(data.train.targets)))
-
-
 def _score_batch(data: DataSet, sweep: Sweep) -> int:
-    size, available = sweep.score_batch or 10 * data.num_classes, _train_size(data, sweep)
+    size, available = sweep.score_batch or 10 * data.num_classes, data.train_size(sweep.train_fraction)
     if size > available:
         raise UserError(f"score-batch {size} is larger than the {available} training examples of {data.name}")
     return size

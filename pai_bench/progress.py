@@ -26,7 +26,7 @@ class Forecast:
                     self._steps[key] = runner.step_seconds(trial)
                 except Exception:  # the trial itself will fail, and say why
                     self._steps[key] = 0.0
-        self._sizes = {name: len(data.train.targets) for name, data in runner.catalog.data.items()}
+        self._data = runner.catalog.data
 
     def add(self, trial: Trial, seconds: float) -> None:
         """A trial has taken `seconds`."""
@@ -39,7 +39,8 @@ class Forecast:
         for key in self._kinds(trial):
             if seen := self._seen[key]:
                 return fmean(seen)
-        steps = int(trial.train_fraction * self._sizes[trial.data]) // trial.protocol.batch_size * trial.protocol.epochs
+        size = self._data[trial.data].train_size(trial.train_fraction)
+        steps = size // trial.protocol.batch_size * trial.protocol.epochs
         return steps * self._steps[trial.data, trial.model]
 
     def left(self) -> float:

@@ -137,6 +137,7 @@ class Record:
         return head | metrics | tail
 
 
+# columns of the results, behind what names the trial
 COLUMNS = (
     "status",
     "test_accuracy",
@@ -228,7 +229,12 @@ class Store:
 
 
 def read_results(path: str | Path) -> "pd.DataFrame":
-    """One row per stored trial of the results folder `path`; see DESIGN for the columns."""
+    """One row per stored trial of the results folder `path`.
+
+    The columns begin with data, model, criterion, variant, sparsity (as requested), seed, and `COLUMNS`; accuracies are
+    shares in [0, 1] after the last epoch, times are seconds, memory is bytes. What was not computed is null. The dense
+    reference has the criterion ``dense`` and sparsity 0.
+    """
     return as_frame(Store(path))
 
 

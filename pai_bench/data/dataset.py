@@ -100,11 +100,15 @@ class DataSet:
         train, test = (Split(*(t.to(device) for t in split)) for split in (self.train, self.test))
         return dataclasses.replace(self, train=train, test=test)
 
+    def train_size(self, fraction: float) -> int:
+        """How many training examples a `fraction` of them is, at least one."""
+        return max(1, round(fraction * len(self.train.targets)))
+
     def subset(self, fraction: float, seed: int) -> "DataSet":
         """The same data set with a random `fraction` of the training examples, drawn with `seed`."""
         if fraction == 1.0:
             return self
-        count = max(1, round(fraction * len(self.train.targets)))
+        count = self.train_size(fraction)
         order = torch.randperm(len(self.train.targets), generator=torch.Generator().manual_seed(seed))
         chosen = order[:count].sort().values.to(self.train.targets.device)
         return dataclasses.replace(self, train=Split(*(t[chosen] for t in self.train)))
