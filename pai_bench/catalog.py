@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,9 +13,16 @@ from pai_bench.environment import select_device
 from pai_bench.errors import UserError
 from pai_bench.models.create import Builder, create_model, find_model
 from pai_bench.plan import Choice, Sweep, Trial, expand, refuse_duplicates
-from pai_bench.pruning import Criterion, get_criterion, get_schedule, prunable_parameters
+from pai_bench.pruning import Criterion, get_criterion, get_schedule, get_variant, prunable_parameters
 from pai_bench.pruning.guard import BATCH_NORMS
 from pai_bench.training.protocol import Protocol, get_protocol
+
+LATER_OPTIONS: dict[str, Any] = {
+    f.name: f.default
+    for f in dataclasses.fields(Criterion)
+    if f.name in ("accumulate", "score_init", "biases", "micro_batch")
+}
+"""Options that criteria did not have in the first results -> the value that means what was done then."""
 
 
 @dataclass
@@ -41,7 +49,9 @@ def resolve(sweep: Sweep) -> Catalog:
         for model_name in models:
             protocol = _protocol(catalog, sweep, data_name, model_name)
             settings.append((data_name, model_name, protocol, _score_batch(catalog.data[data_name], sweep)))
-    catalog.trials = expand(sweep, choices, settings)
+    variants = [str(get_variant(given)) for given in sweep.variants]
+    refuse_duplicates("variants", variants)
+    catalog.trials = expand(sweep, choices, settings, variants)
     return catalog
 
 
@@ -54,12 +64,18 @@ def _criterion(catalog: Catalog, sweep: Sweep, given: str | Criterion) -> Choice
     schedule = criterion.schedule if sweep.schedule is None else get_schedule(sweep.schedule)
     name = str(criterion)
     catalog.criteria[name] = criterion
-    options = tuple((f.name, getattr(criterion, f.name)) for f in dataclasses.fields(criterion))
+    options = tuple(
+        (f.name, value)
+        for f in dataclasses.fields(criterion)
+        if LATER_OPTIONS.get(f.name, MISSING) != (value := getattr(criterion, f.name))
+    )
     try:
         json.dumps(options, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UserError(f"criterion {name}: options must be plain values that JSON can hold ({error})") from error
-    return Choice(name=name, options=options, revision=criterion.revision, schedule=str(schedule))
+    return Choice(
+        name=name, options=options, revision=criterion.revision, schedule=str(schedule), scope=criterion.scope
+    )
 
 
 def _model(catalog: Catalog, given: str | Builder) -> str:
@@ -119,6 +135,7 @@ def check_fit(model: nn.Module, name: str, data: DataSet) -> None:
 
 def _score_batch(data: DataSet, sweep: Sweep) -> int:
     size, available = sweep.score_batch or 10 * data.num_classes, data.train_size(sweep.train_fraction)
-    if size > available:
-        raise UserError(f"score-batch {size} is larger than the {available} training examples of {data.name}")
+    if size * sweep.score_batches > available:
+        wanted = f"score-batch {size}" if sweep.score_batches == 1 else f"score-batch {size} x {sweep.score_batches}"
+        raise UserError(f"{wanted} is larger than the {available} training examples of {data.name}")
     return size

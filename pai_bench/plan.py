@@ -39,11 +39,17 @@ class Sweep:
     sparsities: Sequence[float] = option((0.95, 0.995), "shares of weights removed, in [0, 1)", axis=True)
     seeds: int = option(3, "number of paired seeds: 0, 1, ...", least=1)
     schedule: str | None = option(None, "schedule for all criteria, as NAME[:steps=N]; default: each one's own")
-    scope: Literal["global", "layerwise"] = option("global", "rank all layers together, or keep the same share of each")
+    variants: Sequence[Any] = option(
+        ("none",), "sanity variants: none, shuffle, global-shuffle, reinit, invert, quota:NAME", axis=True
+    )
+    scope: Literal["global", "layerwise"] | None = option(
+        None, "rank all layers together, or keep the same share of each; default: the criterion's own, mostly global"
+    )
     bn: Literal["published", "train", "eval"] = option(
         "published", "batch norm while scoring: each criterion's published mode, or one for all"
     )
-    score_batch: int | None = option(None, "examples in the score batch; default: 10 per class", least=1)
+    score_batch: int | None = option(None, "examples in a score batch; default: 10 per class", least=1)
+    score_batches: int = option(1, "number of score batches; see the criteria's option accumulate", least=1)
     score_sampling: Literal["balanced", "random"] = option("balanced", "how the score batch is drawn")
     protocol: str | None = option(None, "training protocol; default: short, or short-bn for networks with batch norm")
     epochs: int | None = option(None, "epochs of training; default: the protocol's", least=0)
@@ -105,6 +111,11 @@ class Choice:
     options: tuple[tuple[str, Any], ...] = ()
     revision: int = 1
     schedule: str = "one-shot"
+    scope: str = "global"
+
+
+SCORING = {"scope": None, "score_batch": None, "score_sampling": None, "variant": "none", "score_batches": 1}
+"""Fields of `Trial` that concern scoring -> the value at which a field that came later is left out of the identity."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +128,12 @@ class Trial:
     protocol: Protocol
     criterion: Choice | None = None
     sparsity: float = 0.0
-    scope: Literal["global", "layerwise"] = "global"
+    scope: Literal["global", "layerwise", "quota"] = "global"
     score_batch: int = 0
     score_sampling: str = "balanced"
     train_fraction: float = 1.0
+    variant: str = "none"
+    score_batches: int = 1
 
     @property
     def criterion_name(self) -> str:
@@ -134,8 +147,11 @@ class Trial:
         later version adds is left out here where it has the value that means the old behaviour.
         """
         everything = json.loads(json.dumps(dataclasses.asdict(self)))
-        for key in ("scope", "score_batch", "score_sampling") if self.criterion is None else ():
-            del everything[key]
+        for key, later in SCORING.items():
+            if self.criterion is None or everything[key] == later:
+                del everything[key]
+        if self.criterion is not None:
+            del everything["criterion"]["scope"]  # the trial's own says which it was
         # how a protocol is called has no influence on the result
         del everything["protocol"]["name"]
         assert isinstance(everything, dict)
@@ -145,15 +161,22 @@ class Trial:
     def identity(self) -> str:
         """A readable prefix and a hash of the canonical JSON of the configuration; a valid file name."""
         canonical = json.dumps(self.configuration(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-        readable = f"{self.data}-{self.model}-{self.criterion_name}-{self.sparsity:g}-s{self.seed}"
+        method = self.criterion_name if self.variant == "none" else f"{self.criterion_name}-{self.variant}"
+        readable = f"{self.data}-{self.model}-{method}-{self.sparsity:g}-s{self.seed}"
         digest = hashlib.sha256(canonical.encode()).hexdigest()[:12]
         return f"{re.sub(r'[^A-Za-z0-9.=-]+', '_', readable)[:80]}-{digest}"
 
 
-def expand(sweep: Sweep, choices: Sequence[Choice], settings: Iterable[tuple[str, str, Protocol, int]]) -> list[Trial]:
+def expand(
+    sweep: Sweep,
+    choices: Sequence[Choice],
+    settings: Iterable[tuple[str, str, Protocol, int]],
+    variants: Sequence[str] = ("none",),
+) -> list[Trial]:
     """All trials of `sweep`, seed by seed, the dense reference of each (data, model, seed) first.
 
-    `choices` are the resolved criteria; `settings` the resolved (data, model, protocol, score batch size).
+    `choices` are the resolved criteria; `settings` the resolved (data, model, protocol, score batch size); `variants`
+    are written in one way.
     """
     refuse_duplicates("criteria", [choice.name for choice in choices])
     if DENSE in (choice.name for choice in choices):
@@ -170,21 +193,21 @@ def expand(sweep: Sweep, choices: Sequence[Choice], settings: Iterable[tuple[str
             }
             trials.append(Trial(**common))
             scoring: dict[str, Any] = {
-                "scope": sweep.scope,
                 "score_batch": batch,
                 "score_sampling": sweep.score_sampling,
+                "score_batches": sweep.score_batches,
             }
             trials += [
-                Trial(**common, **scoring, criterion=choice, sparsity=sparsity)
+                Trial(
+                    **common,
+                    **scoring,
+                    criterion=choice,
+                    variant=variant,
+                    sparsity=sparsity,
+                    scope=sweep.scope or choice.scope,  # type: ignore[arg-type]
+                )
                 for choice in choices
+                for variant in variants
                 for sparsity in sweep.sparsities
             ]
     return trials
-
-
-def stream(seed: int, purpose: str) -> int:
-    """The seed of one of the independent random streams of a trial: ``weights``, ``scores``, ``batch``, ``order``...
-
-    A function of the trial's seed and the purpose alone, so that all criteria and sparsities of a seed share it.
-    """
-    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:6], "big")

@@ -15,11 +15,12 @@ from pai_bench.data import DataSet, Split
 from pai_bench.environment import commit, describe, without_paths
 from pai_bench.errors import UserError
 from pai_bench.models import create_model
-from pai_bench.plan import Sweep, Trial, stream
-from pai_bench.pruning import Batch, Criterion, Mask, get_schedule, prunable_parameters, prune
-from pai_bench.pruning.guard import BATCH_NORMS, score_masked
+from pai_bench.plan import Sweep, Trial
+from pai_bench.pruning import Batch, Mask, Scorer, get_schedule, get_variant, prunable_parameters, prune
+from pai_bench.pruning.guard import BATCH_NORMS
 from pai_bench.randomness import random_state
 from pai_bench.store import EpochRecord, Layer, Record, Store, as_frame
+from pai_bench.streams import stream
 from pai_bench.timing import Measurement, measured
 from pai_bench.training.trainer import History, evaluate, train
 
@@ -131,14 +132,12 @@ class Runner:
         data = self.data(trial)
         model = self.model(trial)
         mask, score = self.mask(trial, model, data)
-        layers = tuple(
-            Layer(
-                name=name,
-                size=weight.numel(),
-                kept=int(mask[name].count_nonzero()) if mask else weight.numel(),
-            )
-            for name, weight in prunable_parameters(model).items()
-        )
+        weights = prunable_parameters(model)
+        sizes = {name: tensor.numel() for name, tensor in (mask or weights).items()}
+        remaining = mask.kept_per_layer() if mask else sizes
+        layers = tuple(Layer(name=name, size=size, kept=remaining[name]) for name, size in sizes.items())
+        if get_variant(trial.variant).redraws:
+            model = self.model(trial, "reinit")
         on_epoch(0)
         with random_state(stream(trial.seed, "training")):  # dropout and the like
             history = train(
@@ -157,7 +156,7 @@ class Runner:
             test_accuracy=test_accuracy,
             test_loss=_finite(test_loss),
             achieved_sparsity=1 - kept / size,
-            dead_layers=tuple(layer.name for layer in layers if layer.kept == 0),
+            dead_layers=tuple(layer.name for layer in layers if layer.kept == 0 and layer.name in weights),
             score_seconds=score.seconds if score else None,
             score_peak_bytes=score.peak_bytes if score else None,
             train_seconds=history.seconds,
@@ -181,11 +180,14 @@ class Runner:
             self._resident[trial.data] = self.catalog.data[trial.data].to(self.device)
         return self._resident[trial.data].subset(trial.train_fraction, stream(trial.seed, "fraction"))
 
-    def model(self, trial: Trial) -> nn.Module:
-        """The trial's network with the initial weights of its seed, which are the same on every device."""
+    def model(self, trial: Trial, purpose: str = "weights") -> nn.Module:
+        """The trial's network with the initial weights of its seed, which are the same on every device.
+
+        Another `purpose` gives another draw.
+        """
         data = self.catalog.data[trial.data]
         builder = self.catalog.models[trial.model]
-        seed = stream(trial.seed, "weights")
+        seed = stream(trial.seed, purpose)
         return create_model(builder, input_shape=data.input_shape, num_classes=data.num_classes, seed=seed).to(
             self.device
         )
@@ -195,10 +197,16 @@ class Runner:
         if trial.criterion is None:
             return None, None
         criterion = self.catalog.criteria[trial.criterion.name]
-        balanced = trial.score_sampling == "balanced"
-        batch = Batch(*data.score_batch(trial.score_batch, stream(trial.seed, "batch"), balanced=balanced))
-        seed = stream(trial.seed, "scores")
-        self._warm_up(trial, criterion, model, batch)
+        size, balanced = trial.score_batch * trial.score_batches, trial.score_sampling == "balanced"
+        examples = data.score_batch(size, stream(trial.seed, "batch"), balanced=balanced)
+        batch = Batch(*examples, batches=trial.score_batches)
+
+        def draw(_seed: int) -> nn.Module:
+            return self.model(trial, "redraw")
+
+        if (key := (trial.data, trial.model, str(criterion))) not in self._warm:
+            Scorer(criterion, model, draw=draw).score(batch)  # unmeasured: libraries load, caches fill
+            self._warm.add(key)
         with measured(self.device) as score:
             mask = prune(
                 model,
@@ -207,15 +215,11 @@ class Runner:
                 trial.sparsity,
                 schedule=get_schedule(trial.criterion.schedule),
                 scope=trial.scope,
-                seed=seed,
+                variant=trial.variant,
+                draw=draw,
+                seed=stream(trial.seed, "scores"),
             )
         return mask, score
-
-    def _warm_up(self, trial: Trial, criterion: Criterion, model: nn.Module, batch: Batch) -> None:
-        """Score once unmeasured, the first time that a criterion meets a network: libraries load, caches fill."""
-        if (key := (trial.data, trial.model, str(criterion))) not in self._warm:
-            score_masked(criterion, model, batch)
-            self._warm.add(key)
 
     def _final(self, model: nn.Module, data: DataSet, history: History) -> tuple[float, float]:
         """Test loss and accuracy after the last epoch."""

@@ -118,7 +118,7 @@ class Record:
             "data": trial["data"],
             "model": trial["model"],
             "criterion": criterion["name"] if criterion else "dense",
-            "variant": None,
+            "variant": trial.get("variant", "none") if criterion else None,
             "sparsity": trial["sparsity"],
             "seed": trial["seed"],
         }
@@ -128,6 +128,7 @@ class Record:
             "scope": trial.get("scope"),
             "score_batch": trial.get("score_batch"),
             "score_sampling": trial.get("score_sampling"),
+            "score_batches": trial.get("score_batches", 1) if criterion else None,
             "revision": criterion["revision"] if criterion else None,
             "batch_norm": self.batch_norm,
             "train_fraction": trial["train_fraction"],

@@ -66,7 +66,7 @@ def test_columns_of_the_results(tmp_path: Path) -> None:
     assert list(frame.columns[: len(COLUMNS)]) == COLUMNS
     row = frame.iloc[0]
     assert (row.data, row.criterion, row.sparsity, row.test_accuracy) == ("digits", "snip", 0.9, 0.5)
-    assert row.variant is None
+    assert row.variant == "none"
     assert row.effective_sparsity is None
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from pai_bench.pruning import Batch, BatchNormMode, Criterion, CriterionError, Scores, hessian_gradient_product, weights
+from pai_bench.pruning import Batch, BatchNormMode, Criterion, CriterionError, Scores, hessian_saliencies
 from pai_bench.registry import criterion
 
 
@@ -25,5 +25,4 @@ class GraSP(Criterion):
             raise CriterionError(f"temperature={self.temperature} must be positive")
 
     def score(self, model: nn.Module, batch: Batch) -> Scores:
-        hg = hessian_gradient_product(model, batch, temperature=self.temperature)
-        return {name: weight * hg[name] for name, weight in weights(model).items()}
+        return hessian_saliencies(model, batch, lambda w, hg, _value: hg.mul_(w), temperature=self.temperature)

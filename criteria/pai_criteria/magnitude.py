@@ -17,4 +17,4 @@ class Magnitude(Criterion):
     uses_data: ClassVar[bool] = False
 
     def score(self, model: nn.Module, batch: Batch) -> Scores:
-        return {name: weight.abs_() for name, weight in weights(model).items()}
+        return {name: weight.abs() for name, weight in weights(model).items()}

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import nn
 
-from pai_bench.pruning import Batch, Criterion, Scores, prunable_parameters
+from pai_bench.pruning import Batch, Criterion, Scores, uniform_scores
 from pai_bench.registry import criterion
 
 
@@ -18,7 +17,4 @@ class Random(Criterion):
     uses_data: ClassVar[bool] = False
 
     def score(self, model: nn.Module, batch: Batch) -> Scores:
-        return {
-            name: torch.rand(weight.shape, dtype=torch.float64).to(weight.device)
-            for name, weight in prunable_parameters(model).items()
-        }
+        return uniform_scores(model)

@@ -1,10 +1,11 @@
 """SNIP: connection sensitivity."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
-from pai_bench.pruning import Batch, Criterion, Scores, gradients, weights
+from pai_bench.pruning import Batch, Criterion, Scores, saliencies
 from pai_bench.registry import criterion
 
 
@@ -13,8 +14,8 @@ from pai_bench.registry import criterion
 class SNIP(Criterion):
     """score = |w * g| / sum |w * g|, with g = dL/dw over the batch: the connection sensitivity |dL/dc| at c = 1."""
 
+    normalised: ClassVar[bool] = True
+    claims: ClassVar[tuple[str, ...]] = ("keeps-the-loss", "loss-scale")
+
     def score(self, model: nn.Module, batch: Batch) -> Scores:
-        g = gradients(model, batch)
-        sensitivity = {name: (weight * g[name]).abs_() for name, weight in weights(model).items()}
-        total = sum(float(s.sum()) for s in sensitivity.values())
-        return {name: s / total if total > 0 else s for name, s in sensitivity.items()}
+        return saliencies(model, batch, lambda w, g, _loss: g.mul_(w).abs_())

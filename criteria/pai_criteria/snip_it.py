@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from pai_bench.pruning import Batch, Criterion, Halving, Schedule, Scores, loss_and_gradients, weights
+from pai_bench.pruning import Batch, Criterion, Halving, Schedule, Scores, saliencies
 from pai_bench.registry import criterion
 
 
@@ -15,7 +15,7 @@ class SNIPit(Criterion):
     """score = |w * g / L| on the masked network, with g = dL/dw; removed connections stay removed."""
 
     schedule: ClassVar[Schedule] = Halving(steps=5)
+    claims: ClassVar[tuple[str, ...]] = ("keeps-the-loss", "loss-scale")
 
     def score(self, model: nn.Module, batch: Batch) -> Scores:
-        loss, g = loss_and_gradients(model, batch)
-        return {name: (weight * g[name] / loss).abs_() for name, weight in weights(model).items()}
+        return saliencies(model, batch, lambda w, g, loss: g.mul_(w).div_(loss).abs_())

@@ -1,23 +1,19 @@
 """SynFlow: synaptic flow."""
 
-import functools
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from pai_bench.pruning import (
-    Batch,
-    Criterion,
-    CriterionError,
-    Exponential,
-    Schedule,
-    Scores,
-    prunable_parameters,
-    weights,
-)
+from pai_bench.pruning import Batch, Criterion, CriterionError, Exponential, Schedule, Scores, saliencies
 from pai_bench.registry import criterion
 
 
@@ -26,40 +22,114 @@ from pai_bench.registry import criterion
 class SynFlow(Criterion):
     """score = |w * dR/dw|, with R the sum of the outputs for one all-ones input.
 
-    Every parameter and buffer is replaced by its absolute value; float64 throughout. Layer normalisation, which
-    subtracts a mean, is replaced by scaling with |gamma|.
+    Every parameter and buffer is replaced by its absolute value; float64 throughout. Normalisation over the features
+    of an example, which would take the flow away again, is replaced by scaling with |gamma|. Token indices become
+    ones behind the embedding. On chains of homogeneous layers, a flow that would leave the range of float64 is
+    rescaled, by a common factor of all scores; on other networks an overflow is an error that names the layer.
     """
 
     uses_data: ClassVar[bool] = False
     schedule: ClassVar[Schedule] = Exponential(steps=100)
+    claims: ClassVar[tuple[str, ...]] = ("conserves-flow",)
+
+    @torch.no_grad()
+    def prepare(self, model: nn.Module) -> None:
+        model.double()
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_floating_point():
+                tensor.abs_()
 
     def score(self, model: nn.Module, batch: Batch) -> Scores:
-        make_positive(model)
-        parameters = prunable_parameters(model)
-        ones = torch.ones_like(batch.inputs[:1], dtype=torch.float64)
-        flow = model(ones).sum()
-        if not flow.isfinite():
-            raise CriterionError(f"synflow: the flow overflows float64 in {overflowing_layer(model, ones)!r}")
-        found = torch.autograd.grad(flow, list(parameters.values()), materialize_grads=True)
-        dense = weights(model)
-        return {name: (dense[name] * g).abs_() for name, g in zip(parameters, found, strict=True)}
+        kind = torch.float64 if batch.inputs.is_floating_point() else batch.inputs.dtype
+        ones = dataclasses.replace(
+            batch, inputs=torch.ones_like(batch.inputs[:1], dtype=kind), targets=batch.targets[:1], batches=1
+        )
+        return saliencies(model, ones, lambda w, g, _flow: g.mul_(w).abs_(), of=flow)
 
 
-@torch.no_grad()
-def make_positive(model: nn.Module) -> None:
-    """Replace parameters and buffers by their absolute values in float64, and layer norms by scaling."""
-    model.double()
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point():
-            tensor.abs_()
-    for module in model.modules():
-        if isinstance(module, nn.LayerNorm):
-            module.forward = functools.partial(_scale, module)  # type: ignore[method-assign]
+def flow(model: nn.Module, ones: Batch) -> Tensor:
+    """R, the sum of the outputs, up to a power of two on a chain."""
+    layers = chain(model)
+    with Linearised():
+        if layers is not None:
+            total = flow_along(layers, ones.inputs)
+        else:
+            total = torch.stack([output.sum() for output in tensors(model(ones.inputs))]).sum()
+        if not total.isfinite():
+            where = overflowing_layer(model, ones.inputs)
+            raise CriterionError(f"synflow: the flow overflows float64 in {where!r}")
+    return total
 
 
-def _scale(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    """Layer normalisation without its statistics."""
-    return x if norm.weight is None else x * norm.weight
+class Linearised(TorchFunctionMode):
+    """Normalisation over features becomes scaling with its weight, and an embedding gives ones."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in (F.layer_norm, F.rms_norm, F.group_norm):
+            return self.scaled(func, *args, **(kwargs or {}))
+        output = func(*args, **(kwargs or {}))
+        return torch.ones_like(output) if func is F.embedding else output
+
+    @staticmethod
+    def scaled(
+        func: Any, input: Tensor, _shape_or_groups: Any, weight: Tensor | None = None, *_rest: Any, **_options: Any
+    ) -> Tensor:
+        """``input`` times ``weight``, which runs along the channels of group norm, else along the last dimensions."""
+        if weight is None:
+            return input
+        return input * (weight.view(-1, *(1,) * (input.dim() - 2)) if func is F.group_norm else weight)
+
+
+def tensors(output: Any) -> Iterator[Tensor]:
+    """The floating-point tensors in what a network returns."""
+    if isinstance(output, Tensor):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from tensors(value)
+    elif isinstance(output, Sequence) and not isinstance(output, str):
+        for value in output:
+            yield from tensors(value)
+
+
+HOMOGENEOUS = (
+    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm),
+    *(nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.Flatten, nn.Unflatten),
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool2d),
+)
+"""Layers that, apart from what they add, scale their output with their input."""
+
+
+def chain(model: nn.Module) -> list[nn.Module] | None:
+    """The layers of a network that passes its input through homogeneous layers, one after the other; else None."""
+    if model._forward_hooks or model._forward_pre_hooks:
+        return None
+    if type(model) is not nn.Sequential:
+        return [model] if type(model) in HOMOGENEOUS else None
+    parts = [chain(child) for child in model]
+    return None if None in parts else [layer for part in parts if part for layer in part]
+
+
+def flow_along(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
+    """The summed output of a chain, times a power of two that keeps it in range; what layers add is scaled alike."""
+    exponent = 0
+    for layer in layers:
+        if exponent:
+            factor = math.ldexp(1.0, max(-1020, min(1020, exponent)))
+            added = {"bias": getattr(layer, "bias", None), "running_mean": getattr(layer, "running_mean", None)}
+            scaled = {name: value * factor for name, value in added.items() if isinstance(value, Tensor)}
+            x = functional_call(layer, scaled, (x,)) if scaled else layer(x)
+        else:
+            x = layer(x)
+        peak = float(x.detach().max())
+        if 0 < peak < math.inf and not 2.0**-300 < peak < 2.0**300:
+            shift = -math.frexp(peak)[1]
+            x, exponent = x * math.ldexp(1.0, min(1020, shift)), exponent + min(1020, shift)
+    return x.sum()
 
 
 @torch.no_grad()
@@ -67,14 +137,16 @@ def overflowing_layer(model: nn.Module, inputs: Tensor) -> str:
     """The first module, in order of execution, whose output is not finite."""
     found: list[str] = []
 
-    def watch(name: str) -> RemovableHandle:
-        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
-            if isinstance(output, Tensor) and not bool(output.isfinite().all()):
+    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if not all(bool(tensor.isfinite().all()) for tensor in tensors(output)):
                 found.append(name)
 
-        return model.get_submodule(name).register_forward_hook(hook)
+        return hook
 
-    handles = [watch(name) for name, _ in model.named_modules() if name]
+    handles: list[RemovableHandle] = [
+        module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name
+    ]
     model(inputs)
     for handle in handles:
         handle.remove()

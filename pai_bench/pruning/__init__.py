@@ -8,14 +8,23 @@ from pai_bench.pruning.criterion import (
     Criterion,
     Scores,
     prunable_parameters,
+    uniform_scores,
 )
-from pai_bench.pruning.gradients import gradients, hessian_gradient_product, loss_and_gradients
-from pai_bench.pruning.guard import weights
+from pai_bench.pruning.gradients import (
+    gradients,
+    hessian_gradient_product,
+    hessian_saliencies,
+    loss_and_gradients,
+    saliencies,
+)
+from pai_bench.pruning.guard import Scorer, weights
 from pai_bench.pruning.lookup import get_criterion
 from pai_bench.pruning.mask import Mask
 from pai_bench.pruning.prune import cut, prune
+from pai_bench.pruning.redraw import redraw_
 from pai_bench.pruning.schedule import Exponential, Halving, Linear, OneShot, Schedule, get_schedule
 from pai_bench.pruning.selection import Scope, select
+from pai_bench.pruning.variant import Variant, get_variant
 
 __all__ = [
     "Batch",
@@ -30,15 +39,22 @@ __all__ = [
     "OneShot",
     "Schedule",
     "Scope",
+    "Scorer",
     "Scores",
+    "Variant",
     "cut",
     "get_criterion",
     "get_schedule",
+    "get_variant",
     "gradients",
     "hessian_gradient_product",
+    "hessian_saliencies",
     "loss_and_gradients",
     "prunable_parameters",
     "prune",
+    "redraw_",
+    "saliencies",
     "select",
+    "uniform_scores",
     "weights",
 ]

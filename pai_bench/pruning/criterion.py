@@ -1,39 +1,59 @@
 """The contract of a criterion: `Batch` in, `Scores` out, and which parameters are prunable."""
 
+import dataclasses
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pai_bench import spec
-from pai_bench.errors import UserError
+from pai_bench.errors import UserError, unknown
 from pai_bench.pruning.schedule import OneShot, Schedule
+from pai_bench.pruning.selection import Scope
 
 Scores = dict[str, Tensor]
 """Parameter name -> saliency, of the parameter's shape and device; higher means keep."""
 
 BatchNormMode = Literal["train", "eval"]
 
+Loss = Callable[[Any, Tensor], Tensor]
+"""A function of the network's output and the targets that gives a scalar, the mean over the examples."""
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Labelled examples: `inputs` of shape (N, ...) and class indices `targets` of shape (N,)."""
+    """Labelled examples: `inputs` of shape (N, ...) and class indices `targets` of shape (N,).
+
+    `loss` is needed for networks that return anything but logits of shape (N, classes); then the targets may be any
+    tensor of N rows. `batches` divides the examples, in their order, into as many score batches of equal size: each
+    goes through the network by itself, and L is the mean of their losses.
+    """
 
     inputs: Tensor
     targets: Tensor
+    loss: Loss | None = None
+    batches: int = 1
 
     def __post_init__(self) -> None:
-        if len(self.inputs) == 0:
+        for tensor, role in ((self.inputs, "inputs"), (self.targets, "targets")):
+            if not isinstance(tensor, Tensor):
+                raise UserError(f"the batch's {role} must be a tensor, not {type(tensor).__name__}")
+        if self.inputs.dim() == 0 or len(self.inputs) == 0:
             raise UserError("the batch is empty")
-        if self.targets.shape != (len(self.inputs),) or self.targets.is_floating_point():
-            shape, dtype = tuple(self.targets.shape), self.targets.dtype
-            raise UserError(
-                f"targets must be {len(self.inputs)} class indices, one per input, not {dtype} of shape {shape}"
-            )
-        object.__setattr__(self, "targets", self.targets.long())
+        size, shape, dtype = len(self.inputs), tuple(self.targets.shape), self.targets.dtype
+        if self.loss is None:
+            if shape != (size,) or dtype.is_floating_point or dtype.is_complex or dtype is torch.bool:
+                raise UserError(f"targets must be {size} class indices, one per input, not {dtype} of shape {shape}")
+            object.__setattr__(self, "targets", self.targets.long())
+        elif shape[:1] != (size,):
+            raise UserError(f"targets must have {size} rows, one per input, not the shape {shape}")
+        if self.batches < 1 or size % self.batches:
+            raise UserError(f"{size} examples cannot be divided into {self.batches} score batches of equal size")
 
     def __iter__(self) -> Iterator[Tensor]:
         yield self.inputs
@@ -41,15 +61,31 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same examples on `device`."""
-        return Batch(self.inputs.to(device), self.targets.to(device))
+        return dataclasses.replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
+
+    def split(self, size: int | None = None) -> "list[Batch]":
+        """The score batches, each cut into micro-batches of at most `size` examples."""
+        whole = len(self.inputs) // self.batches
+        return [
+            dataclasses.replace(
+                self, inputs=self.inputs[i:j], targets=self.targets[i:j], batches=1
+            )  # views, not copies
+            for start in range(0, len(self.inputs), whole)
+            for i in range(start, start + whole, size or whole)
+            for j in [min(i + (size or whole), start + whole)]
+        ]
 
 
 BatchLike = Batch | tuple[Tensor, Tensor]
 
 
-def as_batch(batch: BatchLike) -> Batch:
-    """A `Batch` from a `Batch` or from a plain ``(inputs, targets)`` tuple."""
-    return batch if isinstance(batch, Batch) else Batch(*batch)
+def as_batch(batch: BatchLike, loss: Loss | None = None) -> Batch:
+    """A `Batch` from a `Batch` or from a plain ``(inputs, targets)`` tuple, with `loss` if one is given."""
+    if isinstance(batch, Batch):
+        return batch if loss is None else dataclasses.replace(batch, loss=loss)
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise UserError("a batch is a Batch or a tuple (inputs, targets)")
+    return Batch(*batch, loss=loss)
 
 
 _WHOLE_WEIGHT = (
@@ -64,30 +100,57 @@ _WHOLE_WEIGHT = (
 _PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
-def _weight_names(module: nn.Module) -> list[str]:
-    """The names, inside `module` itself, of the weights that can be pruned."""
+def _prunable_names(module: nn.Module, biases: bool) -> list[str]:
+    """The names, inside `module` itself, of the parameters that can be pruned."""
     if isinstance(module, _WHOLE_WEIGHT):
-        return ["weight"]
+        return ["weight", "bias"] if biases else ["weight"]
     if isinstance(module, nn.MultiheadAttention):
-        return list(_PROJECTIONS)
+        return [*_PROJECTIONS, "in_proj_bias"] if biases else [*_PROJECTIONS]
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-        return [name for name, _ in module.named_parameters(recurse=False) if name.startswith("weight")]
+        kinds = ("weight", "bias") if biases else ("weight",)
+        return [name for name, _ in module.named_parameters(recurse=False) if name.startswith(kinds)]
     return []
 
 
-def prunable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights that pruning may remove, by name, in the model's own order.
+Prunable = Iterable[str] | Callable[[str, nn.Parameter], bool]
+"""Which parameters to prune in place of the usual ones: their names, or a predicate of name and parameter."""
 
-    These are the weights, not the biases, of linear layers, convolutions, recurrent layers and attention projections;
-    never those of normalisation or embeddings. A weight that several modules share counts once.
+
+def prunable_parameters(
+    model: nn.Module, *, biases: bool = False, only: Prunable | None = None
+) -> dict[str, nn.Parameter]:
+    """The parameters that pruning may remove, by name, in the model's own order.
+
+    These are the weights, and with `biases` the biases, of linear layers, convolutions, recurrent layers and attention
+    projections, frozen ones too; never those of normalisation or embeddings. A weight that several modules share
+    counts once; one that a linear layer shares with an embedding counts. `only` overrides all of this. Inside a
+    criterion's `score`, these are the parameters to be scored, whichever the caller chose.
     """
-    prunable: set[int] = set()
-    for module in model.modules():
-        own = dict(module.named_parameters(recurse=False, remove_duplicate=False))
-        prunable.update(id(own[name]) for name in _weight_names(module) if name in own)
-    found = {name: parameter for name, parameter in model.named_parameters() if id(parameter) in prunable}
+    if (scoring := SCORING.get(model)) is not None:
+        return dict(scoring.parameters)
+    every = dict(model.named_parameters())
+    if callable(only):
+        found = {name: parameter for name, parameter in every.items() if only(name, parameter)}
+    elif only is not None:
+        names = [only] if isinstance(only, str) else list(only)
+        for name in names:
+            if name not in every:
+                raise unknown(f"parameter of {type(model).__name__}", name, every)
+        found = {name: parameter for name, parameter in every.items() if name in names}
+    else:
+        prunable: set[int] = set()
+        for module in model.modules():
+            own = dict(module.named_parameters(recurse=False, remove_duplicate=False))
+            prunable.update(id(own[name]) for name in _prunable_names(module, biases) if name in own)
+        found = {name: parameter for name, parameter in every.items() if id(parameter) in prunable}
+    found = {name: parameter for name, parameter in found.items() if is_lazy(parameter) or parameter.numel()}
     if not found:
         raise UserError(f"{type(model).__name__} has no prunable weight (Linear, Conv, RNN, attention)")
+    for name, parameter in found.items():
+        if is_lazy(parameter):
+            raise UserError(f"{name!r} has no shape yet: pass one batch through {type(model).__name__} first")
+        if not parameter.is_floating_point():
+            raise UserError(f"{name!r} has dtype {parameter.dtype}; only floating-point weights can be pruned")
     return found
 
 
@@ -103,17 +166,34 @@ class Criterion(ABC):
 
     * ``bn``: which statistics batch norm uses while scoring, those of the batch (``train``) or the running ones
       (``eval``). Dropout is always off.
+    * ``accumulate``: with several score batches, whether the formula is applied to the gradient of their mean loss
+      (``gradient``), or to each batch's own gradient, and the scores summed (``score``).
+    * ``score_init``: the weights that are scored: those that will be trained (``trained``), or another draw of the
+      initialisation (``redrawn``).
+    * ``biases``: whether biases are scored and counted in the budget like weights.
+    * ``micro_batch``: number of examples that go through the network at once, to save memory; the gradients are those
+      of the whole batch.
     * ``seed``: of the criterion's own randomness; by default the caller's.
     """
 
     bn: BatchNormMode = "eval"
     seed: int | None = None
+    accumulate: Literal["gradient", "score"] = "gradient"
+    score_init: Literal["trained", "redrawn"] = "trained"
+    biases: bool = False
+    micro_batch: int | None = None
 
     name: ClassVar[str] = ""
     source: ClassVar[str] = ""
     schedule: ClassVar[Schedule] = OneShot()
+    scope: ClassVar[Scope] = "global"
+    """How the budget is divided over the layers, unless the caller says otherwise."""
     uses_data: ClassVar[bool] = True
     """Whether the score depends on the batch; where it does not, neither does it depend on ``bn``."""
+    normalised: ClassVar[bool] = False
+    """Whether the scores are divided by their sum over the whole network; the formula need not do it."""
+    claims: ClassVar[tuple[str, ...]] = ()
+    """Properties that the criterion declares and that `pai_bench.conformance` then holds it to."""
     revision: ClassVar[int] = 1
     """Raised whenever the formula changes, so that old results are not taken for new ones."""
 
@@ -135,10 +215,44 @@ class Criterion(ABC):
                 object.__setattr__(self, f.name, spec.convert(getattr(self, f.name), hints[f.name], label))
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise UserError(f"seed={self.seed} is outside 0..2**63")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise UserError(f"micro_batch={self.micro_batch} must be at least 1")
 
     @abstractmethod
     def score(self, model: nn.Module, batch: Batch) -> Scores:
         """Saliencies of all prunable weights of `model`, from `batch` (also given as a plain tuple)."""
 
+    def prepare(self, model: nn.Module) -> None:  # noqa: B027  # most criteria have nothing to do here
+        """Change the private copy of the network, once, before any mask is laid on it; `score` may not change it."""
+
+    def proportions(self, shapes: Mapping[str, torch.Size]) -> Mapping[str, int]:
+        """In which proportion the scope ``quota`` divides the budget over the layers, none getting above its size."""
+        raise UserError(f"{self} has no quota of its own for each layer; use scope global or layerwise")
+
     def __str__(self) -> str:
         return spec.write(self.name or type(self).__name__, self)
+
+
+@dataclass
+class Scoring:
+    """What is known of a private copy of a network while it is scored."""
+
+    criterion: Criterion
+    seed: int
+    parameters: Mapping[str, nn.Parameter]
+    """What is to be scored, under the mask."""
+    dense: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    """The same weights without the mask."""
+    mask: Mapping[str, Tensor] | None = None
+
+
+SCORING: "weakref.WeakKeyDictionary[nn.Module, Scoring]" = weakref.WeakKeyDictionary()
+"""Private copy of a network -> what is known of it."""
+
+
+def uniform_scores(model: nn.Module) -> Scores:
+    """Independent uniform scores in [0, 1) from the current random state, the same on every device."""
+    return {
+        name: torch.rand(parameter.shape, dtype=torch.float64).to(parameter.device)
+        for name, parameter in prunable_parameters(model).items()
+    }

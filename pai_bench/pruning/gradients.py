@@ -1,10 +1,11 @@
-"""Gradients of the loss with respect to the (masked) weights, as criteria need them.
+"""Gradients with respect to the (masked) weights, and the scores made of them while they are produced.
 
-The loss L is the mean cross-entropy of the network's logits over the batch.
+The loss L is the mean cross-entropy of the network's logits over the batch, or the batch's own ``loss``.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,28 +13,112 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pai_bench.errors import UserError
-from pai_bench.pruning.criterion import Batch, prunable_parameters
+from pai_bench.pruning.criterion import SCORING, Batch, Scores, Scoring
+from pai_bench.pruning.guard import BATCH_NORMS
+
+Elementwise = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""``f(w, g, L)``: a score from a weight, a derivative and the value that was differentiated, element by element.
+
+It is given pieces of tensors, and may work in place on the derivative.
+"""
+
+Objective = Callable[[nn.Module, Batch], Tensor]
+"""A scalar function of a network and a batch, the mean over the examples where it depends on them."""
+
+BLOCK = 2**18
+"""Elements that a processor's cache holds, for each of a few tensors."""
 
 
 def loss(model: nn.Module, batch: Batch, *, temperature: float = 1.0) -> Tensor:
-    """L, the mean cross-entropy over `batch` of the logits divided by `temperature`."""
+    """L, the mean over `batch` of the loss of the logits divided by `temperature`."""
+    output = forward(model, batch.inputs)
+    if not isinstance(output, Tensor):
+        kind = type(output).__name__
+        if batch.loss is None:
+            raise UserError(f"{type(model).__name__} returns {kind}, not logits: give loss=, a function of its output")
+        if temperature != 1:
+            raise UserError(f"a temperature of {temperature:g} divides logits, but {type(model).__name__} gives {kind}")
+    elif temperature != 1:
+        output = output / temperature
+    if batch.loss is None:
+        return F.cross_entropy(checked_logits(output, batch), batch.targets)
+    value = batch.loss(output, batch.targets)
+    if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+        raise UserError("the loss given must be a differentiable scalar: the mean over the examples")
+    return value.reshape(())
+
+
+def forward(model: nn.Module, inputs: Tensor) -> Any:
+    """The network's output, or an error that says that the inputs do not fit."""
     try:
-        logits = model(batch.inputs)
-    except RuntimeError as error:
-        shape = tuple(batch.inputs.shape)
+        return model(inputs)
+    except (torch.OutOfMemoryError, UserError):
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        shape = f"{tuple(inputs.shape)}, {inputs.dtype} on {inputs.device}"
         raise UserError(f"the batch, inputs of shape {shape}, does not fit the model: {error}") from error
-    classes, highest = logits.shape[-1], int(batch.targets.max())
-    if int(batch.targets.min()) < 0 or highest >= classes:
-        raise UserError(f"targets must lie in 0..{classes - 1}, the model's classes, but reach {highest}")
-    return F.cross_entropy(logits / temperature, batch.targets)
+
+
+def checked_logits(logits: Tensor, batch: Batch) -> Tensor:
+    """`logits`, if they and the targets of `batch` fit together."""
+    size = len(batch.inputs)
+    if logits.dim() != 2 or len(logits) != size:
+        raise UserError(
+            f"the model gives {tuple(logits.shape)} for {size} examples, not logits ({size}, classes): give loss=, "
+            "a function of output and targets"
+        )
+    lowest, highest = int(batch.targets.min()), int(batch.targets.max())
+    if lowest < 0 or highest >= logits.shape[1]:
+        wrong = lowest if lowest < 0 else highest
+        raise UserError(f"targets must lie in 0..{logits.shape[1] - 1}, the model's classes, but reach {wrong}")
+    return logits
+
+
+def saliencies(model: nn.Module, batch: Batch, formula: Elementwise, *, of: Objective = loss) -> Scores:
+    """``formula(w, g, L)`` for every prunable weight, with ``g = dL/dw`` and L the loss, or another objective `of`.
+
+    w is the dense weight; g is taken at the masked network, at every position, removed ones included. A gradient is
+    turned into scores, in its own memory, as soon as backpropagation has it. Score batches and micro-batches are
+    taken into account as the criterion's options say.
+    """
+    scoring = scoring_of(model)
+    return _accumulated(model, batch, formula, lambda _group: lambda piece: of(model, piece), scoring)
+
+
+def hessian_saliencies(model: nn.Module, batch: Batch, formula: Elementwise, *, temperature: float = 1.0) -> Scores:
+    """``formula(w, H g, g.g)`` for every prunable weight, with g and the Hessian H of L at `temperature`.
+
+    ``H g`` is the gradient of ``g . stop_gradient(g)``, so that one graph serves both derivatives: three forward and
+    backward passes in all. With several micro-batches, g takes a pass of its own.
+    """
+    scoring = scoring_of(model)
+    parameters = list(scoring.parameters.values())
+
+    def energy(group: Batch) -> Callable[[Batch], Tensor]:
+        whole = None
+        if len(_pieces(model, group, scoring)) > 1:
+            found: dict[str, Tensor] = {}
+            value = _scalar_loss(model, temperature)
+            _differentiate(model, group, value, lambda name, g, _: found.update({name: g}), scoring)
+            whole = [found[name] for name in scoring.parameters]
+
+        def of(piece: Batch) -> Tensor:
+            with differentiable(model, twice=True):
+                value = loss(model, piece, temperature=temperature)
+            own = torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)
+            against = [g.detach() for g in own] if whole is None else whole
+            return torch.stack([(g * v).sum() for g, v in zip(own, against, strict=True)]).sum()
+
+        return of
+
+    return _accumulated(model, batch, formula, energy, scoring)
 
 
 def loss_and_gradients(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """L, and ``g = dL/dw`` of every prunable weight at every position, removed ones included."""
-    parameters = prunable_parameters(model)
-    value = loss(model, batch)
-    found = torch.autograd.grad(value, list(parameters.values()), materialize_grads=True)
-    return value.detach(), dict(zip(parameters, found, strict=True))
+    scoring, found = scoring_of(model), dict[str, Tensor]()
+    value = _differentiate(model, batch, _scalar_loss(model), lambda name, g, _: found.update({name: g}), scoring)
+    return value, {name: found[name] for name in scoring.parameters}
 
 
 def gradients(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -42,23 +127,110 @@ def gradients(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 
 def hessian_gradient_product(model: nn.Module, batch: Batch, *, temperature: float = 1.0) -> dict[str, Tensor]:
-    """``H g`` of every prunable weight, with g and the Hessian H of the loss at `temperature`.
+    """``H g`` of every prunable weight, with g and the Hessian H of the loss at `temperature`."""
+    return hessian_saliencies(model, batch, lambda _w, hg, _value: hg, temperature=temperature)
 
-    ``H g`` is the gradient of ``g . stop_gradient(g)``, so one graph serves both derivatives.
-    """
-    parameters = prunable_parameters(model)
-    targets = list(parameters.values())
-    with twice_differentiable(model):
-        value = loss(model, batch, temperature=temperature)
-    first = torch.autograd.grad(value, targets, create_graph=True, materialize_grads=True)
-    inner = torch.stack([(g * g.detach()).sum() for g in first]).sum()
-    return dict(zip(parameters, torch.autograd.grad(inner, targets, materialize_grads=True), strict=True))
+
+def scoring_of(model: nn.Module) -> Scoring:
+    """What is known of the network that a formula was given."""
+    if (scoring := SCORING.get(model)) is None:
+        raise UserError(f"gradients are taken inside a criterion's score, on the network it is given, not on {model}")
+    return scoring
+
+
+def _scalar_loss(model: nn.Module, temperature: float = 1.0) -> Callable[[Batch], Tensor]:
+    return lambda piece: loss(model, piece, temperature=temperature)
+
+
+def _accumulated(
+    model: nn.Module,
+    batch: Batch,
+    formula: Elementwise,
+    objective: Callable[[Batch], Callable[[Batch], Tensor]],
+    scoring: Scoring,
+) -> Scores:
+    """Scores of the whole batch, or the sum of the scores of each score batch, as ``accumulate`` says."""
+    scores: Scores = {}
+
+    def finish(name: str, derivative: Tensor, value: Tensor) -> None:
+        score = _by_blocks(formula, scoring.dense[name], derivative, value)
+        scores[name] = score if name not in scores else scores[name].add_(score)
+
+    groups = batch.split() if scoring.criterion.accumulate == "score" else [batch]
+    for group in groups:
+        _differentiate(model, group, objective(group), finish, scoring)
+    return {name: scores[name] for name in scoring.parameters}
+
+
+def _differentiate(
+    model: nn.Module,
+    batch: Batch,
+    objective: Callable[[Batch], Tensor],
+    finish: Callable[[str, Tensor, Tensor], None],
+    scoring: Scoring,
+) -> Tensor:
+    """The mean of `objective` over the pieces of `batch`; `finish` gets each derivative when it is complete."""
+    pieces = _pieces(model, batch, scoring)
+    names = {id(parameter): name for name, parameter in scoring.parameters.items()}
+    value = torch.zeros((), device=batch.inputs.device)
+    handles = []
+
+    def ready(parameter: Tensor) -> None:
+        derivative, parameter.grad = parameter.grad, None
+        assert derivative is not None
+        finish(names.pop(id(parameter)), derivative, value)
+
+    try:
+        for i, piece in enumerate(pieces):
+            with differentiable(model):
+                part = objective(piece) * (len(piece.inputs) / len(batch.inputs))
+                value = value + part.detach()
+                if i == len(pieces) - 1:
+                    handles = [p.register_post_accumulate_grad_hook(ready) for p in scoring.parameters.values()]
+                if part.requires_grad:
+                    part.backward(inputs=list(scoring.parameters.values()))
+        for parameter in scoring.parameters.values():
+            if id(parameter) in names:  # the last piece did not reach it
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                ready(parameter)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter in scoring.parameters.values():
+            parameter.grad = None
+    return value
+
+
+def _pieces(model: nn.Module, batch: Batch, scoring: Scoring) -> Sequence[Batch]:
+    """The score batches of `batch`, in micro-batches where the criterion asks for them."""
+    size = scoring.criterion.micro_batch
+    if size is not None and size < len(batch.inputs) // batch.batches and scoring.criterion.bn == "train":
+        for name, module in model.named_modules():
+            if isinstance(module, BATCH_NORMS):
+                raise UserError(
+                    f"micro_batch={size} would give {name!r} the statistics of {size} examples in place of the whole "
+                    "batch's: use bn=eval, or a smaller score batch"
+                )
+    return batch.split(size)
+
+
+def _by_blocks(formula: Elementwise, weight: Tensor, derivative: Tensor, value: Tensor) -> Tensor:
+    """``formula`` over tensors of any size, piece by piece where they lie in memory, so that a cache holds the work."""
+    whole = weight.numel() <= BLOCK or weight.device.type != "cpu"
+    if whole or not (weight.is_contiguous() and derivative.is_contiguous()):
+        return formula(weight, derivative, value)
+    for w, d in zip(weight.view(-1).split(BLOCK), derivative.view(-1).split(BLOCK), strict=True):
+        if (piece := formula(w, d, value)) is not d:
+            d.copy_(piece)
+    return derivative
 
 
 @contextmanager
-def twice_differentiable(model: nn.Module) -> Iterator[None]:
-    """Keep a forward pass to kernels that have second derivatives: not cuDNN's recurrent ones, no fused attention."""
-    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-    cudnn = torch.backends.cudnn.enabled and not recurrent
-    with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=cudnn):
+def differentiable(model: nn.Module, *, twice: bool = False) -> Iterator[None]:
+    """Keep to kernels with a derivative: cuDNN's recurrent ones have none in eval mode, fused attention no second."""
+    with ExitStack() as stack:
+        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        if twice:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         yield

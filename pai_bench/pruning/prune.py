@@ -1,19 +1,25 @@
 """Pruning at initialisation, composed of criterion, schedule, selection and mask."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import get_args
 
 from torch import Tensor, nn
 
-from pai_bench.errors import UserError
-from pai_bench.pruning.criterion import BatchLike, Criterion, as_batch
-from pai_bench.pruning.guard import score_masked
+from pai_bench.errors import CriterionError, UserError
+from pai_bench.pruning.criterion import Batch, BatchLike, Criterion, Loss, Prunable, as_batch
+from pai_bench.pruning.guard import Scorer
 from pai_bench.pruning.lookup import get_criterion
 from pai_bench.pruning.mask import Mask
+from pai_bench.pruning.redraw import Draw
 from pai_bench.pruning.schedule import Schedule, get_schedule
-from pai_bench.pruning.selection import Scope, kept_count, select
+from pai_bench.pruning.selection import Scope, apportion, kept_count, select
+from pai_bench.pruning.variant import Variant, get_variant
 
 logger = logging.getLogger(__name__)
+
+Division = Callable[[int, list[int]], list[int]]
+"""How a number of connections is divided over the layers, given how many each layer has left."""
 
 
 def prune(
@@ -23,43 +29,102 @@ def prune(
     sparsity: float = 0.9,
     *,
     schedule: str | Schedule | None = None,
-    scope: Scope = "global",
+    scope: Scope | None = None,
+    variant: str | Variant = "none",
+    loss: Loss | None = None,
+    prunable: Prunable | None = None,
+    draw: Draw | None = None,
     seed: int = 0,
 ) -> Mask:
     """The mask that keeps exactly ``round((1 - sparsity) * n)`` of the n prunable connections of `model`.
 
-    `schedule` overrides the criterion's own. The model itself is not changed: ``mask.apply_(model)`` does that.
+    The model itself is not changed: ``mask.apply_(model)`` does that.
+
+    * `schedule`, `scope`: in place of the criterion's own.
+    * `variant`: a sanity variant (`pai_bench.pruning.variant`). ``reinit`` gives the criterion's mask; the weights
+      are the caller's to draw again, for example by `redraw_`.
+    * `loss`: a function of the network's output and the targets, for networks that do not return logits.
+    * `prunable`: names of the parameters to prune, or a predicate of name and parameter; default: all weights.
+    * `draw`: a function of a seed that returns the same network with other weights, for ``score_init=redrawn``; by
+      default every layer draws its own by ``reset_parameters``.
     """
     check_sparsity(sparsity)
-    chosen = get_criterion(criterion)
+    chosen, batch, kind = get_criterion(criterion), as_batch(batch, loss), get_variant(variant)
     cuts = chosen.schedule if schedule is None else get_schedule(schedule)
-    batch = as_batch(batch)
+    scorer = Scorer(chosen, model, seed=seed, only=prunable, draw=draw)
+    if kind.quota is None:
+        division = by_scope(scorer, scope or chosen.scope)
+    else:
+        reference = prune(model, batch, kind.quota, sparsity, prunable=list(scorer.shapes), draw=draw, seed=seed)
+        division = towards(scorer, list(reference.kept_per_layer().values()))
     mask: Mask | None = None
     for density in cuts.densities(1 - sparsity):
         alive = None if cuts.returns else mask
-        mask = cut(model, batch, chosen, density, mask, alive=alive, scope=scope, seed=seed)
+        mask = cut(scorer, batch, density, mask, alive=alive, division=division, invert=kind.inverted)
     assert mask is not None  # a schedule has at least one density
-    return mask
+    return Mask(kind.arrange(dict(mask), seed))
 
 
 def cut(
-    model: nn.Module,
-    batch: BatchLike,
-    criterion: Criterion,
+    scorer: Scorer,
+    batch: Batch,
     density: float,
     mask: Mapping[str, Tensor] | None = None,
     *,
     alive: Mapping[str, Tensor] | None = None,
-    scope: Scope = "global",
-    seed: int = 0,
+    division: Division | None = None,
+    invert: bool = False,
 ) -> Mask:
-    """One step of `prune`: score `model` under `mask`, keep the best connections, among those `alive` if given."""
-    scores = score_masked(criterion, model, batch, mask, seed=seed)
+    """One step of `prune`: score under `mask`, keep the best connections, among those `alive` if given.
+
+    `division` gives every layer its count; without, all layers are ranked together. `invert` keeps the lowest scores.
+    """
+    scores = scorer.score(batch, mask)
+    sizes = [score.numel() for score in scores.values()]
+    count = kept_count(density, sum(sizes))
+    if mask is None and count < sum(sizes):
+        report_zeros(scores, scorer.label)
+    if invert:
+        scores = {name: -score for name, score in scores.items()}
+    if division is None:
+        return Mask(select(scores, count, alive))
+    left = sizes if alive is None else [int(alive[name].count_nonzero()) for name in scores]
+    return Mask(select(scores, dict(zip(scores, division(count, left), strict=True)), alive))
+
+
+def report_zeros(scores: Mapping[str, Tensor], label: str) -> None:
+    """Name the layers of the given network that cannot be ranked since all their scores are zero; refuse if all are."""
     zero = [name for name, score in scores.items() if not score.any()]
-    if zero and mask is None:  # said once, of the network as it was given
-        logger.warning("%s: all scores are zero in %s; position decides there", criterion, ", ".join(zero))
-    count = kept_count(density, sum(score.numel() for score in scores.values()))
-    return Mask(select(scores, count, scope, alive))
+    if len(zero) == len(scores):
+        raise CriterionError(f"{label}: all scores are zero, in {zero[0]!r} and every other layer: nothing to rank by")
+    if zero:
+        logger.warning("%s: all scores are zero in %s; position decides there", label, ", ".join(zero))
+
+
+def by_scope(scorer: Scorer, scope: Scope) -> Division | None:
+    """The division of a named scope: the same share of every layer, or the criterion's own proportions."""
+    if scope not in get_args(Scope):
+        raise UserError(f"scope {scope!r} is not one of {', '.join(get_args(Scope))}")
+    if scope == "global":
+        return None
+    shapes = scorer.shapes
+    if scope == "layerwise":
+        proportions = [shape.numel() for shape in shapes.values()]
+    else:
+        given = scorer.criterion.proportions(shapes)
+        proportions = [given[name] for name in shapes]
+    return lambda count, left: apportion(proportions, count, left)
+
+
+def towards(scorer: Scorer, final: list[int]) -> Division:
+    """The division that ends at `final` connections per layer, and comes to it in proportion from the dense network."""
+    above = [shape.numel() - kept for shape, kept in zip(scorer.shapes.values(), final, strict=True)]
+
+    def division(count: int, left: list[int]) -> list[int]:
+        room = [available - kept for available, kept in zip(left, final, strict=True)]
+        return [kept + more for kept, more in zip(final, apportion(above, count - sum(final), room), strict=True)]
+
+    return division
 
 
 def check_sparsity(sparsity: float) -> None:

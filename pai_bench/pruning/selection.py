@@ -1,18 +1,27 @@
 """Selection: from scores to exactly k kept connections.
 
-Higher scores are kept. Equal scores are decided by position: first in parameter order, then in flat index.
-Nothing here knows what is selected; it takes tensors of scores and counts.
+Higher scores are kept. Equal scores are decided by position: first in parameter order, then in flat index. Nothing
+here knows what is selected; it takes tensors of scores and counts, and goes over them block by block, so that beside
+the masks it needs memory for a small share of the scores only.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from pai_bench.errors import UserError
 
-Scope = Literal["global", "layerwise"]
+Scope = Literal["global", "layerwise", "quota"]
+
+SAMPLE = 2**17
+"""Scores that are looked at to guess the threshold; fewer are selected from directly."""
+
+BLOCK = 2**18
+"""Scores that a processor's cache holds; on other devices a tensor is one block."""
 
 
 def kept_count(density: float, size: int) -> int:
@@ -20,61 +29,191 @@ def kept_count(density: float, size: int) -> int:
     return round(density * size)
 
 
-def apportion(sizes: Sequence[int], count: int, limits: Sequence[int] | None = None) -> list[int]:
-    """Divide `count` in proportion to `sizes`, rounded by largest remainder, no part above its limit.
+def apportion(weights: Sequence[int], count: int, limits: Sequence[int]) -> list[int]:
+    """Divide `count` in proportion to `weights`, rounded by largest remainder, no part above its limit.
 
-    The sum of the parts is exactly `count`, which must not exceed the sum of the limits (default: the sizes).
+    A part that would exceed its limit is set to it, and the rest is divided again among the others. The sum of the
+    parts is exactly `count`, which must not exceed the sum of the limits.
     """
-    limits = sizes if limits is None else limits
-    total = sum(sizes)
     if not 0 <= count <= sum(limits):
         raise UserError(f"{count} connections cannot be divided over layers that hold {sum(limits)}")
-    parts = [min(count * size // total, limit) for size, limit in zip(sizes, limits, strict=True)]
-    by_remainder = sorted(range(len(sizes)), key=lambda i: (-(count * sizes[i] % total), i))
-    while (missing := count - sum(parts)) > 0:
-        open_parts = [i for i in by_remainder if parts[i] < limits[i]]
-        for i in open_parts[:missing]:
-            parts[i] += 1
+    parts, free, rest = list(limits), list(range(len(weights))), count
+    while over := [i for i in free if weights[i] * rest > limits[i] * sum(weights[j] for j in free)]:
+        rest -= sum(limits[i] for i in over)
+        free = [i for i in free if i not in over]
+    total = sum(weights[i] for i in free) or 1
+    for i in free:
+        parts[i] = rest * weights[i] // total
+    by_remainder = sorted(free, key=lambda i: (-(rest * weights[i] % total), i))
+    for i in by_remainder[: count - sum(parts)]:
+        parts[i] += 1
     return parts
-
-
-def top(scores: Sequence[Tensor], count: int) -> list[Tensor]:
-    """Masks (bool, of the scores' shapes) of the `count` highest scores over all tensors together."""
-    flat = torch.cat([tensor.reshape(-1) for tensor in scores])
-    if count >= flat.numel():
-        keep = torch.ones_like(flat, dtype=torch.bool)
-    elif count <= 0:
-        keep = torch.zeros_like(flat, dtype=torch.bool)
-    else:
-        threshold = flat.kthvalue(flat.numel() - count + 1).values
-        keep = flat > threshold
-        ties = (flat == threshold).nonzero().squeeze(1)
-        keep[ties[: count - int(keep.count_nonzero())]] = True
-    parts = keep.split([tensor.numel() for tensor in scores])
-    return [part.reshape(tensor.shape) for part, tensor in zip(parts, scores, strict=True)]
 
 
 def select(
     scores: Mapping[str, Tensor],
-    count: int,
-    scope: Scope = "global",
+    count: int | Mapping[str, int],
     alive: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Masks that keep exactly `count` connections with the highest scores.
+    """Masks that keep the connections with the highest scores: exactly `count`, over all tensors together.
 
-    ``global`` ranks all layers together; ``layerwise`` keeps the same share of every layer (largest remainder).
-    With `alive`, only connections that are ``True`` there can be kept.
+    With a count for each name, every tensor is ranked for itself. With `alive`, only connections that are ``True``
+    there can be kept.
     """
-    if scope not in get_args(Scope):
-        raise UserError(f"scope {scope!r} is not one of {', '.join(get_args(Scope))}")
-    if alive is not None:
-        scores = {name: tensor.masked_fill(~alive[name], -torch.inf) for name, tensor in scores.items()}
-    values = list(scores.values())
-    if scope == "global":
-        masks = top(values, count)
-    else:
-        sizes = [tensor.numel() for tensor in values]
-        limits = sizes if alive is None else [int(alive[name].count_nonzero()) for name in scores]
-        quotas = apportion(sizes, count, limits)
-        masks = [top([tensor], quota)[0] for tensor, quota in zip(values, quotas, strict=True)]
-    return dict(zip(scores, masks, strict=True))
+    groups = [([name], count[name]) for name in scores] if isinstance(count, Mapping) else [(list(scores), count)]
+    masks: dict[str, Tensor] = {}
+    for names, kept in groups:
+        live = None if alive is None else [alive[name] for name in names]
+        masks |= zip(names, top([scores[name] for name in names], kept, live), strict=True)
+    return masks
+
+
+def top(scores: Sequence[Tensor], count: int, alive: Sequence[Tensor] | None = None) -> list[Tensor]:
+    """Masks (bool, of the scores' shapes) of the `count` highest scores over all tensors together.
+
+    A sample of the scores gives a bracket that holds the threshold, almost surely; one pass keeps what lies above the
+    bracket and collects the few scores inside, among which the choice is exact. A bracket that proves wrong is moved.
+    """
+    masks = [torch.empty(score.shape, dtype=torch.bool, device=score.device) for score in scores]
+    available = sum(score.numel() for score in scores) if alive is None else sum(int(a.count_nonzero()) for a in alive)
+    if count > available:
+        raise UserError(f"{count} connections cannot be kept of {available}")
+    if count in (0, available):
+        for i, mask in enumerate(masks):
+            mask.fill_(count > 0) if alive is None or not count else mask.copy_(alive[i])
+        return masks
+    blocks = list(_blocks(scores, masks, alive))
+    sample = _sample(scores, alive)
+    position = len(sample) * (available - count) / available  # of the threshold, in the sorted sample
+    spread = 5 * math.sqrt(position * (1 - position / max(1, len(sample)))) + 2
+    low, high = _at(sample, position - spread), _at(sample, position + spread)
+    while True:
+        above, inside = _divide(blocks, low, high)
+        missing, candidates = count - above, sum(len(found.values) for found in inside)
+        spread *= 8
+        if missing < 0:  # the threshold is `high` or higher
+            low, high = high, _at(sample, position + spread)
+        elif missing <= candidates:
+            _keep(inside, _best(inside, missing))
+            return masks
+        else:  # the threshold is `low` or lower
+            _keep(inside, None)
+            missing = _keep_equal(blocks, low, missing - candidates)
+            if not missing:
+                return masks
+            if low == -math.inf:
+                raise UserError("the scores hold NaN; nothing can be ranked by them")
+            low, high = _at(sample, position - spread), low
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A flat piece of the scores, and of what is selected and selectable there."""
+
+    scores: Tensor
+    mask: Tensor
+    alive: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Inside:
+    """The scores of a block that lie inside the bracket, by position."""
+
+    mask: Tensor
+    positions: Tensor
+    values: Tensor
+
+
+def _blocks(scores: Sequence[Tensor], masks: Sequence[Tensor], alive: Sequence[Tensor] | None) -> Iterator[_Block]:
+    kind = _common_type(scores)
+    for i, (score, mask) in enumerate(zip(scores, masks, strict=True)):
+        flat, size = score.detach().to(kind).reshape(-1), BLOCK if score.device.type == "cpu" else max(1, score.numel())
+        pieces = zip(flat.split(size), mask.view(-1).split(size), strict=True)
+        lives = [None] * (flat.numel() // size + 1) if alive is None else alive[i].reshape(-1).split(size)
+        yield from (_Block(*piece, live) for piece, live in zip(pieces, lives, strict=False))
+
+
+def _common_type(scores: Sequence[Tensor]) -> torch.dtype:
+    kind = scores[0].dtype
+    for score in scores[1:]:
+        kind = torch.promote_types(kind, score.dtype)
+    return kind
+
+
+def _sample(scores: Sequence[Tensor], alive: Sequence[Tensor] | None) -> Tensor:
+    """Sorted random scores, of every tensor its share; empty where there are so few scores that none is needed."""
+    total = sum(score.numel() for score in scores)
+    if total <= SAMPLE:
+        return torch.empty(0)
+    generator = torch.Generator().manual_seed(0)  # the guess may vary, the result does not; no global state is touched
+    kind, found = _common_type(scores), []
+    for i, score in enumerate(scores):
+        size = score.numel()
+        if not size:
+            continue
+        places = torch.randint(size, (-(-SAMPLE * size // total),), generator=generator).to(score.device)
+        values = score.detach().reshape(-1)[places]
+        found.append((values if alive is None else values[alive[i].reshape(-1)[places]]).to("cpu", kind))
+    return torch.cat(found).sort().values
+
+
+def _at(sample: Tensor, position: float) -> float:
+    """The score at a position of the sorted sample; infinite outside it."""
+    if not 0 <= position < len(sample):
+        return math.copysign(math.inf, position - len(sample) / 2 if len(sample) else position)
+    return float(sample[int(position)])
+
+
+def _divide(blocks: Sequence[_Block], low: float, high: float) -> tuple[int, list[_Inside]]:
+    """Keep what lies above a bracket, and count it; collect what lies strictly between `low` and `high`.
+
+    `high` itself counts as above, except where it equals `low`.
+    """
+    counts, inside = [], []
+    for block in blocks:
+        (torch.gt if low == high else torch.ge)(block.scores, high, out=block.mask)
+        if block.alive is not None:
+            block.mask.logical_and_(block.alive)
+        counts.append(block.mask.count_nonzero())
+        if low < high:
+            between = (block.scores > low).logical_xor_(block.mask)
+            if block.alive is not None:
+                between.logical_and_(block.alive)
+            positions = between.nonzero().squeeze(1)
+            inside.append(_Inside(block.mask, positions, block.scores[positions]))
+    return sum(int(count) for count in counts), inside
+
+
+def _best(inside: Sequence[_Inside], count: int) -> Tensor:
+    """Which of the collected scores are the `count` highest: one bool for each, in order of position."""
+    values = torch.cat([found.values.to(inside[0].values.device) for found in inside])
+    if count in (0, len(values)):
+        return torch.full_like(values, count > 0, dtype=torch.bool)
+    threshold = values.kthvalue(len(values) - count + 1).values
+    keep = values > threshold
+    ties = (values == threshold).nonzero().squeeze(1)
+    keep[ties[: count - int(keep.count_nonzero())]] = True
+    return keep
+
+
+def _keep(inside: Sequence[_Inside], chosen: Tensor | None) -> None:
+    """Keep the `chosen` of the collected scores, or all."""
+    parts = [None] * len(inside) if chosen is None else chosen.split([len(found.values) for found in inside])
+    for found, part in zip(inside, parts, strict=True):
+        found.mask[found.positions] = True if part is None else part.to(found.mask.device)
+
+
+def _keep_equal(blocks: Sequence[_Block], value: float, count: int) -> int:
+    """Keep the first `count` scores that equal `value`; returns how many there were too few."""
+    for block in blocks:
+        if not count:
+            break
+        equal = block.scores == value
+        if block.alive is not None:
+            equal.logical_and_(block.alive)
+        if (found := int(equal.count_nonzero())) > count:
+            equal[equal.nonzero().squeeze(1)[count:]] = False
+            found = count
+        block.mask.logical_or_(equal)
+        count -= found
+    return count

@@ -142,7 +142,11 @@ def describe_criterion(record: Record) -> str | None:
         return None
     options = ", ".join(f"{key} {json.dumps(value)}" for key, value in criterion["options"])
     batch = f"{record.trial['score_batch']} {record.trial['score_sampling']} examples"
-    return f"{criterion['name']}: {criterion['schedule']}, {record.trial['scope']}, score batch {batch}; {options}"
+    if (batches := record.trial.get("score_batches", 1)) > 1:
+        batch = f"{batches} x {batch}"
+    variant = f", {record.trial['variant']}" if "variant" in record.trial else ""
+    scope = f"{criterion['schedule']}, {record.trial['scope']}{variant}"
+    return f"{criterion['name']}: {scope}, score batch {batch}; {options}"
 
 
 def describe_environment(record: Record) -> str:

@@ -15,6 +15,7 @@ WAYS = {
     "scope": "{}",
     "score_batch": "{:g} examples",
     "score_sampling": "{}",
+    "score_batches": "{:g} score batches",
     "revision": "revision {:g}",
 }
 """What may tell apart two uses of one criterion, and how it is written."""
@@ -105,6 +106,8 @@ def cell(rows: pd.DataFrame) -> Cell:
 def method_labels(rows: pd.DataFrame) -> "pd.Series[str]":
     """The criterion of each row, with what else tells its uses apart, but only where it was used in several ways."""
     labels = rows.criterion.copy()
+    varied = rows.variant.notna() & (rows.variant != "none")
+    labels[varied] += " + " + rows.variant[varied]
     for _, group in rows.groupby("criterion", sort=False):
         for way, form in WAYS.items():
             if group[way].nunique() > 1:

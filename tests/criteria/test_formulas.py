@@ -181,10 +181,78 @@ def test_synflow_ignores_the_sign_of_weights_the_data_and_the_statistics_of_laye
     assert expected["0.weight"] == pytest.approx(w * flow_out[:, None], rel=1e-12)
 
 
+class Branches(nn.Module):
+    """Layers with a shortcut around each: no chain."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(2, 2, bias=False) for _ in range(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = x + layer(x)
+        return x
+
+
 def test_synflow_names_the_layer_that_overflows() -> None:
     # the input 1 grows by 2e38 in each layer; the float64 limit 1.8e308 is passed in the ninth
-    deep = nn.Sequential(*(nn.Linear(2, 2, bias=False) for _ in range(10)))
+    deep = Branches(10)
     for weight in deep.parameters():
         nn.init.constant_(weight, 1e38)
-    with pytest.raises(pb.UserError, match=r"synflow: the flow overflows float64 in '8'"):
+    with pytest.raises(pb.UserError, match=r"synflow: the flow overflows float64 in 'layers.8'"):
         pb.get_criterion("synflow").score(deep, pb.Batch(torch.ones(1, 2), torch.tensor([0])))
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_synflow_is_exact_on_a_chain_of_a_thousand_layers(size: float) -> None:
+    """Against exact products of logarithms: the chain has one unit per layer but for the first and last."""
+    generator = torch.Generator().manual_seed(0)
+    layers: list[nn.Module] = [nn.Linear(3, 1, bias=False)]
+    layers += [layer for _ in range(998) for layer in (nn.Linear(1, 1, bias=False), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.Linear(1, 2, bias=False))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(size * (torch.rand(weight.shape, generator=generator) + 0.5))
+    batch = pb.Batch(torch.ones(1, 3), torch.tensor([0]))
+    scores = pb.get_criterion("synflow").score(model, batch)
+    sums = torch.stack([score.sum() for score in scores.values()])
+    assert sums.isfinite().all()
+    assert (sums > 0).all()
+    assert sums / sums[0] == pytest.approx(torch.ones(1000, dtype=torch.float64), rel=1e-9)
+    for name in ("0.weight", f"{len(layers)}.weight"):  # inside a layer, the flow is divided like the weights
+        values = model.get_parameter(name).detach().double()
+        assert scores[name] / sums[0] == pytest.approx(values / values.sum(), rel=1e-9)
+    mask = pb.prune(model, batch, "synflow", 0.002, schedule="exponential:steps=3")
+    assert mask.kept == round(0.998 * 1003)
+    assert all(kept >= 1 for kept in mask.kept_per_layer().values())
+
+
+def test_synflow_scales_what_layers_add_along_a_rescaled_chain() -> None:
+    """A bias deep in a chain against the same computation in Python's unbounded integers."""
+    model = nn.Sequential(*(nn.Linear(1, 1) for _ in range(400))).double()
+    for i, parameter in enumerate(model.parameters()):  # weight and bias by turns
+        nn.init.constant_(parameter, 8.0 if i % 2 == 0 else 0.0)
+    layer = model[300]
+    assert isinstance(layer, nn.Linear)
+    with torch.no_grad():
+        layer.bias.fill_(2.0**898)  # the flow there is 8**301 = 2**903
+    scores = pb.get_criterion("synflow").score(model, pb.Batch(torch.ones(1, 1), torch.tensor([0])))
+    before, after = float(scores["0.weight"]), float(scores["399.weight"])
+    # dR/dw * w is the flow from the input, 2**903, in layer 0, and with the bias 2**903 + 2**898 behind it
+    assert after / before == pytest.approx(1 + 2.0**-5, rel=1e-12)
+
+
+def test_synflow_on_tokens_and_on_outputs_that_are_no_tensor() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(7, 4)
+            self.fc = nn.Linear(4, 2, bias=False)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"logits": self.fc(self.embedding(x).mean(1)), "tokens": x}
+
+    model = Tokens()
+    batch = pb.Batch(torch.randint(7, (3, 5)), torch.tensor([0, 1, 0]), loss=lambda out, y: out["logits"].mean())
+    scores = pb.get_criterion("synflow").score(model, batch)
+    assert scores["fc.weight"] == pytest.approx(model.fc.weight.detach().double().abs(), rel=1e-12)

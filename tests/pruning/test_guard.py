@@ -100,10 +100,8 @@ def test_a_vandal_leaves_no_trace(fails: bool, network: Example) -> None:
         lambda: score_masked(Vandal(fails=fails), model, batch, mask),
     ]
     for call in calls:
-        if fails:
-            with pytest.raises(RuntimeError, match="vandal"):
-                call()
-        else:
+        error, message = (RuntimeError, "vandal") if fails else (CriterionError, "Vandal changes the model while it")
+        with pytest.raises(error, match=message):
             call()
     assert_same(before, state(model))
 
@@ -225,6 +223,71 @@ def test_criteria_inside_a_criterion_do_not_disturb_each_other(network: Example)
         assert_same(scores, pb.get_criterion(name).score(model, batch))
 
 
+@dataclass(frozen=True)
+class Changing(pb.Criterion):
+    """Changes one thing on the network that it is given."""
+
+    what: str = ""
+
+    def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
+        first = model.get_parameter("0.weight")
+        changes: dict[str, Callable[[], Any]] = {
+            "nothing": lambda: None,
+            "weights": lambda: first.detach().mul_(2),
+            "weights, by data": lambda: first.data.mul_(2),
+            "another tensor": lambda: setattr(model[0], "weight", nn.Parameter(first.detach())),  # type: ignore[index]
+            "requires_grad": lambda: first.requires_grad_(False),
+            "training flag": lambda: model[1].train(),  # type: ignore[index]
+            "hook": lambda: model[1].register_forward_hook(lambda _m, _i, _o: None),  # type: ignore[index]
+        }
+        changes[self.what]()
+        return weights(model)
+
+
+@pytest.mark.parametrize(
+    ("what", "where"),
+    [
+        ("weights", "0.weight"),
+        ("weights, by data", "0.weight"),
+        ("another tensor", "0.weight"),
+        ("requires_grad", "0.weight"),
+        ("training flag", "1"),
+        ("hook", "1"),
+    ],
+)
+def test_a_formula_that_changes_the_network_is_named(what: str, where: str) -> None:
+    model, batch = nn.Sequential(nn.Linear(2, 2), nn.Dropout()), pb.Batch(torch.ones(1, 2), torch.tensor([0]))
+    before = state(model)
+    Changing(what="nothing").score(model, batch)
+    with pytest.raises(CriterionError, match=f"Changing changes the model while it scores it, in '{where}'"):
+        Changing(what=what).score(model, batch)
+    with pytest.raises(CriterionError, match="changes the model"):
+        pb.prune(model, batch, Changing(what=what), 0.5)
+    assert_same(before, state(model))
+
+
+def test_changes_before_scoring_are_made_once_and_on_the_copy() -> None:
+    calls: list[int] = []
+
+    @dataclass(frozen=True)
+    class Prepared(pb.Criterion):
+        def prepare(self, model: nn.Module) -> None:
+            calls.append(1)
+            for parameter in model.parameters():
+                parameter.data = parameter.data.double().add_(1)
+
+        def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
+            return weights(model)
+
+    model, batch = nn.Linear(2, 2), pb.Batch(torch.ones(1, 2), torch.tensor([0]))
+    before = state(model)
+    scores = Prepared().score(model, batch)
+    assert torch.equal(scores["weight"], model.weight.detach().double() + 1)
+    pb.prune(model, batch, Prepared(), 0.5, schedule="exponential:steps=4")
+    assert len(calls) == 2
+    assert_same(before, state(model))
+
+
 def test_the_inherited_and_the_mixed_in_formula_are_guarded() -> None:
     class Mixin:
         def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
@@ -235,16 +298,21 @@ def test_the_inherited_and_the_mixed_in_formula_are_guarded() -> None:
     class Mixed(Mixin, pb.Criterion):
         pass
 
+    snip = type(pb.get_criterion("snip"))
+
     @dataclass(frozen=True)
-    class Doubled(Vandal):
+    class Doubled(snip):  # type: ignore[misc, valid-type]
+        normalised = False
+
         def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
             return {name: 2 * score for name, score in super().score(model, batch).items()}
 
     model, batch = nn.Linear(2, 2), pb.Batch(torch.ones(1, 2), torch.tensor([0]))
     before = model.weight.detach().clone()
-    Mixed().score(model, batch)
-    doubled, single = Doubled().score(model, batch), Vandal().score(model, batch)
+    with pytest.raises(CriterionError, match="Mixed changes the model"):
+        Mixed().score(model, batch)
     assert torch.equal(model.weight, before)
+    doubled, single = Doubled().score(model, batch), pb.get_criterion("force:bn=eval").score(model, batch)
     assert torch.equal(doubled["weight"], 2 * single["weight"])
 
 
@@ -273,7 +341,7 @@ def test_a_criterion_inside_another_draws_from_the_trials_seed() -> None:
 
 def test_options_of_any_type() -> None:
     @dataclass(frozen=True)
-    class Odd(Vandal):
+    class Odd(Changing):
         anything: Any = 1
         number: int | float = 0.5
         several: tuple[int, ...] = (1, 2)

@@ -137,7 +137,7 @@ def test_what_is_not_a_sparsity(sparsity: float) -> None:
 
 
 def test_batches_that_do_not_fit() -> None:
-    with pytest.raises(pb.UserError, match=r"inputs of shape \(2, 3\), does not fit the model"):
+    with pytest.raises(pb.UserError, match=r"inputs of shape \(2, 3\), torch.float32 on cpu, does not fit the model"):
         pb.prune(linear([1] * 8), BATCH, "snip")
     with pytest.raises(pb.UserError, match=r"targets must lie in 0..1, the model's classes, but reach 2"):
         pb.prune(linear([1] * 6), (torch.ones(1, 3), torch.tensor([2])), "snip")

@@ -1,0 +1,27 @@
+"""ER: random masks with Erdős-Rényi layer densities."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from pai_bench.pruning import Batch, Criterion, Scope, Scores, uniform_scores
+from pai_bench.registry import criterion
+
+
+@criterion("er", source="Mocanu et al. 2018, arXiv:1707.04780; Evci et al. 2020, arXiv:1911.11134")
+@dataclass(frozen=True)
+class ER(Criterion):
+    """score = u, uniform in [0, 1), ranked inside each layer; layer density proportional to (in + out) / (in * out)."""
+
+    uses_data: ClassVar[bool] = False
+    scope: ClassVar[Scope] = "quota"
+
+    def score(self, model: nn.Module, batch: Batch) -> Scores:
+        return uniform_scores(model)
+
+    def proportions(self, shapes: Mapping[str, torch.Size]) -> Mapping[str, int]:
+        """Connections of a layer: density times size, which is (in + out) times the size of the kernel."""
+        return {name: sum(shape[:2]) * shape[2:].numel() for name, shape in shapes.items()}

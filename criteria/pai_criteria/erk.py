@@ -1,0 +1,29 @@
+"""ERK: random masks with Erdős-Rényi-kernel layer densities."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from pai_bench.pruning import Batch, Criterion, Scope, Scores, uniform_scores
+from pai_bench.registry import criterion
+
+
+@criterion("erk", source="Evci et al. 2020, arXiv:1911.11134, section 3")
+@dataclass(frozen=True)
+class ERK(Criterion):
+    """score = u, uniform in [0, 1), ranked inside each layer; layer density proportional to (sum of dimensions) /
+    (product of dimensions), those of the kernel included.
+    """
+
+    uses_data: ClassVar[bool] = False
+    scope: ClassVar[Scope] = "quota"
+
+    def score(self, model: nn.Module, batch: Batch) -> Scores:
+        return uniform_scores(model)
+
+    def proportions(self, shapes: Mapping[str, torch.Size]) -> Mapping[str, int]:
+        """Connections of a layer: density times size, which is the sum of the dimensions."""
+        return {name: sum(shape) for name, shape in shapes.items()}

@@ -1,0 +1,23 @@
+"""FORCE: foresight connection sensitivity."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from pai_bench.pruning import Batch, BatchNormMode, Criterion, Exponential, Schedule, Scores, saliencies
+from pai_bench.registry import criterion
+
+
+@criterion("force", source="de Jorge et al. 2021, arXiv:2006.09081, eq. 8")
+@dataclass(frozen=True)
+class FORCE(Criterion):
+    """score = |w * g|, with w the dense weight and g = dL/dw at the masked network: removed connections may return."""
+
+    bn: BatchNormMode = "train"
+
+    schedule: ClassVar[Schedule] = Exponential(steps=60, returns=True)
+    claims: ClassVar[tuple[str, ...]] = ("keeps-the-loss", "loss-scale")
+
+    def score(self, model: nn.Module, batch: Batch) -> Scores:
+        return saliencies(model, batch, lambda w, g, _loss: g.mul_(w).abs_())

@@ -1,0 +1,24 @@
+"""Iter-SNIP: SNIP on the masked network, in many small steps."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from pai_bench.pruning import Batch, BatchNormMode, Criterion, Exponential, Schedule, Scores, saliencies
+from pai_bench.registry import criterion
+
+
+@criterion("iter-snip", source="de Jorge et al. 2021, arXiv:2006.09081, section 4")
+@dataclass(frozen=True)
+class IterSNIP(Criterion):
+    """score = |w * g| / sum |w * g| on the masked network, with g = dL/dw; removed connections stay removed."""
+
+    bn: BatchNormMode = "train"
+
+    schedule: ClassVar[Schedule] = Exponential(steps=60)
+    normalised: ClassVar[bool] = True
+    claims: ClassVar[tuple[str, ...]] = ("keeps-the-loss", "loss-scale")
+
+    def score(self, model: nn.Module, batch: Batch) -> Scores:
+        return saliencies(model, batch, lambda w, g, _loss: g.mul_(w).abs_())

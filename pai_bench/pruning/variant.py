@@ -1,0 +1,76 @@
+"""Sanity variants: what should harm a criterion, if what it is praised for is what matters.
+
+* ``none``: the criterion as it is;
+* ``shuffle``: its mask permuted inside each layer; ``global-shuffle``: over all layers;
+* ``reinit``: its mask, and the weights drawn again after masking;
+* ``invert``: the lowest scores kept, at every cut of a schedule;
+* ``quota:NAME``: the count of each layer from the criterion NAME, filled by this criterion's ranking in the layer.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pai_bench.errors import UserError, unknown
+from pai_bench.pruning.criterion import Criterion
+from pai_bench.pruning.lookup import get_criterion
+from pai_bench.pruning.selection import select
+from pai_bench.randomness import random_state
+from pai_bench.streams import stream
+
+KINDS = ("none", "shuffle", "global-shuffle", "reinit", "invert", "quota:NAME")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of the sanity variants; `quota` is the criterion whose count each layer gets."""
+
+    kind: str = "none"
+    quota: Criterion | None = None
+
+    def __str__(self) -> str:
+        """The text that `get_variant` reads back."""
+        return self.kind if self.quota is None else f"quota:{self.quota}"
+
+    @property
+    def inverted(self) -> bool:
+        """Whether the lowest scores are kept."""
+        return self.kind == "invert"
+
+    @property
+    def redraws(self) -> bool:
+        """Whether the weights are to be drawn again after masking."""
+        return self.kind == "reinit"
+
+    def arrange(self, mask: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+        """`mask`, permuted if the variant is a shuffle."""
+        if self.kind not in ("shuffle", "global-shuffle"):
+            return mask
+        return permuted(mask, seed, across=self.kind == "global-shuffle")
+
+
+def get_variant(text: Any) -> Variant:
+    """The variant written as one of `KINDS`; ``-`` and ``_`` are the same."""
+    if isinstance(text, Variant):
+        return text
+    kind, colon, argument = str(text).strip().partition(":")
+    if kind == "quota" and argument:
+        return Variant("quota", get_criterion(argument))
+    kind = kind.replace("_", "-")
+    if kind == "quota":
+        raise UserError("variant quota needs the name of a criterion, for example quota:erk")
+    if colon or kind not in KINDS:
+        raise unknown("variant", str(text), KINDS)
+    return Variant(kind)
+
+
+def permuted(mask: dict[str, Tensor], seed: int, *, across: bool) -> dict[str, Tensor]:
+    """`mask` permuted at random, inside each layer or `across` all layers; the same on every device."""
+    kept = {name: int(tensor.count_nonzero()) for name, tensor in mask.items()}
+    with random_state(stream(seed, "shuffle")):
+        # a mask has two values only, so its permutation is a random choice of as many positions
+        scores = {name: torch.rand(tensor.shape, dtype=torch.float64) for name, tensor in mask.items()}
+    chosen = select(scores, sum(kept.values()) if across else kept)
+    return {name: tensor.to(mask[name].device) for name, tensor in chosen.items()}
