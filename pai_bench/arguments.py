@@ -11,6 +11,15 @@ from pai_bench import __version__, recipe, spec
 from pai_bench.errors import UserError
 from pai_bench.plan import Sweep
 
+TIME_EXAMPLES = """\
+examples:
+  pai-bench time --criteria snip,grasp,synflow --models vgg
+  pai-bench time --criteria snip,force:micro-batch=32 --models torchvision:resnet50 --data cifar10 --device cuda
+
+One score, and a whole pruning with all cuts of the criterion's schedule, are measured beside a bare forward and
+backward pass of the same batch. The rows are kept in the results folder and become part of its report.md.
+Nothing else should run on the machine meanwhile."""
+
 RUN_EXAMPLES = """\
 examples:
   pai-bench run --criteria snip,random --models lenet,vgg
@@ -23,12 +32,23 @@ examples:
 What is stored in --out is not run again: the same command goes on where it stopped.
 exit codes: 0; 1 a trial failed; 2 a mistake in the request; 130 interrupted"""
 
+CHECK_EXAMPLES = """\
+examples:
+  pai-bench check snip
+  pai-bench check ./mine.py:Mine:alpha=2       a class in a file of yours, with an option
+  pai-bench check theirs                       a criterion of an installed package, by its name in `pai-bench list`
+
+The criterion scores and prunes small networks of every kind; what it claims about itself is checked, too.
+exit codes: 0 all passed; 1 a check failed; 2 a mistake in the request; 130 interrupted"""
+
 EXAMPLES = """\
 examples:
   pai-bench run --criteria snip,random --models lenet,vgg      compare, store, report
   pai-bench list criteria                                      what there is
   pai-bench report results -o reports/mine.md                  report again from what is stored
+  pai-bench time --criteria snip,grasp --models vgg            what scoring costs
   pai-bench prune --model resnet-20 --data cifar10 --criterion synflow --sparsity 0.98 -o mask.safetensors
+  pai-bench check ./mine.py:Mine                               whether a criterion keeps the contract
 
 `pai-bench VERB --help` explains each."""
 
@@ -59,7 +79,7 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"pai-bench {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
-    for add in (add_run, add_report, add_prune, add_list):
+    for add in (add_run, add_report, add_time, add_prune, add_check, add_list):
         add(verbs)
     return top
 
@@ -86,8 +106,7 @@ def add_run(verbs: Any) -> None:
     """``run``: its flags are the fields of `Sweep`."""
     verb = add_verb(verbs, "run", "compare criteria: score, prune, train, store, and write a report", RUN_EXAMPLES)
     verb.add_argument("recipe", nargs="?", help="a TOML file, or one of `pai-bench list recipes`")
-    for f in dataclasses.fields(Sweep):
-        add_key(verb, f.name, f.metadata["help"], f.default)
+    add_keys(verb, *(f.name for f in dataclasses.fields(Sweep)))
     verb.add_argument("--out", metavar="DIR", help="results folder (default: results)")
     verb.add_argument("--retry-failed", action="store_true", help="run failed trials again")
     verb.add_argument("--dry-run", action="store_true", help="list the trials and run nothing")
@@ -101,6 +120,19 @@ def add_report(verbs: Any) -> None:
     verb.add_argument("-o", "--output", metavar="FILE", help="where to (default: report.md in the results folder)")
 
 
+def add_time(verbs: Any) -> None:
+    """``time``."""
+    verb = add_verb(verbs, "time", "measure what scoring costs, in seconds, bytes and training steps", TIME_EXAMPLES)
+    verb.add_argument("--sparsity", type=float, default=0.95, help="sparsity of the whole pruning (default: 0.95)")
+    verb.add_argument("--rounds", type=int, default=5, help="measurements of each, after a warm-up (default: 5)")
+    verb.add_argument(
+        "--seconds", type=float, default=30.0, help="about the longest time for each, at least one round (default: 30)"
+    )
+    verb.add_argument("--out", metavar="DIR", default="results", help="results folder (default: results)")
+    shared = ("criteria", "models", "data", "schedule", "scope", "bn", "score_batch", "score_batches")
+    add_keys(verb, *shared, "score_sampling", "protocol", "batch_size", "device", "data_dir")
+
+
 def add_prune(verbs: Any) -> None:
     """``prune``."""
     verb = add_verb(verbs, "prune", "score one network, freshly initialised, and write its mask")
@@ -110,16 +142,30 @@ def add_prune(verbs: Any) -> None:
     verb.add_argument("--data", default="digits", help="data set that the score batch comes from (default: digits)")
     verb.add_argument("--seed", type=int, default=0, help="seed of weights and score batch (default: 0)")
     verb.add_argument("-o", "--output", metavar="FILE", default="mask.safetensors", help="default: mask.safetensors")
-    shared = ("schedule", "scope", "bn", "score_batch", "score_sampling", "device", "data_dir")
-    for f in dataclasses.fields(Sweep):
-        if f.name in shared:
-            add_key(verb, f.name, f.metadata["help"], f.default)
+    verb.add_argument(
+        "--variant", default="none", help="none, shuffle, global-shuffle, reinit, invert or quota:NAME (default: none)"
+    )
+    shared = ("schedule", "scope", "bn", "score_batch", "score_batches", "score_sampling", "device", "data_dir")
+    add_keys(verb, *shared)
+
+
+def add_check(verbs: Any) -> None:
+    """``check``."""
+    verb = add_verb(verbs, "check", "hold a criterion, a third party's too, to the contract", CHECK_EXAMPLES)
+    verb.add_argument("criterion", help="NAME[:OPTION=VALUE]... or ./file.py:ClassName[:OPTION=VALUE]...")
 
 
 def add_list(verbs: Any) -> None:
     """``list``."""
     verb = add_verb(verbs, "list", "name the criteria, models, data sets or recipes that there are")
     verb.add_argument("kind", choices=["criteria", "models", "data", "recipes"])
+
+
+def add_keys(verb: Parser, *names: str) -> None:
+    """The flags of some fields of `Sweep`."""
+    for f in dataclasses.fields(Sweep):
+        if f.name in names:
+            add_key(verb, f.name, f.metadata["help"], f.default)
 
 
 def add_key(verb: Parser, name: str, help: str, default: Any) -> None:

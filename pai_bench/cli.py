@@ -3,9 +3,10 @@
 import argparse
 import dataclasses
 import io
+import itertools
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pai_bench.catalog import Catalog
+    from pai_bench.conformance import Result
     from pai_bench.registry import Plugin
     from pai_bench.store import Record
 
@@ -132,6 +134,49 @@ def report(given: argparse.Namespace) -> int:
     return 0
 
 
+def time(given: argparse.Namespace) -> int:
+    """``pai-bench time``."""
+    from rich.markup import escape
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from pai_bench.catalog import resolve
+    from pai_bench.cost import measure_cost
+    from pai_bench.report import costs
+    from pai_bench.report.page import write_report
+    from pai_bench.runner import Runner
+    from pai_bench.store import Cost, Store
+
+    if given.rounds < 1 or given.seconds < 0:
+        raise UserError(f"rounds {given.rounds} must be at least 1, seconds {given.seconds:g} not negative")
+    flags = {key: value for key, value in vars(given).items() if key in recipe.KEYS and key != "out"}
+    console = make_console()
+    with console.status("reading data and building networks"):
+        catalog = resolve(Sweep(**flags, sparsities=(given.sparsity,), seeds=1))
+    store, runner = Store(given.out, create=True), Runner(catalog, given.command)
+    trials = [trial for trial in catalog.trials if trial.criterion is not None]
+    measured, steps = list[Cost](), dict[tuple[str, str], float]()
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("timing", total=len(trials))
+        for trial in trials:
+            progress.update(task, description=escape(f"timing {trial.criterion_name} on {trial.model}"))
+            if (key := (trial.data, trial.model)) not in steps:
+                steps[key] = runner.step_seconds(trial)
+            measured.append(measure_cost(runner, trial, steps[key], rounds=given.rounds, budget=given.seconds))
+            store.write_cost(measured[-1])
+            progress.advance(task)
+    for heading, group in costs.groups(measured).items():
+        head, *body = costs.table(group)
+        table = Table(title=escape(f"{heading}: {costs.describe(group)}"), title_justify="left")
+        for i, column in enumerate(head):
+            table.add_column(column, justify="right" if i else "left")
+        for row in body:
+            table.add_row(*map(escape, row))
+        console.print(table)
+    console.print(f"report: {write_report(store, store.path / 'report.md')}", highlight=False, markup=False)
+    return 0
+
+
 def prune(given: argparse.Namespace) -> int:
     """``pai-bench prune``."""
     from rich.table import Table
@@ -147,6 +192,7 @@ def prune(given: argparse.Namespace) -> int:
         "models": given.model,
         "sparsities": given.sparsity,
         "data": given.data,
+        "variants": given.variant,
     }
     catalog = resolve(Sweep(**axes, **flags, epochs=0))
     trial = dataclasses.replace(catalog.trials[1], seed=given.seed)
@@ -173,6 +219,43 @@ def prune(given: argparse.Namespace) -> int:
     line = f"mask: {given.output}, {mask.kept:,} of {mask.size:,} connections, scored in {cost.seconds:.3g} s"
     console.print(line, highlight=False, markup=False)
     return 0
+
+
+def check(given: argparse.Namespace) -> int:
+    """``pai-bench check``."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from pai_bench.conformance import run_checks
+    from pai_bench.pruning import get_criterion
+    from pai_bench.report.summary import plural
+
+    criterion, console, results = get_criterion(given.criterion), make_console(), []
+    with console.status(escape(f"checking {criterion}")) as status:
+        for result in run_checks(criterion):
+            results.append(result)
+            status.update(escape(f"checking {criterion}: {result.check} on {result.network}"))
+    table = Table()
+    for column in ("check", "networks", "result", "message"):
+        table.add_column(column, overflow="fold")
+    for row in check_rows(results):
+        table.add_row(*map(escape, row), style="red" if row[-1] else None)
+    console.print(table)
+    failed, total = sum(not result.passed for result in results), plural(len(results), "check")
+    line = f"{criterion}: {failed} of {total} failed" if failed else f"{criterion}: {total} passed"
+    console.print(line, highlight=False, markup=False)
+    return FAILED if failed else 0
+
+
+def check_rows(results: "list[Result]") -> Iterator[tuple[str, str, str, str]]:
+    """One row for the networks on which a check passed, and one for each on which it failed."""
+    for name, group in itertools.groupby(results, key=lambda result: result.check):
+        found = list(group)
+        if passed := [result.network for result in found if result.passed]:
+            yield name, ", ".join(passed), "passed", ""
+        for result in found:
+            if not result.passed:
+                yield name, result.network, "failed", result.message
 
 
 def list_plugins(given: argparse.Namespace) -> int:
@@ -234,7 +317,9 @@ def make_console() -> "Console":
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": run,
     "report": report,
+    "time": time,
     "prune": prune,
+    "check": check,
     "list": list_plugins,
 }
 
