@@ -1,10 +1,8 @@
 """From a sweep to its trials. Pure: imports no torch, touches no file."""
 
 import dataclasses
-import hashlib
 import json
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
@@ -12,6 +10,7 @@ from typing import Any, Literal, get_type_hints
 
 from pai_bench import spec
 from pai_bench.errors import UserError
+from pai_bench.identity import identify
 from pai_bench.training.protocol import Protocol
 
 DENSE = "dense"
@@ -160,11 +159,9 @@ class Trial:
     @property
     def identity(self) -> str:
         """A readable prefix and a hash of the canonical JSON of the configuration; a valid file name."""
-        canonical = json.dumps(self.configuration(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         method = self.criterion_name if self.variant == "none" else f"{self.criterion_name}-{self.variant}"
         readable = f"{self.data}-{self.model}-{method}-{self.sparsity:g}-s{self.seed}"
-        digest = hashlib.sha256(canonical.encode()).hexdigest()[:12]
-        return f"{re.sub(r'[^A-Za-z0-9.=-]+', '_', readable)[:80]}-{digest}"
+        return identify(readable, self.configuration())
 
 
 def expand(

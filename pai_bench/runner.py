@@ -14,13 +14,13 @@ from pai_bench.catalog import Catalog, resolve
 from pai_bench.data import DataSet, Split
 from pai_bench.environment import commit, describe, without_paths
 from pai_bench.errors import UserError
+from pai_bench.identity import stream
 from pai_bench.models import create_model
 from pai_bench.plan import Sweep, Trial
 from pai_bench.pruning import Batch, Mask, Scorer, get_schedule, get_variant, prunable_parameters, prune
 from pai_bench.pruning.guard import BATCH_NORMS
 from pai_bench.randomness import random_state
 from pai_bench.store import EpochRecord, Layer, Record, Store, as_frame
-from pai_bench.streams import stream
 from pai_bench.timing import Measurement, measured
 from pai_bench.training.trainer import History, evaluate, train
 
@@ -197,13 +197,7 @@ class Runner:
         if trial.criterion is None:
             return None, None
         criterion = self.catalog.criteria[trial.criterion.name]
-        size, balanced = trial.score_batch * trial.score_batches, trial.score_sampling == "balanced"
-        examples = data.score_batch(size, stream(trial.seed, "batch"), balanced=balanced)
-        batch = Batch(*examples, batches=trial.score_batches)
-
-        def draw(_seed: int) -> nn.Module:
-            return self.model(trial, "redraw")
-
+        batch, draw = self.score_batch(trial, data), self.draw(trial)
         if (key := (trial.data, trial.model, str(criterion))) not in self._warm:
             Scorer(criterion, model, draw=draw).score(batch)  # unmeasured: libraries load, caches fill
             self._warm.add(key)
@@ -220,6 +214,16 @@ class Runner:
                 seed=stream(trial.seed, "scores"),
             )
         return mask, score
+
+    def score_batch(self, trial: Trial, data: DataSet) -> Batch:
+        """The examples that the trial's criterion sees, the same for all criteria and sparsities of a seed."""
+        size, balanced = trial.score_batch * trial.score_batches, trial.score_sampling == "balanced"
+        examples = data.score_batch(size, stream(trial.seed, "batch"), balanced=balanced)
+        return Batch(*examples, batches=trial.score_batches)
+
+    def draw(self, trial: Trial) -> Callable[[int], nn.Module]:
+        """How the trial's network is drawn again for scoring."""
+        return lambda _seed: self.model(trial, "redraw")
 
     def _final(self, model: nn.Module, data: DataSet, history: History) -> tuple[float, float]:
         """Test loss and accuracy after the last epoch."""
@@ -242,9 +246,13 @@ class Runner:
         train(model, few, dataclasses.replace(trial.protocol, epochs=1))
         return train(model, few, dataclasses.replace(trial.protocol, epochs=1)).seconds / 2
 
+    def provenance(self) -> dict[str, Any]:
+        """The command, and the state of the code that runs it."""
+        revision, dirty = commit()
+        return {"command": self.command, "commit": revision, "dirty": dirty}
+
     def _record(self, trial: Trial, status: str, **measured_values: Any) -> Record:
         data = self.catalog.data[trial.data]
-        revision, dirty = commit()
         return Record(
             identity=trial.identity,
             trial=trial.configuration(),
@@ -253,9 +261,7 @@ class Runner:
             device=self.device.type,
             environment=describe(self.device),
             provenance={
-                "command": self.command,
-                "commit": revision,
-                "dirty": dirty,
+                **self.provenance(),
                 "data": {
                     "label": data.label,
                     "checksum": data.checksum,

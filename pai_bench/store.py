@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pai_bench.errors import UserError
+from pai_bench.identity import identify
 from pai_bench.training.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -157,12 +158,54 @@ COLUMNS = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one criterion cost on one network and device. Times are median seconds, memory is bytes beyond the network.
+
+    ``seconds`` is of one score, ``prune_seconds`` of a whole pruning to ``sparsity`` in ``cuts`` cuts,
+    ``floor_seconds`` of one bare forward and backward pass on the same batch, and ``step_seconds`` of one training step
+    on a batch of ``step_batch``.
+    """
+
+    data: str
+    model: str
+    weights: int
+    criterion: str
+    schedule: str
+    cuts: int
+    sparsity: float
+    score_batch: int
+    batch_norm: str | None
+    rounds: int
+    seconds: float
+    iqr: float
+    peak_bytes: int | None
+    floor_seconds: float
+    floor_peak_bytes: int | None
+    prune_seconds: float
+    prune_iqr: float
+    prune_rounds: int
+    prune_peak_bytes: int | None
+    step_seconds: float
+    step_batch: int
+    device: str
+    environment: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+    @property
+    def identity(self) -> str:
+        """What was measured and where, as a file name."""
+        what = (self.data, self.model, self.criterion, self.schedule, self.sparsity, self.score_batch, self.batch_norm)
+        where = (self.environment.get("device"), self.environment.get("processor"))
+        return identify(f"{self.data}-{self.model}-{self.criterion}-{self.device}", [what, where])
+
+
 class Store:
     """A results folder. `create` makes it; without, it must be there."""
 
     def __init__(self, path: str | Path, *, create: bool = False) -> None:
         self.path = Path(path)
-        self.trials = self.path / "trials"
+        self.trials, self.costs = self.path / "trials", self.path / "costs"
         if create:
             try:
                 self.trials.mkdir(parents=True, exist_ok=True)
@@ -174,19 +217,37 @@ class Store:
                 raise UserError(
                     f"results folder {path} cannot be written ({reason}); give another with --out"
                 ) from error
-        elif not self.trials.is_dir() or not any(self.trials.glob("*.json")):
+        elif not any(self.trials.glob("*.json")) and not any(self.costs.glob("*.json")):
             state = "has no results" if self.path.is_dir() else "does not exist"
             raise UserError(f"results folder {path} {state}; `pai-bench run --out {path}` makes some")
 
     def write(self, record: Record) -> None:
         """Store `record` whole or not at all, in place of an earlier one of the same trial."""
-        beside = self.trials / f".{record.identity}.{os.getpid()}.tmp"
+        self._write(self.trials / f"{record.identity}.json", record.to_json())
+
+    def write_cost(self, cost: Cost) -> None:
+        """Store `cost`, in place of an earlier measurement of the same."""
+        self._write(self.costs / f"{cost.identity}.json", json.dumps(asdict(cost), indent=1) + "\n")
+
+    def read_costs(self) -> list[Cost]:
+        """All measured costs; a damaged file is named and passed over."""
+        found = []
+        for path in sorted(self.costs.glob("*.json")):
+            try:
+                found.append(Cost(**json.loads(path.read_text(encoding="utf-8"))))
+            except (ValueError, TypeError, OSError) as error:
+                logger.warning("%s cannot be read (%s) and is left out", path, error)
+        return found
+
+    def _write(self, path: Path, text: str) -> None:
+        beside = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
         try:
+            path.parent.mkdir(exist_ok=True)
             with beside.open("w", encoding="utf-8") as file:
-                file.write(record.to_json())
+                file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            beside.replace(self.trials / f"{record.identity}.json")
+            beside.replace(path)
         except OSError as error:
             raise UserError(
                 f"results folder {self.path} can no longer be written ({error.strerror or error})"

@@ -39,13 +39,13 @@ def ours(module: str) -> bool:
 @pytest.mark.parametrize(
     ("room", "allowed"),
     [
-        ("pruning", ("pruning", "registry", "errors", "spec", "randomness", "streams")),
+        ("pruning", ("pruning", "registry", "errors", "spec", "randomness", "identity")),
         ("models", ("models", "registry", "errors", "randomness")),
         ("data", ("data", "registry", "errors")),
         ("training", ("training", "data", "errors")),
         ("report", ("report", "store", "plan", "errors")),
-        ("plan", ("training.protocol", "errors", "spec")),
-        ("store", ("training.protocol", "errors")),
+        ("plan", ("training.protocol", "errors", "spec", "identity")),
+        ("store", ("training.protocol", "errors", "identity")),
         ("registry", ("errors",)),
         ("spec", ("errors",)),
     ],
@@ -63,7 +63,7 @@ def test_criteria_import_only_the_contract() -> None:
             assert module in ("pai_bench.pruning", "pai_bench.registry"), f"{file} imports {module}"
 
 
-@pytest.mark.parametrize("room", ["plan", "streams", "report", "store", "recipe", "registry", "training/protocol"])
+@pytest.mark.parametrize("room", ["plan", "identity", "report", "store", "recipe", "registry", "training/protocol"])
 def test_rooms_without_torch(room: str) -> None:
     for file, module in imports("pai_bench", room):
         assert module.split(".")[0] not in ("torch", "torchvision"), f"{file} imports {module}"

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from pai_bench.errors import UserError
+from pai_bench.identity import stream
 from pai_bench.plan import Choice, Sweep, Trial, expand
-from pai_bench.streams import stream
 from pai_bench.training.protocol import PROTOCOLS, get_protocol
 
 SHORT = PROTOCOLS["short"]

@@ -110,8 +110,9 @@ class Scorer:
         self._lay(mask)
         before = fingerprints(self.replica)
         with edges(self._scoring.seed):
-            # a copy, since a network may begin with an operation in place
-            scores = formula(self.criterion, self.replica, dataclasses.replace(batch, inputs=batch.inputs.clone()))
+            # copies, since a network may begin with an operation in place
+            own = dataclasses.replace(batch, inputs=batch.inputs.clone(), targets=batch.targets.clone())
+            scores = formula(self.criterion, self.replica, own)
         self.replica.zero_grad(set_to_none=True)
         found = checked(scores, self.parameters, self.label, normalised=self.criterion.normalised)
         if (name := self._changed(before)) is not None:
@@ -142,7 +143,7 @@ class Scorer:
                 if mask is None:
                     weight.copy_(dense)
                 else:
-                    torch.where(mask[name], dense, dense.new_zeros(()), out=weight)
+                    torch.mul(dense, mask[name], out=weight)
         self._scoring.mask = mask
         for name, buffer in self.replica.named_buffers():
             if name in self._buffers and buffer._version:

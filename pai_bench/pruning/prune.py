@@ -94,7 +94,7 @@ def cut(
 
 def report_zeros(scores: Mapping[str, Tensor], label: str) -> None:
     """Name the layers of the given network that cannot be ranked since all their scores are zero; refuse if all are."""
-    zero = [name for name, score in scores.items() if not score.any()]
+    zero = [name for name, score in scores.items() if not score.sum() and not score.any()]  # a sum is quick
     if len(zero) == len(scores):
         raise CriterionError(f"{label}: all scores are zero, in {zero[0]!r} and every other layer: nothing to rank by")
     if zero:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from torch import nn
 
 from pai_bench.errors import UserError
+from pai_bench.identity import stream
 from pai_bench.randomness import random_state
-from pai_bench.streams import stream
 
 Draw = Callable[[int], nn.Module]
 """A function of a seed that returns the same network with other initial weights."""

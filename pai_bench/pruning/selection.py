@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,11 +18,14 @@ from pai_bench.errors import UserError
 
 Scope = Literal["global", "layerwise", "quota"]
 
-SAMPLE = 2**17
-"""Scores that are looked at to guess the threshold; fewer are selected from directly."""
+DIRECT = 2**14
+"""So few scores are selected from directly, without a guess at the threshold."""
 
-BLOCK = 2**18
-"""Scores that a processor's cache holds; on other devices a tensor is one block."""
+SIGMAS = 5.0
+"""Half the width of the bracket, in standard deviations of the sampled threshold's position."""
+
+BLOCK = 2**20
+"""Scores that are compared at a time on a processor; on other devices a tensor is one block."""
 
 
 def kept_count(density: float, size: int) -> int:
@@ -74,7 +78,7 @@ def top(scores: Sequence[Tensor], count: int, alive: Sequence[Tensor] | None = N
     A sample of the scores gives a bracket that holds the threshold, almost surely; one pass keeps what lies above the
     bracket and collects the few scores inside, among which the choice is exact. A bracket that proves wrong is moved.
     """
-    masks = [torch.empty(score.shape, dtype=torch.bool, device=score.device) for score in scores]
+    masks = [_empty_mask(score) for score in scores]
     available = sum(score.numel() for score in scores) if alive is None else sum(int(a.count_nonzero()) for a in alive)
     if count > available:
         raise UserError(f"{count} connections cannot be kept of {available}")
@@ -84,8 +88,8 @@ def top(scores: Sequence[Tensor], count: int, alive: Sequence[Tensor] | None = N
         return masks
     blocks = list(_blocks(scores, masks, alive))
     sample = _sample(scores, alive)
-    position = len(sample) * (available - count) / available  # of the threshold, in the sorted sample
-    spread = 5 * math.sqrt(position * (1 - position / max(1, len(sample)))) + 2
+    position = len(sample) * (available - count) / available  # of the threshold, among the sorted sample
+    spread = SIGMAS * math.sqrt(position * (1 - position / max(1, len(sample)))) + 2
     low, high = _at(sample, position - spread), _at(sample, position + spread)
     while True:
         above, inside = _divide(blocks, low, high)
@@ -133,6 +137,12 @@ def _blocks(scores: Sequence[Tensor], masks: Sequence[Tensor], alive: Sequence[T
         yield from (_Block(*piece, live) for piece, live in zip(pieces, lives, strict=False))
 
 
+def _empty_mask(score: Tensor) -> Tensor:
+    if score.device.type != "cpu":
+        return torch.empty(score.shape, dtype=torch.bool, device=score.device)
+    return torch.from_numpy(np.empty(score.shape, dtype=bool))  # numpy asks for huge pages, which are there sooner
+
+
 def _common_type(scores: Sequence[Tensor]) -> torch.dtype:
     kind = scores[0].dtype
     for score in scores[1:]:
@@ -141,27 +151,28 @@ def _common_type(scores: Sequence[Tensor]) -> torch.dtype:
 
 
 def _sample(scores: Sequence[Tensor], alive: Sequence[Tensor] | None) -> Tensor:
-    """Sorted random scores, of every tensor its share; empty where there are so few scores that none is needed."""
+    """Random scores, of every tensor its share; empty where there are so few scores that none is needed."""
     total = sum(score.numel() for score in scores)
-    if total <= SAMPLE:
+    if total <= DIRECT:
         return torch.empty(0)
+    share = total ** (-1 / 3)  # balances the sample against the scores inside the bracket that it gives
     generator = torch.Generator().manual_seed(0)  # the guess may vary, the result does not; no global state is touched
     kind, found = _common_type(scores), []
     for i, score in enumerate(scores):
         size = score.numel()
         if not size:
             continue
-        places = torch.randint(size, (-(-SAMPLE * size // total),), generator=generator).to(score.device)
+        places = torch.randint(size, (math.ceil(share * size),), generator=generator).to(score.device)
         values = score.detach().reshape(-1)[places]
         found.append((values if alive is None else values[alive[i].reshape(-1)[places]]).to("cpu", kind))
-    return torch.cat(found).sort().values
+    return torch.cat(found)
 
 
 def _at(sample: Tensor, position: float) -> float:
-    """The score at a position of the sorted sample; infinite outside it."""
+    """The score at a position of the sample, if it were sorted; infinite outside it."""
     if not 0 <= position < len(sample):
         return math.copysign(math.inf, position - len(sample) / 2 if len(sample) else position)
-    return float(sample[int(position)])
+    return float(sample.kthvalue(int(position) + 1).values)
 
 
 def _divide(blocks: Sequence[_Block], low: float, high: float) -> tuple[int, list[_Inside]]:
@@ -179,9 +190,18 @@ def _divide(blocks: Sequence[_Block], low: float, high: float) -> tuple[int, lis
             between = (block.scores > low).logical_xor_(block.mask)
             if block.alive is not None:
                 between.logical_and_(block.alive)
-            positions = between.nonzero().squeeze(1)
+            positions = _positions(between)
             inside.append(_Inside(block.mask, positions, block.scores[positions]))
     return sum(int(count) for count in counts), inside
+
+
+def _positions(mask: Tensor) -> Tensor:
+    """Where a flat mask with few ``True`` is so."""
+    if mask.device.type != "cpu" or len(mask) % 8:
+        return mask.nonzero().squeeze(1)
+    words = mask.view(torch.int64).nonzero().squeeze(1)  # eight at a time, which is three times as fast
+    row, column = mask.view(-1, 8)[words].nonzero().unbind(1)
+    return words[row] * 8 + column
 
 
 def _best(inside: Sequence[_Inside], count: int) -> Tensor:

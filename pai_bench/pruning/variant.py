@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from pai_bench.errors import UserError, unknown
+from pai_bench.identity import stream
 from pai_bench.pruning.criterion import Criterion
 from pai_bench.pruning.lookup import get_criterion
 from pai_bench.pruning.selection import select
 from pai_bench.randomness import random_state
-from pai_bench.streams import stream
 
 KINDS = ("none", "shuffle", "global-shuffle", "reinit", "invert", "quota:NAME")
 

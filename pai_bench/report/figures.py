@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from pai_bench.report.summary import Cell, Comparison
+from pai_bench.store import Cost
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart, without its yellow
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -113,3 +114,30 @@ def draw_method(axes: Axes, method: str, points: list[tuple[float, Cell]], numbe
     )
     dead = [i for i, (_, cell) in enumerate(points) if cell.with_dead_layers]
     axes.scatter([x[i] for i in dead], [y[i] for i in dead], **COLLAPSED)
+
+
+def costs(title: str, rows: list[Cost], path: Path) -> None:
+    """Bars of one score and of a whole pruning by each criterion, in units of one training step, on a log scale."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 1.4 + 0.45 * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        places = np.arange(len(rows))
+        steps = np.array([cost.step_seconds for cost in rows])
+        score = np.array([cost.seconds for cost in rows]) / steps
+        pruning = np.array([cost.prune_seconds for cost in rows]) / steps
+        lowest = min(score.min(), pruning.min()) / 2
+        for offset, label, colour, ends in (
+            (-0.19, "one score", COLOURS[0], score),
+            (0.19, "pruning", COLOURS[1], pruning),
+        ):
+            bars = axes.barh(places + offset, ends - lowest, 0.36, left=lowest, color=colour, label=label)
+            axes.bar_label(bars, labels=[f"{v:.3g}" for v in ends], padding=3, fontsize=8)
+        axes.set_xscale("log")
+        axes.set_xlim(lowest, 3 * max(score.max(), pruning.max()))
+        axes.set_yticks(places, [literal(cost.criterion) for cost in rows])
+        axes.invert_yaxis()
+        axes.set_xlabel("training steps (logarithmic)")
+        axes.set_title(literal(title), fontsize=10)
+        axes.legend(frameon=False, fontsize=9)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata={"Date": None})

@@ -6,34 +6,36 @@ from collections import Counter
 from pathlib import Path
 
 from pai_bench.errors import UserError
-from pai_bench.report import figures, tables
+from pai_bench.report import costs, figures, tables
 from pai_bench.report.summary import Comparison, comparisons, plural
-from pai_bench.store import Record, Store, as_frame
+from pai_bench.store import Cost, Record, Store, as_frame
 
 
 def write_report(store: Store, path: Path) -> Path:
     """Write the report of everything in `store` to `path`, its figures into ``figures/`` beside it."""
-    records = list(store)
-    if not records:
+    records, measured = list(store), store.read_costs()
+    if not records and not measured:
         raise UserError(f"results folder {store.path} has no readable results")
     path = path / "report.md" if path.is_dir() else path
     if store.trials.resolve() in path.resolve().parents:
         raise UserError(f"the report cannot be written to {path}, where the results are")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = page(records, path)
+        text = page(records, path, measured)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"the report cannot be written to {path} ({error.strerror or error})") from error
     return path
 
 
-def page(records: list[Record], path: Path) -> str:
+def page(records: list[Record], path: Path, measured: list[Cost]) -> str:
     """The text of the report; draws its figures on the way."""
     rows = as_frame(sorted(records, key=lambda record: record.identity))
     parts = ["# Pruning at initialisation: a comparison", summary(records)]
+    if not records:
+        parts = ["# Pruning at initialisation: what it costs"]
     names: Counter[str] = Counter()
-    for comparison in comparisons(rows):
+    for comparison in comparisons(rows) if records else ():
         slug = re.sub(r"[^a-z0-9]+", "-", f"{path.stem}-{comparison.title}".lower()).strip("-")[:100]
         names[slug] += 1
         figure = Path("figures") / f"{slug}{f'-{names[slug]}' if names[slug] > 1 else ''}.svg"
@@ -44,7 +46,9 @@ def page(records: list[Record], path: Path) -> str:
             "## Failed trials",
             tables.markdown([["trial", "error"], *([r.identity, r.error or ""] for r in failed)]),
         ]
-    parts += ["## How these numbers were made", provenance(records)]
+    if measured:
+        parts += costs.section(measured, path.parent)
+    parts += ["## How these numbers were made", provenance(records, measured)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -112,10 +116,13 @@ def layer_densities(comparison: Comparison, records: list[Record]) -> str:
     return "\n\n".join(parts)
 
 
-def provenance(records: list[Record]) -> str:
+def provenance(records: list[Record], measured: list[Cost]) -> str:
     """Commands, data, versions and machines, as the records hold them."""
     lines = []
     for title, values in (
+        ("Timing command", [cost.provenance.get("command") for cost in measured]),
+        ("Timing environment", [describe_environment(cost) for cost in measured]),
+        ("Timing commit", [describe_commit(cost) for cost in measured]),
         ("Command", [record.provenance.get("command") for record in records]),
         ("Data", [describe_data(record) for record in records]),
         ("Criterion", [describe_criterion(record) for record in records]),
@@ -123,7 +130,7 @@ def provenance(records: list[Record]) -> str:
         ("Commit", [describe_commit(record) for record in records]),
     ):
         for value, count in sorted(Counter(v for v in values if v).items()):
-            lines.append(f"* {title}: {value} ({plural(count, 'trial')})")
+            lines.append(f"* {title}: {value} ({plural(count, 'row' if title.startswith('Timing') else 'trial')})")
     return "\n".join(lines)
 
 
@@ -149,7 +156,7 @@ def describe_criterion(record: Record) -> str | None:
     return f"{criterion['name']}: {scope}, score batch {batch}; {options}"
 
 
-def describe_environment(record: Record) -> str:
+def describe_environment(record: Record | Cost) -> str:
     """Versions, processor, threads and device."""
     environment = record.environment
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
@@ -157,7 +164,7 @@ def describe_environment(record: Record) -> str:
     return f"{environment['device']}; {machine}; {versions}"
 
 
-def describe_commit(record: Record) -> str | None:
+def describe_commit(record: Record | Cost) -> str | None:
     """The commit that made the record, if it was made from a checkout."""
     if not (commit := record.provenance.get("commit")):
         return None

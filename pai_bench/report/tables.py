@@ -46,13 +46,20 @@ def cost(comparison: Comparison) -> Table:
                 str(method),
                 "" if method == DENSE else str(group.schedule.iloc[0]),
                 duration(group.score_seconds.median()),
-                f"{peak.median() / 2**20:.0f} MiB" if len(peak) else "not measured",
+                size(peak.median() if len(peak) else None),
                 duration(group.train_seconds.median()),
                 "" if group.images_per_second.isna().all() else f"{group.images_per_second.median():,.0f}",
                 ", ".join(sorted(group.device.unique())),
             ]
         )
     return [head, *body]
+
+
+def size(count: float | None) -> str:
+    """A number of bytes as a person writes it."""
+    if count is None:
+        return "not measured"
+    return f"{count / 2**30:.3g} GiB" if count >= 2**30 else f"{count / 2**20:.3g} MiB"
 
 
 def duration(seconds: float) -> str:

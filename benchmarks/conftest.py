@@ -1,0 +1,84 @@
+"""How a piece of work is measured beside its floor, and the table of ratios at the end of a run."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from pai_bench.timing import measured, synchronise
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+_rows: list[dict[str, Any]] = []
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Every device that is present."""
+    return torch.device(request.param)
+
+
+Beside = Callable[..., None]
+
+
+@pytest.fixture
+def beside(benchmark: Any, device: torch.device) -> Beside:
+    """Measure `work` and its `floor` by turns, so that whatever else the machine does meets both.
+
+    Median and interquartile range are in seconds, peaks of memory in bytes; ``ratio`` is the median over the floor's,
+    and `target` what it is meant to be at most.
+    """
+
+    def run(
+        work: Callable[[], Any], floor: Callable[[], Any], *, group: str, target: float | None = None, rounds: int = 5
+    ) -> None:
+        floors: list[float] = []
+
+        def before() -> None:
+            synchronise(device)
+            start = time.perf_counter()
+            floor()
+            synchronise(device)
+            floors.append(time.perf_counter() - start)
+
+        def synchronised() -> None:
+            work()
+            synchronise(device)
+
+        benchmark.group = f"{group}, {device}"
+        benchmark.pedantic(synchronised, setup=before, rounds=rounds, warmup_rounds=1)
+        peaks = []
+        for what in (floor, work):
+            with measured(device) as one:
+                what()
+            peaks.append(one.peak_bytes)
+        stats, base = benchmark.stats.stats, statistics.median(floors[1:])
+        benchmark.extra_info |= {
+            "median_seconds": stats.median,
+            "iqr_seconds": stats.iqr,
+            "floor_seconds": base,
+            "ratio": stats.median / base,
+            "target": target,
+            "floor_peak_bytes": peaks[0],
+            "peak_bytes": peaks[1],
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+        }
+        _rows.append({"group": benchmark.group, "name": benchmark.name, **benchmark.extra_info})
+
+    return run
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Ratios to the floors, by group."""
+    for row in sorted(_rows, key=lambda row: row["group"]):
+        target = "" if row["target"] is None else f", target {row['target']:g}"
+        memory = ""
+        if row["peak_bytes"] is not None:
+            memory = f", peak {row['peak_bytes'] / 2**20:.0f} MiB (floor {row['floor_peak_bytes'] / 2**20:.0f})"
+        terminalreporter.write_line(
+            f"{row['group']}: {row['name']}: {row['median_seconds']:.4g} s, {row['ratio']:.3g} x floor{target}{memory}"
+        )

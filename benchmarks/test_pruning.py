@@ -1,0 +1,68 @@
+"""Whole prunings: scores, checks and selections, all cuts of a schedule."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import pai_bench as pb
+from benchmarks.conftest import Beside
+from benchmarks.networks import NETWORKS, example, forward_and_backward
+from pai_bench.pruning import OneShot, prunable_parameters
+from pai_bench.registry import CRITERIA
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("name", [plugin.name for plugin in CRITERIA.plugins()])
+def test_prune(beside: Beside, device: torch.device, name: str, network: str) -> None:
+    """Beside one bare pass. Iterative criteria on the small network only: elsewhere they repeat the score."""
+    criterion = pb.get_criterion(name)
+    if criterion.schedule != OneShot() and network != "lenet-300-100":
+        pytest.skip("an iterative schedule on a large network; its score is measured")
+    model, batch = example(network, device)
+    floor = forward_and_backward(model, batch, criterion)
+    beside(lambda: pb.prune(model, batch, criterion, 0.95), floor, group=f"prune {network}", rounds=3)
+
+
+def test_magnitude_beside_kthvalue(beside: Beside, device: torch.device) -> None:
+    """134 million weights, checks and scoring included; the target is 2.5 times the speed of ``torch.kthvalue``."""
+    model, batch = example("torchvision:vgg16_bn", device)
+    flat = torch.cat([weight.detach().abs().flatten() for weight in prunable_parameters(model).values()])
+
+    def floor() -> Any:
+        return flat.kthvalue(round(0.95 * len(flat)) + 1)
+
+    beside(
+        lambda: pb.prune(model, batch, "magnitude", 0.95),
+        floor,
+        group="prune torchvision:vgg16_bn by magnitude, floor torch.kthvalue",
+        target=0.4,
+        rounds=3,
+    )
+
+
+def test_synflow_beside_a_hundred_passes(beside: Beside, device: torch.device) -> None:
+    """15 million weights, 100 cuts; the target is 1.5 times 100 bare passes of one example in float64."""
+    model, batch = example("vgg-16-bn", device)
+    beside(
+        lambda: pb.prune(model, batch, "synflow", 0.95),
+        hundred_passes(model),
+        group="prune vgg-16-bn by synflow, floor 100 x forward + backward of one example",
+        target=1.5,
+        rounds=3,
+    )
+
+
+def hundred_passes(model: torch.nn.Module) -> Callable[[], None]:
+    """A hundred bare passes of one example in float64, gradients of the prunable weights included."""
+    twin = copy.deepcopy(model).double().eval().requires_grad_(False)
+    weights = [weight.requires_grad_(True) for weight in prunable_parameters(twin).values()]
+    ones = torch.ones(1, 3, 32, 32, dtype=torch.float64, device=weights[0].device)
+
+    def passes() -> None:
+        for _ in range(100):
+            torch.autograd.grad(twin(ones).sum(), weights)
+
+    return passes

@@ -1,0 +1,34 @@
+"""Selecting 5 % of the scores of torchvision's VGG-16-BN: 134 million in 16 tensors."""
+
+import pytest
+import torch
+
+from benchmarks.conftest import Beside
+from benchmarks.networks import example
+from pai_bench.pruning import prunable_parameters, select
+from pai_bench.pruning.selection import kept_count
+
+DENSITY = 0.05
+
+
+@pytest.mark.parametrize("floor", ["torch.kthvalue", "one read"])
+def test_select(beside: Beside, device: torch.device, floor: str) -> None:
+    """Masks included; the target is a quarter of the time of ``torch.kthvalue`` on the same scores."""
+    model, _ = example("torchvision:vgg16_bn", device)
+    shapes = {name: weight.shape for name, weight in prunable_parameters(model).items()}
+    flat = torch.rand(sum(shape.numel() for shape in shapes.values()), generator=torch.Generator().manual_seed(0))
+    parts = flat.to(device).split([shape.numel() for shape in shapes.values()])
+    scores = {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+    flat = flat.to(device)
+    count = kept_count(DENSITY, len(flat))
+    floors = {
+        "torch.kthvalue": lambda: flat.kthvalue(len(flat) - count + 1),
+        "one read": lambda: [score.sum() for score in scores.values()],
+    }
+    beside(
+        lambda: select(scores, count),
+        floors[floor],
+        group=f"selection, floor {floor}",
+        target=0.25 if floor == "torch.kthvalue" else None,
+        rounds=3,
+    )

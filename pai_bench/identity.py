@@ -1,0 +1,21 @@
+"""Names and random streams that follow from what they stand for. Imports nothing heavy."""
+
+import hashlib
+import json
+import re
+from typing import Any
+
+
+def identify(readable: str, content: Any) -> str:
+    """A valid file name: a `readable` prefix, and a hash of the canonical JSON of `content`."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    digest = hashlib.sha256(canonical.encode()).hexdigest()[:12]
+    return f"{re.sub(r'[^A-Za-z0-9.=-]+', '_', readable)[:80]}-{digest}"
+
+
+def stream(seed: int, purpose: str) -> int:
+    """The seed of one of the independent random streams of `seed`: ``weights``, ``scores``, ``batch``, ``order``...
+
+    A function of the seed and the purpose alone, so that all criteria and sparsities of a trial's seed share it.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:6], "big")
