@@ -29,7 +29,7 @@ def state(model: nn.Module) -> dict[str, Any]:
         "training": {name: m.training for name, m in model.named_modules()},
         "hooks": {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in model.named_modules()},
         "identity": {name: id(p) for name, p in model.named_parameters()},
-        "random": (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()),  # type: ignore[index]
+        "random": (random.getstate(), str(np.random.get_state()), torch.get_rng_state()),
     }
 
 

@@ -72,8 +72,9 @@ def example_scores(kind: str, generator: torch.Generator) -> list[torch.Tensor]:
 def test_a_guessed_bracket_never_shows_in_the_result(
     kind: str, share_alive: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a sample far too small, the bracket is often wrong; blocks are cut in awkward places."""
-    monkeypatch.setattr(selection, "SAMPLE", 40)
+    """With far too narrow a bracket, it is often wrong; blocks are cut in awkward places."""
+    monkeypatch.setattr(selection, "DIRECT", 10)
+    monkeypatch.setattr(selection, "SIGMAS", 0.1)
     monkeypatch.setattr(selection, "BLOCK", 50)
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
@@ -92,7 +93,7 @@ def test_a_guessed_bracket_never_shows_in_the_result(
 
 
 def test_selection_of_many_scores_is_the_one_of_a_stable_sort() -> None:
-    scores = torch.randn(3 * selection.SAMPLE, generator=torch.Generator().manual_seed(0)).abs_()
+    scores = torch.randn(15 * selection.DIRECT, generator=torch.Generator().manual_seed(0)).abs_()
     scores[::3] = scores[1]  # a third are equal
     parts = {"a": scores[:1000].view(10, 100), "b": scores[1000:].view(-1, 1).t()}  # the second is not contiguous
     order = scores.argsort(descending=True, stable=True)
@@ -106,7 +107,7 @@ def test_selection_of_many_scores_is_the_one_of_a_stable_sort() -> None:
 
 def test_selection_touches_no_random_state() -> None:
     before = torch.get_rng_state()
-    select({"a": torch.arange(2.0 * selection.SAMPLE)}, 7)
+    select({"a": torch.arange(2.0 * selection.DIRECT)}, 7)
     assert torch.equal(torch.get_rng_state(), before)
 
 
