@@ -33,7 +33,7 @@ def beside(benchmark: Any, device: torch.device) -> Beside:
     """
 
     def run(
-        work: Callable[[], Any], floor: Callable[[], Any], *, group: str, target: float | None = None, rounds: int = 5
+        work: Callable[[], Any], floor: Callable[[], Any], *, group: str, target: float | None = None, rounds: int = 3
     ) -> None:
         floors: list[float] = []
 

@@ -23,7 +23,7 @@ def test_prune(beside: Beside, device: torch.device, name: str, network: str) ->
         pytest.skip("an iterative schedule on a large network; its score is measured")
     model, batch = example(network, device)
     floor = forward_and_backward(model, batch, criterion)
-    beside(lambda: pb.prune(model, batch, criterion, 0.95), floor, group=f"prune {network}", rounds=3)
+    beside(lambda: pb.prune(model, batch, criterion, 0.95), floor, group=f"prune {network}")
 
 
 def test_magnitude_beside_kthvalue(beside: Beside, device: torch.device) -> None:
@@ -39,7 +39,6 @@ def test_magnitude_beside_kthvalue(beside: Beside, device: torch.device) -> None
         floor,
         group="prune torchvision:vgg16_bn by magnitude, floor torch.kthvalue",
         target=0.4,
-        rounds=3,
     )
 
 
@@ -51,7 +50,6 @@ def test_synflow_beside_a_hundred_passes(beside: Beside, device: torch.device) -
         hundred_passes(model),
         group="prune vgg-16-bn by synflow, floor 100 x forward + backward of one example",
         target=1.5,
-        rounds=3,
     )
 
 

@@ -30,5 +30,4 @@ def test_select(beside: Beside, device: torch.device, floor: str) -> None:
         floors[floor],
         group=f"selection, floor {floor}",
         target=0.25 if floor == "torch.kthvalue" else None,
-        rounds=3,
     )

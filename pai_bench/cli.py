@@ -6,7 +6,7 @@ import io
 import itertools
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,15 +155,20 @@ def time(given: argparse.Namespace) -> int:
         catalog = resolve(Sweep(**flags, sparsities=(given.sparsity,), seeds=1))
     store, runner = Store(given.out, create=True), Runner(catalog, given.command)
     trials = [trial for trial in catalog.trials if trial.criterion is not None]
-    measured, steps = list[Cost](), dict[tuple[str, str], float]()
+    measured, steps, failed = list[Cost](), dict[tuple[str, str], float](), 0
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("timing", total=len(trials))
         for trial in trials:
             progress.update(task, description=escape(f"timing {trial.criterion_name} on {trial.model}"))
             if (key := (trial.data, trial.model)) not in steps:
                 steps[key] = runner.step_seconds(trial)
-            measured.append(measure_cost(runner, trial, steps[key], rounds=given.rounds, budget=given.seconds))
-            store.write_cost(measured[-1])
+            try:
+                measured.append(measure_cost(runner, trial, steps[key], rounds=given.rounds, budget=given.seconds))
+                store.write_cost(measured[-1])
+            except Exception as error:  # the others are worth measuring
+                failed += 1
+                line = f"{trial.criterion_name} failed on {trial.model}: {type(error).__name__}: {error}"
+                progress.console.print(line, style="red", highlight=False, markup=False)
             progress.advance(task)
     for heading, group in costs.groups(measured).items():
         head, *body = costs.table(group)
@@ -173,8 +178,9 @@ def time(given: argparse.Namespace) -> int:
         for row in body:
             table.add_row(*map(escape, row))
         console.print(table)
-    console.print(f"report: {write_report(store, store.path / 'report.md')}", highlight=False, markup=False)
-    return 0
+    if store.read_costs() or any(store):
+        console.print(f"report: {write_report(store, store.path / 'report.md')}", highlight=False, markup=False)
+    return FAILED if failed else 0
 
 
 def prune(given: argparse.Namespace) -> int:
@@ -209,7 +215,7 @@ def prune(given: argparse.Namespace) -> int:
     except (OSError, SafetensorError) as error:
         raise UserError(f"the mask cannot be written to {given.output} ({error})") from error
     console = make_console()
-    table = Table(title=f"{trial.criterion_name} on {trial.model}, sparsity {mask.sparsity:.4f}", title_justify="left")
+    table = Table(title=f"{trial.method} on {trial.model}, sparsity {mask.sparsity:.4f}", title_justify="left")
     for column in ("layer", "weights", "kept", "density in %"):
         table.add_column(column, justify="left" if column == "layer" else "right")
     for name, kept in mask.kept_per_layer().items():
@@ -279,7 +285,13 @@ def list_plugins(given: argparse.Namespace) -> int:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(cell.replace("[", "\\[") for cell in row))
-    make_console().print(table)
+    console = make_console()
+    console.print(table)
+    if given.kind == "criteria":
+        from pai_bench.pruning import Criterion
+
+        every = options(f for f in dataclasses.fields(Criterion) if f.name != "bn")
+        console.print(f"every criterion: {every}\nfor example snip:bn=train:micro-batch=32", highlight=False)
     return 0
 
 
@@ -290,15 +302,22 @@ def plugin_name(plugin: "Plugin") -> str:
 
 
 def criterion_row(plugin: "Plugin") -> list[str]:
-    """Facts about a criterion: its formula, schedule, options with defaults, and source."""
-    options = [f"{f.name.replace('_', '-')}={f.default}" for f in dataclasses.fields(plugin.target)]
+    """Facts about a criterion: its formula, schedule, own options and mode of batch norm, and source."""
+    from pai_bench.pruning import Criterion
+
+    common = {f.name for f in dataclasses.fields(Criterion)} - ({"bn"} if plugin.target.uses_data else set())
     return [
         plugin.name,
         first_paragraph(plugin.target),
         str(plugin.target.schedule),
-        " ".join(options),
+        options(f for f in dataclasses.fields(plugin.target) if f.name not in common),
         plugin.source,
     ]
+
+
+def options(fields: "Iterable[dataclasses.Field[Any]]") -> str:
+    """Options as they are written behind a criterion's name, with their defaults."""
+    return " ".join(f"{f.name.replace('_', '-')}={f.default}" for f in fields)
 
 
 def first_paragraph(target: Any) -> str:

@@ -139,6 +139,11 @@ class Trial:
         """The criterion as it is written on the command line, or ``dense``."""
         return self.criterion.name if self.criterion else DENSE
 
+    @property
+    def method(self) -> str:
+        """The criterion, and the variant if it is not the plain one."""
+        return self.criterion_name if self.variant == "none" else f"{self.criterion_name} + {self.variant}"
+
     def configuration(self) -> dict[str, Any]:
         """What the trial's result depends on, as plain JSON values.
 
@@ -159,8 +164,7 @@ class Trial:
     @property
     def identity(self) -> str:
         """A readable prefix and a hash of the canonical JSON of the configuration; a valid file name."""
-        method = self.criterion_name if self.variant == "none" else f"{self.criterion_name}-{self.variant}"
-        readable = f"{self.data}-{self.model}-{method}-{self.sparsity:g}-s{self.seed}"
+        readable = f"{self.data}-{self.model}-{self.method}-{self.sparsity:g}-s{self.seed}"
         return identify(readable, self.configuration())
 
 

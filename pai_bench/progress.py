@@ -49,7 +49,7 @@ class Forecast:
 
     @staticmethod
     def _kinds(trial: Trial) -> tuple[tuple[str, ...], ...]:
-        return (trial.data, trial.model, trial.criterion_name), (trial.data, trial.model)
+        return (trial.data, trial.model, trial.method), (trial.data, trial.model)
 
 
 class Display(Listener):
@@ -120,5 +120,5 @@ class Display(Listener):
 
 def describe(trial: Trial) -> str:
     """A trial in a few words."""
-    pruned = f" {trial.criterion_name} {trial.sparsity:g}" if trial.criterion else " dense"
+    pruned = f" {trial.method} {trial.sparsity:g}" if trial.criterion else " dense"
     return f"{trial.data} {trial.model}{pruned} seed {trial.seed}"

@@ -119,7 +119,7 @@ class Record:
             "data": trial["data"],
             "model": trial["model"],
             "criterion": criterion["name"] if criterion else "dense",
-            "variant": trial.get("variant", "none") if criterion else None,
+            "variant": trial.get("variant", "none"),
             "sparsity": trial["sparsity"],
             "seed": trial["seed"],
         }

@@ -3,8 +3,9 @@
 The loss L is the mean cross-entropy of the network's logits over the batch, or the batch's own ``loss``.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pai_bench.errors import UserError
+from pai_bench.errors import CriterionError, UserError
 from pai_bench.pruning.criterion import SCORING, Batch, Scores, Scoring
 from pai_bench.pruning.guard import BATCH_NORMS
 
@@ -56,7 +57,32 @@ def forward(model: nn.Module, inputs: Tensor) -> Any:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         shape = f"{tuple(inputs.shape)}, {inputs.dtype} on {inputs.device}"
-        raise UserError(f"the batch, inputs of shape {shape}, does not fit the model: {error}") from error
+        where = failing_layer(model, inputs)
+        raise UserError(f"the batch, inputs of shape {shape}, does not fit the model in {where}: {error}") from error
+
+
+def _enter(entered: list[str], label: str, _module: nn.Module, _inputs: Any) -> None:
+    entered.append(label)
+
+
+def _leave(entered: list[str], _module: nn.Module, _inputs: Any, _output: Any) -> None:
+    entered.pop()
+
+
+@torch.no_grad()
+def failing_layer(model: nn.Module, inputs: Tensor) -> str:
+    """The innermost module that a forward pass enters and does not leave."""
+    entered: list[str] = []
+    handles = []
+    for name, module in model.named_modules():
+        label = f"{name or 'its own forward'!r}, a {type(module).__name__},"
+        handles.append(module.register_forward_pre_hook(functools.partial(_enter, entered, label)))
+        handles.append(module.register_forward_hook(functools.partial(_leave, entered)))
+    with suppress(Exception):
+        model(inputs)
+    for handle in handles:
+        handle.remove()
+    return entered[-1] if entered else type(model).__name__
 
 
 def checked_logits(logits: Tensor, batch: Batch) -> Tensor:
@@ -117,6 +143,10 @@ def hessian_saliencies(model: nn.Module, batch: Batch, formula: Elementwise, *, 
 def loss_and_gradients(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """L, and ``g = dL/dw`` of every prunable weight at every position, removed ones included."""
     scoring, found = scoring_of(model), dict[str, Tensor]()
+    if scoring.criterion.accumulate == "score" and batch.batches > 1:
+        raise CriterionError(
+            f"{scoring.criterion} takes gradients of all score batches together; accumulate=score needs saliencies()"
+        )
     value = _differentiate(model, batch, _scalar_loss(model), lambda name, g, _: found.update({name: g}), scoring)
     return value, {name: found[name] for name in scoring.parameters}
 
@@ -203,7 +233,7 @@ def _differentiate(
 
 def _pieces(model: nn.Module, batch: Batch, scoring: Scoring) -> Sequence[Batch]:
     """The score batches of `batch`, in micro-batches where the criterion asks for them."""
-    size = scoring.criterion.micro_batch
+    size, scoring.consulted = scoring.criterion.micro_batch, True
     if size is not None and size < len(batch.inputs) // batch.batches and scoring.criterion.bn == "train":
         for name, module in model.named_modules():
             if isinstance(module, BATCH_NORMS):

@@ -112,8 +112,12 @@ class Scorer:
         with edges(self._scoring.seed):
             # copies, since a network may begin with an operation in place
             own = dataclasses.replace(batch, inputs=batch.inputs.clone(), targets=batch.targets.clone())
-            scores = formula(self.criterion, self.replica, own)
+            try:
+                scores = formula(self.criterion, self.replica, own)
+            except UserError as error:
+                raise error if str(error).startswith(self.label) else type(error)(f"{self.label}: {error}") from error
         self.replica.zero_grad(set_to_none=True)
+        self._refuse_ignored(batch)
         found = checked(scores, self.parameters, self.label, normalised=self.criterion.normalised)
         if (name := self._changed(before)) is not None:
             raise CriterionError(
@@ -121,6 +125,15 @@ class Scorer:
                 "a criterion may change its copy of the network in `prepare`, and only there"
             )
         return found
+
+    def _refuse_ignored(self, batch: Batch) -> None:
+        """Refuse options that a formula with gradients of its own making does not know of."""
+        if self._scoring.consulted or not self.criterion.uses_data:
+            return
+        summed = self.criterion.accumulate == "score" and batch.batches > 1
+        for option, given in (("micro_batch", self.criterion.micro_batch), ("accumulate=score", summed)):
+            if given:
+                raise CriterionError(f"{self.label} ignores {option}: it does not take its gradients by saliencies()")
 
     def _changed(self, before: Mapping[str, Any]) -> str | None:
         """The first parameter or module that a formula has changed."""
@@ -227,11 +240,13 @@ def checked(scores: Scores, prunable: Mapping[str, nn.Parameter], label: str, *,
             raise CriterionError(f"{label} scored {name!r} with {got}; the parameter has {want}")
         if not score.is_floating_point():
             raise CriterionError(f"{label} scored {name!r} with dtype {score.dtype}, which is not a float")
-        total += (part := float(score.detach().sum()))
+        total += (part := float(score.detach().sum(dtype=torch.promote_types(score.dtype, torch.float32))))
         # one pass over the scores: a finite sum has finite terms
         if not math.isfinite(part) and not bool(score.isfinite().all()):
             kind = "NaN" if bool(score.isnan().any()) else "infinite"
             raise CriterionError(f"{label} gave {kind} scores in {name!r}; nothing can be ranked by them")
-    if normalised and total > 0:
-        return {name: scores[name].detach().div_(total) for name in prunable}
-    return {name: scores[name].detach() for name in prunable}
+    found = {name: scores[name].detach() for name in prunable}
+    if normalised and total > 0:  # in half precision, most of the quotients would be zero
+        kinds = {name: torch.promote_types(score.dtype, torch.float32) for name, score in found.items()}
+        return {name: score.to(kinds[name]).div_(total) for name, score in found.items()}
+    return found

@@ -82,7 +82,7 @@ def cut(
     scores = scorer.score(batch, mask)
     sizes = [score.numel() for score in scores.values()]
     count = kept_count(density, sum(sizes))
-    if mask is None and count < sum(sizes):
+    if count < sum(sizes) and (mask is None or all(bool(kept.all()) for kept in mask.values())):
         report_zeros(scores, scorer.label)
     if invert:
         scores = {name: -score for name, score in scores.items()}

@@ -10,8 +10,8 @@ from pai_bench.store import Cost
 
 CAPTION = (
     "Median seconds after a warm-up. A *score* is what a criterion takes under one mask; *pruning* is all of its cuts, "
-    "with the selections. Beside them stand one bare forward and backward pass on the score batch in the same mode of "
-    "batch norm, measured by turns with the score, and one training step of the protocol. Memory is the peak beyond "
+    "with the selections. Beside them stand one bare pass, forward and backward, of the score batch in the same mode "
+    "of batch norm, measured by turns with the score, and one training step of the protocol. Memory is the peak beyond "
     "what was held before: on a CPU the resident memory of the process, on a GPU what torch has allocated."
 )
 
@@ -46,7 +46,7 @@ def describe(group: list[Cost]) -> str:
     floors = " to ".join(dict.fromkeys(tables.duration(pick(c.floor_seconds for c in group)) for pick in (min, max)))
     step = tables.duration(statistics.median(cost.step_seconds for cost in group))
     return (
-        f"{first.weights:,} prunable weights, score batch {first.score_batch}; a forward and backward pass takes "
+        f"{first.weights:,} prunable weights, score batch {first.score_batch}; a bare pass takes "
         f"{floors}, a training step on a batch of {first.step_batch} {step}"
     )
 
@@ -60,7 +60,7 @@ def title(cost: Cost) -> str:
 def table(costs: list[Cost]) -> tables.Table:
     """One row for each criterion: one score, and a whole pruning, in seconds, units and bytes."""
     head = [
-        *("criterion", "batch norm", "score", "± IQR", "÷ forward + backward", "÷ training step", "peak memory"),
+        *("criterion", "batch norm", "score", "± IQR", "÷ bare pass", "÷ training step", "peak memory"),
         *("cuts", "pruning", "÷ training step", "peak memory"),
     ]
     body = [
@@ -94,7 +94,7 @@ def floor_rows(costs: list[Cost]) -> tables.Table:
         units = f"{seconds / group[0].step_seconds:.3g}"
         rows.append(
             [
-                "(forward + backward)",
+                "(bare pass)",
                 mode or "–",
                 tables.duration(seconds),
                 "",

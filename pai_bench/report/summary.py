@@ -106,7 +106,7 @@ def cell(rows: pd.DataFrame) -> Cell:
 def method_labels(rows: pd.DataFrame) -> "pd.Series[str]":
     """The criterion of each row, with what else tells its uses apart, but only where it was used in several ways."""
     labels = rows.criterion.copy()
-    varied = rows.variant.notna() & (rows.variant != "none")
+    varied = rows.variant != "none"
     labels[varied] += " + " + rows.variant[varied]
     for _, group in rows.groupby("criterion", sort=False):
         for way, form in WAYS.items():

@@ -349,3 +349,35 @@ def test_weights_are_not_copied_for_a_score() -> None:
             return {name: score.detach() for name, score in scores.items()}
 
     Look().score(nn.Sequential(nn.Linear(30, 20), nn.Linear(20, 2)), pb.Batch(torch.ones(1, 30), torch.tensor([0])))
+
+
+@pytest.mark.parametrize("option", ["micro_batch", "accumulate=score"])
+def test_a_formula_that_would_ignore_an_option_is_refused(option: str) -> None:
+    """A criterion with gradients of its own making does not know of micro-batches and score batches."""
+
+    @dataclass(frozen=True)
+    class Own(pb.Criterion):
+        def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
+            parameters = prunable_parameters(model)
+            value = F.cross_entropy(model(batch.inputs), batch.targets)
+            found = torch.autograd.grad(value, list(parameters.values()))
+            return dict(zip(parameters, found, strict=True))
+
+    model, batch = nn.Linear(2, 2), pb.Batch(torch.randn(4, 2), torch.arange(4) % 2)
+    Own().score(model, batch)
+    criterion = Own(micro_batch=2) if option == "micro_batch" else Own(accumulate="score")
+    given = dataclasses.replace(batch, batches=2)
+    with pytest.raises(pb.UserError, match=f"Own ignores {option}: it does not take its gradients by saliencies"):
+        criterion.score(model, given)
+
+
+def test_plain_gradients_cannot_be_summed_as_scores() -> None:
+    @dataclass(frozen=True)
+    class Plain(pb.Criterion):
+        def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
+            return gradients(model, batch)
+
+    batch = pb.Batch(torch.randn(4, 2), torch.arange(4) % 2, batches=2)
+    Plain().score(nn.Linear(2, 2), batch)
+    with pytest.raises(pb.UserError, match=r"accumulate=score needs saliencies"):
+        Plain(accumulate="score").score(nn.Linear(2, 2), batch)

@@ -1,7 +1,7 @@
 """The whole algorithm: exact counts, iteration by hand, return of removed connections."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import pai_bench as pb
-from pai_bench.pruning import Exponential, OneShot, Schedule, gradients, prunable_parameters, weights
+from pai_bench.errors import CriterionError
+from pai_bench.pruning import Exponential, OneShot, Schedule, gradients, prunable_parameters, select, weights
 from pai_bench.registry import CRITERIA
 
 BATCH = pb.Batch(torch.ones(2, 3), torch.tensor([0, 1]))
@@ -130,6 +131,52 @@ def test_all_scores_zero_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     assert mask["1.weight"].flatten().tolist() == [True, False, False, False]
 
 
+@pytest.mark.parametrize("name", ["snip", "magnitude", "synflow", "force"])
+def test_scores_that_are_all_zero_rank_nothing(name: str) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    with pytest.raises(CriterionError, match=f"{name}: all scores are zero, in '0.weight' and every other layer"):
+        pb.prune(model, BATCH, name, 0.5)
+    assert pb.prune(model, BATCH, name, 0.0).density == 1.0  # then there is nothing to rank
+
+
+def test_a_network_that_is_cut_on_the_way_still_gets_its_mask() -> None:
+    """What a schedule cuts off scores zero from then on; position decides, as for all equal scores."""
+    model = nn.Sequential(nn.Linear(3, 1, bias=False), nn.Linear(1, 2, bias=False))
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), (1.0, 0.0), strict=True):
+            nn.init.constant_(parameter, value)
+        model.get_parameter("1.weight")[0] = 0.1
+
+    @dataclass(frozen=True)
+    class Cuts(pb.Criterion):
+        def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
+            return (
+                {
+                    name: (w * p.detach()).abs()
+                    for (name, w), p in zip(weights(model).items(), prunable_parameters(model).values(), strict=True)
+                }
+                if self.first(model)
+                else {name: torch.zeros_like(w) for name, w in weights(model).items()}
+            )
+
+        def first(self, model: nn.Module) -> bool:
+            return bool(prunable_parameters(model)["1.weight"].any())
+
+    mask = pb.prune(model, BATCH, Cuts(), 0.6, schedule="linear:steps=2")
+    assert mask.kept == 2
+
+
+def test_the_layer_that_a_batch_does_not_fit_is_named() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Sequential(nn.ReLU(), nn.Linear(5, 2)))
+    with pytest.raises(pb.UserError, match=r"snip: the batch.*does not fit the model in '1\.1', a Linear,: "):
+        pb.prune(model, BATCH, "snip")
+    model = nn.Sequential(nn.Embedding(3, 4), nn.Flatten(), nn.Linear(4, 2))
+    with pytest.raises(pb.UserError, match=r"does not fit the model in '0', a Embedding"):
+        pb.prune(model, (torch.tensor([[7]]), torch.tensor([0])), "snip")
+
+
 @pytest.mark.parametrize("sparsity", [1.0, -0.1, 95, float("nan")])
 def test_what_is_not_a_sparsity(sparsity: float) -> None:
     with pytest.raises(pb.UserError, match=r"is outside \[0, 1\)"):
@@ -137,14 +184,26 @@ def test_what_is_not_a_sparsity(sparsity: float) -> None:
 
 
 def test_batches_that_do_not_fit() -> None:
-    with pytest.raises(pb.UserError, match=r"inputs of shape \(2, 3\), torch.float32 on cpu, does not fit the model"):
+    message = (
+        r"snip: the batch, inputs of shape \(2, 3\), torch.float32 on cpu, does not fit the model in 'its own forward'"
+    )
+    with pytest.raises(pb.UserError, match=message):
         pb.prune(linear([1] * 8), BATCH, "snip")
-    with pytest.raises(pb.UserError, match=r"targets must lie in 0..1, the model's classes, but reach 2"):
+    with pytest.raises(pb.UserError, match=r"snip: targets must lie in 0..1, the model's classes, but reach 2"):
         pb.prune(linear([1] * 6), (torch.ones(1, 3), torch.tensor([2])), "snip")
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+GPU = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
+
+
+def on_gpu(test: Any) -> Any:
+    """Marks a test that needs a CUDA device."""
+    for mark in GPU:
+        test = mark(test)
+    return test
+
+
+@on_gpu
 @pytest.mark.parametrize("name", [plugin.name for plugin in CRITERIA.plugins()])
 def test_scores_on_a_gpu_are_those_of_the_cpu(name: str, network: tuple[nn.Module, pb.Batch]) -> None:
     model, batch = network
@@ -153,3 +212,27 @@ def test_scores_on_a_gpu_are_those_of_the_cpu(name: str, network: tuple[nn.Modul
     for key, score in cpu.items():
         assert cuda[key].is_cuda
         assert torch.allclose(score, cuda[key].cpu(), rtol=1e-8, atol=1e-14)
+
+
+@on_gpu
+def test_selection_on_a_gpu_is_that_of_the_cpu() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = {str(i): torch.randn(n, generator=generator).round(decimals=2) for i, n in enumerate((10, 50_000, 90_000))}
+    alive = {name: torch.rand(score.shape, generator=generator) < 0.4 for name, score in scores.items()}
+    for count in (1, 700, 20_000):
+        for live in (None, alive):
+            cpu = select(scores, count, live)
+            cuda = select(
+                {n: s.cuda() for n, s in scores.items()}, count, live and {n: a.cuda() for n, a in live.items()}
+            )
+            assert all(torch.equal(cpu[name], cuda[name].cpu()) for name in cpu)
+
+
+@on_gpu
+@pytest.mark.parametrize("name", ["random", "er", "magnitude"])
+@pytest.mark.parametrize("variant", ["none", "shuffle", "global-shuffle", "invert"])
+def test_masks_on_a_gpu_are_those_of_the_cpu(name: str, variant: str, network: tuple[nn.Module, pb.Batch]) -> None:
+    model, batch = network
+    cpu = pb.prune(model, batch, name, 0.7, variant=variant)
+    cuda = pb.prune(model.cuda(), batch.to("cuda"), name, 0.7, variant=variant)
+    assert all(torch.equal(cpu[key], cuda[key].cpu()) for key in cpu)

@@ -1,0 +1,125 @@
+"""Iterative criteria and quotas against references that share nothing with the code: numpy, sorting, bisection.
+
+The network is softmax regression, whose gradient is known in closed form: dL/dW = (p - y) x^T / N.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import nn
+
+import pai_bench as pb
+from pai_bench.pruning import prunable_parameters
+
+Array = npt.NDArray[np.float64]
+
+
+def example() -> tuple[nn.Linear, pb.Batch]:
+    torch.manual_seed(3)
+    model = nn.Linear(5, 4).double()
+    return model, pb.Batch(torch.randn(9, 5, dtype=torch.float64), torch.arange(9) % 4)
+
+
+def loss_and_gradient(w: Array, b: Array, x: Array, y: npt.NDArray[np.int64]) -> tuple[float, Array]:
+    logits = x @ w.T + b
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    loss = -np.log(p[np.arange(len(y)), y]).mean()
+    p[np.arange(len(y)), y] -= 1
+    return float(loss), p.T @ x / len(y)
+
+
+def best(scores: Array, allowed: Array, count: int) -> Array:
+    """A mask of the `count` highest of the allowed scores, by sorting."""
+    order = sorted(np.flatnonzero(allowed), key=lambda i: (-scores.flat[i], i))
+    mask = np.zeros(scores.shape)
+    mask.flat[order[:count]] = 1
+    return mask
+
+
+def reference(densities: list[float], *, returns: bool, elasticity: bool) -> Array:
+    """The mask of SNIP's formula on the masked network, cut by cut."""
+    model, batch = example()
+    w, b = (parameter.detach().numpy() for parameter in (model.weight, model.bias))
+    mask = np.ones_like(w)
+    for density in densities:
+        loss, g = loss_and_gradient(w * mask, b, batch.inputs.numpy(), batch.targets.numpy())
+        scores = np.abs(w * g / loss) if elasticity else np.abs(w * g)
+        mask = best(scores, np.ones_like(w) if returns else mask, round(density * w.size))
+    return mask
+
+
+def ours(name: str, sparsity: float, schedule: str | None) -> list[list[bool]]:
+    model, batch = example()
+    found: list[list[bool]] = pb.prune(model, batch, name, sparsity, schedule=schedule)["weight"].tolist()
+    return found
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.8, 0.9])
+def test_two_steps_of_each(sparsity: float) -> None:
+    d = 1 - sparsity
+    two = [d**0.5, d]
+    expected = reference(two, returns=False, elasticity=False)
+    assert ours("iter-snip", sparsity, "exponential:steps=2") == (expected == 1).tolist()
+    assert ours("snip-it", sparsity, "exponential:steps=2") == (expected == 1).tolist()  # L is common to all
+    expected = reference(two, returns=True, elasticity=False)
+    assert ours("force", sparsity, "exponential:steps=2:returns=true") == (expected == 1).tolist()
+
+
+def test_published_schedules() -> None:
+    sixty = [0.1 ** (t / 60) for t in range(1, 61)]
+    assert ours("iter-snip", 0.9, None) == (reference(sixty, returns=False, elasticity=False) == 1).tolist()
+    assert ours("force", 0.9, None) == (reference(sixty, returns=True, elasticity=False) == 1).tolist()
+    seven = [1 - s for s in (0.5, 0.7, 0.8, 0.85, 0.875, 0.8875, 0.9)]
+    assert ours("snip-it", 0.9, None) == (reference(seven, returns=False, elasticity=True) == 1).tolist()
+
+
+def test_connections_return_in_force_and_in_nothing_else() -> None:
+    """The example is one in which the second cut wants a connection again that the first has removed."""
+    first, back = (reference(d, returns=True, elasticity=False) for d in ([0.2**0.5], [0.2**0.5, 0.2]))
+    assert (back * (1 - first)).any()
+    stay = np.array(ours("iter-snip", 0.8, "exponential:steps=2"))
+    assert not (stay * (1 - first)).any()
+
+
+class Shapes(nn.Module):
+    """A convolution, a grouped one, a transposed one, and linear layers of very different size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 8, 3)
+        self.grouped = nn.Conv2d(8, 8, 5, groups=4)
+        self.transposed = nn.ConvTranspose1d(8, 6, 3)
+        self.wide = nn.Linear(100, 80)
+        self.small = nn.Linear(3, 2)
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.9, 0.99])
+@pytest.mark.parametrize("name", ["er", "erk"])
+def test_layer_densities_are_those_of_a_bisection(name: str, sparsity: float) -> None:
+    """density_l = min(1, e * ratio_l), with e such that the whole has the density asked for."""
+    shapes = [tuple(p.shape) for p in prunable_parameters(Shapes()).values()]
+    sizes = [int(np.prod(shape)) for shape in shapes]
+    if name == "erk":
+        ratios = [sum(shape) / size for shape, size in zip(shapes, sizes, strict=True)]
+    else:
+        ratios = [sum(shape[:2]) / (shape[0] * shape[1]) for shape in shapes]
+    total = round((1 - sparsity) * sum(sizes))
+    low, high = 0.0, 1e6
+    for _ in range(200):
+        middle = (low + high) / 2
+        reached = sum(min(1, middle * ratio) * size for ratio, size in zip(ratios, sizes, strict=True))
+        low, high = (middle, high) if reached < total else (low, middle)
+    mask = pb.prune(Shapes(), (torch.ones(1, 1), torch.tensor([0])), name, sparsity)
+    assert mask.kept == total
+    for kept, ratio, size in zip(mask.kept_per_layer().values(), ratios, sizes, strict=True):
+        assert abs(kept - min(1, high * ratio) * size) < 1 + 1e-6
+
+
+def test_positions_of_er_are_uniform() -> None:
+    """Of 12 positions 3 are kept, each as often as another over many seeds."""
+    model, counts = nn.Linear(4, 3, bias=False), torch.zeros(3, 4)
+    for seed in range(800):
+        counts += pb.prune(model, (torch.ones(1, 4), torch.tensor([0])), "er", 0.75, seed=seed)["weight"]
+    assert (counts - 200).abs().max() < 5 * (800 * 0.25 * 0.75) ** 0.5
