@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from pai_bench.environment import describe
 from pai_bench.timing import measured, synchronise
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -52,7 +53,7 @@ def beside(benchmark: Any, device: torch.device) -> Beside:
         benchmark.pedantic(synchronised, setup=before, rounds=rounds, warmup_rounds=1)
         peaks = []
         for what in (floor, work):
-            with measured(device) as one:
+            with measured(device, memory=True) as one:
                 what()
             peaks.append(one.peak_bytes)
         stats, base = benchmark.stats.stats, statistics.median(floors[1:])
@@ -64,8 +65,7 @@ def beside(benchmark: Any, device: torch.device) -> Beside:
             "target": target,
             "floor_peak_bytes": peaks[0],
             "peak_bytes": peaks[1],
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
+            **describe(device),
         }
         _rows.append({"group": benchmark.group, "name": benchmark.name, **benchmark.extra_info})
 
@@ -79,6 +79,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         memory = ""
         if row["peak_bytes"] is not None:
             memory = f", peak {row['peak_bytes'] / 2**20:.0f} MiB (floor {row['floor_peak_bytes'] / 2**20:.0f})"
-        terminalreporter.write_line(
-            f"{row['group']}: {row['name']}: {row['median_seconds']:.4g} s, {row['ratio']:.3g} x floor{target}{memory}"
-        )
+        seconds = f"{row['median_seconds']:.4g} s (IQR {row['iqr_seconds']:.2g})"
+        line = f"{row['group']}: {row['name']}: {seconds}, {row['ratio']:.3g} x floor{target}{memory}"
+        terminalreporter.write_line(line)

@@ -13,7 +13,7 @@ from pai_bench.environment import select_device
 from pai_bench.errors import UserError
 from pai_bench.models.create import Builder, create_model, find_model
 from pai_bench.plan import Choice, Sweep, Trial, expand, refuse_duplicates
-from pai_bench.pruning import Criterion, get_criterion, get_schedule, get_variant, prunable_parameters
+from pai_bench.pruning import Criterion, Variant, get_criterion, get_schedule, get_variant, prunable_parameters
 from pai_bench.pruning.guard import BATCH_NORMS
 from pai_bench.training.protocol import Protocol, get_protocol
 
@@ -33,6 +33,7 @@ class Catalog:
     data: dict[str, DataSet] = field(default_factory=dict)
     models: dict[str, Builder] = field(default_factory=dict)
     criteria: dict[str, Criterion] = field(default_factory=dict)
+    variants: dict[str, Variant] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
 
 
@@ -49,9 +50,10 @@ def resolve(sweep: Sweep) -> Catalog:
         for model_name in models:
             protocol = _protocol(catalog, sweep, data_name, model_name)
             settings.append((data_name, model_name, protocol, _score_batch(catalog.data[data_name], sweep)))
-    variants = [str(get_variant(given)) for given in sweep.variants]
-    refuse_duplicates("variants", variants)
-    catalog.trials = expand(sweep, choices, settings, variants)
+    variants = [get_variant(given) for given in sweep.variants]
+    refuse_duplicates("variants", [str(variant) for variant in variants])
+    catalog.variants = {str(variant): variant for variant in variants}
+    catalog.trials = expand(sweep, choices, settings, list(catalog.variants))
     return catalog
 
 

@@ -141,14 +141,14 @@ def time(given: argparse.Namespace) -> int:
     from rich.table import Table
 
     from pai_bench.catalog import resolve
-    from pai_bench.cost import measure_cost
+    from pai_bench.cost import measure_cost, measure_step
     from pai_bench.report import costs
     from pai_bench.report.page import write_report
     from pai_bench.runner import Runner
     from pai_bench.store import Cost, Store
 
-    if given.rounds < 1 or given.seconds < 0:
-        raise UserError(f"rounds {given.rounds} must be at least 1, seconds {given.seconds:g} not negative")
+    if given.rounds < 1 or not 0 <= given.seconds < float("inf"):
+        raise UserError(f"rounds {given.rounds} must be at least 1, and seconds {given.seconds:g} finite, not negative")
     flags = {key: value for key, value in vars(given).items() if key in recipe.KEYS and key != "out"}
     console = make_console()
     with console.status("reading data and building networks"):
@@ -156,30 +156,34 @@ def time(given: argparse.Namespace) -> int:
     store, runner = Store(given.out, create=True), Runner(catalog, given.command)
     trials = [trial for trial in catalog.trials if trial.criterion is not None]
     measured, steps, failed = list[Cost](), dict[tuple[str, str], float](), 0
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("timing", total=len(trials))
-        for trial in trials:
-            progress.update(task, description=escape(f"timing {trial.criterion_name} on {trial.model}"))
-            if (key := (trial.data, trial.model)) not in steps:
-                steps[key] = runner.step_seconds(trial)
-            try:
-                measured.append(measure_cost(runner, trial, steps[key], rounds=given.rounds, budget=given.seconds))
-                store.write_cost(measured[-1])
-            except Exception as error:  # the others are worth measuring
-                failed += 1
-                line = f"{trial.criterion_name} failed on {trial.model}: {type(error).__name__}: {error}"
-                progress.console.print(line, style="red", highlight=False, markup=False)
-            progress.advance(task)
-    for heading, group in costs.groups(measured).items():
-        head, *body = costs.table(group)
-        table = Table(title=escape(f"{heading}: {costs.describe(group)}"), title_justify="left")
-        for i, column in enumerate(head):
-            table.add_column(column, justify="right" if i else "left")
-        for row in body:
-            table.add_row(*map(escape, row))
-        console.print(table)
-    if store.read_costs() or any(store):
-        console.print(f"report: {write_report(store, store.path / 'report.md')}", highlight=False, markup=False)
+    try:
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task("timing", total=len(trials))
+            for trial in trials:
+                progress.update(task, description=escape(f"timing {trial.criterion_name} on {trial.model}"))
+                try:
+                    if (key := (trial.data, trial.model)) not in steps:
+                        steps[key] = measure_step(runner, trial, rounds=given.rounds)
+                    measured.append(measure_cost(runner, trial, steps[key], rounds=given.rounds, budget=given.seconds))
+                except Exception as error:  # the others are worth measuring
+                    failed += 1
+                    line = f"{trial.criterion_name} failed on {trial.model}: {type(error).__name__}: {error}"
+                    progress.console.print(line, style="red", highlight=False, markup=False)
+                else:
+                    store.write_cost(measured[-1])
+                progress.advance(task)
+    finally:  # what was measured before an interrupt is worth seeing
+        for group in costs.groups(measured):
+            head, *body = costs.table(group)
+            title = f"{costs.title(group[0])}: {costs.describe(group)}"
+            table = Table(title=escape(title), title_justify="left")
+            for i, column in enumerate(head):
+                table.add_column(column, justify="right" if i else "left")
+            for row in body:
+                table.add_row(*map(escape, row))
+            console.print(table)
+        if store.read_costs() or any(store):
+            console.print(f"report: {write_report(store, store.path / 'report.md')}", highlight=False, markup=False)
     return FAILED if failed else 0
 
 
@@ -189,9 +193,10 @@ def prune(given: argparse.Namespace) -> int:
     from safetensors import SafetensorError
 
     from pai_bench.catalog import resolve
-    from pai_bench.pruning import prunable_parameters
     from pai_bench.runner import Runner
 
+    if given.seed < 0:
+        raise UserError(f"seed {given.seed} must not be negative")
     flags = {key: value for key, value in vars(given).items() if key in recipe.KEYS and key != "data"}
     axes = {
         "criteria": given.criterion,
@@ -219,11 +224,13 @@ def prune(given: argparse.Namespace) -> int:
     for column in ("layer", "weights", "kept", "density in %"):
         table.add_column(column, justify="left" if column == "layer" else "right")
     for name, kept in mask.kept_per_layer().items():
-        size = prunable_parameters(model)[name].numel()
+        size = mask[name].numel()
         table.add_row(name, f"{size:,}", f"{kept:,}", f"{100 * kept / size:.3g}", style=None if kept else "red")
     console.print(table)
     line = f"mask: {given.output}, {mask.kept:,} of {mask.size:,} connections, scored in {cost.seconds:.3g} s"
     console.print(line, highlight=False, markup=False)
+    if catalog.variants[trial.variant].redraws:
+        console.print("variant reinit: the mask is the plain one; draw the weights again before training")
     return 0
 
 

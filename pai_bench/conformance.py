@@ -159,6 +159,9 @@ def masked(criterion: Criterion, model: nn.Module, batch: Batch) -> None:
     for mask, removed in ((half, "half of the weights"), (half | {first: torch.zeros_like(half[first])}, repr(first))):
         with saying(f"with {removed} removed"):
             expect_fit(scorer.score(batch, mask), scorer.parameters)
+            for name, weight in scorer.parameters.items():
+                if bool(weight[~mask[name]].any()):
+                    raise CheckError(f"the formula writes to {name!r}, where the mask has removed weights")
 
 
 def data_free(criterion: Criterion, model: nn.Module, batch: Batch) -> None:

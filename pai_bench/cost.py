@@ -2,6 +2,7 @@
 
 import copy
 import math
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +12,16 @@ from torch.nn import functional as F
 
 from pai_bench.environment import describe
 from pai_bench.plan import Trial
-from pai_bench.pruning import Batch, BatchNormMode, Scorer, get_schedule, prunable_parameters, prune
+from pai_bench.pruning import Batch, Criterion, Scorer, get_schedule, prunable_parameters, prune
 from pai_bench.pruning.guard import BATCH_NORMS
 from pai_bench.runner import Runner
 from pai_bench.store import Cost
 from pai_bench.timing import repeat
+
+
+def measure_step(runner: Runner, trial: Trial, *, rounds: int = 5) -> float:
+    """Median seconds of one training step of the trial's network, each measured after a warm-up."""
+    return statistics.median(runner.step_seconds(trial) for _ in range(rounds))
 
 
 def measure_cost(runner: Runner, trial: Trial, step_seconds: float, *, rounds: int = 5, budget: float = 30.0) -> Cost:
@@ -28,7 +34,6 @@ def measure_cost(runner: Runner, trial: Trial, step_seconds: float, *, rounds: i
     batch, draw = runner.score_batch(trial, data), runner.draw(trial)
     criterion = runner.catalog.criteria[trial.criterion.name]
     schedule = get_schedule(trial.criterion.schedule)
-    floor = bare(model, batch, criterion.bn)
 
     def score() -> None:
         Scorer(criterion, model, draw=draw).score(batch)
@@ -36,44 +41,46 @@ def measure_cost(runner: Runner, trial: Trial, step_seconds: float, *, rounds: i
     def whole() -> None:
         prune(model, batch, criterion, trial.sparsity, schedule=schedule, scope=trial.scope, draw=draw)
 
-    scoring = repeat(score, runner.device, floor=floor, rounds=rounds, budget=budget)
+    scoring = repeat(score, runner.device, floor=bare(model, batch, criterion), rounds=rounds, budget=budget)
     pruning = repeat(whole, runner.device, rounds=rounds, budget=budget)
+    has_batch_norm = any(isinstance(module, BATCH_NORMS) for module in model.modules())
     return Cost(
-        data=trial.data,
-        model=trial.model,
+        trial=trial.configuration(),
         weights=sum(weight.numel() for weight in prunable_parameters(model).values()),
-        criterion=trial.criterion.name,
-        schedule=trial.criterion.schedule,
         cuts=len(schedule.densities(1 - trial.sparsity)),
-        sparsity=trial.sparsity,
-        score_batch=len(batch.inputs),
-        batch_norm=criterion.bn if any(isinstance(module, BATCH_NORMS) for module in model.modules()) else None,
+        batch_norm=criterion.bn if criterion.uses_data and has_batch_norm else None,
         rounds=len(scoring.seconds),
+        cold=scoring.cold,
         seconds=scoring.median,
         iqr=scoring.iqr,
         peak_bytes=scoring.peak_bytes,
         floor_seconds=scoring.median / scoring.ratio if scoring.ratio else math.nan,
         floor_peak_bytes=scoring.floor_peak_bytes,
+        prune_rounds=len(pruning.seconds),
+        prune_cold=pruning.cold,
         prune_seconds=pruning.median,
         prune_iqr=pruning.iqr,
-        prune_rounds=len(pruning.seconds),
         prune_peak_bytes=pruning.peak_bytes,
         step_seconds=step_seconds,
-        step_batch=trial.protocol.batch_size,
         device=runner.device.type,
         environment=describe(runner.device),
         provenance=runner.provenance(),
     )
 
 
-def bare(model: nn.Module, batch: Batch, bn: BatchNormMode) -> Callable[[], Any]:
-    """One forward and backward pass of `batch` on a copy of `model`: the gradients of the prunable weights."""
+def bare(model: nn.Module, batch: Batch, criterion: Criterion) -> Callable[[], Any]:
+    """A bare forward and backward pass of `batch` on a copy of `model`: the gradients of what `criterion` scores.
+
+    Batch norm is in the criterion's mode, and several score batches go through the network one by one.
+    """
     twin = copy.deepcopy(model).requires_grad_(False).eval()
-    weights = [weight.requires_grad_(True) for weight in prunable_parameters(twin).values()]
+    parameters = prunable_parameters(twin, biases=criterion.biases).values()
+    weights = [weight.requires_grad_(True) for weight in parameters]
     for module in twin.modules():
-        module.training = bn == "train" and isinstance(module, BATCH_NORMS)
+        module.training = criterion.bn == "train" and isinstance(module, BATCH_NORMS)
 
     def pass_() -> None:
-        torch.autograd.grad(F.cross_entropy(twin(batch.inputs), batch.targets), weights)
+        for part in batch.split():
+            torch.autograd.grad(F.cross_entropy(twin(part.inputs), part.targets), weights)
 
     return pass_

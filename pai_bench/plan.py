@@ -205,7 +205,7 @@ def expand(
                     criterion=choice,
                     variant=variant,
                     sparsity=sparsity,
-                    scope=sweep.scope or choice.scope,  # type: ignore[arg-type]
+                    scope="quota" if variant.startswith("quota:") else sweep.scope or choice.scope,  # type: ignore[arg-type]
                 )
                 for choice in choices
                 for variant in variants

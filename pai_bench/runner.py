@@ -17,7 +17,7 @@ from pai_bench.errors import UserError
 from pai_bench.identity import stream
 from pai_bench.models import create_model
 from pai_bench.plan import Sweep, Trial
-from pai_bench.pruning import Batch, Mask, Scorer, get_schedule, get_variant, prunable_parameters, prune
+from pai_bench.pruning import Batch, Mask, Scorer, get_schedule, prunable_parameters, prune
 from pai_bench.pruning.guard import BATCH_NORMS
 from pai_bench.randomness import random_state
 from pai_bench.store import EpochRecord, Layer, Record, Store, as_frame
@@ -136,7 +136,7 @@ class Runner:
         sizes = {name: tensor.numel() for name, tensor in (mask or weights).items()}
         remaining = mask.kept_per_layer() if mask else sizes
         layers = tuple(Layer(name=name, size=size, kept=remaining[name]) for name, size in sizes.items())
-        if get_variant(trial.variant).redraws:
+        if trial.criterion and self.catalog.variants[trial.variant].redraws:
             model = self.model(trial, "reinit")
         on_epoch(0)
         with random_state(stream(trial.seed, "training")):  # dropout and the like
@@ -209,7 +209,7 @@ class Runner:
                 trial.sparsity,
                 schedule=get_schedule(trial.criterion.schedule),
                 scope=trial.scope,
-                variant=trial.variant,
+                variant=self.catalog.variants[trial.variant],
                 draw=draw,
                 seed=stream(trial.seed, "scores"),
             )

@@ -162,42 +162,55 @@ COLUMNS = (
 class Cost:
     """What one criterion cost on one network and device. Times are median seconds, memory is bytes beyond the network.
 
-    ``seconds`` is of one score, ``prune_seconds`` of a whole pruning to ``sparsity`` in ``cuts`` cuts,
-    ``floor_seconds`` of one bare forward and backward pass on the same batch, and ``step_seconds`` of one training step
-    on a batch of ``step_batch``.
+    ``seconds`` is of one score, ``prune_seconds`` of a whole pruning in ``cuts`` cuts, ``floor_seconds`` of one bare
+    forward and backward pass on the same batch, and ``step_seconds`` of one training step. What was ``cold`` had no
+    warm-up. `trial` is the configuration that all of it belongs to.
     """
 
-    data: str
-    model: str
+    trial: Mapping[str, Any]
     weights: int
-    criterion: str
-    schedule: str
     cuts: int
-    sparsity: float
-    score_batch: int
     batch_norm: str | None
     rounds: int
+    cold: bool
     seconds: float
     iqr: float
     peak_bytes: int | None
     floor_seconds: float
     floor_peak_bytes: int | None
+    prune_rounds: int
+    prune_cold: bool
     prune_seconds: float
     prune_iqr: float
-    prune_rounds: int
     prune_peak_bytes: int | None
     step_seconds: float
-    step_batch: int
     device: str
     environment: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    schema: int = SCHEMA
 
     @property
     def identity(self) -> str:
         """What was measured and where, as a file name."""
-        what = (self.data, self.model, self.criterion, self.schedule, self.sparsity, self.score_batch, self.batch_norm)
-        where = (self.environment.get("device"), self.environment.get("processor"))
-        return identify(f"{self.data}-{self.model}-{self.criterion}-{self.device}", [what, where])
+        readable = f"{self.trial['data']}-{self.trial['model']}-{self.trial['criterion']['name']}-{self.device}"
+        return identify(readable, [dict(self.trial), dict(self.environment)])
+
+    @classmethod
+    def from_json(cls, text: str) -> "Cost":
+        """A cost from the text of its file, or ValueError."""
+        raw = json.loads(text)
+        try:
+            cost = cls(**{f.name: raw[f.name] for f in fields(cls)})
+            times = (cost.seconds, cost.floor_seconds, cost.prune_seconds, cost.step_seconds)
+            texts = [cost.trial["data"], cost.trial["model"], cost.trial["criterion"]["name"], cost.device]
+            texts += [cost.environment["device"], cost.environment["processor"], cost.provenance.get("commit") or ""]
+            peaks = [p or 0 for p in (cost.peak_bytes, cost.floor_peak_bytes, cost.prune_peak_bytes)]
+            ok = all(0 < value < float("inf") for value in times) and all(isinstance(text, str) for text in texts)
+            if not (ok and min(cost.iqr, cost.prune_iqr, cost.rounds, *peaks) >= 0 and cost.environment["versions"]):
+                raise ValueError("a field has an impossible value")
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"a field is missing or malformed: {error!r}") from error
+        return cost
 
 
 class Store:
@@ -234,8 +247,8 @@ class Store:
         found = []
         for path in sorted(self.costs.glob("*.json")):
             try:
-                found.append(Cost(**json.loads(path.read_text(encoding="utf-8"))))
-            except (ValueError, TypeError, OSError) as error:
+                found.append(Cost.from_json(path.read_text(encoding="utf-8")))
+            except (ValueError, OSError) as error:
                 logger.warning("%s cannot be read (%s) and is left out", path, error)
         return found
 
@@ -297,7 +310,10 @@ def read_results(path: str | Path) -> "pd.DataFrame":
     shares in [0, 1] after the last epoch, times are seconds, memory is bytes. What was not computed is null. The dense
     reference has the criterion ``dense`` and sparsity 0.
     """
-    return as_frame(Store(path))
+    store = Store(path)
+    if not any(store.trials.glob("*.json")):
+        raise UserError(f"results folder {path} has no trials, only costs; `pai-bench run --out {path}` makes some")
+    return as_frame(store)
 
 
 def as_frame(records: "Store | list[Record]") -> "pd.DataFrame":

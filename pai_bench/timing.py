@@ -17,10 +17,7 @@ PROC = Path("/proc/self")
 
 @dataclass
 class Measurement:
-    """Wall-clock seconds of a block, and the peak of memory it took beyond what was there before.
-
-    Memory is the device's; for the CPU, the process's resident memory as Linux counts it, elsewhere None.
-    """
+    """Wall-clock seconds of a block, and if it was measured, the peak of memory beyond what was there before."""
 
     seconds: float = 0.0
     peak_bytes: int | None = None
@@ -33,11 +30,16 @@ def synchronise(device: torch.device) -> None:
 
 
 @contextmanager
-def measured(device: torch.device) -> Iterator[Measurement]:
-    """Measure a block on `device`."""
+def measured(device: torch.device, *, memory: bool | None = None) -> Iterator[Measurement]:
+    """Measure a block on `device`.
+
+    Memory is that of torch's allocator on CUDA, by default. For the CPU it is the resident memory of the process, as
+    Linux counts it; only where it is asked for, since the block then starts without memory at hand and takes longer.
+    """
     result = Measurement()
     synchronise(device)
-    before = reset_peak(device)
+    wanted = device.type == "cuda" if memory is None else memory
+    before = reset_peak(device) if wanted else None
     start = time.perf_counter()
     yield result
     synchronise(device)
@@ -83,6 +85,8 @@ class Timing:
     floors: tuple[float, ...] = ()
     peak_bytes: int | None = None
     floor_peak_bytes: int | None = None
+    cold: bool = False
+    """Whether there was no warm-up."""
 
     @property
     def median(self) -> float:
@@ -113,22 +117,29 @@ def repeat(
 ) -> Timing:
     """Do `work` up to `rounds` times after a warm-up, for about `budget` seconds but once at least.
 
-    The `floor` is measured by turns with it, so that whatever else the machine does meets both.
+    The `floor` is measured by turns with it, so that whatever else the machine does meets both. What takes longer than
+    the budget is measured once, cold. Memory is measured in a round of its own, where there is time for one.
     """
-    found: dict[Callable[[], Any], list[Measurement]] = {work: []} if floor is None else {floor: [], work: []}
+    found: dict[Callable[[], Any], list[float]] = {work: []} if floor is None else {floor: [], work: []}
     begin = time.perf_counter()
-    for i in range(rounds + 1):
-        for what, measurements in found.items():
-            with measured(device) as one:
+    for _ in range(rounds + 1):
+        for what, seconds in found.items():
+            with measured(device, memory=False) as one:
                 what()
-            measurements.append(one)
-        if time.perf_counter() - begin > (budget / 2 if i == 0 else budget):
-            break  # what takes very long is measured once, without a warm-up
-    warm = {what: measurements[1:] or measurements for what, measurements in found.items()}
-    below = warm[floor] if floor is not None else []
+            seconds.append(one.seconds)
+        if time.perf_counter() - begin > budget:
+            break
+    peaks = dict[Callable[[], Any], int | None]()
+    for what in found:
+        with measured(device, memory=True) as one:
+            what()
+        peaks[what] = one.peak_bytes
+    cold = len(found[work]) == 1
+    warm = {what: tuple(seconds if cold else seconds[1:]) for what, seconds in found.items()}
     return Timing(
-        tuple(one.seconds for one in warm[work]),
-        tuple(one.seconds for one in below),
-        max((one.peak_bytes for one in warm[work] if one.peak_bytes is not None), default=None),
-        max((one.peak_bytes for one in below if one.peak_bytes is not None), default=None),
+        warm[work],
+        warm[floor] if floor is not None else (),
+        peaks[work],
+        peaks[floor] if floor is not None else None,
+        cold,
     )

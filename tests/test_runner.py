@@ -15,11 +15,10 @@ from pai_bench import runner
 from pai_bench.catalog import resolve
 from pai_bench.data import Split
 from pai_bench.plan import Trial
-from pai_bench.pruning import prunable_parameters, weights
+from pai_bench.pruning import Variant, prunable_parameters, weights
 from pai_bench.report.page import write_report
 from pai_bench.runner import Listener, Runner, run_catalog
 from pai_bench.store import Record, Store
-from pai_bench.timing import reset_peak
 from pai_bench.training import trainer
 
 
@@ -394,8 +393,21 @@ def test_another_draw_is_scored_than_the_one_that_is_trained() -> None:
     assert not torch.equal(seen[-1], runner.model(trial).get_parameter("1.weight"))
 
 
-def test_memory_of_scoring_is_known_on_this_processor() -> None:
-    assert reset_peak(torch.device("cpu")) is not None, "the tests run on Linux"
-    record = run_catalog(resolve(sweep(seeds=1)), "r")[1]
-    assert record.score_peak_bytes is not None
-    assert 0 <= record.score_peak_bytes < 2**28
+def test_a_quota_from_a_criterion_of_ones_own() -> None:
+    @dataclass(frozen=True)
+    class Mine(pb.Criterion):
+        def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
+            return {name: w.abs() for name, w in weights(model).items()}
+
+    variant = Variant("quota", Mine())
+    records = run_catalog(resolve(sweep(criteria=["random"], variants=["none", variant], seeds=1)), "r")
+    assert [record.status for record in records] == ["done"] * 3, [record.error for record in records]
+    assert kept(records[2]) == kept(run_catalog(resolve(sweep(criteria=["magnitude"], seeds=1)), "r")[1])
+    assert records[2].trial["scope"] == "quota"
+
+
+def test_a_scope_beside_a_quota_is_no_other_trial() -> None:
+    identities = {
+        resolve(sweep(variants=["quota:erk"], scope=scope, seeds=1)).trials[1].identity for scope in (None, "layerwise")
+    }
+    assert len(identities) == 1

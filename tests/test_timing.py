@@ -1,7 +1,10 @@
 """Measurements that can be right or wrong: memory, medians, ratios; and how costs are stored and shown."""
 
+import dataclasses
+import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +20,7 @@ CPU = torch.device("cpu")
 
 def test_peak_memory_is_that_of_what_was_alive_at_once() -> None:
     held = torch.ones(10_000_000)
-    with measured(CPU) as one:
+    with measured(CPU, memory=True) as one:
         for _ in range(3):
             held = held * 2  # 40 MB beside the 40 MB that were there
     assert one.peak_bytes is not None
@@ -37,11 +40,12 @@ def test_medians_and_quartiles_by_hand() -> None:
 def test_work_and_floor_take_turns_after_a_warm_up() -> None:
     calls: list[str] = []
     timing = repeat(lambda: calls.append("work"), CPU, floor=lambda: calls.append("floor"), rounds=3)
-    assert calls == ["floor", "work"] * 4
+    assert calls == ["floor", "work"] * 5  # a warm-up, three rounds, and one for memory
+    assert not timing.cold
     assert len(timing.seconds) == len(timing.floors) == 3
 
 
-def test_what_takes_longer_than_its_budget_is_measured_once() -> None:
+def test_what_takes_long_is_measured_less_often() -> None:
     calls: list[float] = []
 
     def work() -> None:
@@ -49,8 +53,9 @@ def test_what_takes_longer_than_its_budget_is_measured_once() -> None:
         time.sleep(0.02)
 
     timing = repeat(work, CPU, rounds=5, budget=0.03)
-    assert len(calls) == 1
+    assert len(calls) == 2 + 1  # two rounds of which the first is a warm-up, and one for memory
     assert timing.median >= 0.02
+    assert repeat(work, CPU, budget=0.0).cold
 
 
 ARGUMENTS = ["time", "--criteria", "snip,er", "--models", "lenet-300-100", "--rounds", "2", "--seconds", "2"]
@@ -60,12 +65,12 @@ def test_the_verb_prints_stores_and_reports(capsys: pytest.CaptureFixture[str]) 
     assert main([*ARGUMENTS, "--schedule", "linear:steps=3", "--device", "cpu", "--score-batch", "20"]) == 0
     out = capsys.readouterr().out
     assert "266,200 prunable weights, score batch 20" in out
-    for word in ("snip", "er", "(bare pass)", "÷ training step", "peak memory", "report: results/report.md"):
+    for word in ("snip", "er", "(bare pass)", "÷ step", "peak memory", "report: results/report.md"):
         assert word in out
-    stored = {cost.criterion: cost for cost in Store("results").read_costs()}
+    stored = {cost.trial["criterion"]["name"]: cost for cost in Store("results").read_costs()}
     assert stored.keys() == {"snip", "er"}
     snip = stored["snip"]
-    assert (snip.weights, snip.cuts, snip.score_batch, snip.step_batch, snip.rounds) == (266_200, 3, 20, 32, 2)
+    assert (snip.weights, snip.cuts, snip.trial["score_batch"], snip.rounds) == (266_200, 3, 20, 2)
     assert min(snip.seconds, snip.floor_seconds, snip.prune_seconds, snip.step_seconds) > 0
     assert snip.prune_seconds > snip.seconds
     assert snip.environment["versions"]["torch"] == torch.__version__.partition("+")[0]
@@ -85,18 +90,21 @@ def test_the_verb_prints_stores_and_reports(capsys: pytest.CaptureFixture[str]) 
 
 
 ENVIRONMENT = {"device": "CPU", "processor": "a cpu", "versions": {"torch": "2"}, "system": "Linux", "threads": 2}
+TRIAL = {
+    "data": "d", "model": "net", "criterion": {"name": "snip", "schedule": "one-shot"}, "sparsity": 0.9,
+    "score_batch": 10, "scope": "global", "protocol": {"batch_size": 4},
+}  # fmt: skip
 
 
-def cost(**changes: object) -> Cost:
+def cost(trial: dict[str, Any] | None = None, **changes: Any) -> Cost:
     """A cost with round numbers."""
-    values: dict[str, object] = {
-        "data": "d", "model": "net", "weights": 1000, "criterion": "snip", "schedule": "one-shot", "cuts": 1,
-        "sparsity": 0.9, "score_batch": 10, "batch_norm": None, "rounds": 5, "seconds": 0.3, "iqr": 0.01,
-        "peak_bytes": 3 * 2**20, "floor_seconds": 0.2, "floor_peak_bytes": 2 * 2**20, "prune_seconds": 0.6,
-        "prune_iqr": 0.02, "prune_rounds": 5, "prune_peak_bytes": None, "step_seconds": 0.1, "step_batch": 4,
-        "device": "cpu", "environment": ENVIRONMENT, "provenance": {"commit": "abc"},
+    values: dict[str, Any] = {
+        "trial": TRIAL | (trial or {}), "weights": 1000, "cuts": 1, "batch_norm": None, "rounds": 5, "cold": False,
+        "seconds": 0.3, "iqr": 0.01, "peak_bytes": 3 * 2**20, "floor_seconds": 0.2, "floor_peak_bytes": 2 * 2**20,
+        "prune_rounds": 1, "prune_cold": True, "prune_seconds": 0.6, "prune_iqr": 0.0, "prune_peak_bytes": None,
+        "step_seconds": 0.1, "device": "cpu", "environment": ENVIRONMENT, "provenance": {"commit": "abc"},
     }  # fmt: skip
-    return Cost(**values | changes)  # type: ignore[arg-type]
+    return Cost(**values | changes)
 
 
 def test_units_by_hand() -> None:
@@ -105,23 +113,43 @@ def test_units_by_hand() -> None:
         "criterion": "snip",
         "batch norm": "–",
         "score": "300 ms",
-        "± IQR": "10 ms",
+        "± IQR (n)": "10 ms (5)",
         "÷ bare pass": "1.5",
-        "÷ training step": "3",
+        "÷ step": "3",
         "peak memory": "3 MiB",
     }
-    assert row[7:] == ["1", "600 ms", "6", "not measured"]
+    assert row[7:] == ["one-shot", "600 ms", "once, cold", "6", "not measured"]
     assert floor[:7] == ["(bare pass)", "–", "200 ms", "", "1", "2", "2 MiB"]
 
 
-def test_other_networks_and_devices_are_other_tables() -> None:
-    gpu = cost(device="cuda", environment=ENVIRONMENT | {"device": "NVIDIA X"})
-    assert list(costs.groups([cost(), gpu, cost(model="other")])) == [
-        "net on d, a cpu",
-        "net on d, NVIDIA X",
-        "other on d, a cpu",
+def test_what_cannot_be_compared_stands_in_another_table() -> None:
+    others = [
+        cost(device="cuda", environment=ENVIRONMENT | {"device": "NVIDIA X"}),
+        cost({"model": "other"}),
+        cost({"score_batch": 11}),
+        cost({"score_batches": 2}),
+        cost({"sparsity": 0.5}),
+        cost({"protocol": {"batch_size": 5}}),
+        cost(environment=ENVIRONMENT | {"threads": 1}),
     ]
-    assert len({c.identity for c in (cost(), gpu, cost(score_batch=11), cost(batch_norm="train"))}) == 4
+    assert [len(group) for group in costs.groups([cost(), *others])] == [1] * 8
+    same = [cost(), cost({"criterion": {"name": "er", "schedule": "one-shot"}}), cost({"scope": "layerwise"})]
+    assert [len(group) for group in costs.groups(same)] == [3]
+    assert [costs.label(one) for one in same] == ["snip", "er", "snip, layerwise"]
+    assert len({one.identity for one in (*others, *same)}) == 10
+
+
+@pytest.mark.parametrize(
+    "field", [{"environment": {}}, {"environment": None}, {"seconds": "a"}, {"seconds": -1.0}, {"floor_seconds": 0},
+              {"step_seconds": 0}, {"provenance": []}, {"peak_bytes": "x"}, {"trial": {}}]
+)  # fmt: skip
+def test_a_damaged_cost_is_left_out(field: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    store = Store("r", create=True)
+    store.write_cost(cost())
+    (store.costs / "damaged.json").write_text(json.dumps(dataclasses.asdict(cost()) | field))
+    assert store.read_costs() == [cost()]
+    assert "damaged.json cannot be read" in caplog.text
+    assert main(["report", "r"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -131,6 +159,7 @@ def test_other_networks_and_devices_are_other_tables() -> None:
         (["--criteria", "snipp"], "unknown criterion 'snipp'"),
         (["--sparsity", "95"], "sparsity 95 is outside"),
         (["--models", "vggg"], "unknown model"),
+        (["--seconds", "nan"], "seconds nan finite"),
     ],
 )
 def test_mistakes(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,5 +179,5 @@ def test_a_folder_with_costs_alone_has_a_report() -> None:
     Store("r", create=True).write_cost(cost())
     assert main(["report", "r"]) == 0
     assert Path("r/report.md").read_text().startswith("# Pruning at initialisation: what it costs")
-    with pytest.raises(pb.UserError, match="has no results"):
-        Store("r/costs")
+    with pytest.raises(pb.UserError, match="has no trials, only costs"):
+        pb.read_results("r")

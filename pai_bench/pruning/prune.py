@@ -54,6 +54,8 @@ def prune(
     scorer = Scorer(chosen, model, seed=seed, only=prunable, draw=draw)
     if kind.quota is None:
         division = by_scope(scorer, scope or chosen.scope)
+    elif scope not in (None, "quota"):
+        raise UserError(f"scope {scope} and variant {kind} both divide the connections over the layers; give one")
     else:
         reference = prune(model, batch, kind.quota, sparsity, prunable=list(scorer.shapes), draw=draw, seed=seed)
         division = towards(scorer, list(reference.kept_per_layer().values()))

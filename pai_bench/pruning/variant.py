@@ -31,8 +31,11 @@ class Variant:
     quota: Criterion | None = None
 
     def __str__(self) -> str:
-        """The text that `get_variant` reads back."""
-        return self.kind if self.quota is None else f"quota:{self.quota}"
+        """The text that `get_variant` reads back, if the quota's criterion is a registered one."""
+        if self.quota is None:
+            return self.kind
+        # another formula under the same name is another variant
+        return f"quota:{self.quota}" + f"@{self.quota.revision}" * (self.quota.revision > 1)
 
     @property
     def inverted(self) -> bool:

@@ -1,110 +1,123 @@
 """The part of a report about what scoring costs."""
 
-import re
 import statistics
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 from pai_bench.report import figures, tables
 from pai_bench.store import Cost
 
 CAPTION = (
-    "Median seconds after a warm-up. A *score* is what a criterion takes under one mask; *pruning* is all of its cuts, "
-    "with the selections. Beside them stand one bare pass, forward and backward, of the score batch in the same mode "
-    "of batch norm, measured by turns with the score, and one training step of the protocol. Memory is the peak beyond "
-    "what was held before: on a CPU the resident memory of the process, on a GPU what torch has allocated."
+    "Median seconds after a warm-up, with the interquartile range and the number of measurements; what took too long "
+    "was measured once, cold. A *score* is what a criterion takes under one mask; *pruning* is all of its cuts, with the "
+    "selections. Beside them stand one bare pass, forward and backward, of the score batch in the same mode of batch "
+    "norm, measured by turns with the score, and one training step of the protocol. Memory is the peak beyond what was "
+    "held before, from a run of its own: on a CPU the resident memory of the process, on a GPU what torch has allocated."
 )
 
 
-def section(costs: list[Cost], folder: Path) -> list[str]:
-    """Tables and figures of `costs`, one of each for every network, data set and device; draws below `folder`."""
+def section(costs: list[Cost], folder: Path, figure_for: Callable[[str], Path]) -> list[str]:
+    """Tables and figures of `costs`, one of each for every network, data set and device; draws below `folder`.
+
+    `figure_for` gives the path of a figure with a title.
+    """
     parts = ["## What scoring costs", CAPTION]
-    for heading, group in groups(costs).items():
-        slug = re.sub(r"[^a-z0-9]+", "-", f"cost-{heading}".lower()).strip("-")[:100]
-        figure = Path("figures") / f"{slug}.svg"
+    for group in groups(costs):
+        heading = title(group[0])
+        figure = figure_for(f"cost {heading}")
         figures.costs(heading, group, folder / figure)
         parts += [
             f"### {heading}",
             f"{describe(group)}.",
             tables.markdown(table(group)),
-            f"![{heading}: seconds of scoring and pruning]({figure.as_posix()})",
+            f"![{heading}: scoring and pruning in training steps]({figure.as_posix()})",
         ]
     return parts
 
 
-def groups(costs: list[Cost]) -> dict[str, list[Cost]]:
-    """Costs by network, data and device, the fastest score first."""
+def groups(costs: list[Cost]) -> list[list[Cost]]:
+    """Costs that can stand in one table: of one network, data, score batch, sparsity, protocol and machine."""
     found: defaultdict[str, list[Cost]] = defaultdict(list)
     for cost in sorted(costs, key=lambda cost: cost.seconds):
-        found[title(cost)].append(cost)
-    return dict(found)
-
-
-def describe(group: list[Cost]) -> str:
-    """The sizes behind a table, and its units in seconds."""
-    first = group[0]
-    floors = " to ".join(dict.fromkeys(tables.duration(pick(c.floor_seconds for c in group)) for pick in (min, max)))
-    step = tables.duration(statistics.median(cost.step_seconds for cost in group))
-    return (
-        f"{first.weights:,} prunable weights, score batch {first.score_batch}; a bare pass takes "
-        f"{floors}, a training step on a batch of {first.step_batch} {step}"
-    )
+        shared = {key: value for key, value in cost.trial.items() if key not in ("criterion", "scope", "variant")}
+        found[str((title(cost), shared, cost.environment))].append(cost)
+    return sorted(found.values(), key=lambda group: (title(group[0]), describe(group)))
 
 
 def title(cost: Cost) -> str:
     """Network, data and device in a few words."""
     device = cost.environment["device"] if cost.device != "cpu" else cost.environment["processor"]
-    return f"{cost.model} on {cost.data}, {device}"
+    return f"{cost.trial['model']} on {cost.trial['data']}, {device}"
 
 
-def table(costs: list[Cost]) -> tables.Table:
+def describe(group: list[Cost]) -> str:
+    """What all rows of a table share, and its units in seconds."""
+    first = group[0]
+    trial, batches = first.trial, first.trial.get("score_batches", 1)
+    batch = f"{batches} x {trial['score_batch']}" if batches > 1 else f"{trial['score_batch']}"
+    return (
+        f"{first.weights:,} prunable weights, score batch {batch}, sparsity {trial['sparsity']:.10g}, "
+        f"{first.environment.get('threads')} threads; a training step on a batch of {trial['protocol']['batch_size']} "
+        f"takes {tables.duration(step_seconds(group))}"
+    )
+
+
+def step_seconds(group: list[Cost]) -> float:
+    """The unit of a table: the median over its rows, which may have been measured at different times."""
+    return statistics.median(cost.step_seconds for cost in group)
+
+
+def label(cost: Cost) -> str:
+    """The criterion, and how it was used if that is not its own way."""
+    name: str = cost.trial["criterion"]["name"]
+    return f"{name}, layerwise" if cost.trial["scope"] == "layerwise" else name
+
+
+def table(group: list[Cost]) -> tables.Table:
     """One row for each criterion: one score, and a whole pruning, in seconds, units and bytes."""
     head = [
-        *("criterion", "batch norm", "score", "± IQR", "÷ bare pass", "÷ training step", "peak memory"),
-        *("cuts", "pruning", "÷ training step", "peak memory"),
+        *("criterion", "batch norm", "score", "± IQR (n)", "÷ bare pass", "÷ step", "peak memory"),
+        *("schedule", "pruning", "± IQR (n)", "÷ step", "peak memory"),
     ]
+    step = step_seconds(group)
     body = [
         [
-            cost.criterion,
+            label(cost),
             cost.batch_norm or "–",
             tables.duration(cost.seconds),
-            tables.duration(cost.iqr),
+            spread(cost.iqr, cost.rounds, cost.cold),
             f"{cost.seconds / cost.floor_seconds:.3g}",
-            f"{cost.seconds / cost.step_seconds:.3g}",
+            f"{cost.seconds / step:.3g}",
             tables.size(cost.peak_bytes),
-            str(cost.cuts),
+            cost.trial["criterion"]["schedule"],
             tables.duration(cost.prune_seconds),
-            f"{cost.prune_seconds / cost.step_seconds:.3g}",
+            spread(cost.prune_iqr, cost.prune_rounds, cost.prune_cold),
+            f"{cost.prune_seconds / step:.3g}",
             tables.size(cost.prune_peak_bytes),
         ]
-        for cost in costs
+        for cost in group
     ]
-    return [head, *floor_rows(costs), *body]
+    return [head, *floor_rows(group, step), *body]
 
 
-def floor_rows(costs: list[Cost]) -> tables.Table:
+def spread(iqr: float, rounds: int, cold: bool) -> str:
+    """The interquartile range, and of how many measurements."""
+    if cold:
+        return "once, cold"
+    return f"{tables.duration(iqr)} ({rounds})" if rounds > 1 else "(1)"
+
+
+def floor_rows(group: list[Cost], step: float) -> tables.Table:
     """What a bare forward and backward pass took in each mode of batch norm: the median of what all criteria met."""
     modes: defaultdict[str | None, list[Cost]] = defaultdict(list)
-    for cost in costs:
+    for cost in group:
         modes[cost.batch_norm].append(cost)
     rows = []
-    for mode, group in modes.items():
-        seconds = statistics.median(cost.floor_seconds for cost in group)
-        peak = max((cost.floor_peak_bytes for cost in group if cost.floor_peak_bytes is not None), default=None)
-        units = f"{seconds / group[0].step_seconds:.3g}"
-        rows.append(
-            [
-                "(bare pass)",
-                mode or "–",
-                tables.duration(seconds),
-                "",
-                "1",
-                units,
-                tables.size(peak),
-                "",
-                "",
-                "",
-                "",
-            ]
-        )
+    for mode, same in modes.items():
+        seconds = statistics.median(cost.floor_seconds for cost in same)
+        peak = max((cost.floor_peak_bytes for cost in same if cost.floor_peak_bytes is not None), default=None)
+        units = f"{seconds / step:.3g}"
+        name = ["(bare pass)", mode or "–", tables.duration(seconds), "", "1", units, tables.size(peak)]
+        rows.append([*name, *[""] * 5])
     return rows

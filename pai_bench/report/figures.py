@@ -1,5 +1,6 @@
 """Figures of a comparison. The same records give the same bytes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +41,36 @@ def accuracy(comparison: Comparison, path: Path) -> None:
         axes = figure.subplots()
         prepare(axes, comparison)
         draw_dense(axes, comparison.dense)
-        for i, method in enumerate(sorted(comparison.methods)):
+        for method, look in looks(comparison.methods).items():
             points = [
                 (s, comparison.cells[method, s]) for s in comparison.sparsities if (method, s) in comparison.cells
             ]
-            draw_method(axes, method, [(s, cell) for s, cell in points if cell.accuracies], i)
+            draw_method(axes, method, [(s, cell) for s, cell in points if cell.accuracies], *look)
         if any(cell.with_dead_layers for cell in comparison.cells.values()):
             axes.scatter([], [], **COLLAPSED, label="a layer keeps nothing")
-        axes.legend(frameon=False, fontsize=9)
+        if len(comparison.methods) > len(MARKERS):  # too many to stand among the lines
+            figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+        else:
+            axes.legend(frameon=False, fontsize=9)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, metadata={"Date": None})
+
+
+def looks(methods: Sequence[str]) -> dict[str, tuple[str, str, str]]:
+    """Colour, marker and line of each method: the colour is the criterion's, the rest the variant's, if there are any.
+
+    Of two methods that no colour and no marker tell apart, one has a dashed line.
+    """
+    parts = {method: method.partition(" + ") for method in sorted(methods)}
+    criteria, variants = (sorted({part[i] for part in parts.values()}) for i in (0, 2))
+    found = {}
+    for method, (criterion, _, variant) in parts.items():
+        colour, shape = criteria.index(criterion), variants.index(variant)
+        if len(variants) == 1:
+            shape = colour
+        line = ("-", "--", ":")[(colour // len(COLOURS) + shape // len(MARKERS)) % 3]
+        found[method] = COLOURS[colour % len(COLOURS)], MARKERS[shape % len(MARKERS)], line
+    return found
 
 
 def prepare(axes: Axes, comparison: Comparison) -> None:
@@ -97,7 +118,7 @@ def draw_dense(axes: Axes, dense: Cell) -> None:
         axes.axhspan(low, high, color=DENSE_COLOUR, alpha=0.2, linewidth=0)
 
 
-def draw_method(axes: Axes, method: str, points: list[tuple[float, Cell]], number: int) -> None:
+def draw_method(axes: Axes, method: str, points: list[tuple[float, Cell]], colour: str, marker: str, line: str) -> None:
     """One criterion: means with standard deviations, a ring where some layer keeps nothing."""
     x = [1 / (1 - s) for s, _ in points]
     y = [100 * cell.mean for _, cell in points]
@@ -105,8 +126,9 @@ def draw_method(axes: Axes, method: str, points: list[tuple[float, Cell]], numbe
         x,
         y,
         yerr=[100 * spread(cell) for _, cell in points],
-        color=COLOURS[number % len(COLOURS)],
-        marker=MARKERS[number % len(MARKERS)],
+        color=colour,
+        marker=marker,
+        linestyle=line,
         markersize=5,
         linewidth=1.4,
         capsize=3,
@@ -122,9 +144,9 @@ def costs(title: str, rows: list[Cost], path: Path) -> None:
         figure = Figure(figsize=(6.4, 1.4 + 0.45 * len(rows)), layout="constrained")
         axes = figure.subplots()
         places = np.arange(len(rows))
-        steps = np.array([cost.step_seconds for cost in rows])
-        score = np.array([cost.seconds for cost in rows]) / steps
-        pruning = np.array([cost.prune_seconds for cost in rows]) / steps
+        step = float(np.median([cost.step_seconds for cost in rows]))
+        score = np.array([cost.seconds for cost in rows]) / step
+        pruning = np.array([cost.prune_seconds for cost in rows]) / step
         lowest = min(score.min(), pruning.min()) / 2
         for offset, label, colour, ends in (
             (-0.19, "one score", COLOURS[0], score),
@@ -134,7 +156,7 @@ def costs(title: str, rows: list[Cost], path: Path) -> None:
             axes.bar_label(bars, labels=[f"{v:.3g}" for v in ends], padding=3, fontsize=8)
         axes.set_xscale("log")
         axes.set_xlim(lowest, 3 * max(score.max(), pruning.max()))
-        axes.set_yticks(places, [literal(cost.criterion) for cost in rows])
+        axes.set_yticks(places, [literal(cost.trial["criterion"]["name"]) for cost in rows])
         axes.invert_yaxis()
         axes.set_xlabel("training steps (logarithmic)")
         axes.set_title(literal(title), fontsize=10)

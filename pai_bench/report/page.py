@@ -35,11 +35,14 @@ def page(records: list[Record], path: Path, measured: list[Cost]) -> str:
     if not records:
         parts = ["# Pruning at initialisation: what it costs"]
     names: Counter[str] = Counter()
-    for comparison in comparisons(rows) if records else ():
-        slug = re.sub(r"[^a-z0-9]+", "-", f"{path.stem}-{comparison.title}".lower()).strip("-")[:100]
+
+    def figure_for(title: str) -> Path:
+        slug = re.sub(r"[^a-z0-9]+", "-", f"{path.stem}-{title}".lower()).strip("-")[:100]
         names[slug] += 1
-        figure = Path("figures") / f"{slug}{f'-{names[slug]}' if names[slug] > 1 else ''}.svg"
-        parts += section(comparison, records, path.parent, figure)
+        return Path("figures") / f"{slug}{f'-{names[slug]}' if names[slug] > 1 else ''}.svg"
+
+    for comparison in comparisons(rows) if records else ():
+        parts += section(comparison, records, path.parent, figure_for(comparison.title))
     failed = [record for record in records if record.status == "failed"]
     if failed:
         parts += [
@@ -47,7 +50,7 @@ def page(records: list[Record], path: Path, measured: list[Cost]) -> str:
             tables.markdown([["trial", "error"], *([r.identity, r.error or ""] for r in failed)]),
         ]
     if measured:
-        parts += costs.section(measured, path.parent)
+        parts += costs.section(measured, path.parent, figure_for)
     parts += ["## How these numbers were made", provenance(records, measured)]
     return "\n\n".join(parts) + "\n"
 

@@ -108,7 +108,7 @@ def method_labels(rows: pd.DataFrame) -> "pd.Series[str]":
     labels = rows.criterion.copy()
     varied = rows.variant != "none"
     labels[varied] += " + " + rows.variant[varied]
-    for _, group in rows.groupby("criterion", sort=False):
+    for _, group in rows.groupby(["criterion", "variant"], sort=False):
         for way, form in WAYS.items():
             if group[way].nunique() > 1:
                 labels[group.index] += ", " + group[way].map(form.format)

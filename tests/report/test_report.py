@@ -9,7 +9,7 @@ import pytest
 
 from pai_bench.errors import UserError
 from pai_bench.plan import Choice, Trial
-from pai_bench.report import tables
+from pai_bench.report import figures, tables
 from pai_bench.report.page import write_report
 from pai_bench.report.summary import Cell, comparisons
 from pai_bench.store import EpochRecord, Layer, Record, Store, as_frame
@@ -192,3 +192,22 @@ def test_a_report_does_not_go_among_the_results(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="where the results are"):
         write_report(store, path)
     assert path.read_bytes() == before
+
+
+def test_methods_of_a_figure_can_be_told_apart() -> None:
+    plain = figures.looks(["snip", "random"])
+    assert plain == {"random": ("#0072B2", "o", "-"), "snip": ("#D55E00", "s", "-")}
+    variants = [
+        "",
+        " + invert",
+        " + reinit",
+        " + shuffle",
+        " + global-shuffle",
+        " + quota:erk",
+        " + quota:er",
+        " + quota:x",
+    ]
+    many = figures.looks([name + variant for name in ("snip", "er", "force") for variant in variants])
+    assert len(set(many.values())) == 24
+    assert {many[f"snip{variant}"][0] for variant in variants} == {many["snip"][0]}
+    assert len(set(figures.looks([f"criterion {i}" for i in range(20)]).values())) == 20
