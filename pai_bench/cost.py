@@ -36,7 +36,8 @@ def measure_cost(runner: Runner, trial: Trial, step_seconds: float, *, rounds: i
     schedule = get_schedule(trial.criterion.schedule)
 
     def score() -> None:
-        Scorer(criterion, model, draw=draw).score(batch)
+        with Scorer(criterion, model, draw=draw) as scorer:
+            scorer.score(batch)
 
     def whole() -> None:
         prune(model, batch, criterion, trial.sparsity, schedule=schedule, scope=trial.scope, draw=draw)

@@ -15,7 +15,9 @@ def random_state(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():  # else torch.manual_seed would leave a seed behind for when it is
+            torch.cuda.manual_seed_all(seed)
         try:
             yield
         finally:

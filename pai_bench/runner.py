@@ -199,7 +199,8 @@ class Runner:
         criterion = self.catalog.criteria[trial.criterion.name]
         batch, draw = self.score_batch(trial, data), self.draw(trial)
         if (key := (trial.data, trial.model, str(criterion))) not in self._warm:
-            Scorer(criterion, model, draw=draw).score(batch)  # unmeasured: libraries load, caches fill
+            with Scorer(criterion, model, draw=draw) as scorer:
+                scorer.score(batch)  # unmeasured: libraries load, caches fill
             self._warm.add(key)
         with measured(self.device) as score:
             mask = prune(

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from pai_bench.pruning import Batch, Criterion, CriterionError, Exponential, Schedule, Scores, saliencies
+from pai_bench.pruning import Batch, Criterion, CriterionError, Exponential, Schedule, Scores, forward, saliencies
 from pai_bench.registry import criterion
 
 
@@ -49,12 +49,19 @@ class SynFlow(Criterion):
 
 def flow(model: nn.Module, ones: Batch) -> Tensor:
     """R, the sum of the outputs, up to a power of two on a chain."""
-    layers = chain(model)
+    layers = chain(model, "")
     with Linearised():
-        if layers is not None:
-            total = flow_along(layers, ones.inputs)
+        if layers is None:
+            outputs = list(tensors(forward(model, ones.inputs)))
+            if not outputs:
+                raise CriterionError(f"synflow: {type(model).__name__} returns nothing that flow could be measured by")
+            total = torch.stack([output.sum() for output in outputs]).sum()
         else:
-            total = torch.stack([output.sum() for output in tensors(model(ones.inputs))]).sum()
+            try:
+                total = flow_along(layers, ones.inputs)
+            except RuntimeError:
+                forward(model, ones.inputs)  # says which layer the inputs do not fit
+                raise
         if not total.isfinite():
             where = overflowing_layer(model, ones.inputs)
             raise CriterionError(f"synflow: the flow overflows float64 in {where!r}")
@@ -69,6 +76,8 @@ class Linearised(TorchFunctionMode):
     ) -> Any:
         if func in (F.layer_norm, F.rms_norm, F.group_norm):
             return self.scaled(func, *args, **(kwargs or {}))
+        if func is F.instance_norm:
+            return self.scaled(func, args[0], None, (kwargs or {}).get("weight", args[3] if len(args) > 3 else None))
         output = func(*args, **(kwargs or {}))
         return torch.ones_like(output) if func is F.embedding else output
 
@@ -76,10 +85,11 @@ class Linearised(TorchFunctionMode):
     def scaled(
         func: Any, input: Tensor, _shape_or_groups: Any, weight: Tensor | None = None, *_rest: Any, **_options: Any
     ) -> Tensor:
-        """``input`` times ``weight``, which runs along the channels of group norm, else along the last dimensions."""
+        """``input`` times ``weight``, which runs along the last dimensions, or those of the channels."""
         if weight is None:
             return input
-        return input * (weight.view(-1, *(1,) * (input.dim() - 2)) if func is F.group_norm else weight)
+        by_channel = func in (F.group_norm, F.instance_norm)
+        return input * (weight.view(-1, *(1,) * (input.dim() - 2)) if by_channel else weight)
 
 
 def tensors(output: Any) -> Iterator[Tensor]:
@@ -90,6 +100,9 @@ def tensors(output: Any) -> Iterator[Tensor]:
     elif isinstance(output, Mapping):
         for value in output.values():
             yield from tensors(value)
+    elif dataclasses.is_dataclass(output):
+        for field in dataclasses.fields(output):
+            yield from tensors(getattr(output, field.name))
     elif isinstance(output, Sequence) and not isinstance(output, str):
         for value in output:
             yield from tensors(value)
@@ -103,32 +116,42 @@ HOMOGENEOUS = (
 )
 """Layers that, apart from what they add, scale their output with their input."""
 
+LIMIT = 1000
+"""Powers of two that float64 has room for."""
 
-def chain(model: nn.Module) -> list[nn.Module] | None:
+
+def chain(model: nn.Module, name: str) -> list[tuple[str, nn.Module]] | None:
     """The layers of a network that passes its input through homogeneous layers, one after the other; else None."""
-    if model._forward_hooks or model._forward_pre_hooks:
+    if model._forward_hooks or model._forward_pre_hooks or "forward" in vars(model):
         return None
     if type(model) is not nn.Sequential:
-        return [model] if type(model) in HOMOGENEOUS else None
-    parts = [chain(child) for child in model]
-    return None if None in parts else [layer for part in parts if part for layer in part]
+        return [(name, model)] if type(model) in HOMOGENEOUS else None
+    parts = [chain(child, f"{name}.{key}".lstrip(".")) for key, child in model.named_children()]
+    # a module that stands twice in a network is named once
+    if None in parts or len(parts) < len(model):
+        return None
+    return [layer for part in parts if part for layer in part]
 
 
-def flow_along(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
+def flow_along(layers: Sequence[tuple[str, nn.Module]], x: Tensor) -> Tensor:
     """The summed output of a chain, times a power of two that keeps it in range; what layers add is scaled alike."""
     exponent = 0
-    for layer in layers:
-        if exponent:
-            factor = math.ldexp(1.0, max(-1020, min(1020, exponent)))
-            added = {"bias": getattr(layer, "bias", None), "running_mean": getattr(layer, "running_mean", None)}
-            scaled = {name: value * factor for name, value in added.items() if isinstance(value, Tensor)}
-            x = functional_call(layer, scaled, (x,)) if scaled else layer(x)
+    for name, layer in layers:
+        added = {key: getattr(layer, key, None) for key in ("bias", "running_mean")}
+        given = {key: value for key, value in added.items() if isinstance(value, Tensor) and bool(value.any())}
+        if given and exponent > LIMIT:  # beside what is added, so small a flow is nothing
+            x, exponent = x * math.ldexp(1.0, -exponent), 0
+        if given and exponent:
+            factor = math.ldexp(1.0, exponent)
+            x = functional_call(layer, {key: value * factor for key, value in given.items()}, (x,))
         else:
             x = layer(x)
         peak = float(x.detach().max())
-        if 0 < peak < math.inf and not 2.0**-300 < peak < 2.0**300:
-            shift = -math.frexp(peak)[1]
-            x, exponent = x * math.ldexp(1.0, min(1020, shift)), exponent + min(1020, shift)
+        if not math.isfinite(peak):
+            raise CriterionError(f"synflow: the flow overflows float64 in {name!r}")
+        if peak > 0 and not 2.0**-300 < peak < 2.0**300:
+            shift = min(LIMIT, -math.frexp(peak)[1])
+            x, exponent = x * math.ldexp(1.0, shift), exponent + shift
     return x.sum()
 
 

@@ -11,6 +11,7 @@ from pai_bench.pruning.criterion import (
     uniform_scores,
 )
 from pai_bench.pruning.gradients import (
+    forward,
     gradients,
     hessian_gradient_product,
     hessian_saliencies,
@@ -43,6 +44,7 @@ __all__ = [
     "Scores",
     "Variant",
     "cut",
+    "forward",
     "get_criterion",
     "get_schedule",
     "get_variant",

@@ -257,6 +257,6 @@ SCORING: "weakref.WeakKeyDictionary[nn.Module, Scoring]" = weakref.WeakKeyDictio
 def uniform_scores(model: nn.Module) -> Scores:
     """Independent uniform scores in [0, 1) from the current random state, the same on every device."""
     return {
-        name: torch.rand(parameter.shape, dtype=torch.float64).to(parameter.device)
+        name: torch.rand(parameter.shape, dtype=torch.float64, device="cpu").to(parameter.device)
         for name, parameter in prunable_parameters(model).items()
     }

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from pai_bench.errors import CriterionError, UserError
 from pai_bench.pruning.criterion import SCORING, Batch, Scores, Scoring
@@ -234,12 +235,12 @@ def _differentiate(
 def _pieces(model: nn.Module, batch: Batch, scoring: Scoring) -> Sequence[Batch]:
     """The score batches of `batch`, in micro-batches where the criterion asks for them."""
     size, scoring.consulted = scoring.criterion.micro_batch, True
-    if size is not None and size < len(batch.inputs) // batch.batches and scoring.criterion.bn == "train":
+    if size is not None and size < len(batch.inputs) // batch.batches:
         for name, module in model.named_modules():
-            if isinstance(module, BATCH_NORMS):
+            if isinstance(module, BATCH_NORMS) and (module.training or module.running_mean is None):
                 raise UserError(
                     f"micro_batch={size} would give {name!r} the statistics of {size} examples in place of the whole "
-                    "batch's: use bn=eval, or a smaller score batch"
+                    "batch's: use bn=eval with running statistics, or a smaller score batch"
                 )
     return batch.split(size)
 
@@ -255,6 +256,15 @@ def _by_blocks(formula: Elementwise, weight: Tensor, derivative: Tensor, value: 
     return derivative
 
 
+class _TwiceDifferentiable(TorchFunctionMode):
+    """In place of a function whose derivative has none, the same in terms of others."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.hardsigmoid:
+            return F.relu6(args[0] + 3) / 6
+        return func(*args, **(kwargs or {}))
+
+
 @contextmanager
 def differentiable(model: nn.Module, *, twice: bool = False) -> Iterator[None]:
     """Keep to kernels with a derivative: cuDNN's recurrent ones have none in eval mode, fused attention no second."""
@@ -263,4 +273,5 @@ def differentiable(model: nn.Module, *, twice: bool = False) -> Iterator[None]:
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         if twice:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(_TwiceDifferentiable())
         yield

@@ -11,11 +11,12 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pai_bench.errors import CriterionError, UserError
 from pai_bench.pruning.criterion import (
@@ -34,7 +35,7 @@ from pai_bench.pruning.criterion import (
 from pai_bench.pruning.redraw import Draw, redrawn
 from pai_bench.randomness import random_state
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+BATCH_NORMS = (_BatchNorm,)
 
 Formula = Callable[[Any, nn.Module, Batch], Scores]
 
@@ -67,12 +68,14 @@ def score_masked(
 
     `seed` serves criteria with randomness of their own, unless their option ``seed`` says otherwise.
     """
-    return Scorer(criterion, model, seed=seed).score(as_batch(batch), mask)
+    with Scorer(criterion, model, seed=seed) as scorer:
+        return scorer.score(as_batch(batch), mask)
 
 
 class Scorer:
     """Scores one network by one criterion, under one mask after the other, on one replica.
 
+    A context manager: at its end the replica gives back what it shares with the caller's network, also after an error.
     `only` says which parameters are scored (`prunable_parameters`), and `draw` how the network is drawn again
     (`pai_bench.pruning.redraw`).
     """
@@ -88,16 +91,39 @@ class Scorer:
     ) -> None:
         self.criterion, self.label = criterion, criterion.name or type(criterion).__name__
         seed = seed if criterion.seed is None else criterion.seed
-        names = list(prunable_parameters(model, biases=criterion.biases, only=only))
-        if criterion.score_init == "redrawn":
-            model = redrawn(model, seed, draw)
+        with self._named(model):
+            names = list(prunable_parameters(model, biases=criterion.biases, only=only))
         with edges(seed):
-            self.replica = replica(model, names, criterion.bn)
+            if criterion.score_init == "redrawn":
+                model = redrawn(model, seed, draw)
+            self.replica = replica(model, names, criterion.bn if criterion.uses_data else "eval")
             self.parameters = {name: self.replica.get_parameter(name) for name in names}
             self._scoring = SCORING[self.replica] = Scoring(criterion, seed, self.parameters)
             criterion.prepare(self.replica)
         self._scoring.dense = {name: shared(parameter) for name, parameter in self.parameters.items()}
+        self._others = {n: shared(p) for n, p in self.replica.named_parameters() if n not in self.parameters}
         self._buffers = {name: shared(buffer) for name, buffer in self.replica.named_buffers()}
+
+    def __enter__(self) -> "Scorer":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        # a copy that is kept alive, by a cycle of references or a traceback, would make the caller's next write move
+        # its weights to another place, from under the feet of whoever looks at their memory
+        for tensor in (*self.replica.parameters(), *self.replica.buffers()):
+            tensor.data = tensor.data.new_empty(0)
+        self._scoring.dense, self._others, self._buffers = {}, {}, {}
+
+    @contextmanager
+    def _named(self, model: nn.Module) -> Iterator[None]:
+        """A block whose errors name the criterion."""
+        try:
+            yield
+        except UserError as error:
+            raise error if str(error).startswith(self.label) else type(error)(f"{self.label}: {error}") from error
+        except Exception as error:
+            error.add_note(f"while {self.label} scored {type(model).__name__}")
+            raise
 
     @property
     def shapes(self) -> dict[str, torch.Size]:
@@ -109,16 +135,15 @@ class Scorer:
         formula: Formula = vars(type(self.criterion).score)["formula"]
         self._lay(mask)
         before = fingerprints(self.replica)
-        with edges(self._scoring.seed):
+        with edges(self._scoring.seed), self._named(self.replica):
             # copies, since a network may begin with an operation in place
             own = dataclasses.replace(batch, inputs=batch.inputs.clone(), targets=batch.targets.clone())
-            try:
-                scores = formula(self.criterion, self.replica, own)
-            except UserError as error:
-                raise error if str(error).startswith(self.label) else type(error)(f"{self.label}: {error}") from error
+            scores = formula(self.criterion, self.replica, own)
         self.replica.zero_grad(set_to_none=True)
         self._refuse_ignored(batch)
-        found = checked(scores, self.parameters, self.label, normalised=self.criterion.normalised)
+        found = checked(scores, self.parameters, self.label)
+        if self.criterion.normalised:
+            found = divided_by_their_sum(found, mask)
         if (name := self._changed(before)) is not None:
             raise CriterionError(
                 f"{self.label} changes the model while it scores it, in {name!r}; "
@@ -140,11 +165,12 @@ class Scorer:
         for name, state in fingerprints(self.replica).items():
             if before.get(name) != state:
                 return name
-        if self._scoring.mask is None:  # a write through ``.data`` leaves no trace but the value
-            for name, dense in self._scoring.dense.items():
-                weight = self.parameters[name]
-                if not still_shared(weight) and not torch.equal(weight, dense):
-                    return name
+        # a write through ``.data`` leaves no trace but the value
+        expected = self._others if self._scoring.mask is not None else self._others | dict(self._scoring.dense)
+        for name, value in expected.items():
+            parameter = self.replica.get_parameter(name)
+            if not still_shared(parameter) and not torch.equal(parameter, value):
+                return name
         return None
 
     @torch.no_grad()
@@ -152,27 +178,33 @@ class Scorer:
         """Lay `mask` on the replica, and put back the buffers that a forward pass has changed."""
         if mask is not None or self._scoring.mask is not None:
             for name, dense in self._scoring.dense.items():
-                weight = self.parameters[name].data
-                if mask is None:
-                    weight.copy_(dense)
-                else:
-                    torch.mul(dense, mask[name], out=weight)
+                weight = self.parameters[name]
+                if still_shared(weight):  # writing there would copy it first
+                    weight.data = torch.empty_like(dense)
+                torch.mul(dense, True if mask is None else mask[name], out=weight.data)
         self._scoring.mask = mask
         for name, buffer in self.replica.named_buffers():
-            if name in self._buffers and buffer._version:
+            if name in self._buffers and not still_shared(buffer):
                 buffer.data.copy_(self._buffers[name])
 
 
 @contextmanager
 def edges(seed: int) -> Iterator[None]:
     """A block that a formula runs in: seeded, gradients on, and all of it put back afterwards."""
-    with random_state(seed), torch.inference_mode(False), torch.enable_grad():
+    with ExitStack() as stack:
+        stack.enter_context(random_state(seed))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for device in ("cpu", "cuda"):  # scores are in the precision of the weights
+            stack.enter_context(torch.autocast(device, enabled=False))
         yield
 
 
 def shared(tensor: Tensor) -> Tensor:
     """A copy of `tensor` that shares its memory until one of the two is written to."""
     try:
+        if tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size():
+            return tensor.detach().clone()  # a view: the first write would copy all that lies around it
         return torch._lazy_clone(tensor.detach())
     except RuntimeError:  # memory that torch has not allocated itself
         return tensor.detach().clone()
@@ -187,11 +219,15 @@ def replica(model: nn.Module, names: list[str], bn: BatchNormMode) -> nn.Module:
     """A private copy of `model` for scoring, in which the parameters `names`, and no others, get gradients."""
     outer = SCORING.get(model)
     dense = {} if outer is None else outer.dense  # the mask is laid by whoever asked for the copy
-    memo: dict[int, Any] = {
-        id(parameter): nn.Parameter(shared(dense.get(name, parameter)), requires_grad=False)
-        for name, parameter in model.named_parameters()
-        if type(parameter) is nn.Parameter
-    }
+    memo: dict[int, Any] = {}
+    for name, parameter in model.named_parameters():
+        if type(parameter) is nn.Parameter:
+            memo[id(parameter)] = copied = nn.Parameter(shared(dense.get(name, parameter)), requires_grad=False)
+            vars(copied).update(vars(parameter))
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and value.grad_fn is not None:  # what a forward pass has left there
+                memo[id(value)] = value.detach().clone()
     try:
         twin = copy.deepcopy(model, memo)
     except Exception as error:  # whatever a module's own __deepcopy__ raises
@@ -217,19 +253,19 @@ def fingerprints(model: nn.Module) -> dict[str, tuple[Any, ...]]:
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
     """The dense weights of the prunable parameters, also at positions that the current mask removes."""
-    scoring = SCORING.get(model)
-    dense = prunable_parameters(model) if scoring is None else scoring.dense
-    return {name: shared(weight) for name, weight in dense.items()}
+    if (scoring := SCORING.get(model)) is not None:
+        return {name: shared(weight) for name, weight in scoring.dense.items()}
+    return {name: weight.detach().clone() for name, weight in prunable_parameters(model).items()}
 
 
-def checked(scores: Scores, prunable: Mapping[str, nn.Parameter], label: str, *, normalised: bool = False) -> Scores:
-    """`scores` in the model's order, divided by their sum if asked, or an error that names criterion and layer."""
+def checked(scores: Scores, prunable: Mapping[str, nn.Parameter], label: str) -> Scores:
+    """`scores` in the model's order, in memory of their own, or an error that names the criterion and the layer."""
     if not isinstance(scores, Mapping):
         raise CriterionError(f"{label} returned {type(scores).__name__}, not a dict of tensors by parameter name")
     for name in scores:
         if name not in prunable:
             raise CriterionError(f"{label} scored {name!r}, which is not a prunable parameter of this model")
-    total = 0.0
+    found: Scores = {}
     for name, parameter in prunable.items():
         if (score := scores.get(name)) is None:
             raise CriterionError(f"{label} gave no score for {name!r}")
@@ -240,13 +276,28 @@ def checked(scores: Scores, prunable: Mapping[str, nn.Parameter], label: str, *,
             raise CriterionError(f"{label} scored {name!r} with {got}; the parameter has {want}")
         if not score.is_floating_point():
             raise CriterionError(f"{label} scored {name!r} with dtype {score.dtype}, which is not a float")
-        total += (part := float(score.detach().sum(dtype=torch.promote_types(score.dtype, torch.float32))))
         # one pass over the scores: a finite sum has finite terms
-        if not math.isfinite(part) and not bool(score.isfinite().all()):
+        if not math.isfinite(float(total(score.detach()))) and not bool(score.isfinite().all()):
             kind = "NaN" if bool(score.isnan().any()) else "infinite"
             raise CriterionError(f"{label} gave {kind} scores in {name!r}; nothing can be ranked by them")
-    found = {name: scores[name].detach() for name in prunable}
-    if normalised and total > 0:  # in half precision, most of the quotients would be zero
-        kinds = {name: torch.promote_types(score.dtype, torch.float32) for name, score in found.items()}
-        return {name: score.to(kinds[name]).div_(total) for name, score in found.items()}
+        twice = any(score.data_ptr() == other.data_ptr() for other in found.values() if other.numel())
+        found[name] = score.detach().clone() if still_shared(score) or twice else score.detach()
     return found
+
+
+def total(score: Tensor) -> Tensor:
+    """The sum of a score, in single precision at least."""
+    return score.sum(dtype=torch.promote_types(score.dtype, torch.float32))
+
+
+def divided_by_their_sum(scores: Scores, mask: Mapping[str, Tensor] | None) -> Scores:
+    """`scores`, in place, over the sum of those which `mask` keeps, or of all without one."""
+    kept = scores if mask is None else {name: score * mask[name] for name, score in scores.items()}
+    whole = sum(float(total(score)) for score in kept.values())
+    if not math.isfinite(whole):  # a sum of finite terms
+        whole = sum(float(score.double().sum()) for score in kept.values())
+    if whole <= 0:
+        return scores
+    # in half precision, most of the quotients would be zero
+    kinds = {name: torch.promote_types(score.dtype, torch.float32) for name, score in scores.items()}
+    return {name: score.to(kinds[name]).div_(whole) for name, score in scores.items()}

@@ -51,18 +51,18 @@ def prune(
     check_sparsity(sparsity)
     chosen, batch, kind = get_criterion(criterion), as_batch(batch, loss), get_variant(variant)
     cuts = chosen.schedule if schedule is None else get_schedule(schedule)
-    scorer = Scorer(chosen, model, seed=seed, only=prunable, draw=draw)
-    if kind.quota is None:
-        division = by_scope(scorer, scope or chosen.scope)
-    elif scope not in (None, "quota"):
+    if kind.quota is not None and scope not in (None, "quota"):
         raise UserError(f"scope {scope} and variant {kind} both divide the connections over the layers; give one")
-    else:
-        reference = prune(model, batch, kind.quota, sparsity, prunable=list(scorer.shapes), draw=draw, seed=seed)
-        division = towards(scorer, list(reference.kept_per_layer().values()))
     mask: Mask | None = None
-    for density in cuts.densities(1 - sparsity):
-        alive = None if cuts.returns else mask
-        mask = cut(scorer, batch, density, mask, alive=alive, division=division, invert=kind.inverted)
+    with Scorer(chosen, model, seed=seed, only=prunable, draw=draw) as scorer:
+        if kind.quota is None:
+            division = by_scope(scorer, scope or chosen.scope)
+        else:
+            reference = prune(model, batch, kind.quota, sparsity, prunable=list(scorer.shapes), draw=draw, seed=seed)
+            division = towards(scorer, list(reference.kept_per_layer().values()))
+        for density in cuts.densities(1 - sparsity):
+            alive = None if cuts.returns else mask
+            mask = cut(scorer, batch, density, mask, alive=alive, division=division, invert=kind.inverted)
     assert mask is not None  # a schedule has at least one density
     return Mask(kind.arrange(dict(mask), seed))
 

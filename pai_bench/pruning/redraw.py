@@ -18,7 +18,8 @@ def redrawn(model: nn.Module, seed: int, draw: Draw | None = None) -> nn.Module:
     if draw is None:
         return redraw_(copy.deepcopy(model), seed)
     first = next(model.parameters())
-    other = draw(seed).to(first.device, first.dtype)
+    with random_state(stream(seed, "redraw")):  # a function that seeds torch is to leave no trace
+        other = draw(seed).to(first.device, first.dtype)
     shapes = [{name: parameter.shape for name, parameter in m.named_parameters()} for m in (model, other)]
     if shapes[0] != shapes[1]:
         raise UserError(f"draw gives a {type(other).__name__} with other parameters than {type(model).__name__}")

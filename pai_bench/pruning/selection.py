@@ -42,10 +42,16 @@ def apportion(weights: Sequence[int], count: int, limits: Sequence[int]) -> list
     if not 0 <= count <= sum(limits):
         raise UserError(f"{count} connections cannot be divided over layers that hold {sum(limits)}")
     parts, free, rest = list(limits), list(range(len(weights))), count
-    while over := [i for i in free if weights[i] * rest > limits[i] * sum(weights[j] for j in free)]:
+    while True:
+        if not any(weights[i] for i in free):  # what is left goes to whoever has room
+            weights = limits
+        total = sum(weights[i] for i in free)
+        over = {i for i in free if weights[i] * rest > limits[i] * total}
+        if not over:
+            break
         rest -= sum(limits[i] for i in over)
         free = [i for i in free if i not in over]
-    total = sum(weights[i] for i in free) or 1
+    total = total or 1
     for i in free:
         parts[i] = rest * weights[i] // total
     by_remainder = sorted(free, key=lambda i: (-(rest * weights[i] % total), i))
@@ -98,7 +104,8 @@ def top(scores: Sequence[Tensor], count: int, alive: Sequence[Tensor] | None = N
         if missing < 0:  # the threshold is `high` or higher
             low, high = high, _at(sample, position + spread)
         elif missing <= candidates:
-            _keep(inside, _best(inside, missing))
+            if missing:
+                _keep(inside, _best(inside, missing))
             return masks
         else:  # the threshold is `low` or lower
             _keep(inside, None)
@@ -112,11 +119,17 @@ def top(scores: Sequence[Tensor], count: int, alive: Sequence[Tensor] | None = N
 
 @dataclass(frozen=True)
 class _Block:
-    """A flat piece of the scores, and of what is selected and selectable there."""
+    """A piece of the scores, and flat, of what is selected and selectable there."""
 
-    scores: Tensor
+    raw: Tensor
+    kind: torch.dtype
     mask: Tensor
     alive: Tensor | None
+
+    @property
+    def scores(self) -> Tensor:
+        """The scores, flat, in the type that all are compared in; made each time, so that nothing large is kept."""
+        return self.raw.reshape(-1).to(self.kind)
 
 
 @dataclass(frozen=True)
@@ -131,10 +144,17 @@ class _Inside:
 def _blocks(scores: Sequence[Tensor], masks: Sequence[Tensor], alive: Sequence[Tensor] | None) -> Iterator[_Block]:
     kind = _common_type(scores)
     for i, (score, mask) in enumerate(zip(scores, masks, strict=True)):
-        flat, size = score.detach().to(kind).reshape(-1), BLOCK if score.device.type == "cpu" else max(1, score.numel())
-        pieces = zip(flat.split(size), mask.view(-1).split(size), strict=True)
-        lives = [None] * (flat.numel() // size + 1) if alive is None else alive[i].reshape(-1).split(size)
-        yield from (_Block(*piece, live) for piece, live in zip(pieces, lives, strict=False))
+        if not (numel := score.numel()):
+            continue
+        size, score = (BLOCK if score.device.type == "cpu" else numel), score.detach()
+        if score.is_contiguous():
+            pieces = score.view(-1).split(size)
+        else:  # whole rows at a time
+            pieces = score.split(max(1, size * len(score) // numel))
+        sizes = [piece.numel() for piece in pieces]
+        lives = [None] * len(sizes) if alive is None else alive[i].reshape(-1).split(sizes)
+        for piece, flat, live in zip(pieces, mask.view(-1).split(sizes), lives, strict=True):
+            yield _Block(piece, kind, flat, live)
 
 
 def _empty_mask(score: Tensor) -> Tensor:
@@ -155,17 +175,22 @@ def _sample(scores: Sequence[Tensor], alive: Sequence[Tensor] | None) -> Tensor:
     total = sum(score.numel() for score in scores)
     if total <= DIRECT:
         return torch.empty(0)
-    share = total ** (-1 / 3)  # balances the sample against the scores inside the bracket that it gives
+    sizes = [score.numel() for score in scores]
+    # two thirds in the exponent balance the sample against the scores inside the bracket that it gives
+    shares = apportion(sizes, int(total ** (2 / 3)), sizes)
     generator = torch.Generator().manual_seed(0)  # the guess may vary, the result does not; no global state is touched
     kind, found = _common_type(scores), []
-    for i, score in enumerate(scores):
-        size = score.numel()
-        if not size:
-            continue
-        places = torch.randint(size, (math.ceil(share * size),), generator=generator).to(score.device)
-        values = score.detach().reshape(-1)[places]
-        found.append((values if alive is None else values[alive[i].reshape(-1)[places]]).to("cpu", kind))
+    for i, (score, share) in enumerate(zip(scores, shares, strict=True)):
+        if share:
+            places = torch.randint(score.numel(), (share,), generator=generator, device="cpu").to(score.device)
+            values = _at_places(score.detach(), places)
+            found.append((values if alive is None else values[_at_places(alive[i], places)]).to("cpu", kind))
     return torch.cat(found)
+
+
+def _at_places(tensor: Tensor, places: Tensor) -> Tensor:
+    """The elements of `tensor` at flat positions, without a flat copy of it."""
+    return tensor.view(-1)[places] if tensor.is_contiguous() else tensor[torch.unravel_index(places, tensor.shape)]
 
 
 def _at(sample: Tensor, position: float) -> float:
@@ -182,16 +207,17 @@ def _divide(blocks: Sequence[_Block], low: float, high: float) -> tuple[int, lis
     """
     counts, inside = [], []
     for block in blocks:
-        (torch.gt if low == high else torch.ge)(block.scores, high, out=block.mask)
+        scores = block.scores
+        (torch.gt if low == high else torch.ge)(scores, high, out=block.mask)
         if block.alive is not None:
             block.mask.logical_and_(block.alive)
         counts.append(block.mask.count_nonzero())
         if low < high:
-            between = (block.scores > low).logical_xor_(block.mask)
+            between = (scores > low).logical_xor_(block.mask)
             if block.alive is not None:
                 between.logical_and_(block.alive)
             positions = _positions(between)
-            inside.append(_Inside(block.mask, positions, block.scores[positions]))
+            inside.append(_Inside(block.mask, positions, scores[positions]))
     return sum(int(count) for count in counts), inside
 
 

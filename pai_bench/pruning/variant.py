@@ -74,6 +74,6 @@ def permuted(mask: dict[str, Tensor], seed: int, *, across: bool) -> dict[str, T
     kept = {name: int(tensor.count_nonzero()) for name, tensor in mask.items()}
     with random_state(stream(seed, "shuffle")):
         # a mask has two values only, so its permutation is a random choice of as many positions
-        scores = {name: torch.rand(tensor.shape, dtype=torch.float64) for name, tensor in mask.items()}
+        scores = {name: torch.rand(tensor.shape, dtype=torch.float64, device="cpu") for name, tensor in mask.items()}
     chosen = select(scores, sum(kept.values()) if across else kept)
     return {name: tensor.to(mask[name].device) for name, tensor in chosen.items()}

@@ -256,3 +256,43 @@ def test_synflow_on_tokens_and_on_outputs_that_are_no_tensor() -> None:
     batch = pb.Batch(torch.randint(7, (3, 5)), torch.tensor([0, 1, 0]), loss=lambda out, y: out["logits"].mean())
     scores = pb.get_criterion("synflow").score(model, batch)
     assert scores["fc.weight"] == pytest.approx(model.fc.weight.detach().double().abs(), rel=1e-12)
+
+
+def test_a_bias_behind_a_flow_that_is_all_but_gone() -> None:
+    """400 layers of 2**-8, then w = b = 1: the flow is 2**-3200 and then 1, 2, 3 times what the biases have put in."""
+    model = nn.Sequential(*(nn.Linear(1, 1, bias=i >= 400) for i in range(404))).double()
+    for i, layer in enumerate(model):
+        for parameter in layer.parameters():
+            nn.init.constant_(parameter, 2.0**-8 if i < 400 else 1.0)
+    scores = pb.get_criterion("synflow").score(model, pb.Batch(torch.ones(1, 1), torch.tensor([0])))
+    last = [float(scores[f"{i}.weight"]) for i in range(400, 404)]
+    assert last[1:] == pytest.approx([last[1], 2 * last[1], 3 * last[1]])
+    assert last[1] > 0
+    assert last[0] < 1e-300 * last[1]
+
+
+def test_synflow_names_the_layer_that_overflows_on_a_rescaled_chain() -> None:
+    model = nn.Sequential(*(nn.Linear(1, 1, bias=False) for _ in range(300))).double()
+    for i, parameter in enumerate(model.parameters()):
+        nn.init.constant_(parameter, 1e308 if i == 249 else 2.0**8)
+    with pytest.raises(pb.UserError, match="synflow: the flow overflows float64 in '249'"):
+        pb.get_criterion("synflow").score(model, pb.Batch(torch.ones(1, 1), torch.tensor([0])))
+
+
+def test_synflow_says_which_layer_the_batch_does_not_fit() -> None:
+    for model in (nn.Sequential(nn.Linear(3, 2), nn.ReLU()), nn.Sequential(nn.Linear(3, 2), nn.GELU())):
+        with pytest.raises(pb.UserError, match=r"synflow: the batch.*does not fit the model in '0', a Linear"):
+            pb.get_criterion("synflow").score(model, pb.Batch(torch.ones(1, 4), torch.tensor([0])))
+
+
+def test_synflow_has_one_mode_of_batch_norm() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2))
+    batch = pb.Batch(torch.ones(2, 1, 3, 3), torch.tensor([0, 1]))
+    scores = [pb.get_criterion("synflow", bn=bn).score(model, batch) for bn in ("eval", "train")]
+    assert all(torch.equal(scores[0][name], scores[1][name]) for name in scores[0])
+
+
+def test_synflow_through_instance_norm() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 2, bias=False), nn.InstanceNorm2d(2, affine=True), nn.Flatten())
+    scores = pb.get_criterion("synflow").score(model, pb.Batch(torch.ones(1, 1, 3, 3), torch.tensor([0])))
+    assert scores["0.weight"] == pytest.approx(4 * model.get_parameter("0.weight").detach().double().abs(), rel=1e-12)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import pai_bench as pb
 from pai_bench.errors import CriterionError
-from pai_bench.pruning import Scores, gradients, prunable_parameters, weights
+from pai_bench.pruning import Scorer, Scores, gradients, prunable_parameters, weights
 from pai_bench.pruning.guard import score_masked
 from pai_bench.registry import CRITERIA
 
@@ -349,3 +349,182 @@ def test_options_of_any_type() -> None:
     assert Odd(number=3).number == 3
     assert Odd().number == 0.5
     assert Odd(several=(3,)).several == (3,)
+
+
+class Cycle(nn.Module):
+    """Holds itself, so that its copies live until the garbage collector comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+        self.me = [self]
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(x)
+        return logits
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_callers_memory_stays_where_it_is(fails: bool) -> None:
+    """A numpy view taken before is still the weight afterwards, whatever is kept of the scoring."""
+
+    @dataclass(frozen=True)
+    class Keeps(pb.Criterion):
+        def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
+            kept.append((model, weights(model)))
+            if fails:
+                raise RuntimeError("kept")
+            return weights(model)
+
+    kept: list[Any] = []
+    model, batch = Cycle(), pb.Batch(torch.ones(1, 4), torch.tensor([0]))
+    view, address = model.fc.weight.detach().numpy(), model.fc.weight.data_ptr()
+    try:
+        mask = pb.prune(model, batch, Keeps(), 0.5)
+        scores = Keeps().score(model, batch)
+    except RuntimeError as error:
+        kept.append(error)
+        mask, scores = pb.Mask({"fc.weight": torch.zeros(3, 4, dtype=torch.bool)}), None
+    before = view.copy()
+    held = weights(model)
+    del kept[1:]
+    kept[0] = kept[0][0]  # the copy of the network, not what weights() gave
+    mask.apply_(model)
+    assert model.fc.weight.data_ptr() == address
+    assert np.array_equal(view, model.fc.weight.detach().numpy())
+    if scores is not None:  # what is returned is the caller's own
+        assert np.array_equal(scores["fc.weight"].numpy(), before)
+    assert np.array_equal(held["fc.weight"].numpy(), before)
+
+
+def test_weights_that_are_views_of_one_buffer() -> None:
+    flat = torch.randn(40)
+    model = nn.Sequential(nn.Linear(4, 5, bias=False), nn.Linear(5, 4, bias=False))
+    for layer, part in zip(model, flat.split(20), strict=True):
+        layer.weight.data = part.view(layer.weight.shape)
+    batch = pb.Batch(torch.randn(3, 4), torch.arange(3))
+    own = copy.deepcopy(model)
+    before = flat.clone()
+    one, other = (pb.prune(m, batch, "force", 0.5, schedule="linear:steps=3") for m in (model, own))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    one.apply_(model)
+    assert flat.count_nonzero() == 20
+    assert torch.equal(flat[flat != 0], before[flat != 0])
+
+
+def test_numpy_strided_and_decorated_parameters() -> None:
+    model = nn.Sequential(nn.Linear(4, 3, bias=False), nn.Linear(3, 4, bias=False), nn.Linear(4, 4, bias=False))
+    model[0].weight = nn.Parameter(torch.from_numpy(np.ones((3, 4), dtype=np.float32)))
+    model[1].weight = nn.Parameter(torch.randn(3, 4).t())
+    model[2].weight = nn.Parameter(torch.ones(1, 1).expand(4, 4))
+    model[2].weight.note = "mine"  # type: ignore[attr-defined]
+    batch = pb.Batch(torch.randn(3, 4), torch.arange(3))
+    assert pb.prune(model, batch, "iter-snip", 0.5, schedule="linear:steps=3").kept == 20
+    seen: list[Any] = []
+
+    @dataclass(frozen=True)
+    class Look(pb.Criterion):
+        def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
+            seen.append(model.get_parameter("2.weight").note)  # type: ignore[attr-defined]
+            return weights(model)
+
+    Look().score(model, batch)
+    assert seen == ["mine"]
+
+
+def test_a_network_that_keeps_its_last_output_can_be_scored() -> None:
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+            self.last: Tensor | None = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.last = self.fc(x)
+            return self.last
+
+    model, batch = Keeps(), pb.Batch(torch.randn(3, 4), torch.arange(3))
+    expected = pb.get_criterion("snip").score(model, batch)
+    model(batch.inputs)
+    last = model.last
+    assert_same(expected, pb.get_criterion("snip").score(model, batch))
+    assert model.last is last
+
+
+def test_buffers_that_a_forward_pass_replaces_start_anew() -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(2, 2)
+            self.scale: Tensor
+            self.register_buffer("scale", torch.ones(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.fc(x) * self.scale
+            self.scale = self.scale * 0.5
+            return logits
+
+    model, batch = Counts(), pb.Batch(torch.randn(4, 2), torch.arange(4) % 2)
+    with Scorer(pb.get_criterion("force:bn=eval"), model) as scorer:
+        assert_same(scorer.score(batch), scorer.score(batch))
+    assert model.scale.item() == 1
+
+
+def test_draws_and_queued_seeds_leave_no_trace() -> None:
+    """A draw that seeds torch, and the seed that torch keeps for CUDA until it is initialised."""
+    model, batch = nn.Linear(3, 2), pb.Batch(torch.randn(4, 3), torch.arange(4) % 2)
+
+    def draw(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return nn.Linear(3, 2)
+
+    torch.manual_seed(777)
+    queued = str(torch.cuda._lazy_seed_tracker.get_calls())
+    before = torch.get_rng_state()
+    pb.prune(model, batch, "snip:score-init=redrawn", 0.5, draw=draw, seed=5)
+    assert torch.equal(before, torch.get_rng_state())
+    assert len(torch.cuda._lazy_seed_tracker.get_calls()) == (2 if "777" in queued or queued != "[]" else 0)
+
+
+def test_autocast_does_not_reach_scores() -> None:
+    model, batch = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2)), pb.Batch(torch.randn(4, 8), torch.arange(4) % 2)
+    expected = pb.get_criterion("snip").score(model, batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_same(expected, pb.get_criterion("snip").score(model, batch))
+
+
+def test_one_tensor_for_two_names_is_normalised_once() -> None:
+    @dataclass(frozen=True)
+    class Same(pb.Criterion):
+        normalised = True
+
+        def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
+            tensor = torch.ones(2, 2)
+            return dict.fromkeys(prunable_parameters(model), tensor)
+
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    scores = Same().score(model, pb.Batch(torch.ones(1, 2), torch.tensor([0])))
+    assert all(torch.equal(score, torch.full((2, 2), 1 / 8)) for score in scores.values())
+
+
+def test_normalisation_counts_what_the_mask_keeps() -> None:
+    model, batch = nn.Linear(6, 2).double(), pb.Batch(torch.randn(4, 6).double(), torch.arange(4) % 2)
+    mask = {"weight": torch.rand(2, 6) < 0.5}
+    scores = score_masked(pb.get_criterion("iter-snip"), model, batch, mask)
+    assert float(scores["weight"][mask["weight"]].sum()) == pytest.approx(1)
+    large = pb.Batch(
+        batch.inputs.float(), batch.targets, loss=lambda out, y: 1e38 * nn.functional.cross_entropy(out, y)
+    )
+    assert float(pb.get_criterion("snip").score(model.float(), large)["weight"].sum()) == pytest.approx(1, rel=1e-3)
+
+
+def test_other_weights_that_a_formula_changes_are_named() -> None:
+    @dataclass(frozen=True)
+    class Bias(pb.Criterion):
+        def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
+            model.get_parameter("0.bias").data.add_(100)
+            return weights(model)
+
+    model, batch = nn.Sequential(nn.Linear(2, 2)), pb.Batch(torch.ones(1, 2), torch.tensor([0]))
+    with pytest.raises(CriterionError, match=r"Bias changes the model while it scores it, in '0\.bias'"):
+        Bias().score(model, batch)

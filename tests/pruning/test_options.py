@@ -381,3 +381,24 @@ def test_plain_gradients_cannot_be_summed_as_scores() -> None:
     Plain().score(nn.Linear(2, 2), batch)
     with pytest.raises(pb.UserError, match=r"accumulate=score needs saliencies"):
         Plain(accumulate="score").score(nn.Linear(2, 2), batch)
+
+
+def test_micro_batches_are_refused_where_batch_norm_has_no_statistics_of_its_own() -> None:
+    model = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 2))
+    batch = pb.Batch(torch.randn(6, 2), torch.arange(6) % 2)
+    with pytest.raises(pb.UserError, match="micro_batch=2 would give '1' the statistics of 2 examples"):
+        pb.get_criterion("snip", bn="eval", micro_batch=2).score(model, batch)
+
+
+def test_grasp_on_a_function_without_a_second_derivative() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 6), nn.Hardsigmoid(), nn.Linear(6, 2)).double()
+    batch = pb.Batch(torch.randn(5, 3).double(), torch.arange(5) % 2)
+    found = pb.get_criterion("grasp:bn=eval").score(model, batch)
+    same = nn.Sequential(model[0], Spelled(), model[2])
+    assert_close(found, pb.get_criterion("grasp:bn=eval").score(same, batch))
+
+
+class Spelled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu6(x + 3) / 6

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pai_bench.errors import UserError
 from pai_bench.pruning import selection
 from pai_bench.pruning.selection import apportion, kept_count, select
+from pai_bench.timing import measured
 
 layers = st.lists(st.lists(st.integers(-2, 2), min_size=1, max_size=12), min_size=1, max_size=4)
 
@@ -159,3 +160,39 @@ def test_more_than_there_is_cannot_be_divided() -> None:
 
 def test_python_rounding_decides_the_count() -> None:
     assert [kept_count(0.5, size) for size in (1, 3, 5)] == [0, 2, 2]
+
+
+def test_a_threshold_between_two_values_and_a_thousand_small_tensors() -> None:
+    """Half of a large tensor is 1, everything else 0: the count falls on the border between them."""
+    big = torch.zeros(500_000)
+    big[::2] = 1
+    scores = [big, *[torch.zeros(1)] * 1000]
+    for count, expected in ((250_000, 0), (249_999, 0), (250_003, 3)):
+        masks = selection.top(scores, count)
+        assert sum(int(mask.sum()) for mask in masks) == count
+        assert int((masks[0] & (big == 0)).sum()) == expected
+
+
+def test_small_tensors_do_not_crowd_the_sample() -> None:
+    scores = [torch.rand(300_000), *[torch.rand(2) for _ in range(2000)]]
+    sample = selection._sample(scores, None)
+    assert len(sample) == int(304_000 ** (2 / 3))
+
+
+def test_conversions_take_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Channels-last scores and mixed types are gone through block by block."""
+    monkeypatch.setattr(selection, "BLOCK", 2**16)
+    scores = [torch.rand(128, 128, 40, 40).to(memory_format=torch.channels_last), torch.rand(1_000_000).double()]
+    size = sum(score.numel() for score in scores)
+    selection.top(scores, size // 20)  # loads what is loaded once
+    with measured(torch.device("cpu"), memory=True) as one:
+        masks = selection.top(scores, size // 20)
+    assert one.peak_bytes is not None
+    assert one.peak_bytes - size < 0.25 * sum(score.numel() * score.element_size() for score in scores)  # beside masks
+    lowest = min(float(score[mask].min()) for score, mask in zip(scores, masks, strict=True))
+    above, from_there = (sum(int(f(score, lowest).sum()) for score in scores) for f in (torch.gt, torch.ge))
+    assert above < sum(int(mask.sum()) for mask in masks) == size // 20 <= from_there
+
+
+def test_apportion_without_weights_goes_where_there_is_room() -> None:
+    assert apportion([0, 1], 5, [10, 3]) == [2, 3]
