@@ -117,29 +117,24 @@ def repeat(
 ) -> Timing:
     """Do `work` up to `rounds` times after a warm-up, for about `budget` seconds but once at least.
 
-    The `floor` is measured by turns with it, so that whatever else the machine does meets both. What takes longer than
-    the budget is measured once, cold. Memory is measured in a round of its own, where there is time for one.
+    The `floor` is measured by turns with it, so that whatever else the machine does meets both. Memory is measured
+    during the warm-up. What takes longer than the budget has none: it is measured once, cold.
     """
-    found: dict[Callable[[], Any], list[float]] = {work: []} if floor is None else {floor: [], work: []}
+    found: dict[Callable[[], Any], list[Measurement]] = {work: []} if floor is None else {floor: [], work: []}
     begin = time.perf_counter()
-    for _ in range(rounds + 1):
-        for what, seconds in found.items():
-            with measured(device, memory=False) as one:
+    for i in range(rounds + 1):
+        for what, measurements in found.items():
+            with measured(device, memory=i == 0) as one:
                 what()
-            seconds.append(one.seconds)
+            measurements.append(one)
         if time.perf_counter() - begin > budget:
             break
-    peaks = dict[Callable[[], Any], int | None]()
-    for what in found:
-        with measured(device, memory=True) as one:
-            what()
-        peaks[what] = one.peak_bytes
     cold = len(found[work]) == 1
-    warm = {what: tuple(seconds if cold else seconds[1:]) for what, seconds in found.items()}
+    seconds = {what: tuple(one.seconds for one in measurements[not cold :]) for what, measurements in found.items()}
     return Timing(
-        warm[work],
-        warm[floor] if floor is not None else (),
-        peaks[work],
-        peaks[floor] if floor is not None else None,
+        seconds[work],
+        () if floor is None else seconds[floor],
+        found[work][0].peak_bytes,
+        None if floor is None else found[floor][0].peak_bytes,
         cold,
     )

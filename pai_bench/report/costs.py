@@ -13,7 +13,7 @@ CAPTION = (
     "was measured once, cold. A *score* is what a criterion takes under one mask; *pruning* is all of its cuts, with "
     "the selections. Beside them stand one bare pass, forward and backward, of the score batch in the same mode of "
     "batch norm, measured by turns with the score, and one training step of the protocol. Memory is the peak beyond "
-    "what was held before, measured apart: on a CPU the resident memory of the process, on a GPU what torch has "
+    "what was held before, in the warm-up: on a CPU the resident memory of the process, on a GPU what torch has "
     "allocated."
 )
 
