@@ -137,8 +137,7 @@ def flow_along(layers: Sequence[tuple[str, nn.Module]], x: Tensor) -> Tensor:
     """The summed output of a chain, times a power of two that keeps it in range; what layers add is scaled alike."""
     exponent = 0
     for name, layer in layers:
-        added = {key: getattr(layer, key, None) for key in ("bias", "running_mean")}
-        given = {key: value for key, value in added.items() if isinstance(value, Tensor) and bool(value.any())}
+        given = what_is_added(layer) if exponent else {}
         if given and exponent > LIMIT:  # beside what is added, so small a flow is nothing
             x, exponent = x * math.ldexp(1.0, -exponent), 0
         if given and exponent:
@@ -153,6 +152,12 @@ def flow_along(layers: Sequence[tuple[str, nn.Module]], x: Tensor) -> Tensor:
             shift = min(LIMIT, -math.frexp(peak)[1])
             x, exponent = x * math.ldexp(1.0, shift), exponent + shift
     return x.sum()
+
+
+def what_is_added(layer: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a layer that do not multiply its input, where they are not zero."""
+    added = {key: getattr(layer, key, None) for key in ("bias", "running_mean")}
+    return {key: value for key, value in added.items() if isinstance(value, Tensor) and bool(value.any())}
 
 
 @torch.no_grad()

@@ -246,6 +246,8 @@ class Scoring:
     dense: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
     """The same weights without the mask."""
     mask: Mapping[str, Tensor] | None = None
+    returns: bool = True
+    """Whether a connection that the mask removes may be kept again, so that its score matters."""
     consulted: bool = False
     """Whether the formula takes its gradients here, where score batches and micro-batches are known."""
 

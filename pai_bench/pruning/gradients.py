@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 
 from pai_bench.errors import CriterionError, UserError
 from pai_bench.pruning.criterion import SCORING, Batch, Scores, Scoring
 from pai_bench.pruning.guard import BATCH_NORMS
+from pai_bench.pruning.twice import TwiceDifferentiable
 
 Elementwise = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``f(w, g, L)``: a score from a weight, a derivative and the value that was differentiated, element by element.
@@ -104,7 +104,8 @@ def checked_logits(logits: Tensor, batch: Batch) -> Tensor:
 def saliencies(model: nn.Module, batch: Batch, formula: Elementwise, *, of: Objective = loss) -> Scores:
     """``formula(w, g, L)`` for every prunable weight, with ``g = dL/dw`` and L the loss, or another objective `of`.
 
-    w is the dense weight; g is taken at the masked network, at every position, removed ones included. A gradient is
+    w is the dense weight (at removed positions zero, if they are not to return); g is taken at the masked network, at
+    every position, removed ones included. A gradient is
     turned into scores, in its own memory, as soon as backpropagation has it. Score batches and micro-batches are
     taken into account as the criterion's options say.
     """
@@ -184,7 +185,8 @@ def _accumulated(
     scores: Scores = {}
 
     def finish(name: str, derivative: Tensor, value: Tensor) -> None:
-        score = _by_blocks(formula, scoring.dense[name], derivative, value)
+        weight = scoring.dense[name] if scoring.returns else scoring.parameters[name].detach()
+        score = _by_blocks(formula, weight, derivative, value)
         scores[name] = score if name not in scores else scores[name].add_(score)
 
     groups = batch.split() if scoring.criterion.accumulate == "score" else [batch]
@@ -256,15 +258,6 @@ def _by_blocks(formula: Elementwise, weight: Tensor, derivative: Tensor, value: 
     return derivative
 
 
-class _TwiceDifferentiable(TorchFunctionMode):
-    """In place of a function whose derivative has none, the same in terms of others."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.hardsigmoid:
-            return F.relu6(args[0] + 3) / 6
-        return func(*args, **(kwargs or {}))
-
-
 @contextmanager
 def differentiable(model: nn.Module, *, twice: bool = False) -> Iterator[None]:
     """Keep to kernels with a derivative: cuDNN's recurrent ones have none in eval mode, fused attention no second."""
@@ -273,5 +266,5 @@ def differentiable(model: nn.Module, *, twice: bool = False) -> Iterator[None]:
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         if twice:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            stack.enter_context(_TwiceDifferentiable())
+            stack.enter_context(TwiceDifferentiable())
         yield

@@ -77,7 +77,8 @@ class Scorer:
 
     A context manager: at its end the replica gives back what it shares with the caller's network, also after an error.
     `only` says which parameters are scored (`prunable_parameters`), and `draw` how the network is drawn again
-    (`pai_bench.pruning.redraw`).
+    (`pai_bench.pruning.redraw`). Without `returns`, no mask keeps what the one before it removed; what is removed is
+    then scored as the zero that it is, which saves going over the dense weights at every step.
     """
 
     def __init__(
@@ -88,7 +89,9 @@ class Scorer:
         seed: int = 0,
         only: Prunable | None = None,
         draw: Draw | None = None,
+        returns: bool = True,
     ) -> None:
+        self.returns = returns
         self.criterion, self.label = criterion, criterion.name or type(criterion).__name__
         seed = seed if criterion.seed is None else criterion.seed
         with self._named(model):
@@ -101,6 +104,7 @@ class Scorer:
             self._scoring = SCORING[self.replica] = Scoring(criterion, seed, self.parameters)
             criterion.prepare(self.replica)
         self._scoring.dense = {name: shared(parameter) for name, parameter in self.parameters.items()}
+        self._scoring.returns = returns
         self._others = {n: shared(p) for n, p in self.replica.named_parameters() if n not in self.parameters}
         self._buffers = {name: shared(buffer) for name, buffer in self.replica.named_buffers()}
 
@@ -179,9 +183,13 @@ class Scorer:
         if mask is not None or self._scoring.mask is not None:
             for name, dense in self._scoring.dense.items():
                 weight = self.parameters[name]
+                keep = True if mask is None else mask[name]
                 if still_shared(weight):  # writing there would copy it first
-                    weight.data = torch.empty_like(dense)
-                torch.mul(dense, True if mask is None else mask[name], out=weight.data)
+                    weight.data = dense * keep
+                elif self.returns or mask is None:
+                    torch.mul(dense, keep, out=weight.data)
+                else:
+                    weight.data.mul_(keep)
         self._scoring.mask = mask
         for name, buffer in self.replica.named_buffers():
             if name in self._buffers and not still_shared(buffer):
