@@ -149,8 +149,6 @@ def prunable_parameters(
     for name, parameter in found.items():
         if is_lazy(parameter):
             raise UserError(f"{name!r} has no shape yet: pass one batch through {type(model).__name__} first")
-        if parameter.is_meta:
-            raise UserError(f"{name!r} is on the device meta and has no values: build the model on a real device")
         if not parameter.is_floating_point():
             raise UserError(f"{name!r} has dtype {parameter.dtype}; only floating-point weights can be pruned")
     return found

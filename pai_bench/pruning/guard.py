@@ -95,7 +95,11 @@ class Scorer:
         self.criterion, self.label = criterion, criterion.name or type(criterion).__name__
         seed = seed if criterion.seed is None else criterion.seed
         with self._named(model):
-            names = list(prunable_parameters(model, biases=criterion.biases, only=only))
+            found = prunable_parameters(model, biases=criterion.biases, only=only)
+            for name, parameter in found.items():
+                if parameter.is_meta:
+                    raise UserError(f"{name!r} is on the device meta and has no values: build the model on a real one")
+            names = list(found)
         with edges(seed):
             if criterion.score_init == "redrawn":
                 model = redrawn(model, seed, draw)

@@ -402,3 +402,10 @@ def test_grasp_on_a_function_without_a_second_derivative() -> None:
 class Spelled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.relu6(x + 3) / 6
+
+
+def test_a_network_without_values_is_refused() -> None:
+    with torch.device("meta"):
+        model = nn.Linear(2, 2)
+    with pytest.raises(pb.UserError, match="magnitude: 'weight' is on the device meta and has no values"):
+        pb.prune(model, (torch.ones(1, 2), torch.tensor([0])), "magnitude", 0.5)
