@@ -1,13 +1,13 @@
 """Selection keeps exactly k, the best, ties by position."""
 
-import subprocess
-import sys
 from collections.abc import Callable
+from itertools import accumulate
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.profiler import profile
 
 from pai_bench.errors import UserError
 from pai_bench.pruning import selection
@@ -180,29 +180,25 @@ def test_small_tensors_do_not_crowd_the_sample() -> None:
     assert len(sample) == int(304_000 ** (2 / 3))
 
 
-MEMORY = """
-import torch
-from pai_bench.pruning import selection
-from pai_bench.timing import measured
-
-selection.BLOCK = 2**16
-scores = [torch.rand(256, 256, 40, 40).to(memory_format=torch.channels_last), torch.rand(1_000_000).double()]
-size = sum(score.numel() for score in scores)
-selection.top(scores, size // 20)  # loads what is loaded once
-with measured(torch.device("cpu"), memory=True) as one:
-    masks = selection.top(scores, size // 20)
-assert sum(int(mask.sum()) for mask in masks) == size // 20
-print((one.peak_bytes - size) / sum(score.numel() * score.element_size() for score in scores))
-"""
+def allocated(work: Callable[[], object]) -> int:
+    """The most bytes that torch has allocated at once during `work`."""
+    with profile(profile_memory=True) as profiler:
+        work()
+    assert profiler.profiler is not None
+    assert profiler.profiler.kineto_results is not None
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    sizes: list[int] = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(accumulate(sizes))
 
 
-def test_conversions_take_little_memory() -> None:
-    """Channels-last scores and mixed types are gone through block by block: a quarter of their size, beside masks.
-
-    In a process of its own, whose memory nothing else moves.
-    """
-    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 0.25
+def test_conversions_take_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Channels-last scores and mixed types are gone through block by block. The masks, by numpy, do not count."""
+    monkeypatch.setattr(selection, "BLOCK", 2**16)
+    scores = [torch.rand(64, 64, 40, 40).to(memory_format=torch.channels_last), torch.rand(1_000_000).double()]
+    size = sum(score.nbytes for score in scores)
+    count = sum(score.numel() for score in scores) // 20
+    assert allocated(lambda: torch.cat([score.double().flatten() for score in scores])) > size
+    assert allocated(lambda: selection.top(scores, count)) < 0.25 * size
 
 
 def test_apportion_without_weights_goes_where_there_is_room() -> None:
