@@ -91,7 +91,6 @@ class Scorer:
         draw: Draw | None = None,
         returns: bool = True,
     ) -> None:
-        self.returns = returns
         self.criterion, self.label = criterion, criterion.name or type(criterion).__name__
         seed = seed if criterion.seed is None else criterion.seed
         with self._named(model):
@@ -190,7 +189,7 @@ class Scorer:
                 keep = True if mask is None else mask[name]
                 if still_shared(weight):  # writing there would copy it first
                     weight.data = dense * keep
-                elif self.returns or mask is None:
+                elif self._scoring.returns or mask is None:
                     torch.mul(dense, keep, out=weight.data)
                 else:
                     weight.data.mul_(keep)
