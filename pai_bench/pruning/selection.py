@@ -21,7 +21,7 @@ Scope = Literal["global", "layerwise", "quota"]
 DIRECT = 2**14
 """So few scores are selected from directly, without a guess at the threshold."""
 
-SIGMAS = 5.0
+SIGMAS = 4.0
 """Half the width of the bracket, in standard deviations of the sampled threshold's position."""
 
 BLOCK = 2**20
@@ -85,7 +85,7 @@ def top(scores: Sequence[Tensor], count: int, alive: Sequence[Tensor] | None = N
     bracket and collects the few scores inside, among which the choice is exact. A bracket that proves wrong is moved.
     """
     masks = [_empty_mask(score) for score in scores]
-    available = sum(score.numel() for score in scores) if alive is None else sum(int(a.count_nonzero()) for a in alive)
+    available = sum(score.numel() for score in scores) if alive is None else sum(int(_count(a)) for a in alive)
     if count > available:
         raise UserError(f"{count} connections cannot be kept of {available}")
     if count in (0, available):
@@ -171,26 +171,33 @@ def _common_type(scores: Sequence[Tensor]) -> torch.dtype:
 
 
 def _sample(scores: Sequence[Tensor], alive: Sequence[Tensor] | None) -> Tensor:
-    """Random scores, of every tensor its share; empty where there are so few scores that none is needed."""
+    """Scores at regular distances, of every tensor its share; empty where so few scores are given that none is needed.
+
+    The guess may be wrong, the result not.
+    """
     total = sum(score.numel() for score in scores)
     if total <= DIRECT:
         return torch.empty(0)
     sizes = [score.numel() for score in scores]
     # two thirds in the exponent balance the sample against the scores inside the bracket that it gives
     shares = apportion(sizes, int(total ** (2 / 3)), sizes)
-    generator = torch.Generator().manual_seed(0)  # the guess may vary, the result does not; no global state is touched
     kind, found = _common_type(scores), []
     for i, (score, share) in enumerate(zip(scores, shares, strict=True)):
         if share:
-            places = torch.randint(score.numel(), (share,), generator=generator, device="cpu").to(score.device)
-            values = _at_places(score.detach(), places)
-            found.append((values if alive is None else values[_at_places(alive[i], places)]).to("cpu", kind))
+            step = score.numel() // share
+            while math.gcd(step, score.numel()) > 1:  # else some rows, columns or places in a kernel are never met
+                step -= 1
+            values = _every(step, score.detach())
+            found.append((values if alive is None else values[_every(step, alive[i])]).to("cpu", kind))
     return torch.cat(found)
 
 
-def _at_places(tensor: Tensor, places: Tensor) -> Tensor:
-    """The elements of `tensor` at flat positions, without a flat copy of it."""
-    return tensor.view(-1)[places] if tensor.is_contiguous() else tensor[torch.unravel_index(places, tensor.shape)]
+def _every(step: int, tensor: Tensor) -> Tensor:
+    """The elements of `tensor` at flat positions `step` apart, without a flat copy of it."""
+    if tensor.is_contiguous():
+        return tensor.view(-1)[::step]
+    places = torch.arange(0, tensor.numel(), step, device=tensor.device)
+    return tensor[torch.unravel_index(places, tensor.shape)]
 
 
 def _at(sample: Tensor, position: float) -> float:
@@ -211,7 +218,7 @@ def _divide(blocks: Sequence[_Block], low: float, high: float) -> tuple[int, lis
         (torch.gt if low == high else torch.ge)(scores, high, out=block.mask)
         if block.alive is not None:
             block.mask.logical_and_(block.alive)
-        counts.append(block.mask.count_nonzero())
+        counts.append(_count(block.mask))
         if low < high:
             between = (scores > low).logical_xor_(block.mask)
             if block.alive is not None:
@@ -221,13 +228,16 @@ def _divide(blocks: Sequence[_Block], low: float, high: float) -> tuple[int, lis
     return sum(int(count) for count in counts), inside
 
 
+def _count(mask: Tensor) -> Tensor | int:
+    """How many ``True`` a mask holds; on a processor, numpy counts and finds them in half the time of torch."""
+    return int(np.count_nonzero(mask.numpy())) if mask.device.type == "cpu" else mask.count_nonzero()
+
+
 def _positions(mask: Tensor) -> Tensor:
-    """Where a flat mask with few ``True`` is so."""
-    if mask.device.type != "cpu" or len(mask) % 8:
+    """Where a flat mask is ``True``."""
+    if mask.device.type != "cpu":
         return mask.nonzero().squeeze(1)
-    words = mask.view(torch.int64).nonzero().squeeze(1)  # eight at a time, which is three times as fast
-    row, column = mask.view(-1, 8)[words].nonzero().unbind(1)
-    return words[row] * 8 + column
+    return torch.from_numpy(np.flatnonzero(mask.numpy()))
 
 
 def _best(inside: Sequence[_Inside], count: int) -> Tensor:
