@@ -13,7 +13,18 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from pai_bench.pruning import Batch, Criterion, CriterionError, Exponential, Schedule, Scores, forward, saliencies
+from pai_bench.pruning import (
+    Batch,
+    Criterion,
+    CriterionError,
+    Exponential,
+    Schedule,
+    Scores,
+    forward,
+    saliencies,
+    single,
+    spare,
+)
 from pai_bench.registry import criterion
 
 
@@ -50,7 +61,7 @@ class SynFlow(Criterion):
 def flow(model: nn.Module, ones: Batch) -> Tensor:
     """R, the sum of the outputs, up to a power of two on a chain."""
     layers = chain(model, "")
-    with Linearised():
+    with Linearised(spare(model)):
         if layers is None:
             outputs = list(tensors(forward(model, ones.inputs)))
             if not outputs:
@@ -69,7 +80,11 @@ def flow(model: nn.Module, ones: Batch) -> Tensor:
 
 
 class Linearised(TorchFunctionMode):
-    """Normalisation over features becomes scaling with its weight, and an embedding gives ones."""
+    """Normalisation over features becomes scaling with its weight, an embedding gives ones; convolutions are quick."""
+
+    def __init__(self, spare: dict[int, Tensor]) -> None:
+        super().__init__()
+        self.spare = spare
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -78,6 +93,8 @@ class Linearised(TorchFunctionMode):
             return self.scaled(func, *args, **(kwargs or {}))
         if func is F.instance_norm:
             return self.scaled(func, args[0], None, (kwargs or {}).get("weight", args[3] if len(args) > 3 else None))
+        if func is F.conv2d:
+            return single.convolution(*args, **(kwargs or {}), spare=self.spare)
         output = func(*args, **(kwargs or {}))
         return torch.ones_like(output) if func is F.embedding else output
 

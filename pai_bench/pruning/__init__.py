@@ -17,6 +17,7 @@ from pai_bench.pruning.gradients import (
     hessian_saliencies,
     loss_and_gradients,
     saliencies,
+    spare,
 )
 from pai_bench.pruning.guard import Scorer, weights
 from pai_bench.pruning.lookup import get_criterion
@@ -57,6 +58,7 @@ __all__ = [
     "redraw_",
     "saliencies",
     "select",
+    "spare",
     "uniform_scores",
     "weights",
 ]

@@ -246,6 +246,8 @@ class Scoring:
     mask: Mapping[str, Tensor] | None = None
     returns: bool = True
     """Whether a connection that the mask removes may be kept again, so that its score matters."""
+    spare: dict[int, Tensor] = dataclasses.field(default_factory=dict)
+    """Scores that nobody needs any more, by id of the parameter: whoever pops one may write a gradient into it."""
     consulted: bool = False
     """Whether the formula takes its gradients here, where score batches and micro-batches are known."""
 

@@ -170,6 +170,11 @@ def scoring_of(model: nn.Module) -> Scoring:
     return scoring
 
 
+def spare(model: nn.Module) -> dict[int, Tensor]:
+    """Memory that gradients may be written into, by id of the parameter: scores of an earlier cut. Pop what you use."""
+    return {} if (scoring := SCORING.get(model)) is None else scoring.spare
+
+
 def _scalar_loss(model: nn.Module, temperature: float = 1.0) -> Callable[[Batch], Tensor]:
     return lambda piece: loss(model, piece, temperature=temperature)
 

@@ -33,6 +33,7 @@ from pai_bench.pruning.criterion import (
     prunable_parameters,
 )
 from pai_bench.pruning.redraw import Draw, redrawn
+from pai_bench.pruning.selection import positions
 from pai_bench.randomness import random_state
 
 BATCH_NORMS = (_BatchNorm,)
@@ -78,7 +79,8 @@ class Scorer:
     A context manager: at its end the replica gives back what it shares with the caller's network, also after an error.
     `only` says which parameters are scored (`prunable_parameters`), and `draw` how the network is drawn again
     (`pai_bench.pruning.redraw`). Without `returns`, no mask keeps what the one before it removed; what is removed is
-    then scored as the zero that it is, which saves going over the dense weights at every step.
+    then scored as the zero that it is, which saves going over the dense weights at every step. Without `keep`, the
+    scores are good until the next ones are asked for, which may be written into the same memory.
     """
 
     def __init__(
@@ -90,8 +92,9 @@ class Scorer:
         only: Prunable | None = None,
         draw: Draw | None = None,
         returns: bool = True,
+        keep: bool = True,
     ) -> None:
-        self.criterion, self.label = criterion, criterion.name or type(criterion).__name__
+        self.criterion, self.label, self._keep = criterion, criterion.name or type(criterion).__name__, keep
         seed = seed if criterion.seed is None else criterion.seed
         with self._named(model):
             found = prunable_parameters(model, biases=criterion.biases, only=only)
@@ -120,6 +123,7 @@ class Scorer:
         for tensor in (*self.replica.parameters(), *self.replica.buffers()):
             tensor.data = tensor.data.new_empty(0)
         self._scoring.dense, self._others, self._buffers = {}, {}, {}
+        self._scoring.spare.clear()
 
     @contextmanager
     def _named(self, model: nn.Module) -> Iterator[None]:
@@ -156,6 +160,8 @@ class Scorer:
                 f"{self.label} changes the model while it scores it, in {name!r}; "
                 "a criterion may change its copy of the network in `prepare`, and only there"
             )
+        if not self._keep:
+            self._scoring.spare = {id(self.parameters[name]): score for name, score in found.items()}
         return found
 
     def _refuse_ignored(self, batch: Batch) -> None:
@@ -192,7 +198,7 @@ class Scorer:
                 elif self._scoring.returns or mask is None:
                     torch.mul(dense, keep, out=weight.data)
                 else:
-                    weight.data.mul_(keep)
+                    remove(weight.data, mask[name], None if self._scoring.mask is None else self._scoring.mask[name])
         self._scoring.mask = mask
         for name, buffer in self.replica.named_buffers():
             if name in self._buffers and not still_shared(buffer):
@@ -209,6 +215,14 @@ def edges(seed: int) -> Iterator[None]:
         for device in ("cpu", "cuda"):  # scores are in the precision of the weights
             stack.enter_context(torch.autocast(device, enabled=False))
         yield
+
+
+def remove(weight: Tensor, keep: Tensor, kept: Tensor | None) -> None:
+    """Set to zero what `keep` removes of `weight`, which is zero already where `kept`, the mask before, removes."""
+    if kept is None or weight.device.type != "cpu" or not weight.is_contiguous():
+        weight.mul_(keep)
+    else:  # a schedule of many cuts removes few weights in each
+        weight.view(-1)[positions((keep ^ kept).view(-1))] = 0
 
 
 def shared(tensor: Tensor) -> Tensor:

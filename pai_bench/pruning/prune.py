@@ -54,7 +54,7 @@ def prune(
     if kind.quota is not None and scope not in (None, "quota"):
         raise UserError(f"scope {scope} and variant {kind} both divide the connections over the layers; give one")
     mask: Mask | None = None
-    with Scorer(chosen, model, seed=seed, only=prunable, draw=draw, returns=cuts.returns) as scorer:
+    with Scorer(chosen, model, seed=seed, only=prunable, draw=draw, returns=cuts.returns, keep=False) as scorer:
         if kind.quota is None:
             division = by_scope(scorer, scope or chosen.scope)
         else:

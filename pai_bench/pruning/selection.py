@@ -223,8 +223,8 @@ def _divide(blocks: Sequence[_Block], low: float, high: float) -> tuple[int, lis
             between = (scores > low).logical_xor_(block.mask)
             if block.alive is not None:
                 between.logical_and_(block.alive)
-            positions = _positions(between)
-            inside.append(_Inside(block.mask, positions, scores[positions]))
+            places = positions(between)
+            inside.append(_Inside(block.mask, places, scores[places]))
     return sum(int(count) for count in counts), inside
 
 
@@ -233,7 +233,7 @@ def _count(mask: Tensor) -> Tensor | int:
     return int(np.count_nonzero(mask.numpy())) if mask.device.type == "cpu" else mask.count_nonzero()
 
 
-def _positions(mask: Tensor) -> Tensor:
+def positions(mask: Tensor) -> Tensor:
     """Where a flat mask is ``True``."""
     if mask.device.type != "cpu":
         return mask.nonzero().squeeze(1)
