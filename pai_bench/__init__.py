@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from pai_bench.errors import UserError
     from pai_bench.models import create_model
     from pai_bench.plan import Sweep
-    from pai_bench.pruning import Batch, Criterion, Mask, Scores, get_criterion
+    from pai_bench.pruning import Batch, Connectivity, Criterion, Mask, Scores, get_criterion
+    from pai_bench.pruning.connectivity import connectivity
     from pai_bench.pruning.prune import prune
     from pai_bench.registry import criterion, data_set, model
     from pai_bench.runner import run
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Batch": "pai_bench.pruning",
+    "Connectivity": "pai_bench.pruning",
     "Criterion": "pai_bench.pruning",
     "DataSet": "pai_bench.data",
     "Mask": "pai_bench.pruning",
     "Scores": "pai_bench.pruning",
     "Sweep": "pai_bench.plan",
     "UserError": "pai_bench.errors",
+    "connectivity": "pai_bench.pruning.connectivity",
     "create_model": "pai_bench.models",
     "criterion": "pai_bench.registry",
     "data_set": "pai_bench.registry",
@@ -38,12 +41,14 @@ _HOMES = {
 
 __all__ = [
     "Batch",
+    "Connectivity",
     "Criterion",
     "DataSet",
     "Mask",
     "Scores",
     "Sweep",
     "UserError",
+    "connectivity",
     "create_model",
     "criterion",
     "data_set",

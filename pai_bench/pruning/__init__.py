@@ -1,6 +1,7 @@
 """The mechanism of pruning at initialisation, independent of any experiment."""
 
 from pai_bench.errors import CriterionError
+from pai_bench.pruning.connectivity import Connectivity, LayerConnectivity
 from pai_bench.pruning.criterion import (
     Batch,
     BatchLike,
@@ -32,10 +33,12 @@ __all__ = [
     "Batch",
     "BatchLike",
     "BatchNormMode",
+    "Connectivity",
     "Criterion",
     "CriterionError",
     "Exponential",
     "Halving",
+    "LayerConnectivity",
     "Linear",
     "Mask",
     "OneShot",

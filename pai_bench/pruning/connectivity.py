@@ -1,0 +1,215 @@
+"""Layer disconnection: what a mask leaves of the paths from a network's inputs to its outputs."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from pai_bench.errors import UserError
+from pai_bench.pruning.guard import replica
+from pai_bench.pruning.mask import Mask
+from pai_bench.pruning.reachability import Count, Reach
+from pai_bench.pruning.tracing import Trace, trace
+from pai_bench.randomness import random_state
+
+logger = logging.getLogger(__name__)
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+GROUPED = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerConnectivity:
+    """What is left of one prunable parameter.
+
+    A unit (an output) or an input feature is dead if none of its connections is effective.
+    """
+
+    name: str
+    size: int
+    kept: int
+    effective: int
+    units: int
+    dead_units: int
+    features: int
+    dead_features: int
+
+    @property
+    def dead(self) -> bool:
+        """Whether nothing of the layer is effective, kept or not."""
+        return not self.effective
+
+    @property
+    def density(self) -> float:
+        """Share of the connections that is kept."""
+        return self.kept / self.size
+
+    @property
+    def effective_density(self) -> float:
+        """Share of the connections that is kept and lies on a path."""
+        return self.effective / self.size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connectivity:
+    """What a mask leaves of a network, by Boolean arithmetic alone: no value of a weight matters.
+
+    A connection is **effective** if it lies on a path of kept connections from an element of the input to an element
+    of the output. A unit all of whose inputs are cut emits a constant, its bias, which is not a path; a kept bias, if
+    biases are prunable, counts as effective where its unit lies on a path.
+    """
+
+    connected: bool
+    """Whether any output depends on any input."""
+    layers: tuple[LayerConnectivity, ...]
+    effective_mask: Mask
+    first_cut: str | None
+    """In a disconnected network, the first layer in order of execution from which on nothing depends on the input."""
+    severed_shortcuts: tuple[str, ...]
+    """Branches that carry nothing into a sum which carries something: the sum's module, and the branch's last."""
+    log10_paths: float | None
+    """Common logarithm of the number of paths; None where a product of activations or the like has no such number."""
+    unknown: tuple[str, ...]
+    """Operations that pai-bench does not know, which were taken to pass everything to everything."""
+
+    @property
+    def dead_layers(self) -> tuple[str, ...]:
+        """Names of the parameters of which nothing is kept, or nothing kept is effective."""
+        return tuple(layer.name for layer in self.layers if layer.dead)
+
+    @cached_property
+    def size(self) -> int:
+        """Number of prunable connections, kept or not."""
+        return sum(layer.size for layer in self.layers)
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the connections that the mask removes."""
+        return 1 - sum(layer.kept for layer in self.layers) / self.size
+
+    @property
+    def effective_density(self) -> float:
+        """Share of the connections that is kept and lies on a path."""
+        return sum(layer.effective for layer in self.layers) / self.size
+
+    @property
+    def effective_sparsity(self) -> float:
+        """1 - effective density (Vysogorets and Kempe 2021, arXiv:2107.02306)."""
+        return 1 - self.effective_density
+
+
+def connectivity(model: nn.Module, mask: Mapping[str, Tensor], example_input: Tensor) -> Connectivity:
+    """What `mask` leaves of the paths through `model`.
+
+    Forward reachability from the inputs and backward reachability from the outputs, in Boolean arithmetic, over the
+    operations that one forward pass of `example_input` comes down to (its values do not matter, its shape does). The
+    model may be any that does the same operations for all data, and is left as it is; batch norm and dropout are in
+    evaluation mode, on a CPU. Parameters that `mask` does not name are kept whole.
+
+    * Normalisation passes element by element: its statistics are no path.
+    * A product passes what either factor does, a maximum every element that it is taken over, attention every key and
+      value that its own mask does not forbid, and an embedding any token.
+    * An operation that is not known passes everything to everything, with a warning that names it.
+    """
+    if not isinstance(example_input, Tensor):
+        raise UserError(f"an example input is a tensor, with its batch dimension, not {type(example_input).__name__}")
+    mask = mask if isinstance(mask, Mask) else Mask(mask)
+    mask.parameters_of(model)
+    return Connections(model, example_input).under(mask)
+
+
+class Connections:
+    """A network's operations, traced once, for one mask after the other."""
+
+    def __init__(self, model: nn.Module, example_input: Tensor) -> None:
+        with random_state(0), torch.inference_mode(False):
+            twin = replica(model, [], "eval").cpu()
+            self.trace: Trace = trace(twin, example_input.detach().cpu().clone())
+        self.parameters = dict(twin.named_parameters())
+        self.modules = dict(twin.named_modules())
+        self._warned: set[str] = set()
+
+    def under(self, mask: Mask, *, paths: bool = True) -> Connectivity:
+        """What `mask` leaves."""
+        kept = {name: keep.to("cpu", torch.float32).requires_grad_() for name, keep in mask.items()}
+        reach = Reach(self.trace, self.parameters, kept)
+        self._warn(reach.unknown)
+        connected = any(bool(output.any()) for output in reach.outputs)
+        used, carried = self._backward(reach, kept) if connected else ({}, [])
+        zero = torch.zeros(())
+        effective = {n: (used.get(n, zero) > 0.5) & keep.cpu() for n, keep in mask.items()}
+        return Connectivity(
+            connected=connected,
+            layers=tuple(self._layer(name, mask[name], effective[name]) for name in mask),
+            effective_mask=Mask(effective),
+            first_cut=None if connected else first_cut(reach),
+            severed_shortcuts=severed(reach, carried),
+            log10_paths=self._paths(effective) if paths else None,
+            unknown=tuple(f"{name} in {module!r}" for name, module in reach.unknown.items()),
+        )
+
+    def _backward(self, reach: Reach, kept: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[Tensor | None]]:
+        """How often each connection serves, and what of every sum the outputs depend on."""
+        wanted = [*kept.values(), *(one.result for one in reach.sums)]
+        whole = torch.stack([output.sum() for output in reach.outputs]).sum()
+        found = torch.autograd.grad(whole, wanted, allow_unused=True)
+        used = {name: used for name, used in zip(kept, found, strict=False) if used is not None}
+        return used, list(found[len(kept) :])
+
+    def _paths(self, effective: Mapping[str, Tensor]) -> float | None:
+        return Count(self.trace, self.parameters, {name: keep.float() for name, keep in effective.items()}).log10
+
+    def _warn(self, unknown: Mapping[str, str]) -> None:
+        for name in unknown.keys() - self._warned:
+            self._warned.add(name)
+            logger.warning("connectivity: %s in %r is taken to pass everything to everything", name, unknown[name])
+
+    def _layer(self, name: str, keep: Tensor, effective: Tensor) -> LayerConnectivity:
+        module = self.modules[name.rpartition(".")[0]]
+        units, features = axes(effective, module)
+        return LayerConnectivity(
+            name=name,
+            size=keep.numel(),
+            kept=int(keep.count_nonzero()),
+            effective=int(effective.count_nonzero()),
+            units=units.numel(),
+            dead_units=int((~units).count_nonzero()),
+            features=features.numel(),
+            dead_features=int((~features).count_nonzero()),
+        )
+
+
+def axes(effective: Tensor, module: nn.Module) -> tuple[Tensor, Tensor]:
+    """Which units (outputs) and which input features of a layer have an effective connection."""
+    if effective.dim() < 2:
+        return effective.flatten(), effective.flatten()
+    groups = module.groups if isinstance(module, (*GROUPED, *TRANSPOSED)) else 1
+    grouped = effective.unflatten(0, (groups, -1)).flatten(3).any(3) if effective.dim() > 2 else effective[None]
+    first, second = grouped.any(2).flatten(), grouped.any(1).flatten()
+    return (second, first) if isinstance(module, TRANSPOSED) else (first, second)
+
+
+def first_cut(reach: Reach) -> str | None:
+    """The first of the layers at the end of a network that nothing from the input comes out of."""
+    cut = None
+    for product in reach.products:
+        if product.reached:
+            cut = None
+        elif cut is None:
+            cut = ", ".join(sorted(product.names))
+    return cut
+
+
+def severed(reach: Reach, carried: list[Tensor | None]) -> tuple[str, ...]:
+    """Branches that carry nothing into a sum that carries something."""
+    found: dict[str, None] = {}
+    for one, wanted in zip(reach.sums, carried, strict=False):
+        if wanted is None or not bool((wanted * one.result).any()):
+            continue
+        for branch, source in zip(one.branches, one.sources, strict=True):
+            if branch is not None and not bool((branch * wanted).any()):
+                found[f"{source} into {one.module or 'the network'}"] = None
+    return tuple(found)

@@ -1,0 +1,46 @@
+"""The operations of torch, by what they do: names without overload, of the ATen library."""
+
+DATA_DEPENDENT = frozenset(
+    """
+    _local_scalar_dense nonzero masked_select is_nonzero equal _unique2 unique_dim
+    """.split()  # noqa: SIM905  # a list of a hundred strings is harder to read
+)
+"""Operations after which a network can do different things for different data."""
+
+MOVES = frozenset(
+    """
+    cat stack clone copy _to_copy contiguous roll flip index index_select gather take constant_pad_nd
+    reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d repeat
+    _unsafe_view pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle im2col tril triu where
+    masked_fill slice_scatter select_scatter diagonal_scatter as_strided_scatter index_put index_copy index_fill
+    scatter unsafe_split unsafe_split_with_sizes unsafe_chunk repeat_interleave rot90 diag_embed
+    _pack_padded_sequence _pad_packed_sequence fill zero
+    """.split()  # noqa: SIM905  # a list of a hundred strings is harder to read
+)
+"""Operations that put elements elsewhere and add zeros or constants."""
+
+SUMMING_MOVES = frozenset({"col2im", "index_add", "scatter_add"})
+"""Operations that put elements elsewhere, several of them in one place."""
+
+ZERO_PRESERVING = frozenset(
+    """
+    abs neg relu leaky_relu hardtanh tanh sin asin atan sinh sqrt square sign pow expm1 log1p erf gelu silu mish
+    hardswish elu celu selu round floor ceil trunc dropout div true_divide _to_copy clone
+    """.split()  # noqa: SIM905  # a list of a hundred strings is harder to read
+)
+"""Functions of one element, the first argument's, that give zero for zero."""
+
+ELEMENTWISE = frozenset(
+    """
+    hardswish log_sigmoid log_sigmoid_forward prelu _prelu_kernel rrelu_with_noise dropout
+    """.split()  # noqa: SIM905  # a list of a hundred strings is harder to read
+)
+"""Functions of single elements that torch does not tag as such."""
+
+CONSTANTS = frozenset(
+    """
+    zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros new_ones new_empty
+    new_full new_empty_strided bernoulli _assert_async _assert_tensor_metadata sym_size
+    """.split()  # noqa: SIM905  # a list of a hundred strings is harder to read
+)
+"""Operations whose results do not depend on the elements of their arguments."""

@@ -1,0 +1,197 @@
+"""Boolean arithmetic over a traced network: which values depend on its input, through kept connections.
+
+Every tensor of a trace has a **reach** of its own shape: 1 where it depends on the input, 0 elsewhere. An operation on
+tensors becomes one on reaches that is linear and positive, after which `settle` makes 0 or 1 of every count. Gradients
+are settled the same way on their way back, and say what the outputs depend on. So no depth or width overflows, and
+the gradient of a connection is positive exactly if the connection lies on a path from an input to an output.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from pai_bench.pruning import rules
+from pai_bench.pruning.tracing import Key, Operation, Trace, key, tensors
+
+
+class Settled(Function):
+    """1 where a count is positive and else 0, of counts forward and of counts backward."""
+
+    @staticmethod
+    def forward(_ctx: Any, count: Tensor) -> Tensor:
+        return (count > 0.5).to(count.dtype)  # counts are whole numbers, but a kernel's result may be slightly off
+
+    @staticmethod
+    def backward(_ctx: Any, *gradients: Tensor) -> Any:
+        return (gradients[0] > 0.5).to(gradients[0].dtype)
+
+
+class Product(NamedTuple):
+    """A multiplication of what depends on the input with some parameters."""
+
+    names: frozenset[str]
+    reached: bool
+    """Whether anything that comes out depends on the input."""
+
+
+class Sum(NamedTuple):
+    """A place where two values that depend on the input are added, with the modules that they come from."""
+
+    module: str
+    branches: Sequence[Tensor | None]
+    sources: Sequence[str]
+    result: Tensor
+
+
+class Reach:
+    """The reaches of the tensors of a trace.
+
+    `kept` says what is kept of the `parameters`, by name, in tensors of 0 and 1 for which gradients can be asked;
+    those that it does not name are kept whole.
+    """
+
+    def __init__(self, trace: Trace, parameters: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:
+        self.products: list[Product] = []
+        self.sums: list[Sum] = []
+        self.unknown: dict[str, str] = {}
+        self.countable = True
+        """Whether every path is a product of connections, so that there is a number of paths."""
+        self._reaches: dict[Key, Tensor] = {}
+        self._flats: dict[int, Tensor] = {}
+        one = torch.ones(())
+        self._supports = {key(p): kept.get(name, one).expand(p.shape) for name, p in parameters.items()}
+        self._added = set(self._supports)  # parameters, and what is moved of them: those that may be biases
+        self._names = {key(parameters[name]): frozenset([name]) for name in kept}
+        self._sources: dict[Key, str] = {}
+        with torch.set_grad_enabled(any(factor.requires_grad for factor in kept.values())):
+            start = torch.ones(trace.input.shape, requires_grad=torch.is_grad_enabled())
+            self._reaches[key(trace.input)] = start * 1
+            for operation in trace.operations:
+                self._follow(operation)
+        self.outputs = [reach for tensor in trace.outputs if (reach := self.reach(tensor)) is not None]
+
+    def settle(self, count: Tensor) -> Tensor:
+        """A reach, from counts of ways."""
+        settled: Tensor = Settled.apply(count)
+        return settled
+
+    def reach(self, tensor: Any) -> Tensor | None:
+        """Where `tensor` depends on the input; None if nowhere."""
+        if not isinstance(tensor, Tensor):
+            return None
+        where = key(tensor)
+        if (found := self._reaches.get(where)) is None and (flat := self._flats.get(where[0])) is not None:
+            found = flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+        return found
+
+    def support(self, tensor: Any) -> Tensor | None:
+        """Where `tensor` may differ from zero, if something is known of that: kept weights, and allowed attention."""
+        return self._supports.get(key(tensor)) if isinstance(tensor, Tensor) else None
+
+    def bias(self, tensor: Any) -> Tensor | None:
+        """What is kept of `tensor`, if it is a parameter, or moved from one, that can be pruned."""
+        support = self.support(tensor)
+        return support if support is not None and support.requires_grad and key(tensor) in self._added else None
+
+    def factor(self, tensor: Tensor) -> Tensor:
+        """What passes where something is multiplied with `tensor`: its support, or where a constant is not zero.
+
+        Whatever depends on the input passes everything.
+        """
+        if (support := self.support(tensor)) is not None:
+            return support
+        if self.reach(tensor) is not None:
+            return torch.ones(tensor.shape)
+        return (tensor != 0).float()
+
+    def names(self, arguments: Iterable[Tensor]) -> frozenset[str]:
+        """The parameters that some tensors are made of."""
+        return frozenset().union(*(self._names.get(key(tensor), frozenset()) for tensor in arguments))
+
+    def allow(self, tensor: Tensor, allowed: Tensor) -> None:
+        """Note where attention is not forbidden."""
+        self._supports[key(tensor)] = allowed
+
+    def multiplied(self, factors: Sequence[Tensor], reach: Tensor) -> None:
+        """Note that `reach` is what comes out of a product."""
+        if names := self.names(factors):
+            self.products.append(Product(names, bool(reach.any())))
+
+    def met(self, operation: Operation, branches: Sequence[Tensor], reach: Tensor) -> None:
+        """Note that two tensors are added."""
+        found = [self.reach(tensor) for tensor in branches]
+        sources = [self._sources.get(key(tensor), "the input") for tensor in branches]
+        self.sums.append(Sum(operation.module, found, sources, reach))
+
+    def _follow(self, operation: Operation) -> None:
+        given = list(tensors(list(operation.arguments.values())))
+        reached = any(self.reach(tensor) is not None for tensor in given)
+        known = any(self.support(tensor) is not None for tensor in given)
+        supports = rules.supports(self, operation, reached=reached) if known else None
+        reaches = rules.reaches(self, operation) if reached else ()
+        for result, reach in zip(operation.results, tensors(reaches), strict=False):
+            if operation.in_place:
+                self._overwrite(result, reach)
+            elif not operation.is_view or self.reach(result) is None:
+                self._reaches[key(result)] = like(result, reach)
+            self._sources[key(result)] = operation.module
+        for result, support in zip(operation.results, tensors(supports), strict=False):
+            self._supports[key(result)] = support
+            self._names[key(result)] = self.names(given)
+            if rules.moves(operation) and any(key(tensor) in self._added for tensor in given):
+                self._added.add(key(result))
+
+    def _overwrite(self, tensor: Tensor, reach: Tensor) -> None:
+        """Let what is written into `tensor` be seen by all that share its memory."""
+        if (old := self.reach(tensor)) is None:
+            size = tensor.untyped_storage().nbytes() // tensor.element_size()
+            self._flats[key(tensor)[0]] = torch.zeros(size)
+            old = self.reach(tensor)
+            assert old is not None
+        old.copy_(reach.expand(tensor.shape))
+        self._supports = {where: known for where, known in self._supports.items() if where[0] != key(tensor)[0]}
+
+
+class Count(Reach):
+    """The number of ways in which each element can be reached, for a mask that keeps effective connections only.
+
+    All counts are scaled by 2^-exponent.
+    """
+
+    def __init__(self, trace: Trace, parameters: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:
+        self.exponent = 0
+        super().__init__(trace, parameters, kept)
+
+    @property
+    def log10(self) -> float | None:
+        """Common logarithm of the number of paths from the input to the outputs; None where there is no such number."""
+        if not self.countable or self.unknown:
+            return None
+        count = sum(float(output.double().sum()) for output in self.outputs)
+        return math.log10(count) + self.exponent * math.log10(2) if count else -math.inf
+
+    def settle(self, count: Tensor) -> Tensor:
+        """`count`; when it becomes large, all counts are scaled."""
+        peak = float(count.max()) if count.numel() else 0.0
+        if peak > 2.0**60:  # and the largest product after this one stays in range
+            shift = math.frexp(peak)[1]
+            self.exponent += shift
+            memories = {
+                reach.untyped_storage()._cdata: reach for reach in (*self._reaches.values(), *self._flats.values())
+            }
+            for reach in memories.values():
+                size = reach.untyped_storage().nbytes() // reach.element_size()
+                reach.as_strided((size,), (1,), 0).mul_(2.0**-shift)
+            count = count * 2.0**-shift
+        return count
+
+
+def like(tensor: Tensor, reach: Tensor) -> Tensor:
+    """`reach` in memory that is laid out as that of `tensor`, so that the same views can be taken of it."""
+    if reach.stride() == tensor.stride() or not reach.numel():
+        return reach
+    return torch.empty_strided(tensor.shape, tensor.stride()).copy_(reach)

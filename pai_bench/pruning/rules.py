@@ -1,0 +1,349 @@
+"""What passes through each operation of torch, in counts of ways: the rules of `pai_bench.pruning.reachability`."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pai_bench.errors import UserError
+from pai_bench.pruning.operations import CONSTANTS, DATA_DEPENDENT, ELEMENTWISE, MOVES, SUMMING_MOVES, ZERO_PRESERVING
+from pai_bench.pruning.tracing import Operation, mapped, tensors
+
+if TYPE_CHECKING:
+    from pai_bench.pruning.reachability import Reach
+
+Rule = Callable[["Reach", Operation], Any]
+"""The reaches of an operation's results, or None where it does not know."""
+
+RULES: dict[str, Rule] = {}
+
+MOVED = ("self", "tensors", "src", "source", "values", "input", "data", "other", "tensor")
+"""Arguments whose elements are moved; others say where to."""
+
+
+def reaches(state: "Reach", operation: Operation) -> Any:
+    """The reaches of an operation's results, when one of its arguments at least depends on the input."""
+    chosen = [tensor for tensor in tensors(operation.arguments.get("indices")) if state.reach(tensor) is not None]
+    if operation.name in DATA_DEPENDENT or any(tensor.dtype is torch.bool for tensor in chosen):
+        raise UserError(f"the network does different things for different data ({operation})")
+    found = rule_for(operation)(state, operation)
+    if found is None:
+        state.unknown.setdefault(operation.name, operation.module)
+        found = everything(state, operation)
+    return found
+
+
+def rule_for(operation: Operation) -> Rule:
+    """The rule of an operation, by its name or by its kind."""
+    name = operation.name
+    if name in RULES:
+        return RULES[name]
+    if name in CONSTANTS:
+        return lambda _state, _operation: ()
+    if moves(operation) or name in SUMMING_MOVES:
+        return moved
+    if operation.pointwise or name in ELEMENTWISE:
+        return pointwise
+    if name.startswith(("upsample_", "_upsample_")):
+        return resampled
+    return unknown
+
+
+def known(operation: Operation) -> bool:
+    """Whether there is a rule for an operation."""
+    return rule_for(operation) is not unknown
+
+
+def unknown(_state: "Reach", _operation: Operation) -> None:
+    """No rule."""
+
+
+def supports(state: "Reach", operation: Operation, *, reached: bool) -> Any:
+    """Where an operation's results may differ from zero, when that is known of one of its arguments at least."""
+    name = operation.name
+    if moves(operation):
+        return move(operation, state.factor)
+    given = list(tensors(list(operation.arguments.values())))
+    if name in ZERO_PRESERVING or (name == "mul" and len(given) == 1):
+        first = given[0]
+        return None if state.support(first) is None else state.factor(first).expand(operation.results[0].shape).clone()
+    if reached:  # nothing is known any more
+        return None
+    if name in ("mul", "mm", "bmm", "matmul"):
+        return state.settle(getattr(torch, name)(*map(state.factor, given)))
+    known = [state.factor(tensor) for tensor in given]
+    if operation.pointwise:
+        return state.settle(added(operation.results[0], known))
+    return [state.settle(total(known).expand(result.shape)) for result in operation.results]
+
+
+# Moving
+
+
+def moves(operation: Operation) -> bool:
+    """Whether an operation only puts elements elsewhere."""
+    return operation.is_view or operation.name in MOVES
+
+
+def move(operation: Operation, value: Callable[[Tensor], Tensor]) -> Any:
+    """The operation done to the `value` of what it moves."""
+    arguments = dict(operation.arguments)
+    for name in MOVED:
+        if name in arguments:
+            arguments[name] = mapped(arguments[name], value)
+    for name in ("value", "padding_value"):
+        if isinstance(arguments.get(name), (int, float)):
+            arguments[name] = 0
+    if operation.name in ("clone", "_to_copy", "contiguous"):
+        return arguments["self"].clone()
+    if operation.name == "copy":
+        return arguments["src"]
+    return operation.function(**arguments)
+
+
+def moved(state: "Reach", operation: Operation) -> Any:
+    where = [argument for name, argument in operation.arguments.items() if name not in MOVED]
+    if any(state.reach(tensor) is not None for tensor in tensors(where)):  # the data say where to
+        return pointwise(state, operation) if operation.name in ("where", "masked_fill") else None
+    found = move(operation, lambda tensor: reach_or_zero(state, tensor))
+    return state.settle(found) if operation.name in SUMMING_MOVES else found
+
+
+def reach_or_zero(state: "Reach", tensor: Tensor) -> Tensor:
+    """The reach of `tensor`, zero for a constant."""
+    return torch.zeros(tensor.shape) if (reach := state.reach(tensor)) is None else reach
+
+
+# Element by element
+
+
+def pointwise(state: "Reach", operation: Operation) -> Any:
+    """Every element passes what it is made of."""
+    given = list(tensors(list(operation.arguments.values())))
+    reached = [tensor for tensor in given if state.reach(tensor) is not None]
+    settled = state.settle(added(operation.results[0], [reach_or_zero(state, tensor) for tensor in reached]))
+    if len(reached) > 1:
+        state.countable &= operation.name in ("add", "sub")
+    if operation.name == "add" and len(reached) == 2 and reached[0].shape == reached[1].shape:
+        state.met(operation, reached, settled)
+    return with_biases(state, settled, [t for t in given if state.reach(t) is None])
+
+
+def added(result: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    """The sum of some tensors that are broadcast to the shape of `result`."""
+    total = torch.zeros(result.shape)
+    for part in parts:
+        total = total + part
+    return total
+
+
+def total(parts: Sequence[Tensor]) -> Tensor:
+    """The sum of all elements of some tensors."""
+    return torch.stack([torch.zeros(()), *(part.sum() for part in parts)]).sum()
+
+
+def with_biases(state: "Reach", reach: Tensor, added_to_it: Sequence[Any]) -> Tensor:
+    """A kept bias is no path, but counts as effective where the unit that it is added to lies on one."""
+    for bias in added_to_it:
+        if (kept := state.bias(bias)) is not None:
+            reach = reach + reach.detach() * (kept - kept.detach())
+    return reach
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for operations of these names."""
+
+    def register(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+@rule("glu")
+def _glu(state: "Reach", operation: Operation) -> Any:
+    """Half of the elements times a function of the other half."""
+    first, second = reach_or_zero(state, operation.arguments["self"]).chunk(2, operation.arguments["dim"])
+    state.countable = False
+    return state.settle(first + second)
+
+
+# Products
+
+
+def product(state: "Reach", function: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+    """Ways through a bilinear function of `a` and `b`: what depends on the input, times what may pass of the other."""
+    of_a, of_b = state.reach(a), state.reach(b)
+    parts = []
+    if of_a is not None:
+        parts.append(function(of_a, state.factor(b)))
+    if of_b is not None:
+        parts.append(function(state.factor(a), of_b))
+    state.countable &= len(parts) == 1
+    settled = state.settle(parts[0] if len(parts) == 1 else parts[0] + parts[1])
+    state.multiplied([a, b], settled)
+    return settled
+
+
+@rule("mul")
+def _mul(state: "Reach", operation: Operation) -> Any:
+    a, b = operation.arguments["self"], operation.arguments["other"]
+    return product(state, torch.mul, a, b) if isinstance(b, Tensor) else pointwise(state, operation)
+
+
+@rule("mm", "bmm", "mv", "dot")
+def _matrix_product(state: "Reach", operation: Operation) -> Any:
+    a, b = tensors(list(operation.arguments.values()))
+    return product(state, getattr(torch, operation.name), a, b)
+
+
+@rule("addmm", "baddbmm", "addmv")
+def _added_product(state: "Reach", operation: Operation) -> Any:
+    base, a, b = tensors(list(operation.arguments.values()))
+    reached = any(state.reach(tensor) is not None for tensor in (a, b))
+    parts = [product(state, torch.matmul, a, b)] if reached else []
+    if (reach := state.reach(base)) is not None:
+        parts.append(reach)
+    return with_biases(state, state.settle(added(operation.results[0], parts)), [base])
+
+
+@rule("linear")
+def _linear(state: "Reach", operation: Operation) -> Any:
+    given = operation.arguments
+    return with_biases(state, product(state, F.linear, given["input"], given["weight"]), [given["bias"]])
+
+
+@rule("convolution", "_convolution")
+def _convolution(state: "Reach", operation: Operation) -> Any:
+    given = operation.arguments
+    names = ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
+    options = [given[name] for name in names]
+    reach = product(state, lambda x, w: torch.convolution(x, w, None, *options), given["input"], given["weight"])
+    if (kept := state.bias(given["bias"])) is not None:
+        reach = reach + reach.detach() * (kept - kept.detach()).view(-1, *(1,) * (reach.dim() - 2))
+    return reach
+
+
+# Normalisation: a statistic is no path
+
+
+@rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm")
+@rule("native_group_norm", "_native_batch_norm_legit_functional", "_batch_norm_no_update", "_batch_norm_with_update")
+def _channel_norm(state: "Reach", operation: Operation) -> Any:
+    return scaled(state, operation, lambda weight, x: weight.view(-1, *(1,) * (x.dim() - 2)))
+
+
+@rule("native_layer_norm", "_fused_rms_norm", "normalisation")
+def _layer_norm(state: "Reach", operation: Operation) -> Any:
+    return scaled(state, operation, lambda weight, _x: weight)
+
+
+def scaled(state: "Reach", operation: Operation, shaped: Callable[[Tensor, Tensor], Tensor]) -> Any:
+    """The input's reach, element by element, times what is kept of the weight."""
+    x, weight = next(tensors(list(operation.arguments.values()))), operation.arguments.get("weight")
+    if (reach := state.reach(x)) is None:
+        return ()
+    if (kept := state.support(weight)) is not None:
+        reach = reach * shaped(kept, x)
+    return with_biases(state, state.settle(reach), [])
+
+
+# Reductions
+
+
+@rule("sum", "mean", "amax", "amin", "max", "min", "prod", "logsumexp", "norm", "linalg_vector_norm", "var", "std")
+@rule("var_mean", "std_mean", "any", "all", "argmax", "argmin", "median", "nanmedian", "mode", "kthvalue", "nansum")
+def _reduction(state: "Reach", operation: Operation) -> Any:
+    """A result depends on all that it is taken over."""
+    if isinstance(operation.arguments.get("other"), Tensor):  # the larger of two
+        return pointwise(state, operation)
+    reach, dims = reach_or_zero(state, operation.arguments["self"]), operation.arguments.get("dim")
+    if dims is None or dims == []:
+        dims = list(range(reach.dim()))
+    settled = state.settle(reach.sum(dims) if reach.dim() else reach)
+    return [settled.reshape(result.shape) for result in operation.results]
+
+
+@rule("cumsum", "cumprod", "logcumsumexp")
+def _cumulative(state: "Reach", operation: Operation) -> Any:
+    return state.settle(reach_or_zero(state, operation.arguments["self"]).cumsum(operation.arguments["dim"]))
+
+
+@rule("_softmax", "_log_softmax", "_safe_softmax", "sort", "topk", "argsort", "cummax", "cummin")
+def _along(state: "Reach", operation: Operation) -> Any:
+    """Every result along a dimension depends on all elements there; what is minus infinity passes nothing."""
+    x, dim = operation.arguments["self"], operation.arguments.get("dim", -1)
+    reach, state.countable = reach_or_zero(state, x), False
+    if "softmax" in operation.name and (forbidden := x == -torch.inf).any():
+        reach = reach * ~forbidden
+        state.allow(operation.results[0], (~forbidden).float())
+        return state.settle(reach.sum(dim, keepdim=True)) * ~forbidden
+    settled = state.settle(reach.sum(dim, keepdim=True))
+    return [settled.expand(result.shape).clone() for result in operation.results]
+
+
+# Windows
+
+
+@rule("max_pool1d", "max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d", "avg_pool2d", "avg_pool3d")
+def _pool(state: "Reach", operation: Operation) -> Any:
+    """A maximum passes every element of its window."""
+    given, result = operation.arguments, operation.results[0]
+    reach, count = reach_or_zero(state, given["self"]), len(given["kernel_size"])
+    kernel, padding, dilation = (each(given.get(name, 1), count) for name in ("kernel_size", "padding", "dilation"))
+    stride = each(given["stride"], count) if given["stride"] else kernel
+    for i, (k, s, p, d) in enumerate(zip(kernel, stride, padding, dilation, strict=True)):
+        dim = reach.dim() - count + i
+        size, span = reach.shape[dim], d * (k - 1) + 1
+        after = max(0, (result.shape[dim] - 1) * s + span - size - p)
+        reach = F.pad(reach, (0, 0) * (count - 1 - i) + (p, after))
+        windows = reach.unfold(dim, span, s).narrow(dim, 0, result.shape[dim])
+        reach = windows[..., ::d].sum(-1)
+    return state.settle(reach)
+
+
+def each(value: Any, count: int) -> list[int]:
+    """One number for each dimension."""
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    return values * count if len(values) == 1 else values
+
+
+@rule("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d", "adaptive_max_pool2d")
+@rule("adaptive_max_pool3d", "adaptive_max_pool1d")
+def _adaptive_pool(state: "Reach", operation: Operation) -> Any:
+    reach, size = reach_or_zero(state, operation.arguments["self"]), operation.arguments["output_size"]
+    state.countable &= all(whole % part == 0 for whole, part in zip(reach.shape[-len(size) :], size, strict=True))
+    pool = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}[len(size)]
+    share = reach.shape[-len(size) :].numel() / torch.Size(size).numel()
+    # times the number of elements in a window, or more
+    return state.settle(pool(reach, size) * (share if state.countable else reach.shape[-len(size) :].numel()))
+
+
+def resampled(state: "Reach", operation: Operation) -> Any:
+    """Interpolation, with weights that are never so small as the factor is large."""
+    state.countable = False
+    return state.settle(move(operation, lambda tensor: reach_or_zero(state, tensor)) * 1e6)
+
+
+@rule("embedding")
+def _embedding(state: "Reach", operation: Operation) -> Any:
+    """Any token may come: an element depends on its index through every row of the table."""
+    indices, table = operation.arguments["indices"], operation.arguments["weight"]
+    if (reach := state.reach(indices)) is None:
+        return None
+    through = torch.ones(table.shape[1]) if (kept := state.support(table)) is None else state.settle(kept.sum(0))
+    state.countable = False
+    return state.settle(reach.unsqueeze(-1) * through)
+
+
+def everything(state: "Reach", operation: Operation) -> Any:
+    """Every result depends on every element of every argument, and every connection in it is used."""
+    state.countable = False
+    given = list(tensors(list(operation.arguments.values())))
+    found = [reach for tensor in given if (reach := state.reach(tensor)) is not None]
+    ways = state.settle(total(found))
+    used = total([kept for tensor in given if (kept := state.support(tensor)) is not None])
+    ways = ways + ways.detach() * (used - used.detach())
+    return [ways.expand(result.shape).clone() for result in operation.results]

@@ -1,0 +1,202 @@
+"""What a network does to an input, as the list of ATen operations that it comes down to.
+
+Module calls and functional calls, attention and recurrent layers all come down to the same few hundred operations, of
+which every one is seen; what happens between them in Python is not needed.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pai_bench.pruning.gradients import forward
+
+Key = tuple[Any, ...]
+
+NORMALISATIONS = (F.rms_norm, F.normalize, F.local_response_norm)
+"""Functions that scale every element by a statistic of others, and that torch composes of simpler operations."""
+
+
+def key(tensor: Tensor) -> Key:
+    """What tells one tensor of a trace from another, all of which are alive: its memory, and how it lies there."""
+    return (tensor.untyped_storage()._cdata, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation, with its arguments by name, defaults included.
+
+    An operation in place has the name and the function of the one that is not.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    arguments: Mapping[str, Any]
+    results: Sequence[Tensor]
+    module: str
+    """The innermost module that was running."""
+    in_place: bool = False
+    is_view: bool = False
+    pointwise: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name} in {self.module!r}" if self.module else self.name
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The operations of one forward pass, in order, between its input and its outputs. It keeps all tensors alive."""
+
+    operations: Sequence[Operation]
+    input: Tensor
+    outputs: Sequence[Tensor]
+
+
+def trace(model: nn.Module, example: Tensor) -> Trace:
+    """The operations of `model` on `example`. The model is called once, in the state that it is in."""
+    recorder, start = Recorder(), example.detach()
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(recorder.entering(name), prepend=True))
+        handles.append(module.register_forward_hook(recorder.leaving, always_call=True))
+    try:
+        with plain_operations(model), WholeNormalisations(recorder), recorder:
+            output = forward(model, example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Trace(recorder.operations, start, list(tensors(output)))
+
+
+@contextmanager
+def plain_operations(model: nn.Module) -> Iterator[None]:
+    """A block in which attention and recurrent layers do not use fused kernels, which would hide what they do."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack:
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+        torch.backends.mha.set_fastpath_enabled(False)
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+            stack.callback(torch.backends.mkldnn.set_flags, torch.backends.mkldnn.set_flags(False)[0])
+        stack.enter_context(torch.no_grad())
+        yield
+
+
+class Recorder(TorchDispatchMode):
+    """Writes down the operations that run inside its block."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operations: list[Operation] = []
+        self.running: list[str] = [""]
+        self.paused = False
+
+    def entering(self, name: str) -> Callable[..., None]:
+        """A hook that says that a module runs."""
+        return lambda _module, _inputs: self.running.append(name)
+
+    def leaving(self, _module: nn.Module, _inputs: Any, _output: Any) -> None:
+        """A hook that says that it has ended."""
+        self.running.pop()
+
+    def __torch_dispatch__(self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.paused:
+            return func(*args, **(kwargs or {}))
+        schema = func._schema.arguments
+        arguments = {argument.name: argument.default_value for argument in schema}
+        arguments |= dict(zip(arguments, args, strict=False)) | (kwargs or {})
+        written = list(
+            tensors([arguments[a.name] for a in schema if a.alias_info is not None and a.alias_info.is_write])
+        )
+        before = [tensor.detach() for tensor in written]
+        result = func(*args, **(kwargs or {}))
+        name, function = func.overloadpacket.__name__, func
+        if written:
+            name = name.removesuffix("_")
+            packet = getattr(torch.ops.aten, name, None)
+            function = getattr(packet, func._overloadname, getattr(packet, "default", func))
+            arguments.pop("out", None)
+        turned = False
+        for tensor, old in zip(written, before, strict=True):
+            if key(tensor) != key(old):  # transposed in place, say: another view of the same memory from here on
+                turned, arguments = True, self._as_it_was(arguments, tensor, old)
+        self.operations.append(
+            Operation(
+                name,
+                function,
+                arguments,
+                list(tensors(result)),
+                self.running[-1],
+                in_place=bool(written) and not turned,
+                is_view=turned or (not written and any(value.alias_info is not None for value in func._schema.returns)),
+                pointwise=torch.Tag.pointwise in func.tags,
+            )
+        )
+        return result
+
+    def _as_it_was(self, arguments: Mapping[str, Any], tensor: Tensor, old: Tensor) -> Any:
+        """`arguments`, and what is written down already, with `old` for `tensor`."""
+
+        def change(one: Tensor) -> Tensor:
+            return old if one is tensor else one
+
+        self.operations = [
+            replace(one, arguments=mapped(one.arguments, change), results=mapped(one.results, change))
+            for one in self.operations
+        ]
+        return mapped(arguments, change)
+
+
+class WholeNormalisations(TorchFunctionMode):
+    """Has a normalisation written down as one operation, which torch would compose of others."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in NORMALISATIONS or self.recorder.paused:
+            return func(*args, **kwargs)
+        self.recorder.paused = True
+        try:
+            result = func(*args, **kwargs)
+        finally:
+            self.recorder.paused = False
+        weight = kwargs.get("weight", args[2] if func is F.rms_norm and len(args) > 2 else None)
+        arguments = {"input": args[0] if args else kwargs["input"], "weight": weight}
+        operation = Operation("normalisation", func, arguments, [result], self.recorder.running[-1])
+        self.recorder.operations.append(operation)
+        return result
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in what an operation or a network takes or gives."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from tensors(part)
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from tensors(getattr(value, field.name))
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for part in value:
+            yield from tensors(part)
+
+
+def mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """What an operation takes or gives, with each tensor in it changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {name: mapped(part, change) for name, part in value.items()}
+    return [mapped(part, change) for part in value] if isinstance(value, (list, tuple)) else value
