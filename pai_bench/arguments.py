@@ -118,6 +118,12 @@ def add_report(verbs: Any) -> None:
     verb = add_verb(verbs, "report", "write the markdown report of a results folder; runs nothing")
     verb.add_argument("results", nargs="?", default="results", help="results folder (default: results)")
     verb.add_argument("-o", "--output", metavar="FILE", help="where to (default: report.md in the results folder)")
+    verb.add_argument(
+        "--x",
+        choices=["direct", "effective"],
+        default="direct",
+        help="which sparsity the figures' axis shows: the share removed, or not on any path (default: direct)",
+    )
 
 
 def add_time(verbs: Any) -> None:
@@ -181,6 +187,9 @@ def add_key(verb: Parser, name: str, help: str, default: Any) -> None:
             return tuple(from_text(part, to, flag) for part in parts)
 
         verb.add_argument(flag, type=axis, metavar="A,B,...", help=f"{help} (default: {shown})")
+        return
+    if to is bool:
+        verb.add_argument(flag, action="store_true", help=help)
         return
     shown = "" if default is None else f" (default: {default})"
     verb.add_argument(

@@ -119,8 +119,10 @@ def print_tables(console: "Console", records: "list[Record]") -> None:
             table.add_row(*map(escape, row))
         console.print(title, highlight=False, markup=False)
         console.print(table)
-        for line in tables.dead_layers(comparison):
-            console.print(f"† {line}", highlight=False, markup=False)
+        if any(comparison.rows.effective_sparsity > 0):
+            console.print("in brackets: effective sparsity, of weights removed or on no path", highlight=False)
+        for line in tables.disconnections(comparison):
+            console.print(line, highlight=False, markup=False)
 
 
 def report(given: argparse.Namespace) -> int:
@@ -129,7 +131,7 @@ def report(given: argparse.Namespace) -> int:
     from pai_bench.store import Store
 
     store = Store(given.results)
-    path = write_report(store, Path(getattr(given, "output", store.path / "report.md")))
+    path = write_report(store, Path(getattr(given, "output", store.path / "report.md")), x=given.x)
     make_console().print(f"report: {path}", highlight=False, markup=False)
     return 0
 

@@ -55,6 +55,7 @@ class Sweep:
     batch_size: int | None = option(None, "training batch; default: the protocol's", least=1)
     learning_rate: float | None = option(None, "peak learning rate; default: the protocol's")
     weight_decay: float | None = option(None, "weight decay; default: the protocol's")
+    train_disconnected: bool = option(False, "train also the networks that their mask has disconnected")
     train_fraction: float = option(1.0, "share of the training set to use, drawn by seed")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     data_dir: str | None = option(None, "directory of data files; also PAI_BENCH_DATA")

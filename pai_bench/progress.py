@@ -96,7 +96,9 @@ class Display(Listener):
         self.forecast.add(trial, seconds)
         self.done += 1
         self.live.update(self.task, completed=self.done)
-        dead = f"; nothing kept in {', '.join(record.dead_layers)}" if record.dead_layers else ""
+        dead = f"; dead: {', '.join(record.dead_layers)}" if record.dead_layers else ""
+        if record.connected is False:
+            dead = f"; disconnected, first in {record.first_cut}"
         accuracy = "failed" if record.test_accuracy is None else f"{100 * record.test_accuracy:.2f} %"
         line = f"[{self.done}/{self.total}] {describe(trial)}: {accuracy}{dead}, {duration(seconds)}"
         left = f", {duration(self.forecast.left())} left" if self.forecast.missing else ""

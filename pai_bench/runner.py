@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from pai_bench.catalog import Catalog, resolve
@@ -17,7 +18,8 @@ from pai_bench.errors import UserError
 from pai_bench.identity import stream
 from pai_bench.models import create_model
 from pai_bench.plan import Sweep, Trial
-from pai_bench.pruning import Batch, Mask, Scorer, get_schedule, prunable_parameters, prune
+from pai_bench.pruning import Batch, Connectivity, Mask, Scorer, get_schedule, prunable_parameters, prune
+from pai_bench.pruning.connectivity import connectivity
 from pai_bench.pruning.guard import BATCH_NORMS
 from pai_bench.randomness import random_state
 from pai_bench.store import EpochRecord, Layer, Record, Store, as_frame
@@ -79,7 +81,8 @@ def run_catalog(
     for trial in catalog.trials:
         record = records[trial.identity]
         refuse_other_data(record, catalog.data[trial.data], store)
-        if record is None or (retry_failed and record.status == "failed"):
+        again = {"failed": retry_failed, "disconnected": catalog.train_disconnected}
+        if record is None or again.get(record.status, False):
             missing.append(trial)
     runner = Runner(catalog, command)
     listener.begin(runner, len(catalog.trials), missing)
@@ -132,36 +135,35 @@ class Runner:
         data = self.data(trial)
         model = self.model(trial)
         mask, score = self.mask(trial, model, data)
-        weights = prunable_parameters(model)
-        sizes = {name: tensor.numel() for name, tensor in (mask or weights).items()}
-        remaining = mask.kept_per_layer() if mask else sizes
-        layers = tuple(Layer(name=name, size=size, kept=remaining[name]) for name, size in sizes.items())
+        links = self.links(model, mask, data)
         if trial.criterion and self.catalog.variants[trial.variant].redraws:
             model = self.model(trial, "reinit")
+        if cut := links is not None and not links.connected and not self.catalog.train_disconnected:
+            assert mask is not None
+            mask.apply_(model)
         on_epoch(0)
         with random_state(stream(trial.seed, "training")):  # dropout and the like
             history = train(
                 model,
                 data,
-                trial.protocol,
+                dataclasses.replace(trial.protocol, epochs=0) if cut else trial.protocol,
                 mask=mask,
                 seed=stream(trial.seed, "order"),
                 on_epoch=lambda epoch: on_epoch(epoch.epoch),
             )
         test_loss, test_accuracy = self._final(model, data, history)
-        size, kept = sum(layer.size for layer in layers), sum(layer.kept for layer in layers)
+        why = f"no path from input to output, cut first in {links.first_cut}; not trained" if cut and links else None
         return self._record(
             trial,
-            "done",
+            "disconnected" if cut else "done",
+            error=why,
             test_accuracy=test_accuracy,
             test_loss=_finite(test_loss),
-            achieved_sparsity=1 - kept / size,
-            dead_layers=tuple(layer.name for layer in layers if layer.kept == 0 and layer.name in weights),
+            **self._connectivity(model, mask, links),
             score_seconds=score.seconds if score else None,
             score_peak_bytes=score.peak_bytes if score else None,
             train_seconds=history.seconds,
             images_per_second=history.images_per_second,
-            layers=layers,
             batch_norm=self._batch_norm(trial, model),
             curve=tuple(
                 EpochRecord(
@@ -173,6 +175,31 @@ class Runner:
                 for e in history.epochs
             ),
         )
+
+    def links(self, model: nn.Module, mask: Mask | None, data: DataSet) -> Connectivity | None:
+        """What the mask leaves of the network's paths; None for a network that has no paths of its own."""
+        whole = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable_parameters(model).items()}
+        try:
+            return connectivity(model, mask or whole, torch.zeros(1, *data.input_shape), paths=False)
+        except UserError as error:
+            logger.warning("connectivity is not known: %s", error)
+            return None
+
+    def _connectivity(self, model: nn.Module, mask: Mask | None, links: Connectivity | None) -> dict[str, Any]:
+        """The fields of a record that say what is left of the network."""
+        weights = prunable_parameters(model)
+        sizes = {name: tensor.numel() for name, tensor in (mask or weights).items()}
+        kept = mask.kept_per_layer() if mask else sizes
+        effective = {layer.name: layer.effective for layer in links.layers} if links else dict.fromkeys(sizes)
+        return {
+            "achieved_sparsity": 1 - sum(kept.values()) / sum(sizes.values()),
+            "effective_sparsity": links.effective_sparsity if links else None,
+            "connected": links.connected if links else None,
+            "dead_layers": tuple(n for n in sizes if n in weights and not (kept[n] if links is None else effective[n])),
+            "first_cut": links.first_cut if links else None,
+            "severed_shortcuts": links.severed_shortcuts if links else (),
+            "layers": tuple(Layer(name=n, size=sizes[n], kept=kept[n], effective=effective[n]) for n in sizes),
+        }
 
     def data(self, trial: Trial) -> DataSet:
         """The trial's data on the device."""
@@ -258,7 +285,7 @@ class Runner:
             identity=trial.identity,
             trial=trial.configuration(),
             status=status,  # type: ignore[arg-type]
-            epochs=trial.protocol.epochs,
+            epochs=0 if status == "disconnected" else trial.protocol.epochs,
             device=self.device.type,
             environment=describe(self.device),
             provenance={

@@ -35,6 +35,8 @@ class Layer:
     name: str
     size: int
     kept: int
+    effective: int | None = None
+    """Connections that are kept and lie on a path from an input to an output."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,8 @@ class Record:
     effective_sparsity: float | None = None
     connected: bool | None = None
     dead_layers: tuple[str, ...] | None = None
+    first_cut: str | None = None
+    severed_shortcuts: tuple[str, ...] = ()
     score_seconds: float | None = None
     score_peak_bytes: int | None = None
     train_seconds: float | None = None
@@ -90,6 +94,7 @@ class Record:
             raw["layers"] = tuple(Layer(**layer) for layer in raw["layers"])
             raw["curve"] = tuple(EpochRecord(**epoch) for epoch in raw["curve"])
             raw["dead_layers"] = None if raw["dead_layers"] is None else tuple(raw["dead_layers"])
+            raw["severed_shortcuts"] = tuple(raw.get("severed_shortcuts", ()))
             record = cls(**{f.name: raw[f.name] for f in fields(cls) if f.name in raw})
             record.check()
         except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -131,6 +136,7 @@ class Record:
             "score_sampling": trial.get("score_sampling"),
             "score_batches": trial.get("score_batches", 1) if criterion else None,
             "revision": criterion["revision"] if criterion else None,
+            "first_cut": self.first_cut,
             "batch_norm": self.batch_norm,
             "train_fraction": trial["train_fraction"],
             "protocol": Protocol(name="", **trial["protocol"]).describe(),

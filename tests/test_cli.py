@@ -70,12 +70,15 @@ def test_a_failed_trial_is_exit_code_1(capsys: pytest.CaptureFixture[str]) -> No
     assert "## Failed trials" in report
 
 
-def test_a_layer_that_keeps_nothing_is_flagged(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_disconnected_network_is_flagged_and_trained_only_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--criteria", "magnitude", "--sparsities", "0.9999") == 0
     out = capsys.readouterr().out
-    assert "†" in out
-    assert "nothing kept in fc1.weight" in out
-    assert "nothing kept in fc1.weight" in Path("results/report.md").read_text()
+    assert "no path from input to output (1 of 1 seed), first cut fc1.weight" in out
+    report = Path("results/report.md").read_text()
+    assert "‡ lenet-300-100, magnitude at 0.9999: no path from input to output" in report
+    assert "[1] ‡ |" in report
+    assert run("--criteria", "magnitude", "--sparsities", "0.9999", "--train-disconnected") == 0
+    assert "first cut fc1.weight; trained all the same" in capsys.readouterr().out
 
 
 def test_prune_writes_a_mask(capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,23 +31,26 @@ FLOOR = 0.3
 """Per cent added to the error before its logarithm is taken, so that 100 % has a place on the axis."""
 
 
-def accuracy(comparison: Comparison, path: Path) -> None:
-    """Test accuracy against sparsity, with standard deviations over seeds.
+def accuracy(comparison: Comparison, path: Path, x: str = "direct") -> None:
+    """Test accuracy against direct or effective sparsity, with standard deviations over seeds.
 
     Sparsity is on a scale of log compression, accuracy on a scale of log error, so that both ends can be read.
     """
     with rc_context(STYLE):
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         axes = figure.subplots()
-        prepare(axes, comparison)
+        prepare(axes, comparison, x)
         draw_dense(axes, comparison.dense)
         for method, look in looks(comparison.methods).items():
             points = [
-                (s, comparison.cells[method, s]) for s in comparison.sparsities if (method, s) in comparison.cells
+                (place(s, comparison.cells[method, s], x), comparison.cells[method, s])
+                for s in comparison.sparsities
+                if (method, s) in comparison.cells
             ]
-            draw_method(axes, method, [(s, cell) for s, cell in points if cell.accuracies], *look)
+            # a network without paths has no place on an axis of effective compression
+            draw_method(axes, method, [(s, cell) for s, cell in points if cell.accuracies and s < 1], *look)
         if any(cell.with_dead_layers for cell in comparison.cells.values()):
-            axes.scatter([], [], **COLLAPSED, label="a layer keeps nothing")
+            axes.scatter([], [], **COLLAPSED, label="a layer is dead")
         if len(comparison.methods) > len(MARKERS):  # too many to stand among the lines
             figure.legend(loc="outside right upper", frameon=False, fontsize=8)
         else:
@@ -73,12 +76,19 @@ def looks(methods: Sequence[str]) -> dict[str, tuple[str, str, str]]:
     return found
 
 
-def prepare(axes: Axes, comparison: Comparison) -> None:
+def place(sparsity: float, cell: Cell, x: str) -> float:
+    """The sparsity at which a cell is drawn."""
+    return cell.effective_sparsity if x == "effective" and not np.isnan(cell.effective_sparsity) else sparsity
+
+
+def prepare(axes: Axes, comparison: Comparison, x: str) -> None:
     """Scales, ticks and labels."""
     cells = [cell for cell in (comparison.dense, *comparison.cells.values()) if cell.accuracies]
     lowest = min((100 * (cell.mean - spread(cell)) for cell in cells), default=0.0)
     axes.set_xscale("log")
-    axes.set_xlim(0.8 / (1 - comparison.sparsities[0]), 1.25 / (1 - comparison.sparsities[-1]))
+    places = [place(s, cell, x) for (_, s), cell in comparison.cells.items() if cell.accuracies]
+    places = [s for s in (*places, *comparison.sparsities) if s < 1]
+    axes.set_xlim(0.8 / (1 - min(places)), 1.25 / (1 - max(places)))
     axes.xaxis.set_major_locator(FixedLocator([1 / (1 - s) for s in comparison.sparsities]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([f"{s:.10g}" for s in comparison.sparsities])
@@ -89,7 +99,7 @@ def prepare(axes: Axes, comparison: Comparison) -> None:
     axes.yaxis.set_major_locator(FixedLocator([tick for tick in ACCURACY_TICKS if bottom <= tick <= top]))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
-    axes.set_xlabel("sparsity (scale: compression)")
+    axes.set_xlabel("effective sparsity (scale: compression)" if x == "effective" else "sparsity (scale: compression)")
     axes.set_ylabel("test accuracy in %, last epoch (scale: error)")
     axes.set_title(literal(comparison.title), fontsize=11)
     axes.grid(axis="y", alpha=0.25)
@@ -119,7 +129,7 @@ def draw_dense(axes: Axes, dense: Cell) -> None:
 
 
 def draw_method(axes: Axes, method: str, points: list[tuple[float, Cell]], colour: str, marker: str, line: str) -> None:
-    """One criterion: means with standard deviations, a ring where some layer keeps nothing."""
+    """One criterion: means with standard deviations, a ring where some layer is dead."""
     x = [1 / (1 - s) for s, _ in points]
     y = [100 * cell.mean for _, cell in points]
     axes.errorbar(

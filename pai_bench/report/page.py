@@ -8,11 +8,14 @@ from pathlib import Path
 from pai_bench.errors import UserError
 from pai_bench.report import costs, figures, tables
 from pai_bench.report.summary import Comparison, comparisons, plural
-from pai_bench.store import Cost, Record, Store, as_frame
+from pai_bench.store import Cost, Layer, Record, Store, as_frame
 
 
-def write_report(store: Store, path: Path) -> Path:
-    """Write the report of everything in `store` to `path`, its figures into ``figures/`` beside it."""
+def write_report(store: Store, path: Path, *, x: str = "direct") -> Path:
+    """Write the report of everything in `store` to `path`, its figures into ``figures/`` beside it.
+
+    The figures' axis `x` is the ``direct`` sparsity or the ``effective`` one.
+    """
     records, measured = list(store), store.read_costs()
     if not records and not measured:
         raise UserError(f"results folder {store.path} has no readable results")
@@ -21,14 +24,14 @@ def write_report(store: Store, path: Path) -> Path:
         raise UserError(f"the report cannot be written to {path}, where the results are")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = page(records, path, measured)
+        text = page(records, path, measured, x)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"the report cannot be written to {path} ({error.strerror or error})") from error
     return path
 
 
-def page(records: list[Record], path: Path, measured: list[Cost]) -> str:
+def page(records: list[Record], path: Path, measured: list[Cost], x: str = "direct") -> str:
     """The text of the report; draws its figures on the way."""
     rows = as_frame(sorted(records, key=lambda record: record.identity))
     parts = ["# Pruning at initialisation: a comparison", summary(records)]
@@ -42,7 +45,7 @@ def page(records: list[Record], path: Path, measured: list[Cost]) -> str:
         return Path("figures") / f"{slug}{f'-{names[slug]}' if names[slug] > 1 else ''}.svg"
 
     for comparison in comparisons(rows) if records else ():
-        parts += section(comparison, records, path.parent, figure_for(comparison.title))
+        parts += section(comparison, records, path.parent, figure_for(comparison.title), x)
     failed = [record for record in records if record.status == "failed"]
     if failed:
         parts += [
@@ -62,19 +65,21 @@ def summary(records: list[Record]) -> str:
     return (
         f"{plural(len(records), 'trial')} ({counts}). Accuracies are of the last epoch on the test set, in per cent, "
         "mean ± sample standard deviation over seeds. For one seed, all criteria and sparsities share initial weights, "
-        "score batch and order of training batches. Sparsity is the share of prunable weights removed."
+        "score batch and order of training batches. Sparsity is the share of prunable weights removed; effective "
+        "sparsity, in brackets, that of weights which are removed or lie on no path from the input to the output. A "
+        "network without any path is not trained, unless asked for: its accuracy is that of its constant output."
     )
 
 
-def section(comparison: Comparison, records: list[Record], folder: Path, figure: Path) -> list[str]:
+def section(comparison: Comparison, records: list[Record], folder: Path, figure: Path, x: str) -> list[str]:
     """The part of the report about one network on one data set; draws `figure`, a path below `folder`."""
     parts = [
         f"## {comparison.title}",
         f"Protocol: {comparison.protocol}. {plural(comparison.seeds, 'seed')}. Score time: median after a warm-up.",
         tables.markdown(tables.accuracy(comparison)),
     ]
-    if dead := tables.dead_layers(comparison):
-        parts.append("† a layer keeps nothing:\n\n" + "\n".join(f"* {line}" for line in dead))
+    if cuts := tables.disconnections(comparison):
+        parts.append("\n".join(f"* {line}" for line in cuts))
     modes = comparison.rows.groupby("method", sort=False).batch_norm.first().dropna()
     if modes.nunique() > 1:
         listed = ", ".join(f"{method} {mode}" for method, mode in modes.items())
@@ -82,21 +87,22 @@ def section(comparison: Comparison, records: list[Record], folder: Path, figure:
             f"Batch norm while scoring is not in one mode: {listed}. `--bn train` or `--bn eval` sets one for all."
         )
     if comparison.cells:
-        figures.accuracy(comparison, folder / figure)
+        figures.accuracy(comparison, folder / figure, x)
         parts.append(f"![Test accuracy against sparsity, {comparison.title}]({figure.as_posix()})")
     parts += ["### Cost", tables.markdown(tables.cost(comparison))]
     if comparison.cells:
         densities = layer_densities(comparison, records)
-        parts.append(f"<details><summary>Density of each layer in per cent</summary>\n\n{densities}\n\n</details>")
+        title = "Density of each layer in per cent, kept and effective"
+        parts.append(f"<details><summary>{title}</summary>\n\n{densities}\n\n</details>")
     return parts
 
 
 def layer_densities(comparison: Comparison, records: list[Record]) -> str:
-    """Per sparsity, a table of layers by criterion: the share kept, mean over seeds, in per cent."""
+    """Per sparsity, a table of layers by criterion: shares kept and effective, means over seeds, in per cent."""
     by_identity = {record.identity: record for record in records}
     parts = []
     for sparsity in comparison.sparsities:
-        columns: dict[str, dict[str, float]] = {}
+        columns: dict[str, dict[str, str]] = {}
         sizes: dict[str, int] = {}
         for method in comparison.methods:
             chosen = comparison.rows[(comparison.rows.method == method) & (comparison.rows.sparsity == sparsity)]
@@ -105,18 +111,22 @@ def layer_densities(comparison: Comparison, records: list[Record]) -> str:
                 layers = [layer for mask in masks for layer in mask]
                 sizes = {layer.name: layer.size for layer in layers}
                 columns[method] = {
-                    name: 100 * sum(x.kept for x in same) / sum(x.size for x in same)
-                    for name in sizes
-                    if (same := [layer for layer in layers if layer.name == name])
+                    name: shares(same) for name in sizes if (same := [layer for layer in layers if layer.name == name])
                 }
         head = ["layer", "weights", *columns]
         body = [
-            [name, f"{size:,}", *(f"{c[name]:.3g}" if name in c else "" for c in columns.values())]
-            for name, size in sizes.items()
+            [name, f"{size:,}", *(column.get(name, "") for column in columns.values())] for name, size in sizes.items()
         ]
         if body:
             parts.append(f"Sparsity {sparsity:.10g}:\n\n{tables.markdown([head, *body])}")
     return "\n\n".join(parts)
+
+
+def shares(layers: list[Layer]) -> str:
+    """The share of a layer that is kept, and that is effective where that is another, over seeds, in per cent."""
+    size, kept = sum(layer.size for layer in layers), sum(layer.kept for layer in layers)
+    effective = sum(layer.kept if layer.effective is None else layer.effective for layer in layers)
+    return f"{100 * kept / size:.3g}" + (f" / {100 * effective / size:.3g}" if effective != kept else "")
 
 
 def provenance(records: list[Record], measured: list[Cost]) -> str:

@@ -1,5 +1,6 @@
 """From rows of trials to the cells of a comparison: means and standard deviations over seeds."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -28,6 +29,9 @@ class Cell:
     accuracies: tuple[float, ...]
     failed: int = 0
     with_dead_layers: int = 0
+    disconnected: int = 0
+    effective_sparsity: float = float("nan")
+    """Mean over seeds."""
 
     @property
     def mean(self) -> float:
@@ -40,12 +44,24 @@ class Cell:
         return float(pd.Series(self.accuracies, dtype=float).std(ddof=1))
 
     def __str__(self) -> str:
-        """Per cent, as ``mean ± standard deviation``; a dagger marks a layer with nothing kept."""
+        """Per cent, as ``mean ± standard deviation``, and the effective sparsity.
+
+        A dagger marks a dead layer, a double dagger a disconnected network.
+        """
         if not self.accuracies:
             return "failed" if self.failed else "–"
         spread = f" ± {100 * self.deviation:.2f}" if len(self.accuracies) > 1 else ""
-        marks = " †" * (self.with_dead_layers > 0) + f" ({self.failed} failed)" * (self.failed > 0)
-        return f"{100 * self.mean:.2f}{spread}{marks}"
+        marks = " ‡" if self.disconnected else " †" if self.with_dead_layers else ""
+        effective = "" if pd.isna(self.effective_sparsity) else f" [{share(self.effective_sparsity)}]"
+        failed = f" ({self.failed} failed)" * (self.failed > 0)
+        return f"{100 * self.mean:.2f}{spread}{effective}{marks}{failed}"
+
+
+def share(sparsity: float) -> str:
+    """A sparsity with three digits of its density, so that 0.99 and 0.999 can be told apart."""
+    if sparsity in (0, 1):
+        return f"{sparsity:g}"
+    return f"{sparsity:.{max(3, 2 - math.floor(math.log10(1 - sparsity)))}f}"
 
 
 @dataclass(frozen=True)
@@ -100,6 +116,8 @@ def cell(rows: pd.DataFrame) -> Cell:
         accuracies=tuple(done.sort_values("seed").test_accuracy),
         failed=len(rows) - len(done),
         with_dead_layers=int(done.dead_layers.map(bool).sum()),
+        disconnected=int((done.connected == False).sum()),  # noqa: E712  # null is neither
+        effective_sparsity=float(done.effective_sparsity.astype(float).mean()),
     )
 
 

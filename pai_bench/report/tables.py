@@ -9,7 +9,7 @@ Table = list[list[str]]
 
 
 def accuracy(comparison: Comparison) -> Table:
-    """Test accuracy in per cent by criterion and sparsity, beside the dense reference."""
+    """Test accuracy in per cent by criterion and sparsity, with the effective sparsity, beside the dense reference."""
     head = ["criterion", "dense", *(f"sparsity {s:.10g}" for s in comparison.sparsities), "score"]
     body = [
         [
@@ -23,15 +23,21 @@ def accuracy(comparison: Comparison) -> Table:
     return [head, *(body or [["dense", str(comparison.dense), ""]])]
 
 
-def dead_layers(comparison: Comparison) -> list[str]:
-    """One line for each method and sparsity at which some layer keeps nothing."""
-    rows = comparison.rows[comparison.rows.dead_layers.map(bool)]
+def disconnections(comparison: Comparison) -> list[str]:
+    """One line for each method and sparsity at which a network is disconnected, or has a dead layer."""
     lines = []
-    for _, group in rows.groupby(["method", "sparsity"]):
+    for _, group in comparison.rows.groupby(["method", "sparsity"]):
         method, sparsity = group.method.iloc[0], group.sparsity.iloc[0]
-        names = sorted({name for names in group.dead_layers for name in names})
-        seeds = f"{len(group)} of {plural(len(comparison.cells[method, sparsity].accuracies), 'seed')}"
-        lines.append(f"{comparison.model}, {method} at {sparsity:.10g}: nothing kept in {', '.join(names)} ({seeds})")
+        cell = comparison.cells.get((method, sparsity), comparison.dense)
+        start, of = f"{comparison.model}, {method} at {sparsity:.10g}", plural(len(cell.accuracies), "seed")
+        if len(cut := group[group.connected == False]):  # noqa: E712  # null is neither
+            trained = "" if (cut.status == "disconnected").all() else "; trained all the same"
+            where = ", ".join(sorted({str(name) for name in cut.first_cut.dropna()}))
+            lines.append(f"‡ {start}: no path from input to output ({len(cut)} of {of}), first cut {where}{trained}")
+        dead = group[(group.connected != False) & group.dead_layers.map(bool)]  # noqa: E712
+        if len(dead):
+            names = sorted({name for names in dead.dead_layers for name in names})
+            lines.append(f"† {start}: dead {', '.join(names)} ({len(dead)} of {of})")
     return lines
 
 

@@ -89,7 +89,7 @@ def test_the_accuracy_table() -> None:
         ["snip", "98.00 ± 1.00", "93.00 ± 3.61", "81.00 ± 1.41 (1 failed)", "250 ms"],
         ["random", "98.00 ± 1.00", "50.00 ± 0.00 †", "–", "250 ms"],
     ]
-    assert tables.dead_layers(comparison) == ["net, random at 0.9: nothing kept in b.weight (1 of 3 seeds)"]
+    assert tables.disconnections(comparison) == ["† net, random at 0.9: dead b.weight (1 of 3 seeds)"]
     assert comparison.seeds == 3
 
 
@@ -125,7 +125,7 @@ def test_the_report(tmp_path: Path) -> None:
         "## net on digits",
         "| snip | 98.00 ± 1.00 | 93.00 ± 3.61 | 81.00 ± 1.41 (1 failed) | 250 ms |",
         "![Test accuracy against sparsity, net on digits](figures/page-net-on-digits.svg)",
-        "net, random at 0.9: nothing kept in b.weight (1 of 3 seeds)",
+        "† net, random at 0.9: dead b.weight (1 of 3 seeds)",
         "| a.weight | 30 | 50 |",
         "## Failed trials",
         "RuntimeError: oh \\| no",
