@@ -20,6 +20,16 @@ One score, and a whole pruning with all cuts of the criterion's schedule, are me
 backward pass of the same batch. The rows are kept in the results folder and become part of its report.md.
 Nothing else should run on the machine meanwhile."""
 
+COLLAPSE_EXAMPLES = """\
+examples:
+  pai-bench collapse --criteria random,snip,synflow --models lenet-300-100
+  pai-bench collapse --criteria snip,synflow --models vgg-16-bn --data cifar10 --seeds 1 --points 8
+
+A network is connected while some output depends on some input through kept connections. One-shot criteria are scored
+once, and their end is exact; for iterative ones a pruning is made at each sparsity, and half as many again by
+bisection. The rows are kept in the results folder and become part of its report.md.
+exit codes: 0; 1 a search failed; 2 a mistake in the request; 130 interrupted"""
+
 RUN_EXAMPLES = """\
 examples:
   pai-bench run --criteria snip,random --models lenet,vgg
@@ -47,6 +57,7 @@ examples:
   pai-bench list criteria                                      what there is
   pai-bench report results -o reports/mine.md                  report again from what is stored
   pai-bench time --criteria snip,grasp --models vgg            what scoring costs
+  pai-bench collapse --criteria snip,synflow --models vgg      at which sparsity networks fall apart
   pai-bench prune --model resnet-20 --data cifar10 --criterion synflow --sparsity 0.98 -o mask.safetensors
   pai-bench check ./mine.py:Mine                               whether a criterion keeps the contract
 
@@ -79,7 +90,7 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"pai-bench {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
-    for add in (add_run, add_report, add_time, add_prune, add_check, add_list):
+    for add in (add_run, add_report, add_time, add_collapse, add_prune, add_check, add_list):
         add(verbs)
     return top
 
@@ -137,6 +148,19 @@ def add_time(verbs: Any) -> None:
     verb.add_argument("--out", metavar="DIR", default="results", help="results folder (default: results)")
     shared = ("criteria", "models", "data", "schedule", "scope", "bn", "score_batch", "score_batches")
     add_keys(verb, *shared, "score_sampling", "protocol", "batch_size", "device", "data_dir")
+
+
+def add_collapse(verbs: Any) -> None:
+    """``collapse``."""
+    help = "find the sparsity at which each criterion disconnects a network; trains nothing"
+    verb = add_verb(verbs, "collapse", help, COLLAPSE_EXAMPLES)
+    verb.add_argument(
+        "--points", type=int, default=10, help="sparsities looked at in full, half of the weights to one (default: 10)"
+    )
+    verb.add_argument("--rounds", type=int, help="cuts of iterative criteria (default: their own)")
+    verb.add_argument("--out", metavar="DIR", default="results", help="results folder (default: results)")
+    shared = ("criteria", "models", "data", "seeds", "schedule", "scope", "bn", "score_batch", "score_batches")
+    add_keys(verb, *shared, "score_sampling", "device", "data_dir")
 
 
 def add_prune(verbs: Any) -> None:

@@ -45,7 +45,7 @@ def ours(module: str) -> bool:
         ("training", ("training", "data", "errors")),
         ("report", ("report", "store", "plan", "errors")),
         ("plan", ("training.protocol", "errors", "spec", "identity")),
-        ("store", ("training.protocol", "errors", "identity")),
+        ("store", ("store", "training.protocol", "errors", "identity")),
         ("registry", ("errors",)),
         ("spec", ("errors",)),
     ],

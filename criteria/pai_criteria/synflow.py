@@ -20,7 +20,10 @@ from pai_bench.pruning import (
     Exponential,
     Schedule,
     Scores,
+    Spare,
     forward,
+    no_recomputation,
+    overwritten,
     saliencies,
     single,
     spare,
@@ -50,6 +53,7 @@ class SynFlow(Criterion):
             if tensor.is_floating_point():
                 tensor.abs_()
 
+    @overwritten
     def score(self, model: nn.Module, batch: Batch) -> Scores:
         kind = torch.float64 if batch.inputs.is_floating_point() else batch.inputs.dtype
         ones = dataclasses.replace(
@@ -61,7 +65,7 @@ class SynFlow(Criterion):
 def flow(model: nn.Module, ones: Batch) -> Tensor:
     """R, the sum of the outputs, up to a power of two on a chain."""
     layers = chain(model, "")
-    with Linearised(spare(model)):
+    with Linearised(spare(model)), no_recomputation():
         if layers is None:
             outputs = list(tensors(forward(model, ones.inputs)))
             if not outputs:
@@ -82,7 +86,7 @@ def flow(model: nn.Module, ones: Batch) -> Tensor:
 class Linearised(TorchFunctionMode):
     """Normalisation over features becomes scaling with its weight, an embedding gives ones; convolutions are quick."""
 
-    def __init__(self, spare: dict[int, Tensor]) -> None:
+    def __init__(self, spare: Spare) -> None:
         super().__init__()
         self.spare = spare
 

@@ -8,6 +8,7 @@ from pai_bench.pruning.criterion import (
     BatchNormMode,
     Criterion,
     Scores,
+    Spare,
     prunable_parameters,
     uniform_scores,
 )
@@ -17,10 +18,11 @@ from pai_bench.pruning.gradients import (
     hessian_gradient_product,
     hessian_saliencies,
     loss_and_gradients,
+    no_recomputation,
     saliencies,
     spare,
 )
-from pai_bench.pruning.guard import Scorer, weights
+from pai_bench.pruning.guard import Scorer, overwritten, weights
 from pai_bench.pruning.lookup import get_criterion
 from pai_bench.pruning.mask import Mask
 from pai_bench.pruning.prune import cut, prune
@@ -46,6 +48,7 @@ __all__ = [
     "Scope",
     "Scorer",
     "Scores",
+    "Spare",
     "Variant",
     "cut",
     "forward",
@@ -56,6 +59,8 @@ __all__ = [
     "hessian_gradient_product",
     "hessian_saliencies",
     "loss_and_gradients",
+    "no_recomputation",
+    "overwritten",
     "prunable_parameters",
     "prune",
     "redraw_",

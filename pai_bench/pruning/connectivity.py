@@ -136,6 +136,12 @@ class Connections:
         self.modules = dict(twin.named_modules())
         self._warned: set[str] = set()
 
+    def connected(self, mask: Mapping[str, Tensor]) -> bool:
+        """Whether any output depends on any input; half of the work, or less, of all the rest."""
+        reach = Reach(self.trace, self.parameters, {name: keep.to("cpu", torch.float32) for name, keep in mask.items()})
+        self._warn(reach.unknown)
+        return any(bool(output.any()) for output in reach.outputs)
+
     def under(self, mask: Mask, *, paths: bool = True) -> Connectivity:
         """What `mask` leaves."""
         kept = {name: keep.to("cpu", torch.float32).requires_grad_() for name, keep in mask.items()}

@@ -233,6 +233,23 @@ class Criterion(ABC):
         return spec.write(self.name or type(self).__name__, self)
 
 
+class Spare:
+    """Memory of scores that nobody needs any more, for gradients that are written into it, by id of the parameter."""
+
+    def __init__(self) -> None:
+        self._wanted: set[int] = set()
+        self._tensors: dict[int, Tensor] = {}
+
+    def take(self, key: int) -> Tensor | None:
+        """A tensor of the parameter's shape that nobody else holds, if there is one."""
+        self._wanted.add(key)
+        return self._tensors.pop(key, None)
+
+    def give(self, tensors: Mapping[int, Tensor]) -> None:
+        """Offer tensors; those are kept that have been asked for before."""
+        self._tensors = {key: tensor for key, tensor in tensors.items() if key in self._wanted}
+
+
 @dataclass
 class Scoring:
     """What is known of a private copy of a network while it is scored."""
@@ -246,8 +263,7 @@ class Scoring:
     mask: Mapping[str, Tensor] | None = None
     returns: bool = True
     """Whether a connection that the mask removes may be kept again, so that its score matters."""
-    spare: dict[int, Tensor] = dataclasses.field(default_factory=dict)
-    """Scores that nobody needs any more, by id of the parameter: whoever pops one may write a gradient into it."""
+    spare: "Spare" = dataclasses.field(default_factory=lambda: Spare())
     consulted: bool = False
     """Whether the formula takes its gradients here, where score batches and micro-batches are known."""
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pai_bench.errors import CriterionError, UserError
-from pai_bench.pruning.criterion import SCORING, Batch, Scores, Scoring
+from pai_bench.pruning.criterion import SCORING, Batch, Scores, Scoring, Spare
 from pai_bench.pruning.guard import BATCH_NORMS
 from pai_bench.pruning.twice import TwiceDifferentiable
 
@@ -26,6 +26,8 @@ It is given pieces of tensors, and may work in place on the derivative.
 
 Objective = Callable[[nn.Module, Batch], Tensor]
 """A scalar function of a network and a batch, the mean over the examples where it depends on them."""
+
+RECOMPUTATION = "the network computes activations again (torch.utils.checkpoint)"
 
 BLOCK = 2**18
 """Elements that a processor's cache holds, for each of a few tensors."""
@@ -59,7 +61,18 @@ def forward(model: nn.Module, inputs: Tensor) -> Any:
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         shape = f"{tuple(inputs.shape)}, {inputs.dtype} on {inputs.device}"
         where = failing_layer(model, inputs)
+        if RECOMPUTATION in str(error):
+            raise RecomputationError(f"{RECOMPUTATION}, in {where}: switch that off while scoring") from error
         raise UserError(f"the batch, inputs of shape {shape}, does not fit the model in {where}: {error}") from error
+
+
+class RecomputationError(UserError):
+    """A network that computes a part of itself again during backpropagation."""
+
+
+def no_recomputation() -> Any:
+    """A block in which checkpointing is an error: what is computed again is computed outside the block's rules."""
+    return torch.autograd.graph.disable_saved_tensors_hooks(RECOMPUTATION)
 
 
 def _enter(entered: list[str], label: str, _module: nn.Module, _inputs: Any) -> None:
@@ -131,7 +144,10 @@ def hessian_saliencies(model: nn.Module, batch: Batch, formula: Elementwise, *, 
             whole = [found[name] for name in scoring.parameters]
 
         def of(piece: Batch) -> Tensor:
-            with differentiable(model, twice=True):
+            try:
+                with differentiable(model, twice=True), no_recomputation():
+                    value = loss(model, piece, temperature=temperature)
+            except RecomputationError:  # then torch's own functions have to do
                 value = loss(model, piece, temperature=temperature)
             own = torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)
             against = [g.detach() for g in own] if whole is None else whole
@@ -170,9 +186,9 @@ def scoring_of(model: nn.Module) -> Scoring:
     return scoring
 
 
-def spare(model: nn.Module) -> dict[int, Tensor]:
-    """Memory that gradients may be written into, by id of the parameter: scores of an earlier cut. Pop what you use."""
-    return {} if (scoring := SCORING.get(model)) is None else scoring.spare
+def spare(model: nn.Module) -> Spare:
+    """Memory of an earlier cut's scores that gradients may be written into."""
+    return Spare() if (scoring := SCORING.get(model)) is None else scoring.spare
 
 
 def _scalar_loss(model: nn.Module, temperature: float = 1.0) -> Callable[[Batch], Tensor]:

@@ -102,13 +102,17 @@ class Scorer:
                 if parameter.is_meta:
                     raise UserError(f"{name!r} is on the device meta and has no values: build the model on a real one")
             names = list(found)
-        with edges(seed):
+        with edges(seed), self._named(model):
             if criterion.score_init == "redrawn":
                 model = redrawn(model, seed, draw)
             self.replica = replica(model, names, criterion.bn if criterion.uses_data else "eval")
             self.parameters = {name: self.replica.get_parameter(name) for name in names}
             self._scoring = SCORING[self.replica] = Scoring(criterion, seed, self.parameters)
-            criterion.prepare(self.replica)
+            try:
+                criterion.prepare(self.replica)
+            except BaseException:
+                self._release()
+                raise
         self._scoring.dense = {name: shared(parameter) for name, parameter in self.parameters.items()}
         self._scoring.returns = returns
         self._others = {n: shared(p) for n, p in self.replica.named_parameters() if n not in self.parameters}
@@ -118,12 +122,16 @@ class Scorer:
         return self
 
     def __exit__(self, *_error: object) -> None:
+        self._release()
+        self._scoring.dense, self._others, self._buffers = {}, {}, {}
+
+    def _release(self) -> None:
         # a copy that is kept alive, by a cycle of references or a traceback, would make the caller's next write move
         # its weights to another place, from under the feet of whoever looks at their memory
         for tensor in (*self.replica.parameters(), *self.replica.buffers()):
-            tensor.data = tensor.data.new_empty(0)
-        self._scoring.dense, self._others, self._buffers = {}, {}, {}
-        self._scoring.spare.clear()
+            if tensor.layout is torch.strided:  # others share nothing
+                tensor.data = tensor.data.new_empty(0)
+        self._scoring.spare.give({})
 
     @contextmanager
     def _named(self, model: nn.Module) -> Iterator[None]:
@@ -144,7 +152,8 @@ class Scorer:
     def score(self, batch: Batch, mask: Mapping[str, Tensor] | None = None) -> Scores:
         """The scores under `mask`."""
         formula: Formula = vars(type(self.criterion).score)["formula"]
-        self._lay(mask)
+        with torch.inference_mode(False):
+            self._lay(mask)
         before = fingerprints(self.replica)
         with edges(self._scoring.seed), self._named(self.replica):
             # copies, since a network may begin with an operation in place
@@ -157,11 +166,11 @@ class Scorer:
             found = divided_by_their_sum(found, mask)
         if (name := self._changed(before)) is not None:
             raise CriterionError(
-                f"{self.label} changes the model while it scores it, in {name!r}; "
+                f"{self.label} changes the model while it scores it, in {name!r}, or the network does so itself; "
                 "a criterion may change its copy of the network in `prepare`, and only there"
             )
-        if not self._keep:
-            self._scoring.spare = {id(self.parameters[name]): score for name, score in found.items()}
+        if not self._keep and formula.__dict__.get("overwritten", False):
+            self._scoring.spare.give({id(self.parameters[name]): score for name, score in found.items()})
         return found
 
     def _refuse_ignored(self, batch: Batch) -> None:
@@ -205,6 +214,12 @@ class Scorer:
                 buffer.data.copy_(self._buffers[name])
 
 
+def overwritten(formula: Callable[..., Scores]) -> Callable[..., Scores]:
+    """Mark a formula whose scores, once the next are asked for, may be overwritten by them (`Scorer`, `spare`)."""
+    formula.__dict__["overwritten"] = True
+    return formula
+
+
 @contextmanager
 def edges(seed: int) -> Iterator[None]:
     """A block that a formula runs in: seeded, gradients on, and all of it put back afterwards."""
@@ -222,7 +237,7 @@ def remove(weight: Tensor, keep: Tensor, kept: Tensor | None) -> None:
     if kept is None or weight.device.type != "cpu" or not weight.is_contiguous():
         weight.mul_(keep)
     else:  # a schedule of many cuts removes few weights in each
-        weight.view(-1)[positions((keep ^ kept).view(-1))] = 0
+        weight.view(-1)[positions((keep ^ kept).reshape(-1))] = 0
 
 
 def shared(tensor: Tensor) -> Tensor:
@@ -237,7 +252,7 @@ def shared(tensor: Tensor) -> Tensor:
 
 def still_shared(tensor: Tensor) -> bool:
     """Whether nobody has written to what `shared` gave."""
-    return bool(torch._C._is_cow_tensor(tensor))  # type: ignore[attr-defined]  # not among torch's annotations
+    return tensor.layout is torch.strided and bool(torch._C._is_cow_tensor(tensor))  # type: ignore[attr-defined]  # not among torch's annotations
 
 
 def replica(model: nn.Module, names: list[str], bn: BatchNormMode) -> nn.Module:
@@ -257,12 +272,22 @@ def replica(model: nn.Module, names: list[str], bn: BatchNormMode) -> nn.Module:
         twin = copy.deepcopy(model, memo)
     except Exception as error:  # whatever a module's own __deepcopy__ raises
         raise UserError(f"{type(model).__name__} cannot be copied for scoring: {error}") from error
+    refuse_shared(model, twin)
     twin.requires_grad_(False)
     for name in names:
         twin.get_parameter(name).requires_grad_(True)
     for module in twin.modules():
         module.training = bn == "train" and isinstance(module, BATCH_NORMS)
     return twin
+
+
+def refuse_shared(model: nn.Module, twin: nn.Module) -> None:
+    """Refuse a copy that holds a part of `model` itself: what happens to the copy would happen to that."""
+    own = {id(part) for part in (*model.modules(), *model.parameters(), *model.buffers())}
+    for name, part in (*twin.named_modules(), *twin.named_parameters(), *twin.named_buffers()):
+        if id(part) in own:
+            kind = type(part).__name__
+            raise UserError(f"{name!r}, a {kind}, gives itself when it is copied; scoring needs a copy of its own")
 
 
 def fingerprints(model: nn.Module) -> dict[str, tuple[Any, ...]]:
@@ -299,6 +324,8 @@ def checked(scores: Scores, prunable: Mapping[str, nn.Parameter], label: str) ->
         if score.shape != parameter.shape or score.device != parameter.device:
             got, want = (f"shape {tuple(t.shape)} on {t.device}" for t in (score, parameter))
             raise CriterionError(f"{label} scored {name!r} with {got}; the parameter has {want}")
+        if score.layout is not torch.strided:
+            raise CriterionError(f"{label} scored {name!r} with a tensor of layout {score.layout}, not a dense one")
         if not score.is_floating_point():
             raise CriterionError(f"{label} scored {name!r} with dtype {score.dtype}, which is not a float")
         # one pass over the scores: a finite sum has finite terms
@@ -317,10 +344,14 @@ def total(score: Tensor) -> Tensor:
 
 def divided_by_their_sum(scores: Scores, mask: Mapping[str, Tensor] | None) -> Scores:
     """`scores`, in place, over the sum of those which `mask` keeps, or of all without one."""
-    kept = scores if mask is None else {name: score * mask[name] for name, score in scores.items()}
-    whole = sum(float(total(score)) for score in kept.values())
+
+    def summed(kind: torch.dtype | None) -> float:  # one layer at a time, which takes memory for one
+        kept = (score if mask is None else score * mask[name] for name, score in scores.items())
+        return sum(float(total(score) if kind is None else score.to(kind).sum()) for score in kept)
+
+    whole = summed(None)
     if not math.isfinite(whole):  # a sum of finite terms
-        whole = sum(float(score.double().sum()) for score in kept.values())
+        whole = summed(torch.float64)
     if whole <= 0:
         return scores
     # in half precision, most of the quotients would be zero

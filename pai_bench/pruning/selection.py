@@ -94,6 +94,8 @@ def top(scores: Sequence[Tensor], count: int, alive: Sequence[Tensor] | None = N
         return masks
     blocks = list(_blocks(scores, masks, alive))
     sample = _sample(scores, alive)
+    if sample.isnan().any():
+        raise UserError("the scores hold NaN; nothing can be ranked by them")
     position = len(sample) * (available - count) / available  # of the threshold, among the sorted sample
     spread = SIGMAS * math.sqrt(position * (1 - position / max(1, len(sample)))) + 2
     low, high = _at(sample, position - spread), _at(sample, position + spread)

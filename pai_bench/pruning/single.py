@@ -7,6 +7,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
+from pai_bench.pruning.criterion import Spare
+from pai_bench.pruning.twice import in_transform
+
 FEW = 16
 """So few places of the output make a product of which the weights are the only large part."""
 
@@ -20,12 +23,12 @@ def convolution(
     dilation: Any = 1,
     groups: int = 1,
     *,
-    spare: dict[int, Tensor] | None = None,
+    spare: Spare | None = None,
 ) -> Tensor:
     """``F.conv2d``, in half the time for one double-precision example on a processor whose output has `FEW` places.
 
     There each of the three products of a convolution and its gradients is taken with the large matrix on the right.
-    The gradient of the weight goes into the memory that `spare` has for its id, if any, and takes it from there.
+    The gradient of the weight is written into the memory that `spare` has for its id, if any.
     """
     fits = input.dim() == weight.dim() == 4 and len(input) == 1 and groups == 1 and not isinstance(padding, str)
     if fits and input.dtype == weight.dtype == torch.float64 and input.device.type == "cpu":
@@ -34,7 +37,13 @@ def convolution(
             (size + 2 * p - d * (kernel - 1) - 1) // s + 1
             for size, kernel, s, p, d in zip(input.shape[2:], weight.shape[2:], *pairs, strict=True)
         )
-        if height > 0 and width > 0 and height * width <= FEW and input.shape[1] == weight.shape[1]:
+        if (
+            not in_transform()
+            and height > 0
+            and width > 0
+            and height * width <= FEW
+            and input.shape[1] == weight.shape[1]
+        ):
             output: Tensor = _Convolution.apply(input, weight, (height, width), *pairs, spare)
             return output if bias is None else output + bias.view(1, -1, 1, 1)
     return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
@@ -54,7 +63,7 @@ class _Convolution(Function):
         ctx.unfolding = {"stride": stride, "padding": padding, "dilation": dilation}
         columns = F.unfold(x, w.shape[2:], **ctx.unfolding)[0]
         ctx.save_for_backward(columns, w)
-        ctx.shape, ctx.key, ctx.spare = x.shape[2:], id(w), {} if spare is None else spare
+        ctx.shape, ctx.key, ctx.spare = x.shape[2:], id(w), Spare() if spare is None else spare
         return (columns.T @ w.flatten(1).T).T.reshape(1, len(w), *size)
 
     @staticmethod
@@ -65,7 +74,7 @@ class _Convolution(Function):
         if ctx.needs_input_grad[0]:
             dx = F.fold((g.T @ w.flatten(1)).T[None], ctx.shape, w.shape[2:], **ctx.unfolding)
         if ctx.needs_input_grad[1]:
-            room = ctx.spare.pop(ctx.key, None)
+            room = ctx.spare.take(ctx.key)
             fits = room is not None and room.dtype == w.dtype and room.is_contiguous()
             dw = torch.mm(g, columns.T, out=room.view(len(w), -1) if fits else None).view_as(w)
         return dx, dw, None, None, None, None, None

@@ -8,6 +8,8 @@ from torch.autograd import Function
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from pai_bench.errors import UserError
+
 
 class TwiceDifferentiable(TorchFunctionMode):
     """Replaces, inside its block, what has no second derivative or a slow one."""
@@ -15,11 +17,18 @@ class TwiceDifferentiable(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.hardsigmoid:
             return F.relu6(args[0] + 3) / 6
+        if in_transform():  # torch.func wants rules that the functions below do not have
+            return func(*args, **(kwargs or {}))
         if func is F.batch_norm:
             return batch_norm(*args, **(kwargs or {}))
         if func in CONVOLUTIONS:
             return convolution(func, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+def in_transform() -> bool:
+    """Whether torch.func's ``vmap``, ``grad`` or another of its transforms is at work."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def batch_norm(
@@ -77,6 +86,8 @@ class _BatchNormBackward(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
+        if torch.is_grad_enabled():  # the statistics are taken as constants below
+            raise UserError("batch norm in train mode is differentiated a third time; use bn=eval")
         g, x, weight, mean, r, m1, m2 = ctx.saved_tensors
         big = gradients[0]
         to_g, m4, m3 = _backward(big, x, weight, mean, r, ctx.eps)

@@ -6,9 +6,9 @@ from collections import Counter
 from pathlib import Path
 
 from pai_bench.errors import UserError
-from pai_bench.report import costs, figures, tables
+from pai_bench.report import collapse, costs, figures, tables
 from pai_bench.report.summary import Comparison, comparisons, plural
-from pai_bench.store import Cost, Layer, Record, Store, as_frame
+from pai_bench.store import Collapse, Cost, Layer, Record, Store, as_frame
 
 
 def write_report(store: Store, path: Path, *, x: str = "direct") -> Path:
@@ -16,27 +16,27 @@ def write_report(store: Store, path: Path, *, x: str = "direct") -> Path:
 
     The figures' axis `x` is the ``direct`` sparsity or the ``effective`` one.
     """
-    records, measured = list(store), store.read_costs()
-    if not records and not measured:
+    records, measured, collapses = list(store), store.read_costs(), store.read_collapses()
+    if not records and not measured and not collapses:
         raise UserError(f"results folder {store.path} has no readable results")
     path = path / "report.md" if path.is_dir() else path
     if store.trials.resolve() in path.resolve().parents:
         raise UserError(f"the report cannot be written to {path}, where the results are")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = page(records, path, measured, x)
+        text = page(records, path, measured, collapses, x)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"the report cannot be written to {path} ({error.strerror or error})") from error
     return path
 
 
-def page(records: list[Record], path: Path, measured: list[Cost], x: str = "direct") -> str:
+def page(records: list[Record], path: Path, measured: list[Cost], collapses: list[Collapse], x: str = "direct") -> str:
     """The text of the report; draws its figures on the way."""
     rows = as_frame(sorted(records, key=lambda record: record.identity))
     parts = ["# Pruning at initialisation: a comparison", summary(records)]
     if not records:
-        parts = ["# Pruning at initialisation: what it costs"]
+        parts = ["# Pruning at initialisation: " + ("what it costs" if measured else "where networks fall apart")]
     names: Counter[str] = Counter()
 
     def figure_for(title: str) -> Path:
@@ -54,7 +54,9 @@ def page(records: list[Record], path: Path, measured: list[Cost], x: str = "dire
         ]
     if measured:
         parts += costs.section(measured, path.parent, figure_for)
-    parts += ["## How these numbers were made", provenance(records, measured)]
+    if collapses:
+        parts += collapse.section(collapses, path.parent, figure_for)
+    parts += ["## How these numbers were made", provenance(records, measured, collapses)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -129,13 +131,16 @@ def shares(layers: list[Layer]) -> str:
     return f"{100 * kept / size:.3g}" + (f" / {100 * effective / size:.3g}" if effective != kept else "")
 
 
-def provenance(records: list[Record], measured: list[Cost]) -> str:
+def provenance(records: list[Record], measured: list[Cost], collapses: list[Collapse]) -> str:
     """Commands, data, versions and machines, as the records hold them."""
     lines = []
     for title, values in (
         ("Timing command", [cost.provenance.get("command") for cost in measured]),
         ("Timing environment", [describe_environment(cost) for cost in measured]),
         ("Timing commit", [describe_commit(cost) for cost in measured]),
+        ("Collapse command", [one.provenance.get("command") for one in collapses]),
+        ("Collapse environment", [describe_environment(one) for one in collapses]),
+        ("Collapse commit", [describe_commit(one) for one in collapses]),
         ("Command", [record.provenance.get("command") for record in records]),
         ("Data", [describe_data(record) for record in records]),
         ("Criterion", [describe_criterion(record) for record in records]),
@@ -143,7 +148,9 @@ def provenance(records: list[Record], measured: list[Cost]) -> str:
         ("Commit", [describe_commit(record) for record in records]),
     ):
         for value, count in sorted(Counter(v for v in values if v).items()):
-            lines.append(f"* {title}: {value} ({plural(count, 'row' if title.startswith('Timing') else 'trial')})")
+            lines.append(
+                f"* {title}: {value} ({plural(count, 'row' if title.startswith(('Timing', 'Collapse')) else 'trial')})"
+            )
     return "\n".join(lines)
 
 
@@ -169,7 +176,7 @@ def describe_criterion(record: Record) -> str | None:
     return f"{criterion['name']}: {scope}, score batch {batch}; {options}"
 
 
-def describe_environment(record: Record | Cost) -> str:
+def describe_environment(record: Record | Cost | Collapse) -> str:
     """Versions, processor, threads and device."""
     environment = record.environment
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
@@ -177,7 +184,7 @@ def describe_environment(record: Record | Cost) -> str:
     return f"{environment['device']}; {machine}; {versions}"
 
 
-def describe_commit(record: Record | Cost) -> str | None:
+def describe_commit(record: Record | Cost | Collapse) -> str | None:
     """The commit that made the record, if it was made from a checkout."""
     if not (commit := record.provenance.get("commit")):
         return None

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pai_bench as pb
-from pai_bench.pruning import Scorer, cut, single
+from pai_bench.pruning import Scorer, Spare, cut, single
 
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -67,13 +67,21 @@ def test_what_does_not_fit_is_torchs_error(shape: tuple[int, ...]) -> None:
         single.convolution(torch.ones(shape, dtype=torch.float64), w)
 
 
+def offer(weight: Tensor, room: Tensor) -> Spare:
+    spare = Spare()
+    assert spare.take(id(weight)) is None  # asked for, but nothing is there yet
+    spare.give({id(weight): room})
+    return spare
+
+
 def test_a_gradient_is_written_to_spare_memory_once() -> None:
     """A weight that serves twice gets the sum, of which one part only can lie there."""
     x, w, b = tensors()
-    spare = {id(w): (room := torch.full_like(w, torch.nan))}
+    room = torch.full_like(w, torch.nan)
+    spare = offer(w, room)
     once = single.convolution(x, w, b, spare=spare)
     (once.sum() + single.convolution(2 * x, w, b, spare=spare).sum()).backward()
-    assert not spare
+    assert spare.take(id(w)) is None
     assert not room.isnan().any()
     expected = torch.autograd.grad(3 * F.conv2d(x, w).sum(), w)[0]
     torch.testing.assert_close(w.grad, expected)
@@ -84,7 +92,7 @@ def test_a_gradient_is_written_to_spare_memory_once() -> None:
 )
 def test_memory_of_another_kind_is_not_used(room: Tensor) -> None:
     x, w, _ = tensors()
-    single.convolution(x, w, spare={id(w): room}).sum().backward()
+    single.convolution(x, w, spare=offer(w, room)).sum().backward()
     torch.testing.assert_close(w.grad, torch.autograd.grad(F.conv2d(x, w).sum(), w)[0])
 
 

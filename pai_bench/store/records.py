@@ -1,22 +1,13 @@
-"""The results folder: one JSON file per finished trial, written beside its final name and renamed."""
+"""What is kept of a trial, of a cost, and of where a network falls apart. Plain values, which validate when read."""
 
 import json
-import logging
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from itertools import count
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from pai_bench.errors import UserError
 from pai_bench.identity import identify
 from pai_bench.training.protocol import Protocol
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-logger = logging.getLogger(__name__)
 
 SCHEMA = 1
 """Version of the record's form; a reader refuses what is newer than itself."""
@@ -219,111 +210,64 @@ class Cost:
         return cost
 
 
-class Store:
-    """A results folder. `create` makes it; without, it must be there."""
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """What one mask left of a network."""
 
-    def __init__(self, path: str | Path, *, create: bool = False) -> None:
-        self.path = Path(path)
-        self.trials, self.costs = self.path / "trials", self.path / "costs"
-        if create:
-            try:
-                self.trials.mkdir(parents=True, exist_ok=True)
-                probe = self.trials / f".{os.getpid()}.tmp"
-                probe.touch()
-                probe.unlink()
-            except OSError as error:
-                reason = error.strerror or str(error)
-                raise UserError(
-                    f"results folder {path} cannot be written ({reason}); give another with --out"
-                ) from error
-        elif not any(self.trials.glob("*.json")) and not any(self.costs.glob("*.json")):
-            state = "has no results" if self.path.is_dir() else "does not exist"
-            raise UserError(f"results folder {path} {state}; `pai-bench run --out {path}` makes some")
-
-    def write(self, record: Record) -> None:
-        """Store `record` whole or not at all, in place of an earlier one of the same trial."""
-        self._write(self.trials / f"{record.identity}.json", record.to_json())
-
-    def write_cost(self, cost: Cost) -> None:
-        """Store `cost`, in place of an earlier measurement of the same."""
-        self._write(self.costs / f"{cost.identity}.json", json.dumps(asdict(cost), indent=1) + "\n")
-
-    def read_costs(self) -> list[Cost]:
-        """All measured costs; a damaged file is named and passed over."""
-        found = []
-        for path in sorted(self.costs.glob("*.json")):
-            try:
-                found.append(Cost.from_json(path.read_text(encoding="utf-8")))
-            except (ValueError, OSError) as error:
-                logger.warning("%s cannot be read (%s) and is left out", path, error)
-        return found
-
-    def _write(self, path: Path, text: str) -> None:
-        beside = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
-        try:
-            path.parent.mkdir(exist_ok=True)
-            with beside.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-        except OSError as error:
-            raise UserError(
-                f"results folder {self.path} can no longer be written ({error.strerror or error})"
-            ) from error
-        finally:
-            beside.unlink(missing_ok=True)
-
-    def read(self, identity: str) -> Record | None:
-        """The record of a trial, or None. A damaged file is named, set aside and counts as missing."""
-        path = self.trials / f"{identity}.json"
-        if not path.exists():
-            return None
-        try:
-            return self._read(path)
-        except NewerSchemaError as error:
-            raise UserError(f"{path}: {error}; use that version, or another folder with --out") from error
-        except (PermissionError, InterruptedError) as error:
-            raise UserError(f"{path} cannot be read ({error.strerror})") from error
-        except FileNotFoundError:  # another process has set it aside meanwhile
-            return None
-        except (ValueError, IsADirectoryError) as error:
-            aside = next(p for i in count() if not (p := path.with_suffix(f".damaged{i or ''}")).exists())
-            path.replace(aside)
-            logger.warning("%s is damaged (%s): set aside as %s, the trial runs again", path, error, aside.name)
-            return None
-
-    def __iter__(self) -> Iterator[Record]:
-        """All records that can be read; a damaged file is named and passed over."""
-        for path in sorted(self.trials.glob("*.json")):
-            try:
-                yield self._read(path)
-            except (ValueError, OSError) as error:
-                logger.warning("%s cannot be read (%s) and is left out", path, error)
-
-    @staticmethod
-    def _read(path: Path) -> Record:
-        record = Record.from_json(path.read_text(encoding="utf-8"))
-        if record.identity != path.stem:
-            raise ValueError(f"it holds the record of {record.identity}")
-        return record
+    sparsity: float
+    connected: bool
+    effective_sparsity: float | None
+    """None where only connectedness was asked for."""
+    densities: tuple[float, ...]
+    """Share of each layer that is kept."""
+    effective: tuple[float, ...] | None
+    """Share of each layer that is kept and lies on a path."""
 
 
-def read_results(path: str | Path) -> "pd.DataFrame":
-    """One row per stored trial of the results folder `path`.
+@dataclass(frozen=True, kw_only=True)
+class Collapse:
+    """Up to which sparsity a criterion's masks leave one network connected, and each of its layers alive.
 
-    The columns begin with data, model, criterion, variant, sparsity (as requested), seed, and `COLUMNS`; accuracies are
-    shares in [0, 1] after the last epoch, times are seconds, memory is bytes. What was not computed is null. The dense
-    reference has the criterion ``dense`` and sparsity 0.
+    `connected_until` is the highest sparsity at which the network was connected, below the lowest one at which it was
+    not, `cut_from`. For a one-shot criterion (`exact`) the two differ by one connection. `layers_until` gives, by
+    layer, the highest sparsity at which it kept something: for a one-shot criterion of all, else of those tried.
     """
-    store = Store(path)
-    if not any(store.trials.glob("*.json")):
-        raise UserError(f"results folder {path} has no trials, only costs; `pai-bench run --out {path}` makes some")
-    return as_frame(store)
 
+    trial: Mapping[str, Any]
+    size: int
+    connected_until: float | None
+    cut_from: float | None
+    first_cut: str | None
+    exact: bool
+    layers_until: Mapping[str, float]
+    tried: tuple[Tried, ...]
+    seconds: float
+    environment: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    schema: int = SCHEMA
 
-def as_frame(records: "Store | list[Record]") -> "pd.DataFrame":
-    """Records as a table, one row each."""
-    import pandas as pd
+    @property
+    def identity(self) -> str:
+        """What was examined, as a file name."""
+        trial = self.trial
+        readable = f"{trial['data']}-{trial['model']}-{trial['criterion']['name']}-s{trial['seed']}"
+        return identify(readable, [dict(trial), dict(self.provenance["search"])])
 
-    return pd.DataFrame([record.row() for record in records])
+    @classmethod
+    def from_json(cls, text: str) -> "Collapse":
+        """A collapse from the text of its file, or ValueError."""
+        raw = json.loads(text)
+        try:
+            if raw.get("schema", 0) > SCHEMA:
+                raise NewerSchemaError(f"schema {raw['schema']} is newer than this version reads ({SCHEMA})")
+            raw["tried"] = tuple(Tried(**tried) for tried in raw["tried"])
+            found = cls(**{f.name: raw[f.name] for f in fields(cls)})
+            texts = (found.trial["data"], found.trial["model"], found.trial["criterion"]["name"], found.identity)
+            shares = [one.sparsity for one in found.tried] + list(found.layers_until.values())
+            layers = len(found.layers_until)
+            ok = all(isinstance(text, str) for text in texts) and all(0 <= share <= 1 for share in shares)
+            if not ok or any(len(one.densities) != layers for one in found.tried):
+                raise ValueError("a field has an impossible value")
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"a field is missing or malformed: {error!r}") from error
+        return found

@@ -1,0 +1,140 @@
+"""The results folder: one JSON file per finished trial, written beside its final name and renamed."""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from pai_bench.errors import UserError
+from pai_bench.store.records import Collapse, Cost, NewerSchemaError, Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+Kind = TypeVar("Kind")
+
+
+class Store:
+    """A results folder. `create` makes it; without, it must be there."""
+
+    def __init__(self, path: str | Path, *, create: bool = False) -> None:
+        self.path = Path(path)
+        self.trials, self.costs, self.collapses = (self.path / name for name in ("trials", "costs", "collapse"))
+        if create:
+            try:
+                self.trials.mkdir(parents=True, exist_ok=True)
+                probe = self.trials / f".{os.getpid()}.tmp"
+                probe.touch()
+                probe.unlink()
+            except OSError as error:
+                reason = error.strerror or str(error)
+                raise UserError(
+                    f"results folder {path} cannot be written ({reason}); give another with --out"
+                ) from error
+        elif not any(any(folder.glob("*.json")) for folder in (self.trials, self.costs, self.collapses)):
+            state = "has no results" if self.path.is_dir() else "does not exist"
+            raise UserError(f"results folder {path} {state}; `pai-bench run --out {path}` makes some")
+
+    def write(self, record: Record) -> None:
+        """Store `record` whole or not at all, in place of an earlier one of the same trial."""
+        self._write(self.trials / f"{record.identity}.json", record.to_json())
+
+    def write_cost(self, cost: Cost) -> None:
+        """Store `cost`, in place of an earlier measurement of the same."""
+        self._write(self.costs / f"{cost.identity}.json", json.dumps(asdict(cost), indent=1) + "\n")
+
+    def read_costs(self) -> list[Cost]:
+        """All measured costs; a damaged file is named and passed over."""
+        return list(self._read_all(self.costs, Cost.from_json))
+
+    def write_collapse(self, collapse: Collapse) -> None:
+        """Store `collapse`, in place of an earlier one of the same."""
+        self._write(self.collapses / f"{collapse.identity}.json", json.dumps(asdict(collapse), indent=1) + "\n")
+
+    def read_collapses(self) -> list[Collapse]:
+        """All collapses; a damaged file is named and passed over."""
+        return list(self._read_all(self.collapses, Collapse.from_json))
+
+    @staticmethod
+    def _read_all(folder: Path, read: Callable[[str], Kind]) -> Iterator[Kind]:
+        for path in sorted(folder.glob("*.json")):
+            try:
+                yield read(path.read_text(encoding="utf-8"))
+            except (ValueError, OSError, NewerSchemaError) as error:
+                logger.warning("%s cannot be read (%s) and is left out", path, error)
+
+    def _write(self, path: Path, text: str) -> None:
+        beside = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(exist_ok=True)
+            with beside.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        except OSError as error:
+            raise UserError(
+                f"results folder {self.path} can no longer be written ({error.strerror or error})"
+            ) from error
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def read(self, identity: str) -> Record | None:
+        """The record of a trial, or None. A damaged file is named, set aside and counts as missing."""
+        path = self.trials / f"{identity}.json"
+        if not path.exists():
+            return None
+        try:
+            return self._read(path)
+        except NewerSchemaError as error:
+            raise UserError(f"{path}: {error}; use that version, or another folder with --out") from error
+        except (PermissionError, InterruptedError) as error:
+            raise UserError(f"{path} cannot be read ({error.strerror})") from error
+        except FileNotFoundError:  # another process has set it aside meanwhile
+            return None
+        except (ValueError, IsADirectoryError) as error:
+            aside = next(p for i in count() if not (p := path.with_suffix(f".damaged{i or ''}")).exists())
+            path.replace(aside)
+            logger.warning("%s is damaged (%s): set aside as %s, the trial runs again", path, error, aside.name)
+            return None
+
+    def __iter__(self) -> Iterator[Record]:
+        """All records that can be read; a damaged file is named and passed over."""
+        for path in sorted(self.trials.glob("*.json")):
+            try:
+                yield self._read(path)
+            except (ValueError, OSError) as error:
+                logger.warning("%s cannot be read (%s) and is left out", path, error)
+
+    @staticmethod
+    def _read(path: Path) -> Record:
+        record = Record.from_json(path.read_text(encoding="utf-8"))
+        if record.identity != path.stem:
+            raise ValueError(f"it holds the record of {record.identity}")
+        return record
+
+
+def read_results(path: str | Path) -> "pd.DataFrame":
+    """One row per stored trial of the results folder `path`.
+
+    The columns begin with data, model, criterion, variant, sparsity (as requested), seed, and `COLUMNS`; accuracies are
+    shares in [0, 1] after the last epoch, times are seconds, memory is bytes. What was not computed is null. The dense
+    reference has the criterion ``dense`` and sparsity 0.
+    """
+    store = Store(path)
+    if not any(store.trials.glob("*.json")):
+        raise UserError(f"results folder {path} has no trials, only costs; `pai-bench run --out {path}` makes some")
+    return as_frame(store)
+
+
+def as_frame(records: "Store | list[Record]") -> "pd.DataFrame":
+    """Records as a table, one row each."""
+    import pandas as pd
+
+    return pd.DataFrame([record.row() for record in records])
