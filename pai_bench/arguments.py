@@ -74,7 +74,7 @@ class Parser(argparse.ArgumentParser):
         """An error about arguments that are left over, if there are any."""
         if words:
             known = [flag for action in self._actions for flag in action.option_strings]
-            near = difflib.get_close_matches(words[0].partition("=")[0], known, n=3)
+            near = difflib.get_close_matches(words[0].partition("=")[0], known, n=3, cutoff=0.7)
             hint = f"did you mean {' or '.join(near)}?" if near else f"see `{self.prog} --help`"
             raise UserError(f"unrecognized arguments: {' '.join(words)} ({hint})")
 
@@ -176,7 +176,7 @@ def add_prune(verbs: Any) -> None:
         "--variant", default="none", help="none, shuffle, global-shuffle, reinit, invert or quota:NAME (default: none)"
     )
     shared = ("schedule", "scope", "bn", "score_batch", "score_batches", "score_sampling", "device", "data_dir")
-    add_keys(verb, *shared)
+    add_keys(verb, *shared, "target", "min_per_layer", "repair")
 
 
 def add_check(verbs: Any) -> None:

@@ -256,6 +256,7 @@ def prune(given: argparse.Namespace) -> int:
     from safetensors import SafetensorError
 
     from pai_bench.catalog import resolve
+    from pai_bench.report import summary
     from pai_bench.runner import Runner
 
     if given.seed < 0:
@@ -292,6 +293,11 @@ def prune(given: argparse.Namespace) -> int:
     console.print(table)
     line = f"mask: {given.output}, {mask.kept:,} of {mask.size:,} connections, scored in {cost.seconds:.3g} s"
     console.print(line, highlight=False, markup=False)
+    if (links := runner.links(model, mask, runner.data(trial))) is not None:
+        cut = "connected" if links.connected else f"disconnected, first in {links.first_cut}"
+        dead = f"; dead: {', '.join(links.dead_layers)}" if links.connected and links.dead_layers else ""
+        share = summary.share(links.effective_sparsity)
+        console.print(f"{cut}; effective sparsity {share}{dead}", highlight=False, markup=False)
     if catalog.variants[trial.variant].redraws:
         console.print("variant reinit: the mask is the plain one; draw the weights again before training")
     return 0

@@ -44,6 +44,13 @@ class Sweep:
     scope: Literal["global", "layerwise"] | None = option(
         None, "rank all layers together, or keep the same share of each; default: the criterion's own, mostly global"
     )
+    target: Literal["direct", "effective"] = option(
+        "direct", "what a sparsity counts: connections removed, or removed or on no path"
+    )
+    min_per_layer: int = option(0, "connections that every layer keeps at least", least=0)
+    repair: Literal["none", "effective-only"] = option(
+        "none", "effective-only: connections on no path give their place to those with the next-best scores"
+    )
     bn: Literal["published", "train", "eval"] = option(
         "published", "batch norm while scoring: each criterion's published mode, or one for all"
     )
@@ -114,7 +121,10 @@ class Choice:
     scope: str = "global"
 
 
-SCORING = {"scope": None, "score_batch": None, "score_sampling": None, "variant": "none", "score_batches": 1}
+SCORING = {
+    **{"scope": None, "score_batch": None, "score_sampling": None, "variant": "none", "score_batches": 1},
+    **{"target": "direct", "min_per_layer": 0, "repair": "none"},
+}
 """Fields of `Trial` that concern scoring -> the value at which a field that came later is left out of the identity."""
 
 
@@ -134,6 +144,9 @@ class Trial:
     train_fraction: float = 1.0
     variant: str = "none"
     score_batches: int = 1
+    target: Literal["direct", "effective"] = "direct"
+    min_per_layer: int = 0
+    repair: Literal["none", "effective-only"] = "none"
 
     @property
     def criterion_name(self) -> str:
@@ -198,6 +211,9 @@ def expand(
                 "score_batch": batch,
                 "score_sampling": sweep.score_sampling,
                 "score_batches": sweep.score_batches,
+                "target": sweep.target,
+                "min_per_layer": sweep.min_per_layer,
+                "repair": sweep.repair,
             }
             trials += [
                 Trial(

@@ -238,6 +238,9 @@ class Runner:
                 schedule=get_schedule(trial.criterion.schedule),
                 scope=trial.scope,
                 variant=self.catalog.variants[trial.variant],
+                target=trial.target,
+                min_per_layer=trial.min_per_layer,
+                repair=trial.repair,
                 draw=draw,
                 seed=stream(trial.seed, "scores"),
             )

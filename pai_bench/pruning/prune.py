@@ -7,11 +7,31 @@ from typing import get_args
 from torch import Tensor, nn
 
 from pai_bench.errors import CriterionError, UserError
-from pai_bench.pruning.criterion import Batch, BatchLike, Criterion, Loss, Prunable, as_batch
+from pai_bench.pruning.connectivity import Connections
+from pai_bench.pruning.criterion import (
+    Batch,
+    BatchLike,
+    Criterion,
+    Loss,
+    Prunable,
+    Scores,
+    as_batch,
+    prunable_parameters,
+)
 from pai_bench.pruning.guard import Scorer
 from pai_bench.pruning.lookup import get_criterion
 from pai_bench.pruning.mask import Mask
 from pai_bench.pruning.redraw import Draw
+from pai_bench.pruning.repair import (
+    Repair,
+    Target,
+    check_policy,
+    effective_only,
+    floors,
+    raise_to_floor,
+    select_with_floor,
+    with_effective_count,
+)
 from pai_bench.pruning.schedule import Schedule, get_schedule
 from pai_bench.pruning.selection import Scope, apportion, kept_count, select
 from pai_bench.pruning.variant import Variant, get_variant
@@ -31,6 +51,9 @@ def prune(
     schedule: str | Schedule | None = None,
     scope: Scope | None = None,
     variant: str | Variant = "none",
+    target: Target = "direct",
+    min_per_layer: int = 0,
+    repair: Repair = "none",
     loss: Loss | None = None,
     prunable: Prunable | None = None,
     draw: Draw | None = None,
@@ -43,16 +66,32 @@ def prune(
     * `schedule`, `scope`: in place of the criterion's own.
     * `variant`: a sanity variant (`pai_bench.pruning.variant`). ``reinit`` gives the criterion's mask; the weights
       are the caller's to draw again, for example by `redraw_`.
+    * `target`: with ``effective``, `sparsity` is of connections that lie on a path (`pai_bench.connectivity`): fewer
+      are removed, until the effective density is the one asked for, or as near as masks come to it.
+    * `min_per_layer`: so many connections of every layer are kept at least, those with its highest scores.
+    * `repair`: with ``effective-only``, connections that lie on no path give their place to those with the next-best
+      scores (`pai_bench.pruning.repair`). The example that is traced is the first of `batch`.
     * `loss`: a function of the network's output and the targets, for networks that do not return logits.
     * `prunable`: names of the parameters to prune, or a predicate of name and parameter; default: all weights.
     * `draw`: a function of a seed that returns the same network with other weights, for ``score_init=redrawn``; by
       default every layer draws its own by ``reset_parameters``.
     """
     check_sparsity(sparsity)
+    check_policy(target, repair, min_per_layer)
     chosen, batch, kind = get_criterion(criterion), as_batch(batch, loss), get_variant(variant)
     cuts = chosen.schedule if schedule is None else get_schedule(schedule)
     if kind.quota is not None and scope not in (None, "quota"):
         raise UserError(f"scope {scope} and variant {kind} both divide the connections over the layers; give one")
+    linked = Connections(model, batch.inputs[:1]) if target == "effective" or repair != "none" else None
+    if linked is not None and target == "effective":
+        size = sum(p.numel() for p in prunable_parameters(model, biases=chosen.biases, only=prunable).values())
+        options = {"schedule": cuts, "scope": scope, "variant": kind, "min_per_layer": min_per_layer, "repair": repair}
+
+        def of(count: int) -> Mask:
+            more = {**options, "prunable": prunable, "draw": draw, "seed": seed}
+            return prune(model, batch, chosen, 1 - count / size, **more)  # type: ignore[arg-type]
+
+        return with_effective_count(of, linked, kept_count(1 - sparsity, size), size)
     mask: Mask | None = None
     with Scorer(chosen, model, seed=seed, only=prunable, draw=draw, returns=cuts.returns, keep=False) as scorer:
         if kind.quota is None:
@@ -62,36 +101,46 @@ def prune(
             division = towards(scorer, list(reference.kept_per_layer().values()))
         for density in cuts.densities(1 - sparsity):
             alive = None if cuts.returns else mask
-            mask = cut(scorer, batch, density, mask, alive=alive, division=division, invert=kind.inverted)
-    assert mask is not None  # a schedule has at least one density
+            scores = scored(scorer, batch, density, mask, invert=kind.inverted)
+            mask = cut(scores, density, alive=alive, division=division, min_per_layer=min_per_layer)
+        assert mask is not None  # a schedule has at least one density
+        if linked is not None:
+            mask = effective_only(mask, scores, linked)
     return Mask(kind.arrange(dict(mask), seed))
 
 
+def scored(
+    scorer: Scorer, batch: Batch, density: float, mask: Mapping[str, Tensor] | None = None, *, invert: bool = False
+) -> Scores:
+    """The scores under `mask` that a cut to `density` ranks by; with `invert`, their negatives."""
+    scores = scorer.score(batch, mask)
+    size = sum(score.numel() for score in scores.values())
+    if kept_count(density, size) < size and (mask is None or all(bool(kept.all()) for kept in mask.values())):
+        report_zeros(scores, scorer.label)
+    return {name: -score for name, score in scores.items()} if invert else scores
+
+
 def cut(
-    scorer: Scorer,
-    batch: Batch,
+    scores: Scores,
     density: float,
-    mask: Mapping[str, Tensor] | None = None,
     *,
     alive: Mapping[str, Tensor] | None = None,
     division: Division | None = None,
-    invert: bool = False,
+    min_per_layer: int = 0,
 ) -> Mask:
-    """One step of `prune`: score under `mask`, keep the best connections, among those `alive` if given.
+    """One step of `prune`: keep the best connections, among those `alive` if given.
 
-    `division` gives every layer its count; without, all layers are ranked together. `invert` keeps the lowest scores.
+    `division` gives every layer its count; without, all layers are ranked together.
     """
-    scores = scorer.score(batch, mask)
-    sizes = [score.numel() for score in scores.values()]
-    count = kept_count(density, sum(sizes))
-    if count < sum(sizes) and (mask is None or all(bool(kept.all()) for kept in mask.values())):
-        report_zeros(scores, scorer.label)
-    if invert:
-        scores = {name: -score for name, score in scores.items()}
-    if division is None:
+    count = kept_count(density, sum(score.numel() for score in scores.values()))
+    if division is None and not min_per_layer:
         return Mask(select(scores, count, alive))
-    left = sizes if alive is None else [int(alive[name].count_nonzero()) for name in scores]
-    return Mask(select(scores, dict(zip(scores, division(count, left), strict=True)), alive))
+    left = {n: score.numel() if alive is None else int(alive[n].count_nonzero()) for n, score in scores.items()}
+    floor = floors(left, min_per_layer, count)
+    if division is None:
+        return Mask(select_with_floor(scores, count, floor, alive))
+    parts = dict(zip(scores, division(count, list(left.values())), strict=True))
+    return Mask(select(scores, raise_to_floor(parts, floor, left) if min_per_layer else parts, alive))
 
 
 def report_zeros(scores: Mapping[str, Tensor], label: str) -> None:

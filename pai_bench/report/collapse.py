@@ -49,9 +49,13 @@ def groups(collapses: list[Collapse]) -> list[list[Collapse]]:
 
 def by_criterion(group: list[Collapse]) -> dict[str, list[Collapse]]:
     """Criterion -> its collapses over seeds; those that stay connected longest come first."""
+    ways: defaultdict[str, set[str]] = defaultdict(set)
+    for collapse in group:
+        ways[name_of(collapse)].add(schedule_of(collapse))
     found: defaultdict[str, list[Collapse]] = defaultdict(list)
     for collapse in group:
-        found[label(collapse)].append(collapse)
+        several = len(ways[name_of(collapse)]) > 1
+        found[name_of(collapse) + f", {schedule_of(collapse)}" * several].append(collapse)
     return dict(sorted(found.items(), key=lambda item: -fmean(one.connected_until or 0 for one in item[1])))
 
 
@@ -60,11 +64,14 @@ def title(collapse: Collapse) -> str:
     return f"{collapse.trial['model']} on {collapse.trial['data']}"
 
 
-def label(collapse: Collapse) -> str:
-    """The criterion, and how it was used."""
-    criterion, scope = collapse.trial["criterion"], collapse.trial["scope"]
-    schedule = "" if collapse.exact else f", {criterion['schedule']}"
-    return f"{criterion['name']}{schedule}{', layerwise' if scope == 'layerwise' else ''}"
+def name_of(collapse: Collapse) -> str:
+    """The criterion, and whether all layers kept the same share."""
+    return f"{collapse.trial['criterion']['name']}{', layerwise' if collapse.trial['scope'] == 'layerwise' else ''}"
+
+
+def schedule_of(collapse: Collapse) -> str:
+    """The schedule that the masks were made by."""
+    return str(collapse.trial["criterion"]["schedule"])
 
 
 def seeds(group: list[Collapse]) -> list[str]:
@@ -74,7 +81,16 @@ def seeds(group: list[Collapse]) -> list[str]:
 
 def table(group: list[Collapse]) -> tables.Table:
     """One row for each criterion: the end of connection, what breaks there, and the layer that empties first."""
-    head = ["criterion", "connected until", "compression", "weights left", "cut first in", "empties first", "at"]
+    head = [
+        "criterion",
+        "schedule",
+        "connected until",
+        "compression",
+        "weights left",
+        "cut first in",
+        "empties first",
+        "at",
+    ]
     body = []
     for name, same in by_criterion(group).items():
         ends = [one.connected_until for one in same if one.connected_until is not None]
@@ -82,6 +98,7 @@ def table(group: list[Collapse]) -> tables.Table:
         body.append(
             [
                 name,
+                schedule_of(same[0]),
                 span(ends, share) if ends else "never",
                 span([1 / (1 - end) for end in ends], "{:,.4g}".format) if ends else "",
                 span([round((1 - end) * same[0].size) for end in ends], "{:,.5g}".format) if ends else "",

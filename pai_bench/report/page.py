@@ -172,6 +172,8 @@ def describe_criterion(record: Record) -> str | None:
     if (batches := record.trial.get("score_batches", 1)) > 1:
         batch = f"{batches} x {batch}"
     variant = f", {record.trial['variant']}" if "variant" in record.trial else ""
+    for key in ("target", "min_per_layer", "repair"):
+        variant += f", {key.replace('_', ' ')} {record.trial[key]}" if key in record.trial else ""
     scope = f"{criterion['schedule']}, {record.trial['scope']}{variant}"
     return f"{criterion['name']}: {scope}, score batch {batch}; {options}"
 

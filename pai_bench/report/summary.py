@@ -17,6 +17,9 @@ WAYS = {
     "score_batch": "{:g} examples",
     "score_sampling": "{}",
     "score_batches": "{:g} score batches",
+    "target": "{} sparsity",
+    "min_per_layer": "at least {:g} per layer",
+    "repair": "repair {}",
     "revision": "revision {:g}",
 }
 """What may tell apart two uses of one criterion, and how it is written."""

@@ -55,7 +55,7 @@ class Store:
 
     def write_collapse(self, collapse: Collapse) -> None:
         """Store `collapse`, in place of an earlier one of the same."""
-        self._write(self.collapses / f"{collapse.identity}.json", json.dumps(asdict(collapse), indent=1) + "\n")
+        self._write(self.collapses / f"{collapse.identity}.json", collapse.to_json())
 
     def read_collapses(self) -> list[Collapse]:
         """All collapses; a damaged file is named and passed over."""

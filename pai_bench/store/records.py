@@ -126,6 +126,9 @@ class Record:
             "score_batch": trial.get("score_batch"),
             "score_sampling": trial.get("score_sampling"),
             "score_batches": trial.get("score_batches", 1) if criterion else None,
+            "target": trial.get("target", "direct") if criterion else None,
+            "min_per_layer": trial.get("min_per_layer", 0) if criterion else None,
+            "repair": trial.get("repair", "none") if criterion else None,
             "revision": criterion["revision"] if criterion else None,
             "first_cut": self.first_cut,
             "batch_norm": self.batch_norm,
@@ -252,6 +255,10 @@ class Collapse:
         trial = self.trial
         readable = f"{trial['data']}-{trial['model']}-{trial['criterion']['name']}-s{trial['seed']}"
         return identify(readable, [dict(trial), dict(self.provenance["search"])])
+
+    def to_json(self) -> str:
+        """The text of the file."""
+        return json.dumps(asdict(self), indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Collapse":

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 import pai_bench as pb
 from pai_bench.pruning import Scorer, Spare, cut, single
+from pai_bench.pruning.prune import scored
 
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -118,7 +119,8 @@ def test_memory_in_use_again_changes_no_mask(returns: bool) -> None:
     mask = None
     for density in pb.pruning.get_schedule(schedule).densities(0.1):
         with Scorer(pb.get_criterion("synflow"), model) as scorer:  # a new one for each cut has nothing to use again
-            mask = cut(scorer, batch, density, mask, alive=None if returns else mask)
+            scores = scored(scorer, batch, density, mask)
+            mask = cut(scores, density, alive=None if returns else mask)
     assert mask is not None
     assert all(torch.equal(found[name], kept) for name, kept in mask.items())
 

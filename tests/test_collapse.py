@@ -1,0 +1,150 @@
+"""Where networks fall apart: exact ends of one-shot criteria, brackets of iterative ones, and what the verb writes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import pai_bench as pb
+from pai_bench.catalog import resolve
+from pai_bench.cli import main
+from pai_bench.collapse import Search
+from pai_bench.plan import Trial
+from pai_bench.report import collapse as report
+from pai_bench.runner import Runner
+from pai_bench.store import Collapse, Store
+from tests.test_runner import blobs
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def three(shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Three layers."""
+    return nn.Sequential(nn.Linear(shape[0], 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, classes))
+
+
+def search(criterion: str, points: int = 6, scope: str | None = None, seed: int = 0) -> tuple[Search, Collapse]:
+    sweep = pb.Sweep(
+        criteria=[criterion],
+        models=[three],
+        data=[blobs()],
+        sparsities=[0.5],
+        seeds=seed + 1,
+        scope=scope,
+        device="cpu",
+    )
+    runner = Runner(resolve(sweep))
+    found = Search(runner, trial(runner, seed), points=points)
+    assert found.seconds() > 0
+    assert len(list(found.steps())) <= found.evaluations() + 2
+    return found, found.result(1.0)
+
+
+def trial(runner: Runner, seed: int) -> Trial:
+    return next(t for t in runner.catalog.trials if t.criterion is not None and t.seed == seed)
+
+
+def connected(found: Search, count: int) -> bool:
+    example = torch.zeros(1, 5)
+    return pb.connectivity(found.model, found.mask(count), example).connected
+
+
+@pytest.mark.parametrize("criterion", ["random", "magnitude", "snip", "grasp", "erk"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_end_of_a_one_shot_criterion_is_exact(criterion: str, seed: int) -> None:
+    found, collapse = search(criterion, seed=seed)
+    size = 5 * 8 + 8 * 6 + 6 * 3
+    assert (collapse.size, collapse.exact) == (size, True)
+    assert collapse.connected_until is not None
+    assert collapse.cut_from is not None
+    last = round((1 - collapse.connected_until) * size)
+    assert connected(found, last)
+    assert not connected(found, last - 1)
+    assert round((1 - collapse.cut_from) * size) == last - 1
+    counts = {n: [found.mask(k).kept_per_layer()[n] for k in range(1, size + 1)] for n in collapse.layers_until}
+    for name, until in collapse.layers_until.items():
+        first = round((1 - until) * size)
+        assert counts[name][first - 1] > 0
+        assert first == 1 or counts[name][first - 2] == 0
+
+
+def test_the_end_of_an_iterative_criterion_lies_between_two_prunings() -> None:
+    found, collapse = search("synflow", points=8)
+    assert not collapse.exact
+    assert collapse.connected_until is not None
+    assert collapse.cut_from is not None
+    assert collapse.connected_until < collapse.cut_from
+    tried = {one.sparsity: one.connected for one in collapse.tried}
+    assert tried[collapse.connected_until]
+    assert not tried[collapse.cut_from]
+    # SynFlow keeps every layer as long as there is one connection for each
+    assert round((1 - collapse.connected_until) * collapse.size) == 3
+    for one in collapse.tried:
+        assert one.effective_sparsity is None or 0 <= one.sparsity <= one.effective_sparsity <= 1
+    assert all(0 < until < 1 for until in collapse.layers_until.values())
+    assert found.evaluations() == 12
+
+
+def test_what_is_written_is_read_again() -> None:
+    _, collapse = search("snip")
+    store = Store("r", create=True)
+    store.write_collapse(collapse)
+    (read,) = store.read_collapses()
+    assert read.identity == collapse.identity
+    assert read.to_json() == collapse.to_json()
+    path = next(Path("r/collapse").glob("*.json"))
+    path.write_text(path.read_text().replace('"layers_until"', '"layers"'))
+    assert store.read_collapses() == []
+
+
+def test_the_verb_writes_a_report_with_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "collapse",
+        "--criteria",
+        "random,synflow",
+        "--models",
+        "lenet-300-100",
+        "--seeds",
+        "2",
+        "--points",
+        "4",
+    ]
+    assert main([*arguments, "--rounds", "5", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert "4 searches on cpu, about" in out
+    assert "synflow, exponential:steps=5" in out
+    text = Path("results/report.md").read_text()
+    assert text.startswith("# Pruning at initialisation: where networks fall apart")
+    assert "Highest sparsity at which a layer keeps a connection" in text
+    figures = sorted(path.name for path in Path("results/figures").glob("*.svg"))
+    assert len(figures) == 2
+    assert all(f"figures/{name}" in text for name in figures)
+    assert main(["report", "results", "-o", "again.md"]) == 0
+    assert len(list(Path("results/collapse").glob("*.json"))) == 4
+
+
+def test_a_report_of_means_and_ranges() -> None:
+    group = [search("random", seed=seed)[1] for seed in (0, 1)]
+    head, row = report.table(group)
+    assert head[0] == "criterion"
+    assert row[0] == "random"
+    assert " to " in row[1]
+    assert len(report.effective_table(group)[0]) == 1 + 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--points", "1"], "points 1 must be at least 2"),
+        (["--rounds", "0"], "rounds at least 1"),
+        (["--criteria", "snp"], "unknown criterion 'snp': did you mean snip"),
+        (["--models", "leent"], "unknown model 'leent'"),
+    ],
+)
+def test_mistakes(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["collapse", *arguments]) == 2
+    assert message in capsys.readouterr().err
