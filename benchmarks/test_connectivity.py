@@ -1,0 +1,42 @@
+"""Following the paths of a network under a mask, beside a bare forward and backward pass of the same example."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import pai_bench as pb
+from benchmarks.conftest import Beside
+from pai_bench.pruning import prunable_parameters
+
+NETWORKS: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {
+    "1,000 linear layers": ((100,), lambda: nn.Sequential(*[nn.Linear(100, 100) for _ in range(1000)])),
+    "resnet152": ((3, 224, 224), lambda: torchvision.models.resnet152(weights=None)),
+    "vit_b_16": ((3, 224, 224), lambda: torchvision.models.vit_b_16(weights=None)),
+}
+
+
+@pytest.mark.parametrize("what", ["connectivity", "without the number of paths"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_connectivity(beside: Beside, device: torch.device, network: str, what: str) -> None:
+    """A few times the floor; the target is five."""
+    if device.type != "cpu":
+        pytest.skip("paths are followed on a CPU")
+    shape, build = NETWORKS[network]
+    model, example = build().eval(), torch.zeros(1, *shape)
+    generator = torch.Generator().manual_seed(0)
+    weights = prunable_parameters(model)
+    mask = pb.Mask({name: torch.rand(w.shape, generator=generator) < 0.1 for name, w in weights.items()})
+
+    def floor() -> Any:
+        return torch.autograd.grad(model(example).sum(), list(weights.values()))
+
+    beside(
+        lambda: pb.connectivity(model, mask, example, paths=what == "connectivity"),
+        floor,
+        group=f"connectivity {network}",
+        target=5.0,
+    )
