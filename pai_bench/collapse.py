@@ -105,17 +105,15 @@ class Search:
         return self.points + (self.size.bit_length() if self.exact else self.points // 2)
 
     def seconds(self) -> float:
-        """What the search will take, from the first of its masks, which is of the dense network."""
+        """What the search will take, about, from one score and one look at the dense network."""
         start = time.perf_counter()
-        self.links.connected(self.mask(self.size) if self.exact else whole(self.model, self.sizes))
-        one = time.perf_counter() - start
-        cuts = 0.0
-        if not self.exact:
-            start = time.perf_counter()
-            with Scorer(self.criterion, self.model, draw=self.draw) as scorer:
-                select(scorer.score(self.batch), self.size // 2)
-            cuts = (time.perf_counter() - start) * len(self.schedule.densities(0.5))
-        return (one + cuts) * self.evaluations() + one * 2 * self.points
+        with Scorer(self.criterion, self.model, draw=self.draw) as scorer:
+            select(scorer.score(self.batch), self.size // 2)
+        middle = time.perf_counter()
+        self.links.connected(whole(self.model, self.sizes))
+        score, look = middle - start, time.perf_counter() - middle
+        scores = 1 if self.exact else self.evaluations() * len(self.schedule.densities(0.05))
+        return score * scores + look * (self.evaluations() + 2 * self.points)
 
     def steps(self) -> Iterator[Tried]:
         """Every mask that is looked at, one after the other; afterwards `result` has what was found."""

@@ -90,9 +90,10 @@ def layers(title: str, collapses: Mapping[str, list[Collapse]], path: Path) -> N
                 axes.axvline(1 / (1 - collapse.connected_until), color=COLLAPSED_COLOUR, linewidth=1.2)
             axes.set_xscale("log")
             axes.set_title(literal(name), fontsize=8)
+            axes.tick_params(labelsize=6)
         for axes in grid.flat[len(first) :]:
             axes.set_visible(False)
-        grid[0, 0].set_yticks(np.arange(len(names)) + 0.5, [literal(name) for name in names], fontsize=6)
+        grid[0, 0].set_yticks(np.arange(len(names)) + 0.5, [literal(name) for name in names])
         grid[0, 0].invert_yaxis()
         figure.supxlabel("compression, 1 / (1 - sparsity); red: the end of connection", fontsize=8)
         figure.suptitle(literal(title), fontsize=10)
