@@ -55,7 +55,11 @@ class Cell:
             return "failed" if self.failed else "–"
         spread = f" ± {100 * self.deviation:.2f}" if len(self.accuracies) > 1 else ""
         marks = " ‡" if self.disconnected else " †" if self.with_dead_layers else ""
-        effective = "" if pd.isna(self.effective_sparsity) else f" [{share(self.effective_sparsity)}]"
+        effective = (
+            ""
+            if pd.isna(self.effective_sparsity) or not self.effective_sparsity
+            else f" [{share(self.effective_sparsity)}]"
+        )
         failed = f" ({self.failed} failed)" * (self.failed > 0)
         return f"{100 * self.mean:.2f}{spread}{effective}{marks}{failed}"
 
