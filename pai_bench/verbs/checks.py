@@ -1,0 +1,48 @@
+"""The verb `check`."""
+
+import argparse
+import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pai_bench.verbs.console import FAILED, make_console
+
+if TYPE_CHECKING:
+    from pai_bench.conformance import Result
+
+
+def check(given: argparse.Namespace) -> int:
+    """``pai-bench check``."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from pai_bench.conformance import run_checks
+    from pai_bench.pruning import get_criterion
+    from pai_bench.report.summary import plural
+
+    criterion, console, results = get_criterion(given.criterion), make_console(), []
+    with console.status(escape(f"checking {criterion}")) as status:
+        for result in run_checks(criterion):
+            results.append(result)
+            status.update(escape(f"checking {criterion}: {result.check} on {result.network}"))
+    table = Table()
+    for column in ("check", "networks", "result", "message"):
+        table.add_column(column, overflow="fold")
+    for row in check_rows(results):
+        table.add_row(*map(escape, row), style="red" if row[-1] else None)
+    console.print(table)
+    failed, total = sum(not result.passed for result in results), plural(len(results), "check")
+    line = f"{criterion}: {failed} of {total} failed" if failed else f"{criterion}: {total} passed"
+    console.print(line, highlight=False, markup=False)
+    return FAILED if failed else 0
+
+
+def check_rows(results: "list[Result]") -> Iterator[tuple[str, str, str, str]]:
+    """One row for the networks on which a check passed, and one for each on which it failed."""
+    for name, group in itertools.groupby(results, key=lambda result: result.check):
+        found = list(group)
+        if passed := [result.network for result in found if result.passed]:
+            yield name, ", ".join(passed), "passed", ""
+        for result in found:
+            if not result.passed:
+                yield name, result.network, "failed", result.message

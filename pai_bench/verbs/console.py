@@ -1,0 +1,30 @@
+"""What all verbs print by, and the exit codes."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
+
+
+def make_console() -> "Console":
+    """A console that does not break lines in a log at 80 columns."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, 160))
+
+
+def print_table(console: "Console", title: str, rows: list[list[str]]) -> None:
+    """A table of a report on the terminal."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    head, *body = rows
+    table = Table(title=escape(title), title_justify="left")
+    for i, column in enumerate(head):
+        table.add_column(column, justify="right" if i else "left")
+    for row in body:
+        table.add_row(*map(escape, row))
+    console.print(table)

@@ -1,0 +1,73 @@
+"""The verb `list`."""
+
+import argparse
+import dataclasses
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from pai_bench import recipe
+from pai_bench.verbs.console import make_console
+
+if TYPE_CHECKING:
+    from pai_bench.registry import Plugin
+
+
+def list_plugins(given: argparse.Namespace) -> int:
+    """``pai-bench list``."""
+    from rich.table import Table
+
+    from pai_bench import registry
+
+    table = Table(show_edge=False)
+    if given.kind == "recipes":
+        rows = [[name, text] for name, text in recipe.shipped().items()]
+        columns = ["name", "what it does"]
+    elif given.kind == "criteria":
+        rows = [criterion_row(plugin) for plugin in registry.CRITERIA.plugins()]
+        columns = ["name", "score", "schedule", "options", "source"]
+    else:
+        found = registry.MODELS if given.kind == "models" else registry.DATA
+        rows = [[plugin_name(p), first_paragraph(p.target), p.source] for p in found.plugins()]
+        columns = ["name", "what it is", "source"]
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(cell.replace("[", "\\[") for cell in row))
+    console = make_console()
+    console.print(table)
+    if given.kind == "criteria":
+        from pai_bench.pruning import Criterion
+
+        every = options(f for f in dataclasses.fields(Criterion) if f.name != "bn")
+        console.print(f"every criterion: {every}\nfor example snip:bn=train:micro-batch=32", highlight=False)
+    return 0
+
+
+def plugin_name(plugin: "Plugin") -> str:
+    """A name with its aliases; a prefix shows that an argument follows."""
+    name = plugin.name + ("NAME" if plugin.name.endswith(":") else "")
+    return f"{name} ({', '.join(plugin.aliases)})" if plugin.aliases else name
+
+
+def criterion_row(plugin: "Plugin") -> list[str]:
+    """Facts about a criterion: its formula, schedule, own options and mode of batch norm, and source."""
+    from pai_bench.pruning import Criterion
+
+    common = {f.name for f in dataclasses.fields(Criterion)} - ({"bn"} if plugin.target.uses_data else set())
+    return [
+        plugin.name,
+        first_paragraph(plugin.target),
+        str(plugin.target.schedule),
+        options(f for f in dataclasses.fields(plugin.target) if f.name not in common),
+        plugin.source,
+    ]
+
+
+def options(fields: "Iterable[dataclasses.Field[Any]]") -> str:
+    """Options as they are written behind a criterion's name, with their defaults."""
+    return " ".join(f"{f.name.replace('_', '-')}={f.default}" for f in fields)
+
+
+def first_paragraph(target: Any) -> str:
+    """The first paragraph of a docstring, on one line."""
+    return " ".join((getattr(target, "__doc__", "") or "").strip().partition("\n\n")[0].split())

@@ -1,0 +1,66 @@
+"""The verb `prune`."""
+
+import argparse
+import dataclasses
+from typing import TYPE_CHECKING
+
+from pai_bench import recipe
+from pai_bench.errors import UserError
+from pai_bench.plan import Sweep
+from pai_bench.verbs.console import make_console
+
+if TYPE_CHECKING:
+    pass
+
+
+def prune(given: argparse.Namespace) -> int:
+    """``pai-bench prune``."""
+    from rich.table import Table
+    from safetensors import SafetensorError
+
+    from pai_bench.catalog import resolve
+    from pai_bench.report import summary
+    from pai_bench.runner import Runner
+
+    if given.seed < 0:
+        raise UserError(f"seed {given.seed} must not be negative")
+    flags = {key: value for key, value in vars(given).items() if key in recipe.KEYS and key != "data"}
+    axes = {
+        "criteria": given.criterion,
+        "models": given.model,
+        "sparsities": given.sparsity,
+        "data": given.data,
+        "variants": given.variant,
+    }
+    catalog = resolve(Sweep(**axes, **flags, epochs=0))
+    trial = dataclasses.replace(catalog.trials[1], seed=given.seed)
+    runner = Runner(catalog)
+    model = runner.model(trial)
+    try:
+        mask, cost = runner.mask(trial, model, runner.data(trial))
+    except Exception as error:
+        raise UserError(f"{trial.criterion_name} failed on {trial.model}: {type(error).__name__}: {error}") from error
+    assert mask is not None
+    assert cost is not None
+    try:
+        mask.save(given.output)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"the mask cannot be written to {given.output} ({error})") from error
+    console = make_console()
+    table = Table(title=f"{trial.method} on {trial.model}, sparsity {mask.sparsity:.4f}", title_justify="left")
+    for column in ("layer", "weights", "kept", "density in %"):
+        table.add_column(column, justify="left" if column == "layer" else "right")
+    for name, kept in mask.kept_per_layer().items():
+        size = mask[name].numel()
+        table.add_row(name, f"{size:,}", f"{kept:,}", f"{100 * kept / size:.3g}", style=None if kept else "red")
+    console.print(table)
+    line = f"mask: {given.output}, {mask.kept:,} of {mask.size:,} connections, scored in {cost.seconds:.3g} s"
+    console.print(line, highlight=False, markup=False)
+    if (links := runner.links(model, mask, runner.data(trial))) is not None:
+        cut = "connected" if links.connected else f"disconnected, first in {links.first_cut}"
+        dead = f"; dead: {', '.join(links.dead_layers)}" if links.connected and links.dead_layers else ""
+        share = summary.share(links.effective_sparsity)
+        console.print(f"{cut}; effective sparsity {share}{dead}", highlight=False, markup=False)
+    if catalog.variants[trial.variant].redraws:
+        console.print("variant reinit: the mask is the plain one; draw the weights again before training")
+    return 0

@@ -1,0 +1,124 @@
+"""The verbs `run` and `report`."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pai_bench import recipe
+from pai_bench.plan import Sweep
+from pai_bench.verbs.console import FAILED, INTERRUPTED, make_console
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pai_bench.catalog import Catalog
+    from pai_bench.store import Record
+
+
+def run(given: argparse.Namespace) -> int:
+    """``pai-bench run``."""
+    from pai_bench.catalog import resolve
+    from pai_bench.report.summary import plural
+
+    grids = sweeps(given)
+    console = make_console()
+    with console.status("reading data and building networks"):
+        catalogs = [(resolve(sweep), out) for sweep, out in grids]
+    if getattr(given, "dry_run", False):
+        for catalog, out in catalogs:
+            print_plan(console, catalog, out)
+        return 0
+    try:
+        failed = sum(run_folder(console, catalogs, out, given) for out in dict.fromkeys(out for _, out in catalogs))
+    except KeyboardInterrupt:
+        say_how_to_go_on(console, catalogs)
+        return INTERRUPTED
+    if failed:
+        console.print(f"{plural(failed, 'trial')} failed; --retry-failed runs them again", style="red")
+    return FAILED if failed else 0
+
+
+def run_folder(console: "Console", catalogs: "list[tuple[Catalog, str]]", out: str, given: argparse.Namespace) -> int:
+    """Run the sweeps that go into one results folder; the number of failed trials."""
+    from pai_bench.progress import Display
+    from pai_bench.report.page import write_report
+    from pai_bench.runner import run_catalog
+    from pai_bench.store import Store
+
+    retry = getattr(given, "retry_failed", False)
+    records: dict[str, Record] = {}  # grids may share trials, the dense ones above all
+    for catalog in (catalog for catalog, folder in catalogs if folder == out):
+        made = run_catalog(catalog, out, retry_failed=retry, listener=Display(console), command=given.command)
+        records |= {record.identity: record for record in made}
+    path = write_report(Store(out), Path(out) / "report.md")
+    print_tables(console, list(records.values()))
+    console.print(f"report: {path}", highlight=False, markup=False)
+    return sum(record.status == "failed" for record in records.values())
+
+
+def say_how_to_go_on(console: "Console", catalogs: "list[tuple[Catalog, str]]") -> None:
+    """One line after an interrupt: what is stored, and what the same command will do."""
+    wanted = {(out, trial.identity) for catalog, out in catalogs for trial in catalog.trials}
+    stored = sum((Path(out) / "trials" / f"{identity}.json").is_file() for out, identity in wanted)
+    where = " and ".join(dict.fromkeys(out for _, out in catalogs))
+    line = f"interrupted: {stored} of {len(wanted)} trials are stored in {where}; the same command runs the rest"
+    console.print(line, highlight=False, markup=False)
+
+
+def sweeps(given: argparse.Namespace) -> list[tuple[Sweep, str]]:
+    """The sweeps that a command line asks for, each with its results folder."""
+    flags = {key: value for key, value in vars(given).items() if key in recipe.KEYS}
+    grids = recipe.load(given.recipe) if "recipe" in given else [{}]
+    quick = recipe.load("quick")[0] if "quick" in given else {}
+    made = []
+    for grid in grids:
+        keys = grid | quick | flags
+        out = keys.pop("out", "results")
+        made.append((Sweep(**keys), out))
+    return made
+
+
+def print_plan(console: "Console", catalog: "Catalog", out: str) -> None:
+    """The trials of a sweep, and which of them are stored already."""
+    stored = {path.stem for path in (Path(out) / "trials").glob("*.json")}
+    for trial in catalog.trials:
+        mark = "stored" if trial.identity in stored else "to run"
+        console.print(f"{mark}  {trial.identity}", highlight=False, markup=False)
+    missing = sum(trial.identity not in stored for trial in catalog.trials)
+    console.print(f"{len(catalog.trials)} trials, {missing} to run on {catalog.device}", highlight=False)
+
+
+def print_tables(console: "Console", records: "list[Record]") -> None:
+    """Accuracy by criterion and sparsity, for each network and data set."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from pai_bench.report import tables
+    from pai_bench.report.summary import comparisons, plural
+    from pai_bench.store import as_frame
+
+    for comparison in comparisons(as_frame(records)):
+        head, *body = tables.accuracy(comparison)
+        title = f"{comparison.title}: test accuracy in %, mean ± standard deviation, {plural(comparison.seeds, 'seed')}"
+        table = Table()
+        for i, column in enumerate(head):
+            table.add_column(column, justify="right" if i else "left")
+        for row in body:
+            table.add_row(*map(escape, row))
+        console.print(title, highlight=False, markup=False)
+        console.print(table)
+        if any(comparison.rows.effective_sparsity > 0):
+            console.print("in brackets: effective sparsity, of weights removed or on no path", highlight=False)
+        for line in tables.disconnections(comparison):
+            console.print(line, highlight=False, markup=False)
+
+
+def report(given: argparse.Namespace) -> int:
+    """``pai-bench report``."""
+    from pai_bench.report.page import write_report
+    from pai_bench.store import Store
+
+    store = Store(given.results)
+    path = write_report(store, Path(getattr(given, "output", store.path / "report.md")), x=given.x)
+    make_console().print(f"report: {path}", highlight=False, markup=False)
+    return 0
