@@ -147,7 +147,7 @@ class Search:
             connected_until=1 - high / self.size if whole_is_connected else None,
             cut_from=1 - low / self.size if low else None,
             first_cut=first_cut,
-            exact=self.exact,
+            exact=self.exact and self._division is None,  # shares of layers do not always shrink with their sum
             layers_until=self.layers_until(),
             tried=tuple(self._tried[count] for count in sorted(self._tried, reverse=True)),
             seconds=seconds,

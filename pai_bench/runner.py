@@ -138,8 +138,8 @@ class Runner:
         links = self.links(model, mask, data)
         if trial.criterion and self.catalog.variants[trial.variant].redraws:
             model = self.model(trial, "reinit")
-        if cut := links is not None and not links.connected and not self.catalog.train_disconnected:
-            assert mask is not None
+        cut = mask is not None and links is not None and not links.connected and not self.catalog.train_disconnected
+        if cut and mask is not None:
             mask.apply_(model)
         on_epoch(0)
         with random_state(stream(trial.seed, "training")):  # dropout and the like
@@ -181,8 +181,8 @@ class Runner:
         whole = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable_parameters(model).items()}
         try:
             return connectivity(model, mask or whole, torch.zeros(1, *data.input_shape), paths=False)
-        except UserError as error:
-            logger.warning("connectivity is not known: %s", error)
+        except Exception as error:  # whatever a network does, it can be trained all the same
+            logger.warning("connectivity is not known: %s: %s", type(error).__name__, error)
             return None
 
     def _connectivity(self, model: nn.Module, mask: Mask | None, links: Connectivity | None) -> dict[str, Any]:

@@ -111,3 +111,45 @@ def test_old_records_without_connectivity_are_read() -> None:
     text = cut.to_json().replace('"first_cut": "3.weight",', "")
     assert Record.from_json(text).first_cut is None
     assert torch.tensor([layer.effective or 0 for layer in cut.layers]).sum() == 0
+
+
+class Odd(nn.Module):
+    """A network that connectivity fails on, one way or the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled() and len(x) == 1:
+            raise ZeroDivisionError
+        y: Tensor = self.layer(x.flatten(1))
+        return y
+
+
+def odd(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    return Odd()
+
+
+class Constant(nn.Module):
+    """A network whose output does not depend on its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(torch.zeros_like(x))
+        return y
+
+
+def constant(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    return Constant()
+
+
+def test_the_dense_reference_is_trained_whatever_its_paths() -> None:
+    found = run_catalog(resolve(sweep(models=[odd, constant], criteria=["random"], seeds=1)), "r")
+    states = [(record.trial["model"], record.status, record.connected) for record in found]
+    expected: list[tuple[str, str, bool | None]] = [("odd", "done", None), ("odd", "done", None)]
+    expected += [("constant", "done", False), ("constant", "disconnected", False)]
+    assert states == expected, [record.error for record in found]

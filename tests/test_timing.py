@@ -179,5 +179,5 @@ def test_a_folder_with_costs_alone_has_a_report() -> None:
     Store("r", create=True).write_cost(cost())
     assert main(["report", "r"]) == 0
     assert Path("r/report.md").read_text().startswith("# Pruning at initialisation: what it costs")
-    with pytest.raises(pb.UserError, match="has no trials, only costs"):
+    with pytest.raises(pb.UserError, match="has no trials, only measure"):
         pb.read_results("r")

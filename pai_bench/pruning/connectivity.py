@@ -118,6 +118,8 @@ def connectivity(
 
     Without `paths`, paths are not counted, which takes a third of the time.
     """
+    if isinstance(example_input, Tensor) and not example_input.numel():
+        raise UserError(f"the example input is empty: its shape is {tuple(example_input.shape)}")
     if not isinstance(example_input, Tensor):
         raise UserError(f"an example input is a tensor, with its batch dimension, not {type(example_input).__name__}")
     mask = mask if isinstance(mask, Mask) else Mask(mask)
@@ -138,12 +140,18 @@ class Connections:
 
     def connected(self, mask: Mapping[str, Tensor]) -> bool:
         """Whether any output depends on any input; half of the work, or less, of all the rest."""
-        reach = Reach(self.trace, self.parameters, {name: keep.to("cpu", torch.float32) for name, keep in mask.items()})
+        kept = {name: keep.to("cpu", torch.float32) for name, keep in mask.items()}
+        with torch.inference_mode(False), torch.no_grad():
+            reach = Reach(self.trace, self.parameters, kept)
         self._warn(reach.unknown)
         return any(bool(output.any()) for output in reach.outputs)
 
     def under(self, mask: Mask, *, paths: bool = True) -> Connectivity:
         """What `mask` leaves."""
+        with torch.inference_mode(False), torch.enable_grad():
+            return self._under(mask, paths)
+
+    def _under(self, mask: Mask, paths: bool) -> Connectivity:
         kept = {name: keep.to("cpu", torch.float32).requires_grad_() for name, keep in mask.items()}
         reach = Reach(self.trace, self.parameters, kept)
         self._warn(reach.unknown)
@@ -163,11 +171,14 @@ class Connections:
 
     def _backward(self, reach: Reach, kept: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[Tensor | None]]:
         """How often each connection serves, and what of every sum the outputs depend on."""
-        wanted = [*kept.values(), *(one.result for one in reach.sums)]
         whole = torch.stack([output.sum() for output in reach.outputs]).sum()
-        found = torch.autograd.grad(whole, wanted, allow_unused=True)
+        # before the first weights, nothing has a gradient
+        sums = [i for i, one in enumerate(reach.sums) if one.result.requires_grad]
+        wanted = [*kept.values(), *(reach.sums[i].result for i in sums)]
+        found = torch.autograd.grad(whole, wanted, allow_unused=True) if whole.requires_grad else [None] * len(wanted)
         used = {name: used for name, used in zip(kept, found, strict=False) if used is not None}
-        return used, list(found[len(kept) :])
+        carried = dict(zip(sums, found[len(kept) :], strict=True))
+        return used, [carried.get(i) for i in range(len(reach.sums))]
 
     def _paths(self, effective: Mapping[str, Tensor]) -> float | None:
         return Count(self.trace, self.parameters, {name: keep.float() for name, keep in effective.items()}).log10

@@ -44,3 +44,11 @@ CONSTANTS = frozenset(
     """.split()  # noqa: SIM905  # a list of a hundred strings is harder to read
 )
 """Operations whose results do not depend on the elements of their arguments."""
+
+REDUCTIONS = frozenset(
+    """
+    sum mean amax amin max min prod logsumexp norm linalg_vector_norm var std var_mean std_mean any all argmax argmin
+    median nanmedian mode kthvalue nansum
+    """.split()  # noqa: SIM905  # a list of a hundred strings is harder to read
+)
+"""Operations whose results depend on all that they are taken over."""

@@ -82,16 +82,21 @@ def prune(
     cuts = chosen.schedule if schedule is None else get_schedule(schedule)
     if kind.quota is not None and scope not in (None, "quota"):
         raise UserError(f"scope {scope} and variant {kind} both divide the connections over the layers; give one")
+    if repair != "none":
+        ranked = kind.kind in ("none", "reinit", "invert") and (scope or chosen.scope) == "global" and not min_per_layer
+        if not ranked:
+            raise UserError(f"repair {repair} ranks all layers together: not with this scope, variant or min_per_layer")
     linked = Connections(model, batch.inputs[:1]) if target == "effective" or repair != "none" else None
     if linked is not None and target == "effective":
-        size = sum(p.numel() for p in prunable_parameters(model, biases=chosen.biases, only=prunable).values())
+        layers = prunable_parameters(model, biases=chosen.biases, only=prunable).values()
+        size, least = sum(p.numel() for p in layers), sum(min(min_per_layer, p.numel()) for p in layers)
         options = {"schedule": cuts, "scope": scope, "variant": kind, "min_per_layer": min_per_layer, "repair": repair}
 
         def of(count: int) -> Mask:
             more = {**options, "prunable": prunable, "draw": draw, "seed": seed}
             return prune(model, batch, chosen, 1 - count / size, **more)  # type: ignore[arg-type]
 
-        return with_effective_count(of, linked, kept_count(1 - sparsity, size), size)
+        return with_effective_count(of, linked, kept_count(1 - sparsity, size), size, least=max(1, least))
     mask: Mask | None = None
     with Scorer(chosen, model, seed=seed, only=prunable, draw=draw, returns=cuts.returns, keep=False) as scorer:
         if kind.quota is None:

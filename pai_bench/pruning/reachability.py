@@ -12,22 +12,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
-from pai_bench.pruning import rules
+from pai_bench.pruning import rules, supports
 from pai_bench.pruning.tracing import Key, Operation, Trace, key, tensors
-
-
-class Settled(Function):
-    """1 where a count is positive and else 0, of counts forward and of counts backward."""
-
-    @staticmethod
-    def forward(_ctx: Any, count: Tensor) -> Tensor:
-        return (count > 0.5).to(count.dtype)  # counts are whole numbers, but a kernel's result may be slightly off
-
-    @staticmethod
-    def backward(_ctx: Any, *gradients: Tensor) -> Any:
-        return (gradients[0] > 0.5).to(gradients[0].dtype)
 
 
 class Product(NamedTuple):
@@ -58,25 +45,26 @@ class Reach:
         self.products: list[Product] = []
         self.sums: list[Sum] = []
         self.unknown: dict[str, str] = {}
+        self.forbidden: dict[Key, Tensor] = {}
+        """Where a tensor is minus infinity for all data."""
         self.countable = True
         """Whether every path is a product of connections, so that there is a number of paths."""
         self._reaches: dict[Key, Tensor] = {}
         self._flats: dict[int, Tensor] = {}
         one = torch.ones(())
-        self._supports = {key(p): kept.get(name, one).expand(p.shape) for name, p in parameters.items()}
+        self._supports = {key(p): like(p, kept.get(name, one).expand(p.shape)) for name, p in parameters.items()}
         self._added = set(self._supports)  # parameters, and what is moved of them: those that may be biases
         self._names = {key(parameters[name]): frozenset([name]) for name in kept}
         self._sources: dict[Key, str] = {}
         with torch.set_grad_enabled(any(factor.requires_grad for factor in kept.values())):
-            start = torch.ones(trace.input.shape, requires_grad=torch.is_grad_enabled())
-            self._reaches[key(trace.input)] = start * 1
+            self._reaches[key(trace.input)] = like(trace.input, torch.ones(trace.input.shape))
             for operation in trace.operations:
                 self._follow(operation)
         self.outputs = [reach for tensor in trace.outputs if (reach := self.reach(tensor)) is not None]
 
     def settle(self, count: Tensor) -> Tensor:
         """A reach, from counts of ways."""
-        settled: Tensor = Settled.apply(count)
+        settled: Tensor = rules.Settled.apply(count)
         return settled
 
     def reach(self, tensor: Any) -> Tensor | None:
@@ -123,23 +111,25 @@ class Reach:
 
     def met(self, operation: Operation, branches: Sequence[Tensor], reach: Tensor) -> None:
         """Note that two tensors are added."""
-        found = [self.reach(tensor) for tensor in branches]
+        found = [None if (branch := self.reach(t)) is None else branch.detach().clone() for t in branches]
         sources = [self._sources.get(key(tensor), "the input") for tensor in branches]
         self.sums.append(Sum(operation.module, found, sources, reach))
 
     def _follow(self, operation: Operation) -> None:
         given = list(tensors(list(operation.arguments.values())))
         reached = any(self.reach(tensor) is not None for tensor in given)
-        known = any(self.support(tensor) is not None for tensor in given)
-        supports = rules.supports(self, operation, reached=reached) if known else None
+        known = any(self.support(tensor) is not None for tensor in given) or supports.makes_zeros(operation)
+        found = supports.supports(self, operation, reached=reached) if known else None
         reaches = rules.reaches(self, operation) if reached else ()
+        if (forbidden := supports.forbidden(self, operation)) is not None:
+            self.forbidden[key(operation.results[0])] = forbidden
         for result, reach in zip(operation.results, tensors(reaches), strict=False):
             if operation.in_place:
                 self._overwrite(result, reach)
             elif not operation.is_view or self.reach(result) is None:
                 self._reaches[key(result)] = like(result, reach)
             self._sources[key(result)] = operation.module
-        for result, support in zip(operation.results, tensors(supports), strict=False):
+        for result, support in zip(operation.results, tensors(found), strict=False):
             self._supports[key(result)] = support
             self._names[key(result)] = self.names(given)
             if rules.moves(operation) and any(key(tensor) in self._added for tensor in given):

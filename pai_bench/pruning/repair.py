@@ -81,11 +81,13 @@ def effective_only(mask: Mask, scores: Mapping[str, Tensor], links: Connections)
     return best
 
 
-def with_effective_count(make: Callable[[int], Mask], links: Connections, wanted: int, size: int) -> Mask:
+def with_effective_count(
+    make: Callable[[int], Mask], links: Connections, wanted: int, size: int, *, least: int = 1
+) -> Mask:
     """The mask, of those that `make` gives for a count, whose number of effective connections is nearest to `wanted`.
 
-    By bisection, which takes it that more connections never make fewer effective ones; exact where one mask holds
-    the next, as those of one ranking do.
+    Counts below `least` are not tried. By bisection, which takes it that more connections never make fewer effective
+    ones; so it is where one mask holds the next, as those of one ranking over all layers do.
     """
     found: dict[int, tuple[int, Mask]] = {}
 
@@ -95,8 +97,8 @@ def with_effective_count(make: Callable[[int], Mask], links: Connections, wanted
             found[count] = sum(layer.effective for layer in links.under(mask, paths=False).layers), mask
         return found[count][0]
 
-    low, high = wanted, size
-    if effective(low) == wanted:
+    low, high = max(wanted, least), size
+    if effective(low) >= wanted:
         return found[low][1]
     if effective(high) < wanted:
         raise UserError(f"only {effective(high)} of {size} connections lie on a path, not the {wanted} asked for")

@@ -5,11 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 from torch.nn import functional as F
 
 from pai_bench.errors import UserError
-from pai_bench.pruning.operations import CONSTANTS, DATA_DEPENDENT, ELEMENTWISE, MOVES, SUMMING_MOVES, ZERO_PRESERVING
-from pai_bench.pruning.tracing import Operation, mapped, tensors
+from pai_bench.pruning.operations import (
+    CONSTANTS,
+    DATA_DEPENDENT,
+    ELEMENTWISE,
+    MOVES,
+    REDUCTIONS,
+    SUMMING_MOVES,
+)
+from pai_bench.pruning.tracing import Operation, key, mapped, tensors
 
 if TYPE_CHECKING:
     from pai_bench.pruning.reachability import Reach
@@ -23,12 +31,27 @@ MOVED = ("self", "tensors", "src", "source", "values", "input", "data", "other",
 """Arguments whose elements are moved; others say where to."""
 
 
+class Settled(Function):
+    """1 where a count is positive and else 0, of counts forward and of counts backward."""
+
+    @staticmethod
+    def forward(_ctx: Any, count: Tensor) -> Tensor:
+        return (count > 0.5).to(count.dtype)  # counts are whole numbers, but a kernel's result may be slightly off
+
+    @staticmethod
+    def backward(_ctx: Any, *gradients: Tensor) -> Any:
+        return (gradients[0] > 0.5).to(gradients[0].dtype)
+
+
 def reaches(state: "Reach", operation: Operation) -> Any:
     """The reaches of an operation's results, when one of its arguments at least depends on the input."""
     chosen = [tensor for tensor in tensors(operation.arguments.get("indices")) if state.reach(tensor) is not None]
     if operation.name in DATA_DEPENDENT or any(tensor.dtype is torch.bool for tensor in chosen):
         raise UserError(f"the network does different things for different data ({operation})")
-    found = rule_for(operation)(state, operation)
+    try:
+        found = rule_for(operation)(state, operation)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, KeyError):  # complex numbers, for example
+        found = None
     if found is None:
         state.unknown.setdefault(operation.name, operation.module)
         found = everything(state, operation)
@@ -60,25 +83,6 @@ def unknown(_state: "Reach", _operation: Operation) -> None:
     """No rule."""
 
 
-def supports(state: "Reach", operation: Operation, *, reached: bool) -> Any:
-    """Where an operation's results may differ from zero, when that is known of one of its arguments at least."""
-    name = operation.name
-    if moves(operation):
-        return move(operation, state.factor)
-    given = list(tensors(list(operation.arguments.values())))
-    if name in ZERO_PRESERVING or (name == "mul" and len(given) == 1):
-        first = given[0]
-        return None if state.support(first) is None else state.factor(first).expand(operation.results[0].shape).clone()
-    if reached:  # nothing is known any more
-        return None
-    if name in ("mul", "mm", "bmm", "matmul"):
-        return state.settle(getattr(torch, name)(*map(state.factor, given)))
-    known = [state.factor(tensor) for tensor in given]
-    if operation.pointwise:
-        return state.settle(added(operation.results[0], known))
-    return [state.settle(total(known).expand(result.shape)) for result in operation.results]
-
-
 # Moving
 
 
@@ -93,6 +97,8 @@ def move(operation: Operation, value: Callable[[Tensor], Tensor]) -> Any:
     for name in MOVED:
         if name in arguments:
             arguments[name] = mapped(arguments[name], value)
+    if "alpha" in arguments:
+        arguments["alpha"] = 1
     for name in ("value", "padding_value"):
         if isinstance(arguments.get(name), (int, float)):
             arguments[name] = 0
@@ -108,6 +114,8 @@ def moved(state: "Reach", operation: Operation) -> Any:
     if any(state.reach(tensor) is not None for tensor in tensors(where)):  # the data say where to
         return pointwise(state, operation) if operation.name in ("where", "masked_fill") else None
     found = move(operation, lambda tensor: reach_or_zero(state, tensor))
+    if operation.name in ("_pack_padded_sequence", "_pad_packed_sequence"):
+        return found[0]  # the lengths are given
     return state.settle(found) if operation.name in SUMMING_MOVES else found
 
 
@@ -190,7 +198,19 @@ def product(state: "Reach", function: Callable[[Tensor, Tensor], Tensor], a: Ten
 @rule("mul")
 def _mul(state: "Reach", operation: Operation) -> Any:
     a, b = operation.arguments["self"], operation.arguments["other"]
-    return product(state, torch.mul, a, b) if isinstance(b, Tensor) else pointwise(state, operation)
+    if not isinstance(b, Tensor):
+        return pointwise(state, operation) if b else torch.zeros(operation.results[0].shape)
+    return product(state, torch.mul, a, b)
+
+
+@rule("addcmul")
+def _addcmul(state: "Reach", operation: Operation) -> Any:
+    base, a, b = (operation.arguments[name] for name in ("self", "tensor1", "tensor2"))
+    reached = any(state.reach(tensor) is not None for tensor in (a, b))
+    parts = [product(state, torch.mul, a, b)] if reached else []
+    if (reach := state.reach(base)) is not None:
+        parts.append(reach)
+    return with_biases(state, state.settle(added(operation.results[0], parts)), [base])
 
 
 @rule("mm", "bmm", "mv", "dot")
@@ -247,14 +267,16 @@ def scaled(state: "Reach", operation: Operation, shaped: Callable[[Tensor, Tenso
         return ()
     if (kept := state.support(weight)) is not None:
         reach = reach * shaped(kept, x)
-    return with_biases(state, state.settle(reach), [])
+    found, bias = state.settle(reach), operation.arguments.get("bias")
+    if (added_to_it := state.bias(bias)) is not None:
+        found = found + found.detach() * shaped(added_to_it - added_to_it.detach(), x)
+    return found
 
 
 # Reductions
 
 
-@rule("sum", "mean", "amax", "amin", "max", "min", "prod", "logsumexp", "norm", "linalg_vector_norm", "var", "std")
-@rule("var_mean", "std_mean", "any", "all", "argmax", "argmin", "median", "nanmedian", "mode", "kthvalue", "nansum")
+@rule(*REDUCTIONS)
 def _reduction(state: "Reach", operation: Operation) -> Any:
     """A result depends on all that it is taken over."""
     if isinstance(operation.arguments.get("other"), Tensor):  # the larger of two
@@ -276,10 +298,10 @@ def _along(state: "Reach", operation: Operation) -> Any:
     """Every result along a dimension depends on all elements there; what is minus infinity passes nothing."""
     x, dim = operation.arguments["self"], operation.arguments.get("dim", -1)
     reach, state.countable = reach_or_zero(state, x), False
-    if "softmax" in operation.name and (forbidden := x == -torch.inf).any():
-        reach = reach * ~forbidden
-        state.allow(operation.results[0], (~forbidden).float())
-        return state.settle(reach.sum(dim, keepdim=True)) * ~forbidden
+    if "softmax" in operation.name and (banned := state.forbidden.get(key(x))) is not None:
+        reach = reach * ~banned
+        state.allow(operation.results[0], (~banned).float())
+        return state.settle(reach.sum(dim, keepdim=True)) * ~banned
     settled = state.settle(reach.sum(dim, keepdim=True))
     return [settled.expand(result.shape).clone() for result in operation.results]
 
@@ -321,9 +343,21 @@ def _adaptive_pool(state: "Reach", operation: Operation) -> Any:
     return state.settle(pool(reach, size) * (share if state.countable else reach.shape[-len(size) :].numel()))
 
 
+@rule("view_as_complex")
+def _to_complex(state: "Reach", operation: Operation) -> Any:
+    return state.settle(reach_or_zero(state, operation.arguments["self"]).sum(-1))
+
+
+@rule("view_as_real")
+def _to_real(state: "Reach", operation: Operation) -> Any:
+    return reach_or_zero(state, operation.arguments["self"]).unsqueeze(-1).repeat_interleave(2, -1)
+
+
 def resampled(state: "Reach", operation: Operation) -> Any:
     """Interpolation, with weights that are never so small as the factor is large."""
     state.countable = False
+    if "bicubic" in operation.name:  # weights of both signs
+        return None
     return state.settle(move(operation, lambda tensor: reach_or_zero(state, tensor)) * 1e6)
 
 

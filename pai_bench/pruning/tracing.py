@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pai_bench.errors import UserError
 from pai_bench.pruning.gradients import forward
 
 Key = tuple[Any, ...]
@@ -73,7 +74,12 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
     finally:
         for handle in handles:
             handle.remove()
-    return Trace(recorder.operations, start, list(tensors(output)))
+    outputs = list(tensors(output))
+    if not outputs:
+        raise UserError(
+            f"{type(model).__name__} returns {type(output).__name__}, in which there is no tensor to be reached"
+        )
+    return Trace(recorder.operations, start, outputs)
 
 
 @contextmanager
@@ -122,7 +128,8 @@ class Recorder(TorchDispatchMode):
         if written:
             name = name.removesuffix("_")
             packet = getattr(torch.ops.aten, name, None)
-            function = getattr(packet, func._overloadname, getattr(packet, "default", func))
+            overload = func._overloadname if not func._overloadname.endswith("out") else "default"
+            function = getattr(packet, overload, getattr(packet, "default", func))
             arguments.pop("out", None)
         turned = False
         for tensor, old in zip(written, before, strict=True):
@@ -164,6 +171,10 @@ class WholeNormalisations(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in (Tensor.tolist, Tensor.numpy, Tensor.__array__):  # what follows is not seen
+            self.recorder.operations.append(
+                Operation("_local_scalar_dense", func, {"self": args[0]}, [], self.recorder.running[-1])
+            )
         if func not in NORMALISATIONS or self.recorder.paused:
             return func(*args, **kwargs)
         self.recorder.paused = True

@@ -1,5 +1,6 @@
 """The part of a report about where networks fall apart."""
 
+import json
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,8 @@ CAPTION = (
     "No training. A network is *connected* while some output depends on some input through kept connections, and a "
     "connection is *effective* if it lies on such a path. Means over seeds, with the range where they differ. One-shot "
     "criteria are scored once and their end is exact, to the connection; that of iterative ones lies between the last "
-    "sparsity tried at which the network was connected, which the table gives, and the next."
+    "sparsity tried at which the network was connected, which the table gives, and the next, and that of a layer is "
+    "the last tried at which it kept something, or 0."
 )
 
 
@@ -40,33 +42,43 @@ def section(collapses: list[Collapse], folder: Path, figure_for: Callable[[str],
 
 
 def groups(collapses: list[Collapse]) -> list[list[Collapse]]:
-    """Collapses of one network and data set."""
-    found: defaultdict[tuple[str, int], list[Collapse]] = defaultdict(list)
-    for collapse in sorted(collapses, key=lambda one: (one.trial["criterion"]["name"], one.trial["seed"])):
-        found[title(collapse), collapse.size].append(collapse)
+    """Collapses of one network, data set and score batch."""
+    found: defaultdict[str, list[Collapse]] = defaultdict(list)
+    for one in sorted(collapses, key=lambda one: (one.trial["criterion"]["name"], one.trial["seed"])):
+        shared = {key: value for key, value in one.trial.items() if key not in ("criterion", "scope", "seed")}
+        found[json.dumps([title(one), one.size, shared], sort_keys=True)].append(one)
     return [found[key] for key in sorted(found)]
 
 
 def by_criterion(group: list[Collapse]) -> dict[str, list[Collapse]]:
-    """Criterion -> its collapses over seeds; those that stay connected longest come first."""
-    ways: defaultdict[str, set[str]] = defaultdict(set)
-    for collapse in group:
-        ways[name_of(collapse)].add(schedule_of(collapse))
-    found: defaultdict[str, list[Collapse]] = defaultdict(list)
-    for collapse in group:
-        several = len(ways[name_of(collapse)]) > 1
-        found[name_of(collapse) + f", {schedule_of(collapse)}" * several].append(collapse)
+    """Criterion -> its collapses over seeds; those that stay connected longest come first.
+
+    What tells the uses of one criterion apart is written behind its name, where there are several.
+    """
+    uses: defaultdict[str, dict[str, list[Collapse]]] = defaultdict(dict)
+    for one in group:
+        use = json.dumps([one.trial["criterion"], one.trial["scope"]], sort_keys=True)
+        uses[one.trial["criterion"]["name"]].setdefault(use, []).append(one)
+    found = {}
+    for name, ways in uses.items():
+        for same in ways.values():
+            details = [schedule_of(same[0]), same[0].trial["scope"]]
+            details += [f"{key} {value}" for key, value in same[0].trial["criterion"]["options"]]
+            others = [w[0] for w in ways.values() if w is not same]
+            telling = [d for i, d in enumerate(details) if any(detail(other, i) != d for other in others)]
+            found[", ".join([name, *telling])] = same
     return dict(sorted(found.items(), key=lambda item: -fmean(one.connected_until or 0 for one in item[1])))
+
+
+def detail(one: Collapse, index: int) -> str:
+    """Schedule, scope, or an option of a criterion."""
+    options = [f"{key} {value}" for key, value in one.trial["criterion"]["options"]]
+    return [schedule_of(one), str(one.trial["scope"]), *options][index]
 
 
 def title(collapse: Collapse) -> str:
     """Network and data in a few words."""
     return f"{collapse.trial['model']} on {collapse.trial['data']}"
-
-
-def name_of(collapse: Collapse) -> str:
-    """The criterion, and whether all layers kept the same share."""
-    return f"{collapse.trial['criterion']['name']}{', layerwise' if collapse.trial['scope'] == 'layerwise' else ''}"
 
 
 def schedule_of(collapse: Collapse) -> str:

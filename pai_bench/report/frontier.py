@@ -93,6 +93,8 @@ def layers(title: str, collapses: Mapping[str, list[Collapse]], path: Path) -> N
             axes.tick_params(labelsize=6)
         for axes in grid.flat[len(first) :]:
             axes.set_visible(False)
+        for axes in grid.flat[max(0, len(first) - columns) : len(first)]:  # the lowest that is there
+            axes.tick_params(labelbottom=True)
         grid[0, 0].set_yticks(np.arange(len(names)) + 0.5, [literal(name) for name in names])
         grid[0, 0].invert_yaxis()
         figure.supxlabel("compression, 1 / (1 - sparsity); red: the end of connection", fontsize=8)

@@ -129,7 +129,9 @@ def read_results(path: str | Path) -> "pd.DataFrame":
     """
     store = Store(path)
     if not any(store.trials.glob("*.json")):
-        raise UserError(f"results folder {path} has no trials, only costs; `pai-bench run --out {path}` makes some")
+        raise UserError(
+            f"results folder {path} has no trials, only measurements; `pai-bench run --out {path}` makes some"
+        )
     return as_frame(store)
 
 

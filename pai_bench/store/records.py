@@ -254,7 +254,7 @@ class Collapse:
         """What was examined, as a file name."""
         trial = self.trial
         readable = f"{trial['data']}-{trial['model']}-{trial['criterion']['name']}-s{trial['seed']}"
-        return identify(readable, [dict(trial), dict(self.provenance["search"])])
+        return identify(readable, dict(trial))
 
     def to_json(self) -> str:
         """The text of the file."""

@@ -1,0 +1,92 @@
+"""What is known of the values of a tensor for all data: where it is zero, and where it is minus infinity.
+
+Weights that are not kept are zero, and so is what masks forbid; what they multiply passes nothing there.
+"""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pai_bench.pruning.operations import REDUCTIONS, ZERO_PRESERVING
+from pai_bench.pruning.rules import RULES, Settled, added, move, moves, total
+from pai_bench.pruning.tracing import Operation, key, tensors
+
+if TYPE_CHECKING:
+    from pai_bench.pruning.reachability import Reach
+
+
+def makes_zeros(operation: Operation) -> bool:
+    """Whether an operation can make zeros that hold for all data."""
+    given = operation.arguments
+    if operation.name == "mul":
+        factors = [given["self"], given.get("other")]
+        return any(isinstance(one, Tensor) and one.numel() > 1 and bool((one == 0).any()) for one in factors)
+    return operation.name in ("tril", "triu") or (operation.name == "masked_fill" and given["value"] == 0)
+
+
+def forbidden(state: "Reach", operation: Operation) -> Tensor | None:
+    """Where a result is minus infinity for all data: by a constant that is added, or filled in where one says."""
+    name, given = operation.name, operation.arguments
+    if not operation.results or not operation.results[0].is_floating_point():
+        return None
+    known = [tensor for tensor in tensors(list(given.values())) if key(tensor) in state.forbidden]
+    if name in ("masked_fill", "where", "add", "sub", "baddbmm", "addmm"):
+        parts = [state.forbidden[key(tensor)] for tensor in known]
+        constant = [t for t in tensors(list(given.values())) if state.reach(t) is None and state.support(t) is None]
+        if name == "masked_fill" and state.reach(given["mask"]) is None and float(given["value"]) == -math.inf:
+            parts.append(given["mask"])
+        elif name == "where" and state.reach(given["condition"]) is None:
+            parts.append((operation.results[0] == -math.inf) & chosen_constant(state, given))
+        elif name in ("add", "sub", "baddbmm", "addmm"):
+            # of a product, what it is added to
+            added_to_it = constant if name in ("add", "sub") else [t for t in constant if t is given["self"]]
+            parts += [tensor == -math.inf for tensor in added_to_it if tensor.is_floating_point()]
+        found = torch.zeros(operation.results[0].shape, dtype=torch.bool)
+        for part in parts:
+            found = found | part
+        return found if found.any() else None
+    if known and (moves(operation) or name in ("_to_copy", "clone", "mul", "div")) and len(operation.results) == 1:
+        if name in ("mul", "div"):
+            return state.forbidden[key(known[0])].expand(operation.results[0].shape)
+        moved_along = move(operation, lambda t: state.forbidden.get(key(t), torch.zeros(t.shape, dtype=torch.bool)))
+        return moved_along if isinstance(moved_along, Tensor) else None
+    return None
+
+
+def chosen_constant(state: "Reach", given: Any) -> Tensor:
+    """Where ``where`` takes a value that does not depend on the data."""
+    first, second = (state.reach(given[name]) is None for name in ("self", "other"))
+    return torch.where(given["condition"], torch.tensor(first), torch.tensor(second))
+
+
+def supports(state: "Reach", operation: Operation, *, reached: bool) -> Any:
+    """Where an operation's results may differ from zero, when that is known of one of its arguments at least."""
+    name = operation.name
+    if name in ("_pack_padded_sequence", "_pad_packed_sequence"):
+        return None
+    if moves(operation) and name not in RULES:
+        return move(operation, state.factor)
+    given = list(tensors(list(operation.arguments.values())))
+    if name in ZERO_PRESERVING or (name == "mul" and len(given) == 1):
+        first = given[0]
+        return None if state.support(first) is None else state.factor(first).expand(operation.results[0].shape).clone()
+    if name == "mul" and len(given) == 2:
+        return Settled.apply(state.factor(given[0]) * state.factor(given[1]))
+    if reached:  # nothing is known any more
+        return None
+    known = [state.factor(tensor) for tensor in given]
+    if name in ("mm", "bmm", "matmul"):
+        return Settled.apply(torch.matmul(*known))
+    if name in ("addmm", "baddbmm", "addmv"):
+        return Settled.apply(known[0] + torch.matmul(*known[1:]))
+    if name in ("normalisation", "_weight_norm_interface", "_weight_norm"):  # zero stays zero
+        return Settled.apply(known[0] * known[1]) if len(known) > 1 else known[0]
+    if name in ("add", "sub") and len(given) == 2:
+        return Settled.apply(added(operation.results[0], known))
+    if not operation.pointwise and name not in REDUCTIONS and any(kept.requires_grad for kept in known):
+        state.unknown.setdefault(name, operation.module)
+    # what is zero need not stay so: all passes, and every connection in it is used
+    ones = [added(result, known if operation.pointwise else [total(known)]) for result in operation.results]
+    return [part + (1 - part).detach() for part in ones]
