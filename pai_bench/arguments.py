@@ -26,8 +26,8 @@ examples:
   pai-bench collapse --criteria snip,synflow --models vgg-16-bn --data cifar10 --seeds 1 --points 8
 
 A network is connected while some output depends on some input through kept connections. One-shot criteria are scored
-once, and their end is exact; for iterative ones a pruning is made at each sparsity, and half as many again by
-bisection. The rows are kept in the results folder and become part of its report.md.
+once, and their end is found to the connection; for iterative ones a pruning is made at each sparsity, and half as many
+again by bisection. The rows are kept in the results folder and become part of its report.md.
 exit codes: 0; 1 a search failed; 2 a mistake in the request; 130 interrupted"""
 
 RUN_EXAMPLES = """\

@@ -1,8 +1,8 @@
 """Where a network falls apart: up to which sparsity a criterion's masks leave it connected. Nothing is trained.
 
 The sparsities tried lie evenly on a scale of log compression, from half of the weights to a single one. Between the
-last at which the network is connected and the first at which it is not, the end is found by bisection: exactly for a
-one-shot criterion, whose scores are taken once; with a number of further prunings for an iterative one.
+last at which the network is connected and the first at which it is not, the end is found by bisection: to the
+connection for a one-shot criterion, whose scores are taken once; with some further prunings for an iterative one.
 """
 
 import dataclasses

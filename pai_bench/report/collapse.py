@@ -13,9 +13,9 @@ from pai_bench.store import Collapse
 CAPTION = (
     "No training. A network is *connected* while some output depends on some input through kept connections, and a "
     "connection is *effective* if it lies on such a path. Means over seeds, with the range where they differ. One-shot "
-    "criteria are scored once and their end is exact, to the connection; that of iterative ones lies between the last "
-    "sparsity tried at which the network was connected, which the table gives, and the next, and that of a layer is "
-    "the last tried at which it kept something, or 0."
+    "criteria are scored once; where they rank all layers together, their end is exact, to the connection. That of "
+    "iterative ones lies between the last sparsity tried at which the network was connected, as in the table, and the "
+    "next; that of a layer is the last tried at which it kept something, or 0."
 )
 
 
