@@ -154,6 +154,7 @@ def exact_count(criterion: Criterion, model: nn.Module, batch: Batch) -> None:
 def masked(criterion: Criterion, model: nn.Module, batch: Batch) -> None:
     """Scoring works under a mask, also where a whole layer is removed."""
     scorer = Scorer(criterion, model)
+    dense = {name: weight.detach().clone() for name, weight in scorer.parameters.items()}
     half = {name: torch.rand(shape) < 0.5 for name, shape in scorer.shapes.items()}
     first = next(iter(half))
     for mask, removed in ((half, "half of the weights"), (half | {first: torch.zeros_like(half[first])}, repr(first))):
@@ -162,6 +163,8 @@ def masked(criterion: Criterion, model: nn.Module, batch: Batch) -> None:
             for name, weight in scorer.parameters.items():
                 if bool(weight[~mask[name]].any()):
                     raise CheckError(f"the formula writes to {name!r}, where the mask has removed weights")
+                if not torch.equal(weight, dense[name] * mask[name]):
+                    raise CheckError(f"the formula changes the weights of {name!r} under a mask")
 
 
 def data_free(criterion: Criterion, model: nn.Module, batch: Batch) -> None:

@@ -113,6 +113,18 @@ class Inverse(pb.Criterion):
 
 
 @dataclass(frozen=True)
+class Doubling(pb.Criterion):
+    """Changes the weights once some are removed, by a way that leaves no trace."""
+
+    def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
+        found = {name: model.get_parameter(name) for name in weights(model)}
+        if any(bool((weight == 0).any()) for weight in found.values()):
+            for weight in found.values():
+                weight.data.mul_(2)
+        return {name: weight.detach().abs() for name, weight in found.items()}
+
+
+@dataclass(frozen=True)
 class Curious(pb.Criterion):
     uses_data: ClassVar[bool] = False
 
@@ -170,6 +182,11 @@ BROKEN: list[tuple[type[pb.Criterion], str, str]] = [
         Inverse,
         "masked",
         "Inverse on mlp: with half of the weights removed: CriterionError: Inverse gave infinite scores",
+    ),
+    (
+        Doubling,
+        "masked",
+        "Doubling on mlp: with half of the weights removed: the formula changes the weights of '1.weight' under a mask",
     ),
     (
         Curious,
