@@ -110,7 +110,7 @@ class Search:
         with Scorer(self.criterion, self.model, draw=self.draw) as scorer:
             select(scorer.score(self.batch), self.size // 2)
         middle = time.perf_counter()
-        self.links.connected(whole(self.model, self.sizes))
+        self.links.connected(Mask.whole({name: self.model.get_parameter(name) for name in self.sizes}))
         score, look = middle - start, time.perf_counter() - middle
         scores = 1 if self.exact else self.evaluations() * len(self.schedule.densities(0.05))
         return score * scores + look * (self.evaluations() + 2 * self.points)
@@ -179,7 +179,7 @@ class Search:
         return found
 
     def first_parts(self, names: Sequence[str]) -> dict[str, int]:
-        """The smallest count at which a scope gives each layer a connection, to a relative precision of one in 2^20."""
+        """The smallest count at which a scope gives each layer a connection."""
         return {name: smallest(lambda count, name=name: self.part(name, count) > 0, self.size) for name in names}  # type: ignore[misc]
 
     def part(self, name: str, count: int) -> int:
@@ -196,8 +196,3 @@ def smallest(holds: Callable[[int], bool], most: int) -> int:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle, high)
     return high
-
-
-def whole(model: torch.nn.Module, names: Mapping[str, int]) -> Mask:
-    """The mask that removes nothing."""
-    return Mask({name: torch.ones(model.get_parameter(name).shape, dtype=torch.bool) for name in names})

@@ -178,9 +178,9 @@ class Runner:
 
     def links(self, model: nn.Module, mask: Mask | None, data: DataSet) -> Connectivity | None:
         """What the mask leaves of the network's paths; None for a network that has no paths of its own."""
-        whole = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in prunable_parameters(model).items()}
+        mask = Mask.whole(prunable_parameters(model)) if mask is None else mask
         try:
-            return connectivity(model, mask or whole, torch.zeros(1, *data.input_shape), paths=False)
+            return connectivity(model, mask, torch.zeros(1, *data.input_shape), paths=False)
         except Exception as error:  # whatever a network does, it can be trained all the same
             logger.warning("connectivity is not known: %s: %s", type(error).__name__, error)
             return None

@@ -25,6 +25,11 @@ class Mask(Mapping[str, Tensor]):
                 raise UserError(f"the mask of {name!r} has dtype {tensor.dtype}, but must be torch.bool")
         self._tensors = dict(tensors)
 
+    @classmethod
+    def whole(cls, parameters: Mapping[str, Tensor]) -> "Mask":
+        """The mask of some parameters that removes nothing."""
+        return cls({name: torch.ones(p.shape, dtype=torch.bool, device=p.device) for name, p in parameters.items()})
+
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
 

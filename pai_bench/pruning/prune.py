@@ -67,7 +67,7 @@ def prune(
     * `variant`: a sanity variant (`pai_bench.pruning.variant`). ``reinit`` gives the criterion's mask; the weights
       are the caller's to draw again, for example by `redraw_`.
     * `target`: with ``effective``, `sparsity` is of connections that lie on a path (`pai_bench.connectivity`): fewer
-      are removed, until the effective density is the one asked for, or as near as masks come to it.
+      are removed, until the effective density is the one asked for, or as near as bisection comes to it.
     * `min_per_layer`: so many connections of every layer are kept at least, those with its highest scores.
     * `repair`: with ``effective-only``, connections that lie on no path give their place to those with the next-best
       scores (`pai_bench.pruning.repair`). The example that is traced is the first of `batch`.

@@ -156,8 +156,13 @@ def with_biases(state: "Reach", reach: Tensor, added_to_it: Sequence[Any]) -> Te
     """A kept bias is no path, but counts as effective where the unit that it is added to lies on one."""
     for bias in added_to_it:
         if (kept := state.bias(bias)) is not None:
-            reach = reach + reach.detach() * (kept - kept.detach())
+            reach = used_with(reach, kept)
     return reach
+
+
+def used_with(reach: Tensor, kept: Tensor) -> Tensor:
+    """`reach` as it is, with a gradient for what is `kept` beside it."""
+    return reach + reach.detach() * (kept - kept.detach())
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
@@ -203,27 +208,18 @@ def _mul(state: "Reach", operation: Operation) -> Any:
     return product(state, torch.mul, a, b)
 
 
-@rule("addcmul")
-def _addcmul(state: "Reach", operation: Operation) -> Any:
-    base, a, b = (operation.arguments[name] for name in ("self", "tensor1", "tensor2"))
-    reached = any(state.reach(tensor) is not None for tensor in (a, b))
-    parts = [product(state, torch.mul, a, b)] if reached else []
-    if (reach := state.reach(base)) is not None:
-        parts.append(reach)
-    return with_biases(state, state.settle(added(operation.results[0], parts)), [base])
-
-
 @rule("mm", "bmm", "mv", "dot")
 def _matrix_product(state: "Reach", operation: Operation) -> Any:
     a, b = tensors(list(operation.arguments.values()))
     return product(state, getattr(torch, operation.name), a, b)
 
 
-@rule("addmm", "baddbmm", "addmv")
+@rule("addmm", "baddbmm", "addmv", "addcmul")
 def _added_product(state: "Reach", operation: Operation) -> Any:
     base, a, b = tensors(list(operation.arguments.values()))
     reached = any(state.reach(tensor) is not None for tensor in (a, b))
-    parts = [product(state, torch.matmul, a, b)] if reached else []
+    times = torch.mul if operation.name == "addcmul" else torch.matmul
+    parts = [product(state, times, a, b)] if reached else []
     if (reach := state.reach(base)) is not None:
         parts.append(reach)
     return with_biases(state, state.settle(added(operation.results[0], parts)), [base])
@@ -242,7 +238,7 @@ def _convolution(state: "Reach", operation: Operation) -> Any:
     options = [given[name] for name in names]
     reach = product(state, lambda x, w: torch.convolution(x, w, None, *options), given["input"], given["weight"])
     if (kept := state.bias(given["bias"])) is not None:
-        reach = reach + reach.detach() * (kept - kept.detach()).view(-1, *(1,) * (reach.dim() - 2))
+        reach = used_with(reach, kept.view(-1, *(1,) * (reach.dim() - 2)))
     return reach
 
 
@@ -269,7 +265,7 @@ def scaled(state: "Reach", operation: Operation, shaped: Callable[[Tensor, Tenso
         reach = reach * shaped(kept, x)
     found, bias = state.settle(reach), operation.arguments.get("bias")
     if (added_to_it := state.bias(bias)) is not None:
-        found = found + found.detach() * shaped(added_to_it - added_to_it.detach(), x)
+        found = used_with(found, shaped(added_to_it, x))
     return found
 
 
@@ -379,5 +375,5 @@ def everything(state: "Reach", operation: Operation) -> Any:
     found = [reach for tensor in given if (reach := state.reach(tensor)) is not None]
     ways = state.settle(total(found))
     used = total([kept for tensor in given if (kept := state.support(tensor)) is not None])
-    ways = ways + ways.detach() * (used - used.detach())
+    ways = used_with(ways, used)
     return [ways.expand(result.shape).clone() for result in operation.results]

@@ -2,15 +2,11 @@
 
 import argparse
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 from pai_bench import recipe
 from pai_bench.errors import UserError
 from pai_bench.plan import Sweep
 from pai_bench.verbs.console import FAILED, make_console, print_table
-
-if TYPE_CHECKING:
-    pass
 
 
 def time(given: argparse.Namespace) -> int:

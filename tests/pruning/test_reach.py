@@ -13,19 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import pai_bench as pb
 from pai_bench.pruning import prunable_parameters
-
-
-class Net(nn.Module):
-    """Layers, and what is done with them."""
-
-    def __init__(self, run: Callable[[Any, Tensor], Any], **layers: nn.Module) -> None:
-        super().__init__()
-        self.run = run
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.run(self, x)
+from tests.pruning.kinds import Net
 
 
 def whole(model: nn.Module) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """Networks that share, differentiate or recompute parts of themselves, and criteria that keep their scores."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,21 +10,9 @@ from torch.utils.checkpoint import checkpoint
 
 import pai_bench as pb
 from pai_bench.pruning import select
+from tests.pruning.kinds import Net
 
 ITERATIVE = "exponential:steps=3"
-
-
-class Given(nn.Module):
-    """Layers, and what is done with them."""
-
-    def __init__(self, run: Callable[[Any, Tensor], Any], **layers: nn.Module) -> None:
-        super().__init__()
-        self.run = run
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.run(self, x)
 
 
 def batch(*shape: int, classes: int = 3) -> pb.Batch:
@@ -57,7 +44,7 @@ def forces(net: Any, x: Tensor) -> Tensor:
 
 def test_a_third_derivative_through_batch_norm_is_refused() -> None:
     torch.manual_seed(0)
-    model = Given(forces, conv=nn.Conv1d(2, 3, 3), norm=nn.BatchNorm1d(3), head=nn.Linear(10, 3))
+    model = Net(forces, conv=nn.Conv1d(2, 3, 3), norm=nn.BatchNorm1d(3), head=nn.Linear(10, 3))
     with pytest.raises(pb.UserError, match=r"grasp: .*a third time; use bn=eval"):
         pb.get_criterion("grasp").score(model, batch(2, 5))
     assert all(score.isfinite().all() for score in pb.get_criterion("grasp:bn=eval").score(model, batch(2, 5)).values())
@@ -80,7 +67,7 @@ def test_checkpoints_change_no_score() -> None:
     layers = {"conv": nn.Conv2d(2, 3, 3), "norm": nn.BatchNorm2d(3), "head": nn.Linear(12, 3)}
     for name in ("snip", "grasp:bn=eval", "grasp"):
         criterion = pb.get_criterion(name)
-        expected, found = (criterion.score(Given(run, **layers).double(), doubled()) for run in (plain, recomputed))
+        expected, found = (criterion.score(Net(run, **layers).double(), doubled()) for run in (plain, recomputed))
         for key in expected:
             torch.testing.assert_close(found[key], expected[key], rtol=1e-9, atol=1e-12)
 
@@ -91,7 +78,7 @@ def doubled() -> pb.Batch:
 
 
 def test_synflow_refuses_checkpoints() -> None:
-    model = Given(recomputed, conv=nn.Conv2d(2, 3, 3), norm=nn.BatchNorm2d(3), head=nn.Linear(12, 3))
+    model = Net(recomputed, conv=nn.Conv2d(2, 3, 3), norm=nn.BatchNorm2d(3), head=nn.Linear(12, 3))
     with pytest.raises(pb.UserError, match=r"synflow: the network computes activations again.*switch that off"):
         pb.get_criterion("synflow").score(model, batch(2, 4, 4))
 
@@ -105,8 +92,8 @@ def test_transforms_of_functions_change_no_score(name: str) -> None:
     torch.manual_seed(0)
     layers = {"conv": nn.Conv2d(2, 3, 3), "head": nn.Linear(12, 3)}
     criterion = pb.get_criterion(name)
-    expected = criterion.score(Given(lambda net, x: net.head(net.conv(x).flatten(1)), **layers), batch(2, 4, 4))
-    found = criterion.score(Given(mapped, **layers), batch(2, 4, 4))
+    expected = criterion.score(Net(lambda net, x: net.head(net.conv(x).flatten(1)), **layers), batch(2, 4, 4))
+    found = criterion.score(Net(mapped, **layers), batch(2, 4, 4))
     for key in expected:
         torch.testing.assert_close(found[key], expected[key], rtol=1e-3, atol=1e-6)
 
