@@ -70,9 +70,15 @@ class RecomputationError(UserError):
     """A network that computes a part of itself again during backpropagation."""
 
 
-def no_recomputation() -> Any:
+@contextmanager
+def no_recomputation() -> Iterator[None]:
     """A block in which checkpointing is an error: what is computed again is computed outside the block's rules."""
-    return torch.autograd.graph.disable_saved_tensors_hooks(RECOMPUTATION)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(torch.autograd.graph.disable_saved_tensors_hooks(RECOMPUTATION))
+        except RuntimeError as error:  # the caller's own hooks are at work, such as those of save_on_cpu
+            raise RecomputationError(f"{RECOMPUTATION}, or saves them elsewhere: score outside of that") from error
+        yield
 
 
 def _enter(entered: list[str], label: str, _module: nn.Module, _inputs: Any) -> None:
@@ -147,7 +153,9 @@ def hessian_saliencies(model: nn.Module, batch: Batch, formula: Elementwise, *, 
             try:
                 with differentiable(model, twice=True), no_recomputation():
                     value = loss(model, piece, temperature=temperature)
-            except RecomputationError:  # then torch's own functions have to do
+            except (RecomputationError, RuntimeError) as error:  # then torch's own functions have to do
+                if RECOMPUTATION not in str(error):
+                    raise
                 value = loss(model, piece, temperature=temperature)
             own = torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)
             against = [g.detach() for g in own] if whole is None else whole
@@ -155,7 +163,8 @@ def hessian_saliencies(model: nn.Module, batch: Batch, formula: Elementwise, *, 
 
         return of
 
-    return _accumulated(model, batch, formula, energy, scoring)
+    with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+        return _accumulated(model, batch, formula, energy, scoring)
 
 
 def loss_and_gradients(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -281,11 +290,10 @@ def _by_blocks(formula: Elementwise, weight: Tensor, derivative: Tensor, value: 
 
 @contextmanager
 def differentiable(model: nn.Module, *, twice: bool = False) -> Iterator[None]:
-    """Keep to kernels with a derivative: cuDNN's recurrent ones have none in eval mode, fused attention no second."""
+    """Keep to kernels with a derivative, of which cuDNN's recurrent ones have none in eval mode; or a second one."""
     with ExitStack() as stack:
         if any(isinstance(module, nn.RNNBase) for module in model.modules()):
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         if twice:
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             stack.enter_context(TwiceDifferentiable())
         yield

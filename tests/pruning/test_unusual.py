@@ -180,3 +180,37 @@ def test_selection_refuses_nan_that_it_meets(count: int) -> None:
     scores[5:100:2] = 1
     with pytest.raises(pb.UserError, match="NaN"):
         select({"a": scores}, count)
+
+
+def attended(net: Any, x: Tensor) -> Any:
+    y = net.layer(x)
+    return net.head(torch.nn.functional.scaled_dot_product_attention(y, y, y).mean(1))
+
+
+def attended_again(net: Any, x: Tensor) -> Any:
+    return checkpoint(attended, net, x, use_reentrant=False)
+
+
+def test_attention_under_a_checkpoint_has_second_derivatives() -> None:
+    torch.manual_seed(0)
+    layers = {"layer": nn.Linear(4, 4), "head": nn.Linear(4, 3)}
+    criterion = pb.get_criterion("grasp:temperature=1")
+    expected, found = (criterion.score(Net(run, **layers), batch(5, 4)) for run in (attended, attended_again))
+    for key in expected:
+        torch.testing.assert_close(found[key], expected[key])
+
+
+def test_a_loss_under_a_checkpoint_and_saving_elsewhere() -> None:
+    torch.manual_seed(0)
+    model, examples = nn.Linear(4, 3), batch(4)
+    criterion = pb.get_criterion("grasp:temperature=1")
+    expected = criterion.score(model, examples)
+
+    def loss(output: Tensor, targets: Tensor) -> Any:
+        return checkpoint(torch.nn.functional.cross_entropy, output, targets, use_reentrant=False)
+
+    torch.testing.assert_close(criterion.score(model, pb.Batch(examples.inputs, examples.targets, loss=loss)), expected)
+    with torch.autograd.graph.save_on_cpu():
+        torch.testing.assert_close(criterion.score(model, examples), expected)
+        with pytest.raises(pb.UserError, match=r"synflow: the network computes activations again.*score outside"):
+            pb.get_criterion("synflow").score(model, examples)
