@@ -1,4 +1,4 @@
-"""Following the paths of a network under a mask, beside a bare forward and backward pass of the same example."""
+"""Following the paths of a network under a mask, beside a bare forward and backward pass."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,21 +12,33 @@ import pai_bench as pb
 from benchmarks.conftest import Beside
 from pai_bench.pruning import prunable_parameters
 
+
+def thousand() -> nn.Module:
+    """A thousand linear layers."""
+    return nn.Sequential(*[nn.Linear(100, 100) for _ in range(1000)])
+
+
 NETWORKS: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {
-    "1,000 linear layers": ((100,), lambda: nn.Sequential(*[nn.Linear(100, 100) for _ in range(1000)])),
-    "resnet152": ((3, 224, 224), lambda: torchvision.models.resnet152(weights=None)),
-    "vit_b_16": ((3, 224, 224), lambda: torchvision.models.vit_b_16(weights=None)),
+    "1,000 linear layers, 1 example": ((1, 100), thousand),
+    "1,000 linear layers, 100 examples": ((100, 100), thousand),
+    "resnet152, 1 example": ((1, 3, 224, 224), lambda: torchvision.models.resnet152(weights=None)),
+    "vit_b_16, 1 example": ((1, 3, 224, 224), lambda: torchvision.models.vit_b_16(weights=None)),
 }
+"""Networks, with the shape of what the floor passes through them."""
 
 
 @pytest.mark.parametrize("what", ["connectivity", "without the number of paths"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_connectivity(beside: Beside, device: torch.device, network: str, what: str) -> None:
-    """A few times the floor; the target is five."""
+    """A few times the floor; the target is five.
+
+    Paths are followed once, not once for each example that a criterion looks at, so that the floor is the harder the
+    fewer examples it has.
+    """
     if device.type != "cpu":
         pytest.skip("paths are followed on a CPU")
     shape, build = NETWORKS[network]
-    model, example = build().eval(), torch.zeros(1, *shape)
+    model, example = build().eval(), torch.zeros(shape)
     generator = torch.Generator().manual_seed(0)
     weights = prunable_parameters(model)
     mask = pb.Mask({name: torch.rand(w.shape, generator=generator) < 0.1 for name, w in weights.items()})
@@ -35,7 +47,7 @@ def test_connectivity(beside: Beside, device: torch.device, network: str, what: 
         return torch.autograd.grad(model(example).sum(), list(weights.values()))
 
     beside(
-        lambda: pb.connectivity(model, mask, example, paths=what == "connectivity"),
+        lambda: pb.connectivity(model, mask, example[:1], paths=what == "connectivity"),
         floor,
         group=f"connectivity {network}",
         target=5.0,

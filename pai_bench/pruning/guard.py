@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import functools
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -268,6 +269,8 @@ def replica(model: nn.Module, names: list[str], bn: BatchNormMode) -> nn.Module:
         for value in vars(module).values():
             if isinstance(value, Tensor) and value.grad_fn is not None:  # what a forward pass has left there
                 memo[id(value)] = value.detach().clone()
+            elif type(value) is OrderedDict and not value:  # a dozen in each module, which deepcopy is slow at
+                memo[id(value)] = OrderedDict()
     try:
         twin = copy.deepcopy(model, memo)
     except Exception as error:  # whatever a module's own __deepcopy__ raises

@@ -49,6 +49,7 @@ class Reach:
         """Where a tensor is minus infinity for all data."""
         self.countable = True
         """Whether every path is a product of connections, so that there is a number of paths."""
+        self._keys = trace.keys
         self._reaches: dict[Key, Tensor] = {}
         self._flats: dict[int, Tensor] = {}
         one = torch.ones(())
@@ -58,9 +59,15 @@ class Reach:
         self._sources: dict[Key, str] = {}
         with torch.set_grad_enabled(any(factor.requires_grad for factor in kept.values())):
             self._reaches[key(trace.input)] = like(trace.input, torch.ones(trace.input.shape))
-            for operation in trace.operations:
+            for operation, done in zip(trace.operations, trace.last_uses, strict=True):
                 self._follow(operation)
+                for where in done:
+                    self._reaches.pop(where, None)
         self.outputs = [reach for tensor in trace.outputs if (reach := self.reach(tensor)) is not None]
+
+    def key(self, tensor: Tensor) -> Key:
+        """What tells a tensor of the trace from another."""
+        return self._keys.get(id(tensor)) or key(tensor)
 
     def settle(self, count: Tensor) -> Tensor:
         """A reach, from counts of ways."""
@@ -71,19 +78,19 @@ class Reach:
         """Where `tensor` depends on the input; None if nowhere."""
         if not isinstance(tensor, Tensor):
             return None
-        where = key(tensor)
+        where = self.key(tensor)
         if (found := self._reaches.get(where)) is None and (flat := self._flats.get(where[0])) is not None:
             found = flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
         return found
 
     def support(self, tensor: Any) -> Tensor | None:
         """Where `tensor` may differ from zero, if something is known of that: kept weights, and allowed attention."""
-        return self._supports.get(key(tensor)) if isinstance(tensor, Tensor) else None
+        return self._supports.get(self.key(tensor)) if isinstance(tensor, Tensor) else None
 
     def bias(self, tensor: Any) -> Tensor | None:
         """What is kept of `tensor`, if it is a parameter, or moved from one, that can be pruned."""
         support = self.support(tensor)
-        return support if support is not None and support.requires_grad and key(tensor) in self._added else None
+        return support if support is not None and support.requires_grad and self.key(tensor) in self._added else None
 
     def factor(self, tensor: Tensor) -> Tensor:
         """What passes where something is multiplied with `tensor`: its support, or where a constant is not zero.
@@ -98,11 +105,11 @@ class Reach:
 
     def names(self, arguments: Iterable[Tensor]) -> frozenset[str]:
         """The parameters that some tensors are made of."""
-        return frozenset().union(*(self._names.get(key(tensor), frozenset()) for tensor in arguments))
+        return frozenset().union(*(self._names.get(self.key(tensor), frozenset()) for tensor in arguments))
 
     def allow(self, tensor: Tensor, allowed: Tensor) -> None:
         """Note where attention is not forbidden."""
-        self._supports[key(tensor)] = allowed
+        self._supports[self.key(tensor)] = allowed
 
     def multiplied(self, factors: Sequence[Tensor], reach: Tensor) -> None:
         """Note that `reach` is what comes out of a product."""
@@ -112,38 +119,38 @@ class Reach:
     def met(self, operation: Operation, branches: Sequence[Tensor], reach: Tensor) -> None:
         """Note that two tensors are added."""
         found = [None if (branch := self.reach(t)) is None else branch.detach().clone() for t in branches]
-        sources = [self._sources.get(key(tensor), "the input") for tensor in branches]
+        sources = [self._sources.get(self.key(tensor), "the input") for tensor in branches]
         self.sums.append(Sum(operation.module, found, sources, reach))
 
     def _follow(self, operation: Operation) -> None:
-        given = list(tensors(list(operation.arguments.values())))
+        given = operation.given
         reached = any(self.reach(tensor) is not None for tensor in given)
         known = any(self.support(tensor) is not None for tensor in given) or supports.makes_zeros(operation)
         found = supports.supports(self, operation, reached=reached) if known else None
         reaches = rules.reaches(self, operation) if reached else ()
         if (forbidden := supports.forbidden(self, operation)) is not None:
-            self.forbidden[key(operation.results[0])] = forbidden
+            self.forbidden[self.key(operation.results[0])] = forbidden
         for result, reach in zip(operation.results, tensors(reaches), strict=False):
             if operation.in_place:
                 self._overwrite(result, reach)
             elif not operation.is_view or self.reach(result) is None:
-                self._reaches[key(result)] = like(result, reach)
-            self._sources[key(result)] = operation.module
+                self._reaches[self.key(result)] = like(result, reach)
+            self._sources[self.key(result)] = operation.module
         for result, support in zip(operation.results, tensors(found), strict=False):
-            self._supports[key(result)] = support
-            self._names[key(result)] = self.names(given)
-            if rules.moves(operation) and any(key(tensor) in self._added for tensor in given):
-                self._added.add(key(result))
+            self._supports[self.key(result)] = support
+            self._names[self.key(result)] = self.names(given)
+            if rules.moves(operation) and any(self.key(tensor) in self._added for tensor in given):
+                self._added.add(self.key(result))
 
     def _overwrite(self, tensor: Tensor, reach: Tensor) -> None:
         """Let what is written into `tensor` be seen by all that share its memory."""
         if (old := self.reach(tensor)) is None:
             size = tensor.untyped_storage().nbytes() // tensor.element_size()
-            self._flats[key(tensor)[0]] = torch.zeros(size)
+            self._flats[self.key(tensor)[0]] = torch.zeros(size)
             old = self.reach(tensor)
             assert old is not None
         old.copy_(reach.expand(tensor.shape))
-        self._supports = {where: known for where, known in self._supports.items() if where[0] != key(tensor)[0]}
+        self._supports = {where: known for where, known in self._supports.items() if where[0] != self.key(tensor)[0]}
 
 
 class Count(Reach):
@@ -167,7 +174,7 @@ class Count(Reach):
     def settle(self, count: Tensor) -> Tensor:
         """`count`; when it becomes large, all counts are scaled."""
         peak = float(count.max()) if count.numel() else 0.0
-        if peak > 2.0**60:  # and the largest product after this one stays in range
+        if peak > 2.0**90:  # and the largest product after this one stays in range
             shift = math.frexp(peak)[1]
             self.exponent += shift
             memories = {

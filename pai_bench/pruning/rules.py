@@ -17,7 +17,7 @@ from pai_bench.pruning.operations import (
     REDUCTIONS,
     SUMMING_MOVES,
 )
-from pai_bench.pruning.tracing import Operation, key, mapped, tensors
+from pai_bench.pruning.tracing import Operation, mapped, tensors
 
 if TYPE_CHECKING:
     from pai_bench.pruning.reachability import Reach
@@ -129,7 +129,7 @@ def reach_or_zero(state: "Reach", tensor: Tensor) -> Tensor:
 
 def pointwise(state: "Reach", operation: Operation) -> Any:
     """Every element passes what it is made of."""
-    given = list(tensors(list(operation.arguments.values())))
+    given = operation.given
     reached = [tensor for tensor in given if state.reach(tensor) is not None]
     settled = state.settle(added(operation.results[0], [reach_or_zero(state, tensor) for tensor in reached]))
     if len(reached) > 1:
@@ -141,6 +141,8 @@ def pointwise(state: "Reach", operation: Operation) -> Any:
 
 def added(result: Tensor, parts: Sequence[Tensor]) -> Tensor:
     """The sum of some tensors that are broadcast to the shape of `result`."""
+    if len(parts) == 1 and parts[0].shape == result.shape:
+        return parts[0]
     total = torch.zeros(result.shape)
     for part in parts:
         total = total + part
@@ -210,19 +212,20 @@ def _mul(state: "Reach", operation: Operation) -> Any:
 
 @rule("mm", "bmm", "mv", "dot")
 def _matrix_product(state: "Reach", operation: Operation) -> Any:
-    a, b = tensors(list(operation.arguments.values()))
+    a, b = operation.given
     return product(state, getattr(torch, operation.name), a, b)
 
 
 @rule("addmm", "baddbmm", "addmv", "addcmul")
 def _added_product(state: "Reach", operation: Operation) -> Any:
-    base, a, b = tensors(list(operation.arguments.values()))
+    base, a, b = operation.given
     reached = any(state.reach(tensor) is not None for tensor in (a, b))
     times = torch.mul if operation.name == "addcmul" else torch.matmul
     parts = [product(state, times, a, b)] if reached else []
     if (reach := state.reach(base)) is not None:
         parts.append(reach)
-    return with_biases(state, state.settle(added(operation.results[0], parts)), [base])
+    sum_ = added(operation.results[0], parts)
+    return with_biases(state, sum_ if sum_ is parts[0] else state.settle(sum_), [base])
 
 
 @rule("linear")
@@ -258,7 +261,7 @@ def _layer_norm(state: "Reach", operation: Operation) -> Any:
 
 def scaled(state: "Reach", operation: Operation, shaped: Callable[[Tensor, Tensor], Tensor]) -> Any:
     """The input's reach, element by element, times what is kept of the weight."""
-    x, weight = next(tensors(list(operation.arguments.values()))), operation.arguments.get("weight")
+    x, weight = operation.given[0], operation.arguments.get("weight")
     if (reach := state.reach(x)) is None:
         return ()
     if (kept := state.support(weight)) is not None:
@@ -294,7 +297,7 @@ def _along(state: "Reach", operation: Operation) -> Any:
     """Every result along a dimension depends on all elements there; what is minus infinity passes nothing."""
     x, dim = operation.arguments["self"], operation.arguments.get("dim", -1)
     reach, state.countable = reach_or_zero(state, x), False
-    if "softmax" in operation.name and (banned := state.forbidden.get(key(x))) is not None:
+    if "softmax" in operation.name and (banned := state.forbidden.get(state.key(x))) is not None:
         reach = reach * ~banned
         state.allow(operation.results[0], (~banned).float())
         return state.settle(reach.sum(dim, keepdim=True)) * ~banned
@@ -371,7 +374,7 @@ def _embedding(state: "Reach", operation: Operation) -> Any:
 def everything(state: "Reach", operation: Operation) -> Any:
     """Every result depends on every element of every argument, and every connection in it is used."""
     state.countable = False
-    given = list(tensors(list(operation.arguments.values())))
+    given = operation.given
     found = [reach for tensor in given if (reach := state.reach(tensor)) is not None]
     ways = state.settle(total(found))
     used = total([kept for tensor in given if (kept := state.support(tensor)) is not None])

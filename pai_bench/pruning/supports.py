@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pai_bench.pruning.operations import REDUCTIONS, ZERO_PRESERVING
 from pai_bench.pruning.rules import RULES, Settled, added, move, moves, total
-from pai_bench.pruning.tracing import Operation, key, tensors
+from pai_bench.pruning.tracing import Operation
 
 if TYPE_CHECKING:
     from pai_bench.pruning.reachability import Reach
@@ -31,10 +31,10 @@ def forbidden(state: "Reach", operation: Operation) -> Tensor | None:
     name, given = operation.name, operation.arguments
     if not operation.results or not operation.results[0].is_floating_point():
         return None
-    known = [tensor for tensor in tensors(list(given.values())) if key(tensor) in state.forbidden]
+    known = [tensor for tensor in operation.given if state.key(tensor) in state.forbidden]
     if name in ("masked_fill", "where", "add", "sub", "baddbmm", "addmm"):
-        parts = [state.forbidden[key(tensor)] for tensor in known]
-        constant = [t for t in tensors(list(given.values())) if state.reach(t) is None and state.support(t) is None]
+        parts = [state.forbidden[state.key(tensor)] for tensor in known]
+        constant = [t for t in operation.given if state.reach(t) is None and state.support(t) is None]
         if name == "masked_fill" and state.reach(given["mask"]) is None and float(given["value"]) == -math.inf:
             parts.append(given["mask"])
         elif name == "where" and state.reach(given["condition"]) is None:
@@ -43,14 +43,18 @@ def forbidden(state: "Reach", operation: Operation) -> Tensor | None:
             # of a product, what it is added to
             added_to_it = constant if name in ("add", "sub") else [t for t in constant if t is given["self"]]
             parts += [tensor == -math.inf for tensor in added_to_it if tensor.is_floating_point()]
+        if not (parts := [part for part in parts if part.any()]):
+            return None
         found = torch.zeros(operation.results[0].shape, dtype=torch.bool)
         for part in parts:
             found = found | part
-        return found if found.any() else None
+        return found
     if known and (moves(operation) or name in ("_to_copy", "clone", "mul", "div")) and len(operation.results) == 1:
         if name in ("mul", "div"):
-            return state.forbidden[key(known[0])].expand(operation.results[0].shape)
-        moved_along = move(operation, lambda t: state.forbidden.get(key(t), torch.zeros(t.shape, dtype=torch.bool)))
+            return state.forbidden[state.key(known[0])].expand(operation.results[0].shape)
+        moved_along = move(
+            operation, lambda t: state.forbidden.get(state.key(t), torch.zeros(t.shape, dtype=torch.bool))
+        )
         return moved_along if isinstance(moved_along, Tensor) else None
     return None
 
@@ -68,7 +72,7 @@ def supports(state: "Reach", operation: Operation, *, reached: bool) -> Any:
         return None
     if moves(operation) and name not in RULES:
         return move(operation, state.factor)
-    given = list(tensors(list(operation.arguments.values())))
+    given = operation.given
     if name in ZERO_PRESERVING or (name == "mul" and len(given) == 1):
         first = given[0]
         return None if state.support(first) is None else state.factor(first).expand(operation.results[0].shape).clone()

@@ -7,6 +7,7 @@ which every one is seen; what happens between them in Python is not needed.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -48,6 +49,11 @@ class Operation:
     is_view: bool = False
     pointwise: bool = False
 
+    @cached_property
+    def given(self) -> Sequence[Tensor]:
+        """The tensors among the arguments."""
+        return list(tensors(list(self.arguments.values())))
+
     def __str__(self) -> str:
         return f"{self.name} in {self.module!r}" if self.module else self.name
 
@@ -59,6 +65,25 @@ class Trace:
     operations: Sequence[Operation]
     input: Tensor
     outputs: Sequence[Tensor]
+
+    @cached_property
+    def keys(self) -> Mapping[int, Key]:
+        """The keys of all of its tensors, by `id`."""
+        found = [self.input, *self.outputs]
+        for operation in self.operations:
+            found += [*operation.given, *operation.results]
+        return {id(tensor): key(tensor) for tensor in found}
+
+    @cached_property
+    def last_uses(self) -> Sequence[Sequence[Key]]:
+        """For each operation, the tensors that neither the ones after it nor the outputs are made of."""
+        last: dict[Key, int] = {}
+        for index, operation in enumerate(self.operations):
+            last |= {self.keys[id(tensor)]: index for tensor in (*operation.given, *operation.results)}
+        found: list[list[Key]] = [[] for _ in self.operations]
+        for where in last.keys() - {self.keys[id(tensor)] for tensor in self.outputs}:
+            found[last[where]].append(where)
+        return found
 
 
 def trace(model: nn.Module, example: Tensor) -> Trace:
