@@ -24,10 +24,13 @@ COLLAPSE_EXAMPLES = """\
 examples:
   pai-bench collapse --criteria random,snip,synflow --models lenet-300-100
   pai-bench collapse --criteria snip,synflow --models vgg-16-bn --data cifar10 --seeds 1 --points 8
+  pai-bench collapse collapse --out frontiers
+      the recipe of that name: ten criteria on MNIST, six on VGG-16 and ResNet-18 for CIFAR-10, in some twenty minutes
 
 A network is connected while some output depends on some input through kept connections. One-shot criteria are scored
 once, and their end is found to the connection; for iterative ones a pruning is made at each sparsity, and half as many
-again by bisection. The rows are kept in the results folder and become part of its report.md.
+again by bisection. The rows are kept in the results folder and become part of its report.md; what is stored there is
+not searched again.
 exit codes: 0; 1 a search failed; 2 a mistake in the request; 130 interrupted"""
 
 RUN_EXAMPLES = """\
@@ -154,11 +157,12 @@ def add_collapse(verbs: Any) -> None:
     """``collapse``."""
     help = "find the sparsity at which each criterion disconnects a network; trains nothing"
     verb = add_verb(verbs, "collapse", help, COLLAPSE_EXAMPLES)
+    verb.add_argument("recipe", nargs="?", help="a TOML file, or one of `pai-bench list recipes`")
     verb.add_argument(
         "--points", type=int, default=10, help="sparsities looked at in full, half of the weights to one (default: 10)"
     )
     verb.add_argument("--rounds", type=int, help="cuts of iterative criteria (default: their own)")
-    verb.add_argument("--out", metavar="DIR", default="results", help="results folder (default: results)")
+    verb.add_argument("--out", metavar="DIR", help="results folder (default: results)")
     shared = ("criteria", "models", "data", "seeds", "schedule", "scope", "bn", "score_batch", "score_batches")
     add_keys(verb, *shared, "score_sampling", "device", "data_dir")
 

@@ -10,10 +10,11 @@ from pai_bench.arguments import parser
 from pai_bench.environment import command
 from pai_bench.errors import UserError
 from pai_bench.verbs.checks import check
+from pai_bench.verbs.collapses import collapse
 from pai_bench.verbs.console import INTERRUPTED, USER_ERROR
+from pai_bench.verbs.costs import time
 from pai_bench.verbs.listing import list_plugins
 from pai_bench.verbs.masks import prune
-from pai_bench.verbs.measures import collapse, time
 from pai_bench.verbs.sweeps import report, run
 
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {

@@ -9,6 +9,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -22,16 +23,53 @@ from pai_bench.runner import Runner
 from pai_bench.store import Collapse, Tried
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How closely is searched."""
+
+    points: int = 10
+    """Sparsities tried along the way; an iterative criterion has half as many again to find the end."""
+    rounds: int | None = None
+    """Cuts of an iterative schedule, in place of its own number."""
+
+    def schedule(self, trial: Trial) -> Schedule:
+        """The schedule of a trial's criterion."""
+        assert trial.criterion is not None
+        schedule = get_schedule(trial.criterion.schedule)
+        if self.rounds is None or schedule == OneShot():
+            return schedule
+        return dataclasses.replace(schedule, steps=self.rounds)
+
+    def configuration(self, trial: Trial) -> dict[str, Any]:
+        """What the result of a search depends on, apart from its `points`, which only make it finer."""
+        configuration = trial.configuration()
+        for key in ("protocol", "sparsity", "train_fraction"):
+            del configuration[key]
+        configuration["criterion"]["schedule"] = str(self.schedule(trial))
+        return configuration
+
+
+def stored(known: Sequence[Collapse], runner: Runner, trial: Trial, settings: Settings) -> Collapse | None:
+    """The one of the `known` results that the same search, on the same data, has given."""
+    wanted, origin = settings.configuration(trial), origin_of(runner, trial, settings)
+    for one in known:
+        if one.trial == wanted and {key: one.provenance.get(key) for key in origin} == origin:
+            return one
+    return None
+
+
+def origin_of(runner: Runner, trial: Trial, settings: Settings) -> dict[str, Any]:
+    """What is kept with a result of how it was found."""
+    return {"search": dataclasses.asdict(settings), "checksum": runner.catalog.data[trial.data].checksum}
+
+
 @dataclass
 class Search:
     """The masks of one trial's criterion and network at any count of connections, and what they leave connected."""
 
     runner: Runner
     trial: Trial
-    points: int = 10
-    """Sparsities tried along the way; an iterative criterion has half as many again to find the end."""
-    rounds: int | None = None
-    """Cuts of an iterative schedule, in place of its own number."""
+    settings: Settings = Settings()
     _tried: dict[int, Tried] = field(default_factory=dict)
     _scores: Scores | None = None
     _division: Division | None = None
@@ -40,9 +78,7 @@ class Search:
         assert self.trial.criterion is not None
         data = self.runner.data(self.trial)
         self.criterion = self.runner.catalog.criteria[self.trial.criterion.name]
-        self.schedule: Schedule = get_schedule(self.trial.criterion.schedule)
-        if self.rounds is not None and self.schedule != OneShot():
-            self.schedule = dataclasses.replace(self.schedule, steps=self.rounds)
+        self.schedule, self.points = self.settings.schedule(self.trial), self.settings.points
         self.model = self.runner.model(self.trial)
         self.batch, self.draw = self.runner.score_batch(self.trial, data), self.runner.draw(self.trial)
         self.links = Connections(self.model, torch.zeros(1, *data.input_shape))
@@ -136,13 +172,9 @@ class Search:
         """What was found."""
         low, high = self.ends
         whole_is_connected = high < self.size or self.connected(high)
-        configuration = self.trial.configuration()
-        for key in ("protocol", "sparsity", "train_fraction"):
-            del configuration[key]
-        configuration["criterion"]["schedule"] = str(self.schedule)
         first_cut = self.links.under(self.mask(low), paths=False).first_cut if low else None
         return Collapse(
-            trial=configuration,
+            trial=self.settings.configuration(self.trial),
             size=self.size,
             connected_until=1 - high / self.size if whole_is_connected else None,
             cut_from=1 - low / self.size if low else None,
@@ -152,7 +184,7 @@ class Search:
             tried=tuple(self._tried[count] for count in sorted(self._tried, reverse=True)),
             seconds=seconds,
             environment=describe(self.runner.device),
-            provenance=self.runner.provenance() | {"search": {"points": self.points, "rounds": self.rounds}},
+            provenance=self.runner.provenance() | origin_of(self.runner, self.trial, self.settings),
         )
 
     def layers_until(self) -> dict[str, float]:

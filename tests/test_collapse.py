@@ -9,7 +9,7 @@ from torch import nn
 import pai_bench as pb
 from pai_bench.catalog import resolve
 from pai_bench.cli import main
-from pai_bench.collapse import Search
+from pai_bench.collapse import Search, Settings
 from pai_bench.plan import Trial
 from pai_bench.report import collapse as report
 from pai_bench.runner import Runner
@@ -38,7 +38,7 @@ def search(criterion: str, points: int = 6, seed: int = 0) -> tuple[Search, Coll
         device="cpu",
     )
     runner = Runner(resolve(sweep))
-    found = Search(runner, trial(runner, seed), points=points)
+    found = Search(runner, trial(runner, seed), Settings(points))
     assert found.seconds() > 0
     assert len(list(found.steps())) <= found.evaluations() + 2
     return found, found.result(1.0)
@@ -115,6 +115,53 @@ def test_the_verb_writes_a_report_with_figures(capsys: pytest.CaptureFixture[str
     assert all(f"figures/{name}" in text for name in figures)
     assert main(["report", "results", "-o", "again.md"]) == 0
     assert len(list(Path("results/collapse").glob("*.json"))) == 4
+
+
+SMALL = ["collapse", "--criteria", "random,snip", "--models", "lenet-300-100", "--seeds", "2", "--points", "3"]
+
+
+def test_what_is_stored_is_not_searched_again(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SMALL, "--device", "cpu"]) == 0
+    before = {path: path.read_text() for path in Path("results/collapse").glob("*.json")}
+    capsys.readouterr()
+    assert main([*SMALL, "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert "0 searches; 4 more are stored already" in out
+    assert "one-shot" in out  # the table is shown all the same
+    assert {path: path.read_text() for path in Path("results/collapse").glob("*.json")} == before
+    assert main([*SMALL, "--points", "4", "--device", "cpu"]) == 0
+    assert "4 searches on cpu" in capsys.readouterr().out
+
+
+def test_an_interrupted_search_goes_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    result = Search.result
+    made: list[Search] = []
+
+    def interrupted(self: Search, seconds: float) -> Collapse:
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        made.append(self)
+        return result(self, seconds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Search, "result", interrupted)
+        assert main([*SMALL, "--device", "cpu"]) == 130
+    assert "interrupted: 3 of 4 searches are stored; the same command goes on" in capsys.readouterr().out
+    assert main([*SMALL, "--device", "cpu"]) == 0
+    assert "1 search on cpu" in capsys.readouterr().out
+    assert Path("results/report.md").is_file()
+
+
+def test_a_recipe_gives_several_networks_their_own_criteria(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("r.toml").write_text(
+        'sparsities = [0.9, 0.95]\nrepair = "effective-only"\nout = "found"\nseeds = 1\n'
+        '[[grid]]\nmodels = ["lenet-300-100"]\ncriteria = ["random"]\n'
+        '[[grid]]\nmodels = ["lenet"]\ncriteria = ["magnitude"]\n'
+    )
+    assert main(["collapse", "r.toml", "--points", "3", "--device", "cpu"]) == 0
+    assert "2 searches on cpu" in capsys.readouterr().out
+    found = {(one.trial["model"], one.trial["criterion"]["name"]) for one in Store("found").read_collapses()}
+    assert found == {("lenet-300-100", "random"), ("lenet-5-caffe", "magnitude")}
 
 
 def test_the_same_search_again_takes_the_place_of_the_first_and_other_uses_stand_apart() -> None:

@@ -1,0 +1,53 @@
+"""The verb `time`."""
+
+import argparse
+
+from pai_bench import recipe
+from pai_bench.errors import UserError
+from pai_bench.plan import Sweep
+from pai_bench.verbs.console import FAILED, make_console, print_table
+
+
+def time(given: argparse.Namespace) -> int:
+    """``pai-bench time``."""
+    from rich.markup import escape
+    from rich.progress import Progress
+
+    from pai_bench.catalog import resolve
+    from pai_bench.cost import measure_cost, measure_step
+    from pai_bench.report import costs
+    from pai_bench.report.page import write_report
+    from pai_bench.runner import Runner
+    from pai_bench.store import Cost, Store
+
+    if given.rounds < 1 or not 0 <= given.seconds < float("inf"):
+        raise UserError(f"rounds {given.rounds} must be at least 1, and seconds {given.seconds:g} finite, not negative")
+    flags = {key: value for key, value in vars(given).items() if key in recipe.KEYS and key != "out"}
+    console = make_console()
+    with console.status("reading data and building networks"):
+        catalog = resolve(Sweep(**flags, sparsities=(given.sparsity,), seeds=1))
+    store, runner = Store(given.out, create=True), Runner(catalog, given.command)
+    trials = [trial for trial in catalog.trials if trial.criterion is not None]
+    measured, steps, failed = list[Cost](), dict[tuple[str, str], float](), 0
+    try:
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task("timing", total=len(trials))
+            for trial in trials:
+                progress.update(task, description=escape(f"timing {trial.criterion_name} on {trial.model}"))
+                try:
+                    if (key := (trial.data, trial.model)) not in steps:
+                        steps[key] = measure_step(runner, trial, rounds=given.rounds)
+                    measured.append(measure_cost(runner, trial, steps[key], rounds=given.rounds, budget=given.seconds))
+                except Exception as error:  # the others are worth measuring
+                    failed += 1
+                    line = f"{trial.criterion_name} failed on {trial.model}: {type(error).__name__}: {error}"
+                    progress.console.print(line, style="red", highlight=False, markup=False)
+                else:
+                    store.write_cost(measured[-1])
+                progress.advance(task)
+    finally:  # what was measured before an interrupt is worth seeing
+        for group in costs.groups(measured):
+            print_table(console, f"{costs.title(group[0])}: {costs.describe(group)}", costs.table(group))
+        if store.read_costs() or any(store):
+            console.print(f"report: {write_report(store, store.path / 'report.md')}", highlight=False, markup=False)
+    return FAILED if failed else 0
