@@ -81,8 +81,7 @@ def run_catalog(
     for trial in catalog.trials:
         record = records[trial.identity]
         refuse_other_data(record, catalog.data[trial.data], store)
-        again = {"failed": retry_failed, "disconnected": catalog.train_disconnected}
-        if record is None or again.get(record.status, False):
+        if record is None or run_again(record, catalog, retry_failed=retry_failed):
             missing.append(trial)
     runner = Runner(catalog, command)
     listener.begin(runner, len(catalog.trials), missing)
@@ -101,6 +100,11 @@ def run_catalog(
     finally:
         listener.end()
     return [record for record in records.values() if record is not None]
+
+
+def run_again(record: Record, catalog: Catalog, *, retry_failed: bool) -> bool:
+    """Whether a trial is to be run although it is stored."""
+    return {"failed": retry_failed, "disconnected": catalog.train_disconnected}.get(record.status, False)
 
 
 def refuse_other_data(record: Record | None, data: DataSet, store: Store) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import pai_bench as pb
 from pai_bench.catalog import resolve
+from pai_bench.cli import main
 from pai_bench.pruning import weights
 from pai_bench.report import figures
 from pai_bench.report.page import write_report
@@ -153,3 +154,13 @@ def test_the_dense_reference_is_trained_whatever_its_paths() -> None:
     expected: list[tuple[str, str, bool | None]] = [("odd", "done", None), ("odd", "done", None)]
     expected += [("constant", "done", False), ("constant", "disconnected", False)]
     assert states == expected, [record.error for record in found]
+
+
+def test_a_dry_run_knows_that_disconnected_networks_are_to_be_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["run", "--criteria", "random", "--models", "lenet-300-100", "--sparsities", "0.99999", "--seeds", "1"]
+    arguments += ["--epochs", "0", "--device", "cpu"]
+    assert main(arguments) == 0
+    capsys.readouterr()
+    for flags, missing in (([], 0), (["--train-disconnected"], 1)):
+        assert main([*arguments, "--dry-run", *flags]) == 0
+        assert f"2 trials, {missing} to run" in capsys.readouterr().out

@@ -18,6 +18,8 @@ from pai_bench.randomness import random_state
 logger = logging.getLogger(__name__)
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+TABLES = (nn.Embedding, nn.EmbeddingBag)
+"""Layers with a row, not a column, for each input feature: every token is one."""
 GROUPED = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -191,7 +193,7 @@ class Connections:
             logger.warning("connectivity: %s in %r is taken to pass everything to everything", name, unknown[name])
 
     def _layer(self, name: str, keep: Tensor, effective: Tensor) -> LayerConnectivity:
-        module = self.modules[name.rpartition(".")[0]]
+        module = self.modules[owner(name)]
         units, features = axes(effective, module)
         return LayerConnectivity(
             name=name,
@@ -205,6 +207,11 @@ class Connections:
         )
 
 
+def owner(name: str) -> str:
+    """The name of the layer that a parameter belongs to, also of one that its weight is computed from."""
+    return name.partition(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0]
+
+
 def axes(effective: Tensor, module: nn.Module) -> tuple[Tensor, Tensor]:
     """Which units (outputs) and which input features of a layer have an effective connection."""
     if effective.dim() < 2:
@@ -213,7 +220,7 @@ def axes(effective: Tensor, module: nn.Module) -> tuple[Tensor, Tensor]:
     pairs = effective.flatten(2).any(2) if effective.dim() > 2 else effective
     grouped = pairs.unflatten(0, (groups, -1)).numpy()  # several times faster than torch at this
     first, second = (torch.from_numpy(grouped.any(dim).reshape(-1)) for dim in (2, 1))
-    return (second, first) if isinstance(module, TRANSPOSED) else (first, second)
+    return (second, first) if isinstance(module, (*TRANSPOSED, *TABLES)) else (first, second)
 
 
 def first_cut(reach: Reach) -> str | None:

@@ -99,9 +99,6 @@ class Scorer:
         seed = seed if criterion.seed is None else criterion.seed
         with self._named(model):
             found = prunable_parameters(model, biases=criterion.biases, only=only)
-            for name, parameter in found.items():
-                if parameter.is_meta:
-                    raise UserError(f"{name!r} is on the device meta and has no values: build the model on a real one")
             names = list(found)
         with edges(seed), self._named(model):
             if criterion.score_init == "redrawn":
@@ -258,6 +255,15 @@ def still_shared(tensor: Tensor) -> bool:
 
 def replica(model: nn.Module, names: list[str], bn: BatchNormMode) -> nn.Module:
     """A private copy of `model` for scoring, in which the parameters `names`, and no others, get gradients."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise UserError(f"{name!r} is on the device meta and has no values: build the model on a real one")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            what = f"{name!r}" if name else "the model"
+            raise UserError(
+                f"{what} is compiled by torch.jit, which hides what it does: give what it was compiled from"
+            )
     outer = SCORING.get(model)
     dense = {} if outer is None else outer.dense  # the mask is laid by whoever asked for the copy
     memo: dict[int, Any] = {}

@@ -56,6 +56,7 @@ class Reach:
         self._supports = {key(p): like(p, kept.get(name, one).expand(p.shape)) for name, p in parameters.items()}
         self._added = set(self._supports)  # parameters, and what is moved of them: those that may be biases
         self._names = {key(parameters[name]): frozenset([name]) for name in kept}
+        self._drawn: set[Key] = set()
         self._sources: dict[Key, str] = {}
         with torch.set_grad_enabled(any(factor.requires_grad for factor in kept.values())):
             self._reaches[key(trace.input)] = like(trace.input, torch.ones(trace.input.shape))
@@ -95,13 +96,17 @@ class Reach:
     def factor(self, tensor: Tensor) -> Tensor:
         """What passes where something is multiplied with `tensor`: its support, or where a constant is not zero.
 
-        Whatever depends on the input passes everything.
+        What depends on the input passes everything, and so does what is drawn at random.
         """
         if (support := self.support(tensor)) is not None:
             return support
-        if self.reach(tensor) is not None:
+        if self.reach(tensor) is not None or self.drawn(tensor):
             return torch.ones(tensor.shape)
         return (tensor != 0).float()
+
+    def drawn(self, tensor: Tensor) -> bool:
+        """Whether the values of `tensor` are drawn at random, with no element that is zero for all draws."""
+        return self.key(tensor) in self._drawn
 
     def names(self, arguments: Iterable[Tensor]) -> frozenset[str]:
         """The parameters that some tensors are made of."""
@@ -124,6 +129,8 @@ class Reach:
 
     def _follow(self, operation: Operation) -> None:
         given = operation.given
+        if operation.random or any(self.drawn(tensor) for tensor in given):
+            self._drawn |= {self.key(result) for result in operation.results}
         reached = any(self.reach(tensor) is not None for tensor in given)
         known = any(self.support(tensor) is not None for tensor in given) or supports.makes_zeros(operation)
         found = supports.supports(self, operation, reached=reached) if known else None

@@ -111,7 +111,8 @@ def move(operation: Operation, value: Callable[[Tensor], Tensor]) -> Any:
 
 def moved(state: "Reach", operation: Operation) -> Any:
     where = [argument for name, argument in operation.arguments.items() if name not in MOVED]
-    if any(state.reach(tensor) is not None for tensor in tensors(where)):  # the data say where to
+    if any(state.reach(tensor) is not None or state.drawn(tensor) for tensor in tensors(where)):
+        # the data say where to, or chance
         return pointwise(state, operation) if operation.name in ("where", "masked_fill") else None
     found = move(operation, lambda tensor: reach_or_zero(state, tensor))
     if operation.name in ("_pack_padded_sequence", "_pad_packed_sequence"):
@@ -267,6 +268,8 @@ def scaled(state: "Reach", operation: Operation, shaped: Callable[[Tensor, Tenso
     if (kept := state.support(weight)) is not None:
         reach = reach * shaped(kept, x)
     found, bias = state.settle(reach), operation.arguments.get("bias")
+    if isinstance(weight, Tensor):
+        state.multiplied([weight], found)
     if (added_to_it := state.bias(bias)) is not None:
         found = used_with(found, shaped(added_to_it, x))
     return found
@@ -360,6 +363,13 @@ def resampled(state: "Reach", operation: Operation) -> Any:
     return state.settle(move(operation, lambda tensor: reach_or_zero(state, tensor)) * 1e6)
 
 
+@rule("one_hot")
+def _one_hot(state: "Reach", operation: Operation) -> Any:
+    """Any class may come: every element of its code depends on an index."""
+    state.countable = False
+    return reach_or_zero(state, operation.arguments["self"]).unsqueeze(-1).expand(operation.results[0].shape).clone()
+
+
 @rule("embedding")
 def _embedding(state: "Reach", operation: Operation) -> Any:
     """Any token may come: an element depends on its index through every row of the table."""
@@ -368,7 +378,9 @@ def _embedding(state: "Reach", operation: Operation) -> Any:
         return None
     through = torch.ones(table.shape[1]) if (kept := state.support(table)) is None else state.settle(kept.sum(0))
     state.countable = False
-    return state.settle(reach.unsqueeze(-1) * through)
+    found = state.settle(reach.unsqueeze(-1) * through)
+    state.multiplied([table], found)
+    return found
 
 
 def everything(state: "Reach", operation: Operation) -> Any:

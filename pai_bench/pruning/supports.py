@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pai_bench.pruning.operations import REDUCTIONS, ZERO_PRESERVING
+from pai_bench.pruning.operations import CONSTANTS, REDUCTIONS, ZERO_PRESERVING
 from pai_bench.pruning.rules import RULES, Settled, added, move, moves, total
 from pai_bench.pruning.tracing import Operation
 
@@ -68,7 +68,7 @@ def chosen_constant(state: "Reach", given: Any) -> Tensor:
 def supports(state: "Reach", operation: Operation, *, reached: bool) -> Any:
     """Where an operation's results may differ from zero, when that is known of one of its arguments at least."""
     name = operation.name
-    if name in ("_pack_padded_sequence", "_pad_packed_sequence"):
+    if name in CONSTANTS or name in ("_pack_padded_sequence", "_pad_packed_sequence"):
         return None
     if moves(operation) and name not in RULES:
         return move(operation, state.factor)

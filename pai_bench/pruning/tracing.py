@@ -48,6 +48,7 @@ class Operation:
     in_place: bool = False
     is_view: bool = False
     pointwise: bool = False
+    random: bool = False
 
     @cached_property
     def given(self) -> Sequence[Tensor]:
@@ -94,7 +95,7 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
         handles.append(module.register_forward_pre_hook(recorder.entering(name), prepend=True))
         handles.append(module.register_forward_hook(recorder.leaving, always_call=True))
     try:
-        with plain_operations(model), WholeNormalisations(recorder), recorder:
+        with plain_operations(model), WholeFunctions(recorder), recorder:
             output = forward(model, example)
     finally:
         for handle in handles:
@@ -170,6 +171,7 @@ class Recorder(TorchDispatchMode):
                 in_place=bool(written) and not turned,
                 is_view=turned or (not written and any(value.alias_info is not None for value in func._schema.returns)),
                 pointwise=torch.Tag.pointwise in func.tags,
+                random=torch.Tag.nondeterministic_seeded in func.tags,
             )
         )
         return result
@@ -187,8 +189,8 @@ class Recorder(TorchDispatchMode):
         return mapped(arguments, change)
 
 
-class WholeNormalisations(TorchFunctionMode):
-    """Has a normalisation written down as one operation, which torch would compose of others."""
+class WholeFunctions(TorchFunctionMode):
+    """Has some functions written down as one operation each, which torch would compose of others."""
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
@@ -200,17 +202,21 @@ class WholeNormalisations(TorchFunctionMode):
             self.recorder.operations.append(
                 Operation("_local_scalar_dense", func, {"self": args[0]}, [], self.recorder.running[-1])
             )
-        if func not in NORMALISATIONS or self.recorder.paused:
+        classes = kwargs.get("num_classes", args[1] if len(args) > 1 else -1) if func is F.one_hot else None
+        whole = func in NORMALISATIONS or (classes is not None and classes > 0)
+        if not whole or self.recorder.paused:
             return func(*args, **kwargs)
         self.recorder.paused = True
         try:
             result = func(*args, **kwargs)
         finally:
             self.recorder.paused = False
+        first = args[0] if args else kwargs["tensor" if func is F.one_hot else "input"]
         weight = kwargs.get("weight", args[2] if func is F.rms_norm and len(args) > 2 else None)
-        arguments = {"input": args[0] if args else kwargs["input"], "weight": weight}
-        operation = Operation("normalisation", func, arguments, [result], self.recorder.running[-1])
-        self.recorder.operations.append(operation)
+        name, arguments = "normalisation", {"input": first, "weight": weight}
+        if func is F.one_hot:  # which looks at its tokens to see whether they are in range
+            name, arguments = "one_hot", {"self": first}
+        self.recorder.operations.append(Operation(name, func, arguments, [result], self.recorder.running[-1]))
         return result
 
 

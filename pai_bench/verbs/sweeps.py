@@ -26,7 +26,7 @@ def run(given: argparse.Namespace) -> int:
         catalogs = [(resolve(sweep), out) for sweep, out in grids]
     if getattr(given, "dry_run", False):
         for catalog, out in catalogs:
-            print_plan(console, catalog, out)
+            print_plan(console, catalog, out, retry_failed=getattr(given, "retry_failed", False))
         return 0
     try:
         failed = sum(run_folder(console, catalogs, out, given) for out in dict.fromkeys(out for _, out in catalogs))
@@ -78,9 +78,13 @@ def sweeps(given: argparse.Namespace) -> list[tuple[Sweep, str]]:
     return made
 
 
-def print_plan(console: "Console", catalog: "Catalog", out: str) -> None:
+def print_plan(console: "Console", catalog: "Catalog", out: str, *, retry_failed: bool) -> None:
     """The trials of a sweep, and which of them are stored already."""
-    stored = {path.stem for path in (Path(out) / "trials").glob("*.json")}
+    from pai_bench.runner import run_again
+    from pai_bench.store import Store
+
+    records = list(Store(out)) if any((Path(out) / "trials").glob("*.json")) else []
+    stored = {r.identity for r in records if not run_again(r, catalog, retry_failed=retry_failed)}
     for trial in catalog.trials:
         mark = "stored" if trial.identity in stored else "to run"
         console.print(f"{mark}  {trial.identity}", highlight=False, markup=False)
