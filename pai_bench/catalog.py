@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from pai_bench.data import DataSet, load_data
+from pai_bench.data.augment import check_images
 from pai_bench.environment import select_device
 from pai_bench.errors import UserError
 from pai_bench.models.create import Builder, create_model, find_model
-from pai_bench.plan import Choice, Sweep, Trial, expand, refuse_duplicates
+from pai_bench.plan import Choice, Sweep, Trial, expand, fraction, refuse_duplicates
 from pai_bench.pruning import Criterion, Variant, get_criterion, get_schedule, get_variant, prunable_parameters
 from pai_bench.pruning.guard import BATCH_NORMS
 from pai_bench.training.protocol import Protocol, get_protocol
@@ -50,7 +51,8 @@ def resolve(sweep: Sweep) -> Catalog:
     for data_name in data:
         for model_name in models:
             protocol = _protocol(catalog, sweep, data_name, model_name)
-            settings.append((data_name, model_name, protocol, _score_batch(catalog.data[data_name], sweep)))
+            share = fraction(sweep, protocol)
+            settings.append((data_name, model_name, protocol, _score_batch(catalog.data[data_name], sweep, share)))
     variants = [get_variant(given) for given in sweep.variants]
     refuse_duplicates("variants", [str(variant) for variant in variants])
     catalog.variants = {str(variant): variant for variant in variants}
@@ -114,8 +116,11 @@ def _protocol(catalog: Catalog, sweep: Sweep, data_name: str, model_name: str) -
         batch_size=sweep.batch_size,
         learning_rate=sweep.learning_rate,
         weight_decay=sweep.weight_decay,
-    )
-    if protocol.epochs and protocol.batch_size > (size := data.train_size(sweep.train_fraction)):
+    ).scaled(sweep.budget)
+    if protocol.augmentation != "none":
+        check_images(data.train.inputs, data_name)
+    size = data.train_size(fraction(sweep, protocol))
+    if (protocol.epochs or protocol.iterations) and protocol.batch_size > size:
         raise UserError(f"batch size {protocol.batch_size} is larger than the {size} training examples of {data_name}")
     return protocol
 
@@ -136,8 +141,8 @@ def check_fit(model: nn.Module, name: str, data: DataSet) -> None:
         raise UserError(f"model {name} gives {got} for {expected[0]} examples of {data.name}, not logits {expected}")
 
 
-def _score_batch(data: DataSet, sweep: Sweep) -> int:
-    size, available = sweep.score_batch or 10 * data.num_classes, data.train_size(sweep.train_fraction)
+def _score_batch(data: DataSet, sweep: Sweep, share: float) -> int:
+    size, available = sweep.score_batch or 10 * data.num_classes, data.train_size(share)
     if size * sweep.score_batches > available:
         wanted = f"score-batch {size}" if sweep.score_batches == 1 else f"score-batch {size} x {sweep.score_batches}"
         raise UserError(f"{wanted} is larger than the {available} training examples of {data.name}")

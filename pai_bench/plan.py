@@ -63,7 +63,10 @@ class Sweep:
     learning_rate: float | None = option(None, "peak learning rate; default: the protocol's")
     weight_decay: float | None = option(None, "weight decay; default: the protocol's")
     train_disconnected: bool = option(False, "train also the networks that their mask has disconnected")
-    train_fraction: float = option(1.0, "share of the training set to use, drawn by seed")
+    budget: float = option(1.0, "share of the protocol's length, in (0, 1]")
+    train_fraction: float | None = option(
+        None, "share of the training set to use, drawn by seed; default: the protocol's, mostly all of it"
+    )
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     data_dir: str | None = option(None, "directory of data files; also PAI_BENCH_DATA")
     workers: int = option(1, "worker processes (1: trials run in this process)", least=1)
@@ -86,7 +89,9 @@ class Sweep:
         for sparsity in self.sparsities:
             if not 0 <= sparsity < 1:
                 raise UserError(f"sparsity {sparsity:g} is outside [0, 1): it is the share of weights removed")
-        if not 0 < self.train_fraction <= 1:
+        if not 0 < self.budget <= 1:
+            raise UserError(f"budget {self.budget:g} is outside (0, 1]: it is the share of the protocol's length")
+        if self.train_fraction is not None and not 0 < self.train_fraction <= 1:
             raise UserError(f"train-fraction {self.train_fraction:g} is outside (0, 1]")
         if self.workers != 1:
             raise UserError(f"workers {self.workers}: this version runs all trials in one process; use --workers 1")
@@ -170,8 +175,7 @@ class Trial:
                 del everything[key]
         if self.criterion is not None:
             del everything["criterion"]["scope"]  # the trial's own says which it was
-        # how a protocol is called has no influence on the result
-        del everything["protocol"]["name"]
+        everything["protocol"] = json.loads(json.dumps(self.protocol.settings()))
         assert isinstance(everything, dict)
         return everything
 
@@ -180,6 +184,11 @@ class Trial:
         """A readable prefix and a hash of the canonical JSON of the configuration; a valid file name."""
         readable = f"{self.data}-{self.model}-{self.method}-{self.sparsity:g}-s{self.seed}"
         return identify(readable, self.configuration())
+
+
+def fraction(sweep: Sweep, protocol: Protocol) -> float:
+    """The share of the training set that is used."""
+    return protocol.train_fraction if sweep.train_fraction is None else sweep.train_fraction
 
 
 def expand(
@@ -204,7 +213,7 @@ def expand(
                 "model": model,
                 "seed": seed,
                 "protocol": protocol,
-                "train_fraction": sweep.train_fraction,
+                "train_fraction": fraction(sweep, protocol),
             }
             trials.append(Trial(**common))
             scoring: dict[str, Any] = {

@@ -39,9 +39,11 @@ class Forecast:
         for key in self._kinds(trial):
             if seen := self._seen[key]:
                 return fmean(seen)
-        size = self._data[trial.data].train_size(trial.train_fraction)
-        steps = size // trial.protocol.batch_size * trial.protocol.epochs
-        return steps * self._steps[trial.data, trial.model]
+        return trial.protocol.steps(self.size(trial)) * self._steps[trial.data, trial.model]
+
+    def size(self, trial: Trial) -> int:
+        """How many examples `trial` trains on."""
+        return self._data[trial.data].train_size(trial.train_fraction)
 
     def left(self) -> float:
         """Seconds until all missing trials are done."""
@@ -88,7 +90,7 @@ class Display(Listener):
         self._show(f"{describe(trial)}: scoring" if trial.criterion else f"{describe(trial)}: starting", trial)
 
     def epoch(self, trial: Trial, epoch: int) -> None:
-        epochs = trial.protocol.epochs
+        epochs = trial.protocol.passes(self.forecast.size(trial))
         self.share = epoch / max(1, epochs)
         self._show(f"{describe(trial)}: epoch {min(epoch + 1, epochs)} of {epochs}", trial)
 

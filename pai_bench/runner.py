@@ -150,7 +150,7 @@ class Runner:
             history = train(
                 model,
                 data,
-                dataclasses.replace(trial.protocol, epochs=0) if cut else trial.protocol,
+                trial.protocol.lasting(0) if cut else trial.protocol,
                 mask=mask,
                 seed=stream(trial.seed, "order"),
                 on_epoch=lambda epoch: on_epoch(epoch.epoch),
@@ -278,8 +278,8 @@ class Runner:
         model = self.model(trial)
         count = 2 * trial.protocol.batch_size
         few = dataclasses.replace(data, train=_head(data.train, count), test=_head(data.test, 2))
-        train(model, few, dataclasses.replace(trial.protocol, epochs=1))
-        return train(model, few, dataclasses.replace(trial.protocol, epochs=1)).seconds / 2
+        train(model, few, trial.protocol.lasting(1))
+        return train(model, few, trial.protocol.lasting(1)).seconds / 2
 
     def provenance(self) -> dict[str, Any]:
         """The command, and the state of the code that runs it."""
@@ -292,7 +292,7 @@ class Runner:
             identity=trial.identity,
             trial=trial.configuration(),
             status=status,  # type: ignore[arg-type]
-            epochs=0 if status == "disconnected" else trial.protocol.epochs,
+            epochs=0 if status == "disconnected" else trial.protocol.passes(data.train_size(trial.train_fraction)),
             device=self.device.type,
             environment=describe(self.device),
             provenance={

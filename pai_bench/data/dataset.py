@@ -75,11 +75,11 @@ class DataSet:
         if inputs.dtype != torch.uint8:
             kind = torch.get_default_dtype() if inputs.dtype == torch.float64 else inputs.dtype
             return inputs.to(kind, copy=True)  # a network may begin with an operation in place
-        mean, std = self._scale
+        mean, std = self.scale
         return inputs.float().sub_(mean).div_(std)
 
     @cached_property
-    def _scale(self) -> tuple[Tensor, Tensor]:
+    def scale(self) -> tuple[Tensor, Tensor]:
         """`mean_and_std` on the data's device, in the shape of one example; kept, since every batch needs them."""
         images = self.train.inputs
         shape = (-1, *(1,) * (images.dim() - 2))
@@ -106,11 +106,19 @@ class DataSet:
 
     def subset(self, fraction: float, seed: int) -> "DataSet":
         """The same data set with a random `fraction` of the training examples, drawn with `seed`."""
+        return self.only(self.chosen(fraction, seed))
+
+    def chosen(self, fraction: float, seed: int) -> Tensor | None:
+        """Which examples `subset` takes, in their order; None for all."""
         if fraction == 1.0:
-            return self
-        count = self.train_size(fraction)
+            return None
         order = torch.randperm(len(self.train.targets), generator=torch.Generator().manual_seed(seed))
-        chosen = order[:count].sort().values.to(self.train.targets.device)
+        return order[: self.train_size(fraction)].sort().values.to(self.train.targets.device)
+
+    def only(self, chosen: Tensor | None) -> "DataSet":
+        """The same data set with the `chosen` training examples, all of them for None."""
+        if chosen is None:
+            return self
         return dataclasses.replace(self, train=Split(*(t[chosen] for t in self.train)))
 
     def score_batch(self, size: int, seed: int, *, balanced: bool = True) -> Split:

@@ -133,7 +133,7 @@ class Record:
             "first_cut": self.first_cut,
             "batch_norm": self.batch_norm,
             "train_fraction": trial["train_fraction"],
-            "protocol": Protocol(name="", **trial["protocol"]).describe(),
+            "protocol": Protocol.of(trial["protocol"]).describe(),
             "identity": self.identity,
         }
         return head | metrics | tail

@@ -3,22 +3,40 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pai_bench.errors import UserError, unknown
 
 LearningRateSchedule = Literal["constant", "steps", "cosine", "one-cycle"]
+Optimizer = Literal["sgd", "adam"]
+Augmentation = Literal["none", "flip-crop"]
 
 WARM_UP = 0.25
 """Share of a one-cycle schedule in which the learning rate rises."""
 
+PADDING = 4
+"""Pixels of zeros around an image before it is cropped to its size again, in the augmentation ``flip-crop``."""
+
+LATER: dict[str, Any] = {
+    "iterations": None,
+    "optimizer": "sgd",
+    "nesterov": False,
+    "augmentation": "none",
+    "budget": 1.0,
+}
+"""Fields that protocols did not have in the first results -> the value that means what was done then."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """SGD with momentum and weight decay on the mean cross-entropy, for a number of whole epochs.
+    """An optimiser on the mean cross-entropy, for a number of whole epochs, or of `iterations` if that is given.
 
+    `optimizer`: ``sgd``, with `momentum` (`nesterov` or not) and `weight_decay`; or ``adam`` (Kingma and Ba 2015), with
+    `momentum` for its first average and `weight_decay` added to the gradient.
     `lr_schedule`: ``constant``; ``steps``, times `gamma` at each of the `milestones` (shares of the training in
     (0, 1)); ``cosine`` to zero; ``one-cycle``, linearly up for a quarter of the steps and linearly down to zero.
+    `augmentation`: ``none``; or ``flip-crop``, half of the images mirrored, and all shifted by up to 4 pixels each way.
+    `budget` says which share of its length is left of a protocol that was `scaled`.
     """
 
     name: str
@@ -30,17 +48,54 @@ class Protocol:
     lr_schedule: LearningRateSchedule = "one-cycle"
     milestones: tuple[float, ...] = ()
     gamma: float = 0.1
+    iterations: int | None = None
+    optimizer: Optimizer = "sgd"
+    nesterov: bool = False
+    augmentation: Augmentation = "none"
+    budget: float = 1.0
+    train_fraction: float = 1.0
+    """Share of the training set that is used, where a sweep does not say otherwise. Not part of `settings`."""
 
     def __post_init__(self) -> None:
-        for key, least in (("epochs", 0), ("batch_size", 1)):
-            if getattr(self, key) < least:
-                raise UserError(f"{key.replace('_', ' ')} {getattr(self, key)} must be at least {least}")
+        for key, least in (("epochs", 0), ("batch_size", 1), ("iterations", 0)):
+            if (value := getattr(self, key)) is not None and value < least:
+                raise UserError(f"{key.replace('_', ' ')} {value} must be at least {least}")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise UserError(f"learning rate {self.learning_rate} must be positive")
         if not (0 <= self.weight_decay < math.inf):
             raise UserError(f"weight decay {self.weight_decay} must be at least 0")
-        if self.lr_schedule not in get_args(LearningRateSchedule):
-            raise unknown("learning-rate schedule", self.lr_schedule, get_args(LearningRateSchedule))
+        if not 0 <= self.momentum < 1 or (self.nesterov and not self.momentum):
+            raise UserError(f"momentum {self.momentum} must be in [0, 1), and above 0 for nesterov")
+        for key, kind in (
+            ("lr_schedule", LearningRateSchedule),
+            ("optimizer", Optimizer),
+            ("augmentation", Augmentation),
+        ):
+            if getattr(self, key) not in get_args(kind):
+                raise unknown(key.replace("_", " "), getattr(self, key), get_args(kind))
+
+    def steps(self, examples: int) -> int:
+        """How many steps the training takes on a set of so many examples: whole batches only."""
+        return self.iterations if self.iterations is not None else self.epochs * (examples // self.batch_size)
+
+    def passes(self, examples: int) -> int:
+        """How many epochs the training takes, the last of which need not be whole."""
+        return -(-self.steps(examples) // max(1, examples // self.batch_size))
+
+    def lasting(self, epochs: int) -> "Protocol":
+        """The same protocol for a number of epochs."""
+        return dataclasses.replace(self, epochs=epochs, iterations=None)
+
+    def scaled(self, budget: float) -> "Protocol":
+        """The same protocol at `budget` times its length; what happens during it keeps its place."""
+        if not 0 < budget <= 1:
+            raise UserError(f"budget {budget:g} is outside (0, 1]: it is the share of the protocol's length")
+        if budget == 1:
+            return self
+        iterations = None if self.iterations is None else max(1, round(budget * self.iterations))
+        return dataclasses.replace(
+            self, epochs=max(1, round(budget * self.epochs)), iterations=iterations, budget=budget * self.budget
+        )
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of `step` (from 0) out of `steps`."""
@@ -54,13 +109,37 @@ class Protocol:
             return self.learning_rate * min(middle / WARM_UP, (1 - middle) / (1 - WARM_UP))
         return self.learning_rate
 
+    def settings(self) -> dict[str, Any]:
+        """What a result depends on, as plain values; a later field only where it changes something."""
+        found = dataclasses.asdict(self)
+        for key in ("name", "train_fraction"):  # how it is called has no influence, and the trial says the other
+            del found[key]
+        for key, default in LATER.items():
+            if found[key] == default:
+                del found[key]
+        if self.iterations is not None:
+            del found["epochs"]
+        return found
+
+    @classmethod
+    def of(cls, settings: dict[str, Any]) -> "Protocol":
+        """The protocol with the given `settings`."""
+        return cls(**{"name": "", "epochs": 0, **settings})
+
     def describe(self) -> str:
         """The protocol in one line."""
-        unit = "epoch" if self.epochs == 1 else "epochs"
+        count, unit = (self.epochs, "epoch") if self.iterations is None else (self.iterations, "iteration")
+        length = f"{count:,} {unit}{'s' * (count != 1)}"
+        if self.budget != 1:
+            length += f" ({100 * self.budget:.3g} % of the protocol's length)"
         steps = f" at {', '.join(map(str, self.milestones))}, times {self.gamma:g}" if self.milestones else ""
+        name = {"sgd": "SGD", "adam": "Adam"}[self.optimizer]
+        nesterov = "Nesterov " if self.nesterov else ""
+        images = ", mirrored and shifted images" if self.augmentation == "flip-crop" else ""
         return (
-            f"{self.epochs} {unit}, batch {self.batch_size}, SGD, learning rate {self.learning_rate:g} "
-            f"({self.lr_schedule}{steps}), momentum {self.momentum:g}, weight decay {self.weight_decay:g}"
+            f"{length}, batch {self.batch_size}, {name}, learning rate {self.learning_rate:g} "
+            f"({self.lr_schedule}{steps}), {nesterov}momentum {self.momentum:g}, weight decay {self.weight_decay:g}"
+            f"{images}"
         )
 
 
@@ -70,13 +149,61 @@ PROTOCOLS = {
         Protocol(name="short", epochs=10, batch_size=32, learning_rate=0.02),
         # batch norm lets a deep network reach its accuracy in a fraction of the epochs
         Protocol(name="short-bn", epochs=2, batch_size=32, learning_rate=0.02),
+        Protocol(name="quick", epochs=1, batch_size=100, learning_rate=0.05),
+        # Lee et al. 2019, arXiv:1810.02340, section 5: times 0.1 every 25,000 (MNIST) or 30,000 (CIFAR) iterations; how
+        # many there are in all is not in the text
+        Protocol(
+            name="snip-mnist",
+            epochs=0,
+            iterations=100_000,
+            batch_size=100,
+            learning_rate=0.1,
+            lr_schedule="steps",
+            milestones=(0.25, 0.5, 0.75),
+            train_fraction=0.9,
+        ),
+        Protocol(
+            name="snip-cifar",
+            epochs=0,
+            iterations=150_000,
+            batch_size=128,
+            learning_rate=0.1,
+            lr_schedule="steps",
+            milestones=(0.2, 0.4, 0.6, 0.8),
+            augmentation="flip-crop",
+            train_fraction=0.9,
+        ),
+        # Tanaka et al. 2020, arXiv:2006.05467, appendix: VGG with batch norm on CIFAR
+        Protocol(
+            name="synflow-cifar",
+            epochs=160,
+            batch_size=128,
+            learning_rate=0.1,
+            weight_decay=1e-4,
+            lr_schedule="steps",
+            milestones=(60 / 160, 120 / 160),
+            augmentation="flip-crop",
+        ),
+        # Frankle et al. 2021, arXiv:2009.08576, appendix: ResNet-20 and VGG-16 on CIFAR-10, by the code OpenLTH
+        Protocol(
+            name="openlth-resnet20",
+            epochs=160,
+            batch_size=128,
+            learning_rate=0.1,
+            weight_decay=1e-4,
+            lr_schedule="steps",
+            milestones=(0.5, 0.75),
+            augmentation="flip-crop",
+        ),
     )
 }
 
 
 def get_protocol(name: str, **changes: int | float | None) -> Protocol:
-    """The protocol called `name`, with those `changes` that are not None."""
+    """The protocol called `name`, with those `changes` that are not None. A number of epochs replaces iterations."""
     if (protocol := PROTOCOLS.get(name)) is None:
         raise unknown("protocol", name, PROTOCOLS)
-    given = {key: value for key, value in changes.items() if value is not None}
-    return dataclasses.replace(protocol, **given) if given else protocol  # type: ignore[arg-type]
+    given: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
+    if "epochs" in given:
+        given["iterations"] = None
+    return dataclasses.replace(protocol, **given) if given else protocol

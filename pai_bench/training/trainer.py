@@ -1,8 +1,8 @@
-"""The training engine: one network, data resident on its device, masks exact after every step."""
+"""The training engine: networks of one kind, data resident on their device, masks exact after every step."""
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pai_bench.data import DataSet, Split
-from pai_bench.errors import UserError
+from pai_bench.training.batches import Batches, Order
+from pai_bench.training.programs import Alone, Lanes, Masks, Program, prepare_layout
 from pai_bench.training.protocol import Protocol
 
 EVALUATION_BATCH = 1000
@@ -32,11 +33,16 @@ class Epoch:
 
 @dataclass(frozen=True)
 class History:
-    """The learning curve of a training, and its speed; evaluation is not in `seconds`."""
+    """The learning curve of a training, and its speed; evaluation is not in `seconds`.
+
+    Of networks that were trained together, each has its share of the seconds.
+    """
 
     epochs: tuple[Epoch, ...]
     seconds: float
     images: int
+    diverged: str | None = None
+    """What was seen first of a loss that is not finite."""
 
     @property
     def images_per_second(self) -> float | None:
@@ -58,92 +64,123 @@ def train(
     Weights that `mask` removes are exactly 0.0 before the first and after every step. The order of the examples depends
     on `seed` alone. Each epoch takes ``len(train) // batch_size`` whole batches; the rest is left out of that epoch.
     """
-    size, batch_size = len(data.train.targets), protocol.batch_size
-    if protocol.epochs and batch_size > size:
-        raise UserError(f"batch size {batch_size} is larger than the {size} training examples of {data.name}")
     prepare_layout(model, data.normalised(data.train.inputs[:2]))
-    keep_exact = Pruned(model, mask or {})
-    keep_exact()
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=0.0, momentum=protocol.momentum, weight_decay=protocol.weight_decay, fused=True
-    )
-    order = torch.Generator().manual_seed(seed)
-    device = data.train.targets.device
-    per_epoch = size // batch_size
-    steps = per_epoch * protocol.epochs
-    curve: list[Epoch] = []
-    seconds, done = 0.0, 0
-    for number in range(1, protocol.epochs + 1):
-        start = time.perf_counter()
-        model.train()
-        total = torch.zeros((), device=device)
-        permutation = torch.randperm(size, generator=order)[: per_epoch * batch_size].to(device)
-        for chosen in permutation.split(batch_size):
-            optimizer.param_groups[0]["lr"] = protocol.rate(done, steps)
-            total += train_step(
-                model, optimizer, data.normalised(data.train.inputs[chosen]), data.train.targets[chosen]
-            )
-            keep_exact()
-            done += 1
-        train_loss = float(total) / per_epoch  # waits for the device, once an epoch
-        seconds += time.perf_counter() - start
-        if not torch.isfinite(total):
-            raise DivergedError(f"diverged: the training loss of epoch {number} is {train_loss}")
-        test_loss, test_accuracy = evaluate(model, data, data.test)
-        if not math.isfinite(test_loss):  # the last steps of an epoch show here first
-            raise DivergedError(f"diverged: the test loss after epoch {number} is {test_loss}")
-        curve.append(Epoch(number, train_loss, test_loss, test_accuracy))
-        on_epoch(curve[-1])
-    return History(tuple(curve), seconds, done * batch_size)
+
+    def tell(epochs: Sequence[Epoch | None]) -> None:
+        if epochs[0] is not None:
+            on_epoch(epochs[0])
+
+    (history,) = fit(Alone(model, mask), data, protocol, [Order(seed)], on_epoch=tell)
+    if history.diverged is not None:
+        raise DivergedError(history.diverged)
+    return history
 
 
-def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, targets: Tensor) -> Tensor:
-    """One step of SGD; returns the loss before it, without waiting for the device."""
-    loss = F.cross_entropy(model(inputs), targets)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-    return loss.detach()
+def train_together(
+    models: Sequence[nn.Module],
+    data: DataSet,
+    protocol: Protocol,
+    *,
+    masks: Masks,
+    orders: Sequence[Order],
+    on_epoch: Callable[[Sequence[Epoch | None]], None] = lambda _epochs: None,
+) -> list[History]:
+    """Train several networks of one kind in place, in one program, each as `train` would train it alone.
 
-
-class Pruned:
-    """Sets the removed weights of a network to zero, all layers in one call."""
-
-    def __init__(self, model: nn.Module, mask: Mapping[str, Tensor]) -> None:
-        self.weights: list[Tensor] = [model.get_parameter(name) for name in mask]
-        self.factors = [
-            torch.empty_like(weight, requires_grad=False).copy_(mask[name])
-            for name, weight in zip(mask, self.weights, strict=True)
-        ]
-
-    @torch.no_grad()
-    def __call__(self) -> None:
-        if self.weights:
-            torch._foreach_mul_(self.weights, self.factors)
-
-
-@torch.no_grad()
-def prepare_layout(model: nn.Module, examples: Tensor) -> None:
-    """Lay out convolution weights channels-last, in which both oneDNN and cuDNN are fastest on small networks.
-
-    A network that cannot be run on `examples` like this, as one that calls ``view`` on a feature map, stays as it was.
+    A network whose loss is no longer finite says so in its history and does no harm to the others.
     """
-    if any(isinstance(module, nn.Conv2d) for module in model.modules()):
-        model.eval().to(memory_format=torch.channels_last)
-        try:
-            model(examples)
-        except RuntimeError:
-            model.to(memory_format=torch.contiguous_format)
+    return fit(Lanes(models, masks), data, protocol, orders, on_epoch=on_epoch)
+
+
+def fit(
+    program: Program,
+    data: DataSet,
+    protocol: Protocol,
+    orders: Sequence[Order],
+    *,
+    on_epoch: Callable[[Sequence[Epoch | None]], None],
+) -> list[History]:
+    """Train what is in `program`; the device is waited for once an epoch."""
+    batches = Batches(data, orders, protocol)
+    steps, done, seconds = protocol.steps(batches.size), 0, 0.0
+    step = Step(program, protocol)
+    step.exact()
+    curves: list[list[Epoch]] = [[] for _ in orders]
+    trouble: list[str | None] = [None for _ in orders]
+    while done < steps and None in trouble:
+        number, start, losses = len(max(curves, key=len)) + 1, time.perf_counter(), []
+        for inputs, targets in batches.epoch():
+            losses.append(step(inputs, targets, protocol.rate(done, steps)))
+            done += 1
+            if done == steps:
+                break
+        seen = torch.stack(losses).cpu()  # waits for the device
+        seconds += time.perf_counter() - start
+        for lane, bad in enumerate((~seen.isfinite()).int().T):
+            if bad.any() and trouble[lane] is None:
+                first = done - len(losses) + int(bad.argmax())
+                trouble[lane] = f"diverged at step {first + 1}: the training loss is {float(seen[bad.argmax(), lane])}"
+        tested = test(program, data.test, batches.normalised, by_lane=batches.by_lane)
+        epochs = [Epoch(number, float(mean), *found) for mean, found in zip(seen.double().mean(0), tested, strict=True)]
+        for lane, epoch in enumerate(epochs):
+            if trouble[lane] is None and not math.isfinite(
+                epoch.test_loss
+            ):  # the last steps of an epoch show here first
+                trouble[lane] = f"diverged at step {done}: the test loss after it is {epoch.test_loss}"
+            if trouble[lane] is None:
+                curves[lane].append(epoch)
+        on_epoch([None if bad else epoch for bad, epoch in zip(trouble, epochs, strict=True)])
+    program.finish()
+    images = done * protocol.batch_size
+    return [
+        History(tuple(curve), seconds / program.lanes, images, bad) for curve, bad in zip(curves, trouble, strict=True)
+    ]
+
+
+class Step:
+    """A step of an optimiser on the parameters of a program."""
+
+    def __init__(self, program: Program, protocol: Protocol) -> None:
+        self.program, self.exact = program, program.exact
+        weights, decay = program.parameters, protocol.weight_decay
+        self.optimizer: torch.optim.Optimizer
+        if protocol.optimizer == "adam":
+            betas = (protocol.momentum, 0.999)
+            self.optimizer = torch.optim.Adam(weights, lr=0.0, betas=betas, weight_decay=decay, fused=True)
+        else:
+            self.optimizer = torch.optim.SGD(
+                weights, lr=0.0, momentum=protocol.momentum, nesterov=protocol.nesterov, weight_decay=decay, fused=True
+            )
+
+    def __call__(self, inputs: Tensor, targets: Tensor, rate: float) -> Tensor:
+        """The losses (lanes,) before the step, without waiting for the device."""
+        self.optimizer.param_groups[0]["lr"] = rate
+        losses = self.program.losses(inputs, targets)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.sum().backward()
+        self.optimizer.step()
+        self.exact()
+        return losses.detach()
 
 
 @torch.inference_mode()
+def test(
+    program: Program, split: Split, normalised: Callable[[Tensor], Tensor], *, by_lane: bool
+) -> list[tuple[float, float]]:
+    """Mean cross-entropy and accuracy (in [0, 1]) of every lane on `split`, normalised for all at once or `by_lane`."""
+    device = split.targets.device
+    loss = torch.zeros(program.lanes, dtype=torch.float64, device=device)
+    correct = torch.zeros(program.lanes, dtype=torch.int64, device=device)
+    for inputs, targets in zip(*(t.split(EVALUATION_BATCH) for t in split), strict=True):
+        logits, same = program.logits(normalised(inputs), by_lane=by_lane), targets.expand(program.lanes, -1)
+        each = F.cross_entropy(logits.flatten(0, 1), same.flatten(), reduction="none")
+        loss += each.view(same.shape).sum(1, dtype=torch.float64)
+        correct += (logits.argmax(2) == same).sum(1)
+    size = len(split.targets)
+    return [(total / size, right / size) for total, right in zip(loss.tolist(), correct.tolist(), strict=True)]
+
+
 def evaluate(model: nn.Module, data: DataSet, split: Split) -> tuple[float, float]:
     """Mean cross-entropy and accuracy (in [0, 1]) of `model`, in eval mode, on `split` of `data`."""
-    model.eval()
-    loss = torch.zeros((), dtype=torch.float64, device=split.targets.device)
-    correct = torch.zeros((), dtype=torch.int64, device=split.targets.device)
-    for inputs, targets in zip(*(t.split(EVALUATION_BATCH) for t in split), strict=True):
-        logits = model(data.normalised(inputs))
-        loss += F.cross_entropy(logits, targets, reduction="sum").double()
-        correct += (logits.argmax(1) == targets).sum()
-    return float(loss) / len(split.targets), int(correct) / len(split.targets)
+    (found,) = test(Alone(model), split, data.normalised, by_lane=False)
+    return found

@@ -1,6 +1,7 @@
 """The trainer: exact masks, seeded order, learning rates, an independent loop that gives the same weights."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ from torch.nn import functional as F
 import pai_bench as pb
 from pai_bench.data import Split
 from pai_bench.training import trainer
+from pai_bench.training.batches import Order
 from pai_bench.training.protocol import Protocol, get_protocol
-from pai_bench.training.trainer import evaluate, train
+from pai_bench.training.trainer import evaluate, train, train_together
 
 PROTOCOL = Protocol(
     name="test", epochs=2, batch_size=10, learning_rate=0.1, lr_schedule="steps", milestones=(0.5,), weight_decay=0.01
@@ -32,8 +34,8 @@ def model() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
 
 
-def half_mask(network: nn.Module) -> pb.Mask:
-    generator = torch.Generator().manual_seed(1)
+def half_mask(network: nn.Module, seed: int = 1) -> pb.Mask:
+    generator = torch.Generator().manual_seed(seed)
     return pb.Mask(
         {n: torch.rand(network.get_parameter(n).shape, generator=generator) > 0.5 for n in ("0.weight", "4.weight")}
     )
@@ -63,25 +65,44 @@ def test_the_same_weights_as_a_plain_loop() -> None:
         assert torch.allclose(p, network.get_parameter(name), atol=1e-6), name
 
 
-def test_removed_weights_are_exactly_zero_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = model()
-    mask = half_mask(network)
-    steps = 0
-    real = trainer.train_step
+OPTIMISERS = {
+    "momentum": {},
+    "plain": {"momentum": 0.0},
+    "nesterov": {"nesterov": True},
+    "adam": {"optimizer": "adam", "learning_rate": 0.01},
+    "decay": {"weight_decay": 0.1},
+}
 
-    def checked_step(*arguments: object) -> torch.Tensor:
-        nonlocal steps
-        for name, keep in mask.items():
-            assert not network.get_parameter(name)[~keep].any()
-            assert network.get_parameter(name)[keep].all()
-        steps += 1
-        return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(trainer, "train_step", checked_step)
-    train(network, data(), PROTOCOL, mask=mask)
-    assert steps == 6
-    for name, keep in mask.items():
-        assert not network.get_parameter(name)[~keep].any()
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_removed_weights_are_exactly_zero_after_every_step(
+    optimiser: str, lanes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = dataclasses.replace(PROTOCOL, **OPTIMISERS[optimiser])  # type: ignore[arg-type]
+    networks = [model() for _ in range(lanes)]
+    masks = [half_mask(model(), seed) for seed in range(lanes)]
+    checks, real = [], trainer.Step.__call__
+
+    def checked(step: trainer.Step, *arguments: Any) -> torch.Tensor:
+        losses = real(step, *arguments)
+        state = getattr(step.program, "state", None)
+        for lane, mask in enumerate(masks):
+            for name, keep in mask.items():
+                weight = networks[0].get_parameter(name) if state is None else state[name][lane]
+                assert not weight[~keep].any()
+                assert weight[keep].all()
+        checks.append(losses)
+        return losses
+
+    monkeypatch.setattr(trainer.Step, "__call__", checked)
+    if lanes == 1:
+        train(networks[0], data(), protocol, mask=masks[0])
+    else:
+        train_together(networks, data(), protocol, masks=masks, orders=[Order(lane) for lane in range(lanes)])
+    assert [len(losses) for losses in checks] == [lanes] * 6
+    for network, mask in zip(networks, masks, strict=True):
+        assert not any(network.get_parameter(name)[~keep].any() for name, keep in mask.items())
 
 
 def test_twice_the_same_is_the_same_bit_for_bit() -> None:
@@ -121,8 +142,8 @@ def test_no_epochs() -> None:
     assert not network.get_parameter("4.weight")[~half_mask(network)["4.weight"]].any()
 
 
-def test_divergence_names_the_epoch() -> None:
-    with pytest.raises(trainer.DivergedError, match="training loss of epoch 1 is"):
+def test_divergence_names_the_step() -> None:
+    with pytest.raises(trainer.DivergedError, match=r"diverged at step [234]: the training loss is"):
         train(model(), data(), dataclasses.replace(PROTOCOL, learning_rate=1e30))
 
 

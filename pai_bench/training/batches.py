@@ -1,0 +1,80 @@
+"""The training batches of one or more trials on one data set, all of it on the device."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pai_bench.data import DataSet
+from pai_bench.data.augment import check_images, draw_flips_and_shifts, flip_crop
+from pai_bench.errors import UserError
+from pai_bench.training.protocol import PADDING, Protocol
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a trial's batches are drawn by: its seed, and which of the training examples it uses (all if None)."""
+
+    seed: int
+    chosen: Tensor | None = None
+
+
+class Batches:
+    """Epochs of whole batches, in every trial's own order, from its own stream; what is left over waits a turn.
+
+    Order, mirroring and shifts of a trial depend on its seed alone, not on the trials beside it or on the device.
+    """
+
+    def __init__(self, data: DataSet, orders: Sequence[Order], protocol: Protocol) -> None:
+        self.data, self.protocol, self.lanes = data, protocol, len(orders)
+        self.inputs, self.targets = data.train
+        device = self.targets.device
+        self.chosen = [None if order.chosen is None else order.chosen.to(device) for order in orders]
+        sizes = {len(self.targets) if chosen is None else len(chosen) for chosen in self.chosen}
+        if len(sizes) > 1:
+            raise ValueError(f"trials with training sets of different sizes, {sorted(sizes)}, have no common batches")
+        (self.size,) = sizes
+        self.per_epoch = self.size // protocol.batch_size
+        if (protocol.iterations or protocol.epochs) and not self.per_epoch:
+            raise UserError(
+                f"batch size {protocol.batch_size} is larger than the {self.size} training examples of {data.name}"
+            )
+        if protocol.augmentation != "none":
+            check_images(self.inputs, data.name)
+        self._streams = [torch.Generator().manual_seed(order.seed) for order in orders]
+        # each trial's training images have mean 0 and deviation 1
+        self.by_lane = self.inputs.dtype == torch.uint8 and any(chosen is not None for chosen in self.chosen)
+        if self.by_lane:
+            scales = [data.only(chosen).scale for chosen in self.chosen]
+            self._mean, self._std = (torch.stack(parts)[:, None] for parts in zip(*scales, strict=True))
+
+    def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs (lanes, batch, ...), as networks take them, and targets (lanes, batch), batch by batch."""
+        device, batch = self.targets.device, self.protocol.batch_size
+        count = self.per_epoch * batch
+        order = torch.stack([torch.randperm(self.size, generator=one)[:count] for one in self._streams]).to(device)
+        order = torch.stack([o if c is None else c[o] for c, o in zip(self.chosen, order, strict=True)])
+        changes: list[Sequence[Tensor]] = [()] * self.per_epoch
+        if self.protocol.augmentation != "none":
+            drawn = zip(*(draw_flips_and_shifts(count, PADDING, one) for one in self._streams), strict=True)
+            parts = [torch.stack(part).to(device).split(batch, 1) for part in drawn]
+            changes = list(zip(*parts, strict=True))
+        for places, change in zip(order.split(batch, 1), changes, strict=True):
+            yield self.inputs_at(places, *change), self.targets[places]
+
+    def inputs_at(self, places: Tensor, *change: Tensor) -> Tensor:
+        """The training inputs at `places` (lanes, batch), mirrored and shifted if `change` says how."""
+        images = self.inputs[places.reshape(-1)]
+        if change:
+            flips, shifts = (one.flatten(0, 1) for one in change)
+            images = flip_crop(images, flips, shifts, PADDING)
+        if not self.by_lane:
+            return self.data.normalised(images).view(*places.shape, *images.shape[1:])
+        return self.normalised(images.view(*places.shape, *images.shape[1:]))
+
+    def normalised(self, inputs: Tensor) -> Tensor:
+        """`inputs` as networks take them: shared, or with `by_lane`, (lanes, batch, ...) for each by its own scale."""
+        if not self.by_lane:
+            return self.data.normalised(inputs)
+        return inputs.float().sub(self._mean).div_(self._std)

@@ -1,0 +1,154 @@
+"""What a training step is done to: one network, or several of one kind at once, their parameters stacked in lanes."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state
+from torch.nn import functional as F
+from torch.nn.modules.dropout import _DropoutNd
+from torch.overrides import TorchFunctionMode
+
+from pai_bench.errors import UserError
+
+Masks = Sequence[Mapping[str, Tensor] | None]
+
+
+class Program(ABC):
+    """Networks that are trained together. Whatever has a first dimension of lanes has one entry for each of them."""
+
+    lanes: int
+    parameters: Sequence[Tensor]
+    """What the optimiser changes."""
+    exact: "Exact"
+    """Makes zeros of what the masks remove."""
+
+    @abstractmethod
+    def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy of every lane, in training mode, on inputs (lanes, batch, ...), targets (lanes, batch)."""
+
+    @abstractmethod
+    def logits(self, inputs: Tensor, *, by_lane: bool = False) -> Tensor:
+        """(lanes, batch, classes), in evaluation mode, of inputs (batch, ...), or `by_lane` (lanes, batch, ...)."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Put what was learnt into the networks that the program was made of."""
+
+
+class Alone(Program):
+    """One network, as it is."""
+
+    def __init__(self, model: nn.Module, mask: Mapping[str, Tensor] | None = None) -> None:
+        self.model, self.lanes, self.parameters = model, 1, list(model.parameters())
+        self.exact = Exact([model.get_parameter(name) for name in mask or ()], list((mask or {}).values()))
+
+    def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        self.model.train()
+        return F.cross_entropy(self.model(inputs[0]), targets[0])[None]
+
+    def logits(self, inputs: Tensor, *, by_lane: bool = False) -> Tensor:
+        self.model.eval()
+        found: Tensor = self.model(inputs[0] if by_lane else inputs)
+        return found[None]
+
+    def finish(self) -> None:
+        pass
+
+
+class Lanes(Program):
+    """Several networks of one kind: parameters and buffers stacked, one batched pass for all of them (`torch.vmap`).
+
+    Every lane computes what its network would compute alone, with its own mask and its own batch statistics; only sums
+    may be taken in another order.
+    """
+
+    def __init__(self, models: Sequence[nn.Module], masks: Masks) -> None:
+        self.models, self.lanes = models, len(models)
+        for model in models:
+            model.train()
+        self.base = copy.deepcopy(models[0]).to("meta")
+        self.state, self.buffers = stack_module_state(list(models))
+        self.parameters = list(self.state.values())
+        names = [name for name in self.state if any(mask is not None and name in mask for mask in masks)]
+        whole = {name: torch.ones_like(self.state[name][0], dtype=torch.bool) for name in names}
+        keeps = [torch.stack([whole[n] if m is None or n not in m else m[n] for m in masks]) for n in names]
+        self.exact = Exact([self.state[name] for name in names], keeps)
+
+    def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        logits = self._run(inputs, 0, training=True)
+        lanes, batch = targets.shape
+        flat = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        return flat.view(lanes, batch).mean(1)
+
+    def logits(self, inputs: Tensor, *, by_lane: bool = False) -> Tensor:
+        return self._run(inputs, 0 if by_lane else None, training=False)
+
+    def _run(self, inputs: Tensor, dim: int | None, *, training: bool) -> Tensor:
+        def one(state: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Any:
+            return functional_call(self.base, (state, buffers), (x,))
+
+        self.base.train(training)
+        with Decomposed():
+            found: Tensor = torch.vmap(one, in_dims=(0, 0, dim))(self.state, self.buffers, inputs)
+        return found
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        for stacked, of in ((self.state, nn.Module.named_parameters), (self.buffers, nn.Module.named_buffers)):
+            for lane, model in enumerate(self.models):
+                for name, tensor in of(model):
+                    tensor.copy_(stacked[name][lane])
+
+
+class Decomposed(TorchFunctionMode):
+    """Recurrent layers as the simpler operations that they are made of, since `torch.vmap` knows only those."""
+
+    LAYERS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in self.LAYERS and func is getattr(torch._C._VariableFunctions, name):
+            operation = getattr(torch.ops.aten, name).input
+            func = torch._decomp.get_decompositions([operation])[operation]
+        return func(*args, **(kwargs or {}))
+
+
+class Exact:
+    """Sets removed weights to zero, all layers in one call."""
+
+    def __init__(self, weights: Sequence[Tensor], keeps: Sequence[Tensor]) -> None:
+        self.weights = list(weights)
+        self.factors = [
+            torch.empty_like(weight, requires_grad=False).copy_(keep)
+            for weight, keep in zip(weights, keeps, strict=True)
+        ]
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        if self.weights:
+            torch._foreach_mul_(self.weights, self.factors)
+
+
+def refuse_chance(model: nn.Module) -> None:
+    """Refuse lanes to a network that draws at random: what a lane draws would depend on those beside it."""
+    for name, module in model.named_modules():
+        if (isinstance(module, _DropoutNd) and module.p) or (isinstance(module, nn.RNNBase) and module.dropout):
+            raise UserError(f"{name!r} draws at random in training, so that each network has to be trained alone")
+
+
+@torch.no_grad()
+def prepare_layout(model: nn.Module, examples: Tensor) -> None:
+    """Lay out convolution weights channels-last, in which both oneDNN and cuDNN are fastest on small networks.
+
+    A network that cannot be run on `examples` like this, as one that calls ``view`` on a feature map, stays as it was.
+    """
+    if any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        model.eval().to(memory_format=torch.channels_last)
+        try:
+            model(examples)
+        except RuntimeError:
+            model.to(memory_format=torch.contiguous_format)

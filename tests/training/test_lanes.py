@@ -1,0 +1,173 @@
+"""Networks trained together come out as each would alone."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pai_bench as pb
+from pai_bench.data import Split
+from pai_bench.training import programs
+from pai_bench.training.batches import Order
+from pai_bench.training.protocol import Protocol
+from pai_bench.training.trainer import History, train, train_together
+
+PROTOCOL = Protocol(name="test", epochs=2, batch_size=8, learning_rate=0.05, weight_decay=0.01)
+LANES = 3
+
+
+class Rows(nn.Module):
+    """A recurrent network that reads an image row by row."""
+
+    def __init__(self, kind: Any, features: int, classes: int) -> None:
+        super().__init__()
+        self.cells: nn.Module = kind(features, 7, num_layers=2, batch_first=True)
+        self.head = nn.Linear(7, classes)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.cells(x.flatten(1, 2))[0][:, -1])
+
+
+def data(*shape: int) -> pb.DataSet:
+    """Images of 3 classes in double precision, so that only the order of sums can make a difference."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(37, *shape, generator=generator, dtype=torch.float64)
+    targets = torch.randint(0, 3, (37,), generator=generator)
+    return pb.DataSet("noise", Split(inputs, targets), Split(inputs[:11], targets[:11]), num_classes=3)
+
+
+def network(name: str, seed: int) -> tuple[nn.Module, tuple[int, ...]]:
+    torch.manual_seed(seed)
+    if name in ("LSTM", "GRU", "RNN"):
+        return Rows(getattr(nn, name), 6, 3).double(), (1, 5, 6)
+    shape = {"resnet-20": (3, 8, 8), "lenet-300-100": (1, 6, 6)}.get(name, (1, 28, 28))
+    return pb.create_model(name, input_shape=shape, num_classes=3, seed=seed).double(), shape
+
+
+def masks_of(models: list[nn.Module]) -> list[dict[str, Tensor] | None]:
+    generator = torch.Generator().manual_seed(2)
+    found: list[dict[str, Tensor] | None] = [None]
+    for model in models[1:]:
+        weights = {n: p for n, p in model.named_parameters() if p.dim() > 1}
+        found.append({n: torch.rand(p.shape, generator=generator) > 0.4 for n, p in weights.items()})
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _doubles() -> Any:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+def both(name: str, protocol: Protocol = PROTOCOL) -> tuple[list[Any], list[Any], list[History], list[History]]:
+    """Networks trained one by one and together, and their histories."""
+    (alone, together) = ([network(name, seed)[0] for seed in range(LANES)] for _ in range(2))
+    masks, examples = masks_of(alone), data(*network(name, 0)[1])
+    apart = [train(m, examples, protocol, mask=masks[i], seed=i) for i, m in enumerate(alone)]
+    joint = train_together(together, examples, protocol, masks=masks, orders=[Order(i) for i in range(LANES)])
+    return alone, together, apart, joint
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lenet-300-100",
+        "lenet-5-caffe",
+        "resnet-20",
+        "LSTM",
+        "GRU",
+        "RNN",
+        pytest.param("vgg-11", marks=pytest.mark.slow),
+    ],
+)
+def test_a_lane_is_what_its_network_would_be_alone(name: str) -> None:
+    alone, together, apart, joint = both(name)
+    for one, other in zip(alone, together, strict=True):
+        for (key, a), (_, b) in zip(one.state_dict().items(), other.state_dict().items(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10, msg=key)
+    for first, second in zip(apart, joint, strict=True):
+        assert first.images == second.images == 2 * 32
+        for a, b in zip(first.epochs, second.epochs, strict=True):
+            assert dataclasses.astuple(a) == pytest.approx(dataclasses.astuple(b), rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "adam", "learning_rate": 0.01},
+        {"nesterov": True, "lr_schedule": "steps", "milestones": (0.5,)},
+        {"iterations": 7, "lr_schedule": "cosine"},
+    ],
+)
+def test_a_lane_is_the_same_with_other_optimisers_and_lengths(changes: dict[str, Any]) -> None:
+    alone, together, apart, joint = both("lenet-300-100", dataclasses.replace(PROTOCOL, **changes))
+    for one, other in zip(alone, together, strict=True):
+        for a, b in zip(one.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+    assert [len(h.epochs) for h in apart] == [len(h.epochs) for h in joint] == [2] * LANES
+
+
+def test_a_diverging_lane_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = [network("lenet-300-100", seed)[0] for seed in range(LANES)]
+    alone = [network("lenet-300-100", seed)[0] for seed in range(LANES)]
+    for some in (models, alone):
+        with torch.no_grad():
+            next(some[1].parameters()).mul_(1e200)
+    examples, seen = data(1, 6, 6), []
+    histories = train_together(
+        models,
+        examples,
+        PROTOCOL,
+        masks=[None] * LANES,
+        orders=[Order(i) for i in range(LANES)],
+        on_epoch=lambda epochs: seen.append([epoch is None for epoch in epochs]),
+    )
+    assert seen == [[False, True, False]] * 2
+    assert histories[1].diverged is not None
+    assert "diverged at step" in histories[1].diverged
+    assert histories[1].epochs == ()
+    for i in (0, 2):
+        history = train(alone[i], examples, PROTOCOL, seed=i)
+        assert histories[i].diverged is None
+        assert [e.test_loss for e in history.epochs] == pytest.approx([e.test_loss for e in histories[i].epochs])
+
+
+def test_lanes_that_all_diverge_end_early() -> None:
+    models = [network("lenet-300-100", seed)[0] for seed in range(2)]
+    protocol = dataclasses.replace(PROTOCOL, learning_rate=1e300, epochs=50)
+    histories = train_together(models, data(1, 6, 6), protocol, masks=[None] * 2, orders=[Order(0), Order(1)])
+    assert all(h.diverged is not None and h.images <= 2 * 32 for h in histories)
+
+
+def test_each_lane_has_its_own_part_of_the_training_set() -> None:
+    """Images are normalised over the part that is used, as they are for a network trained on that part alone."""
+    torch.set_default_dtype(torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randint(0, 256, (60, 1, 6, 6), generator=generator, dtype=torch.uint8)
+    targets = torch.randint(0, 3, (60,), generator=generator)
+    images = pb.DataSet("grey", Split(inputs, targets), Split(inputs[:20], targets[:20]), num_classes=3)
+
+    def make(seed: int) -> nn.Module:
+        return pb.create_model("lenet-300-100", input_shape=(1, 6, 6), num_classes=3, seed=seed)
+
+    alone, together = [make(i) for i in range(LANES)], [make(i) for i in range(LANES)]
+    protocol = dataclasses.replace(PROTOCOL, augmentation="flip-crop")
+    parts = [images.chosen(0.7, seed=i) for i in range(LANES)]
+    orders = [Order(i, part) for i, part in enumerate(parts)]
+    joint = train_together(together, images, protocol, masks=[None] * LANES, orders=orders)
+    for i, (one, other) in enumerate(zip(alone, together, strict=True)):
+        history = train(one, images.subset(0.7, seed=i), protocol, seed=i)
+        for a, b in zip(one.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+        assert [e.test_loss for e in joint[i].epochs] == pytest.approx([e.test_loss for e in history.epochs], rel=1e-3)
+
+
+def test_networks_that_draw_at_random_are_refused_a_lane() -> None:
+    programs.refuse_chance(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0)))
+    for part in (nn.Dropout(0.5), nn.LSTM(2, 2, num_layers=2, dropout=0.1)):
+        with pytest.raises(pb.UserError, match=r"'1' draws at random"):
+            programs.refuse_chance(nn.Sequential(nn.Linear(2, 2), part))
