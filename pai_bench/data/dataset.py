@@ -76,7 +76,7 @@ class DataSet:
             kind = torch.get_default_dtype() if inputs.dtype == torch.float64 else inputs.dtype
             return inputs.to(kind, copy=True)  # a network may begin with an operation in place
         mean, std = self.scale
-        return inputs.float().sub_(mean).div_(std)
+        return torch.sub(inputs, mean).div_(std)
 
     @cached_property
     def scale(self) -> tuple[Tensor, Tensor]:

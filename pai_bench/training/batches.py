@@ -65,7 +65,7 @@ class Batches:
 
     def inputs_at(self, places: Tensor, *change: Tensor) -> Tensor:
         """The training inputs at `places` (lanes, batch), mirrored and shifted if `change` says how."""
-        images = self.inputs[places.reshape(-1)]
+        images = self.inputs.index_select(0, places.reshape(-1))  # several times faster than indexing
         if change:
             flips, shifts = (one.flatten(0, 1) for one in change)
             images = flip_crop(images, flips, shifts, PADDING)
@@ -77,4 +77,4 @@ class Batches:
         """`inputs` as networks take them: shared, or with `by_lane`, (lanes, batch, ...) for each by its own scale."""
         if not self.by_lane:
             return self.data.normalised(inputs)
-        return inputs.float().sub(self._mean).div_(self._std)
+        return torch.sub(inputs, self._mean).div_(self._std)

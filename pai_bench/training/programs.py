@@ -44,16 +44,22 @@ class Alone(Program):
 
     def __init__(self, model: nn.Module, mask: Mapping[str, Tensor] | None = None) -> None:
         self.model, self.lanes, self.parameters = model, 1, list(model.parameters())
+        self._training: bool | None = None
         self.exact = Exact([model.get_parameter(name) for name in mask or ()], list((mask or {}).values()))
 
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        self.model.train()
+        self._be(training=True)
         return F.cross_entropy(self.model(inputs[0]), targets[0])[None]
 
     def logits(self, inputs: Tensor, *, by_lane: bool = False) -> Tensor:
-        self.model.eval()
+        self._be(training=False)
         found: Tensor = self.model(inputs[0] if by_lane else inputs)
         return found[None]
+
+    def _be(self, *, training: bool) -> None:
+        if self._training is not training:  # going through all modules at every step would be seen
+            self._training = training
+            self.model.train(training)
 
     def finish(self) -> None:
         pass
