@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from pai_bench.environment import describe
+from pai_bench.errors import UserError
 from pai_bench.identity import stream
 from pai_bench.plan import Trial
 from pai_bench.pruning import Mask, OneShot, Schedule, Scorer, Scores, get_schedule, prune, select
@@ -31,6 +32,12 @@ class Settings:
     """Sparsities tried along the way; an iterative criterion has half as many again to find the end."""
     rounds: int | None = None
     """Cuts of an iterative schedule, in place of its own number."""
+
+    def __post_init__(self) -> None:
+        if self.points < 2:
+            raise UserError(f"points {self.points} must be at least 2")
+        if self.rounds is not None and self.rounds < 1:
+            raise UserError(f"rounds {self.rounds} must be at least 1")
 
     def schedule(self, trial: Trial) -> Schedule:
         """The schedule of a trial's criterion."""
@@ -53,14 +60,16 @@ def stored(known: Sequence[Collapse], runner: Runner, trial: Trial, settings: Se
     """The one of the `known` results that the same search, on the same data, has given."""
     wanted, origin = settings.configuration(trial), origin_of(runner, trial, settings)
     for one in known:
-        if one.trial == wanted and {key: one.provenance.get(key) for key in origin} == origin:
+        same = {key: one.provenance.get(key) for key in origin}
+        finer = same["points"] is not None and same["points"] >= origin["points"]
+        if one.trial == wanted and finer and same | {"points": 0} == origin | {"points": 0}:
             return one
     return None
 
 
 def origin_of(runner: Runner, trial: Trial, settings: Settings) -> dict[str, Any]:
     """What is kept with a result of how it was found."""
-    return {"search": dataclasses.asdict(settings), "checksum": runner.catalog.data[trial.data].checksum}
+    return {"points": settings.points, "checksum": runner.catalog.data[trial.data].checksum}
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Where networks fall apart: exact ends of one-shot criteria, brackets of iterative ones, and what the verb writes."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,8 @@ def test_what_is_stored_is_not_searched_again(capsys: pytest.CaptureFixture[str]
     assert "0 searches; 4 more are stored already" in out
     assert "one-shot" in out  # the table is shown all the same
     assert {path: path.read_text() for path in Path("results/collapse").glob("*.json")} == before
+    assert main([*SMALL, "--points", "2", "--rounds", "9", "--device", "cpu"]) == 0  # coarser; one-shot has no rounds
+    assert "0 searches; 4 more" in capsys.readouterr().out
     assert main([*SMALL, "--points", "4", "--device", "cpu"]) == 0
     assert "4 searches on cpu" in capsys.readouterr().out
 
@@ -164,6 +167,47 @@ def test_a_recipe_gives_several_networks_their_own_criteria(capsys: pytest.Captu
     assert found == {("lenet-300-100", "random"), ("lenet-5-caffe", "magnitude")}
 
 
+def test_grids_may_share_searches(capsys: pytest.CaptureFixture[str]) -> None:
+    grid = '[[grid]]\nmodels = ["lenet-300-100"]\ncriteria = ["random"]\nseeds = '
+    Path("r.toml").write_text(f"{grid}1\n{grid}2\n")
+    for line in ("2 searches on cpu", "0 searches; 2 more"):
+        assert main(["collapse", "r.toml", "--points", "3", "--device", "cpu"]) == 0
+        assert line in capsys.readouterr().out
+
+
+def test_a_criterion_that_fails_is_named_and_the_others_are_searched(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("boom.py").write_text(
+        "import pai_bench as pb\n\nclass Boom(pb.Criterion):\n"
+        "    def score(self, model, batch):\n        raise ValueError('no score today')\n"
+    )
+    arguments = ["--criteria", "./boom.py:Boom,random", "--models", "lenet-300-100", "--seeds", "1", "--points", "3"]
+    assert main(["collapse", *arguments, "--device", "cpu"]) == 1
+    out = capsys.readouterr().out
+    assert " failed on lenet-300-100: ValueError: no score today" in out
+    assert [one.trial["criterion"]["name"] for one in Store("results").read_collapses()] == ["random"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("provenance", None),
+        ("environment", None),
+        ("first_cut", 7),
+        ("connected_until", "x"),
+        ("connected_until", float("nan")),
+        ("size", 0),
+        ("size", "a"),
+        ("tried", []),
+        ("seconds", None),
+    ],
+)
+def test_damaged_searches_are_left_out(key: str, value: object) -> None:
+    _, collapse = search("snip")
+    assert Collapse.from_json(collapse.to_json()).to_json() == collapse.to_json()
+    with pytest.raises(ValueError, match="field"):
+        Collapse.from_json(json.dumps(json.loads(collapse.to_json()) | {key: value}))
+
+
 def test_the_same_search_again_takes_the_place_of_the_first_and_other_uses_stand_apart() -> None:
     store = Store("r", create=True)
     for criterion, points in (("snip", 4), ("snip", 6), ("snip:bn=train", 4)):
@@ -187,7 +231,7 @@ def test_a_report_of_means_and_ranges() -> None:
     ("arguments", "message"),
     [
         (["--points", "1"], "points 1 must be at least 2"),
-        (["--rounds", "0"], "rounds at least 1"),
+        (["--rounds", "0"], "rounds 0 must be at least 1"),
         (["--criteria", "snp"], "unknown criterion 'snp': did you mean snip"),
         (["--models", "leent"], "unknown model 'leent'"),
     ],

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pai_bench.errors import UserError
 from pai_bench.pruning.guard import replica
@@ -125,6 +126,7 @@ def connectivity(
     if not isinstance(example_input, Tensor):
         raise UserError(f"an example input is a tensor, with its batch dimension, not {type(example_input).__name__}")
     mask = mask if isinstance(mask, Mask) else Mask(mask)
+    refuse_hidden(model)
     mask.parameters_of(model)
     return Connections(model, example_input).under(mask, paths=paths)
 
@@ -133,6 +135,7 @@ class Connections:
     """A network's operations, traced once, for one mask after the other."""
 
     def __init__(self, model: nn.Module, example_input: Tensor) -> None:
+        refuse_hidden(model)
         with random_state(0), torch.inference_mode(False):
             twin = replica(model, [], "eval")
             if any(tensor.device.type != "cpu" for tensor in (*twin.parameters(), *twin.buffers())):
@@ -152,8 +155,14 @@ class Connections:
 
     def under(self, mask: Mask, *, paths: bool = True) -> Connectivity:
         """What `mask` leaves."""
-        with torch.inference_mode(False), torch.enable_grad():
-            return self._under(mask, paths)
+        try:
+            with torch.inference_mode(False), torch.enable_grad():
+                return self._under(mask, paths)
+        except RuntimeError as error:
+            if "modified by an inplace operation" not in str(error):
+                raise
+            what = "the network changes in place a value that it has used before, which cannot be followed"
+            raise UserError(f"{what}; let the operation return a new one") from error
 
     def _under(self, mask: Mask, paths: bool) -> Connectivity:
         kept = {name: keep.to("cpu", torch.float32).requires_grad_() for name, keep in mask.items()}
@@ -207,6 +216,21 @@ class Connections:
         )
 
 
+def refuse_hidden(model: nn.Module) -> None:
+    """Refuse a network whose operations cannot be seen, or that has no values yet."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            what = f"{name!r}" if name else "the model"
+            raise UserError(
+                f"{what} is compiled by torch.jit, which hides what it does: give what it was compiled from"
+            )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise UserError(f"{name!r} has no shape yet: run the network once on an example")
+        if tensor.is_meta:
+            raise UserError(f"{name!r} is on the device meta and has no values: build the model on a real one")
+
+
 def owner(name: str) -> str:
     """The name of the layer that a parameter belongs to, also of one that its weight is computed from."""
     return name.partition(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0]
@@ -216,11 +240,13 @@ def axes(effective: Tensor, module: nn.Module) -> tuple[Tensor, Tensor]:
     """Which units (outputs) and which input features of a layer have an effective connection."""
     if effective.dim() < 2:
         return effective.flatten(), effective.flatten()
-    groups = module.groups if isinstance(module, (*GROUPED, *TRANSPOSED)) else 1
+    # not of what a weight is computed from, or of a further parameter
+    of_weight = isinstance(module, (*GROUPED, *TRANSPOSED, *TABLES)) and module.weight.shape == effective.shape
+    groups = module.groups if of_weight and isinstance(module, (*GROUPED, *TRANSPOSED)) else 1
     pairs = effective.flatten(2).any(2) if effective.dim() > 2 else effective
     grouped = pairs.unflatten(0, (groups, -1)).numpy()  # several times faster than torch at this
     first, second = (torch.from_numpy(grouped.any(dim).reshape(-1)) for dim in (2, 1))
-    return (second, first) if isinstance(module, (*TRANSPOSED, *TABLES)) else (first, second)
+    return (second, first) if of_weight and isinstance(module, (*TRANSPOSED, *TABLES)) else (first, second)
 
 
 def first_cut(reach: Reach) -> str | None:

@@ -255,15 +255,11 @@ def still_shared(tensor: Tensor) -> bool:
 
 def replica(model: nn.Module, names: list[str], bn: BatchNormMode) -> nn.Module:
     """A private copy of `model` for scoring, in which the parameters `names`, and no others, get gradients."""
-    for name, parameter in model.named_parameters():
-        if parameter.is_meta:
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UserError("the model is compiled by torch.jit: give what it was compiled from")
+    for name in names:
+        if model.get_parameter(name).is_meta:
             raise UserError(f"{name!r} is on the device meta and has no values: build the model on a real one")
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            what = f"{name!r}" if name else "the model"
-            raise UserError(
-                f"{what} is compiled by torch.jit, which hides what it does: give what it was compiled from"
-            )
     outer = SCORING.get(model)
     dense = {} if outer is None else outer.dense  # the mask is laid by whoever asked for the copy
     memo: dict[int, Any] = {}

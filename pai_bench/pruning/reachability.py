@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pai_bench.pruning import rules, supports
+from pai_bench.pruning.operations import CONSTANTS
 from pai_bench.pruning.tracing import Key, Operation, Trace, key, tensors
 
 
@@ -56,7 +57,7 @@ class Reach:
         self._supports = {key(p): like(p, kept.get(name, one).expand(p.shape)) for name, p in parameters.items()}
         self._added = set(self._supports)  # parameters, and what is moved of them: those that may be biases
         self._names = {key(parameters[name]): frozenset([name]) for name in kept}
-        self._drawn: set[Key] = set()
+        self._drawn: set[Key] = set()  # keys, and for what is written in place, memories
         self._sources: dict[Key, str] = {}
         with torch.set_grad_enabled(any(factor.requires_grad for factor in kept.values())):
             self._reaches[key(trace.input)] = like(trace.input, torch.ones(trace.input.shape))
@@ -106,7 +107,12 @@ class Reach:
 
     def drawn(self, tensor: Tensor) -> bool:
         """Whether the values of `tensor` are drawn at random, with no element that is zero for all draws."""
-        return self.key(tensor) in self._drawn
+        where = self.key(tensor)
+        return where in self._drawn or where[:1] in self._drawn
+
+    def fixed(self, tensor: Tensor) -> bool:
+        """Whether the values of `tensor` hold for all data and all draws."""
+        return self.reach(tensor) is None and not self.drawn(tensor)
 
     def names(self, arguments: Iterable[Tensor]) -> frozenset[str]:
         """The parameters that some tensors are made of."""
@@ -129,8 +135,7 @@ class Reach:
 
     def _follow(self, operation: Operation) -> None:
         given = operation.given
-        if operation.random or any(self.drawn(tensor) for tensor in given):
-            self._drawn |= {self.key(result) for result in operation.results}
+        self._follow_chance(operation)
         reached = any(self.reach(tensor) is not None for tensor in given)
         known = any(self.support(tensor) is not None for tensor in given) or supports.makes_zeros(operation)
         found = supports.supports(self, operation, reached=reached) if known else None
@@ -140,14 +145,33 @@ class Reach:
         for result, reach in zip(operation.results, tensors(reaches), strict=False):
             if operation.in_place:
                 self._overwrite(result, reach)
-            elif not operation.is_view or self.reach(result) is None:
+            elif not operation.is_view:
+                # what is written into one of two tensors is not written into the other
+                self._reaches[self.key(result)] = like(result, reach.clone() if self._held(reach, given) else reach)
+            elif self.reach(result) is None:
                 self._reaches[self.key(result)] = like(result, reach)
             self._sources[self.key(result)] = operation.module
         for result, support in zip(operation.results, tensors(found), strict=False):
-            self._supports[self.key(result)] = support
+            self._supports[self.key(result)] = like(result, support)
             self._names[self.key(result)] = self.names(given)
             if rules.moves(operation) and any(self.key(tensor) in self._added for tensor in given):
                 self._added.add(self.key(result))
+
+    def _held(self, reach: Tensor, given: Sequence[Tensor]) -> bool:
+        """Whether `reach` lies in the memory of one of the reaches that it was made of."""
+        memory = reach.untyped_storage()._cdata
+        return any(r is not None and r.untyped_storage()._cdata == memory for r in map(self.reach, given))
+
+    def _follow_chance(self, operation: Operation) -> None:
+        """Note which results are drawn at random."""
+        fixed = operation.name in CONSTANTS or operation.name in ("zero", "fill")
+        drawn = operation.random or (not fixed and any(self.drawn(tensor) for tensor in operation.given))
+        for result in operation.results:
+            memory, whole = self.key(result)[:1], result.nbytes == result.untyped_storage().nbytes()
+            if drawn:
+                self._drawn.add(memory if operation.in_place else self.key(result))  # what is written, all views see
+            elif fixed and operation.in_place and whole:
+                self._drawn = {one for one in self._drawn if one[:1] != memory}
 
     def _overwrite(self, tensor: Tensor, reach: Tensor) -> None:
         """Let what is written into `tensor` be seen by all that share its memory."""

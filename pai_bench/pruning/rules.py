@@ -1,6 +1,7 @@
 """What passes through each operation of torch, in counts of ways: the rules of `pai_bench.pruning.reachability`."""
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,8 @@ Rule = Callable[["Reach", Operation], Any]
 """The reaches of an operation's results, or None where it does not know."""
 
 RULES: dict[str, Rule] = {}
+
+SPLITS = ("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes")
 
 MOVED = ("self", "tensors", "src", "source", "values", "input", "data", "other", "tensor")
 """Arguments whose elements are moved; others say where to."""
@@ -106,6 +109,10 @@ def move(operation: Operation, value: Callable[[Tensor], Tensor]) -> Any:
         return arguments["self"].clone()
     if operation.name == "copy":
         return arguments["src"]
+    if operation.name in SPLITS:  # views that may be written into, each by itself
+        dim, ends = arguments["dim"], accumulate(result.shape[arguments["dim"]] for result in operation.results)
+        pairs = zip(ends, operation.results, strict=True)
+        return [arguments["self"].narrow(dim, end - one.shape[dim], one.shape[dim]) for end, one in pairs]
     return operation.function(**arguments)
 
 

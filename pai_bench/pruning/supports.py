@@ -34,10 +34,10 @@ def forbidden(state: "Reach", operation: Operation) -> Tensor | None:
     known = [tensor for tensor in operation.given if state.key(tensor) in state.forbidden]
     if name in ("masked_fill", "where", "add", "sub", "baddbmm", "addmm"):
         parts = [state.forbidden[state.key(tensor)] for tensor in known]
-        constant = [t for t in operation.given if state.reach(t) is None and state.support(t) is None]
-        if name == "masked_fill" and state.reach(given["mask"]) is None and float(given["value"]) == -math.inf:
+        constant = [t for t in operation.given if state.fixed(t) and state.support(t) is None]
+        if name == "masked_fill" and state.fixed(given["mask"]) and float(given["value"]) == -math.inf:
             parts.append(given["mask"])
-        elif name == "where" and state.reach(given["condition"]) is None:
+        elif name == "where" and state.fixed(given["condition"]):
             parts.append((operation.results[0] == -math.inf) & chosen_constant(state, given))
         elif name in ("add", "sub", "baddbmm", "addmm"):
             # of a product, what it is added to
@@ -67,9 +67,32 @@ def chosen_constant(state: "Reach", given: Any) -> Tensor:
 
 def supports(state: "Reach", operation: Operation, *, reached: bool) -> Any:
     """Where an operation's results may differ from zero, when that is known of one of its arguments at least."""
+    try:
+        return known_supports(state, operation, reached=reached)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, KeyError):
+        state.unknown.setdefault(operation.name, operation.module)
+        return None if reached else everywhere(state, operation)
+
+
+def everywhere(state: "Reach", operation: Operation) -> list[Tensor]:
+    """Supports from which nothing is missing, and in which every connection is used."""
+    known = [state.factor(tensor) for tensor in operation.given]
+    ones = [added(result, known if operation.pointwise else [total(known)]) for result in operation.results]
+    return [part + (1 - part).detach() for part in ones]
+
+
+def known_supports(state: "Reach", operation: Operation, *, reached: bool) -> Any:
+    """The supports of an operation that is known."""
     name = operation.name
     if name in CONSTANTS or name in ("_pack_padded_sequence", "_pad_packed_sequence"):
         return None
+    chance = [operation.arguments.get(which) for which in ("mask", "condition")]
+    if any(isinstance(tensor, Tensor) and state.drawn(tensor) for tensor in chance):
+        # chance, not the data, says which of the two values
+        values = [operation.arguments.get(which) for which in ("self", "other", "value")]
+        parts = [state.factor(tensor) for tensor in values if isinstance(tensor, Tensor)]
+        constant = name == "masked_fill" and not isinstance(values[2], Tensor) and values[2]
+        return everywhere(state, operation) if constant else Settled.apply(added(operation.results[0], parts))
     if moves(operation) and name not in RULES:
         return move(operation, state.factor)
     given = operation.given
@@ -91,6 +114,4 @@ def supports(state: "Reach", operation: Operation, *, reached: bool) -> Any:
         return Settled.apply(added(operation.results[0], known))
     if not operation.pointwise and name not in REDUCTIONS and any(kept.requires_grad for kept in known):
         state.unknown.setdefault(name, operation.module)
-    # what is zero need not stay so: all passes, and every connection in it is used
-    ones = [added(result, known if operation.pointwise else [total(known)]) for result in operation.results]
-    return [part + (1 - part).detach() for part in ones]
+    return everywhere(state, operation)  # what is zero need not stay so

@@ -27,6 +27,15 @@ NORMALISATIONS = (F.rms_norm, F.normalize, F.local_response_norm)
 """Functions that scale every element by a statistic of others, and that torch composes of simpler operations."""
 
 
+UNSAFE = ("_unsafe_view", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk")
+"""Operations whose results are views, though torch does not say so."""
+
+
+def aliases(function: OpOverload) -> bool:
+    """Whether an operation gives views of what it takes."""
+    return any(value.alias_info is not None for value in function._schema.returns)
+
+
 def key(tensor: Tensor) -> Key:
     """What tells one tensor of a trace from another, all of which are alive: its memory, and how it lies there."""
     return (tensor.untyped_storage()._cdata, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
@@ -169,7 +178,7 @@ class Recorder(TorchDispatchMode):
                 list(tensors(result)),
                 self.running[-1],
                 in_place=bool(written) and not turned,
-                is_view=turned or (not written and any(value.alias_info is not None for value in func._schema.returns)),
+                is_view=turned or (not written and (name in UNSAFE or aliases(func))),
                 pointwise=torch.Tag.pointwise in func.tags,
                 random=torch.Tag.nondeterministic_seeded in func.tags,
             )
@@ -211,7 +220,7 @@ class WholeFunctions(TorchFunctionMode):
             result = func(*args, **kwargs)
         finally:
             self.recorder.paused = False
-        first = args[0] if args else kwargs["tensor" if func is F.one_hot else "input"]
+        first = args[0] if args else kwargs["input"]
         weight = kwargs.get("weight", args[2] if func is F.rms_norm and len(args) > 2 else None)
         name, arguments = "normalisation", {"input": first, "weight": weight}
         if func is F.one_hot:  # which looks at its tokens to see whether they are in range

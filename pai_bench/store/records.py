@@ -273,6 +273,11 @@ class Collapse:
             shares = [one.sparsity for one in found.tried] + list(found.layers_until.values())
             layers = len(found.layers_until)
             ok = all(isinstance(text, str) for text in texts) and all(0 <= share <= 1 for share in shares)
+            ends = [one for one in (found.connected_until, found.cut_from) if one is not None]
+            places = [density for one in found.tried for density in (*one.densities, *(one.effective or ()))]
+            ok = ok and found.size > 0 and bool(found.tried) and all(0 <= share <= 1 for share in (*ends, *places))
+            ok = ok and isinstance(found.first_cut, str | None) and found.seconds >= 0
+            ok = ok and bool(found.environment["versions"]) and isinstance(found.provenance, dict)
             if not ok or any(len(one.densities) != layers for one in found.tried):
                 raise ValueError("a field has an impossible value")
         except (KeyError, TypeError, AttributeError) as error:

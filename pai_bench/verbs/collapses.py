@@ -2,10 +2,10 @@
 
 import argparse
 import dataclasses
+from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from pai_bench.errors import UserError
 from pai_bench.verbs.console import FAILED, INTERRUPTED, make_console, print_table
 from pai_bench.verbs.sweeps import sweeps
 
@@ -43,30 +43,30 @@ def collapse(given: argparse.Namespace) -> int:
     from pai_bench.runner import Runner
     from pai_bench.store import Store
 
-    if given.points < 2 or getattr(given, "rounds", 1) < 1:
-        raise UserError(f"points {given.points} must be at least 2, and rounds at least 1")
     settings, console = Settings(given.points, getattr(given, "rounds", None)), make_console()
-    found: list[Collapse] = []
-    missing: list[Work] = []
+    found: dict[str, Collapse] = {}
+    missing: dict[str, Work] = {}
     with console.status("reading data and building networks"):
         grids = [(resolve(dataclasses.replace(sweep, **PLAIN)), out) for sweep, out in sweeps(given)]  # type: ignore[arg-type]  # values of several types
         stores = {out: Store(out, create=True) for _, out in grids}
         for catalog, out in grids:
             runner, known = Runner(catalog, given.command), stores[out].read_collapses()
             for trial in (trial for trial in catalog.trials if trial.criterion is not None):
+                # grids may share trials
+                same = f"{out} {settings.configuration(trial)}"
                 if (one := stored(known, runner, trial, settings)) is None:
-                    missing.append(Work(stores[out], runner, trial))
+                    missing.setdefault(same, Work(stores[out], runner, trial))
                 else:
-                    found.append(one)
-    before = len(found)
+                    found.setdefault(same, one)
+    results, total = list(found.values()), len(found) + len(missing)
     try:
-        failed = search_all(console, missing, settings, found)
+        failed = search_all(console, list(missing.values()), settings, results)
     except KeyboardInterrupt:
-        line = f"interrupted: {len(found)} of {before + len(missing)} searches are stored; the same command goes on"
+        line = f"interrupted: {len(results)} of {total} searches are stored; the same command goes on"
         console.print(line, highlight=False)
         return INTERRUPTED
     finally:
-        for group in report.groups(found):
+        for group in report.groups(results):
             print_table(console, report.title(group[0]), report.table(group))
         for store in stores.values():
             if store.read_collapses():
@@ -112,7 +112,10 @@ def estimate(
 
     with console.status("estimating the time"):
         kinds = {work.kind: work for work in reversed(missing)}
-        forecast = {kind: Search(work.runner, work.trial, settings).seconds() for kind, work in kinds.items()}
+        forecast = dict.fromkeys(kinds, 0.0)
+        for kind, work in kinds.items():
+            with suppress(Exception):  # the search itself will fail, and say why
+                forecast[kind] = Search(work.runner, work.trial, settings).seconds()
     line = f"{len(missing)} search{'' if len(missing) == 1 else 'es'}"
     if missing:
         line += f" on {missing[0].runner.device}, about {duration(sum(forecast[work.kind] for work in missing))}"
