@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pai_bench.data import DataSet, load_data
     from pai_bench.errors import UserError
+    from pai_bench.execution import run
     from pai_bench.models import create_model
     from pai_bench.plan import Sweep
     from pai_bench.pruning import Batch, Connectivity, Criterion, Mask, Scores, get_criterion
     from pai_bench.pruning.connectivity import connectivity
     from pai_bench.pruning.prune import prune
     from pai_bench.registry import criterion, data_set, model
-    from pai_bench.runner import run
     from pai_bench.store import read_results
 
 _HOMES = {
@@ -36,7 +36,7 @@ _HOMES = {
     "model": "pai_bench.registry",
     "prune": "pai_bench.pruning",
     "read_results": "pai_bench.store",
-    "run": "pai_bench.runner",
+    "run": "pai_bench.execution",
 }
 
 __all__ = [

@@ -242,4 +242,5 @@ def metavar(to: Any) -> str:
     if get_origin(to) is Literal:
         return "|".join(map(str, get_args(to)))
     kinds = get_args(to) if get_origin(to) in (Union, types.UnionType) else (to,)
-    return {int: "N", float: "X"}.get(kinds[0], "NAME")
+    words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    return "|".join([{int: "N", float: "X"}.get(kinds[0], "NAME"), *words])

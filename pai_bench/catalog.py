@@ -31,17 +31,17 @@ class Catalog:
     """What the trials of a sweep name, resolved and checked, before anything is computed."""
 
     device: torch.device
+    sweep: Sweep
     data: dict[str, DataSet] = field(default_factory=dict)
     models: dict[str, Builder] = field(default_factory=dict)
     criteria: dict[str, Criterion] = field(default_factory=dict)
     variants: dict[str, Variant] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
-    train_disconnected: bool = False
 
 
 def resolve(sweep: Sweep) -> Catalog:
     """The catalog of `sweep` with all its trials; a mistake anywhere in it is a `UserError`."""
-    catalog = Catalog(select_device(sweep.device), train_disconnected=sweep.train_disconnected)
+    catalog = Catalog(select_device(sweep.device), sweep)
     choices = [_criterion(catalog, sweep, given) for given in sweep.criteria]
     models = [_model(catalog, given) for given in sweep.models]
     refuse_duplicates("models", models)

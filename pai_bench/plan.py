@@ -69,7 +69,10 @@ class Sweep:
     )
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     data_dir: str | None = option(None, "directory of data files; also PAI_BENCH_DATA")
-    workers: int = option(1, "worker processes (1: trials run in this process)", least=1)
+    workers: int | Literal["auto"] = option(
+        "auto", "worker processes, which share the processor's threads (1: trials run in this process)", least=1
+    )
+    lanes: int | Literal["auto"] = option("auto", "trials trained together, in one program (1: one by one)", least=1)
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -84,7 +87,7 @@ class Sweep:
             else:  # the same value is to have the same identity, however it was given
                 value = spec.convert(value, hints[f.name], f.name.replace("_", "-"))
             object.__setattr__(self, f.name, value)
-            if (least := f.metadata["least"]) is not None and value is not None and value < least:
+            if (least := f.metadata["least"]) is not None and isinstance(value, int) and value < least:
                 raise UserError(f"{f.name.replace('_', '-')} {value} must be at least {least}")
         for sparsity in self.sparsities:
             if not 0 <= sparsity < 1:
@@ -93,8 +96,11 @@ class Sweep:
             raise UserError(f"budget {self.budget:g} is outside (0, 1]: it is the share of the protocol's length")
         if self.train_fraction is not None and not 0 < self.train_fraction <= 1:
             raise UserError(f"train-fraction {self.train_fraction:g} is outside (0, 1]")
-        if self.workers != 1:
-            raise UserError(f"workers {self.workers}: this version runs all trials in one process; use --workers 1")
+
+    @property
+    def by_name(self) -> bool:
+        """Whether everything in it is a name, so that another process finds the same."""
+        return all(isinstance(one, str) for one in (*self.criteria, *self.models, *self.data, *self.variants))
 
 
 def checked_axis(name: str, values: Any) -> tuple[Any, ...]:

@@ -6,48 +6,45 @@ from statistics import fmean
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from pai_bench.catalog import Catalog
+from pai_bench.execution.choice import Choice, kind_of
+from pai_bench.execution.sweep import Listener
 from pai_bench.plan import Trial
 from pai_bench.report.summary import plural
 from pai_bench.report.tables import duration
-from pai_bench.runner import Listener, Runner
 from pai_bench.store import Record
 
 
 class Forecast:
-    """Seconds that trials will take: as finished ones of their kind did; before that, from one step of training."""
+    """Seconds that trials will take: as finished ones of their kind did; before that, by measured training steps."""
 
-    def __init__(self, runner: Runner, missing: list[Trial]) -> None:
-        self.missing = list(missing)
+    def __init__(self, catalog: Catalog, choice: Choice, missing: list[Trial]) -> None:
+        self.catalog, self.choice, self.missing = catalog, choice, list(missing)
+        self.shares: dict[str, float] = {}
+        """Trials that run now, and how far they are."""
         self._seen: dict[tuple[str, ...], list[float]] = defaultdict(list)
-        self._steps: dict[tuple[str, str], float] = {}
-        for trial in missing:
-            if (key := (trial.data, trial.model)) not in self._steps:
-                try:
-                    self._steps[key] = runner.step_seconds(trial)
-                except Exception:  # the trial itself will fail, and say why
-                    self._steps[key] = 0.0
-        self._data = runner.catalog.data
 
     def add(self, trial: Trial, seconds: float) -> None:
         """A trial has taken `seconds`."""
         self.missing.remove(trial)
+        self.shares.pop(trial.identity, None)
         for key in self._kinds(trial):
-            self._seen[key].append(seconds)
+            self._seen[key].append(seconds / self.choice.workers)
 
     def seconds(self, trial: Trial) -> float:
-        """What `trial` is likely to take."""
+        """By how much `trial` is likely to make the sweep longer, with all that runs beside it."""
         for key in self._kinds(trial):
             if seen := self._seen[key]:
                 return fmean(seen)
-        return trial.protocol.steps(self.size(trial)) * self._steps[trial.data, trial.model]
+        return trial.protocol.steps(self.size(trial)) * self.choice.seconds_of.get(kind_of(trial), 0.0)
 
     def size(self, trial: Trial) -> int:
         """How many examples `trial` trains on."""
-        return self._data[trial.data].train_size(trial.train_fraction)
+        return self.catalog.data[trial.data].train_size(trial.train_fraction)
 
     def left(self) -> float:
         """Seconds until all missing trials are done."""
-        return sum(self.seconds(trial) for trial in self.missing)
+        return sum(self.seconds(t) * (1 - self.shares.get(t.identity, 0.0)) for t in self.missing)
 
     @staticmethod
     def _kinds(trial: Trial) -> tuple[tuple[str, ...], ...]:
@@ -55,7 +52,7 @@ class Forecast:
 
 
 class Display(Listener):
-    """Shows trials done, the running trial's epoch and the time left."""
+    """Shows trials done, those that run and the epoch they are in, and the time left."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -71,31 +68,41 @@ class Display(Listener):
             transient=True,
         )
 
-    def begin(self, runner: Runner, total: int, missing: list[Trial]) -> None:
-        done = total - len(missing)
-        self.total, self.done, self.share = total, done, 0.0
-        if done:
-            self.console.print(f"{done} of {total} trials are already stored", highlight=False)
+    def look(self, trials: int) -> None:
+        self.status = self.console.status("measuring training steps")
+        if trials:
+            self.status.start()
+
+    def begin(self, catalog: Catalog, choice: Choice, total: int, missing: list[Trial]) -> None:
+        self.status.stop()
+        self.total, self.done = total, total - len(missing)
+        self.running: dict[str, str] = {}
+        if self.done:
+            self.console.print(f"{self.done} of {total} trials are already stored", highlight=False)
         if not missing:
             return
-        with self.console.status("measuring a training step of each network"):
-            self.forecast = Forecast(runner, missing)
-        left = duration(self.forecast.left())
-        self.console.print(f"{plural(len(missing), 'trial')} to run on {runner.device}, about {left}", highlight=False)
+        self.forecast = Forecast(catalog, choice, missing)
+        line = f"{plural(len(missing), 'trial')} to run on {catalog.device}, about {duration(self.forecast.left())}"
+        plain = choice.workers == 1 and max(choice.lanes_of.values(), default=1) == 1
+        self.console.print(line if plain else f"{line}; {choice}", highlight=False)
         self.live.start()
-        self.task = self.live.add_task("", total=total, completed=done, left="")
+        self.task = self.live.add_task("", total=total, completed=self.done, left="")
 
     def start(self, trial: Trial) -> None:
-        self.share = 0.0
-        self._show(f"{describe(trial)}: scoring" if trial.criterion else f"{describe(trial)}: starting", trial)
+        self.running[trial.identity] = (
+            f"{describe(trial)}: scoring" if trial.criterion else f"{describe(trial)}: starting"
+        )
+        self._show()
 
     def epoch(self, trial: Trial, epoch: int) -> None:
         epochs = trial.protocol.passes(self.forecast.size(trial))
-        self.share = epoch / max(1, epochs)
-        self._show(f"{describe(trial)}: epoch {min(epoch + 1, epochs)} of {epochs}", trial)
+        self.forecast.shares[trial.identity] = epoch / max(1, epochs)
+        self.running[trial.identity] = f"{describe(trial)}: epoch {min(epoch + 1, epochs)} of {epochs}"
+        self._show()
 
     def finish(self, trial: Trial, record: Record, seconds: float) -> None:
         self.forecast.add(trial, seconds)
+        self.running.pop(trial.identity, None)
         self.done += 1
         self.live.update(self.task, completed=self.done)
         dead = f"; dead: {', '.join(record.dead_layers)}" if record.dead_layers else ""
@@ -108,6 +115,7 @@ class Display(Listener):
             self.console.print(f"{line}: {record.error}{left}", style="red", markup=False, highlight=False)
         elif not self.console.is_terminal:
             self.console.print(line + left, markup=False, highlight=False)
+        self._show()
 
     def skip(self, trial: Trial) -> None:
         self.forecast.missing.remove(trial)
@@ -115,11 +123,15 @@ class Display(Listener):
         self.live.update(self.task, completed=self.done)
 
     def end(self) -> None:
+        self.status.stop()
         self.live.stop()
 
-    def _show(self, text: str, trial: Trial) -> None:
-        left = self.forecast.left() - self.share * self.forecast.seconds(trial)
-        self.live.update(self.task, description=text, left=f"{duration(left)} left")
+    def _show(self) -> None:
+        """The first of the trials that run, how many run beside it, and the time left."""
+        texts = list(self.running.values())
+        more = f" and {plural(len(texts) - 1, 'trial')} beside it" if len(texts) > 1 else ""
+        left = f"{duration(self.forecast.left())} left"
+        self.live.update(self.task, description=(texts[0] + more) if texts else "", left=left)
 
 
 def describe(trial: Trial) -> str:

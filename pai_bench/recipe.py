@@ -73,4 +73,4 @@ def typed(value: Any, to: Any, label: str) -> Any:
 
 def accepts_text(to: Any) -> bool:
     """Whether a text is a value of the type `to`."""
-    return to is str or get_origin(to) is Literal or any(accepts_text(t) for t in get_args(to) if isinstance(t, type))
+    return to is str or get_origin(to) is Literal or any(accepts_text(t) for t in get_args(to))

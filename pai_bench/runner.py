@@ -1,171 +1,194 @@
-"""From a trial to its record, and from a sweep to a results folder."""
+"""From a trial to its record."""
 
 import dataclasses
 import logging
 import math
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from pai_bench.catalog import Catalog, resolve
+from pai_bench.catalog import Catalog
 from pai_bench.data import DataSet, Split
 from pai_bench.environment import commit, describe, without_paths
-from pai_bench.errors import UserError
 from pai_bench.identity import stream
 from pai_bench.models import create_model
-from pai_bench.plan import Sweep, Trial
+from pai_bench.plan import Trial
 from pai_bench.pruning import Batch, Connectivity, Mask, Scorer, get_schedule, prunable_parameters, prune
 from pai_bench.pruning.connectivity import connectivity
 from pai_bench.pruning.guard import BATCH_NORMS
 from pai_bench.randomness import random_state
-from pai_bench.store import EpochRecord, Layer, Record, Store, as_frame
+from pai_bench.store import EpochRecord, Layer, Record
 from pai_bench.timing import Measurement, measured
-from pai_bench.training.trainer import History, evaluate, train
+from pai_bench.training.batches import Order
+from pai_bench.training.programs import Lanes, refuse_chance
+from pai_bench.training.trainer import DivergedError, Epoch, History, evaluate, train, train_together
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 logger = logging.getLogger(__name__)
 
 
-class Listener:
-    """What is told of a sweep's progress. Every method may be overridden; the default listens to nothing."""
+@dataclass(frozen=True)
+class Prepared:
+    """A trial that is ready for training; one whose mask has `cut` the network in two is not trained."""
 
-    def begin(self, runner: "Runner", total: int, missing: list[Trial]) -> None:
-        """The sweep has `total` trials, of which `missing` are to be run."""
-
-    def start(self, trial: Trial) -> None:
-        """A trial begins."""
-
-    def epoch(self, trial: Trial, epoch: int) -> None:
-        """A trial has finished `epoch` epochs of training; 0 when training begins."""
-
-    def finish(self, trial: Trial, record: Record, seconds: float) -> None:
-        """A trial has ended, well or not, and is stored."""
-
-    def skip(self, trial: Trial) -> None:
-        """A trial that was to be run has been stored by another process meanwhile."""
-
-    def end(self) -> None:
-        """The sweep is over, finished or not."""
-
-
-def run(
-    sweep: Sweep,
-    out: str | Path = "results",
-    *,
-    retry_failed: bool = False,
-    listener: Listener | None = None,
-    command: str | None = None,
-) -> "pd.DataFrame":
-    """Run what is missing of `sweep` in the results folder `out`; returns one row for each of its trials."""
-    return as_frame(run_catalog(resolve(sweep), out, retry_failed=retry_failed, listener=listener, command=command))
-
-
-def run_catalog(
-    catalog: Catalog,
-    out: str | Path,
-    *,
-    retry_failed: bool = False,
-    listener: Listener | None = None,
-    command: str | None = None,
-) -> list[Record]:
-    """The records of the catalog's trials, in their order, after running those that the folder `out` lacks."""
-    store, listener = Store(out, create=True), listener or Listener()
-    records = {trial.identity: store.read(trial.identity) for trial in catalog.trials}
-    missing = []
-    for trial in catalog.trials:
-        record = records[trial.identity]
-        refuse_other_data(record, catalog.data[trial.data], store)
-        if record is None or run_again(record, catalog, retry_failed=retry_failed):
-            missing.append(trial)
-    runner = Runner(catalog, command)
-    listener.begin(runner, len(catalog.trials), missing)
-    try:
-        for trial in missing:
-            if (record := store.read(trial.identity)) is not None and records[trial.identity] is None:
-                records[trial.identity] = record  # another process on the same folder was faster
-                listener.skip(trial)
-                continue
-            listener.start(trial)
-            start = time.perf_counter()
-            record = runner.run(trial, lambda epoch, trial=trial: listener.epoch(trial, epoch))  # type: ignore[misc]
-            store.write(record)
-            records[trial.identity] = record
-            listener.finish(trial, record, time.perf_counter() - start)
-    finally:
-        listener.end()
-    return [record for record in records.values() if record is not None]
-
-
-def run_again(record: Record, catalog: Catalog, *, retry_failed: bool) -> bool:
-    """Whether a trial is to be run although it is stored."""
-    return {"failed": retry_failed, "disconnected": catalog.train_disconnected}.get(record.status, False)
-
-
-def refuse_other_data(record: Record | None, data: DataSet, store: Store) -> None:
-    """A stored result of a data set that has the same name, but not the same content, is not this trial's."""
-    found = record.provenance["data"]["checksum"] if record else data.checksum
-    if found != data.checksum:
-        raise UserError(
-            f"{store.path} holds results on {data.name} with checksum {found}, but now it has {data.checksum}; "
-            "give another folder with --out"
-        )
+    trial: Trial
+    model: nn.Module
+    mask: Mask | None
+    score: Measurement | None
+    links: Connectivity | None
+    cut: bool
 
 
 class Runner:
-    """Runs trials one at a time on the catalog's device, the data resident there."""
+    """Runs trials on the catalog's device, the data resident there."""
 
-    def __init__(self, catalog: Catalog, command: str | None = None) -> None:
-        self.catalog, self.device, self.command = catalog, catalog.device, command
+    def __init__(self, catalog: Catalog, command: str | None = None, *, workers: int = 1) -> None:
+        self.catalog, self.device, self.command, self.workers = catalog, catalog.device, command, workers
         self._resident: dict[str, DataSet] = {}
+        self._alone: dict[tuple[str, str], str | None] = {}
         self._warm: set[tuple[str, str, str]] = set()
 
     def run(self, trial: Trial, on_epoch: Callable[[int], None] = lambda _epoch: None) -> Record:
         """The record of `trial`; an error makes a record too, with status ``failed``."""
-        logger.debug("trial %s", trial.identity)
-        try:
-            return self._attempt(trial, on_epoch)
-        except Exception as error:
-            logger.debug("trial %s failed", trial.identity, exc_info=True)
-            message = " ".join(f"{type(error).__name__}: {error}".split())
-            return self._record(trial, "failed", error=without_paths(message))
+        (record,) = self.run_together([trial], lambda _trial, epoch: on_epoch(epoch))
+        return record
 
-    def _attempt(self, trial: Trial, on_epoch: Callable[[int], None]) -> Record:
-        data = self.data(trial)
-        model = self.model(trial)
+    def run_together(self, trials: Sequence[Trial], on_epoch: Callable[[Trial, int], None]) -> list[Record]:
+        """The records of trials that share data, network and protocol, trained in one program where they are several.
+
+        `on_epoch` is told when a trial begins to train (0), and of every epoch that it has finished.
+        """
+        records: dict[str, Record] = {}
+        ready = []
+        for trial in trials:
+            logger.debug("trial %s", trial.identity)
+            try:
+                made = self._prepare(trial)
+                on_epoch(trial, 0)
+                if made.cut:
+                    records[trial.identity] = self._finish(made, self._train_alone(made, on_epoch))
+                else:
+                    ready.append(made)
+            except Exception as error:
+                records[trial.identity] = self.failure(trial, error)
+        for part in self._parts(ready):
+            try:
+                histories = self._train(part, on_epoch)
+                records |= {
+                    made.trial.identity: self._finish(made, history, len(part))
+                    for made, history in zip(part, histories, strict=True)
+                }
+            except Exception as error:
+                records |= {made.trial.identity: self.failure(made.trial, error) for made in part}
+        return [records[trial.identity] for trial in trials]
+
+    def failure(self, trial: Trial, error: Exception) -> Record:
+        """The record of a trial that an error has ended."""
+        logger.debug("trial %s failed", trial.identity, exc_info=error)
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        return self._record(trial, "failed", error=without_paths(message))
+
+    def _prepare(self, trial: Trial) -> Prepared:
+        """All that comes before training."""
+        data, model = self.data(trial), self.model(trial)
         mask, score = self.mask(trial, model, data)
         links = self.links(model, mask, data)
         if trial.criterion and self.catalog.variants[trial.variant].redraws:
             model = self.model(trial, "reinit")
-        cut = mask is not None and links is not None and not links.connected and not self.catalog.train_disconnected
+        cut = (
+            mask is not None and links is not None and not links.connected and not self.catalog.sweep.train_disconnected
+        )
         if cut and mask is not None:
             mask.apply_(model)
-        on_epoch(0)
-        with random_state(stream(trial.seed, "training")):  # dropout and the like
-            history = train(
-                model,
-                data,
-                trial.protocol.lasting(0) if cut else trial.protocol,
-                mask=mask,
-                seed=stream(trial.seed, "order"),
-                on_epoch=lambda epoch: on_epoch(epoch.epoch),
+        return Prepared(trial, model, mask, score, links, cut)
+
+    def _parts(self, ready: Sequence[Prepared]) -> list[Sequence[Prepared]]:
+        """All at once, or one by one where they cannot share a program."""
+        if len(ready) < 2:
+            return [ready] if ready else []
+        if (why := self.alone(ready[0].trial)) is None:
+            return [ready]
+        logger.warning("%s is trained one at a time: %s", ready[0].trial.model, why)
+        return [[made] for made in ready]
+
+    def alone(self, trial: Trial) -> str | None:
+        """Why the networks of a trial's kind cannot be trained together; None if they can."""
+        if (kind := (trial.data, trial.model)) not in self._alone:
+            data, models = self.data(trial), [self.model(trial) for _ in range(2)]
+            try:
+                refuse_chance(models[0])
+                inputs, targets = data.normalised(data.train.inputs[:2]), data.train.targets[:2]
+                lanes = Lanes(models, [None, None])
+                lanes.losses(torch.stack([inputs, inputs]), torch.stack([targets, targets])).sum().backward()
+                lanes.logits(inputs)
+            except Exception as error:  # whatever torch.vmap says of operations that it does not know
+                self._alone[kind] = f"{error}".partition("\n")[0]
+            else:
+                self._alone[kind] = None
+        return self._alone[kind]
+
+    def _train(self, part: Sequence[Prepared], on_epoch: Callable[[Trial, int], None]) -> list[History]:
+        """Train networks together, or in halves where there is no memory for all."""
+        if len(part) == 1:
+            return [self._train_alone(part[0], on_epoch)]
+        trials = [made.trial for made in part]
+
+        def tell(epochs: Sequence[Epoch | None]) -> None:
+            for trial, epoch in zip(trials, epochs, strict=True):
+                if epoch is not None:
+                    on_epoch(trial, epoch.epoch)
+
+        try:
+            return train_together(
+                [made.model for made in part],
+                self.whole(trials[0]),
+                trials[0].protocol,
+                masks=[made.mask for made in part],
+                orders=[Order(stream(trial.seed, "order"), self.chosen(trial)) for trial in trials],
+                on_epoch=tell,
             )
-        test_loss, test_accuracy = self._final(model, data, history)
+        except torch.OutOfMemoryError:
+            logger.warning("no memory for %d networks at once; trying half of them", len(part))
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        middle = len(part) // 2
+        return [*self._train(part[:middle], on_epoch), *self._train(part[middle:], on_epoch)]
+
+    def _train_alone(self, made: Prepared, on_epoch: Callable[[Trial, int], None]) -> History:
+        trial = made.trial
+        with random_state(stream(trial.seed, "training")):  # dropout and the like
+            return train(
+                made.model,
+                self.data(trial),
+                trial.protocol.lasting(0) if made.cut else trial.protocol,
+                mask=made.mask,
+                seed=stream(trial.seed, "order"),
+                on_epoch=lambda epoch: on_epoch(trial, epoch.epoch),
+            )
+
+    def _finish(self, made: Prepared, history: History, lanes: int = 1) -> Record:
+        """The record of a network that was trained, beside others in `lanes`."""
+        trial, model, links = made.trial, made.model, made.links
+        if history.diverged is not None:
+            return self.failure(trial, DivergedError(history.diverged))
+        test_loss, test_accuracy = self._final(model, self.data(trial), history)
+        cut = made.cut and links is not None
         why = f"no path from input to output, cut first in {links.first_cut}; not trained" if cut and links else None
         return self._record(
             trial,
-            "disconnected" if cut else "done",
+            "disconnected" if made.cut else "done",
+            lanes=lanes,
             error=why,
             test_accuracy=test_accuracy,
             test_loss=_finite(test_loss),
-            **self._connectivity(model, mask, links),
-            score_seconds=score.seconds if score else None,
-            score_peak_bytes=score.peak_bytes if score else None,
+            **self._connectivity(model, made.mask, links),
+            score_seconds=made.score.seconds if made.score else None,
+            score_peak_bytes=made.score.peak_bytes if made.score else None,
             train_seconds=history.seconds,
             images_per_second=history.images_per_second,
             batch_norm=self._batch_norm(trial, model),
@@ -205,11 +228,19 @@ class Runner:
             "layers": tuple(Layer(name=n, size=sizes[n], kept=kept[n], effective=effective[n]) for n in sizes),
         }
 
-    def data(self, trial: Trial) -> DataSet:
-        """The trial's data on the device."""
+    def whole(self, trial: Trial) -> DataSet:
+        """The trial's data set on the device, with all of its training examples."""
         if trial.data not in self._resident:
             self._resident[trial.data] = self.catalog.data[trial.data].to(self.device)
-        return self._resident[trial.data].subset(trial.train_fraction, stream(trial.seed, "fraction"))
+        return self._resident[trial.data]
+
+    def chosen(self, trial: Trial) -> Tensor | None:
+        """The training examples that the trial uses; None for all."""
+        return self.whole(trial).chosen(trial.train_fraction, stream(trial.seed, "fraction"))
+
+    def data(self, trial: Trial) -> DataSet:
+        """The trial's data on the device."""
+        return self.whole(trial).only(self.chosen(trial))
 
     def model(self, trial: Trial, purpose: str = "weights") -> nn.Module:
         """The trial's network with the initial weights of its seed, which are the same on every device.
@@ -286,7 +317,7 @@ class Runner:
         revision, dirty = commit()
         return {"command": self.command, "commit": revision, "dirty": dirty}
 
-    def _record(self, trial: Trial, status: str, **measured_values: Any) -> Record:
+    def _record(self, trial: Trial, status: str, *, lanes: int = 1, **measured_values: Any) -> Record:
         data = self.catalog.data[trial.data]
         return Record(
             identity=trial.identity,
@@ -297,6 +328,8 @@ class Runner:
             environment=describe(self.device),
             provenance={
                 **self.provenance(),
+                "workers": self.workers,
+                "lanes": lanes,
                 "data": {
                     "label": data.label,
                     "checksum": data.checksum,

@@ -64,7 +64,7 @@ def convert(value: Any, to: Any, label: str) -> Any:
             return hit
         raise UserError(f"{label}={value} is not one of {', '.join(map(str, choices))}")
     if origin in (Union, types.UnionType):
-        if value is None or (isinstance(value, str) and value.lower() == "none"):
+        if type(None) in choices and (value is None or (isinstance(value, str) and value.lower() == "none")):
             return None
         kinds = [kind for kind in choices if kind is not type(None)]
         for kind in kinds[:-1]:
@@ -72,6 +72,9 @@ def convert(value: Any, to: Any, label: str) -> Any:
                 return convert(value, kind, label)
             except UserError:
                 continue
+        words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+        if words and len(kinds) > 1 and value not in words:
+            raise UserError(f"{label}={value} is neither a whole number nor {' or '.join(words)}")
         return convert(value, kinds[-1], label)
     if to is bool and isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"

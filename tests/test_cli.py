@@ -147,7 +147,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "--device", "tpu"], "device 'tpu' is not one of auto, cpu, cuda, cuda:N"),
         (["run", "--batch-size", "5000"], "batch size 5000 is larger than the 1347 training examples"),
         (["run", "--bn", "both"], "--bn both is not one of published, train, eval"),
-        (["run", "--workers", "2"], "use --workers 1"),
+        (["run", "--workers", "many"], "--workers many is neither a whole number nor auto"),
         (["run", "missing.toml"], "no recipe file missing.toml"),
         (["report", "missing"], "results folder missing does not exist"),
         (["report", "empty"], "results folder empty has no results"),

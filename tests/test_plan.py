@@ -102,7 +102,10 @@ def test_streams_differ_by_seed_and_purpose_and_nothing_else() -> None:
         ({"epochs": -1}, "epochs -1 must be at least 0"),
         ({"batch_size": 0}, "batch-size 0 must be at least 1"),
         ({"train_fraction": 0.0}, r"train-fraction 0 is outside \(0, 1\]"),
-        ({"workers": 2}, "workers 2"),
+        ({"workers": 0}, "workers 0 must be at least 1"),
+        ({"lanes": "many"}, "lanes=many is neither a whole number nor auto"),
+        ({"budget": 0.0}, r"budget 0 is outside \(0, 1\]"),
+        ({"budget": 2}, r"budget 2 is outside \(0, 1\]"),
     ],
 )
 def test_mistakes(keys: dict[str, Any], message: str) -> None:

@@ -14,10 +14,11 @@ import pai_bench as pb
 from pai_bench import runner
 from pai_bench.catalog import resolve
 from pai_bench.data import Split
+from pai_bench.execution import Listener, run_catalog
 from pai_bench.plan import Trial
 from pai_bench.pruning import Variant, prunable_parameters, weights
 from pai_bench.report.page import write_report
-from pai_bench.runner import Listener, Runner, run_catalog
+from pai_bench.runner import Runner
 from pai_bench.store import Record, Store
 from pai_bench.training import trainer
 

@@ -40,9 +40,9 @@ def run(given: argparse.Namespace) -> int:
 
 def run_folder(console: "Console", catalogs: "list[tuple[Catalog, str]]", out: str, given: argparse.Namespace) -> int:
     """Run the sweeps that go into one results folder; the number of failed trials."""
+    from pai_bench.execution import run_catalog
     from pai_bench.progress import Display
     from pai_bench.report.page import write_report
-    from pai_bench.runner import run_catalog
     from pai_bench.store import Store
 
     retry = getattr(given, "retry_failed", False)
@@ -80,7 +80,7 @@ def sweeps(given: argparse.Namespace) -> list[tuple[Sweep, str]]:
 
 def print_plan(console: "Console", catalog: "Catalog", out: str, *, retry_failed: bool) -> None:
     """The trials of a sweep, and which of them are stored already."""
-    from pai_bench.runner import run_again
+    from pai_bench.execution import run_again
     from pai_bench.store import Store
 
     records = list(Store(out)) if any((Path(out) / "trials").glob("*.json")) else []

@@ -1,0 +1,168 @@
+"""How many worker processes and how many lanes: as asked for, or what is measured to be fastest."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from pai_bench.plan import Trial
+from pai_bench.runner import Runner
+from pai_bench.timing import measured, synchronise
+from pai_bench.training.batches import Batches, Order
+from pai_bench.training.programs import Alone, Lanes, Program, prepare_layout
+from pai_bench.training.trainer import Step
+
+Kind = tuple[str, str, object]
+"""Data set, network and protocol: what decides how long a step takes."""
+
+START_UP = 6.0
+"""Seconds that a worker takes until it trains: it imports torch and reads the data."""
+
+GAIN = 1.05
+"""How much faster another way must be to be taken."""
+
+MOST_LANES = 512
+SHORT = 0.2
+"""Seconds that a measurement takes, about."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a sweep is run."""
+
+    workers: int = 1
+    threads: int = 1
+    """Of the processor, for each worker."""
+    lanes_of: dict[Kind, int] = field(default_factory=dict)
+    seconds_of: dict[Kind, float] = field(default_factory=dict)
+    """Seconds for a step of one trial of a kind, when all that run at once are counted."""
+
+    def lanes(self, trial: Trial) -> int:
+        """How many trials of this kind are trained together."""
+        return self.lanes_of.get(kind_of(trial), 1)
+
+    def __str__(self) -> str:
+        most = max(self.lanes_of.values(), default=1)
+        lanes = f"up to {most} trials together" if most > 1 else "one trial at a time"
+        return f"{self.workers} worker processes, {lanes} in each" if self.workers > 1 else lanes
+
+
+def kind_of(trial: Trial) -> Kind:
+    """The kind of a trial."""
+    return trial.data, trial.model, trial.protocol
+
+
+def choose(runner: Runner, missing: Sequence[Trial]) -> Choice:
+    """How to run the `missing` trials: as the sweep says, where it says ``auto`` as some training steps tell.
+
+    Workers share the threads of the processor. They are taken if that is faster than all threads for one trial, or for
+    lanes. A sweep that takes seconds is run as it comes.
+    """
+    sweep, threads = runner.catalog.sweep, torch.get_num_threads()
+    work = {kind: count * steps_of(runner, trial) for kind, (trial, count) in kinds(missing).items()}
+
+    def way(workers: int, lanes: int | str) -> Choice:
+        share = max(1, threads // workers)
+        with using(share):
+            best = {k: best_lanes(runner, trial, count, lanes) for k, (trial, count) in kinds(missing).items()}
+        seconds = {kind: one / workers for kind, (_, one) in best.items()}
+        return Choice(workers, share, {kind: lanes for kind, (lanes, _) in best.items()}, seconds)
+
+    def total(choice: Choice) -> float:
+        return sum(choice.seconds_of[kind] * count for kind, count in work.items())
+
+    if sweep.workers != "auto":
+        return way(sweep.workers, sweep.lanes)
+    if sweep.lanes == "auto":
+        simple = way(1, 1)
+        if total(simple) < 2 * START_UP:
+            return simple
+    here = way(1, sweep.lanes)
+    if runner.device.type != "cpu" or threads < 2 or len(missing) < 2 or not sweep.by_name or os.name != "posix":
+        return here
+    apart = way(min(threads, len(missing)), sweep.lanes)
+    return apart if total(apart) * GAIN + START_UP < total(here) else here
+
+
+def kinds(missing: Sequence[Trial]) -> dict[Kind, tuple[Trial, int]]:
+    """The kinds of some trials, with one of each and how many there are."""
+    counts = Counter(map(kind_of, missing))
+    return {kind_of(trial): (trial, counts[kind_of(trial)]) for trial in reversed(missing)}
+
+
+def steps_of(runner: Runner, trial: Trial) -> int:
+    """How many steps a trial trains."""
+    return trial.protocol.steps(runner.whole(trial).train_size(trial.train_fraction))
+
+
+@contextmanager
+def using(threads: int) -> Iterator[None]:
+    """A block in which torch uses so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def best_lanes(runner: Runner, trial: Trial, count: int, asked: int | str) -> tuple[int, float]:
+    """How many of `count` trials to train together, and what a step of one of them takes then, in seconds.
+
+    Lanes are doubled as long as that is faster and memory allows it.
+    """
+    try:
+        if asked != "auto":
+            lanes = min(int(asked), count) if count > 1 and runner.alone(trial) is None else 1
+            return lanes, step_seconds(runner, trial, lanes)[0]
+        lanes, (seconds, taken) = 1, step_seconds(runner, trial, 1)
+    except Exception:  # the trial itself will fail, and say why
+        return 1, 0.0
+    while (
+        2 * lanes <= min(count, MOST_LANES) and 2.5 * taken < free_bytes(runner.device) and runner.alone(trial) is None
+    ):
+        try:
+            found, taken = step_seconds(runner, trial, 2 * lanes)
+        except torch.OutOfMemoryError:
+            break
+        if found * GAIN > seconds:
+            break
+        lanes, seconds = 2 * lanes, found
+    return lanes, seconds
+
+
+def step_seconds(runner: Runner, trial: Trial, lanes: int) -> tuple[float, int]:
+    """Seconds for a training step of one of several trials, after a warm-up, and the bytes that all of them take."""
+    if not steps_of(runner, trial):
+        return 0.0, 0
+    data, model = runner.data(trial), runner.model(trial)
+    program: Program
+    if lanes == 1:
+        prepare_layout(model, data.normalised(data.train.inputs[:2]))
+        program = Alone(model)
+    else:
+        program = Lanes([model] * lanes, [None] * lanes)
+    step, batches = Step(program, trial.protocol), Batches(data, [Order(i) for i in range(lanes)], trial.protocol)
+    rate = trial.protocol.rate(0, 1)
+    with measured(runner.device, memory=True) as first:
+        step(*next(batches.epoch()), rate)
+    start, done = time.perf_counter(), 0
+    while not done or time.perf_counter() - start < SHORT:
+        for inputs, targets in batches.epoch():
+            step(inputs, targets, rate)
+            done += 1
+            if time.perf_counter() - start > SHORT and done > 1:
+                break
+    synchronise(runner.device)
+    return (time.perf_counter() - start) / done / lanes, first.peak_bytes or 0
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is not in use."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,137 @@
+"""Runs cells of trials: in this process, or in worker processes that share its processor."""
+
+import logging
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+
+from pai_bench.errors import UserError
+from pai_bench.execution.choice import Choice
+from pai_bench.plan import Trial
+from pai_bench.runner import Runner
+from pai_bench.store import Record
+
+logger = logging.getLogger(__name__)
+
+Cell = Sequence[Trial]
+Ask = Callable[[Cell], list[Trial]]
+"""Called before a cell is run: what of it is still to be run."""
+Told = Callable[[Trial, int], None]
+Take = Callable[[Cell, Sequence[Record], float], None]
+
+ATTEMPTS = 2
+"""How often a cell is run whose worker dies."""
+
+
+@dataclass
+class Worker:
+    """A process that runs one cell after the other, and the line to it."""
+
+    process: subprocess.Popen[bytes]
+    line: Connection
+    cell: list[Trial] = field(default_factory=list)
+    since: float = 0.0
+
+
+class Pool:
+    """A context manager; at its end, whatever the reason, no worker is left."""
+
+    def __init__(self, runner: Runner, choice: Choice) -> None:
+        self.runner, self.choice = runner, choice
+        self._workers: list[Worker] = []
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for worker in self._workers:
+            worker.line.close()
+            worker.process.terminate()
+        for worker in self._workers:
+            worker.process.wait()
+
+    def run(self, cells: Sequence[Cell], *, ask: Ask, epoch: Told, take: Take) -> None:
+        """Run all `cells`; `epoch` is told of trials and epochs, `take` gets the records and the seconds of a cell."""
+        if self.choice.workers == 1:
+            for cell in cells:
+                if wanted := ask(cell):
+                    start = time.perf_counter()
+                    records = self.runner.run_together(wanted, epoch)
+                    take(wanted, records, time.perf_counter() - start)
+            return
+        waiting, attempts = deque(cells), dict[str, int]()
+        while waiting or any(worker.cell for worker in self._workers):
+            self._hand_out(waiting, ask)
+            for line in wait([worker.line for worker in self._workers if worker.cell]):
+                worker = next(one for one in self._workers if one.line is line)
+                try:
+                    kind, content = worker.line.recv()
+                except (EOFError, OSError):
+                    again = self._bury(worker, attempts, take)
+                    waiting.extendleft([again] if again else [])
+                    continue
+                if kind == "epoch":
+                    place, number = content
+                    epoch(worker.cell[place], number)
+                elif kind == "records":
+                    cell, worker.cell = worker.cell, []
+                    take(cell, content, time.perf_counter() - worker.since)
+                else:
+                    raise UserError(f"a worker process cannot run this sweep ({content}); use --workers 1")
+
+    def _hand_out(self, waiting: "deque[Cell]", ask: Ask) -> None:
+        """Give every free worker a cell, and start those that are needed."""
+        while waiting:
+            worker = next((one for one in self._workers if not one.cell), None)
+            if worker is None and len(self._workers) == self.choice.workers:
+                return
+            if wanted := ask(waiting.popleft()):
+                worker = worker or self._start()
+                worker.cell, worker.since = wanted, time.perf_counter()
+                places = {trial.identity: i for i, trial in enumerate(self.runner.catalog.trials)}
+                worker.line.send([places[trial.identity] for trial in wanted])
+
+    def _start(self) -> Worker:
+        """A new worker, which reads the sweep's data and builds its networks by itself."""
+        sweep = self.runner.catalog.sweep
+        try:
+            content = pickle.dumps((sweep, self.runner.command, self.choice, logging.getLogger().level))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise UserError(f"this sweep cannot be given to worker processes ({error}); use --workers 1") from error
+        threads = str(self.choice.threads)
+        line, theirs = Pipe()
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pai_bench.execution.worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+            )
+        line.send_bytes(content)
+        self._workers.append(Worker(process, line))
+        return self._workers[-1]
+
+    def _bury(self, worker: Worker, attempts: dict[str, int], take: Take) -> list[Trial]:
+        """What a worker that has died leaves to be run again; what has had its chances is taken as failed."""
+        self._workers.remove(worker)
+        worker.line.close()
+        code = worker.process.wait()
+        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        names = ", ".join(trial.identity for trial in worker.cell)
+        error = RuntimeError(f"the worker process died ({how})")
+        tries = attempts[names] = attempts.get(names, 0) + 1
+        logger.warning(
+            "a worker process died (%s) while it ran %s%s", how, names, "" if tries == ATTEMPTS else "; once more"
+        )
+        if tries < ATTEMPTS:
+            return worker.cell
+        failures = [self.runner.failure(trial, error) for trial in worker.cell]
+        take(worker.cell, failures, time.perf_counter() - worker.since)
+        return []

@@ -1,0 +1,108 @@
+"""How many workers and lanes: what is asked for, or what is fastest in a table of made-up measurements."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from pai_bench.catalog import resolve
+from pai_bench.execution import choice
+from pai_bench.execution.choice import Choice, choose, step_seconds
+from pai_bench.execution.sweep import cells
+from pai_bench.plan import Trial
+from pai_bench.runner import Runner
+from tests.execution.test_pool import named
+from tests.test_runner import sweep
+
+
+@pytest.fixture
+def runner() -> Runner:
+    return Runner(resolve(named(seeds=8)))
+
+
+def choose_by(
+    monkeypatch: pytest.MonkeyPatch, table: dict[tuple[int, int], float], taken: int = 0, **changes: Any
+) -> Choice:
+    """The choice where a step takes table[threads, lanes] seconds."""
+    asked = Runner(resolve(named(**{"seeds": 8, "lanes": "auto", "workers": "auto"} | changes)))
+
+    def measured(_runner: Runner, _trial: Trial, lanes: int) -> tuple[float, int]:
+        return table.get((torch.get_num_threads(), lanes), 9.0), taken * lanes
+
+    monkeypatch.setattr(choice, "step_seconds", measured)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: THREADS[-1])
+    monkeypatch.setattr(torch, "set_num_threads", THREADS.append)
+    THREADS[:] = [2]
+    found = choose(asked, asked.catalog.trials)
+    assert THREADS[-1] == 2  # as it was
+    return found
+
+
+THREADS = [2]
+
+
+def lanes_of(found: Choice) -> list[int]:
+    return list(found.lanes_of.values())
+
+
+def test_workers_are_taken_where_a_thread_alone_is_more_than_half_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = choose_by(monkeypatch, {(2, 1): 1.0, (1, 1): 1.2})
+    assert (found.workers, found.threads, lanes_of(found)) == (2, 1, [1])
+    assert list(found.seconds_of.values()) == [0.6]
+    assert str(found) == "2 worker processes, one trial at a time in each"
+    assert choose_by(monkeypatch, {(2, 1): 1.0, (1, 1): 2.0}).workers == 1
+
+
+def test_lanes_are_doubled_as_long_as_that_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {(2, 1): 1.0, (2, 2): 0.5, (2, 4): 0.3, (2, 8): 0.29, (2, 16): 0.1, (1, 1): 1.0}
+    found = choose_by(monkeypatch, table)
+    assert (found.workers, lanes_of(found)) == (1, [4])
+    assert str(found) == "up to 4 trials together"
+
+
+def test_lanes_end_where_memory_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {(2, 1): 1.0, (2, 2): 0.5, (2, 4): 0.25, (2, 8): 0.12, (1, 1): 9.0}
+    monkeypatch.setattr(choice, "free_bytes", lambda _device: 900)
+    assert lanes_of(choose_by(monkeypatch, table, taken=100)) == [4]
+
+
+def test_a_sweep_of_seconds_is_run_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = choose_by(monkeypatch, {(2, 1): 1e-4, (1, 1): 1e-5, (2, 2): 1e-6})
+    assert (found.workers, lanes_of(found)) == (1, [1])
+
+
+def test_what_is_asked_for_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {(2, 1): 1.0, (1, 1): 0.1}
+    found = choose_by(monkeypatch, table, workers=1, lanes=3)
+    assert (found.workers, lanes_of(found)) == (1, [3])
+    found = choose_by(monkeypatch, table, workers=4, lanes=100)
+    assert (found.workers, found.threads, lanes_of(found)) == (4, 1, [24])
+
+
+def test_own_objects_are_run_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "step_seconds", lambda _runner, _trial, lanes: (1.0 / lanes**0.01, 0))
+    asked = Runner(resolve(sweep(seeds=8)))
+    assert choose(asked, asked.catalog.trials).workers == 1
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_a_step_is_measured(runner: Runner, lanes: int) -> None:
+    seconds, taken = step_seconds(runner, runner.catalog.trials[0], lanes)
+    assert 0 < seconds < 1
+    assert taken >= 0
+
+
+def test_nothing_to_run() -> None:
+    asked = Runner(resolve(named()))
+    assert choose(asked, []).workers == 1
+
+
+def test_cells_hold_trials_of_one_kind_in_order() -> None:
+    trials = resolve(named(models=["lenet-300-100", "lenet"], seeds=3)).trials
+    made = list(cells(trials, lambda trial: 4 if trial.model == "lenet-300-100" else 1))
+    assert [len(cell) for cell in made if cell[0].model == "lenet-300-100"] == [4, 4, 1]
+    assert all(len(cell) == 1 for cell in made if cell[0].model != "lenet-300-100")
+    assert sorted(t.identity for cell in made for t in cell) == sorted(t.identity for t in trials)
+    assert all(len({t.model for t in cell}) == 1 for cell in made)
+    parts = resolve(named(seeds=2, train_fraction=0.5)).trials
+    assert len(list(cells([*trials[:1], *parts[:1]], lambda _trial: 9))) == 2

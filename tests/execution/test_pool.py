@@ -1,0 +1,187 @@
+"""Trials in lanes and in worker processes give what they give one by one, and survive what happens to them."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import pai_bench as pb
+from pai_bench import runner
+from pai_bench.catalog import resolve
+from pai_bench.execution import run_catalog
+from pai_bench.execution.choice import Choice
+from pai_bench.execution.pool import Pool
+from pai_bench.runner import Runner
+from pai_bench.store import Store
+from pai_bench.training import trainer
+from tests.test_runner import Count, Fails, sweep
+
+COLUMNS = ["test_accuracy", "test_loss", "achieved_sparsity", "status", "epochs"]
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def named(**changes: Any) -> pb.Sweep:
+    """A small sweep in which everything is a name."""
+    keys: dict[str, Any] = {"criteria": ["snip", "random"], "models": ["lenet-300-100"], "data": ["digits"]}
+    keys |= {"sparsities": [0.9], "seeds": 2, "epochs": 1, "device": "cpu", "lanes": 1}
+    return pb.Sweep(**keys | changes)
+
+
+def same(one: pd.DataFrame, other: pd.DataFrame) -> None:
+    """The same trials with the same results; another number of threads may sum in another order."""
+    assert one.identity.tolist() == other.identity.tolist()
+    pd.testing.assert_frame_equal(one[COLUMNS], other[COLUMNS], rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("lanes", [2, 4, 100])
+def test_lanes_give_what_one_by_one_gives(lanes: int) -> None:
+    keys: dict[str, Any] = {"criteria": ["snip", "random", Fails()], "sparsities": [0.5, 0.99]}
+    one, together = (pb.run(sweep(lanes=n, **keys), out=str(n)) for n in (1, lanes))
+    same(one, together)
+    assert {"done", "failed", "disconnected"} == set(one.status)
+    used = {record.provenance["lanes"] for record in Store(str(lanes))}
+    assert max(used) == min(lanes, 2 * 3) if lanes == 100 else max(used) <= lanes
+
+
+@pytest.mark.parametrize(("workers", "lanes"), [(2, 1), (3, 2)])
+def test_workers_give_what_one_by_one_gives(workers: int, lanes: int) -> None:
+    same(pb.run(named(workers=1), out="one"), pb.run(named(workers=workers, lanes=lanes), out="two"))
+    records = list(Store("two"))
+    assert {record.provenance["workers"] for record in records} == {workers}
+    assert {record.environment["threads"] for record in records} == {max(1, torch.get_num_threads() // workers)}
+    count = Count()
+    run_catalog(resolve(named(workers=workers)), "two", listener=count)
+    assert count.ran == []
+
+
+DIES = """
+import os, signal
+from dataclasses import dataclass
+from pathlib import Path
+import pai_bench as pb
+
+@dataclass(frozen=True)
+class Dies(pb.Criterion):
+    def score(self, model, batch):
+        marks = len(list(Path('.').glob('mark*')))
+        if marks < {times}:
+            Path(f'mark{{marks}}').touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {{name: p.detach().abs() for name, p in pb.get_criterion('magnitude').score(model, batch).items()}}
+"""
+
+
+@pytest.mark.parametrize(("times", "status"), [(1, "done"), (2, "failed")])
+def test_a_worker_that_dies_is_replaced_and_its_trial_tried_once_more(
+    times: int, status: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    Path("dies.py").write_text(DIES.format(times=times))
+    frame = pb.run(named(criteria=["./dies.py:Dies", "random"], seeds=1, workers=2), out="r")
+    by_name = dict(zip(frame.criterion.str[:4], frame.status, strict=True))
+    assert by_name == {"dens": "done", "Dies": status, "rand": "done"}
+    assert len(list(Path().glob("mark*"))) == times
+    assert "a worker process died (killed by signal 9) while it ran digits-lenet-300-100-Dies" in caplog.text
+    assert ("; once more" in caplog.text) == (times >= 1)
+    if status == "failed":
+        assert "the worker process died (killed by signal 9)" in frame.error.dropna().item()
+
+
+def test_what_cannot_be_given_to_a_worker_is_named() -> None:
+    def local(shape: tuple[int, ...], classes: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(784, classes))
+
+    with pytest.raises(pb.UserError, match=r"cannot be given to worker processes .*use --workers 1"):
+        pb.run(named(models=[local], workers=2))
+
+
+def test_a_sweep_that_a_worker_cannot_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog = resolve(named(workers=2))
+    Path("gone.py").write_text(DIES.format(times=0))
+    catalog = resolve(named(criteria=["./gone.py:Dies"], workers=2))
+    Path("gone.py").unlink()
+    with pytest.raises(pb.UserError, match=r"a worker process cannot run this sweep \(UserError: .*gone.py"):
+        run_catalog(catalog, "r")
+
+
+def test_no_worker_is_left_after_an_error() -> None:
+    catalog = resolve(named(workers=2))
+    with Pool(Runner(catalog), Choice(workers=2)) as pool:
+        with pytest.raises(ZeroDivisionError):
+            pool.run(
+                [[trial] for trial in catalog.trials],
+                ask=list,
+                epoch=lambda _trial, _epoch: None,
+                take=lambda _cell, _records, _seconds: 1 // 0,  # type: ignore[arg-type]
+            )
+        processes = [worker.process for worker in pool._workers]
+        assert processes
+    assert all(process.poll() is not None for process in processes)
+
+
+@pytest.mark.slow
+def test_an_interrupt_leaves_no_worker_and_the_same_command_goes_on() -> None:
+    command = [sys.executable, "-m", "pai_bench", "run", "--criteria", "snip,random", "--models", "lenet-300-100"]
+    command += ["--workers", "2", "--epochs", "40", "--device", "cpu", "--sparsities", "0.9"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    while len(list(Path("results/trials").glob("*.json"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "of 9 trials are stored in results; the same command runs the rest" in out
+    with pytest.raises(ProcessLookupError):  # nobody is left in its group
+        os.killpg(process.pid, 0)
+
+
+def test_no_memory_for_all_lanes_is_tried_with_half_of_them(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, sizes = trainer.train_together, []
+
+    def small(models: Any, *arguments: Any, **keys: Any) -> Any:
+        sizes.append(len(models))
+        if len(models) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(models, *arguments, **keys)
+
+    one = pb.run(sweep(lanes=1), out="one")
+    monkeypatch.setattr(runner, "train_together", small)
+    same(one, pb.run(sweep(lanes=6), out="two"))
+    assert sizes == [6, 3, 2, 3, 2]
+    assert "no memory for 6 networks at once; trying half of them" in caplog.text
+
+
+def dropping(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(shape[0], 16), nn.Dropout(0.5), nn.ReLU(), nn.Linear(16, classes))
+
+
+def shaped_by_data(shape: tuple[int, ...], classes: int) -> nn.Module:
+    class Odd(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x if x.sum() > 0 else -x)
+
+    return nn.Sequential(Odd(shape[0], 16), nn.ReLU(), nn.Linear(16, classes))
+
+
+@pytest.mark.parametrize(("model", "why"), [(dropping, "'1' draws at random"), (shaped_by_data, "vmap")])
+def test_networks_that_cannot_share_a_program_are_trained_one_by_one(
+    model: Any, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    keys: dict[str, Any] = {"models": [model], "seeds": 1, "train_disconnected": True}
+    same(pb.run(sweep(lanes=1, **keys), out="one"), pb.run(sweep(lanes=4, **keys), out="two"))
+    assert {record.provenance["lanes"] for record in Store("two")} == {1}
