@@ -42,6 +42,8 @@ class Catalog:
 def resolve(sweep: Sweep) -> Catalog:
     """The catalog of `sweep` with all its trials; a mistake anywhere in it is a `UserError`."""
     catalog = Catalog(select_device(sweep.device), sweep)
+    if sweep.precision == "tf32" and catalog.device.type != "cuda":
+        raise UserError(f"precision tf32 is for CUDA devices, not {catalog.device}; use fp32 or bf16")
     choices = [_criterion(catalog, sweep, given) for given in sweep.criteria]
     models = [_model(catalog, given) for given in sweep.models]
     refuse_duplicates("models", models)
@@ -116,6 +118,7 @@ def _protocol(catalog: Catalog, sweep: Sweep, data_name: str, model_name: str) -
         batch_size=sweep.batch_size,
         learning_rate=sweep.learning_rate,
         weight_decay=sweep.weight_decay,
+        precision=sweep.precision,
     ).scaled(sweep.budget)
     if protocol.augmentation != "none":
         check_images(data.train.inputs, data_name)

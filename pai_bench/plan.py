@@ -62,6 +62,8 @@ class Sweep:
     batch_size: int | None = option(None, "training batch; default: the protocol's", least=1)
     learning_rate: float | None = option(None, "peak learning rate; default: the protocol's")
     weight_decay: float | None = option(None, "weight decay; default: the protocol's")
+    precision: Literal["fp32", "tf32", "bf16"] = option("fp32", "arithmetic of the training; tf32 needs a CUDA device")
+    compile: bool = option(False, "let torch.compile make the training step; takes a compiler, and a while to begin")
     train_disconnected: bool = option(False, "train also the networks that their mask has disconnected")
     budget: float = option(1.0, "share of the protocol's length, in (0, 1]")
     train_fraction: float | None = option(

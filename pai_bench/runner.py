@@ -151,6 +151,7 @@ class Runner:
                 masks=[made.mask for made in part],
                 orders=[Order(stream(trial.seed, "order"), self.chosen(trial)) for trial in trials],
                 on_epoch=tell,
+                compile=self.catalog.sweep.compile,
             )
         except torch.OutOfMemoryError:
             logger.warning("no memory for %d networks at once; trying half of them", len(part))
@@ -169,6 +170,7 @@ class Runner:
                 mask=made.mask,
                 seed=stream(trial.seed, "order"),
                 on_epoch=lambda epoch: on_epoch(trial, epoch.epoch),
+                compile=self.catalog.sweep.compile and not made.cut,
             )
 
     def _finish(self, made: Prepared, history: History, lanes: int = 1) -> Record:
@@ -330,6 +332,7 @@ class Runner:
                 **self.provenance(),
                 "workers": self.workers,
                 "lanes": lanes,
+                "compiled": self.catalog.sweep.compile,
                 "data": {
                     "label": data.label,
                     "checksum": data.checksum,

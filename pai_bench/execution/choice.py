@@ -13,8 +13,9 @@ from pai_bench.plan import Trial
 from pai_bench.runner import Runner
 from pai_bench.timing import measured, synchronise
 from pai_bench.training.batches import Batches, Order
+from pai_bench.training.precision import arithmetic
 from pai_bench.training.programs import Alone, Lanes, Program, prepare_layout
-from pai_bench.training.trainer import Step
+from pai_bench.training.step import FIRST, step_for
 
 Kind = tuple[str, str, object]
 """Data set, network and protocol: what decides how long a step takes."""
@@ -139,6 +140,11 @@ def step_seconds(runner: Runner, trial: Trial, lanes: int) -> tuple[float, int]:
     """Seconds for a training step of one of several trials, after a warm-up, and the bytes that all of them take."""
     if not steps_of(runner, trial):
         return 0.0, 0
+    with arithmetic(trial.protocol.precision, runner.device):
+        return _step_seconds(runner, trial, lanes)
+
+
+def _step_seconds(runner: Runner, trial: Trial, lanes: int) -> tuple[float, int]:
     data, model = runner.data(trial), runner.model(trial)
     program: Program
     if lanes == 1:
@@ -146,9 +152,12 @@ def step_seconds(runner: Runner, trial: Trial, lanes: int) -> tuple[float, int]:
         program = Alone(model)
     else:
         program = Lanes([model] * lanes, [None] * lanes)
-    step, batches = Step(program, trial.protocol), Batches(data, [Order(i) for i in range(lanes)], trial.protocol)
+    step = step_for(program, trial.protocol, runner.device, compile=runner.catalog.sweep.compile)
+    batches = Batches(data, [Order(i) for i in range(lanes)], trial.protocol)
     rate = trial.protocol.rate(0, 1)
     with measured(runner.device, memory=True) as first:
+        step(*next(batches.epoch()), rate)
+    for _ in range(FIRST):
         step(*next(batches.epoch()), rate)
     start, done = time.perf_counter(), 0
     while not done or time.perf_counter() - start < SHORT:

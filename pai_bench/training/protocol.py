@@ -10,6 +10,7 @@ from pai_bench.errors import UserError, unknown
 LearningRateSchedule = Literal["constant", "steps", "cosine", "one-cycle"]
 Optimizer = Literal["sgd", "adam"]
 Augmentation = Literal["none", "flip-crop"]
+Precision = Literal["fp32", "tf32", "bf16"]
 
 WARM_UP = 0.25
 """Share of a one-cycle schedule in which the learning rate rises."""
@@ -23,6 +24,7 @@ LATER: dict[str, Any] = {
     "nesterov": False,
     "augmentation": "none",
     "budget": 1.0,
+    "precision": "fp32",
 }
 """Fields that protocols did not have in the first results -> the value that means what was done then."""
 
@@ -36,7 +38,8 @@ class Protocol:
     `lr_schedule`: ``constant``; ``steps``, times `gamma` at each of the `milestones` (shares of the training in
     (0, 1)); ``cosine`` to zero; ``one-cycle``, linearly up for a quarter of the steps and linearly down to zero.
     `augmentation`: ``none``; or ``flip-crop``, half of the images mirrored, and all shifted by up to 4 pixels each way.
-    `budget` says which share of its length is left of a protocol that was `scaled`.
+    `budget` says which share of its length is left of a protocol that was `scaled`; `precision` how products are
+    computed (`pai_bench.training.precision`).
     """
 
     name: str
@@ -53,6 +56,7 @@ class Protocol:
     nesterov: bool = False
     augmentation: Augmentation = "none"
     budget: float = 1.0
+    precision: Precision = "fp32"
     train_fraction: float = 1.0
     """Share of the training set that is used, where a sweep does not say otherwise. Not part of `settings`."""
 
@@ -70,6 +74,7 @@ class Protocol:
             ("lr_schedule", LearningRateSchedule),
             ("optimizer", Optimizer),
             ("augmentation", Augmentation),
+            ("precision", Precision),
         ):
             if getattr(self, key) not in get_args(kind):
                 raise unknown(key.replace("_", " "), getattr(self, key), get_args(kind))
@@ -139,7 +144,7 @@ class Protocol:
         return (
             f"{length}, batch {self.batch_size}, {name}, learning rate {self.learning_rate:g} "
             f"({self.lr_schedule}{steps}), {nesterov}momentum {self.momentum:g}, weight decay {self.weight_decay:g}"
-            f"{images}"
+            f"{images}{'' if self.precision == 'fp32' else f', in {self.precision}'}"
         )
 
 
@@ -199,7 +204,7 @@ PROTOCOLS = {
 }
 
 
-def get_protocol(name: str, **changes: int | float | None) -> Protocol:
+def get_protocol(name: str, **changes: Any) -> Protocol:
     """The protocol called `name`, with those `changes` that are not None. A number of epochs replaces iterations."""
     if (protocol := PROTOCOLS.get(name)) is None:
         raise unknown("protocol", name, PROTOCOLS)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.adam import adam
-from torch.optim.sgd import sgd
 
 from pai_bench.data import DataSet, Split
 from pai_bench.training.batches import Batches, Order
+from pai_bench.training.precision import arithmetic
 from pai_bench.training.programs import Alone, Lanes, Masks, Program, prepare_layout
 from pai_bench.training.protocol import Protocol
+from pai_bench.training.step import step_for
 
 EVALUATION_BATCH = 1000
 
@@ -60,6 +60,7 @@ def train(
     mask: Mapping[str, Tensor] | None = None,
     seed: int = 0,
     on_epoch: Callable[[Epoch], None] = lambda _epoch: None,
+    compile: bool = False,
 ) -> History:
     """Train `model` in place on `data`, both on one device, and evaluate it after every epoch.
 
@@ -72,7 +73,7 @@ def train(
         if epochs[0] is not None:
             on_epoch(epochs[0])
 
-    (history,) = fit(Alone(model, mask), data, protocol, [Order(seed)], on_epoch=tell)
+    (history,) = fit(Alone(model, mask), data, protocol, [Order(seed)], on_epoch=tell, compile=compile)
     if history.diverged is not None:
         raise DivergedError(history.diverged)
     return history
@@ -86,12 +87,13 @@ def train_together(
     masks: Masks,
     orders: Sequence[Order],
     on_epoch: Callable[[Sequence[Epoch | None]], None] = lambda _epochs: None,
+    compile: bool = False,
 ) -> list[History]:
     """Train several networks of one kind in place, in one program, each as `train` would train it alone.
 
     A network whose loss is no longer finite says so in its history and does no harm to the others.
     """
-    return fit(Lanes(models, masks), data, protocol, orders, on_epoch=on_epoch)
+    return fit(Lanes(models, masks), data, protocol, orders, on_epoch=on_epoch, compile=compile)
 
 
 def fit(
@@ -101,12 +103,25 @@ def fit(
     orders: Sequence[Order],
     *,
     on_epoch: Callable[[Sequence[Epoch | None]], None],
+    compile: bool = False,
 ) -> list[History]:
     """Train what is in `program`; the device is waited for once an epoch."""
+    device = data.train.targets.device
+    with arithmetic(protocol.precision, device):
+        return _fit(program, data, protocol, orders, on_epoch, step_for(program, protocol, device, compile=compile))
+
+
+def _fit(
+    program: Program,
+    data: DataSet,
+    protocol: Protocol,
+    orders: Sequence[Order],
+    on_epoch: Callable[[Sequence[Epoch | None]], None],
+    step: Callable[[Tensor, Tensor, float], Tensor],
+) -> list[History]:
     batches = Batches(data, orders, protocol)
     steps, done, seconds = protocol.steps(batches.size), 0, 0.0
-    step = Step(program, protocol)
-    step.exact()
+    program.exact()
     curves: list[list[Epoch]] = [[] for _ in orders]
     trouble: list[str | None] = [None for _ in orders]
     while done < steps and None in trouble:
@@ -137,63 +152,6 @@ def fit(
     return [
         History(tuple(curve), seconds / program.lanes, images, bad) for curve, bad in zip(curves, trouble, strict=True)
     ]
-
-
-class Step:
-    """A step of an optimiser on the parameters of a program, as torch's own optimisers take it, in one kernel."""
-
-    def __init__(self, program: Program, protocol: Protocol) -> None:
-        self.program, self.exact, self.protocol = program, program.exact, protocol
-        self.weights = [weight for weight in program.parameters if weight.requires_grad]
-        self._buffers: list[Tensor | None] = [None] * len(self.weights)  # momentum
-        if protocol.optimizer == "adam":
-            self._averages = [torch.zeros_like(weight) for weight in self.weights]
-            self._squares = [torch.zeros_like(weight) for weight in self.weights]
-            self._counts = [torch.zeros((), device=weight.device) for weight in self.weights]
-
-    def __call__(self, inputs: Tensor, targets: Tensor, rate: float) -> Tensor:
-        """The losses (lanes,) before the step, without waiting for the device."""
-        losses = self.program.losses(inputs, targets)
-        gradients = torch.autograd.grad(losses, self.weights, torch.ones_like(losses), materialize_grads=True)
-        with torch.no_grad():
-            # the kernel goes through both in the order of memory
-            pairs = zip(self.weights, gradients, strict=True)
-            self._change([g if g.stride() == w.stride() else torch.empty_like(w).copy_(g) for w, g in pairs], rate)
-        self.exact()
-        return losses.detach()
-
-    def _change(self, gradients: list[Tensor], rate: float) -> None:
-        protocol = self.protocol
-        if protocol.optimizer == "adam":
-            adam(
-                self.weights,
-                gradients,
-                self._averages,
-                self._squares,
-                [],
-                self._counts,
-                fused=True,
-                amsgrad=False,
-                beta1=protocol.momentum,
-                beta2=0.999,
-                lr=rate,
-                weight_decay=protocol.weight_decay,
-                eps=1e-8,
-                maximize=False,
-            )
-            return
-        sgd(
-            self.weights,
-            gradients,
-            self._buffers,
-            fused=True,
-            weight_decay=protocol.weight_decay,
-            momentum=protocol.momentum,
-            lr=rate,
-            dampening=0.0,
-            nesterov=protocol.nesterov,
-            maximize=False,
-        )
 
 
 @torch.inference_mode()

@@ -28,11 +28,6 @@ from tests.test_runner import Count, Fails, sweep
 COLUMNS = ["test_accuracy", "test_loss", "achieved_sparsity", "status", "epochs"]
 
 
-@pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def named(**changes: Any) -> pb.Sweep:
     """A small sweep in which everything is a name."""
     keys: dict[str, Any] = {"criteria": ["snip", "random"], "models": ["lenet-300-100"], "data": ["digits"]}

@@ -72,18 +72,7 @@ def both(name: str, protocol: Protocol = PROTOCOL) -> tuple[list[Any], list[Any]
     return alone, together, apart, joint
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "lenet-300-100",
-        "lenet-5-caffe",
-        "resnet-20",
-        "LSTM",
-        "GRU",
-        "RNN",
-        pytest.param("vgg-11", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("name", ["lenet-300-100", "lenet-5-caffe", "resnet-20", "LSTM", "GRU", "RNN"])
 def test_a_lane_is_what_its_network_would_be_alone(name: str) -> None:
     alone, together, apart, joint = both(name)
     for one, other in zip(alone, together, strict=True):

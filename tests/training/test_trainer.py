@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import pai_bench as pb
 from pai_bench.data import Split
-from pai_bench.training import trainer
+from pai_bench.training import step, trainer
 from pai_bench.training.batches import Order
 from pai_bench.training.protocol import Protocol, get_protocol
 from pai_bench.training.trainer import evaluate, train, train_together
@@ -82,11 +82,11 @@ def test_removed_weights_are_exactly_zero_after_every_step(
     protocol = dataclasses.replace(PROTOCOL, **OPTIMISERS[optimiser])  # type: ignore[arg-type]
     networks = [model() for _ in range(lanes)]
     masks = [half_mask(model(), seed) for seed in range(lanes)]
-    checks, real = [], trainer.Step.__call__
+    checks, real = [], step.Step.__call__
 
-    def checked(step: trainer.Step, *arguments: Any) -> torch.Tensor:
-        losses = real(step, *arguments)
-        state = getattr(step.program, "state", None)
+    def checked(one: step.Step, *arguments: Any) -> torch.Tensor:
+        losses = real(one, *arguments)
+        state = getattr(one.program, "state", None)
         for lane, mask in enumerate(masks):
             for name, keep in mask.items():
                 weight = networks[0].get_parameter(name) if state is None else state[name][lane]
@@ -95,7 +95,7 @@ def test_removed_weights_are_exactly_zero_after_every_step(
         checks.append(losses)
         return losses
 
-    monkeypatch.setattr(trainer.Step, "__call__", checked)
+    monkeypatch.setattr(step.Step, "__call__", checked)
     if lanes == 1:
         train(networks[0], data(), protocol, mask=masks[0])
     else:
@@ -180,7 +180,6 @@ def test_mistakes(changes: dict[str, float], message: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_cuda_device_gives_what_the_cpu_gives() -> None:
     one, two = model(), model().cuda()
     cpu, cuda = train(one, data(), PROTOCOL), train(two, data().to("cuda"), PROTOCOL)

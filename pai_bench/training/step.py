@@ -1,0 +1,135 @@
+"""A training step: losses, gradients, the optimiser's kernel, and exact zeros, without waiting for the device."""
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
+
+from pai_bench.training.programs import Program
+from pai_bench.training.protocol import Protocol
+
+logger = logging.getLogger(__name__)
+
+FIRST = 3
+"""Steps on a CUDA device before one is recorded: libraries are loaded in them, and memory is found."""
+
+
+class Step:
+    """A step of an optimiser on the parameters of a program, as torch's own optimisers take it, in one kernel.
+
+    With `compile`, losses are computed by what `torch.compile` makes of the program.
+    """
+
+    def __init__(self, program: Program, protocol: Protocol, *, compile: bool = False) -> None:
+        self.program, self.exact, self.protocol = program, program.exact, protocol
+        self.weights = [weight for weight in program.parameters if weight.requires_grad]
+        self._losses: Callable[[Tensor, Tensor], Tensor] = program.losses
+        if compile:
+            self._losses = torch.compile(program.losses, dynamic=False)
+        self._buffers: list[Tensor | None] = [None] * len(self.weights)  # momentum
+        if protocol.optimizer == "adam":
+            self._averages = [torch.zeros_like(weight) for weight in self.weights]
+            self._squares = [torch.zeros_like(weight) for weight in self.weights]
+            self._counts = [torch.zeros((), device=weight.device) for weight in self.weights]
+
+    def __call__(self, inputs: Tensor, targets: Tensor, rate: float | Tensor) -> Tensor:
+        """The losses (lanes,) before the step, at the learning rate `rate`."""
+        losses = self._losses(inputs, targets)
+        gradients = torch.autograd.grad(losses, self.weights, torch.ones_like(losses), materialize_grads=True)
+        with torch.no_grad():
+            # the kernel goes through both in the order of memory
+            pairs = zip(self.weights, gradients, strict=True)
+            self._change([g if g.stride() == w.stride() else torch.empty_like(w).copy_(g) for w, g in pairs], rate)
+        self.exact()
+        return losses.detach()
+
+    def _change(self, gradients: list[Tensor], rate: float | Tensor) -> None:
+        protocol = self.protocol
+        if protocol.optimizer == "adam":
+            adam(
+                self.weights,
+                gradients,
+                self._averages,
+                self._squares,
+                [],
+                self._counts,
+                fused=True,
+                capturable=isinstance(rate, Tensor),
+                amsgrad=False,
+                beta1=protocol.momentum,
+                beta2=0.999,
+                lr=rate,
+                weight_decay=protocol.weight_decay,
+                eps=1e-8,
+                maximize=False,
+            )
+            return
+        sgd(
+            self.weights,
+            gradients,
+            self._buffers,
+            fused=True,
+            weight_decay=protocol.weight_decay,
+            momentum=protocol.momentum,
+            lr=rate,
+            dampening=0.0,
+            nesterov=protocol.nesterov,
+            maximize=False,
+        )
+
+
+class Recorded:
+    """The steps of a CUDA device: the first ones as they are, then one that is recorded as a graph and played again.
+
+    Launching a graph costs the processor as much as launching one kernel, so that small networks keep the device busy.
+    A step that cannot be recorded is taken as it is, every time.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self.step, self._taken = step, 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, inputs: Tensor, targets: Tensor, rate: float) -> Tensor:
+        """As `Step`."""
+        if self._taken == 0:
+            self._rate = torch.tensor(rate, device=inputs.device)
+            self._side = torch.cuda.Stream(inputs.device)
+        self._rate.fill_(rate)
+        self._taken += 1
+        if self._graph is not None:
+            self._inputs.copy_(inputs)
+            self._targets.copy_(targets)
+            self._graph.replay()
+            return self._found.clone()
+        if self._taken <= FIRST:
+            self._side.wait_stream(torch.cuda.current_stream(inputs.device))
+            with torch.cuda.stream(self._side):
+                losses = self.step(inputs, targets, self._rate)
+            torch.cuda.current_stream(inputs.device).wait_stream(self._side)
+            return losses
+        if self._taken == FIRST + 1 and self._record(inputs, targets):
+            return self(inputs, targets, rate)
+        return self.step(inputs, targets, self._rate)
+
+    def _record(self, inputs: Tensor, targets: Tensor) -> bool:
+        """Record a step, which is not taken thereby."""
+        self._inputs, self._targets, graph = inputs.clone(), targets.clone(), torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self._found = self.step(self._inputs, self._targets, self._rate)
+        except RuntimeError as error:
+            logger.debug("the step cannot be recorded: %s", error)
+            torch.cuda.synchronize(inputs.device)
+            return False
+        self._graph = graph
+        return True
+
+
+def step_for(program: Program, protocol: Protocol, device: torch.device, *, compile: bool = False) -> "Step | Recorded":
+    """The fastest way to take a step on `device`."""
+    step = Step(program, protocol, compile=compile)
+    # a compiled program may bring graphs of its own
+    return Recorded(step) if device.type == "cuda" and not compile else step

@@ -1,0 +1,104 @@
+"""Precision, compiled steps, and recorded ones on a GPU: the same training in other arithmetic."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import pai_bench as pb
+from pai_bench.data import Split
+from pai_bench.training import step as steps
+from pai_bench.training.batches import Order
+from pai_bench.training.precision import arithmetic
+from pai_bench.training.protocol import Protocol
+from pai_bench.training.trainer import History, train, train_together
+
+PROTOCOL = Protocol(name="test", epochs=3, batch_size=8, learning_rate=0.05, weight_decay=0.01)
+GPU = pytest.param("cuda", marks=pytest.mark.gpu)
+
+
+def data() -> pb.DataSet:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randint(0, 256, (37, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    targets = torch.randint(0, 3, (37,), generator=generator)
+    return pb.DataSet("noise", Split(inputs, targets), Split(inputs[:11], targets[:11]), num_classes=3)
+
+
+def trained(device: str, name: str = "resnet-20", lanes: int = 1, **changes: Any) -> tuple[list[nn.Module], History]:
+    protocol = dataclasses.replace(PROTOCOL, **{k: v for k, v in changes.items() if k != "compile"})
+    models = [pb.create_model(name, input_shape=(3, 8, 8), num_classes=3, seed=i).to(device) for i in range(lanes)]
+    keys: dict[str, Any] = {"compile": changes.get("compile", False)}
+    examples = data().to(device)
+    if lanes == 1:
+        return models, train(models[0], examples, protocol, seed=0, **keys)
+    orders = [Order(i) for i in range(lanes)]
+    return models, train_together(models, examples, protocol, masks=[None] * lanes, orders=orders, **keys)[0]
+
+
+def close(one: nn.Module, other: nn.Module, tolerance: float) -> bool:
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return all(torch.allclose(a.float().cpu(), b.float().cpu(), atol=tolerance) for a, b in pairs)
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_bfloat16_is_near_and_not_the_same(device: str, lanes: int) -> None:
+    (one, *_), exact = trained(device, "lenet-300-100", lanes, learning_rate=0.005)
+    (other, *_), rounded = trained(device, "lenet-300-100", lanes, learning_rate=0.005, precision="bf16")
+    assert not close(one, other, 1e-7)
+    assert close(one, other, 2e-2)
+    assert all(weight.dtype == torch.float32 for weight in other.parameters())
+    assert rounded.epochs[0].train_loss == pytest.approx(exact.epochs[0].train_loss, rel=0.05)
+
+
+def test_settings_are_put_back() -> None:
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    with arithmetic("fp32", torch.device("cpu")):
+        assert not torch.backends.cudnn.allow_tf32
+    with arithmetic("tf32", torch.device("cpu")):
+        assert torch.backends.cuda.matmul.allow_tf32
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
+
+
+def test_tf32_is_for_cuda_devices() -> None:
+    with pytest.raises(pb.UserError, match="precision tf32 is for CUDA devices, not cpu"):
+        pb.run(pb.Sweep(precision="tf32", device="cpu"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["cpu", GPU])
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_a_compiled_step_gives_the_same(device: str, lanes: int) -> None:
+    (one, *_), _ = trained(device, "lenet-300-100", lanes)
+    (other, *_), _ = trained(device, "lenet-300-100", lanes, compile=True)
+    assert close(one, other, 1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("name", ["lenet-300-100", "resnet-20"])
+def test_recorded_steps_give_the_same(name: str, optimizer: str, lanes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    played: list[bool] = []
+    real = steps.Recorded._record
+
+    def record(self: steps.Recorded, *arguments: Any) -> bool:
+        played.append(real(self, *arguments))
+        return played[-1]
+
+    monkeypatch.setattr(steps.Recorded, "_record", record)
+    one, _ = trained("cuda", name, lanes, optimizer=optimizer)
+    assert played == [True]
+    monkeypatch.setattr(steps, "FIRST", 10**9)
+    other, _ = trained("cuda", name, lanes, optimizer=optimizer)
+    assert all(close(a, b, 1e-4) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_a_gpu_gives_what_the_cpu_gives(lanes: int) -> None:
+    one, _ = trained("cuda", "lenet-300-100", lanes)
+    other, _ = trained("cpu", "lenet-300-100", lanes)
+    assert all(close(a, b, 1e-4) for a, b in zip(one, other, strict=True))
