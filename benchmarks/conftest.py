@@ -1,19 +1,27 @@
 """How a piece of work is measured beside its floor, and the table of ratios at the end of a run."""
 
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from benchmarks.report import write_report
 from pai_bench.environment import describe
 from pai_bench.timing import measured, synchronise
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 _rows: list[dict[str, Any]] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The option ``--speed-report``."""
+    parser.addoption("--speed-report", metavar="FILE", help="write what was measured as markdown, with a figure")
 
 
 @pytest.fixture(params=DEVICES)
@@ -30,11 +38,19 @@ def beside(benchmark: Any, device: torch.device) -> Beside:
     """Measure `work` and its `floor` by turns, so that whatever else the machine does meets both.
 
     Median and interquartile range are in seconds, peaks of memory in bytes; ``ratio`` is the median over the floor's,
-    and `target` what it is meant to be at most.
+    and `target` what it is meant to be at most. `counts` are things that the work does, such as images: how many.
+    Without `warm`, there is no unmeasured first round, and memory is not measured.
     """
 
     def run(
-        work: Callable[[], Any], floor: Callable[[], Any], *, group: str, target: float | None = None, rounds: int = 3
+        work: Callable[[], Any],
+        floor: Callable[[], Any],
+        *,
+        group: str,
+        target: float | None = None,
+        rounds: int = 3,
+        warm: bool = True,
+        **counts: int,
     ) -> None:
         floors: list[float] = []
 
@@ -50,21 +66,23 @@ def beside(benchmark: Any, device: torch.device) -> Beside:
             synchronise(device)
 
         benchmark.group = f"{group}, {device}"
-        benchmark.pedantic(synchronised, setup=before, rounds=rounds, warmup_rounds=1)
-        peaks = []
-        for what in (floor, work):
+        benchmark.pedantic(synchronised, setup=before, rounds=rounds, warmup_rounds=int(warm))
+        peaks: list[int | None] = []
+        for what in (floor, work) if warm else ():
             with measured(device, memory=True) as one:
                 what()
             peaks.append(one.peak_bytes)
-        stats, base = benchmark.stats.stats, statistics.median(floors[1:])
+        stats, base = benchmark.stats.stats, statistics.median(floors[int(warm) :])
         benchmark.extra_info |= {
             "median_seconds": stats.median,
             "iqr_seconds": stats.iqr,
             "floor_seconds": base,
             "ratio": stats.median / base,
             "target": target,
-            "floor_peak_bytes": peaks[0],
-            "peak_bytes": peaks[1],
+            "floor_peak_bytes": peaks[0] if peaks else None,
+            "peak_bytes": peaks[1] if peaks else None,
+            **{f"{what}_per_second": count / stats.median for what, count in counts.items()},
+            **{f"floor_{what}_per_second": count / base for what, count in counts.items()},
             **describe(device),
         }
         _rows.append({"group": benchmark.group, "name": benchmark.name, **benchmark.extra_info})
@@ -72,13 +90,16 @@ def beside(benchmark: Any, device: torch.device) -> Beside:
     return run
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Ratios to the floors, by group."""
     for row in sorted(_rows, key=lambda row: row["group"]):
-        target = "" if row["target"] is None else f", target {row['target']:g}"
+        target = "" if row["target"] is None else f", target {row['target']:.3g}"
         memory = ""
         if row["peak_bytes"] is not None:
             memory = f", peak {row['peak_bytes'] / 2**20:.0f} MiB (floor {row['floor_peak_bytes'] / 2**20:.0f})"
         seconds = f"{row['median_seconds']:.4g} s (IQR {row['iqr_seconds']:.2g})"
         line = f"{row['group']}: {row['name']}: {seconds}, {row['ratio']:.3g} x floor{target}{memory}"
         terminalreporter.write_line(line)
+    if (path := config.getoption("--speed-report")) and _rows:
+        write_report(Path(path), _rows, sys.argv)
+        terminalreporter.write_line(f"report: {path}")

@@ -22,10 +22,12 @@ def serve(line: Connection) -> None:
     """Run cell after cell."""
     import torch
 
+    from pai_bench.allocator import keep_freed_memory
     from pai_bench.catalog import resolve
     from pai_bench.plan import Trial
     from pai_bench.runner import Runner
 
+    keep_freed_memory()
     content = line.recv_bytes()
     try:
         sweep, command, choice, level = pickle.loads(content)

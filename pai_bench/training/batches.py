@@ -60,12 +60,14 @@ class Batches:
             drawn = zip(*(draw_flips_and_shifts(count, PADDING, one) for one in self._streams), strict=True)
             parts = [torch.stack(part).to(device).split(batch, 1) for part in drawn]
             changes = list(zip(*parts, strict=True))
-        for places, change in zip(order.split(batch, 1), changes, strict=True):
-            yield self.inputs_at(places, *change), self.targets[places]
+        # batches first, so that each is in one piece
+        order = order.view(self.lanes, self.per_epoch, batch).transpose(0, 1).contiguous()
+        for places, change in zip(order, changes, strict=True):
+            yield self.inputs_at(places, *change), self.targets.index_select(0, places.view(-1)).view(places.shape)
 
     def inputs_at(self, places: Tensor, *change: Tensor) -> Tensor:
         """The training inputs at `places` (lanes, batch), mirrored and shifted if `change` says how."""
-        images = self.inputs.index_select(0, places.reshape(-1))  # several times faster than indexing
+        images = self.inputs.index_select(0, places.view(-1))  # several times faster than indexing
         if change:
             flips, shifts = (one.flatten(0, 1) for one in change)
             images = flip_crop(images, flips, shifts, PADDING)

@@ -49,7 +49,7 @@ class Alone(Program):
 
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
         self._be(training=True)
-        return F.cross_entropy(self.model(inputs[0]), targets[0])[None]
+        return F.cross_entropy(self.model(inputs[0]), targets[0]).unsqueeze(0)
 
     def logits(self, inputs: Tensor, *, by_lane: bool = False) -> Tensor:
         self._be(training=False)

@@ -29,6 +29,7 @@ class Step:
         self._losses: Callable[[Tensor, Tensor], Tensor] = program.losses
         if compile:
             self._losses = torch.compile(program.losses, dynamic=False)
+        self._ones = torch.ones(program.lanes, device=self.weights[0].device, dtype=self.weights[0].dtype)
         self._buffers: list[Tensor | None] = [None] * len(self.weights)  # momentum
         if protocol.optimizer == "adam":
             self._averages = [torch.zeros_like(weight) for weight in self.weights]
@@ -38,7 +39,7 @@ class Step:
     def __call__(self, inputs: Tensor, targets: Tensor, rate: float | Tensor) -> Tensor:
         """The losses (lanes,) before the step, at the learning rate `rate`."""
         losses = self._losses(inputs, targets)
-        gradients = torch.autograd.grad(losses, self.weights, torch.ones_like(losses), materialize_grads=True)
+        gradients = torch.autograd.grad(losses, self.weights, self._ones, materialize_grads=True)
         with torch.no_grad():
             # the kernel goes through both in the order of memory
             pairs = zip(self.weights, gradients, strict=True)

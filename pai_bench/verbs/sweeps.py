@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pai_bench import recipe
+from pai_bench.allocator import keep_freed_memory
 from pai_bench.plan import Sweep
 from pai_bench.verbs.console import FAILED, INTERRUPTED, make_console
 
@@ -20,6 +21,7 @@ def run(given: argparse.Namespace) -> int:
     from pai_bench.catalog import resolve
     from pai_bench.report.summary import plural
 
+    keep_freed_memory()
     grids = sweeps(given)
     console = make_console()
     with console.status("reading data and building networks"):

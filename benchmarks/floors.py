@@ -1,0 +1,119 @@
+"""What training is measured against: the arithmetic of the layers alone, and the loop that most people would write."""
+
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision import transforms
+
+from pai_bench.timing import synchronise
+
+Product = Callable[[], Any]
+
+
+def arithmetic(model: nn.Module, example: Tensor, batch: int) -> list[Product]:
+    """The products of a training step, layer by layer: forward, and backward to weights and to inputs.
+
+    Linear and convolutional layers only, each in the memory format that is fastest for it; the first layer has no
+    product for its input.
+    """
+    seen: list[tuple[nn.Module, torch.Size]] = []
+    handles = [
+        module.register_forward_hook(lambda module, inputs, _out: seen.append((module, inputs[0].shape)))
+        for module in model.modules()
+        if isinstance(module, (nn.Linear, nn.Conv2d))
+    ]
+    model.eval()(example)
+    for handle in handles:
+        handle.remove()
+    products = []
+    for place, (module, shape) in enumerate(seen):
+        ways = list(in_formats(module, torch.Size([batch, *shape[1:]]), example, first=place == 0))
+        products.append(min(ways, key=lambda way: seconds(way, example.device)))
+    return products
+
+
+def in_formats(module: nn.Module, shape: torch.Size, like: Tensor, *, first: bool) -> Iterator[Product]:
+    """The three products of a layer, in each memory format that it can have."""
+    x, weight = torch.randn(shape, device=like.device), module.weight.detach().clone()  # type: ignore[operator]
+    if isinstance(module, nn.Linear):
+        gradient = torch.randn(*shape[:-1], weight.shape[0], device=like.device)
+        yield lambda: (x @ weight.T, gradient.T @ x, None if first else gradient @ weight)
+        return
+    assert isinstance(module, nn.Conv2d)
+    for memory in (torch.contiguous_format, torch.channels_last):
+        inputs, kernel = x.contiguous(memory_format=memory), weight.contiguous(memory_format=memory)
+        gradient = torch.randn_like(convolved(module, inputs, kernel))
+
+        def both(inputs: Tensor = inputs, kernel: Tensor = kernel, gradient: Tensor = gradient) -> Any:
+            options = (module.stride, module.padding, module.dilation, False, (0, 0), module.groups)
+            wanted = (not first, True, False)
+            backward = torch.ops.aten.convolution_backward(gradient, inputs, kernel, None, *options, wanted)
+            return convolved(module, inputs, kernel), backward
+
+        yield both
+
+
+def convolved(module: nn.Conv2d, inputs: Tensor, kernel: Tensor) -> Tensor:
+    """A convolution as `module` makes it, without its bias."""
+    size = {"stride": module.stride, "padding": module.padding, "dilation": module.dilation}
+    return F.conv2d(inputs, kernel, None, groups=module.groups, **size)  # type: ignore[arg-type]
+
+
+def seconds(work: Product, device: torch.device, times: int = 3) -> float:
+    """The shortest of some runs, after one to warm up."""
+    found = []
+    for _ in range(times + 1):
+        synchronise(device)
+        start = time.perf_counter()
+        work()
+        synchronise(device)
+        found.append(time.perf_counter() - start)
+    return min(found[1:])
+
+
+def repeated(products: list[Product], steps: int) -> Product:
+    """Each layer's products `steps` times, one layer after the other."""
+
+    def work() -> None:
+        for product in products:
+            for _ in range(steps):
+                product()
+
+    return work
+
+
+def write_mnist(root: Path, count: int) -> None:
+    """Files of the form of MNIST, with random pixels."""
+    folder = root / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(0)
+    for part in ("train", "t10k"):
+        images = torch.randint(0, 256, (count, 28, 28), generator=generator, dtype=torch.uint8)
+        labels = torch.randint(0, 10, (count,), generator=generator, dtype=torch.uint8)
+        header = struct.pack(">IIII", 2051, count, 28, 28)
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(header + images.numpy().tobytes())
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, count) + labels.numpy().tobytes())
+
+
+def usual_loop(root: Path, model: nn.Module, batch: int, device: torch.device, workers: int) -> Product:
+    """One epoch over the files in `root` by torchvision's data set and transforms, a DataLoader and torch's SGD."""
+    scale = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
+    data = torchvision.datasets.MNIST(str(root), train=True, transform=scale)
+    loader = torch.utils.data.DataLoader(data, batch_size=batch, shuffle=True, num_workers=workers, drop_last=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+
+    def epoch() -> None:
+        model.train()
+        for inputs, targets in loader:
+            optimizer.zero_grad()
+            F.cross_entropy(model(inputs.to(device)), targets.to(device)).backward()
+            optimizer.step()
+
+    return epoch

@@ -1,0 +1,137 @@
+"""Training steps beside the arithmetic of their layers and beside the usual loop; lanes; workers.
+
+``tox -e benchmarks -- benchmarks/test_training.py --speed-report report.md`` writes what was measured down.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import pai_bench as pb
+from benchmarks.conftest import Beside
+from benchmarks.floors import arithmetic, repeated, usual_loop, write_mnist
+from pai_bench.allocator import keep_freed_memory
+from pai_bench.data import Split
+from pai_bench.training.batches import Batches, Order
+from pai_bench.training.programs import Alone, Lanes, Program, prepare_layout
+from pai_bench.training.protocol import Augmentation, Protocol
+from pai_bench.training.step import FIRST, step_for
+
+CASES: dict[str, tuple[tuple[int, ...], int, Augmentation, int, float]] = {
+    "lenet-300-100": ((1, 28, 28), 100, "none", 200, 0.60),
+    "lenet-5-caffe": ((1, 28, 28), 100, "none", 40, 0.60),
+    "resnet-20": ((3, 32, 32), 128, "flip-crop", 5, 0.60),
+    "vgg-11-bn": ((3, 32, 32), 128, "flip-crop", 3, 0.85),
+}
+"""Network -> shape of an input, batch, augmentation, steps that are measured, and the share of the floor aimed at."""
+
+EXAMPLES = 10_000
+
+
+def images(shape: tuple[int, ...], device: torch.device) -> pb.DataSet:
+    """Random images."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randint(0, 256, (EXAMPLES, *shape), generator=generator, dtype=torch.uint8)
+    split = Split(inputs, torch.randint(0, 10, (EXAMPLES,), generator=generator))
+    return pb.DataSet("random", split, Split(*(t[:10] for t in split)), num_classes=10).to(device)
+
+
+def networks(name: str, shape: tuple[int, ...], device: torch.device, count: int = 1) -> list[torch.nn.Module]:
+    """Freshly initialised networks."""
+    return [pb.create_model(name, input_shape=shape, num_classes=10, seed=i).to(device) for i in range(count)]
+
+
+def training(name: str, device: torch.device, lanes: int = 1, steps: int | None = None) -> Callable[[], Any]:
+    """Some steps of training pruned networks, data and all, as a sweep takes them."""
+    keep_freed_memory()  # as in every process that runs a sweep
+    shape, batch, augmentation, usual, _ = CASES[name]
+    data, models = images(shape, device), networks(name, shape, device, lanes)
+    weights = dict(models[0].named_parameters())
+    mask = {n: torch.rand(p.shape, device=device) < 0.1 for n, p in weights.items() if p.dim() > 1}
+    protocol = Protocol(name="", epochs=1, batch_size=batch, learning_rate=0.01, augmentation=augmentation)
+    program: Program
+    if lanes == 1:
+        prepare_layout(models[0], data.normalised(data.train.inputs[:2]))
+        program = Alone(models[0], mask)
+    else:
+        program = Lanes(models, [mask] * lanes)
+    step, batches = step_for(program, protocol, device), Batches(data, [Order(i) for i in range(lanes)], protocol)
+
+    def endless() -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            yield from batches.epoch()
+
+    stream = endless()
+
+    def work() -> None:
+        for _ in range(steps or usual):
+            step(*next(stream), 0.01)
+
+    for _ in range(FIRST + 2):
+        step(*next(stream), 0.01)
+    return work
+
+
+@pytest.mark.parametrize("network", CASES)
+def test_step(beside: Beside, device: torch.device, network: str) -> None:
+    """A step, with its batch, beside the products of its layers."""
+    shape, batch, _, steps, share = CASES[network]
+    products = arithmetic(networks(network, shape, device)[0], torch.zeros(2, *shape, device=device), batch)
+    beside(
+        training(network, device),
+        repeated(products, steps),
+        group=f"training step {network}",
+        target=1 / share,
+        rounds=9,
+        images=steps * batch,
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_usual_loop(beside: Beside, device: torch.device, workers: int, tmp_path: Path) -> None:
+    """An epoch beside one of torchvision's data set and transforms with a DataLoader; at least 8 times as fast."""
+    write_mnist(tmp_path, EXAMPLES)
+    (model,) = networks("lenet-300-100", (1, 28, 28), device)
+    beside(
+        training("lenet-300-100", device, steps=EXAMPLES // 100),
+        usual_loop(tmp_path, model, 100, device, workers),
+        group=f"MNIST, LeNet-300-100, beside a DataLoader with {workers} workers",
+        target=1 / 8,
+        rounds=3,
+        images=EXAMPLES,
+    )
+
+
+@pytest.mark.parametrize("lanes", [1, 4, 16, 64])
+@pytest.mark.parametrize("network", ["lenet-300-100", "lenet-5-caffe"])
+def test_lanes(beside: Beside, device: torch.device, network: str, lanes: int) -> None:
+    """Steps of trials in lanes beside as many, one after the other."""
+    steps = max(2, CASES[network][3] // (4 * lanes))
+    alone, together = training(network, device, steps=steps * lanes), training(network, device, lanes, steps)
+    images_seen = steps * lanes * CASES[network][1]
+    beside(together, alone, group=f"lanes, {network}", rounds=5, images=images_seen)
+
+
+@pytest.mark.slow
+def test_sixteen_trials(beside: Beside, device: torch.device, tmp_path: Path) -> None:
+    """16 trials, as ``auto`` runs them, beside one after the other; at least 1.6 times as many in an hour."""
+    counts = iter(range(100))
+
+    def sweep(**how: Any) -> Callable[[], Any]:
+        keys: dict[str, Any] = {"criteria": ["snip", "magnitude", "random"], "models": ["lenet-300-100"], "seeds": 4}
+        keys |= {"sparsities": [0.9], "epochs": 200, "batch_size": 100, "device": str(device)}
+        return lambda: pb.run(pb.Sweep(**keys | how), out=tmp_path / str(next(counts)))
+
+    beside(
+        sweep(workers="auto", lanes="auto"),
+        sweep(workers=1, lanes=1),
+        group="16 trials of LeNet-300-100",
+        target=1 / 1.6,
+        rounds=3,
+        trials=16,
+        warm=False,
+    )
