@@ -41,6 +41,8 @@ examples:
   pai-bench run --criteria ./mine.py:Mine,snip --models torchvision:resnet18 --data folder:pets
   pai-bench run recipe.toml --epochs 5
       a sweep from a file; flags override its keys, which are called like them
+  pai-bench run --models resnet-20 --data cifar10 --protocol openlth-resnet20 --budget 0.1
+      a published protocol, at a tenth of its length
 
 What is stored in --out is not run again: the same command goes on where it stopped.
 exit codes: 0; 1 a trial failed; 2 a mistake in the request; 130 interrupted"""
@@ -191,8 +193,8 @@ def add_check(verbs: Any) -> None:
 
 def add_list(verbs: Any) -> None:
     """``list``."""
-    verb = add_verb(verbs, "list", "name the criteria, models, data sets or recipes that there are")
-    verb.add_argument("kind", choices=["criteria", "models", "data", "recipes"])
+    verb = add_verb(verbs, "list", "name the criteria, models, data sets, protocols or recipes that there are")
+    verb.add_argument("kind", choices=["criteria", "models", "data", "protocols", "recipes"])
 
 
 def add_keys(verb: Parser, *names: str) -> None:

@@ -57,7 +57,10 @@ class Sweep:
     score_batch: int | None = option(None, "examples in a score batch; default: 10 per class", least=1)
     score_batches: int = option(1, "number of score batches; see the criteria's option accumulate", least=1)
     score_sampling: Literal["balanced", "random"] = option("balanced", "how the score batch is drawn")
-    protocol: str | None = option(None, "training protocol; default: short, or short-bn for networks with batch norm")
+    protocol: str | None = option(
+        None,
+        "training protocol, see `pai-bench list protocols`; default: short, or short-bn for networks with batch norm",
+    )
     epochs: int | None = option(None, "epochs of training; default: the protocol's", least=0)
     batch_size: int | None = option(None, "training batch; default: the protocol's", least=1)
     learning_rate: float | None = option(None, "peak learning rate; default: the protocol's")

@@ -91,11 +91,12 @@ def test_prune_writes_a_mask(capsys: pytest.CaptureFixture[str]) -> None:
     assert {name: tensor.tolist() for name, tensor in pb.Mask.load("again.safetensors").items()} == first
 
 
-@pytest.mark.parametrize("kind", ["criteria", "models", "data", "recipes"])
+@pytest.mark.parametrize("kind", ["criteria", "models", "data", "protocols", "recipes"])
 def test_list(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", kind]) == 0
     out = capsys.readouterr().out
     expected = {"criteria": "temperature=200", "models": "(lenet)", "data": "folder:NAME", "recipes": "quick"}
+    expected["protocols"] = "100,000 iterations"
     assert expected[kind] in out
 
 

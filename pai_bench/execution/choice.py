@@ -1,5 +1,6 @@
 """How many worker processes and how many lanes: as asked for, or what is measured to be fastest."""
 
+import logging
 import os
 import time
 from collections import Counter
@@ -16,6 +17,8 @@ from pai_bench.training.batches import Batches, Order
 from pai_bench.training.precision import arithmetic
 from pai_bench.training.programs import Alone, Lanes, Program, prepare_layout
 from pai_bench.training.step import FIRST, step_for
+
+logger = logging.getLogger(__name__)
 
 Kind = tuple[str, str, object]
 """Data set, network and protocol: what decides how long a step takes."""
@@ -118,7 +121,10 @@ def best_lanes(runner: Runner, trial: Trial, count: int, asked: int | str) -> tu
     """
     try:
         if asked != "auto":
-            lanes = min(int(asked), count) if count > 1 and runner.alone(trial) is None else 1
+            lanes = min(int(asked), count)
+            if lanes > 1 and (why := runner.alone(trial)) is not None:
+                logger.warning("%s is trained one at a time: %s", trial.model, why)
+                lanes = 1
             return lanes, step_seconds(runner, trial, lanes)[0]
         lanes, (seconds, taken) = 1, step_seconds(runner, trial, 1)
     except Exception:  # the trial itself will fail, and say why
@@ -157,14 +163,15 @@ def _step_seconds(runner: Runner, trial: Trial, lanes: int) -> tuple[float, int]
     rate = trial.protocol.rate(0, 1)
     with measured(runner.device, memory=True) as first:
         step(*next(batches.epoch()), rate)
-    for _ in range(FIRST):
+    for _ in range(FIRST if runner.device.type == "cuda" else 0):  # until the step is recorded
         step(*next(batches.epoch()), rate)
+    synchronise(runner.device)
     start, done = time.perf_counter(), 0
     while not done or time.perf_counter() - start < SHORT:
         for inputs, targets in batches.epoch():
             step(inputs, targets, rate)
             done += 1
-            if time.perf_counter() - start > SHORT and done > 1:
+            if time.perf_counter() - start > SHORT:
                 break
     synchronise(runner.device)
     return (time.perf_counter() - start) / done / lanes, first.peak_bytes or 0

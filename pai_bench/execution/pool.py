@@ -51,22 +51,31 @@ class Pool:
         return self
 
     def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all workers."""
         for worker in self._workers:
             worker.line.close()
             worker.process.terminate()
         for worker in self._workers:
             worker.process.wait()
+        self._workers.clear()
 
     def run(self, cells: Sequence[Cell], *, ask: Ask, epoch: Told, take: Take) -> None:
         """Run all `cells`; `epoch` is told of trials and epochs, `take` gets the records and the seconds of a cell."""
-        if self.choice.workers == 1:
-            for cell in cells:
-                if wanted := ask(cell):
-                    start = time.perf_counter()
-                    records = self.runner.run_together(wanted, epoch)
-                    take(wanted, records, time.perf_counter() - start)
-            return
-        waiting, attempts = deque(cells), dict[str, int]()
+        waiting = deque(cells)
+        if self.choice.workers > 1:
+            self._run_apart(waiting, ask, epoch, take)
+        while waiting:
+            if wanted := ask(waiting.popleft()):
+                start = time.perf_counter()
+                records = self.runner.run_together(wanted, epoch)
+                take(wanted, records, time.perf_counter() - start)
+
+    def _run_apart(self, waiting: "deque[Cell]", ask: Ask, epoch: Told, take: Take) -> None:
+        """Run what is `waiting` in workers; leave it there if they cannot."""
+        attempts: dict[str, int] = {}
         while waiting or any(worker.cell for worker in self._workers):
             self._hand_out(waiting, ask)
             for line in wait([worker.line for worker in self._workers if worker.cell]):
@@ -83,6 +92,11 @@ class Pool:
                 elif kind == "records":
                     cell, worker.cell = worker.cell, []
                     take(cell, content, time.perf_counter() - worker.since)
+                elif self.runner.catalog.sweep.workers == "auto":
+                    logger.warning("a worker process cannot run this sweep (%s); it runs in this process", content)
+                    waiting.extendleft(one.cell for one in reversed(self._workers) if one.cell)
+                    self.close()
+                    return
                 else:
                     raise UserError(f"a worker process cannot run this sweep ({content}); use --workers 1")
 

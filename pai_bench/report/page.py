@@ -144,6 +144,7 @@ def provenance(records: list[Record], measured: list[Cost], collapses: list[Coll
         ("Command", [record.provenance.get("command") for record in records]),
         ("Data", [describe_data(record) for record in records]),
         ("Criterion", [describe_criterion(record) for record in records]),
+        ("Company", [describe_company(record) for record in records]),
         ("Environment", [describe_environment(record) for record in records]),
         ("Commit", [describe_commit(record) for record in records]),
     ):
@@ -184,6 +185,15 @@ def describe_environment(record: Record | Cost | Collapse) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     machine = f"{environment['processor']}, {environment['threads']} threads, {environment['system']}"
     return f"{environment['device']}; {machine}; {versions}"
+
+
+def describe_company(record: Record) -> str | None:
+    """What ran beside a trial, which its times depend on."""
+    workers, lanes = (record.provenance.get(key, 1) for key in ("workers", "lanes"))
+    parts = [f"one of {workers} worker processes"] if workers > 1 else []
+    parts += [f"trained in one program with {plural(lanes - 1, 'other')}"] if lanes > 1 else []
+    parts += ["compiled"] if record.provenance.get("compiled") else []
+    return ", ".join(parts) or None
 
 
 def describe_commit(record: Record | Cost | Collapse) -> str | None:

@@ -11,6 +11,9 @@ from pai_bench.data.augment import check_images, draw_flips_and_shifts, flip_cro
 from pai_bench.errors import UserError
 from pai_bench.training.protocol import PADDING, Protocol
 
+AT_ONCE = 2**20
+"""Elements of the inputs that are made at once, if a batch has not more."""
+
 
 @dataclass(frozen=True)
 class Order:
@@ -40,6 +43,9 @@ class Batches:
             raise UserError(
                 f"batch size {protocol.batch_size} is larger than the {self.size} training examples of {data.name}"
             )
+        # small batches are made together, since an operation costs more than what it does to one of them
+        elements = max(1, self.inputs[0].numel() * self.lanes * protocol.batch_size)
+        self._at_once = max(1, AT_ONCE // elements)
         if protocol.augmentation != "none":
             check_images(self.inputs, data.name)
         self._streams = [torch.Generator().manual_seed(order.seed) for order in orders]
@@ -55,21 +61,21 @@ class Batches:
         count = self.per_epoch * batch
         order = torch.stack([torch.randperm(self.size, generator=one)[:count] for one in self._streams]).to(device)
         order = torch.stack([o if c is None else c[o] for c, o in zip(self.chosen, order, strict=True)])
-        changes: list[Sequence[Tensor]] = [()] * self.per_epoch
+        drawn: list[Tensor] = []
         if self.protocol.augmentation != "none":
-            drawn = zip(*(draw_flips_and_shifts(count, PADDING, one) for one in self._streams), strict=True)
-            parts = [torch.stack(part).to(device).split(batch, 1) for part in drawn]
-            changes = list(zip(*parts, strict=True))
-        # batches first, so that each is in one piece
-        order = order.view(self.lanes, self.per_epoch, batch).transpose(0, 1).contiguous()
-        for places, change in zip(order, changes, strict=True):
-            yield self.inputs_at(places, *change), self.targets.index_select(0, places.view(-1)).view(places.shape)
+            each = zip(*(draw_flips_and_shifts(count, PADDING, one) for one in self._streams), strict=True)
+            drawn = [torch.stack(part).to(device) for part in each]
+        # (batches, lanes, batch, ...), several batches at a time
+        parts = [part.unflatten(1, (-1, batch)).transpose(0, 1).split(self._at_once) for part in (order, *drawn)]
+        for places, *change in zip(*parts, strict=True):
+            inputs = self.inputs_at(places, *change)
+            yield from zip(inputs, self.targets[places], strict=True)
 
     def inputs_at(self, places: Tensor, *change: Tensor) -> Tensor:
-        """The training inputs at `places` (lanes, batch), mirrored and shifted if `change` says how."""
-        images = self.inputs.index_select(0, places.view(-1))  # several times faster than indexing
+        """The training inputs at `places` (batches, lanes, batch), mirrored and shifted if `change` says how."""
+        images = self.inputs.index_select(0, places.flatten())  # several times faster than indexing
         if change:
-            flips, shifts = (one.flatten(0, 1) for one in change)
+            flips, shifts = (one.flatten(0, 2) for one in change)
             images = flip_crop(images, flips, shifts, PADDING)
         if not self.by_lane:
             return self.data.normalised(images).view(*places.shape, *images.shape[1:])

@@ -181,6 +181,7 @@ PROTOCOLS = {
         # Tanaka et al. 2020, arXiv:2006.05467, appendix: VGG with batch norm on CIFAR
         Protocol(
             name="synflow-cifar",
+            nesterov=True,
             epochs=160,
             batch_size=128,
             learning_rate=0.1,

@@ -22,6 +22,11 @@ def list_plugins(given: argparse.Namespace) -> int:
     if given.kind == "recipes":
         rows = [[name, text] for name, text in recipe.shipped().items()]
         columns = ["name", "what it does"]
+    elif given.kind == "protocols":
+        from pai_bench.training.protocol import PROTOCOLS
+
+        rows = [[name, protocol.describe()] for name, protocol in PROTOCOLS.items()]
+        columns = ["name", "what it does"]
     elif given.kind == "criteria":
         rows = [criterion_row(plugin) for plugin in registry.CRITERIA.plugins()]
         columns = ["name", "score", "schedule", "options", "source"]

@@ -20,6 +20,7 @@ from pai_bench.catalog import resolve
 from pai_bench.execution import run_catalog
 from pai_bench.execution.choice import Choice
 from pai_bench.execution.pool import Pool
+from pai_bench.report.page import write_report
 from pai_bench.runner import Runner
 from pai_bench.store import Store
 from pai_bench.training import trainer
@@ -57,6 +58,9 @@ def test_workers_give_what_one_by_one_gives(workers: int, lanes: int) -> None:
     records = list(Store("two"))
     assert {record.provenance["workers"] for record in records} == {workers}
     assert {record.environment["threads"] for record in records} == {max(1, torch.get_num_threads() // workers)}
+    text = write_report(Store("two"), Path("report.md")).read_text()
+    assert f"* Company: one of {workers} worker processes" in text
+    assert ("trained in one program with 1 other" in text) == (lanes == 2)
     count = Count()
     run_catalog(resolve(named(workers=workers)), "two", listener=count)
     assert count.ran == []
@@ -109,6 +113,21 @@ def test_a_sweep_that_a_worker_cannot_read_is_named(monkeypatch: pytest.MonkeyPa
     Path("gone.py").unlink()
     with pytest.raises(pb.UserError, match=r"a worker process cannot run this sweep \(UserError: .*gone.py"):
         run_catalog(catalog, "r")
+
+
+def test_what_only_this_process_knows_is_run_in_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A criterion that a script has registered has a name, which a worker does not know."""
+    Path("gone.py").write_text(DIES.format(times=0))
+    catalog = resolve(named(criteria=["./gone.py:Dies", "random"], workers="auto"))
+    Path("gone.py").unlink()
+    choice = Choice(workers=2, threads=1)
+    monkeypatch.setattr("pai_bench.execution.sweep.choose", lambda _runner, _missing: choice)
+    records = run_catalog(catalog, "r")
+    assert {record.status for record in records} == {"done"}
+    assert "a worker process cannot run this sweep" in caplog.text
+    assert {record.provenance["workers"] for record in records} == {1}
 
 
 def test_no_worker_is_left_after_an_error() -> None:
@@ -180,3 +199,5 @@ def test_networks_that_cannot_share_a_program_are_trained_one_by_one(
     keys: dict[str, Any] = {"models": [model], "seeds": 1, "train_disconnected": True}
     same(pb.run(sweep(lanes=1, **keys), out="one"), pb.run(sweep(lanes=4, **keys), out="two"))
     assert {record.provenance["lanes"] for record in Store("two")} == {1}
+    assert "is trained one at a time: " in caplog.text
+    assert why in caplog.text

@@ -1,0 +1,87 @@
+"""Protocols: lengths, budgets, what is in a result's name, and the published ones."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+import pai_bench as pb
+from pai_bench.training.protocol import LATER, PROTOCOLS, Protocol, get_protocol
+
+
+def test_lengths() -> None:
+    whole = Protocol(name="", epochs=3, batch_size=10, learning_rate=0.1)
+    assert (whole.steps(37), whole.passes(37)) == (9, 3)
+    counted = dataclasses.replace(whole, iterations=7)
+    assert (counted.steps(37), counted.passes(37)) == (7, 3)
+    assert (counted.lasting(2).steps(37), whole.lasting(0).passes(37)) == (6, 0)
+
+
+def test_a_budget_scales_the_length_and_is_stated() -> None:
+    tenth = get_protocol("openlth-resnet20").scaled(0.1)
+    assert (tenth.epochs, tenth.budget) == (16, 0.1)
+    assert "16 epochs (10 % of the protocol's length)" in tenth.describe()
+    rates = [tenth.rate(step, 16) for step in range(16)]
+    assert rates == pytest.approx([0.1] * 8 + [0.01] * 4 + [0.001] * 4)
+    iterations = get_protocol("snip-mnist").scaled(0.25)
+    assert (iterations.iterations, iterations.steps(54_000)) == (25_000, 25_000)
+    assert get_protocol("short").scaled(1) == get_protocol("short")
+    assert get_protocol("quick").scaled(0.01).epochs == 1
+    with pytest.raises(pb.UserError, match=r"budget 0 is outside \(0, 1\]"):
+        get_protocol("short").scaled(0)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_settings_give_the_protocol_again(name: str) -> None:
+    protocol = get_protocol(name)
+    settings = protocol.settings()
+    assert not {"name", "train_fraction"} & set(settings)
+    assert all(settings[key] != LATER[key] for key in LATER if key in settings)
+    again = Protocol.of(settings)
+    assert again.describe() == protocol.describe()
+    assert again.settings() == settings
+
+
+def test_published_ones() -> None:
+    """Learning rates at the steps that the papers name."""
+    snip = get_protocol("snip-mnist")
+    steps = (0, 24_999, 25_000, 50_000, 75_000, 99_999)
+    assert [snip.rate(step, snip.steps(54_000)) for step in steps] == pytest.approx([0.1, 0.1, 0.01, 1e-3, 1e-4, 1e-4])
+    assert (snip.batch_size, snip.weight_decay, snip.train_fraction) == (100, 5e-4, 0.9)
+    cifar = get_protocol("snip-cifar")
+    assert [cifar.rate(step, 150_000) for step in (29_999, 30_000, 120_000)] == pytest.approx([0.1, 0.01, 1e-5])
+    synflow = get_protocol("synflow-cifar")
+    assert [synflow.rate(epoch, 160) for epoch in (59, 60, 119, 120)] == pytest.approx([0.1, 0.01, 0.01, 1e-3])
+    openlth = get_protocol("openlth-resnet20")
+    assert [openlth.rate(epoch, 160) for epoch in (79, 80, 119, 120)] == pytest.approx([0.1, 0.01, 0.01, 1e-3])
+
+
+def test_epochs_replace_iterations() -> None:
+    assert get_protocol("snip-mnist", epochs=2).steps(54_000) == 2 * 540
+    assert get_protocol("snip-mnist", epochs=None).iterations == 100_000
+
+
+def test_what_a_sweep_says_of_the_training_set_comes_before_the_protocol() -> None:
+    from pai_bench.catalog import resolve
+
+    def fraction(**keys: Any) -> float:
+        sweep = pb.Sweep(models=["lenet-300-100"], protocol="snip-mnist", seeds=1, device="cpu", **keys)
+        return resolve(sweep).trials[0].train_fraction
+
+    assert (fraction(), fraction(train_fraction=0.5), fraction(train_fraction=1.0)) == (0.9, 0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"iterations": -1}, "iterations -1 must be at least 0"),
+        ({"optimizer": "adm"}, "unknown optimizer 'adm': did you mean adam"),
+        ({"augmentation": "flip"}, "unknown augmentation 'flip': did you mean flip-crop"),
+        ({"precision": "fp16"}, "unknown precision 'fp16'"),
+        ({"momentum": 1.0}, r"momentum 1.0 must be in \[0, 1\)"),
+        ({"momentum": 0.0, "nesterov": True}, "above 0 for nesterov"),
+    ],
+)
+def test_mistakes(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(pb.UserError, match=message):
+        dataclasses.replace(get_protocol("short"), **changes)
