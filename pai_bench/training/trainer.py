@@ -16,7 +16,8 @@ from pai_bench.training.programs import Alone, Lanes, Masks, Program, prepare_la
 from pai_bench.training.protocol import Protocol
 from pai_bench.training.step import step_for
 
-EVALUATION_BATCH = 1000
+EVALUATION_BATCH, AT_ONCE = 1000, 16_000
+"""Examples in a batch of the test set, and at most in all lanes."""
 
 
 class DivergedError(RuntimeError):
@@ -137,12 +138,11 @@ def _fit(
             if bad.any() and trouble[lane] is None:
                 first = done - len(losses) + int(bad.argmax())
                 trouble[lane] = f"diverged at step {first + 1}: the training loss is {float(seen[bad.argmax(), lane])}"
-        tested = test(program, data.test, batches.normalised, by_lane=batches.by_lane)
+        tested = evaluate_lanes(program, data.test, batches.normalised, by_lane=batches.by_lane)
         epochs = [Epoch(number, float(mean), *found) for mean, found in zip(seen.double().mean(0), tested, strict=True)]
         for lane, epoch in enumerate(epochs):
-            if trouble[lane] is None and not math.isfinite(
-                epoch.test_loss
-            ):  # the last steps of an epoch show here first
+            # the last steps of an epoch show here first
+            if trouble[lane] is None and not math.isfinite(epoch.test_loss):
                 trouble[lane] = f"diverged at step {done}: the test loss after it is {epoch.test_loss}"
             if trouble[lane] is None:
                 curves[lane].append(epoch)
@@ -155,14 +155,15 @@ def _fit(
 
 
 @torch.inference_mode()
-def test(
+def evaluate_lanes(
     program: Program, split: Split, normalised: Callable[[Tensor], Tensor], *, by_lane: bool
 ) -> list[tuple[float, float]]:
     """Mean cross-entropy and accuracy (in [0, 1]) of every lane on `split`, normalised for all at once or `by_lane`."""
     device = split.targets.device
     loss = torch.zeros(program.lanes, dtype=torch.float64, device=device)
     correct = torch.zeros(program.lanes, dtype=torch.int64, device=device)
-    for inputs, targets in zip(*(t.split(EVALUATION_BATCH) for t in split), strict=True):
+    batch = max(1, min(EVALUATION_BATCH, AT_ONCE // program.lanes))
+    for inputs, targets in zip(*(t.split(batch) for t in split), strict=True):
         logits, same = program.logits(normalised(inputs), by_lane=by_lane), targets.expand(program.lanes, -1)
         each = F.cross_entropy(logits.flatten(0, 1), same.flatten(), reduction="none")
         loss += each.view(same.shape).sum(1, dtype=torch.float64)
@@ -173,5 +174,5 @@ def test(
 
 def evaluate(model: nn.Module, data: DataSet, split: Split) -> tuple[float, float]:
     """Mean cross-entropy and accuracy (in [0, 1]) of `model`, in eval mode, on `split` of `data`."""
-    (found,) = test(Alone(model), split, data.normalised, by_lane=False)
+    (found,) = evaluate_lanes(Alone(model), split, data.normalised, by_lane=False)
     return found
