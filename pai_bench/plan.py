@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from numbers import Real
 from typing import Any, Literal, get_type_hints
 
@@ -190,7 +191,7 @@ class Trial:
         assert isinstance(everything, dict)
         return everything
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """A readable prefix and a hash of the canonical JSON of the configuration; a valid file name."""
         readable = f"{self.data}-{self.model}-{self.method}-{self.sparsity:g}-s{self.seed}"

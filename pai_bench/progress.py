@@ -1,5 +1,6 @@
 """What a person sees of a sweep while it runs: a live display on a terminal, a line per trial in a log."""
 
+import time
 from collections import defaultdict
 from statistics import fmean
 
@@ -13,6 +14,9 @@ from pai_bench.plan import Trial
 from pai_bench.report.summary import plural
 from pai_bench.report.tables import duration
 from pai_bench.store import Record
+
+REFRESH = 0.1
+"""Seconds between two pictures of what runs."""
 
 
 class Forecast:
@@ -55,7 +59,7 @@ class Display(Listener):
     """Shows trials done, those that run and the epoch they are in, and the time left."""
 
     def __init__(self, console: Console) -> None:
-        self.console = console
+        self.console, self.shown = console, 0.0
         self.live = Progress(
             TextColumn("[bold]trials"),
             BarColumn(),
@@ -128,6 +132,9 @@ class Display(Listener):
 
     def _show(self) -> None:
         """The first of the trials that run, how many run beside it, and the time left."""
+        if self.live.disable or time.monotonic() < self.shown + REFRESH:  # hundreds of lanes report at once
+            return
+        self.shown = time.monotonic()
         texts = list(self.running.values())
         more = f" and {plural(len(texts) - 1, 'trial')} beside it" if len(texts) > 1 else ""
         left = f"{duration(self.forecast.left())} left"

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,13 +24,21 @@ from pai_bench.randomness import random_state
 from pai_bench.store import EpochRecord, Layer, Record
 from pai_bench.timing import Measurement, measured
 from pai_bench.training.batches import Order
-from pai_bench.training.programs import Lanes, refuse_chance
+from pai_bench.training.programs import difference
 from pai_bench.training.trainer import DivergedError, Epoch, History, evaluate, train, train_together
 
 if TYPE_CHECKING:
     pass
 
 logger = logging.getLogger(__name__)
+
+PROBE = 8
+"""Examples by which networks are tried in lanes."""
+
+
+def no_memory(error: Exception) -> bool:
+    """Whether an error says that memory was short, of a device or of the processor."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 @dataclass(frozen=True)
@@ -76,15 +85,18 @@ class Runner:
                     ready.append(made)
             except Exception as error:
                 records[trial.identity] = self.failure(trial, error)
-        for part in self._parts(ready):
+        waiting = deque(self._parts(ready))
+        while waiting:
+            part = waiting.popleft()
             try:
                 histories = self._train(part, on_epoch)
-                records |= {
-                    made.trial.identity: self._finish(made, history, len(part))
-                    for made, history in zip(part, histories, strict=True)
-                }
             except Exception as error:
-                records |= {made.trial.identity: self.failure(made.trial, error) for made in part}
+                waiting.extendleft(reversed(self._smaller(part, error)))
+                if len(part) == 1:
+                    records[part[0].trial.identity] = self.failure(part[0].trial, error)
+                continue
+            for made, history in zip(part, histories, strict=True):
+                records[made.trial.identity] = self._finish(made, history, len(part))
         return [records[trial.identity] for trial in trials]
 
     def failure(self, trial: Trial, error: Exception) -> Record:
@@ -116,24 +128,33 @@ class Runner:
         logger.warning("%s is trained one at a time: %s", ready[0].trial.model, why)
         return [[made] for made in ready]
 
+    def _smaller(self, part: Sequence[Prepared], error: Exception) -> list[Sequence[Prepared]]:
+        """What is tried after networks could not be trained together: halves if memory was short, or one by one."""
+        if len(part) == 1:
+            return []
+        if no_memory(error):
+            logger.warning("no memory for %d networks at once; trying half of them", len(part))
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            return [part[: len(part) // 2], part[len(part) // 2 :]]
+        logger.warning("%d networks failed together (%s); trying one by one", len(part), error)
+        return [[made] for made in part]
+
     def alone(self, trial: Trial) -> str | None:
         """Why the networks of a trial's kind cannot be trained together; None if they can."""
         if (kind := (trial.data, trial.model)) not in self._alone:
-            data, models = self.data(trial), [self.model(trial) for _ in range(2)]
+            data = self.data(trial)
+            apart, together = ([self.model(dataclasses.replace(trial, seed=s)) for s in (0, 1)] for _ in range(2))
+            inputs, targets = (tensor[:PROBE] for tensor in data.train)
             try:
-                refuse_chance(models[0])
-                inputs, targets = data.normalised(data.train.inputs[:2]), data.train.targets[:2]
-                lanes = Lanes(models, [None, None])
-                lanes.losses(torch.stack([inputs, inputs]), torch.stack([targets, targets])).sum().backward()
-                lanes.logits(inputs)
+                with random_state(0):
+                    self._alone[kind] = difference(apart, together, data.normalised(inputs), targets)
             except Exception as error:  # whatever torch.vmap says of operations that it does not know
                 self._alone[kind] = f"{error}".partition("\n")[0]
-            else:
-                self._alone[kind] = None
         return self._alone[kind]
 
     def _train(self, part: Sequence[Prepared], on_epoch: Callable[[Trial, int], None]) -> list[History]:
-        """Train networks together, or in halves where there is no memory for all."""
+        """Train networks together, or the only one alone."""
         if len(part) == 1:
             return [self._train_alone(part[0], on_epoch)]
         trials = [made.trial for made in part]
@@ -143,22 +164,15 @@ class Runner:
                 if epoch is not None:
                     on_epoch(trial, epoch.epoch)
 
-        try:
-            return train_together(
-                [made.model for made in part],
-                self.whole(trials[0]),
-                trials[0].protocol,
-                masks=[made.mask for made in part],
-                orders=[Order(stream(trial.seed, "order"), self.chosen(trial)) for trial in trials],
-                on_epoch=tell,
-                compile=self.catalog.sweep.compile,
-            )
-        except torch.OutOfMemoryError:
-            logger.warning("no memory for %d networks at once; trying half of them", len(part))
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        middle = len(part) // 2
-        return [*self._train(part[:middle], on_epoch), *self._train(part[middle:], on_epoch)]
+        return train_together(
+            [made.model for made in part],
+            self.whole(trials[0]),
+            trials[0].protocol,
+            masks=[made.mask for made in part],
+            orders=[Order(stream(trial.seed, "order"), self.chosen(trial)) for trial in trials],
+            on_epoch=tell,
+            compile=self.catalog.sweep.compile,
+        )
 
     def _train_alone(self, made: Prepared, on_epoch: Callable[[Trial, int], None]) -> History:
         trial = made.trial

@@ -30,6 +30,9 @@ GAIN = 1.05
 """How much faster another way must be to be taken."""
 
 MOST_LANES = 512
+SMALL = 0.02
+"""Seconds of a small step."""
+
 SHORT = 0.2
 """Seconds that a measurement takes, about."""
 
@@ -71,8 +74,9 @@ def choose(runner: Runner, missing: Sequence[Trial]) -> Choice:
 
     def way(workers: int, lanes: int | str) -> Choice:
         share = max(1, threads // workers)
+        each = {kind: (trial, -(-count // workers)) for kind, (trial, count) in kinds(missing).items()}
         with using(share):
-            best = {k: best_lanes(runner, trial, count, lanes) for k, (trial, count) in kinds(missing).items()}
+            best = {kind: best_lanes(runner, trial, count, lanes) for kind, (trial, count) in each.items()}
         seconds = {kind: one / workers for kind, (_, one) in best.items()}
         return Choice(workers, share, {kind: lanes for kind, (lanes, _) in best.items()}, seconds)
 
@@ -81,11 +85,11 @@ def choose(runner: Runner, missing: Sequence[Trial]) -> Choice:
 
     if sweep.workers != "auto":
         return way(sweep.workers, sweep.lanes)
-    if sweep.lanes == "auto":
-        simple = way(1, 1)
-        if total(simple) < 2 * START_UP:
-            return simple
-    here = way(1, sweep.lanes)
+    here = simple = way(1, 1)
+    if sweep.lanes != 1 and (sweep.lanes != "auto" or total(simple) >= 2 * START_UP):
+        here = way(1, sweep.lanes)
+    if total(here) < 2 * START_UP:
+        return here
     if runner.device.type != "cpu" or threads < 2 or len(missing) < 2 or not sweep.by_name or os.name != "posix":
         return here
     apart = way(min(threads, len(missing)), sweep.lanes)
@@ -125,7 +129,10 @@ def best_lanes(runner: Runner, trial: Trial, count: int, asked: int | str) -> tu
             if lanes > 1 and (why := runner.alone(trial)) is not None:
                 logger.warning("%s is trained one at a time: %s", trial.model, why)
                 lanes = 1
-            return lanes, step_seconds(runner, trial, lanes)[0]
+            try:
+                return lanes, step_seconds(runner, trial, lanes)[0]
+            except torch.OutOfMemoryError:  # they will be split
+                return lanes, step_seconds(runner, trial, 1)[0]
         lanes, (seconds, taken) = 1, step_seconds(runner, trial, 1)
     except Exception:  # the trial itself will fail, and say why
         return 1, 0.0

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -37,6 +38,8 @@ class Worker:
     process: subprocess.Popen[bytes]
     line: Connection
     cell: list[Trial] = field(default_factory=list)
+    ready: bool = False
+    """Whether it has read the sweep."""
     since: float = 0.0
 
 
@@ -46,6 +49,7 @@ class Pool:
     def __init__(self, runner: Runner, choice: Choice) -> None:
         self.runner, self.choice = runner, choice
         self._workers: list[Worker] = []
+        self._places = {trial.identity: i for i, trial in enumerate(runner.catalog.trials)}
 
     def __enter__(self) -> "Pool":
         return self
@@ -83,10 +87,14 @@ class Pool:
                 try:
                     kind, content = worker.line.recv()
                 except (EOFError, OSError):
-                    again = self._bury(worker, attempts, take)
-                    waiting.extendleft([again] if again else [])
-                    continue
-                if kind == "epoch":
+                    if worker.ready:
+                        again = self._bury(worker, attempts, take)
+                        waiting.extendleft([again] if again else [])
+                        continue
+                    kind, content = "unfit", f"it ended as it began, with exit code {worker.process.wait()}"
+                if kind == "ready":
+                    worker.ready = True
+                elif kind == "epoch":
                     place, number = content
                     epoch(worker.cell[place], number)
                 elif kind == "records":
@@ -109,8 +117,8 @@ class Pool:
             if wanted := ask(waiting.popleft()):
                 worker = worker or self._start()
                 worker.cell, worker.since = wanted, time.perf_counter()
-                places = {trial.identity: i for i, trial in enumerate(self.runner.catalog.trials)}
-                worker.line.send([places[trial.identity] for trial in wanted])
+                with suppress(OSError):  # if it is dead, its line says so when it is read
+                    worker.line.send([self._places[trial.identity] for trial in wanted])
 
     def _start(self) -> Worker:
         """A new worker, which reads the sweep's data and builds its networks by itself."""
@@ -119,16 +127,17 @@ class Pool:
             content = pickle.dumps((sweep, self.runner.command, self.choice, logging.getLogger().level))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise UserError(f"this sweep cannot be given to worker processes ({error}); use --workers 1") from error
-        threads = str(self.choice.threads)
+        threads, path = str(self.choice.threads), os.pathsep.join(part or os.getcwd() for part in sys.path)
         line, theirs = Pipe()
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-m", "pai_bench.execution.worker", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "pai_bench.execution.worker", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+                env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONPATH": path},
             )
-        line.send_bytes(content)
+        with suppress(OSError):
+            line.send_bytes(content)
         self._workers.append(Worker(process, line))
         return self._workers[-1]
 

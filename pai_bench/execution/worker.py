@@ -38,6 +38,7 @@ def serve(line: Connection) -> None:
         line.send(("unfit", f"{type(error).__name__}: {error}"))
         return
     runner = Runner(catalog, command, workers=choice.workers)
+    line.send(("ready", None))
     while True:
         cell = [catalog.trials[place] for place in line.recv()]
 

@@ -1,10 +1,13 @@
 """What a training step is done to: one network, or several of one kind at once, their parameters stacked in lanes."""
 
 import copy
+import pickle
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
@@ -44,6 +47,9 @@ class Alone(Program):
 
     def __init__(self, model: nn.Module, mask: Mapping[str, Tensor] | None = None) -> None:
         self.model, self.lanes, self.parameters = model, 1, list(model.parameters())
+        for weight in self.parameters:  # the optimiser's kernel goes through memory in order
+            if weight.layout is torch.strided and torch.empty_like(weight).stride() != weight.stride():
+                weight.data = weight.data.contiguous()
         self._training: bool | None = None
         self.exact = Exact([model.get_parameter(name) for name in mask or ()], list((mask or {}).values()))
 
@@ -144,6 +150,60 @@ def refuse_chance(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if (isinstance(module, _DropoutNd) and module.p) or (isinstance(module, nn.RNNBase) and module.dropout):
             raise UserError(f"{name!r} draws at random in training, so that each network has to be trained alone")
+
+
+def refuse_ties(model: nn.Module) -> None:
+    """Refuse lanes to a network in which a tensor has two names, of which only one would be stacked."""
+    for named in (model.named_parameters, model.named_buffers):
+        once = dict(named())
+        if two := [name for name, _ in named(remove_duplicate=False) if name not in once]:
+            raise UserError(f"{two[0]!r} is another name of a tensor that has one")
+
+
+def difference(
+    apart: Sequence[nn.Module], together: Sequence[nn.Module], inputs: Tensor, targets: Tensor
+) -> str | None:
+    """What tells networks that are trained in lanes from equal ones that are trained `apart`, after two steps.
+
+    None if nothing does. Raises what torch does where it cannot make lanes of them.
+    """
+    refuse_chance(apart[0])
+    refuse_ties(apart[0])
+    lanes, count = Lanes(together, [None] * len(together)), len(together)
+    before = chance()
+    losses = [steps(lanes, torch.stack([inputs] * count), torch.stack([targets] * count))]
+    logits = lanes.logits(inputs)
+    if chance() != before:
+        return "it draws at random in training"
+    lanes.finish()
+    alone = [Alone(model) for model in apart]
+    losses.append(torch.cat([steps(program, inputs[None], targets[None]) for program in alone], 1))
+    pairs = {"losses": (losses[0], losses[1]), "outputs": (logits, torch.cat([one.logits(inputs) for one in alone]))}
+    for one, other in zip(together, apart, strict=True):
+        pairs |= {name: (value, other.state_dict()[name]) for name, value in one.state_dict().items()}
+        for name, (lane, alike) in pairs.items():
+            if not torch.allclose(lane, alike, rtol=1e-3, atol=1e-3, equal_nan=True):
+                return f"in lanes, its {name} would differ"
+    return None
+
+
+def chance() -> bytes:
+    """The states of all generators that a network may draw from without being asked."""
+    return pickle.dumps((torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()))
+
+
+def steps(program: Program, inputs: Tensor, targets: Tensor) -> Tensor:
+    """The losses (2, lanes) of two steps of plain gradient descent."""
+    found = []
+    weights = [weight for weight in program.parameters if weight.requires_grad]
+    for _ in range(2):
+        losses = program.losses(inputs, targets)
+        gradients = torch.autograd.grad(losses.sum(), weights, materialize_grads=True)
+        with torch.no_grad():
+            for weight, gradient in zip(weights, gradients, strict=True):
+                weight.sub_(gradient, alpha=0.01)
+        found.append(losses.detach())
+    return torch.stack(found)
 
 
 @torch.no_grad()

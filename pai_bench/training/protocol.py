@@ -97,10 +97,12 @@ class Protocol:
             raise UserError(f"budget {budget:g} is outside (0, 1]: it is the share of the protocol's length")
         if budget == 1:
             return self
-        iterations = None if self.iterations is None else max(1, round(budget * self.iterations))
-        return dataclasses.replace(
-            self, epochs=max(1, round(budget * self.epochs)), iterations=iterations, budget=budget * self.budget
-        )
+
+        def part(length: int) -> int:
+            return length and max(1, round(budget * length))
+
+        iterations = None if self.iterations is None else part(self.iterations)
+        return dataclasses.replace(self, epochs=part(self.epochs), iterations=iterations, budget=budget * self.budget)
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of `step` (from 0) out of `steps`."""

@@ -28,6 +28,7 @@ class Step:
         self.weights = [weight for weight in program.parameters if weight.requires_grad]
         self._losses: Callable[[Tensor, Tensor], Tensor] = program.losses
         if compile:
+            torch._dynamo.reset()  # or else only the first few networks of a process would be compiled
             self._losses = torch.compile(program.losses, dynamic=False)
         self._ones = torch.ones(program.lanes, device=self.weights[0].device, dtype=self.weights[0].dtype)
         self._buffers: list[Tensor | None] = [None] * len(self.weights)  # momentum
