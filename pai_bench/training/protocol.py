@@ -102,7 +102,9 @@ class Protocol:
             return length and max(1, round(budget * length))
 
         iterations = None if self.iterations is None else part(self.iterations)
-        return dataclasses.replace(self, epochs=part(self.epochs), iterations=iterations, budget=budget * self.budget)
+        length = self.epochs if self.iterations is None else self.iterations
+        share = part(length) / length if length else 1.0  # no epoch is shorter than one
+        return dataclasses.replace(self, epochs=part(self.epochs), iterations=iterations, budget=share * self.budget)
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of `step` (from 0) out of `steps`."""
