@@ -184,3 +184,17 @@ def test_a_cuda_device_gives_what_the_cpu_gives() -> None:
     one, two = model(), model().cuda()
     cpu, cuda = train(one, data(), PROTOCOL), train(two, data().to("cuda"), PROTOCOL)
     assert cuda.epochs[-1].train_loss == pytest.approx(cpu.epochs[-1].train_loss, rel=1e-3)
+
+
+@pytest.mark.parametrize("optimiser", ["momentum", "adam"])
+def test_weights_that_lie_apart_in_memory_are_trained_as_others(optimiser: str) -> None:
+    networks = [model(), model()]
+    with torch.no_grad():
+        weight = networks[1].get_parameter("4.weight")
+        weight.data = torch.stack([weight, weight], 2)[..., 0]
+    assert networks[1].get_parameter("4.weight").stride() == (128, 2)
+    protocol = dataclasses.replace(PROTOCOL, **OPTIMISERS[optimiser])  # type: ignore[arg-type]
+    for network in networks:
+        train(network, data(), protocol, mask=half_mask(model()))
+    for one, other in zip(*(network.parameters() for network in networks), strict=True):
+        assert torch.equal(one, other)
