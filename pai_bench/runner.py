@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +26,6 @@ from pai_bench.timing import Measurement, measured
 from pai_bench.training.batches import Order
 from pai_bench.training.programs import difference
 from pai_bench.training.trainer import DivergedError, Epoch, History, evaluate, train, train_together
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 
@@ -192,9 +189,10 @@ class Runner:
         trial, model, links = made.trial, made.model, made.links
         if history.diverged is not None:
             return self.failure(trial, DivergedError(history.diverged))
-        test_loss, test_accuracy = self._final(model, self.data(trial), history)
-        cut = made.cut and links is not None
-        why = f"no path from input to output, cut first in {links.first_cut}; not trained" if cut and links else None
+        test_loss, test_accuracy = self._final(model, trial, history)
+        why = None
+        if made.cut and links is not None:
+            why = f"no path from input to output, cut first in {links.first_cut}; not trained"
         return self._record(
             trial,
             "disconnected" if made.cut else "done",
@@ -307,10 +305,11 @@ class Runner:
         """How the trial's network is drawn again for scoring."""
         return lambda _seed: self.model(trial, "redraw")
 
-    def _final(self, model: nn.Module, data: DataSet, history: History) -> tuple[float, float]:
+    def _final(self, model: nn.Module, trial: Trial, history: History) -> tuple[float, float]:
         """Test loss and accuracy after the last epoch."""
         if history.epochs:
             return history.epochs[-1].test_loss, history.epochs[-1].test_accuracy
+        data = self.data(trial)
         return evaluate(model, data, data.test)
 
     def _batch_norm(self, trial: Trial, model: nn.Module) -> str | None:

@@ -1,17 +1,18 @@
 """How many worker processes and how many lanes: as asked for, or what is measured to be fastest."""
 
+import functools
 import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 
 from pai_bench.plan import Trial
-from pai_bench.runner import Runner
+from pai_bench.runner import Runner, no_memory
 from pai_bench.timing import measured, synchronise
 from pai_bench.training.batches import Batches, Order
 from pai_bench.training.precision import arithmetic
@@ -70,13 +71,20 @@ def choose(runner: Runner, missing: Sequence[Trial]) -> Choice:
     lanes. A sweep that takes seconds is run as it comes.
     """
     sweep, threads = runner.catalog.sweep, torch.get_num_threads()
-    work = {kind: count * steps_of(runner, trial) for kind, (trial, count) in kinds(missing).items()}
+    found = kinds(missing)
+    work = {kind: count * steps_of(runner, trial) for kind, (trial, count) in found.items()}
+
+    @functools.cache
+    def measure(kind: Kind, threads: int, lanes: int) -> tuple[float, int]:
+        with using(threads):
+            return step_seconds(runner, found[kind][0], lanes)
 
     def way(workers: int, lanes: int | str) -> Choice:
         share = max(1, threads // workers)
-        each = {kind: (trial, -(-count // workers)) for kind, (trial, count) in kinds(missing).items()}
-        with using(share):
-            best = {kind: best_lanes(runner, trial, count, lanes) for kind, (trial, count) in each.items()}
+        best = {
+            kind: best_lanes(runner, trial, -(-count // workers), lanes, functools.partial(measure, kind, share))
+            for kind, (trial, count) in found.items()
+        }
         seconds = {kind: one / workers for kind, (_, one) in best.items()}
         return Choice(workers, share, {kind: lanes for kind, (lanes, _) in best.items()}, seconds)
 
@@ -118,10 +126,12 @@ def using(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def best_lanes(runner: Runner, trial: Trial, count: int, asked: int | str) -> tuple[int, float]:
+def best_lanes(
+    runner: Runner, trial: Trial, count: int, asked: int | str, measure: Callable[[int], tuple[float, int]]
+) -> tuple[int, float]:
     """How many of `count` trials to train together, and what a step of one of them takes then, in seconds.
 
-    Lanes are doubled as long as that is faster and memory allows it.
+    Lanes are doubled as long as that is faster and memory allows it. `measure` gives seconds and bytes of some lanes.
     """
     try:
         if asked != "auto":
@@ -130,18 +140,22 @@ def best_lanes(runner: Runner, trial: Trial, count: int, asked: int | str) -> tu
                 logger.warning("%s is trained one at a time: %s", trial.model, why)
                 lanes = 1
             try:
-                return lanes, step_seconds(runner, trial, lanes)[0]
-            except torch.OutOfMemoryError:  # they will be split
-                return lanes, step_seconds(runner, trial, 1)[0]
-        lanes, (seconds, taken) = 1, step_seconds(runner, trial, 1)
+                return lanes, measure(lanes)[0]
+            except Exception as error:
+                if not no_memory(error):
+                    raise
+                return lanes, measure(1)[0]  # they will be split
+        lanes, (seconds, taken) = 1, measure(1)
     except Exception:  # the trial itself will fail, and say why
         return 1, 0.0
-    while (
-        2 * lanes <= min(count, MOST_LANES) and 2.5 * taken < free_bytes(runner.device) and runner.alone(trial) is None
-    ):
+    # on a processor, lanes are for networks whose steps are too small to keep it busy
+    most = min(count, MOST_LANES) if runner.device.type != "cpu" or seconds < SMALL else 1
+    while 2 * lanes <= most and 2.5 * taken < free_bytes(runner.device) and runner.alone(trial) is None:
         try:
-            found, taken = step_seconds(runner, trial, 2 * lanes)
-        except torch.OutOfMemoryError:
+            found, taken = measure(2 * lanes)
+        except Exception as error:
+            if not no_memory(error):
+                raise
             break
         if found * GAIN > seconds:
             break

@@ -19,6 +19,9 @@ MOVES = frozenset(
 )
 """Operations that put elements elsewhere and add zeros or constants."""
 
+SPLITS = frozenset({"split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes"})
+"""Operations whose results are the pieces, one after the other, of what they take."""
+
 SUMMING_MOVES = frozenset({"col2im", "index_add", "scatter_add"})
 """Operations that put elements elsewhere, several of them in one place."""
 

@@ -16,6 +16,7 @@ from pai_bench.pruning.operations import (
     ELEMENTWISE,
     MOVES,
     REDUCTIONS,
+    SPLITS,
     SUMMING_MOVES,
 )
 from pai_bench.pruning.tracing import Operation, mapped, tensors
@@ -27,8 +28,6 @@ Rule = Callable[["Reach", Operation], Any]
 """The reaches of an operation's results, or None where it does not know."""
 
 RULES: dict[str, Rule] = {}
-
-SPLITS = ("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes")
 
 MOVED = ("self", "tensors", "src", "source", "values", "input", "data", "other", "tensor")
 """Arguments whose elements are moved; others say where to."""

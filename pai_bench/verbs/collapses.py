@@ -6,7 +6,7 @@ from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from pai_bench.verbs.console import FAILED, INTERRUPTED, make_console, print_table
+from pai_bench.verbs.console import FAILED, INTERRUPTED, make_console, print_failure, print_table
 from pai_bench.verbs.sweeps import sweeps
 
 if TYPE_CHECKING:
@@ -95,8 +95,7 @@ def search_all(console: "Console", missing: list[Work], settings: "Settings", fo
                 found.append(search.result(perf_counter() - start))
             except Exception as error:  # the others are worth knowing
                 failed += 1
-                line = f"{trial.criterion_name} failed on {trial.model}: {type(error).__name__}: {error}"
-                progress.console.print(line, style="red", highlight=False, markup=False)
+                print_failure(progress.console, trial.criterion_name, trial.model, error)
             else:
                 store.write_collapse(found[-1])
             progress.update(task, completed=done + share)

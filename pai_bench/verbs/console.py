@@ -16,6 +16,12 @@ def make_console() -> "Console":
     return console if console.is_terminal else Console(width=max(console.width, 160))
 
 
+def print_failure(console: "Console", what: str, model: str, error: Exception) -> None:
+    """A line about a criterion that failed on a network, while the others go on."""
+    line = f"{what} failed on {model}: {type(error).__name__}: {error}"
+    console.print(line, style="red", highlight=False, markup=False)
+
+
 def print_table(console: "Console", title: str, rows: list[list[str]]) -> None:
     """A table of a report on the terminal."""
     from rich.markup import escape

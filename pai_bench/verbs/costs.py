@@ -5,7 +5,7 @@ import argparse
 from pai_bench import recipe
 from pai_bench.errors import UserError
 from pai_bench.plan import Sweep
-from pai_bench.verbs.console import FAILED, make_console, print_table
+from pai_bench.verbs.console import FAILED, make_console, print_failure, print_table
 
 
 def time(given: argparse.Namespace) -> int:
@@ -40,8 +40,7 @@ def time(given: argparse.Namespace) -> int:
                     measured.append(measure_cost(runner, trial, steps[key], rounds=given.rounds, budget=given.seconds))
                 except Exception as error:  # the others are worth measuring
                     failed += 1
-                    line = f"{trial.criterion_name} failed on {trial.model}: {type(error).__name__}: {error}"
-                    progress.console.print(line, style="red", highlight=False, markup=False)
+                    print_failure(progress.console, trial.criterion_name, trial.model, error)
                 else:
                     store.write_cost(measured[-1])
                 progress.advance(task)

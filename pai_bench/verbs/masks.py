@@ -2,15 +2,11 @@
 
 import argparse
 import dataclasses
-from typing import TYPE_CHECKING
 
 from pai_bench import recipe
 from pai_bench.errors import UserError
 from pai_bench.plan import Sweep
 from pai_bench.verbs.console import make_console
-
-if TYPE_CHECKING:
-    pass
 
 
 def prune(given: argparse.Namespace) -> int:
