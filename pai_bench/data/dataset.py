@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -10,6 +11,9 @@ import torch
 from torch import Tensor
 
 from pai_bench.errors import UserError
+
+IN_CACHE = 2**18
+"""Pixels that are looked at together."""
 
 
 class Split(NamedTuple):
@@ -61,14 +65,29 @@ class DataSet:
     @cached_property
     def mean_and_std(self) -> tuple[Tensor, Tensor]:
         """Per-channel mean and standard deviation of the uint8 training images, on the scale 0..255, in float64."""
-        values = torch.arange(256, dtype=torch.float64)
-        counts = torch.stack(
-            [torch.bincount(c.reshape(-1).int(), minlength=256) for c in self.train.inputs.cpu().unbind(1)]
-        ).double()
-        share = counts / counts.sum(1, keepdim=True)
-        mean = share @ values
-        std = ((share * (values - mean[:, None]) ** 2).sum(1)).sqrt()
+        return self.mean_and_std_of(None)
+
+    def mean_and_std_of(self, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`mean_and_std` of the `chosen` training images alone, all of them for None."""
+        sums, squares = (part if chosen is None else part[chosen] for part in self._sums)
+        count = len(sums) * self.train.inputs[0, 0].numel()
+        # in whole numbers of any length: count^2 variance = count sum(x^2) - sum(x)^2 exactly
+        pairs = list(zip(sums.sum(0).tolist(), squares.sum(0).tolist(), strict=True))
+        mean = torch.tensor([total / count for total, _ in pairs], dtype=torch.float64)
+        variance = [(count * square - total**2) / count**2 for total, square in pairs]
+        std = torch.tensor([math.sqrt(v) for v in variance], dtype=torch.float64)
         return mean, torch.where(std > 0, std, 1.0)
+
+    @cached_property
+    def _sums(self) -> tuple[Tensor, Tensor]:
+        """Sum of the pixels, and of their squares, of each training image and channel: of any subset, they are sums."""
+        sums, squares = [], []
+        images = self.train.inputs.unsqueeze(-1).flatten(2)
+        for part in images.split(max(1, IN_CACHE // images[0].numel())):
+            pixels = part.double()  # which holds whole numbers up to 2^53 exactly
+            sums.append(pixels.sum(2))
+            squares.append(pixels.square().sum(2))
+        return torch.cat(sums).long(), torch.cat(squares).long()
 
     def normalised(self, inputs: Tensor) -> Tensor:
         """`inputs` as a network takes them: uint8 images with mean 0 and deviation 1 over the training set."""
@@ -81,10 +100,19 @@ class DataSet:
     @cached_property
     def scale(self) -> tuple[Tensor, Tensor]:
         """`mean_and_std` on the data's device, in the shape of one example; kept, since every batch needs them."""
+        return self.scale_of(None)
+
+    def scale_of(self, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`scale` of the `chosen` training images alone."""
         images = self.train.inputs
         shape = (-1, *(1,) * (images.dim() - 2))
-        mean, std = (t.float().to(images.device).view(shape) for t in self.mean_and_std)
+        mean, std = (t.float().to(images.device).view(shape) for t in self.mean_and_std_of(chosen))
         return mean, std
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all examples and labels."""
+        return sum(tensor.nbytes for tensor in (*self.train, *self.test))
 
     @cached_property
     def checksum(self) -> str:

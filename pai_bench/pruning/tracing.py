@@ -148,6 +148,10 @@ class Recorder(TorchDispatchMode):
         """A hook that says that it has ended."""
         self.running.pop()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or else torch._dynamo is imported at the first operation, which takes two seconds
+
     def __torch_dispatch__(self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if self.paused:
             return func(*args, **(kwargs or {}))

@@ -52,7 +52,7 @@ class Batches:
         # each trial's training images have mean 0 and deviation 1
         self.by_lane = self.inputs.dtype == torch.uint8 and any(chosen is not None for chosen in self.chosen)
         if self.by_lane:
-            scales = [data.only(chosen).scale for chosen in self.chosen]
+            scales = [data.scale_of(chosen) for chosen in self.chosen]
             self._mean, self._std = (torch.stack(parts)[:, None] for parts in zip(*scales, strict=True))
 
     def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:

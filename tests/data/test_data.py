@@ -14,6 +14,7 @@ from PIL import Image
 
 import pai_bench as pb
 from pai_bench.data import Split, images
+from pai_bench.data.digits import raw_digits
 
 
 def small(seed: int = 0) -> pb.DataSet:
@@ -22,6 +23,13 @@ def small(seed: int = 0) -> pb.DataSet:
     inputs = torch.randint(0, 256, (40, 3, 2, 2), generator=generator, dtype=torch.uint8)
     targets = torch.tensor([0] * 20 + [1] * 10 + [2] * 8 + [3] * 2)
     return pb.DataSet("small", Split(inputs, targets), Split(inputs[:5], targets[:5]), num_classes=4)
+
+
+def test_digits_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = raw_digits()
+    monkeypatch.setattr(Path, "is_file", lambda _self: False)
+    for mine, theirs in zip(read, raw_digits(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
 
 
 def test_digits() -> None:
@@ -290,3 +298,14 @@ def test_plain_tuples_become_splits() -> None:
     plain = (inputs, targets)
     assert isinstance(pb.DataSet("plain", plain, plain).train, Split)  # type: ignore[arg-type]
     assert len(inputs) == len(targets)
+
+
+def test_the_scale_of_a_part_is_that_of_its_images() -> None:
+    data = small()
+    chosen = torch.tensor([3, 5, 8, 13, 21])
+    pixels = data.train.inputs[chosen].double()
+    mean, std = data.mean_and_std_of(chosen)
+    torch.testing.assert_close(mean, pixels.mean((0, 2, 3)), rtol=1e-14, atol=0)
+    torch.testing.assert_close(std, pixels.std((0, 2, 3), correction=0), rtol=1e-13, atol=0)
+    for found, alone in zip((mean, std), data.only(chosen).mean_and_std, strict=True):
+        assert torch.equal(found, alone)
