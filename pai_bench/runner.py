@@ -38,6 +38,10 @@ def no_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
+class ListenerError(BaseException):
+    """Whoever listens to the progress of trials has raised an error, its cause, which is no failure of a trial."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A trial that is ready for training; one whose mask has `cut` the network in two is not trained."""
@@ -69,6 +73,19 @@ class Runner:
 
         `on_epoch` is told when a trial begins to train (0), and of every epoch that it has finished.
         """
+
+        def tell(trial: Trial, epoch: int) -> None:
+            try:
+                on_epoch(trial, epoch)
+            except Exception as error:
+                raise ListenerError from error
+
+        try:
+            return self._run_together(trials, tell)
+        except ListenerError as error:
+            raise error.__cause__ or error from None
+
+    def _run_together(self, trials: Sequence[Trial], on_epoch: Callable[[Trial, int], None]) -> list[Record]:
         records: dict[str, Record] = {}
         ready = []
         for trial in trials:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -24,8 +25,11 @@ logger = logging.getLogger(__name__)
 Kind = tuple[str, str, object]
 """Data set, network and protocol: what decides how long a step takes."""
 
-START_UP = 6.0
+START_UP = 3.0
 """Seconds that a worker takes until it trains: it imports torch and reads the data."""
+
+WORKER = 2**29
+"""Bytes of memory that a worker takes beside its data and its training."""
 
 GAIN = 1.05
 """How much faster another way must be to be taken."""
@@ -98,9 +102,19 @@ def choose(runner: Runner, missing: Sequence[Trial]) -> Choice:
         here = way(1, sweep.lanes)
     if total(here) < 2 * START_UP:
         return here
-    if runner.device.type != "cpu" or threads < 2 or len(missing) < 2 or not sweep.by_name or os.name != "posix":
+    if runner.device.type != "cpu" or not sweep.by_name or os.name != "posix":
         return here
-    apart = way(min(threads, len(missing)), sweep.lanes)
+
+    def needs(kind: Kind) -> int:
+        try:
+            return measure(kind, threads, 1)[1] + runner.whole(found[kind][0]).nbytes
+        except Exception:  # the trial itself will fail, and say why
+            return 0
+
+    room = free_bytes(runner.device) // (WORKER + max(map(needs, found)))
+    if (workers := min(threads, len(missing), room)) < 2:
+        return here
+    apart = way(workers, sweep.lanes)
     return apart if total(apart) * GAIN + START_UP < total(here) else here
 
 
@@ -199,7 +213,12 @@ def _step_seconds(runner: Runner, trial: Trial, lanes: int) -> tuple[float, int]
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is not in use."""
+    """Memory that is not in use, within what a container may use."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit, used = (Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current"))
+    try:
+        return min(free, int(limit.read_text()) - int(used.read_text()))
+    except (OSError, ValueError):  # no container, or one without a limit
+        return free

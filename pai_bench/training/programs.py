@@ -26,6 +26,8 @@ class Program(ABC):
     lanes: int
     parameters: Sequence[Tensor]
     """What the optimiser changes."""
+    module: nn.Module
+    """What computes the outputs."""
     exact: "Exact"
     """Makes zeros of what the masks remove."""
 
@@ -46,7 +48,7 @@ class Alone(Program):
     """One network, as it is."""
 
     def __init__(self, model: nn.Module, mask: Mapping[str, Tensor] | None = None) -> None:
-        self.model, self.lanes, self.parameters = model, 1, list(model.parameters())
+        self.module, self.lanes, self.parameters = model, 1, list(model.parameters())
         for weight in self.parameters:  # the optimiser's kernel goes through memory in order
             if weight.layout is torch.strided and torch.empty_like(weight).stride() != weight.stride():
                 weight.data = weight.data.contiguous()
@@ -55,17 +57,17 @@ class Alone(Program):
 
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
         self._be(training=True)
-        return F.cross_entropy(self.model(inputs[0]), targets[0]).unsqueeze(0)
+        return F.cross_entropy(self.module(inputs[0]), targets[0]).unsqueeze(0)
 
     def logits(self, inputs: Tensor, *, by_lane: bool = False) -> Tensor:
         self._be(training=False)
-        found: Tensor = self.model(inputs[0] if by_lane else inputs)
+        found: Tensor = self.module(inputs[0] if by_lane else inputs)
         return found[None]
 
     def _be(self, *, training: bool) -> None:
         if self._training is not training:  # going through all modules at every step would be seen
             self._training = training
-            self.model.train(training)
+            self.module.train(training)
 
     def finish(self) -> None:
         pass
@@ -82,7 +84,7 @@ class Lanes(Program):
         self.models, self.lanes = models, len(models)
         for model in models:
             model.train()
-        self.base = copy.deepcopy(models[0]).to("meta")
+        self.module = copy.deepcopy(models[0]).to("meta")
         self.state, self.buffers = stack_module_state(list(models))
         self.parameters = list(self.state.values())
         names = [name for name in self.state if any(mask is not None and name in mask for mask in masks)]
@@ -101,9 +103,9 @@ class Lanes(Program):
 
     def _run(self, inputs: Tensor, dim: int | None, *, training: bool) -> Tensor:
         def one(state: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Any:
-            return functional_call(self.base, (state, buffers), (x,))
+            return functional_call(self.module, (state, buffers), (x,))
 
-        self.base.train(training)
+        self.module.train(training)
         with Decomposed():
             found: Tensor = torch.vmap(one, in_dims=(0, 0, dim))(self.state, self.buffers, inputs)
         return found

@@ -4,11 +4,11 @@ import logging
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-from pai_bench.training.programs import Program
+from pai_bench.training.programs import Program, chance
 from pai_bench.training.protocol import Protocol
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,8 @@ class Step:
             torch._dynamo.reset()  # or else only the first few networks of a process would be compiled
             self._losses = torch.compile(program.losses, dynamic=False)
         self._ones = torch.ones(program.lanes, device=self.weights[0].device, dtype=self.weights[0].dtype)
-        self._buffers: list[Tensor | None] = [None] * len(self.weights)  # momentum
+        # from zero, the first momentum is the first gradient
+        self._momenta = [torch.zeros_like(weight) if protocol.momentum else None for weight in self.weights]
         if protocol.optimizer == "adam":
             self._averages = [torch.zeros_like(weight) for weight in self.weights]
             self._squares = [torch.zeros_like(weight) for weight in self.weights]
@@ -40,24 +41,25 @@ class Step:
     def __call__(self, inputs: Tensor, targets: Tensor, rate: float | Tensor) -> Tensor:
         """The losses (lanes,) before the step, at the learning rate `rate`."""
         losses = self._losses(inputs, targets)
-        gradients = torch.autograd.grad(losses, self.weights, self._ones, materialize_grads=True)
+        gradients = torch.autograd.grad(losses, self.weights, self._ones, allow_unused=True)
         with torch.no_grad():
-            # the kernel goes through both in the order of memory
-            pairs = zip(self.weights, gradients, strict=True)
-            self._change([g if g.stride() == w.stride() else torch.empty_like(w).copy_(g) for w, g in pairs], rate)
+            # a weight that took no part is left as it is, without decay and momentum, as by torch's own optimisers
+            pairs = {i: (self.weights[i], g) for i, g in enumerate(gradients) if g is not None}
+            self._change({i: alike(gradient, weight) for i, (weight, gradient) in pairs.items()}, rate)
         self.exact()
         return losses.detach()
 
-    def _change(self, gradients: list[Tensor], rate: float | Tensor) -> None:
-        protocol = self.protocol
+    def _change(self, gradients: dict[int, Tensor], rate: float | Tensor) -> None:
+        """Change the weights at some places by their gradients."""
+        protocol, weights = self.protocol, [self.weights[i] for i in gradients]
         if protocol.optimizer == "adam":
             adam(
-                self.weights,
-                gradients,
-                self._averages,
-                self._squares,
+                weights,
+                list(gradients.values()),
+                [self._averages[i] for i in gradients],
+                [self._squares[i] for i in gradients],
                 [],
-                self._counts,
+                [self._counts[i] for i in gradients],
                 fused=True,
                 capturable=isinstance(rate, Tensor),
                 amsgrad=False,
@@ -70,9 +72,9 @@ class Step:
             )
             return
         sgd(
-            self.weights,
-            gradients,
-            self._buffers,
+            weights,
+            list(gradients.values()),
+            [self._momenta[i] for i in gradients],
             fused=True,
             weight_decay=protocol.weight_decay,
             momentum=protocol.momentum,
@@ -83,16 +85,26 @@ class Step:
         )
 
 
+def alike(gradient: Tensor, weight: Tensor) -> Tensor:
+    """A gradient laid out in memory as its weight is: the optimiser's kernel goes through both in order."""
+    if gradient.layout is not torch.strided:  # of an embedding that was asked for sparse ones
+        gradient = gradient.to_dense()
+    return gradient if gradient.stride() == weight.stride() else torch.empty_like(weight).copy_(gradient)
+
+
 class Recorded:
     """The steps of a CUDA device: the first ones as they are, then one that is recorded as a graph and played again.
 
     Launching a graph costs the processor as much as launching one kernel, so that small networks keep the device busy.
-    A step that cannot be recorded is taken as it is, every time.
+    A step that cannot be recorded is taken as it is, every time, and one that changes more than tensors in place: a
+    network that counts in Python, replaces a buffer or draws on the processor would do none of it in a graph.
     """
 
     def __init__(self, step: Step) -> None:
         self.step, self._taken = step, 0
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._steady = True
+        """Whether no step has changed more than tensors in place."""
 
     def __call__(self, inputs: Tensor, targets: Tensor, rate: float) -> Tensor:
         """As `Step`."""
@@ -108,11 +120,14 @@ class Recorded:
             return self._found.clone()
         if self._taken <= FIRST:
             self._side.wait_stream(torch.cuda.current_stream(inputs.device))
+            before = beside_tensors(self.step.program.module)
             with torch.cuda.stream(self._side):
                 losses = self.step(inputs, targets, self._rate)
+            # the first step may fill what a network makes when it is first used
+            self._steady = self._taken == 1 or (self._steady and beside_tensors(self.step.program.module) == before)
             torch.cuda.current_stream(inputs.device).wait_stream(self._side)
             return losses
-        if self._taken == FIRST + 1 and self._record(inputs, targets):
+        if self._taken == FIRST + 1 and self._steady and self._record(inputs, targets):
             return self(inputs, targets, rate)
         return self.step(inputs, targets, self._rate)
 
@@ -128,6 +143,16 @@ class Recorded:
             return False
         self._graph = graph
         return True
+
+
+def beside_tensors(module: nn.Module) -> list[object]:
+    """What a step may change of a network without a trace in a recorded graph: all but the content of its tensors."""
+    found: list[object] = [chance()]
+    for part in module.modules():
+        for name, value in vars(part).items():
+            held = value.items() if name in ("_parameters", "_buffers") else [(name, value)]
+            found += [(key, one if isinstance(one, (int, float, str)) else id(one)) for key, one in held]
+    return found
 
 
 def step_for(program: Program, protocol: Protocol, device: torch.device, *, compile: bool = False) -> "Step | Recorded":

@@ -1,5 +1,6 @@
 """How many workers and lanes: what is asked for, or what is fastest in a table of made-up measurements."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,6 +66,23 @@ def test_lanes_end_where_memory_does(monkeypatch: pytest.MonkeyPatch) -> None:
     table = {(2, 1): 1.0, (2, 2): 0.5, (2, 4): 0.25, (2, 8): 0.12, (1, 1): 9.0}
     monkeypatch.setattr(choice, "free_bytes", lambda _device: 900)
     assert lanes_of(choose_by(monkeypatch, table, taken=100)) == [4]
+
+
+def test_as_many_workers_as_memory_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {(2, 1): 1.0, (1, 1): 1.0}
+    monkeypatch.setattr(choice, "free_bytes", lambda _device: 2 * choice.WORKER)
+    assert choose_by(monkeypatch, table, lanes=1).workers == 1  # the data have to fit too
+    monkeypatch.setattr(choice, "free_bytes", lambda _device: 2 * choice.WORKER + 10**8)
+    assert choose_by(monkeypatch, table, lanes=1).workers == 2
+    assert choose_by(monkeypatch, table, lanes=1, taken=10**8).workers == 1
+
+
+def test_a_container_limits_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {"memory.max": "3000\n", "memory.current": "1000\n"}
+    monkeypatch.setattr(Path, "read_text", lambda path: texts[path.name])
+    assert choice.free_bytes(torch.device("cpu")) == 2000
+    texts["memory.max"] = "max\n"
+    assert choice.free_bytes(torch.device("cpu")) > 2**20
 
 
 def test_a_sweep_of_seconds_is_run_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:

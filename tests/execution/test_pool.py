@@ -13,15 +13,17 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import pai_bench as pb
 from pai_bench import runner
 from pai_bench.catalog import resolve
-from pai_bench.execution import run_catalog
+from pai_bench.execution import Listener, run_catalog
 from pai_bench.execution.choice import Choice
 from pai_bench.execution.pool import Pool
 from pai_bench.identity import stream
+from pai_bench.plan import Trial
 from pai_bench.report.page import write_report
 from pai_bench.runner import Runner
 from pai_bench.store import Store
@@ -145,6 +147,75 @@ def test_no_worker_is_left_after_an_error() -> None:
         processes = [worker.process for worker in pool._workers]
         assert processes
     assert all(process.poll() is not None for process in processes)
+
+
+class Breaks(Listener):
+    """A listener with a mistake in it."""
+
+    def epoch(self, trial: Trial, epoch: int) -> None:
+        raise ZeroDivisionError("in the listener")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_of_a_listener_is_no_failure_of_a_trial(workers: int) -> None:
+    with pytest.raises(ZeroDivisionError, match="in the listener"):
+        pb.run(named(workers=workers), out="r", listener=Breaks())
+    assert not list(Path("r").glob("**/*.json"))
+
+
+SCRIPT = """
+import sys
+import pai_bench as pb
+from pai_bench.execution import Listener
+
+class Shows(Listener):
+    def epoch(self, trial, epoch):
+        print("epoch", epoch, flush=True)
+
+keys = dict(criteria=["snip"], models=["lenet-300-100"], data=["folder:pictures"], data_dir=sys.argv[1], workers=2)
+keys |= dict(lanes=1, sparsities=[0.5], seeds=2, device="cpu", batch_size=2, score_batch=4, epochs=int(sys.argv[2]))
+frame = pb.run(pb.Sweep(**keys), listener=Shows())
+assert set(frame.status) == {"done"}, list(frame.error)
+"""
+
+
+@pytest.fixture
+def pictures() -> Path:
+    """Eight pictures of two classes for training and four to test, in a folder."""
+    for part, count in (("train", 4), ("test", 2)):
+        for name in "ab":
+            Path("here", "pictures", part, name).mkdir(parents=True)
+            for i in range(count):
+                image = Image.new("L", (6, 6), 40 * i + 100 * (name == "b"))
+                image.save(Path("here", "pictures", part, name, f"{i}.png"))
+    return Path("here")
+
+
+def test_workers_of_a_script_without_a_file_with_data_in_a_relative_folder(pictures: Path) -> None:
+    command = [sys.executable, "-", str(pictures), "1"]
+    done = subprocess.run(command, input=SCRIPT, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {record.provenance["workers"] for record in Store("results")} == {2}
+
+
+@pytest.mark.slow
+def test_workers_go_when_their_parent_is_killed(pictures: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(pictures), "1000000"], stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"epoch 0\n"
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    for _ in range(100):
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:  # nobody is left in its group
+            return
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    pytest.fail("a worker is left")
 
 
 @pytest.mark.slow

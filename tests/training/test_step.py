@@ -1,6 +1,8 @@
 """Precision, compiled steps, and recorded ones on a GPU: the same training in other arithmetic."""
 
+import copy
 import dataclasses
+import random
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from pai_bench.data import Split
 from pai_bench.training import step as steps
 from pai_bench.training.batches import Order
 from pai_bench.training.precision import arithmetic
+from pai_bench.training.programs import Alone
 from pai_bench.training.protocol import Protocol
 from pai_bench.training.trainer import History, train, train_together
 
@@ -102,3 +105,72 @@ def test_a_gpu_gives_what_the_cpu_gives(lanes: int) -> None:
     one, _ = trained("cuda", "lenet-300-100", lanes)
     other, _ = trained("cpu", "lenet-300-100", lanes)
     assert all(close(a, b, 1e-4) for a, b in zip(one, other, strict=True))
+
+
+class Sometimes(nn.Module):
+    """A network with a part that only some batches use, and a layer whose gradients are sparse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(10, 4, sparse=True)
+        self.usual, self.extra = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        found = self.table(tokens).mean(1)
+        chosen = self.usual if int(tokens[0, 0]) % 2 else self.extra
+        return torch.as_tensor(chosen(found))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_weight_that_takes_no_part_in_a_step_stays_as_it_is(optimizer: str) -> None:
+    protocol = Protocol(name="", epochs=1, batch_size=6, optimizer=optimizer, weight_decay=0.1, learning_rate=0.1)  # type: ignore[arg-type]
+    one = Sometimes().double()
+    other = copy.deepcopy(one)
+    other.table.sparse = False  # torch's own optimisers do not take sparse gradients with decay
+    step = steps.Step(Alone(one), protocol)
+    keys: dict[str, Any] = {"lr": 0.1, "weight_decay": 0.1}
+    theirs: torch.optim.Optimizer = torch.optim.Adam(other.parameters(), **keys)
+    if optimizer == "sgd":
+        theirs = torch.optim.SGD(other.parameters(), momentum=protocol.momentum, **keys)
+    for i in (0, 1, 1, 0, 0, 1):
+        tokens, targets = torch.randint(0, 10, (6, 5)), torch.randint(0, 3, (6,))
+        tokens[0, 0] = i
+        theirs.zero_grad()
+        nn.functional.cross_entropy(other(tokens), targets).backward()
+        theirs.step()
+        step(tokens[None], targets[None], 0.1)
+        for mine, weight in zip(one.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(mine, weight, rtol=1e-12, atol=1e-12)
+
+
+class Restless(nn.Linear):
+    """A layer that changes, in every step, what it is told to."""
+
+    seen: torch.Tensor
+
+    def __init__(self, change: str) -> None:
+        super().__init__(2, 2)
+        self.register_buffer("seen", torch.zeros(2))
+        self.calls, self.change = 0, change
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.change == "counts":
+            self.calls += 1
+        elif self.change == "replaces":
+            self.seen = self.seen + x.mean()
+        elif self.change == "draws":
+            x = x * random.random()
+        elif self.change == "drops":
+            x = nn.functional.dropout(x)
+        else:
+            self.seen += x.mean()
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("change", ["counts", "replaces", "draws", "drops", "in place"])
+def test_what_a_graph_would_not_repeat_is_seen(change: str) -> None:
+    module = nn.Sequential(Restless(change))
+    before = steps.beside_tensors(module)
+    assert steps.beside_tensors(module) == before
+    module(torch.ones(1, 2))
+    assert (steps.beside_tensors(module) == before) == (change == "in place")
