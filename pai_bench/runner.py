@@ -19,9 +19,11 @@ from pai_bench.models import create_model
 from pai_bench.plan import Trial
 from pai_bench.pruning import Batch, Connectivity, Mask, Scorer, get_schedule, prunable_parameters, prune
 from pai_bench.pruning.connectivity import connectivity
+from pai_bench.pruning.flops import Flops, flops
 from pai_bench.pruning.guard import BATCH_NORMS
 from pai_bench.randomness import random_state
 from pai_bench.store import EpochRecord, Layer, Record
+from pai_bench.store.bits import pack
 from pai_bench.timing import Measurement, measured
 from pai_bench.training.batches import Order
 from pai_bench.training.programs import difference
@@ -61,6 +63,7 @@ class Runner:
         self.catalog, self.device, self.command, self.workers = catalog, catalog.device, command, workers
         self._resident: dict[str, DataSet] = {}
         self._alone: dict[tuple[str, str], str | None] = {}
+        self._flops: dict[tuple[str, str], Flops | None] = {}
         self._warm: set[tuple[str, str, str]] = set()
 
     def run(self, trial: Trial, on_epoch: Callable[[int], None] = lambda _epoch: None) -> Record:
@@ -217,7 +220,7 @@ class Runner:
             error=why,
             test_accuracy=test_accuracy,
             test_loss=_finite(test_loss),
-            **self._connectivity(model, made.mask, links),
+            **self._left(trial, model, made.mask, links),
             score_seconds=made.score.seconds if made.score else None,
             score_peak_bytes=made.score.peak_bytes if made.score else None,
             train_seconds=history.seconds,
@@ -243,21 +246,47 @@ class Runner:
             logger.warning("connectivity is not known: %s: %s", type(error).__name__, error)
             return None
 
-    def _connectivity(self, model: nn.Module, mask: Mask | None, links: Connectivity | None) -> dict[str, Any]:
+    def _left(self, trial: Trial, model: nn.Module, mask: Mask | None, links: Connectivity | None) -> dict[str, Any]:
         """The fields of a record that say what is left of the network."""
         weights = prunable_parameters(model)
         sizes = {name: tensor.numel() for name, tensor in (mask or weights).items()}
         kept = mask.kept_per_layer() if mask else sizes
         effective = {layer.name: layer.effective for layer in links.layers} if links else dict.fromkeys(sizes)
+        work = self.flops(trial, model)
+        by_weight = work.by_weight if work else {}
+        shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
         return {
+            "flops": work.total if work else None,
+            "mask": pack({name: keep.cpu().numpy() for name, keep in mask.items()}) if mask else None,
             "achieved_sparsity": 1 - sum(kept.values()) / sum(sizes.values()),
             "effective_sparsity": links.effective_sparsity if links else None,
             "connected": links.connected if links else None,
             "dead_layers": tuple(n for n in sizes if n in weights and not (kept[n] if links is None else effective[n])),
             "first_cut": links.first_cut if links else None,
             "severed_shortcuts": links.severed_shortcuts if links else (),
-            "layers": tuple(Layer(name=n, size=sizes[n], kept=kept[n], effective=effective[n]) for n in sizes),
+            "layers": tuple(
+                Layer(
+                    name=name,
+                    size=sizes[name],
+                    kept=kept[name],
+                    effective=effective[name],
+                    shape=shapes.get(name, ()),
+                    flops=by_weight.get(name, 0) if work else None,
+                )
+                for name in sizes
+            ),
         }
+
+    def flops(self, trial: Trial, model: nn.Module) -> Flops | None:
+        """The dense network's operations for one example; None for one that cannot be followed."""
+        if (kind := (trial.data, trial.model)) not in self._flops:
+            try:
+                example = torch.zeros(1, *self.whole(trial).input_shape, device=self.device)
+                self._flops[kind] = flops(model, example)
+            except Exception as error:  # whatever a network does, it can be trained all the same
+                logger.debug("its operations cannot be counted: %s: %s", type(error).__name__, error)
+                self._flops[kind] = None
+        return self._flops[kind]
 
     def whole(self, trial: Trial) -> DataSet:
         """The trial's data set on the device, with all of its training examples."""
@@ -366,6 +395,7 @@ class Runner:
                 "data": {
                     "label": data.label,
                     "checksum": data.checksum,
+                    "shape": list(data.input_shape),
                     "train": len(data.train.targets),
                     "test": len(data.test.targets),
                 },

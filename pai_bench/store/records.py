@@ -28,6 +28,9 @@ class Layer:
     kept: int
     effective: int | None = None
     """Connections that are kept and lie on a path from an input to an output."""
+    shape: tuple[int, ...] = ()
+    flops: int | None = None
+    """Floating-point operations that the dense network does with this weight, for one example."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,10 @@ class Record:
     epochs: int | None = None
     device: str | None = None
     batch_norm: str | None = None
+    flops: int | None = None
+    """Floating-point operations of the dense network's forward pass of one example."""
+    mask: str | None = None
+    """What is kept, as `pai_bench.store.bits` writes it, so that masks can be compared."""
     layers: tuple[Layer, ...] = ()
     curve: tuple[EpochRecord, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
@@ -82,7 +89,7 @@ class Record:
         try:
             if raw.get("schema", 0) > SCHEMA:
                 raise NewerSchemaError(f"schema {raw['schema']} is newer than this version reads ({SCHEMA})")
-            raw["layers"] = tuple(Layer(**layer) for layer in raw["layers"])
+            raw["layers"] = tuple(Layer(**layer | {"shape": tuple(layer.get("shape", ()))}) for layer in raw["layers"])
             raw["curve"] = tuple(EpochRecord(**epoch) for epoch in raw["curve"])
             raw["dead_layers"] = None if raw["dead_layers"] is None else tuple(raw["dead_layers"])
             raw["severed_shortcuts"] = tuple(raw.get("severed_shortcuts", ()))
@@ -108,6 +115,13 @@ class Record:
         """The text of the record's file."""
         return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
 
+    @property
+    def flops_kept(self) -> float | None:
+        """Floating-point operations that are left if products with removed weights are not made."""
+        if self.flops is None or any(layer.flops is None for layer in self.layers):
+            return None
+        return self.flops - sum((layer.flops or 0) * (1 - layer.kept / layer.size) for layer in self.layers)
+
     def row(self) -> dict[str, Any]:
         """The record as one row of `read_results`."""
         trial, criterion = self.trial, self.trial["criterion"]
@@ -132,6 +146,11 @@ class Record:
             "revision": criterion["revision"] if criterion else None,
             "first_cut": self.first_cut,
             "batch_norm": self.batch_norm,
+            "parameters": sum(layer.size for layer in self.layers) or None,
+            "parameters_kept": sum(layer.kept for layer in self.layers) if self.layers else None,
+            "flops": self.flops,
+            "flops_kept": self.flops_kept,
+            "best_accuracy": max((epoch.test_accuracy for epoch in self.curve), default=None),
             "train_fraction": trial["train_fraction"],
             "protocol": Protocol.of(trial["protocol"]).describe(),
             "identity": self.identity,

@@ -1,0 +1,53 @@
+"""What a forward pass computes, and which weights it computes it with."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.utils.flop_counter import flop_registry
+
+from pai_bench.pruning.tracing import Operation, trace
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations of one forward pass, a multiplication and its addition counted as two.
+
+    Those of matrix products, convolutions and attention, by torch's own formulas (`torch.utils.flop_counter`);
+    element-wise operations, normalisations and biases are not counted, as is usual.
+    """
+
+    total: int
+    by_weight: Mapping[str, int]
+    """Parameter name -> those of the products with it; each is a multiplication with one of its elements."""
+
+
+def flops(model: nn.Module, example: Tensor) -> Flops:
+    """The operations of `model`, in evaluation mode, on one `example` (1, ...)."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        found = trace(model.eval(), example)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    owners = {weight.untyped_storage()._cdata: name for name, weight in model.named_parameters()}
+    total, by_weight = 0, Counter[str]()
+    for operation in found.operations:
+        if count := counted(operation):
+            total += count
+            # a weight comes in as it is, transposed or in parts: in all of these it is the same memory
+            inputs = {tensor.untyped_storage()._cdata for tensor in operation.given if tensor.dim() > 1}
+            by_weight.update({owners[where]: count for where in inputs & owners.keys()})
+    return Flops(total, dict(by_weight))
+
+
+def counted(operation: Operation) -> int:
+    """What one operation computes; 0 for what is not counted."""
+    function = operation.function
+    if not isinstance(function, OpOverload) or (formula := flop_registry.get(function.overloadpacket)) is None:
+        return 0
+    places = [argument for argument in function._schema.arguments if not argument.kwarg_only]
+    values = [operation.arguments[argument.name] for argument in places]
+    return int(formula(*values, out_val=operation.results[0]))
