@@ -41,7 +41,11 @@ def no_memory(error: Exception) -> bool:
 
 
 class ListenerError(BaseException):
-    """Whoever listens to the progress of trials has raised an error, its cause, which is no failure of a trial."""
+    """Whoever listens to the progress of trials has raised an `error`, which is no failure of a trial."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,13 @@ class Runner:
             try:
                 on_epoch(trial, epoch)
             except Exception as error:
-                raise ListenerError from error
+                raise ListenerError(error) from error
 
         try:
             return self._run_together(trials, tell)
-        except ListenerError as error:
-            raise error.__cause__ or error from None
+        except ListenerError as listener:
+            found = listener.error
+        raise found  # as it was raised, with what had caused it
 
     def _run_together(self, trials: Sequence[Trial], on_epoch: Callable[[Trial, int], None]) -> list[Record]:
         records: dict[str, Record] = {}

@@ -70,7 +70,7 @@ class DataSet:
     def mean_and_std_of(self, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
         """`mean_and_std` of the `chosen` training images alone, all of them for None."""
         sums, squares = (part if chosen is None else part[chosen] for part in self._sums)
-        count = len(sums) * self.train.inputs[0, 0].numel()
+        count = max(1, len(sums) * self.train.inputs[0, 0].numel())
         # in whole numbers of any length: count^2 variance = count sum(x^2) - sum(x)^2 exactly
         pairs = list(zip(sums.sum(0).tolist(), squares.sum(0).tolist(), strict=True))
         mean = torch.tensor([total / count for total, _ in pairs], dtype=torch.float64)
@@ -81,13 +81,17 @@ class DataSet:
     @cached_property
     def _sums(self) -> tuple[Tensor, Tensor]:
         """Sum of the pixels, and of their squares, of each training image and channel: of any subset, they are sums."""
-        sums, squares = [], []
         images = self.train.inputs.unsqueeze(-1).flatten(2)
-        for part in images.split(max(1, IN_CACHE // images[0].numel())):
-            pixels = part.double()  # which holds whole numbers up to 2^53 exactly
-            sums.append(pixels.sum(2))
-            squares.append(pixels.square().sum(2))
-        return torch.cat(sums).long(), torch.cat(squares).long()
+        sums, squares = (torch.empty(images.shape[:2], dtype=torch.float64, device=images.device) for _ in range(2))
+        size = max(1, IN_CACHE // max(1, images[0].numel()))
+        # double precision holds whole numbers up to 2^53 exactly; one buffer, since many would leave holes in memory
+        buffer = torch.empty(images[:size].shape, dtype=torch.float64, device=images.device)
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            pixels = buffer[: len(part)].copy_(part)
+            torch.sum(pixels, 2, out=sums[start : start + size])
+            torch.sum(pixels.square_(), 2, out=squares[start : start + size])
+        return sums.long(), squares.long()
 
     def normalised(self, inputs: Tensor) -> Tensor:
         """`inputs` as a network takes them: uint8 images with mean 0 and deviation 1 over the training set."""

@@ -38,8 +38,7 @@ def raw_digits() -> tuple[np.ndarray, np.ndarray]:
     Read from scikit-learn's file, since importing scikit-learn takes longer than training on this data set.
     """
     spec = find_spec("sklearn")
-    assert spec is not None
-    path = Path(str(spec.origin)).parent / "datasets" / "data" / "digits.csv.gz"
+    path = Path(str(spec and spec.origin)).parent / "datasets" / "data" / "digits.csv.gz"
     if path.is_file():
         table = np.loadtxt(path, delimiter=",", dtype=np.int64)
         return table[:, :-1].reshape(-1, 8, 8), table[:, -1]

@@ -68,6 +68,16 @@ def kind_of(trial: Trial) -> Kind:
     return trial.data, trial.model, trial.protocol
 
 
+UNKNOWN = 2**62
+"""Bytes where nothing limits them that could be asked."""
+
+CONTAINERS = (
+    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Folder, limit, usage, and the part of it that is page cache, by version of control groups."""
+
+
 def choose(runner: Runner, missing: Sequence[Trial]) -> Choice:
     """How to run the `missing` trials: as the sweep says, where it says ``auto`` as some training steps tell.
 
@@ -84,9 +94,9 @@ def choose(runner: Runner, missing: Sequence[Trial]) -> Choice:
             return step_seconds(runner, found[kind][0], lanes)
 
     def way(workers: int, lanes: int | str) -> Choice:
-        share = max(1, threads // workers)
+        share, room = max(1, threads // workers), free_bytes(runner.device) // workers
         best = {
-            kind: best_lanes(runner, trial, -(-count // workers), lanes, functools.partial(measure, kind, share))
+            kind: best_lanes(runner, trial, -(-count // workers), lanes, room, functools.partial(measure, kind, share))
             for kind, (trial, count) in found.items()
         }
         seconds = {kind: one / workers for kind, (_, one) in best.items()}
@@ -106,13 +116,17 @@ def choose(runner: Runner, missing: Sequence[Trial]) -> Choice:
         return here
 
     def needs(kind: Kind) -> int:
+        lanes = 1 if sweep.lanes == "auto" else min(int(sweep.lanes), found[kind][1])
         try:
-            return measure(kind, threads, 1)[1] + runner.whole(found[kind][0]).nbytes
+            return measure(kind, threads, lanes)[1]
         except Exception:  # the trial itself will fail, and say why
             return 0
 
-    room = free_bytes(runner.device) // (WORKER + max(map(needs, found)))
+    each = WORKER + sum(data.nbytes for data in runner.catalog.data.values()) + max(map(needs, found))
+    room = free_bytes(runner.device) // each
     if (workers := min(threads, len(missing), room)) < 2:
+        if room < 2:
+            logger.warning("memory has no room for worker processes: each would take %.1f GiB", each / 2**30)
         return here
     apart = way(workers, sweep.lanes)
     return apart if total(apart) * GAIN + START_UP < total(here) else here
@@ -141,11 +155,12 @@ def using(threads: int) -> Iterator[None]:
 
 
 def best_lanes(
-    runner: Runner, trial: Trial, count: int, asked: int | str, measure: Callable[[int], tuple[float, int]]
+    runner: Runner, trial: Trial, count: int, asked: int | str, room: int, measure: Callable[[int], tuple[float, int]]
 ) -> tuple[int, float]:
     """How many of `count` trials to train together, and what a step of one of them takes then, in seconds.
 
-    Lanes are doubled as long as that is faster and memory allows it. `measure` gives seconds and bytes of some lanes.
+    Lanes are doubled as long as that is faster and they fit into `room` bytes. `measure` gives seconds and bytes of
+    some lanes.
     """
     try:
         if asked != "auto":
@@ -164,7 +179,7 @@ def best_lanes(
         return 1, 0.0
     # on a processor, lanes are for networks whose steps are too small to keep it busy
     most = min(count, MOST_LANES) if runner.device.type != "cpu" or seconds < SMALL else 1
-    while 2 * lanes <= most and 2.5 * taken < free_bytes(runner.device) and runner.alone(trial) is None:
+    while 2 * lanes <= most and 2.5 * taken < room and runner.alone(trial) is None:
         try:
             found, taken = measure(2 * lanes)
         except Exception as error:
@@ -186,17 +201,18 @@ def step_seconds(runner: Runner, trial: Trial, lanes: int) -> tuple[float, int]:
 
 
 def _step_seconds(runner: Runner, trial: Trial, lanes: int) -> tuple[float, int]:
-    data, model = runner.data(trial), runner.model(trial)
-    program: Program
-    if lanes == 1:
-        prepare_layout(model, data.normalised(data.train.inputs[:2]))
-        program = Alone(model)
-    else:
-        program = Lanes([model] * lanes, [None] * lanes)
-    step = step_for(program, trial.protocol, runner.device, compile=runner.catalog.sweep.compile)
+    data = runner.data(trial)
     batches = Batches(data, [Order(i) for i in range(lanes)], trial.protocol)
     rate = trial.protocol.rate(0, 1)
-    with measured(runner.device, memory=True) as first:
+    with measured(runner.device, memory=True) as first:  # weights, gradients, the optimiser's memory, activations
+        model = runner.model(trial)
+        program: Program
+        if lanes == 1:
+            prepare_layout(model, data.normalised(data.train.inputs[:2]))
+            program = Alone(model)
+        else:
+            program = Lanes([model] * lanes, [None] * lanes)
+        step = step_for(program, trial.protocol, runner.device, compile=runner.catalog.sweep.compile)
         step(*next(batches.epoch()), rate)
     for _ in range(FIRST if runner.device.type == "cuda" else 0):  # until the step is recorded
         step(*next(batches.epoch()), rate)
@@ -213,12 +229,31 @@ def _step_seconds(runner: Runner, trial: Trial, lanes: int) -> tuple[float, int]
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is not in use, within what a container may use."""
+    """Memory that can be had: without swapping, and within what a container may use."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit, used = (Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current"))
+    return min(free() for free in (of_machine, of_container))
+
+
+def of_machine() -> int:
+    """Memory that the system would give; the page cache, which it can give up, is among it."""
     try:
-        return min(free, int(limit.read_text()) - int(used.read_text()))
-    except (OSError, ValueError):  # no container, or one without a limit
-        return free
+        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return 1024 * int(fields["MemAvailable"].split()[0])
+    except (OSError, ValueError, KeyError):
+        try:
+            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (ValueError, OSError, AttributeError):  # a system that does not say
+            return UNKNOWN
+
+
+def of_container() -> int:
+    """Memory that a control group leaves, of version 2 or 1; the page cache counts as free here, too."""
+    for root, limit, used, cache in CONTAINERS:
+        try:
+            held = int(Path(root, used).read_text())
+            files = dict(line.split() for line in Path(root, "memory.stat").read_text().splitlines())
+            return int(Path(root, limit).read_text()) - held + int(files[cache])
+        except (OSError, ValueError, KeyError):  # none of this version, or without a limit
+            continue
+    return UNKNOWN

@@ -5,6 +5,7 @@ import pickle
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -119,16 +120,31 @@ class Lanes(Program):
 
 
 class Decomposed(TorchFunctionMode):
-    """Recurrent layers as the simpler operations that they are made of, since `torch.vmap` knows only those."""
+    """Layers as the simpler operations that they are made of, since `torch.vmap` knows only those.
+
+    Recurrent ones; and embeddings with a padding token, whose place vmap loses in all lanes but the first, so that
+    the token would be trained in them.
+    """
 
     LAYERS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.embedding:
+            given = dict(zip(("input", "weight", "padding_idx"), args, strict=False)) | (kwargs or {})
+            if (padding := given.get("padding_idx")) is not None:
+                rest = {key: value for key, value in given.items() if key != "padding_idx"}
+                found = func(**rest, **dict(zip(EMBEDDING[3:], args[3:], strict=False)))
+                is_padding = (given["input"] == padding % given["weight"].shape[0]).unsqueeze(-1)
+                return torch.where(is_padding, found.detach(), found)
         name = getattr(func, "__name__", "")
         if name in self.LAYERS and func is getattr(torch._C._VariableFunctions, name):
             operation = getattr(torch.ops.aten, name).input
             func = torch._decomp.get_decompositions([operation])[operation]
         return func(*args, **(kwargs or {}))
+
+
+EMBEDDING = ("input", "weight", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
+"""The parameters of `torch.nn.functional.embedding`."""
 
 
 class Exact:
@@ -171,27 +187,84 @@ def difference(
     """
     refuse_chance(apart[0])
     refuse_ties(apart[0])
+    start = {name: value.clone() for name, value in apart[0].state_dict().items()}, dict(apart[1].state_dict())
+    start = start[0], {name: value.clone() for name, value in start[1].items()}
     lanes, count = Lanes(together, [None] * len(together)), len(together)
-    before = chance()
+    before = beside_tensors(lanes.module)
     losses = [steps(lanes, torch.stack([inputs] * count), torch.stack([targets] * count))]
     logits = lanes.logits(inputs)
-    if chance() != before:
-        return "it draws at random in training"
+    if beside_tensors(lanes.module) != before:
+        return "it draws at random in training, or keeps a state of its own"
     lanes.finish()
     alone = [Alone(model) for model in apart]
     losses.append(torch.cat([steps(program, inputs[None], targets[None]) for program in alone], 1))
     pairs = {"losses": (losses[0], losses[1]), "outputs": (logits, torch.cat([one.logits(inputs) for one in alone]))}
-    for one, other in zip(together, apart, strict=True):
-        pairs |= {name: (value, other.state_dict()[name]) for name, value in one.state_dict().items()}
-        for name, (lane, alike) in pairs.items():
-            if not torch.allclose(lane, alike, rtol=1e-3, atol=1e-3, equal_nan=True):
+    for name, (lane, alike) in pairs.items():
+        if not torch.allclose(lane, alike, rtol=1e-3, atol=1e-3, equal_nan=True):
+            return f"in lanes, its {name} would differ"
+    for one, other, begun in zip(together, apart, start, strict=True):
+        for name, value in other.state_dict().items():
+            if not changed_alike(begun[name], one.state_dict()[name], value):
                 return f"in lanes, its {name} would differ"
     return None
+
+
+def changed_alike(start: Tensor, one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have changed from `start` by the same, up to rounding: a hundredth of the largest change."""
+    start, one, other = start.double(), one.double(), other.double()
+    if not start.numel():
+        return True
+    largest = max(float((one - start).abs().max()), float((other - start).abs().max()))
+    rounding = 1e-6 * float(start.abs().max())
+    return bool(torch.allclose(one, other, rtol=0, atol=0.01 * largest + rounding, equal_nan=True))
 
 
 def chance() -> bytes:
     """The states of all generators that a network may draw from without being asked."""
     return pickle.dumps((torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()))
+
+
+def beside_tensors(module: nn.Module, *, attributes: bool = False) -> list[object]:
+    """What a step may change of a network besides the content of its tensors, to be compared with the same later.
+
+    Numbers, texts and containers, states of generators, and which tensors are its parameters and buffers; with
+    `attributes`, also which tensors are its other attributes. What cannot be compared is never the same.
+    """
+    found: list[object] = [chance()]
+    for part in module.modules():
+        for name, value in vars(part).items():
+            if name != "training" and (attributes or not isinstance(value, Tensor)):
+                found.append((name, content(value)))
+    return found
+
+
+def content(value: object) -> object:
+    """Something that is equal to what it was before if `value` is."""
+    if isinstance(value, (Tensor, nn.Module)) or callable(value):
+        return Same(value)
+    if isinstance(value, torch.Generator):
+        return bytes(value.get_state().tolist())
+    if isinstance(value, Mapping):
+        return [(content(key), content(one)) for key, one in value.items()]
+    if isinstance(value, (list, tuple)):
+        return [content(one) for one in value]
+    try:
+        return pickle.dumps(value)
+    except Exception:  # whatever it is, it does not say what it holds
+        return object()
+
+
+@dataclass(frozen=True, eq=False)
+class Same:
+    """Stands for one object, and keeps it, so that no other comes to lie where it lay."""
+
+    held: object
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.held is other.held
+
+    def __hash__(self) -> int:
+        return id(self.held)
 
 
 def steps(program: Program, inputs: Tensor, targets: Tensor) -> Tensor:

@@ -4,11 +4,11 @@ import logging
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-from pai_bench.training.programs import Program, chance
+from pai_bench.training.programs import Program, beside_tensors
 from pai_bench.training.protocol import Protocol
 
 logger = logging.getLogger(__name__)
@@ -120,16 +120,19 @@ class Recorded:
             return self._found.clone()
         if self._taken <= FIRST:
             self._side.wait_stream(torch.cuda.current_stream(inputs.device))
-            before = beside_tensors(self.step.program.module)
+            before = self._state()
             with torch.cuda.stream(self._side):
                 losses = self.step(inputs, targets, self._rate)
             # the first step may fill what a network makes when it is first used
-            self._steady = self._taken == 1 or (self._steady and beside_tensors(self.step.program.module) == before)
+            self._steady = self._taken == 1 or (self._steady and self._state() == before)
             torch.cuda.current_stream(inputs.device).wait_stream(self._side)
             return losses
         if self._taken == FIRST + 1 and self._steady and self._record(inputs, targets):
             return self(inputs, targets, rate)
         return self.step(inputs, targets, self._rate)
+
+    def _state(self) -> list[object]:
+        return beside_tensors(self.step.program.module, attributes=True)
 
     def _record(self, inputs: Tensor, targets: Tensor) -> bool:
         """Record a step, which is not taken thereby."""
@@ -143,16 +146,6 @@ class Recorded:
             return False
         self._graph = graph
         return True
-
-
-def beside_tensors(module: nn.Module) -> list[object]:
-    """What a step may change of a network without a trace in a recorded graph: all but the content of its tensors."""
-    found: list[object] = [chance()]
-    for part in module.modules():
-        for name, value in vars(part).items():
-            held = value.items() if name in ("_parameters", "_buffers") else [(name, value)]
-            found += [(key, one if isinstance(one, (int, float, str)) else id(one)) for key, one in held]
-    return found
 
 
 def step_for(program: Program, protocol: Protocol, device: torch.device, *, compile: bool = False) -> "Step | Recorded":

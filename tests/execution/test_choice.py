@@ -1,5 +1,6 @@
 """How many workers and lanes: what is asked for, or what is fastest in a table of made-up measurements."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +78,41 @@ def test_as_many_workers_as_memory_has_room_for(monkeypatch: pytest.MonkeyPatch)
     assert choose_by(monkeypatch, table, lanes=1, taken=10**8).workers == 1
 
 
-def test_a_container_limits_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = {"memory.max": "3000\n", "memory.current": "1000\n"}
-    monkeypatch.setattr(Path, "read_text", lambda path: texts[path.name])
-    assert choice.free_bytes(torch.device("cpu")) == 2000
-    texts["memory.max"] = "max\n"
+def test_lanes_and_workers_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "free_bytes", lambda _device: 2 * choice.WORKER + 10**9)
+    assert choose_by(monkeypatch, {(2, 8): 1.0, (1, 8): 1.0}, lanes=8, taken=10**8).workers == 1
+    table = {(2, 1): 1.0, (1, 1): 1.0, (1, 2): 0.5, (1, 4): 0.25, (1, 8): 0.12, (1, 16): 0.06}
+    found = choose_by(monkeypatch, table, taken=10**8)
+    assert (found.workers, lanes_of(found)) == (2, [8])  # 2.5 x 4 lanes still fit into the half of a worker
+    assert lanes_of(choose_by(monkeypatch, table, taken=2 * 10**8)) == [4]
+
+
+GROUPS = [
+    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+]
+
+
+@pytest.mark.parametrize(("root", "limit", "used", "cache"), GROUPS)
+def test_a_container_limits_the_memory(
+    monkeypatch: pytest.MonkeyPatch, root: str, limit: str, used: str, cache: str
+) -> None:
+    texts = {"/proc/meminfo": "MemFree: 1 kB\nMemAvailable:  9999999 kB\n", f"{root}/{limit}": "3000\n"}
+    texts |= {f"{root}/{used}": "1000\n", f"{root}/memory.stat": f"anon 3\n{cache} 500\n"}
+
+    def read(path: Path) -> str:
+        if str(path) not in texts:
+            raise FileNotFoundError(path)
+        return texts[str(path)]
+
+    monkeypatch.setattr(Path, "read_text", read)
+    assert choice.free_bytes(torch.device("cpu")) == 2500  # files that are kept in memory can be given up
+    texts[f"{root}/{limit}"] = "max\n"
+    assert choice.free_bytes(torch.device("cpu")) == 9999999 * 1024
+    del texts["/proc/meminfo"]
     assert choice.free_bytes(torch.device("cpu")) > 2**20
+    monkeypatch.setattr(os, "sysconf", lambda name: int(name))
+    assert choice.free_bytes(torch.device("cpu")) == choice.UNKNOWN
 
 
 def test_a_sweep_of_seconds_is_run_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Networks trained together come out as each would alone."""
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -70,6 +71,50 @@ def both(name: str, protocol: Protocol = PROTOCOL) -> tuple[list[Any], list[Any]
     apart = [train(m, examples, protocol, mask=masks[i], seed=i) for i, m in enumerate(alone)]
     joint = train_together(together, examples, protocol, masks=masks, orders=[Order(i) for i in range(LANES)])
     return alone, together, apart, joint
+
+
+class Words(nn.Module):
+    """A network that reads tokens, of which one is padding."""
+
+    def __init__(self, padding: int | None) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(9, 5, padding_idx=padding), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.table(x).mean(1).tanh())
+
+
+def sentences() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return torch.randint(0, 9, (37, 6), generator=generator), torch.randint(0, 3, (37,), generator=generator)
+
+
+@pytest.mark.parametrize("padding", [None, 0, 4, -1])
+def test_padding_is_not_trained_in_any_lane(padding: int | None) -> None:
+    """`torch.vmap` loses the place of the padding token in all lanes but the first."""
+    torch.manual_seed(0)
+    alone = [Words(padding) for _ in range(LANES)]
+    together = copy.deepcopy(alone)
+    split = Split(*sentences())
+    examples = pb.DataSet("words", split, split, num_classes=3)
+    for i, model in enumerate(alone):
+        train(model, examples, PROTOCOL, seed=i)
+    orders = [Order(i) for i in range(LANES)]
+    train_together(together, examples, PROTOCOL, masks=[None] * LANES, orders=orders)
+    for one, other in zip(alone, together, strict=True):
+        for a, b in zip(one.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+def test_a_small_wrong_gradient_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    inputs, targets = (part[:8] for part in sentences())
+    models = [Words(0) for _ in range(2)]
+    assert programs.difference(copy.deepcopy(models), copy.deepcopy(models), inputs, targets) is None
+    monkeypatch.setattr(programs.Decomposed, "__torch_function__", lambda _s, f, _t, a=(), k=None: f(*a, **(k or {})))
+    assert (
+        programs.difference(models, copy.deepcopy(models), inputs, targets) == "in lanes, its table.weight would differ"
+    )
 
 
 @pytest.mark.parametrize("name", ["lenet-300-100", "lenet-5-caffe", "resnet-20", "LSTM", "GRU", "RNN"])

@@ -5,6 +5,7 @@ import dataclasses
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from pai_bench.data import Split
 from pai_bench.training import step as steps
 from pai_bench.training.batches import Order
 from pai_bench.training.precision import arithmetic
-from pai_bench.training.programs import Alone
+from pai_bench.training.programs import Alone, beside_tensors
 from pai_bench.training.protocol import Protocol
 from pai_bench.training.trainer import History, train, train_together
 
@@ -143,6 +144,13 @@ def test_a_weight_that_takes_no_part_in_a_step_stays_as_it_is(optimizer: str) ->
             torch.testing.assert_close(mine, weight, rtol=1e-12, atol=1e-12)
 
 
+class Held:
+    """Something with a state, that a network holds."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+
 class Restless(nn.Linear):
     """A layer that changes, in every step, what it is told to."""
 
@@ -152,25 +160,49 @@ class Restless(nn.Linear):
         super().__init__(2, 2)
         self.register_buffer("seen", torch.zeros(2))
         self.calls, self.change = 0, change
+        self.log: list[int] = []
+        self.table = {"n": 0}
+        self.held, self.chance = Held(), np.random.default_rng(0)
+        self.own, self.generator = random.Random(0), torch.Generator().manual_seed(0)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.change == "counts":
+        change = self.change
+        if change == "counts":
             self.calls += 1
-        elif self.change == "replaces":
+        elif change == "notes":
+            self.log.append(1)
+        elif change == "fills":
+            self.table["n"] += 1
+        elif change == "holds":
+            self.held.n += 1
+        elif change == "replaces":
             self.seen = self.seen + x.mean()
-        elif self.change == "draws":
+        elif change == "draws":
             x = x * random.random()
-        elif self.change == "drops":
+        elif change == "drops":
             x = nn.functional.dropout(x)
+        elif change == "draws by numpy":
+            x = x * self.chance.random()
+        elif change == "draws by its own":
+            x = x * self.own.random()
+        elif change == "draws by torch":
+            x = x * torch.rand(1, generator=self.generator)
         else:
             self.seen += x.mean()
         return super().forward(x)
 
 
-@pytest.mark.parametrize("change", ["counts", "replaces", "draws", "drops", "in place"])
+CHANGES = ["counts", "notes", "fills", "holds", "replaces", "draws", "drops"]
+CHANGES += ["draws by numpy", "draws by its own", "draws by torch", "in place"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_what_a_graph_would_not_repeat_is_seen(change: str) -> None:
     module = nn.Sequential(Restless(change))
-    before = steps.beside_tensors(module)
-    assert steps.beside_tensors(module) == before
+    before = beside_tensors(module)
+    assert beside_tensors(module) == before
+    module.eval()
+    module.train()
+    assert beside_tensors(module) == before
     module(torch.ones(1, 2))
-    assert (steps.beside_tensors(module) == before) == (change == "in place")
+    assert (beside_tensors(module) == before) == (change == "in place")
