@@ -61,6 +61,7 @@ examples:
   pai-bench run --criteria snip,random --models lenet,vgg      compare, store, report
   pai-bench list criteria                                      what there is
   pai-bench report results -o reports/mine.md                  report again from what is stored
+  pai-bench compare results other-results                      the same trials on two machines
   pai-bench time --criteria snip,grasp --models vgg            what scoring costs
   pai-bench collapse --criteria snip,synflow --models vgg      at which sparsity networks fall apart
   pai-bench prune --model resnet-20 --data cifar10 --criterion synflow --sparsity 0.98 -o mask.safetensors
@@ -95,7 +96,7 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"pai-bench {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
-    for add in (add_run, add_report, add_time, add_collapse, add_prune, add_check, add_list):
+    for add in (add_run, add_report, add_compare, add_time, add_collapse, add_prune, add_check, add_list):
         add(verbs)
     return top
 
@@ -140,6 +141,26 @@ def add_report(verbs: Any) -> None:
         default="direct",
         help="which sparsity the figures' axis shows: the share removed, or not on any path (default: direct)",
     )
+
+    verb.add_argument(
+        "--format",
+        choices=["markdown", "csv", "latex", "html"],
+        default="markdown",
+        help="the whole report in markdown, or its table of all numbers in another format (default: markdown)",
+    )
+    verb.add_argument("--figures", choices=["svg", "png"], default="svg", help="format of figures (default: svg)")
+    verb.add_argument(
+        "--timings", metavar="FILE", help="a file of `pytest --benchmark-json FILE`, to become a part of the report"
+    )
+
+
+def add_compare(verbs: Any) -> None:
+    """``compare``."""
+    help = "show the same trials of two results folders side by side, and what changed beyond the spread of seeds"
+    verb = add_verb(verbs, "compare", help)
+    verb.add_argument("before", metavar="A", help="a results folder")
+    verb.add_argument("after", metavar="B", help="another, of another machine or version")
+    verb.add_argument("-o", "--output", metavar="FILE", help="write the comparison to a markdown file, too")
 
 
 def add_time(verbs: Any) -> None:

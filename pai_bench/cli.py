@@ -15,11 +15,13 @@ from pai_bench.verbs.console import INTERRUPTED, USER_ERROR
 from pai_bench.verbs.costs import time
 from pai_bench.verbs.listing import list_plugins
 from pai_bench.verbs.masks import prune
-from pai_bench.verbs.sweeps import report, run
+from pai_bench.verbs.reports import compare, report
+from pai_bench.verbs.sweeps import run
 
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": run,
     "report": report,
+    "compare": compare,
     "time": time,
     "collapse": collapse,
     "prune": prune,

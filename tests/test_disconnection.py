@@ -13,7 +13,7 @@ from pai_bench.catalog import resolve
 from pai_bench.cli import main
 from pai_bench.execution import run_catalog
 from pai_bench.pruning import weights
-from pai_bench.report import figures
+from pai_bench.report.figures import comparison as figures
 from pai_bench.report.page import write_report
 from pai_bench.report.summary import comparisons, share
 from pai_bench.store import Record, Store, as_frame

@@ -43,7 +43,7 @@ def ours(module: str) -> bool:
         ("models", ("models", "registry", "errors", "randomness")),
         ("data", ("data", "registry", "errors")),
         ("training", ("training", "data", "errors")),
-        ("report", ("report", "store", "plan", "errors")),
+        ("report", ("report", "store", "plan", "errors", "training.protocol")),
         ("plan", ("training.protocol", "errors", "spec", "identity")),
         ("store", ("store", "training.protocol", "errors", "identity")),
         ("registry", ("errors",)),

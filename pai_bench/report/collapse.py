@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 
-from pai_bench.report import frontier, tables
+from pai_bench.report import tables
+from pai_bench.report.figures import frontier
 from pai_bench.report.summary import share
 from pai_bench.store import Collapse
 

@@ -5,7 +5,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from pai_bench.report import figures, tables
+from pai_bench.report import tables
+from pai_bench.report.figures.costs import bars
 from pai_bench.store import Cost
 
 CAPTION = (
@@ -27,7 +28,7 @@ def section(costs: list[Cost], folder: Path, figure_for: Callable[[str], Path]) 
     for group in groups(costs):
         heading = title(group[0])
         figure = figure_for(f"cost {heading}")
-        figures.costs(heading, group, folder / figure)
+        bars(heading, group, folder / figure)
         parts += [
             f"### {heading}",
             f"{describe(group)}.",

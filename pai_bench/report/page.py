@@ -1,20 +1,30 @@
 """The markdown report of a results folder."""
 
-import json
+import math
 import re
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pai_bench.errors import UserError
-from pai_bench.report import collapse, costs, figures, tables
+from pai_bench.report import benchmark, collapse, costs, literature, metrics, pairs, tables
+from pai_bench.report.figures import costs as by_cost
+from pai_bench.report.figures import curves, masks
+from pai_bench.report.figures.comparison import accuracy
+from pai_bench.report.pairs import Pair
+from pai_bench.report.provenance import caveats, provenance
+from pai_bench.report.similarity import similarity
 from pai_bench.report.summary import Comparison, comparisons, plural
 from pai_bench.store import Collapse, Cost, Layer, Record, Store, as_frame
 
 
-def write_report(store: Store, path: Path, *, x: str = "direct") -> Path:
+def write_report(
+    store: Store, path: Path, *, x: str = "direct", suffix: str = "svg", timings: Path | None = None
+) -> Path:
     """Write the report of everything in `store` to `path`, its figures into ``figures/`` beside it.
 
-    The figures' axis `x` is the ``direct`` sparsity or the ``effective`` one.
+    The figures' axis `x` is the ``direct`` sparsity or the ``effective`` one; their format is ``svg`` or ``png``.
+    `timings` is a file of pytest-benchmark, which becomes a part of the report.
     """
     records, measured, collapses = list(store), store.read_costs(), store.read_collapses()
     if not records and not measured and not collapses:
@@ -24,28 +34,36 @@ def write_report(store: Store, path: Path, *, x: str = "direct") -> Path:
         raise UserError(f"the report cannot be written to {path}, where the results are")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = page(records, path, measured, collapses, x)
+        text = page(records, path, measured, collapses, x=x, suffix=suffix, timings=timings)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"the report cannot be written to {path} ({error.strerror or error})") from error
     return path
 
 
-def page(records: list[Record], path: Path, measured: list[Cost], collapses: list[Collapse], x: str = "direct") -> str:
+def page(
+    records: list[Record],
+    path: Path,
+    measured: list[Cost],
+    collapses: list[Collapse],
+    *,
+    x: str = "direct",
+    suffix: str = "svg",
+    timings: Path | None = None,
+) -> str:
     """The text of the report; draws its figures on the way."""
-    rows = as_frame(sorted(records, key=lambda record: record.identity))
+    records = sorted(records, key=lambda record: record.identity)
+    found = list(comparisons(as_frame(records))) if records else []
+    two_by_two = [pairs.pairs(comparison) for comparison in found]
     parts = ["# Pruning at initialisation: a comparison", summary(records)]
     if not records:
         parts = ["# Pruning at initialisation: " + ("what it costs" if measured else "where networks fall apart")]
-    names: Counter[str] = Counter()
-
-    def figure_for(title: str) -> Path:
-        slug = re.sub(r"[^a-z0-9]+", "-", f"{path.stem}-{title}".lower()).strip("-")[:100]
-        names[slug] += 1
-        return Path("figures") / f"{slug}{f'-{names[slug]}' if names[slug] > 1 else ''}.svg"
-
-    for comparison in comparisons(rows) if records else ():
-        parts += section(comparison, records, path.parent, figure_for(comparison.title), x)
+    figure_for = Figures(path.stem, suffix)
+    parts += in_short(found, two_by_two)
+    by_identity = {record.identity: record for record in records}
+    for comparison, same in zip(found, two_by_two, strict=True):
+        parts += section(comparison, same, by_identity, path.parent, figure_for, x)
+    parts += ranking(found, path.parent, figure_for)
     failed = [record for record in records if record.status == "failed"]
     if failed:
         parts += [
@@ -56,8 +74,25 @@ def page(records: list[Record], path: Path, measured: list[Cost], collapses: lis
         parts += costs.section(measured, path.parent, figure_for)
     if collapses:
         parts += collapse.section(collapses, path.parent, figure_for)
+    parts += benchmark.section(timings) if timings else []
+    if limits := caveats(found, records, two_by_two):
+        parts += ["## What limits these conclusions", "\n".join(f"* {line}" for line in limits)]
     parts += ["## How these numbers were made", provenance(records, measured, collapses)]
     return "\n\n".join(parts) + "\n"
+
+
+class Figures:
+    """Gives each figure of a report a file name of its own, by its title."""
+
+    def __init__(self, stem: str, suffix: str) -> None:
+        self.stem, self.suffix = stem, suffix
+        self.names: Counter[str] = Counter()
+
+    def __call__(self, title: str) -> Path:
+        """The path of a figure, relative to the report."""
+        slug = re.sub(r"[^a-z0-9]+", "-", f"{self.stem}-{title}".lower()).strip("-")[:100]
+        self.names[slug] += 1
+        return Path("figures") / f"{slug}{f'-{self.names[slug]}' if self.names[slug] > 1 else ''}.{self.suffix}"
 
 
 def summary(records: list[Record]) -> str:
@@ -73,42 +108,126 @@ def summary(records: list[Record]) -> str:
     )
 
 
-def section(comparison: Comparison, records: list[Record], folder: Path, figure: Path, x: str) -> list[str]:
-    """The part of the report about one network on one data set; draws `figure`, a path below `folder`."""
+def in_short(found: Sequence[Comparison], two_by_two: Sequence[Sequence[Pair]]) -> list[str]:
+    """The findings, a sentence for each sparsity."""
+    parts = []
+    for comparison, same in zip(found, two_by_two, strict=True):
+        if lines := pairs.sentences(comparison, same):
+            parts += [f"**{comparison.title}**", "\n".join(f"* {line}" for line in lines)]
+    return ["## In short", *parts] if parts else []
+
+
+def section(
+    comparison: Comparison,
+    same: Sequence[Pair],
+    records: Mapping[str, Record],
+    folder: Path,
+    figure_for: Figures,
+    x: str,
+) -> list[str]:
+    """The part of the report about one network on one data set; draws its figures below `folder`."""
+    title = comparison.title
     parts = [
-        f"## {comparison.title}",
+        f"## {title}",
         f"Protocol: {comparison.protocol}. {plural(comparison.seeds, 'seed')}. Score time: median after a warm-up.",
         tables.markdown(tables.accuracy(comparison)),
     ]
     if cuts := tables.disconnections(comparison):
         parts.append("\n".join(f"* {line}" for line in cuts))
-    modes = comparison.rows.groupby("method", sort=False).batch_norm.first().dropna()
-    if modes.nunique() > 1:
-        listed = ", ".join(f"{method} {mode}" for method, mode in modes.items())
-        parts.append(
-            f"Batch norm while scoring is not in one mode: {listed}. `--bn train` or `--bn eval` sets one for all."
-        )
+    parts += against_literature(comparison)
     if comparison.cells:
-        figures.accuracy(comparison, folder / figure, x)
-        parts.append(f"![Test accuracy against sparsity, {comparison.title}]({figure.as_posix()})")
+        figure = figure_for(title)
+        accuracy(comparison, folder / figure, x)
+        parts.append(f"![Test accuracy against sparsity, {title}]({figure.as_posix()})")
+    if len(same):
+        parts += [pairs.power(same) or "", details("All pairs of criteria", tables.markdown(pairs.table(same)))]
     parts += ["### Cost", tables.markdown(tables.cost(comparison))]
+    parts += drawn(comparison, records, folder, figure_for)
+    parts.append(details("All measured numbers, means over seeds", tables.markdown(metrics.table(comparison))))
     if comparison.cells:
-        densities = layer_densities(comparison, records)
-        title = "Density of each layer in per cent, kept and effective"
-        parts.append(f"<details><summary>{title}</summary>\n\n{densities}\n\n</details>")
+        name = "Density of each layer in per cent, kept and effective"
+        parts.append(details(name, layer_densities(comparison, records)))
     return parts
 
 
-def layer_densities(comparison: Comparison, records: list[Record]) -> str:
+def details(title: str, text: str) -> str:
+    """A part that a reader has to open."""
+    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
+
+
+def against_literature(comparison: Comparison) -> list[str]:
+    """Published numbers of the same network, data, criteria and sparsities, if there are any."""
+    found = literature.beside(comparison)
+    if not found:
+        return []
+    return [
+        "### Beside published numbers",
+        "Accuracies in per cent, ± standard deviation (number of runs), as far as they are published. The difference "
+        "is ours minus theirs, ours chosen as theirs was: where the published epoch is the best one on the test set, "
+        "so is ours here, and nowhere else in this report. Inside our spread: within the interval in which a mean of "
+        "as many new runs as theirs (one if not known) would fall in 95 % of cases, if theirs were drawn as ours.",
+        tables.markdown(literature.table(found)),
+        "\n".join(f"* {line}" for line in literature.protocols(found, comparison.protocol)),
+    ]
+
+
+def drawn(comparison: Comparison, records: Mapping[str, Record], folder: Path, figure_for: Figures) -> list[str]:
+    """The figures of cost, layers, masks and learning, each at the highest sparsity, as far as the records allow."""
+    if not comparison.sparsities:
+        return []
+    title, highest, parts = comparison.title, comparison.sparsities[-1], []
+
+    def add(name: str, caption: str, draw: Callable[[Path], object]) -> None:
+        figure = figure_for(f"{name} {title}")
+        draw(folder / figure)
+        if (folder / figure).is_file():
+            parts.append(f"![{caption}, {title}]({figure.as_posix()})")
+
+    at = f"at sparsity {highest:.10g}"
+    add("pareto", f"Accuracy against cost {at}", lambda p: by_cost.pareto(comparison, highest, p))
+    add("scoring", "Cost of a mask in training steps", lambda p: by_cost.scoring(comparison, p))
+    add("curves", f"Learning curves {at}", lambda p: curves.learning(comparison, highest, records, p))
+    add("layers", f"Density of each layer {at}", lambda p: masks.densities(comparison, highest, records, p))
+    if (alike := similarity(comparison, highest, records)) is not None:
+        heading = f"Likeness of masks, {title}, sparsity {highest:.10g}, {plural(alike.seeds, 'seed')}"
+        add("likeness", f"Likeness of masks {at}", lambda p: masks.likeness(heading, alike, p))
+    add(
+        "pixels",
+        "Connections of each pixel",
+        lambda p: masks.first_layer(comparison, comparison.sparsities, records, p),
+    )
+    return parts
+
+
+def ranking(found: Sequence[Comparison], folder: Path, figure_for: Figures) -> list[str]:
+    """Ranks over networks and data sets, where there are several."""
+    ranks = pairs.ranking(found)
+    if ranks is None or ranks.blocks < 2:
+        return []
+    order = sorted(range(len(ranks.methods)), key=lambda i: ranks.mean[i])
+    body = [[ranks.methods[i], f"{ranks.mean[i]:.2f}"] for i in order]
+    parts = [
+        "## Ranks",
+        f"Mean rank over {ranks.blocks} blocks (network x data set; in each, the mean accuracy over its sparsities), "
+        f"1 the best. {pairs.friedman(ranks)}",
+        tables.markdown([["criterion", "mean rank"], *body]),
+    ]
+    if not math.isnan(ranks.critical):
+        figure = figure_for("ranks")
+        curves.critical_difference(ranks, folder / figure)
+        parts.append(f"![Mean ranks and critical difference]({figure.as_posix()})")
+    return parts
+
+
+def layer_densities(comparison: Comparison, records: Mapping[str, Record]) -> str:
     """Per sparsity, a table of layers by criterion: shares kept and effective, means over seeds, in per cent."""
-    by_identity = {record.identity: record for record in records}
     parts = []
     for sparsity in comparison.sparsities:
         columns: dict[str, dict[str, str]] = {}
         sizes: dict[str, int] = {}
         for method in comparison.methods:
             chosen = comparison.rows[(comparison.rows.method == method) & (comparison.rows.sparsity == sparsity)]
-            masks = [by_identity[i].layers for i in chosen.identity if by_identity[i].layers]
+            masks = [records[i].layers for i in chosen.identity if records[i].layers]
             if masks:
                 layers = [layer for mask in masks for layer in mask]
                 sizes = {layer.name: layer.size for layer in layers}
@@ -129,75 +248,3 @@ def shares(layers: list[Layer]) -> str:
     size, kept = sum(layer.size for layer in layers), sum(layer.kept for layer in layers)
     effective = sum(layer.kept if layer.effective is None else layer.effective for layer in layers)
     return f"{100 * kept / size:.3g}" + (f" / {100 * effective / size:.3g}" if effective != kept else "")
-
-
-def provenance(records: list[Record], measured: list[Cost], collapses: list[Collapse]) -> str:
-    """Commands, data, versions and machines, as the records hold them."""
-    lines = []
-    for title, values in (
-        ("Timing command", [cost.provenance.get("command") for cost in measured]),
-        ("Timing environment", [describe_environment(cost) for cost in measured]),
-        ("Timing commit", [describe_commit(cost) for cost in measured]),
-        ("Collapse command", [one.provenance.get("command") for one in collapses]),
-        ("Collapse environment", [describe_environment(one) for one in collapses]),
-        ("Collapse commit", [describe_commit(one) for one in collapses]),
-        ("Command", [record.provenance.get("command") for record in records]),
-        ("Data", [describe_data(record) for record in records]),
-        ("Criterion", [describe_criterion(record) for record in records]),
-        ("Company", [describe_company(record) for record in records]),
-        ("Environment", [describe_environment(record) for record in records]),
-        ("Commit", [describe_commit(record) for record in records]),
-    ):
-        for value, count in sorted(Counter(v for v in values if v).items()):
-            lines.append(
-                f"* {title}: {value} ({plural(count, 'row' if title.startswith(('Timing', 'Collapse')) else 'trial')})"
-            )
-    return "\n".join(lines)
-
-
-def describe_data(record: Record) -> str:
-    """Data set, sizes and checksum."""
-    data = record.provenance["data"]
-    return (
-        f"{data['label']}, {data['train']:,} training and {data['test']:,} test examples, checksum {data['checksum']}"
-    )
-
-
-def describe_criterion(record: Record) -> str | None:
-    """A criterion with all its options, schedule and score batch."""
-    criterion = record.trial["criterion"]
-    if criterion is None:
-        return None
-    options = ", ".join(f"{key} {json.dumps(value)}" for key, value in criterion["options"])
-    batch = f"{record.trial['score_batch']} {record.trial['score_sampling']} examples"
-    if (batches := record.trial.get("score_batches", 1)) > 1:
-        batch = f"{batches} x {batch}"
-    variant = f", {record.trial['variant']}" if "variant" in record.trial else ""
-    for key in ("target", "min_per_layer", "repair"):
-        variant += f", {key.replace('_', ' ')} {record.trial[key]}" if key in record.trial else ""
-    scope = f"{criterion['schedule']}, {record.trial['scope']}{variant}"
-    return f"{criterion['name']}: {scope}, score batch {batch}; {options}"
-
-
-def describe_environment(record: Record | Cost | Collapse) -> str:
-    """Versions, processor, threads and device."""
-    environment = record.environment
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
-    machine = f"{environment['processor']}, {environment['threads']} threads, {environment['system']}"
-    return f"{environment['device']}; {machine}; {versions}"
-
-
-def describe_company(record: Record) -> str | None:
-    """What ran beside a trial, which its times depend on."""
-    workers, lanes = (record.provenance.get(key, 1) for key in ("workers", "lanes"))
-    parts = [f"one of {workers} worker processes"] if workers > 1 else []
-    parts += [f"trained in one program with {plural(lanes - 1, 'other')}"] if lanes > 1 else []
-    parts += ["compiled"] if record.provenance.get("compiled") else []
-    return ", ".join(parts) or None
-
-
-def describe_commit(record: Record | Cost | Collapse) -> str | None:
-    """The commit that made the record, if it was made from a checkout."""
-    if not (commit := record.provenance.get("commit")):
-        return None
-    return f"{commit}, with changes that were not committed" if record.provenance.get("dirty") else commit

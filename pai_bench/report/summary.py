@@ -79,6 +79,7 @@ class Comparison:
     model: str
     protocol: str
     train_fraction: float
+    batch_size: int
     dense: Cell
     methods: tuple[str, ...]
     sparsities: tuple[float, ...]
@@ -108,6 +109,7 @@ def comparisons(rows: pd.DataFrame) -> Iterator[Comparison]:
             model=first.model,
             protocol=first.protocol,
             train_fraction=first.train_fraction,
+            batch_size=int(first.batch_size),
             dense=cell(dense),
             methods=tuple(pruned.method.unique()),
             sparsities=tuple(sorted(pruned.sparsity.unique())),

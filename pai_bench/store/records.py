@@ -152,7 +152,8 @@ class Record:
             "flops_kept": self.flops_kept,
             "best_accuracy": max((epoch.test_accuracy for epoch in self.curve), default=None),
             "train_fraction": trial["train_fraction"],
-            "protocol": Protocol.of(trial["protocol"]).describe(),
+            "protocol": (protocol := Protocol.of(trial["protocol"])).describe(),
+            "batch_size": protocol.batch_size,
             "identity": self.identity,
         }
         return head | metrics | tail

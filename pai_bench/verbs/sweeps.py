@@ -1,4 +1,4 @@
-"""The verbs `run` and `report`."""
+"""The verb `run`."""
 
 import argparse
 from pathlib import Path
@@ -117,14 +117,3 @@ def print_tables(console: "Console", records: "list[Record]") -> None:
             console.print("in brackets: effective sparsity, of weights removed or on no path", highlight=False)
         for line in tables.disconnections(comparison):
             console.print(line, highlight=False, markup=False)
-
-
-def report(given: argparse.Namespace) -> int:
-    """``pai-bench report``."""
-    from pai_bench.report.page import write_report
-    from pai_bench.store import Store
-
-    store = Store(given.results)
-    path = write_report(store, Path(getattr(given, "output", store.path / "report.md")), x=given.x)
-    make_console().print(f"report: {path}", highlight=False, markup=False)
-    return 0

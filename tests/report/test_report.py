@@ -8,51 +8,14 @@ from typing import Any
 import pytest
 
 from pai_bench.errors import UserError
-from pai_bench.plan import Choice, Trial
-from pai_bench.report import figures, tables
+from pai_bench.plan import Choice
+from pai_bench.report import tables
+from pai_bench.report.figures.style import LOOKS, looks
 from pai_bench.report.page import write_report
 from pai_bench.report.summary import Cell, comparisons
-from pai_bench.store import EpochRecord, Layer, Record, Store, as_frame
-from pai_bench.training.protocol import PROTOCOLS, get_protocol
-
-
-def record(criterion: str | None, sparsity: float, seed: int, accuracy: float | None, **changes: Any) -> Record:
-    """A record with the given outcome."""
-    choice = None if criterion is None else Choice(name=criterion, schedule=changes.pop("schedule", "one-shot"))
-    protocol = changes.pop("protocol", PROTOCOLS["short"])
-    trial = Trial(
-        data="digits", model="net", seed=seed, protocol=protocol, criterion=choice, sparsity=sparsity, score_batch=100
-    )
-    trial = dataclasses.replace(trial, **changes.pop("trial", {}))
-    kept = changes.pop("kept", 10)
-    return Record(
-        identity=trial.identity,
-        trial=trial.configuration(),
-        status="failed" if accuracy is None else "done",
-        error="RuntimeError: oh | no" if accuracy is None else None,
-        test_accuracy=accuracy,
-        dead_layers=None if accuracy is None else ("b.weight",) * (kept == 0),
-        score_seconds=None if criterion is None else 0.25,
-        train_seconds=2.0,
-        images_per_second=1000.0,
-        device="cpu",
-        layers=(Layer(name="a.weight", size=30, kept=15), Layer(name="b.weight", size=20, kept=kept)),
-        curve=(EpochRecord(epoch=1, train_loss=1.0, test_loss=1.0, test_accuracy=accuracy or 0.0),),
-        environment={
-            "versions": {"torch": "2"},
-            "system": "Linux",
-            "processor": "a cpu",
-            "threads": 2,
-            "device": "CPU",
-        },
-        provenance={
-            "command": "pai-bench run",
-            "commit": "abc",
-            "dirty": True,
-            "data": {"label": "digits (scikit-learn, 28x28)", "checksum": "00ff", "train": 1347, "test": 450},
-        },
-        **changes,
-    )
+from pai_bench.store import Record, Store, as_frame
+from pai_bench.training.protocol import get_protocol
+from tests.report.records import record
 
 
 def example() -> list[Record]:
@@ -175,7 +138,7 @@ def test_mixed_modes_of_batch_norm_are_said(tmp_path: Path) -> None:
     for name, mode in (("snip", "eval"), ("grasp", "train"), ("random", None)):
         store.write(record(name, 0.9, 0, 0.5, batch_norm=mode))
     text = write_report(store, tmp_path / "r.md").read_text()
-    assert "Batch norm while scoring is not in one mode: grasp train, snip eval." in text
+    assert "batch norm while scoring is not in one mode: grasp train, snip eval." in text
 
 
 def test_odd_names_are_drawn_as_they_are(tmp_path: Path) -> None:
@@ -195,8 +158,10 @@ def test_a_report_does_not_go_among_the_results(tmp_path: Path) -> None:
 
 
 def test_methods_of_a_figure_can_be_told_apart() -> None:
-    plain = figures.looks(["snip", "random"])
-    assert plain == {"random": ("#0072B2", "o", "-"), "snip": ("#D55E00", "s", "-")}
+    assert looks(["snip", "random"]) == {name: LOOKS[name] for name in ("snip", "random")}
+    assert looks(["random", "mine"])["mine"] == looks(["mine", "snip", "erk"])["mine"]  # the same in every figure
+    assert looks(["snip, layerwise", "snip"])["snip"] == LOOKS["snip"]
+    assert len(set(LOOKS.values())) == len(LOOKS)
     variants = [
         "",
         " + invert",
@@ -207,7 +172,7 @@ def test_methods_of_a_figure_can_be_told_apart() -> None:
         " + quota:er",
         " + quota:x",
     ]
-    many = figures.looks([name + variant for name in ("snip", "er", "force") for variant in variants])
+    many = looks([name + variant for name in ("snip", "er", "force") for variant in variants])
     assert len(set(many.values())) == 24
     assert {many[f"snip{variant}"][0] for variant in variants} == {many["snip"][0]}
-    assert len(set(figures.looks([f"criterion {i}" for i in range(20)]).values())) == 20
+    assert len(set(looks([f"criterion {i}" for i in range(20)]).values())) == 20

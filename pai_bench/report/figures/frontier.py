@@ -5,11 +5,9 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
 
-from pai_bench.report.figures import COLLAPSED_COLOUR, STYLE, literal, looks
+from pai_bench.report.figures.style import COLLAPSED_COLOUR, canvas, literal, looks
 from pai_bench.store import Collapse, Tried
 
 COLUMNS = 3
@@ -21,8 +19,7 @@ def effective(title: str, collapses: Mapping[str, list[Collapse]], path: Path) -
 
     On the diagonal, every connection that is kept is effective.
     """
-    with rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+    with canvas(path, height=4.6) as figure:
         axes = figure.subplots()
         for name, look in looks(list(collapses)).items():
             colour, marker, line = look
@@ -48,7 +45,6 @@ def effective(title: str, collapses: Mapping[str, list[Collapse]], path: Path) -
         axes.set_ylabel("effective compression")
         axes.set_title(literal(title), fontsize=11)
         axes.legend(frameon=False, fontsize=8)
-        save(figure, path)
 
 
 def means(same: list[Collapse]) -> list[tuple[float, float]]:
@@ -69,8 +65,7 @@ def layers(title: str, collapses: Mapping[str, list[Collapse]], path: Path) -> N
     first = {name: same[0] for name, same in collapses.items()}
     names = list(next(iter(first.values())).layers_until)
     rows, columns = -(-len(first) // COLUMNS), min(COLUMNS, len(first))
-    with rc_context(STYLE):
-        figure = Figure(figsize=(3.1 * columns + 1.6, (0.9 + 0.16 * len(names)) * rows + 0.8), layout="constrained")
+    with canvas(path, 3.1 * columns + 1.6, (0.9 + 0.16 * len(names)) * rows + 0.8) as figure:
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         lowest = min(1 / one.size for one in first.values())
         image = None
@@ -101,7 +96,6 @@ def layers(title: str, collapses: Mapping[str, list[Collapse]], path: Path) -> N
         figure.suptitle(literal(title), fontsize=10)
         if image is not None:
             figure.colorbar(image, ax=grid, label="density of the layer (white: nothing kept)", shrink=0.8)
-        save(figure, path)
 
 
 def edges_of(places: list[float]) -> list[float]:
@@ -112,9 +106,3 @@ def edges_of(places: list[float]) -> list[float]:
     middle = (logs[1:] + logs[:-1]) / 2
     borders = np.concatenate([[2 * logs[0] - middle[0]], middle, [2 * logs[-1] - middle[-1]]])
     return [float(value) for value in np.exp(borders)]
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})

@@ -1,0 +1,1 @@
+"""Accuracies from the literature: facts, each with its source, table, and how its epoch was chosen."""

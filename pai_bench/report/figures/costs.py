@@ -1,0 +1,93 @@
+"""What scoring costs, and what it buys."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pai_bench.report.figures.style import COLOURS, canvas, legend, literal, looks
+from pai_bench.report.summary import Comparison
+from pai_bench.store import Cost
+
+
+def bars(title: str, rows: list[Cost], path: Path) -> None:
+    """Bars of one score and of a whole pruning by each criterion, in units of one training step, on a log scale."""
+    with canvas(path, height=1.4 + 0.45 * len(rows)) as figure:
+        axes = figure.subplots()
+        places = np.arange(len(rows))
+        step = float(np.median([cost.step_seconds for cost in rows]))
+        score = np.array([cost.seconds for cost in rows]) / step
+        pruning = np.array([cost.prune_seconds for cost in rows]) / step
+        lowest = min(score.min(), pruning.min()) / 2
+        for offset, label, colour, ends in (
+            (-0.19, "one score", COLOURS[0], score),
+            (0.19, "pruning", COLOURS[1], pruning),
+        ):
+            bars = axes.barh(places + offset, ends - lowest, 0.36, left=lowest, color=colour, label=label)
+            axes.bar_label(bars, labels=[f"{v:.3g}" for v in ends], padding=3, fontsize=8)
+        axes.set_xscale("log")
+        axes.set_xlim(lowest, 3 * max(score.max(), pruning.max()))
+        axes.set_yticks(places, [literal(cost.trial["criterion"]["name"]) for cost in rows])
+        axes.invert_yaxis()
+        axes.set_xlabel("training steps (logarithmic)")
+        axes.set_title(literal(title), fontsize=10)
+        axes.legend(frameon=False, fontsize=9)
+
+
+def pareto(comparison: Comparison, sparsity: float, path: Path) -> None:
+    """Accuracy at one sparsity against the seconds of scoring and training together.
+
+    Training is the median over all trials of the comparison: masks do not change what a step costs. What no other
+    criterion beats in both is joined by a line.
+    """
+    training = comparison.rows[comparison.rows.status == "done"].train_seconds.astype(float).median()
+    points = {}
+    for method in comparison.methods:
+        rows = comparison.rows[(comparison.rows.method == method) & (comparison.rows.sparsity == sparsity)]
+        rows = rows[rows.status == "done"]
+        total = training + rows.score_seconds.astype(float).median()
+        if not np.isnan(total):
+            points[method] = float(total), 100 * float(rows.test_accuracy.mean())
+    if not points:
+        return
+    with canvas(path) as figure:
+        axes = figure.subplots()
+        for method, (colour, marker, _) in looks(comparison.methods).items():
+            if method in points:
+                axes.plot(*points[method], color=colour, marker=marker, linestyle="none", label=literal(method))
+        front = sorted(
+            (cost, accuracy)
+            for cost, accuracy in points.values()
+            if not any((c <= cost and a > accuracy) or (c < cost and a >= accuracy) for c, a in points.values())
+        )
+        axes.plot(*zip(*front, strict=True), color="#888888", linewidth=1, zorder=0, label="not beaten in both")
+        axes.set_xlabel("seconds of scoring and training, median over seeds")
+        axes.set_ylabel("test accuracy in %, last epoch")
+        axes.set_title(literal(f"{comparison.title}, sparsity {sparsity:.10g}"), fontsize=11)
+        axes.grid(alpha=0.25)
+        legend(figure, axes)
+
+
+def scoring(comparison: Comparison, path: Path) -> None:
+    """Bars of what one mask costs by each criterion, in units of a training step, on a log scale."""
+    found = {}
+    for method in comparison.methods:
+        rows = comparison.rows[comparison.rows.method == method]
+        steps = comparison.batch_size / rows.images_per_second.astype(float)
+        cost = float((rows.score_seconds.astype(float) / steps).median())
+        if cost > 0:
+            found[method] = cost
+    if not found:
+        return
+    with canvas(path, height=1.2 + 0.32 * len(found)) as figure:
+        axes = figure.subplots()
+        names, values = list(found), np.array(list(found.values()))
+        lowest = values.min() / 2
+        colours = [looks(comparison.methods)[name][0] for name in names]
+        drawn = axes.barh(range(len(names)), values - lowest, left=lowest, color=colours)
+        axes.bar_label(drawn, labels=[f"{value:.3g}" for value in values], padding=3, fontsize=8)
+        axes.set_xscale("log")
+        axes.set_xlim(lowest, 3 * values.max())
+        axes.set_yticks(range(len(names)), [literal(name) for name in names])
+        axes.invert_yaxis()
+        axes.set_xlabel("training steps (logarithmic)")
+        axes.set_title(literal(f"Cost of a mask, {comparison.title}"), fontsize=11)

@@ -1,0 +1,78 @@
+"""Learning curves, and ranks."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from pai_bench.plan import DENSE
+from pai_bench.report.figures.style import DENSE_COLOUR, canvas, legend, literal, looks
+from pai_bench.report.statistics import Ranks
+from pai_bench.report.summary import Comparison
+from pai_bench.store import Record
+
+
+def learning(comparison: Comparison, sparsity: float, records: Mapping[str, Record], path: Path) -> bool:
+    """Test accuracy after each epoch at one sparsity, means over seeds; whether there is something to draw."""
+    rows = comparison.rows[comparison.rows.status == "done"]
+    curves = {}
+    for method in (DENSE, *comparison.methods):
+        same = rows[(rows.method == method) & ((rows.sparsity == sparsity) | (rows.criterion == DENSE))]
+        seen = [[epoch.test_accuracy for epoch in records[i].curve] for i in same.identity]
+        if seen and min(map(len, seen)) == max(map(len, seen)) > 1:
+            curves[method] = 100 * np.mean(seen, axis=0)
+    if not set(curves) - {DENSE}:
+        return False
+    with canvas(path) as figure:
+        axes = figure.subplots()
+        for method, (colour, marker, line) in looks(comparison.methods).items():
+            if method in curves:
+                epochs = range(1, len(curves[method]) + 1)
+                every = max(1, len(epochs) // 10)
+                axes.plot(
+                    epochs, curves[method], line, color=colour, marker=marker, markevery=every, label=literal(method)
+                )
+        if DENSE in curves:
+            epochs = range(1, len(curves[DENSE]) + 1)
+            axes.plot(epochs, curves[DENSE], "--", color=DENSE_COLOUR, label="dense")
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("test accuracy in %")
+        axes.set_title(literal(f"{comparison.title}, sparsity {sparsity:.10g}"), fontsize=11)
+        axes.grid(alpha=0.25)
+        legend(figure, axes)
+    return True
+
+
+def critical_difference(found: Ranks, path: Path) -> None:
+    """Mean ranks on a line, 1 the best at the left; bars join those that are closer than the critical difference."""
+    order = np.argsort(found.mean, kind="stable")
+    ranks = [found.mean[i] for i in order]
+    groups: list[tuple[int, int]] = []
+    for i, low in enumerate(ranks):
+        last = max(j for j, high in enumerate(ranks) if high - low <= found.critical)
+        if last > i and not any(first <= i and last <= end for first, end in groups):
+            groups.append((i, last))
+    count = len(ranks)
+    with canvas(path, height=1.3 + 0.22 * count + 0.12 * len(groups)) as figure:
+        axes = figure.subplots()
+        axes.set_xlim(0.5, count + 0.5)
+        depth = 0.6 + 0.25 * len(groups)
+        for place, i in enumerate(order):
+            left = place < (count + 1) // 2
+            level = -depth - 0.5 * (place if left else count - 1 - place)
+            end = 0.5 if left else count + 0.5
+            axes.plot([found.mean[i], found.mean[i], end], [0, level, level], color="black", linewidth=0.8)
+            text = f"{literal(found.methods[i])} {found.mean[i]:.2f}"
+            axes.text(end, level, text, va="center", ha="right" if left else "left", fontsize=8)
+        for level, (first, last) in enumerate(groups):
+            axes.plot([ranks[first] - 0.03, ranks[last] + 0.03], [-0.25 * (level + 1)] * 2, color="black", linewidth=3)
+        axes.plot([1, 1 + found.critical], [0.9, 0.9], color="black", linewidth=1.5, marker="|")
+        axes.text(1 + found.critical / 2, 1.0, f"critical difference {found.critical:.2f}", ha="center", fontsize=8)
+        axes.set_ylim(-depth - 0.5 * (count // 2 + 1), 1.6)
+        axes.xaxis.set_ticks_position("top")
+        axes.set_xticks(range(1, count + 1))
+        axes.spines["top"].set_position(("data", 0))
+        axes.spines["top"].set_visible(True)
+        for side in ("left", "right", "bottom"):
+            axes.spines[side].set_visible(False)
+        axes.yaxis.set_visible(False)

@@ -1,0 +1,130 @@
+"""What masks keep: of each layer, together with others, and of the inputs."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from numpy.typing import NDArray
+
+from pai_bench.report.figures.style import canvas, literal, shorten
+from pai_bench.report.similarity import Similarity
+from pai_bench.report.summary import Comparison
+from pai_bench.store import Record
+from pai_bench.store.bits import PLACES, unpack
+
+GAP = 3
+"""Pixels between pictures."""
+
+MOST_NUMBERS = 20
+"""Layers up to which a heat map has its numbers written into it."""
+
+
+def densities(comparison: Comparison, sparsity: float, records: Mapping[str, Record], path: Path) -> bool:
+    """A heat map of the density of each layer, from the input down, by criterion, at one sparsity; mean over seeds.
+
+    Whether there is something to draw.
+    """
+    rows = comparison.rows[(comparison.rows.sparsity == sparsity) & (comparison.rows.status != "failed")]
+    columns = {}
+    names: list[str] = []
+    for method in comparison.methods:
+        same = [records[i].layers for i in rows[rows.method == method].identity if records[i].layers]
+        if same:
+            names = [layer.name for layer in same[0]]
+            columns[method] = np.mean([[layer.kept / layer.size for layer in layers] for layers in same], axis=0)
+    if not columns or len({len(column) for column in columns.values()}) > 1:
+        return False
+    table = np.array(list(columns.values())).T
+    with canvas(path, 1.8 + 0.75 * len(columns), 1.3 + 0.26 * len(names)) as figure:
+        axes = figure.subplots()
+        least = table[table > 0].min() if (table > 0).any() else 0.1
+        image = axes.imshow(
+            np.ma.masked_equal(table, 0), norm=LogNorm(min(least, 0.99), 1), cmap="viridis", aspect="auto"
+        )
+        axes.set_facecolor("#dddddd")
+        axes.set_xticks(range(len(columns)), [literal(name) for name in columns], rotation=30, ha="right", fontsize=8)
+        axes.set_yticks(range(len(names)), shorten(names), fontsize=8)
+        if len(names) <= MOST_NUMBERS:
+            write_numbers(axes, table, middle=float(np.sqrt(least)))
+        figure.colorbar(image, ax=axes, label="density (grey: nothing kept)")
+        axes.set_title(literal(f"{comparison.title}, sparsity {sparsity:.10g}: kept, in %"), fontsize=10)
+    return True
+
+
+def write_numbers(axes: Axes, table: NDArray[np.float64], middle: float) -> None:
+    """Write each share into its field, in per cent, light on dark."""
+    for (row, column), value in np.ndenumerate(table):
+        colour = "white" if value < middle else "black"
+        axes.text(column, row, f"{100 * value:.3g}", ha="center", va="center", fontsize=7, color=colour)
+
+
+def likeness(title: str, found: Similarity, path: Path) -> None:
+    """Jaccard indices of masks, and behind a stroke what chance would give between layers of the same densities."""
+    count = len(found.methods)
+    with canvas(path, 2.2 + 0.75 * count, 1.4 + 0.6 * count) as figure:
+        axes = figure.subplots()
+        lower = np.tril(np.ones((count, count), bool), -1)
+        image = axes.imshow(np.ma.masked_array(found.jaccard, ~lower), vmin=0, vmax=1, cmap="cividis", aspect="auto")
+        for row, column in zip(*np.nonzero(lower), strict=True):
+            value = found.jaccard[row, column]
+            text = f"{value:.2f}\n/ {found.chance[row, column]:.2f}"
+            colour = "white" if value < 0.5 else "black"
+            axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
+        names = [literal(name) for name in found.methods]
+        axes.set_xticks(range(count - 1), names[:-1], rotation=30, ha="right", fontsize=8)
+        axes.set_yticks(range(1, count), names[1:], fontsize=8)
+        axes.set_xlim(-0.5, count - 1.5)
+        axes.set_ylim(count - 0.5, 0.5)
+        figure.colorbar(image, ax=axes, label="Jaccard index / expected by chance")
+        axes.set_title(literal(title), fontsize=10)
+
+
+def first_layer(comparison: Comparison, sparsities: Sequence[float], records: Mapping[str, Record], path: Path) -> bool:
+    """Kept connections of each input pixel, for a network whose first layer sees them all: a picture for each mask.
+
+    The first seed. Whether there is something to draw.
+    """
+    pictures = {}
+    for method in comparison.methods:
+        for sparsity in sparsities:
+            rows = comparison.rows[(comparison.rows.method == method) & (comparison.rows.sparsity == sparsity)]
+            if len(rows) and (found := picture(records[rows.sort_values("seed").identity.iloc[0]])) is not None:
+                pictures[method, sparsity] = found
+    if not pictures:
+        return False
+    methods = [m for m in comparison.methods if any(method == m for method, _ in pictures)]
+    height, width = next(iter(pictures.values())).shape
+    rows, columns = height + GAP, width + GAP
+    # one picture of all pictures, each as bright as its brightest pixel
+    whole = np.ones((len(sparsities) * rows - GAP, len(methods) * columns - GAP))
+    for (method, sparsity), found in pictures.items():
+        top, left = sparsities.index(sparsity) * rows, methods.index(method) * columns
+        whole[top : top + height, left : left + width] = found / max(1, found.max())
+    with canvas(path, 1 + 1.1 * len(methods), 1 + 1.1 * len(sparsities)) as figure:
+        axes = figure.subplots()
+        axes.imshow(whole, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        names = [literal(method) for method in methods]
+        axes.set_xticks(np.arange(len(methods)) * columns + width / 2, names, fontsize=8)
+        axes.set_yticks(np.arange(len(sparsities)) * rows + height / 2, [f"{s:.10g}" for s in sparsities], fontsize=8)
+        axes.tick_params(length=0)
+        axes.xaxis.tick_top()
+        for side in axes.spines.values():
+            side.set_visible(False)
+        axes.set_ylabel("sparsity", fontsize=9)
+        axes.set_title(literal(f"Connections kept of each pixel, {comparison.title}"), fontsize=10)
+    return True
+
+
+def picture(record: Record) -> NDArray[np.int64] | None:
+    """How many connections of each pixel are kept, (height, width); None if the first layer does not see all pixels."""
+    shape, size = record.provenance.get("data", {}).get("shape"), sum(layer.size for layer in record.layers)
+    if not record.mask or not shape or len(shape) != 3 or size > PLACES or not record.layers:
+        return None
+    first = record.layers[0]
+    if len(first.shape) != 2 or first.shape[1] != int(np.prod(shape)):
+        return None
+    kept = unpack(record.mask, size)[: first.size].reshape(first.shape)
+    found: NDArray[np.int64] = kept.sum(0).reshape(shape).sum(0)
+    return found

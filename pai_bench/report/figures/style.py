@@ -1,0 +1,109 @@
+"""What all figures share: colours and markers that stand for the same criterion everywhere, and files without dates."""
+
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe & Ito's palette, which colour-blind readers can tell apart, without its yellow
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
+LINES = ("-", "--", ":", "-.")
+DENSE_COLOUR, COLLAPSED_COLOUR = "#888888", "#B00000"
+
+Look = tuple[str, str, str]
+"""Colour, marker and line."""
+
+LOOKS: dict[str, Look] = {
+    "random": ("#000000", "X", "-"),
+    "er": ("#56B4E9", "v", "--"),
+    "erk": ("#56B4E9", "P", "-"),
+    "magnitude": ("#E69F00", "D", "-"),
+    "snip": ("#0072B2", "o", "-"),
+    "iter-snip": ("#0072B2", "v", "--"),
+    "snip-it": ("#0072B2", "s", ":"),
+    "force": ("#CC79A7", "P", "-"),
+    "grasp": ("#D55E00", "s", "-"),
+    "synflow": ("#009E73", "^", "-"),
+}
+"""Criteria of one family have one colour, and other markers and lines."""
+
+STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "pai-bench",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.facecolor": "white",  # so that a page in dark colours shows it as it is
+    "savefig.facecolor": "white",
+}
+
+INSIDE = 6
+"""Entries of a legend that find room among the lines."""
+
+PIXELS = 150
+"""Of a PNG, per inch."""
+
+
+@contextmanager
+def canvas(path: Path, width: float = 6.4, height: float = 4.2) -> Iterator[Figure]:
+    """A block that draws a figure, which is saved to `path` in the format of its suffix, ``.svg`` or ``.png``."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        path.parent.mkdir(parents=True, exist_ok=True)
+        undated = {"Software": None} if path.suffix == ".png" else {"Date": None}
+        figure.savefig(path, dpi=PIXELS, metadata=undated)
+
+
+def looks(methods: Iterable[str]) -> dict[str, Look]:
+    """Colour, marker and line of each method, no two the same.
+
+    A criterion has the same look in every figure; variants and other uses of it, which its name goes on with behind a
+    comma or a plus, have its colour, and another marker or line.
+    """
+    found: dict[str, Look] = {}
+    methods = list(methods)
+    for method in sorted(methods, key=lambda method: (criterion_of(method) != method, method)):
+        own = own_look(criterion_of(method))
+        others = [(own[0], marker, line) for line, marker in product(LINES, MARKERS)]
+        others += [(colour, marker, line) for line, marker, colour in product(LINES, MARKERS, COLOURS)]
+        found[method] = next(look for look in (own, *others) if look not in found.values())
+    return {method: found[method] for method in methods}
+
+
+def legend(figure: Figure, axes: Axes) -> None:
+    """The legend of `axes`: in it if it is short, else beside it."""
+    handles, labels = axes.get_legend_handles_labels()
+    if len(labels) > INSIDE:
+        figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
+    else:
+        axes.legend(frameon=False, fontsize=9)
+
+
+def criterion_of(method: str) -> str:
+    """The criterion that a method uses."""
+    return re.split(r", | \+ ", method)[0]
+
+
+def own_look(criterion: str) -> Look:
+    """The look of a criterion, also of one that we do not know: by its name, so that it is the same everywhere."""
+    place = zlib.crc32(criterion.encode())
+    unknown = COLOURS[place % len(COLOURS)], MARKERS[place // len(COLOURS) % len(MARKERS)], "-"
+    return LOOKS.get(criterion, unknown)
+
+
+def literal(text: str) -> str:
+    """`text` as it is: a dollar sign would begin a formula."""
+    return text.replace("$", r"\$")
+
+
+def shorten(names: Sequence[str]) -> list[str]:
+    """Names of layers without what they all end in, and literally."""
+    return [literal(name.removesuffix(".weight")) for name in names]

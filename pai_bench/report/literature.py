@@ -1,0 +1,171 @@
+"""Our accuracies beside published ones, with what was done differently."""
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from scipy import stats
+
+from pai_bench.plan import DENSE
+from pai_bench.report.statistics import LEVEL, Estimate, estimate
+from pai_bench.report.summary import Comparison
+from pai_bench.report.tables import Table
+from pai_bench.training.protocol import PROTOCOLS, Protocol
+
+DATA = {"cifar10-jpeg": "cifar10", "tiny-imagenet-200": "tiny-imagenet"}
+"""Our name of a data set -> that of the published table, where they differ."""
+
+TRAINED_BY = {
+    ("arXiv:1810.02340", "mnist"): "snip-mnist",
+    ("arXiv:1810.02340", "cifar10"): "snip-cifar",
+    ("arXiv:2006.05467", "cifar10"): "synflow-cifar",
+    ("arXiv:2006.05467", "cifar100"): "synflow-cifar",
+}
+"""Source and data set -> the protocol, as far as we know it."""
+
+SAME = 5e-4
+"""Sparsities that differ by less are the same."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published number, as accuracy in per cent."""
+
+    source: str
+    table: str
+    data: str
+    model: str
+    criterion: str
+    sparsity: float
+    accuracy: float
+    deviation: float
+    """Sample standard deviation over `seeds` runs; NaN where it is not known."""
+    seeds: int | None
+    selection: str
+    """How the epoch was chosen."""
+    note: str
+
+    @property
+    def best_on_test(self) -> bool:
+        """Whether the epoch was chosen by the test set."""
+        return self.selection.startswith("max")
+
+
+@cache
+def published() -> tuple[Published, ...]:
+    """All published numbers that we know of."""
+    found = []
+    with files("pai_bench.published").joinpath("accuracy.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            value = float(row["value"])
+            found.append(
+                Published(
+                    source=row["source"],
+                    table=row["table"],
+                    data=row["dataset"],
+                    model=row["model"],
+                    criterion=row["criterion"],
+                    sparsity=float(row["sparsity_percent"]) / 100,
+                    accuracy=100 - value if row["metric"] == "test_error_percent" else value,
+                    deviation=float(row["std"] or "nan"),
+                    seeds=int(float(row["seeds"])) if row["seeds"] else None,
+                    selection=row["selection"],
+                    note=row["note"],
+                )
+            )
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A published number and what we found: last epoch, and best on the test set."""
+
+    theirs: Published
+    method: str
+    last: Estimate
+    best: Estimate
+
+    @property
+    def ours(self) -> Estimate:
+        """Chosen as theirs was."""
+        return self.best if self.theirs.best_on_test else self.last
+
+    @property
+    def difference(self) -> float:
+        """Ours minus theirs, in points."""
+        return self.ours.mean - self.theirs.accuracy
+
+    @property
+    def inside(self) -> bool | None:
+        """Whether a mean over as many runs as theirs could well come out like theirs, by the spread of our seeds.
+
+        The prediction interval of a mean of k further runs, ours ± t s sqrt(1/n + 1/k); k = 1 where it is not known.
+        None below two seeds.
+        """
+        n, k = self.ours.count, self.theirs.seeds or 1
+        if n < 2:
+            return None
+        half = float(stats.t.ppf(1 - LEVEL / 2, n - 1)) * self.ours.deviation * math.sqrt(1 / n + 1 / k)
+        return abs(self.difference) <= half
+
+
+def beside(comparison: Comparison) -> list[Beside]:
+    """What is published of the network, data set, criteria and sparsities of a comparison."""
+    data = DATA.get(comparison.data, comparison.data)
+    known = [p for p in published() if (p.data, p.model) == (data, comparison.model)]
+    rows = comparison.rows[(comparison.rows.status != "failed") & (comparison.rows.variant == "none")]
+    found = []
+    for (criterion, method, sparsity), group in rows.groupby(["criterion", "method", "sparsity"], sort=False):
+        last, best = (estimate(100 * group[name].to_numpy(dtype=float)) for name in ("test_accuracy", "best_accuracy"))
+        same = [p for p in known if p.criterion == criterion and abs(p.sparsity - float(str(sparsity))) < SAME]
+        found += [Beside(theirs, str(method), last, best) for theirs in same]
+    return found
+
+
+def table(found: Sequence[Beside]) -> Table:
+    """A row for each published number."""
+    head = ["criterion", "sparsity", "ours, last epoch", "ours, best on test", "published", "epoch", "difference"]
+    head += ["inside our spread", "source"]
+    body = []
+    for one in found:
+        theirs = one.theirs
+        inside = {True: "yes", False: "no", None: "one seed"}[one.inside]
+        note = f"; {theirs.note}" if theirs.note else ""
+        body.append(
+            [
+                one.method if one.method != DENSE else "dense",
+                f"{theirs.sparsity:.10g}",
+                spread(one.last.mean, one.last.deviation, one.last.count),
+                spread(one.best.mean, one.best.deviation, one.best.count) if theirs.best_on_test else "",
+                spread(theirs.accuracy, theirs.deviation, theirs.seeds),
+                theirs.selection,
+                f"{one.difference:+.2f}",
+                inside,
+                f"{theirs.source}, {theirs.table}{note}",
+            ]
+        )
+    return [head, *body]
+
+
+def spread(mean: float, deviation: float, count: int | None) -> str:
+    """A mean with its deviation and number of runs, as far as they are known."""
+    text = f"{mean:.2f}" + ("" if math.isnan(deviation) else f" ± {deviation:.2f}")
+    return text + (f" ({count})" if count else "")
+
+
+def protocols(found: Sequence[Beside], ours: str) -> Iterator[str]:
+    """How the published networks were trained, where we know it, beside how ours were."""
+    yield f"Ours: {ours}."
+    sources = dict.fromkeys((one.theirs.source, one.theirs.data) for one in found)
+    for source, data in sources:
+        name = next((v for (s, d), v in TRAINED_BY.items() if source.startswith(s) and d == data), None)
+        yield f"{source}: {describe(PROTOCOLS[name]) if name else 'protocol not known to us'}."
+
+
+def describe(protocol: Protocol) -> str:
+    """A protocol, with the part of the training set that it uses."""
+    part = f", {protocol.train_fraction:.0%} of the training set" if protocol.train_fraction != 1 else ""
+    return f"{protocol.describe()}{part} (`{protocol.name}`)"

@@ -1,0 +1,161 @@
+"""What is reported of the trials of one method at one sparsity: one table of metrics for every format."""
+
+import html
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+from pai_bench.plan import DENSE
+from pai_bench.report import tables
+from pai_bench.report.statistics import estimate
+from pai_bench.report.summary import Comparison, share
+
+Of = Callable[[pd.DataFrame, pd.DataFrame], "pd.Series[float]"]
+"""Rows of one method and sparsity, and those of the dense reference -> a value for each row."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of each trial. `form` writes it for people, in `unit`; tables for programs hold the number itself."""
+
+    name: str
+    label: str
+    unit: str
+    better: Literal["higher", "lower", ""]
+    of: Of
+    form: Callable[[float], str]
+    spread: bool = False
+    """Whether standard deviation and interval over seeds are written too."""
+
+
+def column(name: str, factor: float = 1.0) -> Of:
+    """A column of the results, in another unit."""
+    return lambda rows, _dense: factor * pd.to_numeric(rows[name], errors="coerce")
+
+
+def drop(rows: pd.DataFrame, dense: pd.DataFrame) -> "pd.Series[float]":
+    """Accuracy of the dense network of the same seed minus that of each row, in points."""
+    reference = dense[dense.status != "failed"].groupby("seed").test_accuracy.mean()
+    return 100 * (rows.seed.map(reference) - pd.to_numeric(rows.test_accuracy))
+
+
+def ratio(part: str, whole: str) -> Of:
+    """One column by another, in per cent."""
+    return lambda rows, _dense: 100 * pd.to_numeric(rows[part]) / pd.to_numeric(rows[whole])
+
+
+METRICS = (
+    Metric("accuracy", "test accuracy, last epoch", "%", "higher", column("test_accuracy", 100), "{:.2f}".format, True),
+    Metric("drop", "below dense", "points", "lower", drop, "{:.2f}".format, True),
+    Metric("direct_sparsity", "direct sparsity", "", "", column("achieved_sparsity"), share),
+    Metric("effective_sparsity", "effective sparsity", "", "", column("effective_sparsity"), share),
+    Metric(
+        "dead_layers", "dead layers", "", "lower", lambda r, _: r.dead_layers.str.len().astype(float), "{:.3g}".format
+    ),
+    Metric("parameters_kept", "weights kept", "", "", column("parameters_kept"), "{:,.0f}".format),
+    Metric("flops_kept", "FLOPs kept", "%", "lower", ratio("flops_kept", "flops"), "{:.3g}".format),
+    Metric("score_seconds", "scoring", "s", "lower", column("score_seconds"), tables.duration),
+    Metric("score_peak_bytes", "scoring memory", "bytes", "lower", column("score_peak_bytes"), tables.size),
+    Metric("train_seconds", "training", "s", "lower", column("train_seconds"), tables.duration),
+)
+BEST = Metric(
+    "best_accuracy", "best on test", "%", "higher", column("best_accuracy", 100), "{:.2f}".format, spread=True
+)
+"""Looks at the test set for the epoch to report: only beside published numbers that did so."""
+
+
+def cells(comparison: Comparison) -> Iterator[tuple[str, float, pd.DataFrame]]:
+    """Method, sparsity and the finished trials of each cell, the dense reference first."""
+    rows = comparison.rows[comparison.rows.status != "failed"]
+    for (method, sparsity), group in rows.groupby(["method", "sparsity"], sort=False):
+        yield str(method), float(sparsity), group.sort_values("seed")  # type: ignore[arg-type]
+
+
+def table(comparison: Comparison, metrics: Sequence[Metric] = METRICS) -> tables.Table:
+    """A row for each method and sparsity, for people: means over seeds; of accuracies, deviation and interval too."""
+    dense = comparison.rows[comparison.rows.criterion == DENSE]
+    units = {metric: f", {metric.unit}" if metric.unit in ("%", "points") else "" for metric in metrics}
+    head = ["criterion", "sparsity", "seeds", *(metric.label + unit for metric, unit in units.items())]
+    body = []
+    for method, sparsity, group in cells(comparison):
+        row = [method, f"{sparsity:.10g}", str(len(group))]
+        row += [written(metric, metric.of(group, dense)) for metric in metrics]
+        body.append(row)
+    kept = [i for i in range(len(head)) if i < 3 or any(row[i] for row in body)]
+    return [[row[i] for i in kept] for row in (head, *body)]
+
+
+def written(metric: Metric, values: "pd.Series[float]") -> str:
+    """The mean of a metric, as a person reads it; nothing where nothing was measured."""
+    known = values.dropna()
+    if not len(known):
+        return ""
+    if not metric.spread:
+        return metric.form(float(known.mean()))
+    found = estimate(known.to_numpy(dtype=float))
+    text = metric.form(found.mean)
+    if not math.isnan(found.deviation):
+        text += f" ± {metric.form(found.deviation)} ({metric.form(found.low)} to {metric.form(found.high)})"
+    return text
+
+
+def frame(comparisons: Sequence[Comparison], metrics: Sequence[Metric] = (*METRICS, BEST)) -> pd.DataFrame:
+    """A row for each method and sparsity, for programs: mean, sample deviation and interval of every metric."""
+    rows = []
+    for comparison in comparisons:
+        dense = comparison.rows[comparison.rows.criterion == DENSE]
+        for method, sparsity, group in cells(comparison):
+            row: dict[str, object] = {"data": comparison.data, "model": comparison.model}
+            row |= {"protocol": comparison.protocol, "train_fraction": comparison.train_fraction}
+            row |= {"criterion": method, "sparsity": sparsity, "seeds": len(group)}
+            for metric in metrics:
+                found = estimate(metric.of(group, dense).dropna().to_numpy(dtype=float))
+                row |= {metric.name: found.mean, f"{metric.name}_sd": found.deviation}
+                row |= {f"{metric.name}_low": found.low, f"{metric.name}_high": found.high}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def as_csv(comparisons: Sequence[Comparison]) -> str:
+    """`frame` as comma-separated values."""
+    return frame(comparisons).to_csv(index=False, lineterminator="\n")
+
+
+def as_latex(comparisons: Sequence[Comparison]) -> str:
+    """A LaTeX tabular for each comparison, with booktabs' rules."""
+    parts = []
+    for comparison in comparisons:
+        head, *body = ([latex(cell) for cell in row] for row in table(comparison))
+        lines = [f"% {comparison.title}; {comparison.protocol}", rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}"]
+        lines += [r"\toprule", " & ".join(head) + r" \\", r"\midrule"]
+        lines += [" & ".join(row) + r" \\" for row in body] + [r"\bottomrule", r"\end{tabular}"]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+LATEX = {c: rf"\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX |= {"\\": r"\textbackslash{}", "±": r"$\pm$", "–": "--"}
+
+
+def latex(text: str) -> str:
+    """`text` as LaTeX shows it."""
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+def as_html(comparisons: Sequence[Comparison]) -> str:
+    """An HTML table for each comparison."""
+    parts = []
+    for comparison in comparisons:
+        head, *body = ([html.escape(cell) for cell in row] for row in table(comparison))
+        caption = html.escape(f"{comparison.title}. {comparison.protocol}")
+        lines = ["<table>", f"<caption>{caption}</caption>"]
+        lines += ["<thead><tr>" + "".join(f"<th>{cell}</th>" for cell in head) + "</tr></thead>", "<tbody>"]
+        lines += ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in body]
+        parts.append("\n".join([*lines, "</tbody>", "</table>"]))
+    return "\n\n".join(parts) + "\n"
+
+
+FORMATS: dict[str, Callable[[Sequence[Comparison]], str]] = {"csv": as_csv, "latex": as_latex, "html": as_html}

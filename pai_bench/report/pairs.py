@@ -1,0 +1,181 @@
+"""Criteria of one comparison, two by two: which are told apart by their seeds, and what that says in words."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pai_bench.plan import DENSE
+from pai_bench.report.statistics import LEVEL, Difference, Ranks, difference, holm, least_signed_rank, ranks
+from pai_bench.report.summary import Comparison, plural
+from pai_bench.report.tables import Table
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two methods at one sparsity, the one with the higher mean first; differences are in points of accuracy."""
+
+    sparsity: float
+    better: str
+    worse: str
+    difference: Difference
+    corrected: float
+    """p of the paired t test, by Holm's correction over all pairs and sparsities of the comparison."""
+
+    @property
+    def apart(self) -> bool:
+        """Whether the two differ at `LEVEL`; False also where that cannot be tested."""
+        return self.corrected <= LEVEL
+
+    def points(self) -> str:
+        """The mean difference with its interval."""
+        found = self.difference.estimate
+        interval = "" if math.isnan(found.low) else f" ({found.low:.2f} to {found.high:.2f})"
+        return f"{found.mean:.2f}{interval}"
+
+
+def accuracies(comparison: Comparison) -> pd.DataFrame:
+    """Test accuracy in per cent: a row for each seed, a column for each (method, sparsity); NaN for what has failed."""
+    rows = comparison.rows[(comparison.rows.status != "failed") & (comparison.rows.criterion != DENSE)]
+    found = rows.pivot_table(index="seed", columns=["method", "sparsity"], values="test_accuracy", aggfunc="mean")
+    return 100 * found
+
+
+def pairs(comparison: Comparison) -> list[Pair]:
+    """All pairs of methods at each sparsity, over the seeds that both have."""
+    table = accuracies(comparison)
+    columns: dict[object, NDArray[np.float64]] = dict(zip(table.columns, table.to_numpy().T, strict=True))
+    found = []
+    for sparsity in comparison.sparsities:
+        here = [method for method in comparison.methods if (method, sparsity) in columns]
+        for one, other in itertools.combinations(here, 2):
+            both = np.stack([columns[one, sparsity], columns[other, sparsity]], axis=1)
+            both = both[~np.isnan(both).any(axis=1)]
+            if not len(both):
+                continue
+            better, worse = (one, other) if both[:, 0].mean() >= both[:, 1].mean() else (other, one)
+            sign = 1 if better == one else -1
+            found.append((sparsity, better, worse, difference(sign * both[:, 0], sign * both[:, 1])))
+    corrected = holm([d.p for *_, d in found])
+    return [Pair(*one, p) for one, p in zip(found, corrected, strict=True)]
+
+
+def sentences(comparison: Comparison, found: Sequence[Pair]) -> list[str]:
+    """One sentence for each sparsity: the criterion with the highest mean, what it beats, and what it does not."""
+    lines = []
+    for sparsity in comparison.sparsities:
+        here = [pair for pair in found if pair.sparsity == sparsity]
+        cells = {m: comparison.cells[m, sparsity] for m in comparison.methods if (m, sparsity) in comparison.cells}
+        cells = {method: cell for method, cell in cells.items() if cell.accuracies}
+        if not cells:
+            continue
+        best = max(cells, key=lambda method: cells[method].mean)
+        start = f"At sparsity {sparsity:.10g}, {best} has the highest mean accuracy, {100 * cells[best].mean:.2f} %"
+        against = {next(iter({p.better, p.worse} - {best})): p for p in here if best in (p.better, p.worse)}
+        beaten = [f"{name} by {pair.points()}" for name, pair in against.items() if pair.apart and pair.better == best]
+        equal = [f"{name} ({pair.points()})" for name, pair in against.items() if not pair.apart]
+        seeds = {pair.difference.seeds for pair in against.values()}
+        if not against:
+            lines.append(f"{start}; nothing stands beside it.")
+            continue
+        if max(seeds) < 2:
+            names = ", ".join(against)
+            lines.append(f"{start}. With one seed it cannot be told from chance whether it differs from {names}.")
+            continue
+        counts = f"{min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else plural(max(seeds), "seed")
+        parts = [f"it beats {listing(beaten)}"] if beaten else []
+        parts += [f"it is not distinguishable from {listing(equal)}"] if equal else []
+        units = f"points, with the {1 - LEVEL:.0%} interval; {counts}"
+        lines.append(f"{start}: {'; '.join(parts)} ({units}).")
+    return lines
+
+
+def listing(names: Sequence[str]) -> str:
+    """Names as they stand in a sentence."""
+    return ", ".join(names[:-1]) + f" and {names[-1]}" if len(names) > 1 else "".join(names)
+
+
+def power(found: Sequence[Pair]) -> str | None:
+    """What the tests of a comparison rest on, and what its seeds cannot show."""
+    tested = [pair for pair in found if not math.isnan(pair.difference.p)]
+    if not tested:
+        return "No pair could be tested: that takes two seeds, with differences that are not all the same."
+    least = min(pair.difference.seeds for pair in tested)
+    text = (
+        f"Tests: paired t over seeds, two-sided, Holm's correction over the {plural(len(tested), 'pair')} of this "
+        f"network and data set, so that in {LEVEL:.0%} of such families at most chance alone would be called a "
+        "difference; the intervals are not corrected. "
+    )
+    bound = least_signed_rank(least)
+    if bound * len(tested) > LEVEL:
+        text += (
+            f"With {plural(least, 'seed')} the exact signed-rank test, which does not ask for normal differences, "
+            f"cannot give less than {bound:.3g}, which does not reject after the correction: that the t test holds "
+            "rests on differences being normal."
+        )
+    else:
+        text += "The exact signed-rank test stands beside it, corrected for nothing."
+    untested = len(found) - len(tested)
+    return text + (f" {plural(untested, 'pair')} could not be tested." if untested else "")
+
+
+def table(found: Sequence[Pair]) -> Table:
+    """A row for each pair: the difference in points, its interval, effect size and tests."""
+    head = ["sparsity", "criteria", "difference", f"{1 - LEVEL:.0%} interval", "seeds", "effect d_z", "p", "p, Holm"]
+    head += ["signed rank p", ""]
+    body = []
+    for pair in found:
+        one = pair.difference.estimate
+        body.append(
+            [
+                f"{pair.sparsity:.10g}",
+                f"{pair.better} – {pair.worse}",
+                f"{one.mean:.2f}",
+                "–" if math.isnan(one.low) else f"{one.low:.2f} to {one.high:.2f}",
+                str(one.count),
+                number(pair.difference.effect, "{:.2f}"),
+                number(pair.difference.p),
+                number(pair.corrected),
+                number(pair.difference.wilcoxon),
+                "differ" if pair.apart else "",
+            ]
+        )
+    return [head, *body]
+
+
+def number(value: float, form: str = "{:.2g}") -> str:
+    """A number, or a dash for NaN."""
+    return "–" if math.isnan(value) else form.format(value)
+
+
+def ranking(found: Sequence[Comparison]) -> Ranks | None:
+    """Ranks of the methods that all comparisons have, over comparisons of different networks or data sets.
+
+    A block is one network on one data set: its mean accuracy over the sparsities that all of its methods have.
+    The sparsities of one network are not independent and make one block.
+    """
+    blocks = list({(c.data, c.model): c for c in reversed(found) if c.methods}.values())[::-1]
+    if not blocks:
+        return None
+    shared = [m for m in blocks[0].methods if all(m in block.methods for block in blocks)]
+    rows = []
+    for block in blocks:
+        cells = {s: [block.cells.get((m, s)) for m in shared] for s in block.sparsities}
+        common = [s for s, there in cells.items() if all(cell and cell.accuracies for cell in there)]
+        if common:
+            rows.append([sum(block.cells[m, s].mean for s in common) / len(common) for m in shared])
+    return ranks(shared, rows) if len(shared) > 1 and rows else None
+
+
+def friedman(found: Ranks) -> str:
+    """What Friedman's test says of some ranks."""
+    if math.isnan(found.p):
+        return f"With {plural(len(found.methods), 'criterion')} and {plural(found.blocks, 'block')} there is no test."
+    verdict = "differ" if found.p <= LEVEL else "are not distinguishable"
+    text = f"Friedman's test: the criteria {verdict} in rank (p = {found.p:.2g})"
+    few = "; with so few blocks it seldom rejects" if found.blocks < 5 else ""
+    return f"{text}{few}. Criteria nearer than the critical difference ({found.critical:.2f}) are not told apart."

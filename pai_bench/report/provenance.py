@@ -1,0 +1,145 @@
+"""How the numbers of a report were made, and what limits what may be concluded from them."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from pai_bench.report.pairs import Pair
+from pai_bench.report.summary import Comparison, plural
+from pai_bench.store import Collapse, Cost, Record
+
+
+def provenance(records: Sequence[Record], measured: Sequence[Cost], collapses: Sequence[Collapse]) -> str:
+    """Commands, data, versions and machines, as the records hold them."""
+    lines = []
+    for title, values in (
+        ("Timing command", [cost.provenance.get("command") for cost in measured]),
+        ("Timing environment", [describe_environment(cost) for cost in measured]),
+        ("Timing commit", [describe_commit(cost) for cost in measured]),
+        ("Collapse command", [one.provenance.get("command") for one in collapses]),
+        ("Collapse environment", [describe_environment(one) for one in collapses]),
+        ("Collapse commit", [describe_commit(one) for one in collapses]),
+        ("Command", [record.provenance.get("command") for record in records]),
+        ("Data", [describe_data(record) for record in records]),
+        ("Criterion", [describe_criterion(record) for record in records]),
+        ("Company", [describe_company(record) for record in records]),
+        ("Environment", [describe_environment(record) for record in records]),
+        ("Commit", [describe_commit(record) for record in records]),
+    ):
+        for value, count in sorted(Counter(v for v in values if v).items()):
+            lines.append(
+                f"* {title}: {value} ({plural(count, 'row' if title.startswith(('Timing', 'Collapse')) else 'trial')})"
+            )
+    return "\n".join(lines)
+
+
+def describe_data(record: Record) -> str:
+    """Data set, sizes and checksum."""
+    data = record.provenance["data"]
+    return (
+        f"{data['label']}, {data['train']:,} training and {data['test']:,} test examples, checksum {data['checksum']}"
+    )
+
+
+def describe_criterion(record: Record) -> str | None:
+    """A criterion with all its options, schedule and score batch."""
+    criterion = record.trial["criterion"]
+    if criterion is None:
+        return None
+    options = ", ".join(f"{key} {json.dumps(value)}" for key, value in criterion["options"])
+    batch = f"{record.trial['score_batch']} {record.trial['score_sampling']} examples"
+    if (batches := record.trial.get("score_batches", 1)) > 1:
+        batch = f"{batches} x {batch}"
+    variant = f", {record.trial['variant']}" if "variant" in record.trial else ""
+    for key in ("target", "min_per_layer", "repair"):
+        variant += f", {key.replace('_', ' ')} {record.trial[key]}" if key in record.trial else ""
+    scope = f"{criterion['schedule']}, {record.trial['scope']}{variant}"
+    return f"{criterion['name']}: {scope}, score batch {batch}; {options}"
+
+
+def describe_environment(record: Record | Cost | Collapse) -> str:
+    """Versions, processor, threads and device."""
+    environment = record.environment
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    machine = f"{environment['processor']}, {environment['threads']} threads, {environment['system']}"
+    return f"{environment['device']}; {machine}; {versions}"
+
+
+def describe_company(record: Record) -> str | None:
+    """What ran beside a trial, which its times depend on."""
+    workers, lanes = (record.provenance.get(key, 1) for key in ("workers", "lanes"))
+    parts = [f"one of {workers} worker processes"] if workers > 1 else []
+    parts += [f"trained in one program with {plural(lanes - 1, 'other')}"] if lanes > 1 else []
+    parts += ["compiled"] if record.provenance.get("compiled") else []
+    return ", ".join(parts) or None
+
+
+def describe_commit(record: Record | Cost | Collapse) -> str | None:
+    """The commit that made the record, if it was made from a checkout."""
+    if not (commit := record.provenance.get("commit")):
+        return None
+    return f"{commit}, with changes that were not committed" if record.provenance.get("dirty") else commit
+
+
+def caveats(comparisons: Sequence[Comparison], records: Sequence[Record], pairs: Sequence[Sequence[Pair]]) -> list[str]:
+    """Whatever limits what may be concluded: failures, gaps, few seeds, cut networks, short training, other modes."""
+    lines = []
+    status = Counter(record.status for record in records)
+    if status["failed"]:
+        lines.append(f"{plural(status['failed'], 'trial')} failed and stand in no mean; they are listed above.")
+    for comparison, found in zip(comparisons, pairs, strict=True):
+        lines += [f"{comparison.title}: {line}" for line in limits(comparison, found)]
+    budgets = {record.trial["protocol"].get("budget", 1.0) for record in records}
+    lines += [
+        f"{100 * budget:.3g} % of the protocol's length was trained: accuracies at full length may order otherwise."
+        for budget in sorted(budgets - {1.0})
+    ]
+    dirty = sum(bool(record.provenance.get("dirty")) for record in records)
+    if dirty:
+        lines.append(f"{plural(dirty, 'trial')} ran with changes that were not committed: no commit holds that code.")
+    machines = {json.dumps(dict(record.environment), sort_keys=True) for record in records}
+    if len(machines) > 1:
+        lines.append(f"Trials ran in {len(machines)} environments: their times are not comparable.")
+    if any(record.provenance.get("workers", 1) > 1 for record in records):
+        lines.append("Trials ran beside others on one machine: seconds are those of a busy machine, for either step.")
+    return lines
+
+
+def limits(comparison: Comparison, found: Sequence[Pair]) -> list[str]:
+    """What limits one comparison."""
+    lines = []
+    if comparison.seeds < 2:
+        lines.append("one seed: no difference can be told from chance.")
+    elif comparison.seeds < 5:
+        lines.append(f"{comparison.seeds} seeds: only large differences can be told from chance.")
+    missing = [
+        f"{method} at {sparsity:.10g}"
+        for method in comparison.methods
+        for sparsity in comparison.sparsities
+        if (method, sparsity) not in comparison.cells
+    ]
+    uneven = [
+        f"{method} at {sparsity:.10g} ({len(cell.accuracies)})"
+        for (method, sparsity), cell in comparison.cells.items()
+        if len(cell.accuracies) + cell.failed < comparison.seeds
+    ]
+    if missing:
+        lines.append(f"not run: {', '.join(missing)}.")
+    if uneven:
+        lines.append(f"fewer than {comparison.seeds} seeds: {', '.join(uneven)}; pairs are over the seeds of both.")
+    if not comparison.dense.accuracies:
+        lines.append("no dense reference: nothing says what pruning costs in accuracy.")
+    if cut := sum(cell.disconnected for cell in comparison.cells.values()):
+        lines.append(f"{plural(cut, 'trial')} with no path from input to output; their accuracy is that of a constant.")
+    if dead := sum(cell.with_dead_layers - cell.disconnected for cell in comparison.cells.values()):
+        lines.append(f"{plural(dead, 'trial')} with a dead layer.")
+    if untested := sum(math.isnan(pair.difference.p) for pair in found):
+        lines.append(f"{plural(untested, 'pair')} of criteria could not be tested.")
+    modes = comparison.rows.groupby("method", sort=False).batch_norm.first().dropna()
+    if modes.nunique() > 1:
+        listed = ", ".join(f"{method} {mode}" for method, mode in modes.items())
+        lines.append(
+            f"batch norm while scoring is not in one mode: {listed}. `--bn train` or `--bn eval` sets one for all."
+        )
+    return lines

@@ -1,0 +1,198 @@
+"""What seeds allow to say: intervals, paired differences, corrections, ranks. Numbers in, numbers out."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special, stats
+
+Values = Sequence[float] | NDArray[Any]
+
+LEVEL = 0.05
+"""Share of studies without any difference in which one may be declared; intervals hold the rest."""
+
+FROM_BOOTSTRAP = 10
+"""Number of seeds from which intervals are bootstrapped."""
+
+RESAMPLES = 9_999
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds, with the sample standard deviation (n - 1) and the interval of 1 - `LEVEL`.
+
+    What too few seeds do not give is NaN.
+    """
+
+    mean: float
+    deviation: float
+    low: float
+    high: float
+    count: int
+    kind: Literal["none", "t", "BCa"]
+    """How the interval was made: Student's t (below `FROM_BOOTSTRAP` seeds), or the BCa bootstrap."""
+
+
+def estimate(values: Values) -> Estimate:
+    """Mean, standard deviation and interval of `values`.
+
+    Student's t: mean ± t(1 - LEVEL/2, n - 1) s / sqrt(n). From `FROM_BOOTSTRAP` values on, the bias-corrected and
+    accelerated bootstrap (Efron 1987), with resamples that are the same every time.
+    """
+    return _estimate(tuple(map(float, values)))
+
+
+@cache
+def _estimate(values: tuple[float, ...]) -> Estimate:
+    x = np.asarray(values)
+    n = len(x)
+    if n < 2:
+        return Estimate(float(x.mean()) if n else math.nan, math.nan, math.nan, math.nan, n, "none")
+    mean, deviation = float(x.mean()), float(x.std(ddof=1))
+    if n < FROM_BOOTSTRAP or not deviation:
+        half = t_quantile(n - 1) * deviation / math.sqrt(n)
+        return Estimate(mean, deviation, mean - half, mean + half, n, "t")
+    return Estimate(mean, deviation, *bca(x), n, "BCa")
+
+
+@cache
+def t_quantile(freedom: int) -> float:
+    """The quantile of Student's t that leaves `LEVEL` outside, in both tails."""
+    return float(stats.t.ppf(1 - LEVEL / 2, freedom))
+
+
+def bca(x: NDArray[np.float64]) -> tuple[float, float]:
+    """The ends of the BCa bootstrap interval of a mean (Efron 1987, J. Am. Stat. Assoc. 82:171).
+
+    With z0 the normal quantile of the share of resampled means below the mean, ties half, and a the skewness of the
+    jackknife, sum d^3 / (6 (sum d^2)^1.5), ends are the quantiles Phi(z0 + (z0 + z) / (1 - a (z0 + z))) of the means.
+    """
+    means, mean = shares(len(x)) @ x, x.mean()
+    below = (np.mean(means < mean) + np.mean(means <= mean)) / 2
+    z0 = special.ndtri(np.clip(below, 1 / (2 * RESAMPLES), 1 - 1 / (2 * RESAMPLES)))
+    d = (x - mean) / (len(x) - 1)
+    a = (d**3).sum() / (6 * (d**2).sum() ** 1.5)
+    z = z0 + special.ndtri([LEVEL / 2, 1 - LEVEL / 2])
+    low, high = np.quantile(means, special.ndtr(z0 + z / (1 - a * z)))
+    return float(low), float(high)
+
+
+@cache
+def shares(n: int) -> NDArray[np.float64]:
+    """What share each of `n` values has in each resample, (RESAMPLES, n): a resampled mean is a product with it."""
+    return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), RESAMPLES) / n
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The paired differences of two methods over the seeds that both have, in the unit of what was measured."""
+
+    estimate: Estimate
+    p: float
+    """Of the paired t test, two-sided; NaN if it cannot be made: below two seeds, or all differences the same."""
+    wilcoxon: float
+    """Of the exact signed-rank test; NaN below two seeds that differ."""
+    effect: float
+    """Cohen's d_z: mean of the differences by their standard deviation."""
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds both methods have."""
+        return self.estimate.count
+
+
+def difference(one: Values, other: Values) -> Difference:
+    """`one` minus `other`, seed by seed.
+
+    The paired t test (Student 1908) asks whether the mean difference is zero, t = mean / (s / sqrt(n)) with n - 1
+    degrees of freedom; it holds exactly where differences are normal.
+    """
+    d = np.asarray(one, dtype=float) - np.asarray(other, dtype=float)
+    found = estimate(d)
+    same = found.count > 1 and bool(np.ptp(d) <= 1e-12 * np.abs(d).max())  # differences of decimals are never equal
+    if found.count < 2 or same:
+        p = 1.0 if same and not d.any() else math.nan
+        return Difference(found, p, signed_rank(d), math.nan)
+    t = found.mean * math.sqrt(found.count) / found.deviation
+    p = float(2 * special.stdtr(found.count - 1, -abs(t)))
+    return Difference(found, p, signed_rank(d), found.mean / found.deviation)
+
+
+def signed_rank(differences: Values) -> float:
+    """The two-sided p of Wilcoxon's signed-rank test, from all 2^n signs of the ranks.
+
+    Differences of zero are left out, as Wilcoxon (1945) did; equal ones share their mean rank, and the distribution is
+    that of the ranks as they are, so that it is exact with ties too.
+    """
+    d = np.asarray(differences, dtype=float)
+    d = d[d != 0]
+    if len(d) < 2:
+        return math.nan
+    # mean ranks are halves: twice them are whole numbers, whose sums can be counted
+    ranks = np.rint(2 * stats.rankdata(np.round(np.abs(d), 12))).astype(int)
+    ways = np.zeros(ranks.sum() + 1)
+    ways[0] = 1.0
+    for rank in ranks:
+        ways[rank:] = ways[rank:] + ways[: len(ways) - rank]
+    observed = int(ranks[d > 0].sum())
+    low = min(observed, len(ways) - 1 - observed)
+    return float(min(1.0, 2 * ways[: low + 1].sum() / ways.sum()))
+
+
+def least_signed_rank(n: int) -> float:
+    """The least p that the exact signed-rank test can give with `n` seeds, 2 / 2^n."""
+    return 2.0 ** (1 - n)
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (1979) of a family of p values; NaN, a test that was not made, stays and counts not.
+
+    The i-th smallest of m becomes the largest of (m - j + 1) p_j up to it, and at most 1. Rejecting what is at most
+    `LEVEL` then declares any difference wrongly in at most that share of families, whatever their dependence.
+    """
+    made = sorted((p, i) for i, p in enumerate(values) if not math.isnan(p))
+    found, highest = [math.nan] * len(values), 0.0
+    for rank, (p, i) in enumerate(made):
+        highest = max(highest, (len(made) - rank) * p)
+        found[i] = min(1.0, highest)
+    return found
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Mean ranks of methods over independent blocks, 1 the best, and whether they differ."""
+
+    methods: tuple[str, ...]
+    mean: tuple[float, ...]
+    blocks: int
+    p: float
+    """Of Friedman's test; NaN where it cannot be made: below three methods or two blocks."""
+    critical: float
+    """Nemenyi's critical difference: two mean ranks farther apart differ at `LEVEL`."""
+
+
+def ranks(methods: Sequence[str], blocks: Sequence[Sequence[float]]) -> Ranks:
+    """Rank `methods` in each of the `blocks`, rows of one value for each method, the higher the better.
+
+    Friedman (1937), chi-square with k - 1 degrees of freedom; Nemenyi's critical difference as in Demšar (2006),
+    q sqrt(k (k + 1) / (6 N)) with q the quantile of the studentized range by sqrt(2).
+    """
+    table = np.asarray(blocks, dtype=float).reshape(len(blocks), len(methods))
+    n, k = table.shape
+    order = stats.rankdata(-table, axis=1)
+    p = critical = math.nan
+    if n > 1 and k > 2:
+        with warnings.catch_warnings():  # all ranks tied: no difference
+            warnings.simplefilter("ignore")
+            p = float(stats.friedmanchisquare(*table.T).pvalue)
+        p = 1.0 if math.isnan(p) else p
+    if n > 1 and k > 1:
+        critical = (
+            float(stats.studentized_range.ppf(1 - LEVEL, k, np.inf)) / math.sqrt(2) * math.sqrt(k * (k + 1) / (6 * n))
+        )
+    return Ranks(tuple(methods), tuple(map(float, order.mean(0))), n, p, critical)

@@ -1,0 +1,152 @@
+"""The same trials in two results folders, side by side: two machines, two versions."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from scipy import stats
+
+from pai_bench.report import tables
+from pai_bench.report.provenance import describe_commit, describe_environment
+from pai_bench.report.statistics import LEVEL, Estimate, Values, estimate, holm
+from pai_bench.report.summary import method_labels, plural
+from pai_bench.store import Record, as_frame
+
+KEYS = ["data", "model", "protocol", "train_fraction", "method", "sparsity"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One cell in both folders, over the seeds that both have; accuracies in per cent."""
+
+    data: str
+    model: str
+    method: str
+    sparsity: float
+    before: Estimate
+    after: Estimate
+    p: float
+    """Of Welch's t test, corrected by Holm over all cells; NaN below two seeds."""
+    identical: bool
+    """Whether every accuracy is the same, to the last digit."""
+    slower: Mapping[str, float]
+    """Scoring and training: seconds after by seconds before, medians."""
+    status: str
+    """Trials whose status has changed."""
+
+    @property
+    def difference(self) -> float:
+        """After minus before, in points."""
+        return self.after.mean - self.before.mean
+
+    @property
+    def beyond(self) -> bool:
+        """Whether the means differ by more than the spread of the seeds explains."""
+        return self.p <= LEVEL
+
+
+def changes(before: Sequence[Record], after: Sequence[Record]) -> list[Change]:
+    """Every cell whose trials are in both folders."""
+    shared = {record.identity for record in before} & {record.identity for record in after}
+    if not shared:
+        return []
+    one, two = (
+        as_frame([r for r in sorted(records, key=lambda r: r.identity) if r.identity in shared])
+        for records in (before, after)
+    )
+    one, two = (rows.assign(method=method_labels(rows)).set_index("identity") for rows in (one, two))
+    found = []
+    for key, group in one.groupby(KEYS, sort=False):
+        data, model, _, _, method, sparsity = key
+        other = two.loc[group.index]
+        ok = (group.status != "failed") & (other.status != "failed")
+        values = [100 * rows[ok].test_accuracy.to_numpy(dtype=float) for rows in (group, other)]
+        moved = [f"{a} to {b}" for a, b in zip(group.status, other.status, strict=True) if a != b]
+        counts = {text: moved.count(text) for text in dict.fromkeys(moved)}
+        slower = {}
+        for name in ("score_seconds", "train_seconds"):
+            times = [pd.to_numeric(rows[name], errors="coerce").median() for rows in (group, other)]
+            slower[name] = times[1] / times[0] if times[0] else math.nan
+        found.append(
+            Change(
+                data=str(data),
+                model=str(model),
+                method=str(method),
+                sparsity=float(str(sparsity)),
+                before=estimate(values[0]),
+                after=estimate(values[1]),
+                p=welch(*values),
+                identical=bool((values[0] == values[1]).all()),
+                slower=slower,
+                status=", ".join(f"{count} {text}" for text, count in counts.items()),
+            )
+        )
+    corrected = holm([change.p for change in found])
+    return [Change(**{**vars(change), "p": p}) for change, p in zip(found, corrected, strict=True)]
+
+
+def welch(one: Values, other: Values) -> float:
+    """p of Welch's t test (1947) for the difference of two means; NaN below two values, or without any spread."""
+    a, b = estimate(one), estimate(other)
+    if min(a.count, b.count) < 2:
+        return math.nan
+    if not a.deviation and not b.deviation:
+        return 1.0 if a.mean == b.mean else math.nan
+    return float(stats.ttest_ind(one, other, equal_var=False).pvalue)
+
+
+def table(found: Sequence[Change]) -> tables.Table:
+    """A row for each cell; what has changed beyond the spread of its seeds first."""
+    head = ["data", "model", "criterion", "sparsity", "seeds", "A", "B", "B - A", "p, Holm", "score, B / A"]
+    head += ["training, B / A", ""]
+    body = []
+    for one in sorted(found, key=lambda change: (not change.beyond, not change.status)):
+        verdict = "changed" if one.beyond else "identical" if one.identical and one.before.count else ""
+        body.append(
+            [
+                *(one.data, one.model, one.method, f"{one.sparsity:.10g}", str(one.before.count)),
+                *(mean(one.before), mean(one.after)),
+                "–" if math.isnan(one.difference) else f"{one.difference:+.2f}",
+                "–" if math.isnan(one.p) else f"{one.p:.2g}",
+                *("–" if math.isnan(ratio) else f"{ratio:.2f}" for ratio in one.slower.values()),
+                ", ".join(part for part in (verdict, one.status) if part),
+            ]
+        )
+    return [head, *body]
+
+
+def mean(found: Estimate) -> str:
+    """A mean with its deviation."""
+    if not found.count:
+        return "–"
+    return f"{found.mean:.2f}" + ("" if math.isnan(found.deviation) else f" ± {found.deviation:.2f}")
+
+
+def verdict(found: Sequence[Change], before: Sequence[Record], after: Sequence[Record]) -> str:
+    """What came of the comparison, in a few sentences."""
+    ids = [{record.identity for record in records} for records in (before, after)]
+    changed, same = sum(one.beyond for one in found), sum(one.identical for one in found)
+    untested = sum(math.isnan(one.p) for one in found)
+    text = (
+        f"{plural(len(ids[0] & ids[1]), 'trial')} in both, {len(ids[0] - ids[1]):,} only in A, "
+        f"{len(ids[1] - ids[0]):,} only in B. Of {plural(len(found), 'cell')}, {same:,} identical in every accuracy, "
+        f"{changed:,} changed beyond the spread of their seeds (Welch's t test, {LEVEL:.0%}, Holm's correction)."
+    )
+    return text + (f" {plural(untested, 'cell')} could not be tested: one seed." if untested else "")
+
+
+def page(before: Sequence[Record], after: Sequence[Record]) -> str:
+    """The comparison in markdown."""
+    found = changes(before, after)
+    machines = []
+    for name, records in (("A", before), ("B", after)):
+        origins = dict.fromkeys(f"{describe_environment(r)}; commit {describe_commit(r) or 'unknown'}" for r in records)
+        machines += [f"* {name}: {origin}" for origin in origins]
+    parts = ["# Two results folders side by side", verdict(found, before, after)]
+    parts += [
+        "Test accuracy of the last epoch in per cent, mean ± standard deviation over the seeds that both have; seconds "
+        "are medians."
+    ]
+    parts += [tables.markdown(table(found))] if found else []
+    return "\n\n".join([*parts, "## Where they come from", "\n".join(machines)]) + "\n"

@@ -1,0 +1,72 @@
+"""Made-up records."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from pai_bench.plan import Choice, Trial
+from pai_bench.store import EpochRecord, Layer, Record
+from pai_bench.store.bits import pack
+from pai_bench.training.protocol import PROTOCOLS
+
+
+def record(criterion: str | None, sparsity: float, seed: int, accuracy: float | None, **changes: Any) -> Record:
+    """A record with the given outcome."""
+    choice = None if criterion is None else Choice(name=criterion, schedule=changes.pop("schedule", "one-shot"))
+    protocol = changes.pop("protocol", PROTOCOLS["short"])
+    trial = Trial(
+        data="digits", model="net", seed=seed, protocol=protocol, criterion=choice, sparsity=sparsity, score_batch=100
+    )
+    trial = dataclasses.replace(trial, **changes.pop("trial", {}))
+    kept = changes.pop("kept", 10)
+    keys: dict[str, Any] = {
+        "error": "RuntimeError: oh | no" if accuracy is None else None,
+        "test_accuracy": accuracy,
+        "dead_layers": None if accuracy is None else ("b.weight",) * (kept == 0),
+        "score_seconds": None if criterion is None else 0.25,
+        "train_seconds": 2.0,
+        "images_per_second": 1000.0,
+        "device": "cpu",
+        "layers": (Layer(name="a.weight", size=30, kept=15), Layer(name="b.weight", size=20, kept=kept)),
+        "curve": (EpochRecord(epoch=1, train_loss=1.0, test_loss=1.0, test_accuracy=accuracy or 0.0),),
+        "environment": {
+            "versions": {"torch": "2"},
+            "system": "Linux",
+            "processor": "a cpu",
+            "threads": 2,
+            "device": "CPU",
+        },
+        "provenance": {
+            "command": "pai-bench run",
+            "commit": "abc",
+            "dirty": True,
+            "data": {"label": "digits (scikit-learn, 28x28)", "checksum": "00ff", "train": 1347, "test": 450},
+        },
+    }
+    return Record(
+        identity=trial.identity,
+        trial=trial.configuration(),
+        status="failed" if accuracy is None else "done",
+        **keys | changes,
+    )
+
+
+def drawn(criterion: str | None, sparsity: float, seed: int, accuracy: float, **changes: Any) -> Record:
+    """A record of a network of two layers that sees images of 4 x 4, with a mask, FLOPs and a learning curve."""
+    draw = np.random.default_rng([seed, round(1e6 * sparsity), *(criterion or "").encode()])
+    shapes = {"a.weight": (5, 16), "b.weight": (3, 5)}
+    masks = {name: draw.random(shape) >= sparsity for name, shape in shapes.items()}
+    layers = tuple(
+        Layer(name=n, size=m.size, kept=int(m.sum()), effective=int(m.sum()), shape=m.shape, flops=2 * m.size)
+        for n, m in masks.items()
+    )
+    curve = tuple(
+        EpochRecord(epoch=e, train_loss=1.0, test_loss=1.0, test_accuracy=accuracy * e / 3 + 0.01 * (e == 2))
+        for e in (1, 2, 3)
+    )
+    data = {"label": "digits", "checksum": "00ff", "train": 10, "test": 5, "shape": [1, 4, 4]}
+    keys: dict[str, Any] = {"layers": layers, "curve": curve, "flops": 190, "achieved_sparsity": sparsity}
+    keys |= {"mask": pack(masks) if criterion else None, "effective_sparsity": sparsity, "connected": True}
+    keys |= {"provenance": {"command": "pai-bench run", "commit": "abc", "dirty": False, "data": data}}
+    return record(criterion, sparsity, seed, accuracy, **keys | changes)

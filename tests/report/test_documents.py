@@ -1,0 +1,215 @@
+"""Tables in other formats, published numbers, benchmarks, and two folders side by side."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from pai_bench.cli import main
+from pai_bench.report import literature, metrics, versus
+from pai_bench.report.page import write_report
+from pai_bench.report.similarity import similarity
+from pai_bench.report.summary import comparisons
+from pai_bench.store import Record, Store, as_frame
+from pai_bench.store.bits import unpack
+from tests.report.records import drawn, record
+from tests.report.test_pairs import full
+
+
+def stored(path: str, records: list[Record]) -> Store:
+    """A results folder with some records."""
+    store = Store(path, create=True)
+    for one in records:
+        store.write(one)
+    return store
+
+
+def test_metrics_by_hand() -> None:
+    records = [drawn(None, 0.0, s, 0.9 + 0.01 * s) for s in range(3)] + [drawn("snip", 0.8, s, 0.8) for s in range(3)]
+    (row,) = metrics.frame(list(comparisons(as_frame(records)))).query("criterion == 'snip'").to_dict("records")
+    assert row["accuracy"] == pytest.approx(80)
+    assert row["drop"] == pytest.approx(11)  # 10, 11, 12 points below the dense network of the same seed
+    assert row["drop_sd"] == pytest.approx(1)
+    assert row["drop_high"] - row["drop"] == pytest.approx(4.302652729911275 / math.sqrt(3))
+    # 2 x 80 and 2 x 15 operations, each times the share of its layer that is kept
+    kept = [sum(2 * layer.kept for layer in r.layers) / 190 for r in records[3:]]
+    assert row["flops_kept"] == pytest.approx(100 * sum(kept) / 3)
+    assert row["parameters_kept"] == pytest.approx(sum(layer.kept for r in records[3:] for layer in r.layers) / 3)
+    assert row["best_accuracy"] == pytest.approx(80)
+
+
+def test_formats_hold_the_same_numbers() -> None:
+    stored("r", full())
+    for form, suffix in (("csv", "csv"), ("latex", "tex"), ("html", "html")):
+        assert main(["report", "r", "--format", form, "-o", f"x.{suffix}"]) == 0
+    rows = list(csv.DictReader(io.StringIO(Path("x.csv").read_text())))
+    assert len(rows) == 2 * (1 + 3 * 2)
+    (snip,) = (r for r in rows if (r["criterion"], r["sparsity"], r["model"]) == ("snip", "0.8", "net"))
+    text = f"{float(snip['accuracy']):.2f}"
+    assert text in Path("x.tex").read_text()
+    assert text in Path("x.html").read_text()
+    assert Path("x.tex").read_text().count(r"\begin{tabular}") == 2
+    assert Path("x.html").read_text().count("<table>") == Path("x.html").read_text().count("</table>") == 2
+
+
+def test_latex_shows_text_as_it_is() -> None:
+    assert metrics.latex("50 % & a_b ± 1") == r"50 \% \& a\_b $\pm$ 1"
+
+
+def test_published_numbers_stand_beside_ours() -> None:
+    mnist = {"trial": {"data": "mnist", "model": "lenet-300-100"}}
+    records = [drawn("snip", 0.98, seed, 0.970 + 0.002 * seed, **mnist) for seed in range(3)]
+    (comparison,) = comparisons(as_frame(records))
+    (found,) = literature.beside(comparison)
+    assert found.theirs.accuracy == pytest.approx(97.6)  # 2.4 % error in SNIP's Table 1
+    assert found.theirs.best_on_test
+    assert found.ours == found.best
+    assert found.difference == pytest.approx(97.2 - 97.6)
+    # s = 0.2 points; t(0.975, 2) s sqrt(1/3 + 1) = 0.994
+    assert found.inside
+    worse = [drawn("snip", 0.98, seed, 0.960 + 0.002 * seed, **mnist) for seed in range(3)]
+    assert not literature.beside(next(iter(comparisons(as_frame(worse)))))[0].inside
+    assert literature.beside(next(iter(comparisons(as_frame(records[:1])))))[0].inside is None
+    text = write_report(stored("r", records), Path("r.md")).read_text()
+    assert (
+        "| snip | 0.98 | 97.20 ± 0.20 (3) | 97.20 ± 0.20 (3) | 97.60 | max over kept checkpoints | -0.40 | yes |"
+        in text
+    )
+    assert "100,000 iterations" in text
+
+
+def test_every_published_number_is_whole() -> None:
+    assert len(literature.published()) == 1170
+    assert all(0 < one.accuracy < 100 and 0 <= one.sparsity < 1 and one.source for one in literature.published())
+
+
+def test_likeness_by_hand() -> None:
+    records = [drawn(name, 0.5, 0, 0.9) for name in ("snip", "random")]
+    (comparison,) = comparisons(as_frame(records))
+    found = similarity(comparison, 0.5, {one.identity: one for one in records})
+    assert found is not None
+    one, other = (set(unpack(r.mask or "", 95).nonzero()[0].tolist()) for r in records)
+    assert found.jaccard[0, 1] == pytest.approx(len(one & other) / len(one | other))
+    assert found.jaccard[0, 0] == 1
+    both = either = 0.0
+    for a, b in zip(*(r.layers for r in records), strict=True):
+        p, q = a.kept / a.size, b.kept / b.size
+        both += a.size * p * q
+        either += a.size * (p + q - p * q)
+    assert found.chance[0, 1] == pytest.approx(both / either)
+    assert similarity(comparison, 0.5, {r.identity: dataclasses.replace(r, mask=None) for r in records}) is None
+
+
+BENCHMARK = {
+    "machine_info": {"cpu": {"brand_raw": "a cpu"}, "system": "Linux", "python_version": "3.12"},
+    "commit_info": {"id": "abcdef", "dirty": True},
+    "benchmarks": [
+        {
+            "group": "score",
+            "name": "test_snip[cpu]",
+            "stats": {"median": 0.25, "iqr": 0.01, "min": 0.2, "rounds": 5},
+            "extra_info": {"ratio": 1.09, "device": "CPU", "fast": True},
+        }
+    ],
+}
+
+
+def test_benchmarks_become_a_part_of_the_report() -> None:
+    stored("r", full(seeds=1))
+    Path("b.json").write_text(json.dumps(BENCHMARK))
+    assert main(["report", "r", "--timings", "b.json", "-o", "x.md"]) == 0
+    text = Path("x.md").read_text()
+    assert "| score | test_snip[cpu] | 250 ms | 10 ms | 200 ms | 5 | ratio 1.09 |" in text
+    assert "a cpu, Linux, Python 3.12; commit abcdef with changes" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "timings b.json cannot be read (No such file or directory)"),
+        ("{}", "b.json is not a file of pytest-benchmark (KeyError: 'benchmarks')"),
+        ("[]", "b.json is not a file of pytest-benchmark"),
+        ('{"benchmarks": [{"name": "x", "stats": {"rounds": 1}}]}', "b.json is not a file of pytest-benchmark"),
+    ],
+)
+def test_bad_timings_are_named(text: str | None, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    stored("r", full(seeds=1))
+    if text is not None:
+        Path("b.json").write_text(text)
+    assert main(["report", "r", "--timings", "b.json"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def shifted(records: list[Record], model: str, points: float) -> list[Record]:
+    """The same trials, those of one network better by some points."""
+    return [
+        dataclasses.replace(r, test_accuracy=(r.test_accuracy or 0) + points / 100) if r.trial["model"] == model else r
+        for r in records
+    ]
+
+
+def test_two_folders_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
+    records = full()
+    found = versus.changes(records, records)
+    assert len(found) == 2 * 7
+    assert all(one.identical and not one.beyond and one.slower["train_seconds"] == 1 for one in found)
+    found = versus.changes(records, shifted(records, "net", 20))
+    assert {one.model for one in found if one.beyond} == {"net"}
+    assert all(one.difference == pytest.approx(20) for one in found if one.beyond)
+    assert not any(one.beyond for one in versus.changes(records, shifted(records, "net", 0.1)))
+    lost = [*records[1:], record("snip", 0.99, 7, 0.5)]
+    stored("a", records)
+    stored("b", shifted(lost, "other", 20))
+    assert main(["compare", "a", "b", "-o", "c.md"]) == 0
+    out = capsys.readouterr().out
+    assert "55 trials in both, 1 only in A, 1 only in B" in out
+    text = Path("c.md").read_text()
+    assert text.count("| changed |") == 7
+    assert "* A: CPU; a cpu" in text
+
+
+def test_a_change_of_status_is_said() -> None:
+    before = [record("snip", 0.9, seed, 0.9) for seed in range(2)]
+    after = [before[0], record("snip", 0.9, 1, None)]
+    (change,) = versus.changes(before, after)
+    assert change.status == "1 done to failed"
+    assert "1 done to failed" in versus.table([change])[1][-1]
+
+
+def test_one_seed_cannot_be_told_from_chance() -> None:
+    (change,) = versus.changes([record("snip", 0.9, 0, 0.9)], [record("snip", 0.9, 0, 0.1)])
+    assert math.isnan(change.p)
+    assert not change.beyond
+
+
+@pytest.mark.parametrize(
+    "arguments", [["compare", "a", "gone"], ["report", "gone"], ["report", "a", "--format", "csv"]]
+)
+def test_folders_without_trials(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a/trials").mkdir(parents=True)
+    Path("a/trials/x.json").write_text("{")
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith("pai-bench: ")
+
+
+@pytest.mark.slow
+def test_ten_thousand_records_take_seconds() -> None:
+    """20 networks with ten criteria, five sparsities and ten seeds: under 20 seconds on the machine it was made for."""
+    import time
+
+    records = [
+        drawn(f"criterion-{c}", sparsity, seed, 0.9 - sparsity / 10 + 0.001 * seed * c, trial={"model": f"net-{m}"})
+        for m in range(20)
+        for c in range(10)
+        for sparsity in (0.5, 0.6, 0.7, 0.8, 0.9)
+        for seed in range(10)
+    ]
+    store = stored("r", records)
+    start = time.perf_counter()
+    write_report(store, Path("x.md"))
+    print(f"{time.perf_counter() - start:.1f} s for {len(records)} records")
+    assert Path("x.md").read_text().count("**net-") == 20

@@ -1,0 +1,130 @@
+"""Which criteria are told apart, what is said of it, and ranks over networks."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pai_bench.report import pairs
+from pai_bench.report.page import write_report
+from pai_bench.report.summary import Comparison, comparisons
+from pai_bench.store import Record, Store, as_frame
+from tests.report.records import drawn, record
+
+
+def compared(accuracies: dict[str, list[float]], sparsity: float = 0.9) -> Comparison:
+    """A comparison of some criteria at one sparsity, accuracies by seed."""
+    records = [record(name, sparsity, seed, a) for name, row in accuracies.items() for seed, a in enumerate(row)]
+    (found,) = comparisons(as_frame(records))
+    return found
+
+
+def test_a_difference_is_said_in_points() -> None:
+    comparison = compared({"snip": [0.971, 0.972, 0.974, 0.973, 0.970], "random": [0.941, 0.940, 0.943, 0.944, 0.939]})
+    (pair,) = pairs.pairs(comparison)
+    assert (pair.better, pair.worse, pair.apart) == ("snip", "random", True)
+    # differences 3.0, 3.2, 3.1, 2.9, 3.1: mean 3.06, s 0.11402, t(0.975, 4) s / sqrt(5) = 0.14157
+    assert pair.points() == "3.06 (2.92 to 3.20)"
+    (line,) = pairs.sentences(comparison, [pair])
+    assert line == (
+        "At sparsity 0.9, snip has the highest mean accuracy, 97.20 %: it beats random by 3.06 (2.92 to 3.20) "
+        "(points, with the 95% interval; 5 seeds)."
+    )
+
+
+def test_what_is_not_distinguishable_is_said_so() -> None:
+    comparison = compared({"snip": [0.97, 0.96, 0.98], "random": [0.95, 0.98, 0.97], "grasp": [0.5, 0.52, 0.51]})
+    found = pairs.pairs(comparison)
+    (line,) = pairs.sentences(comparison, found)
+    assert "it beats grasp by 46.00" in line
+    assert "it is not distinguishable from random (0.33 (" in line
+    assert "3 seeds" in line
+    assert "With 3 seeds the exact signed-rank test" in str(pairs.power(found))
+
+
+def test_one_seed_says_nothing() -> None:
+    comparison = compared({"snip": [0.97], "random": [0.5]})
+    found = pairs.pairs(comparison)
+    assert math.isnan(found[0].corrected)
+    assert not found[0].apart
+    (line,) = pairs.sentences(comparison, found)
+    assert line.endswith("With one seed it cannot be told from chance whether it differs from random.")
+    assert "No pair could be tested" in str(pairs.power(found))
+
+
+def test_pairs_are_over_the_seeds_of_both() -> None:
+    records = [record("snip", 0.9, s, 0.9 + 0.01 * s) for s in range(4)]
+    records += [record("random", 0.9, s, 0.8 + 0.01 * s + 0.001 * (s == 2)) for s in (1, 2, 5)]
+    records += [record("random", 0.9, 3, None)]
+    (comparison,) = comparisons(as_frame(records))
+    (pair,) = pairs.pairs(comparison)
+    assert pair.difference.seeds == 2
+    assert pair.difference.estimate.mean == pytest.approx(9.95)
+
+
+def test_a_ranking_counts_networks_and_not_sparsities() -> None:
+    records = []
+    for model in "xyz":
+        for sparsity in (0.9, 0.95):
+            for name, accuracy in (("snip", 0.9), ("random", 0.5), ("grasp", 0.7)):
+                records.append(record(name, sparsity, 0, accuracy - sparsity / 10, trial={"model": model}))
+    ranks = pairs.ranking(list(comparisons(as_frame(records))))
+    assert ranks is not None
+    assert ranks.blocks == 3
+    assert dict(zip(ranks.methods, ranks.mean, strict=True)) == {"snip": 1, "grasp": 2, "random": 3}
+    assert "p = 0.05" in pairs.friedman(ranks)  # 12 / (3 * 3 * 4) * (3^2 + 6^2 + 9^2) - 36 = 6; exp(-3) = 0.0498
+
+
+def null_study(draw: np.random.Generator, seeds: int = 5) -> Comparison:
+    """Three criteria of one quality at two sparsities; what seeds share is shared."""
+    shared = draw.normal(0.9, 0.02, size=seeds)
+    records = []
+    for sparsity in (0.9, 0.95):
+        for name in ("snip", "random", "grasp"):
+            accuracies = shared - sparsity / 10 + draw.normal(0, 0.005, size=seeds)
+            records += [record(name, sparsity, seed, float(a)) for seed, a in enumerate(accuracies)]
+    (found,) = comparisons(as_frame(records))
+    return found
+
+
+def test_reports_call_chance_a_difference_in_at_most_one_of_twenty() -> None:
+    from scipy import stats
+
+    draw, studies = np.random.default_rng(0), 120
+    wrong = sum(any(pair.apart for pair in pairs.pairs(null_study(draw))) for _ in range(studies))
+    assert wrong <= stats.binom.ppf(0.999, studies, 0.05)
+
+
+def full(models: tuple[str, ...] = ("net", "other"), seeds: int = 4) -> list[Record]:
+    """Records that have everything that a report draws."""
+    quality = {None: 0.95, "snip": 0.9, "random": 0.6, "grasp": 0.85}
+    return [
+        drawn(name, sparsity, seed, q - sparsity / 10 + 0.003 * seed * (1 + (name == "snip")), trial={"model": model})
+        for model in models
+        for name, q in quality.items()
+        for sparsity in ((0.0,) if name is None else (0.5, 0.8))
+        for seed in range(seeds)
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png"])
+def test_a_full_report_is_the_same_byte_for_byte(tmp_path: Path, suffix: str) -> None:
+    store = Store(tmp_path / "r", create=True)
+    for one in full():
+        store.write(one)
+    pages = [write_report(store, tmp_path / name / "page.md", suffix=suffix) for name in "ab"]
+    first, second = ({p.relative_to(page.parent): p.read_bytes() for p in page.parent.rglob("*.*")} for page in pages)
+    assert first == second
+    names = {path.stem for path in first if path.suffix == f".{suffix}"}
+    kinds = ("pareto", "scoring", "curves", "layers", "likeness", "pixels")
+    assert names == {
+        *(f"page-{kind}-{model}-on-digits" for kind in kinds for model in ("net", "other")),
+        *(f"page-{model}-on-digits" for model in ("net", "other")),
+        "page-ranks",
+    }
+    text = pages[0].read_text()
+    assert all(f"figures/{name}.{suffix}" in text for name in names)
+    for expected in ("## In short", "### Cost", "## Ranks", "Friedman's test", "## What limits these conclusions"):
+        assert expected in text
+    assert text.index("## In short") < text.index("## net on digits") < text.index("## How these numbers were made")

@@ -1,0 +1,166 @@
+"""Statistics: examples by hand, scipy's functions, and how often chance is called a difference."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pai_bench.report.statistics import (
+    LEVEL,
+    difference,
+    estimate,
+    holm,
+    least_signed_rank,
+    ranks,
+    signed_rank,
+)
+
+
+def test_an_interval_by_hand() -> None:
+    # mean 3, s^2 = (4 + 1 + 0 + 1 + 4) / 4 = 2.5; t(0.975, 4) = 2.776445
+    found = estimate([1, 2, 3, 4, 5])
+    half = 2.7764451052 * math.sqrt(2.5 / 5)
+    assert (found.mean, found.count, found.kind) == (3, 5, "t")
+    assert found.deviation == pytest.approx(math.sqrt(2.5))
+    assert (found.low, found.high) == pytest.approx((3 - half, 3 + half))
+
+
+@pytest.mark.parametrize("values", [[], [0.5]])
+def test_too_few_for_an_interval(values: list[float]) -> None:
+    found = estimate(values)
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+    assert found.kind == "none"
+
+
+@pytest.mark.parametrize("n", [2, 5, 9])
+def test_t_intervals_are_those_of_scipy(n: int) -> None:
+    x = np.random.default_rng(n).normal(size=n)
+    found = estimate(x)
+    expected = stats.ttest_1samp(x, 0).confidence_interval(1 - LEVEL)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [10, 20, 50])
+def test_bootstrap_intervals_are_those_of_scipy(n: int) -> None:
+    """Up to the error of the resamples: the ends are quantiles of 9,999 means."""
+    x = np.random.default_rng(n).exponential(size=n)
+    found = estimate(x)
+    assert found.kind == "BCa"
+    expected = stats.bootstrap((x,), np.mean, n_resamples=99_999, rng=1).confidence_interval
+    width = expected.high - expected.low
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.03 * width)
+    assert estimate(x) == found  # the same every time
+
+
+def test_values_without_spread() -> None:
+    found = estimate([0.1] * 12)
+    assert (found.low, found.high) == pytest.approx((0.1, 0.1))
+
+
+@pytest.mark.parametrize("n", [2, 5, 8, 20])
+def test_differences_are_those_of_scipy(n: int) -> None:
+    draw = np.random.default_rng(n)
+    one, other = draw.normal(0.3, 1, n), draw.normal(0, 1, n)
+    found = difference(one, other)
+    assert found.p == pytest.approx(stats.ttest_rel(one, other).pvalue, rel=1e-10)
+    assert found.wilcoxon == pytest.approx(stats.wilcoxon(one, other, method="exact").pvalue, rel=1e-10)
+    d = one - other
+    assert found.effect == pytest.approx(d.mean() / d.std(ddof=1))
+    back = difference(other, one)
+    assert (back.p, back.wilcoxon) == pytest.approx((found.p, found.wilcoxon))
+    assert back.estimate.mean == pytest.approx(-found.estimate.mean)
+
+
+def test_a_paired_test_by_hand() -> None:
+    # Student's sleep data (1908): differences 1.2 2.4 1.3 1.3 0 1 1.8 0.8 4.6 1.4, t = 4.0621, p = 0.002833
+    first = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
+    second = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
+    found = difference(second, first)
+    assert found.p == pytest.approx(0.002833, abs=5e-7)
+    assert found.effect == pytest.approx(4.0621 / math.sqrt(10), abs=1e-4)
+
+
+def test_signed_ranks_with_ties_count_all_signs() -> None:
+    for values in ([1, -1, 2, 2, 3], [0.25, 0.5, 0.5, -0.25, 0, 1], [1, 1, 1, 1]):
+        d = np.array([v for v in values if v])
+        order = stats.rankdata(abs(d))
+        sums = [
+            sum(r for r, s in zip(order, signs, strict=True) if s) for signs in itertools.product([0, 1], repeat=len(d))
+        ]
+        seen, total = order[d > 0].sum(), order.sum()
+        low = min(seen, total - seen)
+        expected = min(1.0, 2 * np.mean([s <= low for s in sums]))
+        assert signed_rank(values) == pytest.approx(expected)
+    assert math.isnan(signed_rank([0, 0, 0]))
+    assert signed_rank([1, 2, 3, 4, 5]) == least_signed_rank(5) == 0.0625
+
+
+def test_differences_that_cannot_be_tested() -> None:
+    assert difference([0.5, 0.5], [0.5, 0.5]).p == 1
+    assert math.isnan(difference([0.9, 0.8, 0.7], [0.8, 0.7, 0.6]).p)  # always 0.1: no spread to judge by
+    assert math.isnan(difference([0.9], [0.8]).p)
+    assert math.isnan(difference([], []).p)
+
+
+def test_holm_by_hand() -> None:
+    # sorted 0.01, 0.02, 0.03, 0.04: times 4, 3, 2, 1, never less than the one before
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    found = holm([math.nan, 0.02])
+    assert math.isnan(found[0])
+    assert found[1] == 0.02
+    assert holm([]) == []
+
+
+def test_ranks_by_hand() -> None:
+    # Demšar's (2006) example of mean ranks is larger; here: a is best in 3 blocks of 4, b in one, c is last in all
+    found = ranks(["a", "b", "c"], [[0.9, 0.8, 0.1], [0.9, 0.8, 0.1], [0.7, 0.8, 0.1], [0.9, 0.5, 0.1]])
+    assert found.mean == pytest.approx((1.25, 1.75, 3.0))
+    assert found.p == pytest.approx(stats.chi2.sf(12 / (4 * 3 * 4) * (5**2 + 7**2 + 12**2) - 3 * 4 * 4, 2))
+    # q(0.05) for 3 methods is 2.343 in Demšar's table 5
+    assert found.critical == pytest.approx(2.343 * math.sqrt(3 * 4 / (6 * 4)), rel=1e-3)
+    few = ranks(["a", "b", "c"], [[1, 2, 3]])
+    assert math.isnan(few.p)
+    assert math.isnan(few.critical)
+    assert ranks(["a", "b", "c"], [[1, 1, 1], [2, 2, 2]]).p == 1
+
+
+def at_most(share: float, studies: int) -> int:
+    """A count that chance passes once in a thousand runs."""
+    return int(stats.binom.ppf(0.999, studies, share))
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_chance_is_called_a_difference_in_at_most_one_of_twenty_studies(seeds: int) -> None:
+    """Four methods at two sparsities, all pairs, Holm's correction over the twelve."""
+    draw, studies, wrong = np.random.default_rng(seeds), 600, 0
+    for _ in range(studies):
+        shared = draw.normal(0.9, 0.02, seeds)
+        found = shared + draw.normal(0, 0.01, (2, 4, seeds))
+        tests = [difference(a, b).p for same in found for a, b in itertools.combinations(same, 2)]
+        wrong += min(holm(tests)) <= LEVEL
+    assert wrong <= at_most(LEVEL, studies)
+    assert wrong >= studies / 200  # nor is it never called one
+
+
+@pytest.mark.parametrize(("seeds", "effect"), [(5, 1.5), (10, 1.0), (20, 0.5)])
+def test_a_difference_is_found_as_often_as_theory_says(seeds: int, effect: float) -> None:
+    draw, studies = np.random.default_rng(seeds), 2000
+    found = sum(difference(draw.normal(effect, 1, seeds), np.zeros(seeds)).p <= LEVEL for _ in range(studies))
+    t = stats.t.ppf(1 - LEVEL / 2, seeds - 1)
+    power = 1 - stats.nct.cdf(t, seeds - 1, effect * seeds**0.5) + stats.nct.cdf(-t, seeds - 1, effect * seeds**0.5)
+    low, high = (stats.binom.ppf(q, studies, power) for q in (0.0005, 0.9995))
+    assert low <= found <= high
+
+
+def test_intervals_hold_the_truth_in_nineteen_of_twenty_studies() -> None:
+    draw, studies = np.random.default_rng(0), 2000
+    held = sum((e := estimate(draw.normal(0.5, 0.1, size=5))).low <= 0.5 <= e.high for _ in range(studies))
+    low, high = (stats.binom.ppf(q, studies, 1 - LEVEL) for q in (0.0005, 0.9995))
+    assert low <= held <= high
+    boot = [estimate(draw.normal(0.5, 0.1, size=20)) for _ in range(1000)]
+    # the bootstrap is known to be a little narrow: s is divided by n, not n - 1, and z stands for t
+    assert 0.90 <= np.mean([e.low <= 0.5 <= e.high for e in boot]) <= 0.97
