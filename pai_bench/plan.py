@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -57,7 +58,9 @@ class Sweep:
     )
     score_batch: int | None = option(None, "examples in a score batch; default: 10 per class", least=1)
     score_batches: int = option(1, "number of score batches; see the criteria's option accumulate", least=1)
-    score_sampling: Literal["balanced", "random"] = option("balanced", "how the score batch is drawn")
+    score_sampling: str = option(
+        "balanced", "how the score batch is drawn: balanced over classes, random, or class-N, of class N alone"
+    )
     protocol: str | None = option(
         None,
         "training protocol, see `pai-bench list protocols`; default: short, or short-bn for networks with batch norm",
@@ -100,6 +103,8 @@ class Sweep:
                 raise UserError(f"sparsity {sparsity:g} is outside [0, 1): it is the share of weights removed")
         if not 0 < self.budget <= 1:
             raise UserError(f"budget {self.budget:g} is outside (0, 1]: it is the share of the protocol's length")
+        if not re.fullmatch(r"balanced|random|class-\d+", self.score_sampling):
+            raise UserError(f"score-sampling {self.score_sampling!r} is not balanced, random or class-N")
         if self.train_fraction is not None and not 0 < self.train_fraction <= 1:
             raise UserError(f"train-fraction {self.train_fraction:g} is outside (0, 1]")
 

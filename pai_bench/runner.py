@@ -348,8 +348,10 @@ class Runner:
 
     def score_batch(self, trial: Trial, data: DataSet) -> Batch:
         """The examples that the trial's criterion sees, the same for all criteria and sparsities of a seed."""
-        size, balanced = trial.score_batch * trial.score_batches, trial.score_sampling == "balanced"
-        examples = data.score_batch(size, stream(trial.seed, "batch"), balanced=balanced)
+        size, sampling = trial.score_batch * trial.score_batches, trial.score_sampling
+        label = int(sampling.removeprefix("class-")) if sampling.startswith("class-") else None
+        seed = stream(trial.seed, "batch")
+        examples = data.score_batch(size, seed, balanced=sampling == "balanced", label=label)
         return Batch(*examples, batches=trial.score_batches)
 
     def draw(self, trial: Trial) -> Callable[[int], nn.Module]:

@@ -154,7 +154,7 @@ def test_what_only_python_can_get_wrong() -> None:
         ({"data": [(1, 2)]}, "data is a name or a DataSet, not tuple"),
         ({"models": [3]}, "a model is a name or a function that builds one, not int"),
         ({"bn": "trian"}, "bn=trian is not one of published, train, eval"),
-        ({"score_sampling": "blanced"}, "score-sampling=blanced is not one of balanced, random"),
+        ({"score_sampling": "blanced"}, "score-sampling 'blanced' is not balanced, random or class-N"),
         ({"seeds": 2.5}, "seeds=2.5 is not a whole number"),
     ]
     for keys, message in mistakes:

@@ -402,3 +402,14 @@ def test_a_scope_beside_a_quota_is_no_other_trial() -> None:
         resolve(sweep(variants=["quota:erk"], scope=scope, seeds=1)).trials[1].identity for scope in (None, "layerwise")
     }
     assert len(identities) == 1
+
+
+def test_scores_by_the_examples_of_one_class() -> None:
+    frame = pb.run(sweep(criteria=["snip"], score_sampling="class-2", score_batch=20, seeds=1), out="r")
+    assert set(frame.status) == {"done"}
+    catalog = resolve(sweep(criteria=["snip"], score_sampling="class-2", score_batch=20, seeds=1))
+    made = Runner(catalog)
+    trial = next(trial for trial in catalog.trials if trial.criterion)
+    assert set(made.score_batch(trial, made.data(trial)).targets.tolist()) == {2}
+    with pytest.raises(pb.UserError, match="score-sampling 'class-x' is not balanced, random or class-N"):
+        sweep(score_sampling="class-x")

@@ -153,13 +153,19 @@ class DataSet:
             return self
         return dataclasses.replace(self, train=Split(*(t[chosen] for t in self.train)))
 
-    def score_batch(self, size: int, seed: int, *, balanced: bool = True) -> Split:
-        """`size` normalised training examples drawn with `seed`; `balanced`: as many of each class as it goes."""
+    def score_batch(self, size: int, seed: int, *, balanced: bool = True, label: int | None = None) -> Split:
+        """`size` normalised training examples drawn with `seed`; `balanced`: as many of each class as it goes.
+
+        With a `label`, of this class alone.
+        """
         targets = self.train.targets.cpu()
-        if not 1 <= size <= len(targets):
-            raise UserError(f"a score batch of {size} does not fit {len(targets)} training examples of {self.name}")
         order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
-        if balanced:
+        if label is not None:
+            order = order[targets[order] == label]
+        if not 1 <= size <= len(order):
+            kind = "" if label is None else f" of class {label}"
+            raise UserError(f"a score batch of {size} does not fit {len(order)} training examples{kind} of {self.name}")
+        if balanced and label is None:
             # each example's rank among those of its class; equal ranks stay in random order
             shuffled = targets[order]
             by_class = shuffled.argsort(stable=True)

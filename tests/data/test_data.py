@@ -309,3 +309,13 @@ def test_the_scale_of_a_part_is_that_of_its_images() -> None:
     torch.testing.assert_close(std, pixels.std((0, 2, 3), correction=0), rtol=1e-13, atol=0)
     for found, alone in zip((mean, std), data.only(chosen).mean_and_std, strict=True):
         assert torch.equal(found, alone)
+
+
+def test_a_score_batch_of_one_class() -> None:
+    data = small()
+    found = data.score_batch(8, seed=0, label=1)
+    assert found.targets.tolist() == [1] * 8
+    assert len({bytes(image.numpy().data) for image in found.inputs}) == 8
+    assert not torch.equal(found.inputs, data.score_batch(8, seed=1, label=1).inputs)
+    with pytest.raises(pb.UserError, match="a score batch of 3 does not fit 2 training examples of class 3 of small"):
+        data.score_batch(3, seed=0, label=3)
