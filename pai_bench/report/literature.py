@@ -117,6 +117,7 @@ def beside(comparison: Comparison) -> list[Beside]:
     data = DATA.get(comparison.data, comparison.data)
     known = [p for p in published() if (p.data, p.model) == (data, comparison.model)]
     rows = comparison.rows[(comparison.rows.status != "failed") & (comparison.rows.variant == "none")]
+    rows = rows[~rows.score_sampling.fillna("").str.startswith("class-")]  # which nobody has published
     found = []
     for (criterion, method, sparsity), group in rows.groupby(["criterion", "method", "sparsity"], sort=False):
         last, best = (estimate(100 * group[name].to_numpy(dtype=float)) for name in ("test_accuracy", "best_accuracy"))

@@ -31,11 +31,13 @@ class Pair:
         """Whether the two differ at `LEVEL`; False also where that cannot be tested."""
         return self.corrected <= LEVEL
 
-    def points(self) -> str:
-        """The mean difference with its interval."""
+    def points(self, *, inside: bool = False) -> str:
+        """The mean difference with its interval, in parentheses or, `inside` of others, behind a comma."""
         found = self.difference.estimate
-        interval = "" if math.isnan(found.low) else f" ({found.low:.2f} to {found.high:.2f})"
-        return f"{found.mean:.2f}{interval}"
+        interval = "" if math.isnan(found.low) else f"{found.low:.2f} to {found.high:.2f}"
+        if not interval:
+            return f"{found.mean:.2f}"
+        return f"{found.mean:.2f}, {interval}" if inside else f"{found.mean:.2f} ({interval})"
 
 
 def accuracies(comparison: Comparison) -> pd.DataFrame:
@@ -77,7 +79,7 @@ def sentences(comparison: Comparison, found: Sequence[Pair]) -> list[str]:
         start = f"At sparsity {sparsity:.10g}, {best} has the highest mean accuracy, {100 * cells[best].mean:.2f} %"
         against = {next(iter({p.better, p.worse} - {best})): p for p in here if best in (p.better, p.worse)}
         beaten = [f"{name} by {pair.points()}" for name, pair in against.items() if pair.apart and pair.better == best]
-        equal = [f"{name} ({pair.points()})" for name, pair in against.items() if not pair.apart]
+        equal = [f"{name} ({pair.points(inside=True)})" for name, pair in against.items() if not pair.apart]
         seeds = {pair.difference.seeds for pair in against.values()}
         if not against:
             lines.append(f"{start}; nothing stands beside it.")
@@ -88,8 +90,8 @@ def sentences(comparison: Comparison, found: Sequence[Pair]) -> list[str]:
             continue
         counts = f"{min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else plural(max(seeds), "seed")
         parts = [f"it beats {listing(beaten)}"] if beaten else []
-        parts += [f"it is not distinguishable from {listing(equal)}"] if equal else []
-        units = f"points, with the {1 - LEVEL:.0%} interval; {counts}"
+        parts += [f"after correction it is not distinguishable from {listing(equal)}"] if equal else []
+        units = f"points, with {1 - LEVEL:.0%} intervals; {counts}"
         lines.append(f"{start}: {'; '.join(parts)} ({units}).")
     return lines
 

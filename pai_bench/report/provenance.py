@@ -82,6 +82,35 @@ def describe_commit(record: Record | Cost | Collapse) -> str | None:
     return f"{commit}, with changes that were not committed" if record.provenance.get("dirty") else commit
 
 
+ORIGINALLY: dict[str, tuple[tuple[str, object, str], ...]] = {
+    "snip": (
+        ("score_sampling", "random", "draws its score batch at random"),
+        ("score_init", "redrawn", "scores another draw of the initialisation than the one that is trained"),
+        ("biases", True, "counts biases in its budget"),
+    ),
+    "snip-it": (
+        ("score_batches", 5, "scores 5 batches of 512 examples"),
+        ("loss", "nll", "applies the negative log-likelihood to raw logits, a bug"),
+    ),
+    "force": (("loss", "nll", "applies the negative log-likelihood to raw logits, a bug"),),
+    "grasp": (("score_init", "redrawn", "draws its linear layers again for scoring"),),
+    "synflow": (("ties", "all", "keeps or removes all equal scores at the threshold"),),
+}
+"""Criterion -> what its authors' code does (CRITERIA.md gives the sources), and the option by which we would."""
+
+
+def departures(records: Sequence[Record]) -> list[str]:
+    """What was done otherwise than by the authors' code, criterion by criterion."""
+    found: dict[str, None] = {}
+    for record in records:
+        if (criterion := record.trial["criterion"]) is not None:
+            given = dict(record.trial) | dict(criterion["options"])
+            for key, value, text in ORIGINALLY.get(criterion["name"], ()):
+                if given.get(key) != value:
+                    found[f"{criterion['name']}: its authors' code {text}; here it does not."] = None
+    return sorted(found)
+
+
 def caveats(comparisons: Sequence[Comparison], records: Sequence[Record], pairs: Sequence[Sequence[Pair]]) -> list[str]:
     """Whatever limits what may be concluded: failures, gaps, few seeds, cut networks, short training, other modes."""
     lines = []
@@ -95,6 +124,7 @@ def caveats(comparisons: Sequence[Comparison], records: Sequence[Record], pairs:
         f"{100 * budget:.3g} % of the protocol's length was trained: accuracies at full length may order otherwise."
         for budget in sorted(budgets - {1.0})
     ]
+    lines += departures(records)
     dirty = sum(bool(record.provenance.get("dirty")) for record in records)
     if dirty:
         lines.append(f"{plural(dirty, 'trial')} ran with changes that were not committed: no commit holds that code.")
@@ -102,7 +132,7 @@ def caveats(comparisons: Sequence[Comparison], records: Sequence[Record], pairs:
     if len(machines) > 1:
         lines.append(f"Trials ran in {len(machines)} environments: their times are not comparable.")
     if any(record.provenance.get("workers", 1) > 1 for record in records):
-        lines.append("Trials ran beside others on one machine: seconds are those of a busy machine, for either step.")
+        lines.append("Trials ran beside others on one machine: their seconds are those of a busy machine.")
     return lines
 
 

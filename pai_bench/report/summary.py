@@ -111,11 +111,18 @@ def comparisons(rows: pd.DataFrame) -> Iterator[Comparison]:
             train_fraction=first.train_fraction,
             batch_size=int(first.batch_size),
             dense=cell(dense),
-            methods=tuple(pruned.method.unique()),
+            methods=in_order(pruned),
             sparsities=tuple(sorted(pruned.sparsity.unique())),
             cells={k: cell(g) for k, g in pruned.groupby(["method", "sparsity"], sort=False)},  # type: ignore[misc]
             rows=group,
         )
+
+
+def in_order(rows: pd.DataFrame) -> tuple[str, ...]:
+    """The methods in `rows`: criteria as they come, the uses of each by name."""
+    criteria = list(rows.criterion.unique())
+    pairs = {(criteria.index(c), str(m)) for c, m in zip(rows.criterion, rows.method, strict=True)}
+    return tuple(method for _, method in sorted(pairs))
 
 
 def cell(rows: pd.DataFrame) -> Cell:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pai_bench.cli import main
+from pai_bench.plan import Choice
 from pai_bench.report import literature, metrics, versus
 from pai_bench.report.page import write_report
 from pai_bench.report.similarity import similarity
@@ -213,3 +214,15 @@ def test_ten_thousand_records_take_seconds() -> None:
     write_report(store, Path("x.md"))
     print(f"{time.perf_counter() - start:.1f} s for {len(records)} records")
     assert Path("x.md").read_text().count("**net-") == 20
+
+
+def test_what_the_authors_code_does_otherwise_is_said() -> None:
+    text = write_report(
+        stored("r", [drawn("snip", 0.5, 0, 0.9), drawn("random", 0.5, 0, 0.9)]), Path("r.md")
+    ).read_text()
+    assert "* snip: its authors' code draws its score batch at random; here it does not." in text
+    trial = {"score_sampling": "random", "criterion": Choice(name="snip", options=(("score_init", "redrawn"),))}
+    text = write_report(stored("s", [drawn("snip", 0.5, 0, 0.9, trial=trial)]), Path("s.md")).read_text()
+    assert "at random; here" not in text
+    assert "scores another draw" not in text
+    assert "* snip: its authors' code counts biases in its budget; here it does not." in text

@@ -29,7 +29,7 @@ def test_a_difference_is_said_in_points() -> None:
     (line,) = pairs.sentences(comparison, [pair])
     assert line == (
         "At sparsity 0.9, snip has the highest mean accuracy, 97.20 %: it beats random by 3.06 (2.92 to 3.20) "
-        "(points, with the 95% interval; 5 seeds)."
+        "(points, with 95% intervals; 5 seeds)."
     )
 
 
@@ -38,7 +38,7 @@ def test_what_is_not_distinguishable_is_said_so() -> None:
     found = pairs.pairs(comparison)
     (line,) = pairs.sentences(comparison, found)
     assert "it beats grasp by 46.00" in line
-    assert "it is not distinguishable from random (0.33 (" in line
+    assert "it is not distinguishable from random (0.33, -" in line
     assert "3 seeds" in line
     assert "With 3 seeds the exact signed-rank test" in str(pairs.power(found))
 

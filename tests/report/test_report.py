@@ -61,7 +61,7 @@ def test_protocols_do_not_mix_and_uses_of_one_criterion_are_told_apart() -> None
     iterative = record("snip", 0.9, 0, 0.95, schedule="linear:steps=3")
     first, second = comparisons(as_frame([*example(), longer, iterative]))
     assert "99 epochs" in second.protocol
-    assert first.methods == ("snip, one-shot", "random", "snip, linear:steps=3")
+    assert first.methods == ("snip, linear:steps=3", "snip, one-shot", "random")
     assert first.cells["snip, linear:steps=3", 0.9].accuracies == (0.95,)
 
 
@@ -127,8 +127,8 @@ def test_other_score_batches_and_revisions_are_other_methods() -> None:
     (comparison,) = comparisons(as_frame([record("snip", 0.9, 0, 0.5, trial=change) for change in changes]))
     assert comparison.methods == (
         "snip, balanced, revision 1",
-        "snip, random, revision 1",
         "snip, balanced, revision 2",
+        "snip, random, revision 1",
     )
     assert all(len(cell.accuracies) == 1 for cell in comparison.cells.values())
 
