@@ -2,15 +2,19 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
+import pai_bench as pb
 from pai_bench.report import pairs
 from pai_bench.report.page import write_report
 from pai_bench.report.summary import Comparison, comparisons
 from pai_bench.store import Record, Store, as_frame
 from tests.report.records import drawn, record
+from tests.test_runner import sweep
 
 
 def compared(accuracies: dict[str, list[float]], sparsity: float = 0.9) -> Comparison:
@@ -89,11 +93,20 @@ def null_study(draw: np.random.Generator, seeds: int = 5) -> Comparison:
 
 
 def test_reports_call_chance_a_difference_in_at_most_one_of_twenty() -> None:
-    from scipy import stats
-
     draw, studies = np.random.default_rng(0), 120
     wrong = sum(any(pair.apart for pair in pairs.pairs(null_study(draw))) for _ in range(studies))
     assert wrong <= stats.binom.ppf(0.999, studies, 0.05)
+
+
+@pytest.mark.slow
+def test_two_draws_of_random_masks_are_seldom_told_apart() -> None:
+    """Real trainings: 30 studies of five seeds, two sparsities and two criteria that differ by chance alone."""
+    keys: dict[str, Any] = {"criteria": ["random:seed=1", "random:seed=2"], "sparsities": [0.5, 0.8], "seeds": 150}
+    rows = pb.run(sweep(**keys, epochs=1, workers=1, train_disconnected=True), out="r")
+    studies = [rows[rows.seed // 5 == study] for study in range(30)]
+    found = [pairs.pairs(next(iter(comparisons(study)))) for study in studies]
+    assert all(len(study) == 2 for study in found)
+    assert sum(any(pair.apart for pair in study) for study in found) <= stats.binom.ppf(0.999, 30, 0.05)
 
 
 def full(models: tuple[str, ...] = ("net", "other"), seeds: int = 4) -> list[Record]:
