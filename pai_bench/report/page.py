@@ -34,7 +34,7 @@ def write_report(
         raise UserError(f"the report cannot be written to {path}, where the results are")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = page(records, path, measured, collapses, x=x, suffix=suffix, timings=timings)
+        text = page(records, path, measured, collapses, x=x, suffix=suffix, timings=timings, left_out=store.left_out)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"the report cannot be written to {path} ({error.strerror or error})") from error
@@ -50,8 +50,9 @@ def page(
     x: str = "direct",
     suffix: str = "svg",
     timings: Path | None = None,
+    left_out: Mapping[str, str] | None = None,
 ) -> str:
-    """The text of the report; draws its figures on the way."""
+    """The text of the report; draws its figures on the way. `left_out` are files that could not be read."""
     records = sorted(records, key=lambda record: record.identity)
     found = list(comparisons(as_frame(records))) if records else []
     two_by_two = [pairs.pairs(comparison) for comparison in found]
@@ -75,7 +76,8 @@ def page(
     if collapses:
         parts += collapse.section(collapses, path.parent, figure_for)
     parts += benchmark.section(timings) if timings else []
-    if limits := caveats(found, records, two_by_two):
+    unread = [f"{name} could not be read and is left out: {why}." for name, why in sorted((left_out or {}).items())]
+    if limits := unread + caveats(found, records, two_by_two):
         parts += ["## What limits these conclusions", "\n".join(f"* {line}" for line in limits)]
     parts += ["## How these numbers were made", provenance(records, measured, collapses)]
     return "\n\n".join(parts) + "\n"

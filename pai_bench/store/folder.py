@@ -26,6 +26,8 @@ class Store:
     def __init__(self, path: str | Path, *, create: bool = False) -> None:
         self.path = Path(path)
         self.trials, self.costs, self.collapses = (self.path / name for name in ("trials", "costs", "collapse"))
+        self.left_out: dict[str, str] = {}
+        """File -> why it could not be read, of what was asked for so far."""
         if create:
             try:
                 self.trials.mkdir(parents=True, exist_ok=True)
@@ -61,13 +63,19 @@ class Store:
         """All collapses; a damaged file is named and passed over."""
         return list(self._read_all(self.collapses, Collapse.from_json))
 
-    @staticmethod
-    def _read_all(folder: Path, read: Callable[[str], Kind]) -> Iterator[Kind]:
+    def _read_all(self, folder: Path, read: Callable[[str], Kind]) -> Iterator[Kind]:
         for path in sorted(folder.glob("*.json")):
             try:
-                yield read(path.read_text(encoding="utf-8"))
+                found = read(path.read_text(encoding="utf-8"))
             except (ValueError, OSError, NewerSchemaError) as error:
-                logger.warning("%s cannot be read (%s) and is left out", path, error)
+                self._leave_out(path, error)
+            else:
+                yield found
+
+    def _leave_out(self, path: Path, error: Exception) -> None:
+        logger.warning("%s cannot be read (%s) and is left out", path, error)
+        reason = f"{type(error).__name__}" if isinstance(error, OSError) else str(error)
+        self.left_out[path.relative_to(self.path).as_posix()] = reason
 
     def _write(self, path: Path, text: str) -> None:
         beside = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
@@ -108,9 +116,11 @@ class Store:
         """All records that can be read; a damaged file is named and passed over."""
         for path in sorted(self.trials.glob("*.json")):
             try:
-                yield self._read(path)
-            except (ValueError, OSError) as error:
-                logger.warning("%s cannot be read (%s) and is left out", path, error)
+                found = self._read(path)
+            except (ValueError, OSError, NewerSchemaError) as error:
+                self._leave_out(path, error)
+            else:
+                yield found
 
     @staticmethod
     def _read(path: Path) -> Record:

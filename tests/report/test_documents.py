@@ -226,3 +226,26 @@ def test_what_the_authors_code_does_otherwise_is_said() -> None:
     assert "at random; here" not in text
     assert "scores another draw" not in text
     assert "* snip: its authors' code counts biases in its budget; here it does not." in text
+
+
+def test_what_cannot_be_read_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    store = stored("r", [record("snip", 0.9, seed, 0.9) for seed in range(3)])
+    damaged, newer, other = sorted(store.trials.glob("*.json"))
+    damaged.write_text(damaged.read_text()[:100])
+    newer.write_text(json.dumps(json.loads(newer.read_text()) | {"schema": 99}))
+    old = json.loads(other.read_text())
+    for key in ("flops", "mask", "severed_shortcuts"):
+        del old[key]
+    old["layers"] = [{key: layer[key] for key in ("name", "size", "kept")} for layer in old["layers"]]
+    other.write_text(json.dumps(old))
+    assert main(["report", "r", "-o", "x.md"]) == 0
+    text = Path("x.md").read_text()
+    assert "1 trial (1 done)" in text
+    assert f"* trials/{damaged.name} could not be read and is left out: " in text
+    assert (
+        f"* trials/{newer.name} could not be read and is left out: schema 99 is newer than this version reads" in text
+    )
+    assert main(["compare", "r", "r"]) == 0
+    other.write_text("{}")
+    assert main(["report", "r"]) == 2
+    assert "no readable results" in capsys.readouterr().err
