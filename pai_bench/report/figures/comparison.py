@@ -56,17 +56,22 @@ def prepare(axes: Axes, comparison: Comparison, x: str) -> None:
     axes.xaxis.set_major_locator(FixedLocator([1 / (1 - s) for s in comparison.sparsities]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([f"{s:.10g}" for s in comparison.sparsities])
-    axes.set_yscale("function", functions=(lambda y: -np.log(np.maximum(100 + FLOOR - y, 1e-9)), error_to_accuracy))
     highest = max((100 * ends(cell)[1] for cell in cells), default=100.0)
+    error_axis(axes, lowest, highest)
+    axes.set_xlabel("effective sparsity (scale: compression)" if x == "effective" else "sparsity (scale: compression)")
+    axes.set_ylabel("test accuracy in %, last epoch (scale: error)")
+    axes.set_title(literal(comparison.title), fontsize=11)
+    axes.grid(axis="y", alpha=0.25)
+
+
+def error_axis(axes: Axes, lowest: float, highest: float) -> None:
+    """A vertical axis of accuracies in per cent, logarithmic in the error, so that 98 and 99 % can be told apart."""
+    axes.set_yscale("function", functions=(lambda y: -np.log(np.maximum(100 + FLOOR - y, 1e-9)), error_to_accuracy))
     bottom, top = max(0.0, lowest - 3), next(tick for tick in ACCURACY_TICKS if tick >= max(highest, 1))
     axes.set_ylim(bottom, top)
     axes.yaxis.set_major_locator(FixedLocator([tick for tick in ACCURACY_TICKS if bottom <= tick <= top]))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
-    axes.set_xlabel("effective sparsity (scale: compression)" if x == "effective" else "sparsity (scale: compression)")
-    axes.set_ylabel("test accuracy in %, last epoch (scale: error)")
-    axes.set_title(literal(comparison.title), fontsize=11)
-    axes.grid(axis="y", alpha=0.25)
 
 
 def error_to_accuracy(scaled: Any) -> Any:

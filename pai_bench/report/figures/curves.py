@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from pai_bench.plan import DENSE
+from pai_bench.report.figures.comparison import error_axis
 from pai_bench.report.figures.style import DENSE_COLOUR, canvas, legend, literal, looks
 from pai_bench.report.statistics import Ranks
 from pai_bench.report.summary import Comparison
@@ -35,8 +37,10 @@ def learning(comparison: Comparison, sparsity: float, records: Mapping[str, Reco
         if DENSE in curves:
             epochs = range(1, len(curves[DENSE]) + 1)
             axes.plot(epochs, curves[DENSE], "--", color=DENSE_COLOUR, label="dense")
+        error_axis(axes, min(map(min, curves.values())), max(map(max, curves.values())))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
-        axes.set_ylabel("test accuracy in %")
+        axes.set_ylabel("test accuracy in % (scale: error)")
         axes.set_title(literal(f"{comparison.title}, sparsity {sparsity:.10g}"), fontsize=11)
         axes.grid(alpha=0.25)
         legend(figure, axes)

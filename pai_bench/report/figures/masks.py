@@ -37,7 +37,7 @@ def densities(comparison: Comparison, sparsity: float, records: Mapping[str, Rec
     if not columns or len({len(column) for column in columns.values()}) > 1:
         return False
     table = np.array(list(columns.values())).T
-    with canvas(path, 1.8 + 0.75 * len(columns), 1.3 + 0.26 * len(names)) as figure:
+    with canvas(path, 1.8 + 0.75 * len(columns), 1.5 + 0.26 * len(names)) as figure:
         axes = figure.subplots()
         least = table[table > 0].min() if (table > 0).any() else 0.1
         image = axes.imshow(
@@ -48,8 +48,10 @@ def densities(comparison: Comparison, sparsity: float, records: Mapping[str, Rec
         axes.set_yticks(range(len(names)), shorten(names), fontsize=8)
         if len(names) <= MOST_NUMBERS:
             write_numbers(axes, table, middle=float(np.sqrt(least)))
-        figure.colorbar(image, ax=axes, label="density (grey: nothing kept)")
-        axes.set_title(literal(f"{comparison.title}, sparsity {sparsity:.10g}: kept, in %"), fontsize=10)
+        figure.colorbar(image, ax=axes, label="density")
+        axes.set_title(
+            literal(f"{comparison.title}, sparsity {sparsity:.10g}: % kept (grey: none)"), fontsize=10
+        )
     return True
 
 
