@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+import pandas as pd
 from scipy import stats
 
 from pai_bench.plan import DENSE
@@ -26,8 +27,16 @@ TRAINED_BY = {
 }
 """Source and data set -> the protocol, as far as we know it."""
 
-SAME = 5e-4
-"""Sparsities that differ by less are the same."""
+SAME = 0.01
+"""Sparsities whose densities differ by less than this share of them are the same."""
+
+SCHEDULES = {
+    "iter-snip": "exponential:steps=60",
+    "snip-it": "halving:steps=5",
+    "force": "exponential:steps=60:returns=true",
+    "synflow": "exponential:steps=100",
+}
+"""Criterion -> the schedule that it was published with, one-shot for the others."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,7 @@ class Beside:
 
     theirs: Published
     method: str
+    sparsity: float
     last: Estimate
     best: Estimate
 
@@ -116,19 +126,47 @@ def beside(comparison: Comparison) -> list[Beside]:
     """What is published of the network, data set, criteria and sparsities of a comparison."""
     data = DATA.get(comparison.data, comparison.data)
     known = [p for p in published() if (p.data, p.model) == (data, comparison.model)]
-    rows = comparison.rows[(comparison.rows.status != "failed") & (comparison.rows.variant == "none")]
-    rows = rows[~rows.score_sampling.fillna("").str.startswith("class-")]  # which nobody has published
+    rows = comparison.rows[comparison.rows.status != "failed"]
     found = []
     for (criterion, method, sparsity), group in rows.groupby(["criterion", "method", "sparsity"], sort=False):
+        if not as_published(group):
+            continue
         last, best = (estimate(100 * group[name].to_numpy(dtype=float)) for name in ("test_accuracy", "best_accuracy"))
-        same = [p for p in known if p.criterion == criterion and abs(p.sparsity - float(str(sparsity))) < SAME]
-        found += [Beside(theirs, str(method), last, best) for theirs in same]
+        same = [p for p in known if p.criterion == criterion and alike(p.sparsity, float(str(sparsity)))]
+        batch = group.iloc[0].score_batch
+        same = [p for p in same if not p.note.startswith("score batch") or p.note == f"score batch {batch:.0f}"]
+        found += [Beside(theirs, str(method), float(str(sparsity)), last, best) for theirs in same]
     return found
+
+
+def alike(one: float, other: float) -> bool:
+    """Whether two sparsities leave as much of a network, up to a share of it."""
+    return abs(math.log((1 - one) / (1 - other))) < SAME
+
+
+def as_published(rows: pd.DataFrame) -> bool:
+    """Whether a criterion was used as its paper does, so that a published number can stand beside it."""
+    first = rows.iloc[0]
+    if first.criterion == DENSE:
+        return True
+    schedule = SCHEDULES.get(first.criterion, "one-shot")
+    scope = "quota" if first.criterion in ("er", "erk") else "global"
+    used = (first.variant, first.schedule, first.scope, first.target, first.min_per_layer, first.repair)
+    whole = not str(first.score_sampling).startswith("class-")
+    return whole and used == ("none", schedule, scope, "direct", 0, "none")
 
 
 def table(found: Sequence[Beside]) -> Table:
     """A row for each published number."""
-    head = ["criterion", "sparsity", "ours, last epoch", "ours, best on test", "published", "epoch", "difference"]
+    head = [
+        "criterion",
+        "sparsity (/ theirs)",
+        "ours, last epoch",
+        "ours, best on test",
+        "published",
+        "epoch",
+        "difference",
+    ]
     head += ["inside our spread", "source"]
     body = []
     for one in found:
@@ -138,7 +176,7 @@ def table(found: Sequence[Beside]) -> Table:
         body.append(
             [
                 one.method if one.method != DENSE else "dense",
-                f"{theirs.sparsity:.10g}",
+                " / ".join(dict.fromkeys(f"{s:.10g}" for s in (one.sparsity, theirs.sparsity))),
                 spread(one.last.mean, one.last.deviation, one.last.count),
                 spread(one.best.mean, one.best.deviation, one.best.count) if theirs.best_on_test else "",
                 spread(theirs.accuracy, theirs.deviation, theirs.seeds),
@@ -157,9 +195,9 @@ def spread(mean: float, deviation: float, count: int | None) -> str:
     return text + (f" ({count})" if count else "")
 
 
-def protocols(found: Sequence[Beside], ours: str) -> Iterator[str]:
+def protocols(found: Sequence[Beside], comparison: Comparison) -> Iterator[str]:
     """How the published networks were trained, where we know it, beside how ours were."""
-    yield f"Ours: {ours}."
+    yield f"Ours: {comparison.protocol}, {100 * comparison.train_fraction:.4g} % of the training set."
     sources = dict.fromkeys((one.theirs.source, one.theirs.data) for one in found)
     for source, data in sources:
         name = next((v for (s, d), v in TRAINED_BY.items() if source.startswith(s) and d == data), None)

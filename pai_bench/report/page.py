@@ -1,9 +1,10 @@
 """The markdown report of a results folder."""
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 from pai_bench.errors import UserError
@@ -29,9 +30,9 @@ def write_report(
     records, measured, collapses = list(store), store.read_costs(), store.read_collapses()
     if not records and not measured and not collapses:
         raise UserError(f"results folder {store.path} has no readable results")
-    path = path / "report.md" if path.is_dir() else path
-    if store.trials.resolve() in path.resolve().parents:
-        raise UserError(f"the report cannot be written to {path}, where the results are")
+    with suppress(OSError):  # of a name that is too long: writing it says so
+        path = path / "report.md" if path.is_dir() else path
+    store.refuse(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         text = page(records, path, measured, collapses, x=x, suffix=suffix, timings=timings, left_out=store.left_out)
@@ -54,7 +55,8 @@ def page(
 ) -> str:
     """The text of the report; draws its figures on the way. `left_out` are files that could not be read."""
     records = sorted(records, key=lambda record: record.identity)
-    found = list(comparisons(as_frame(records))) if records else []
+    measured_elsewhere = benchmark.section(timings) if timings else []
+    found = comparisons(as_frame(records)) if records else []
     two_by_two = [pairs.pairs(comparison) for comparison in found]
     parts = ["# Pruning at initialisation: a comparison", summary(records)]
     if not records:
@@ -75,7 +77,7 @@ def page(
         parts += costs.section(measured, path.parent, figure_for)
     if collapses:
         parts += collapse.section(collapses, path.parent, figure_for)
-    parts += benchmark.section(timings) if timings else []
+    parts += measured_elsewhere
     unread = [f"{name} could not be read and is left out: {why}." for name, why in sorted((left_out or {}).items())]
     if limits := unread + caveats(found, records, two_by_two):
         parts += ["## What limits these conclusions", "\n".join(f"* {line}" for line in limits)]
@@ -88,13 +90,14 @@ class Figures:
 
     def __init__(self, stem: str, suffix: str) -> None:
         self.stem, self.suffix = stem, suffix
-        self.names: Counter[str] = Counter()
+        self.names: set[str] = set()
 
     def __call__(self, title: str) -> Path:
         """The path of a figure, relative to the report."""
         slug = re.sub(r"[^a-z0-9]+", "-", f"{self.stem}-{title}".lower()).strip("-")[:100]
-        self.names[slug] += 1
-        return Path("figures") / f"{slug}{f'-{self.names[slug]}' if self.names[slug] > 1 else ''}.{self.suffix}"
+        name = next(name for i in count(1) if (name := f"{slug}-{i}" if i > 1 else slug) not in self.names)
+        self.names.add(name)
+        return Path("figures") / f"{name}.{self.suffix}"
 
 
 def summary(records: list[Record]) -> str:
@@ -169,7 +172,7 @@ def against_literature(comparison: Comparison) -> list[str]:
         "so is ours here, and nowhere else in this report. Inside our spread: within the interval in which a mean of "
         "as many new runs as theirs (one if not known) would fall in 95 % of cases, if theirs were drawn as ours.",
         tables.markdown(literature.table(found)),
-        "\n".join(f"* {line}" for line in literature.protocols(found, comparison.protocol)),
+        "\n".join(f"* {line}" for line in literature.protocols(found, comparison)),
     ]
 
 
@@ -214,7 +217,7 @@ def ranking(found: Sequence[Comparison], folder: Path, figure_for: Figures) -> l
         f"1 the best. {pairs.friedman(ranks)}",
         tables.markdown([["criterion", "mean rank"], *body]),
     ]
-    if not math.isnan(ranks.critical):
+    if ranks.critical < len(ranks.methods) - 1:
         figure = figure_for("ranks")
         curves.critical_difference(ranks, folder / figure)
         parts.append(f"![Mean ranks and critical difference]({figure.as_posix()})")

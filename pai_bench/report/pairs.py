@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,13 +31,17 @@ class Pair:
         """Whether the two differ at `LEVEL`; False also where that cannot be tested."""
         return self.corrected <= LEVEL
 
-    def points(self, *, inside: bool = False) -> str:
-        """The mean difference with its interval, in parentheses or, `inside` of others, behind a comma."""
+    def points(self, sign: int = 1, *, inside: bool = False) -> str:
+        """The mean difference with its interval, in parentheses or, `inside` of others, behind a comma.
+
+        With `sign` -1 it is that of the worse to the better.
+        """
         found = self.difference.estimate
-        interval = "" if math.isnan(found.low) else f"{found.low:.2f} to {found.high:.2f}"
+        low, high = sorted((sign * found.low, sign * found.high))
+        interval = "" if math.isnan(low) else f"{low:.2f} to {high:.2f}"
         if not interval:
-            return f"{found.mean:.2f}"
-        return f"{found.mean:.2f}, {interval}" if inside else f"{found.mean:.2f} ({interval})"
+            return f"{sign * found.mean:.2f}"
+        return f"{sign * found.mean:.2f}, {interval}" if inside else f"{sign * found.mean:.2f} ({interval})"
 
 
 def accuracies(comparison: Comparison) -> pd.DataFrame:
@@ -68,32 +72,51 @@ def pairs(comparison: Comparison) -> list[Pair]:
 
 def sentences(comparison: Comparison, found: Sequence[Pair]) -> list[str]:
     """One sentence for each sparsity: the criterion with the highest mean, what it beats, and what it does not."""
-    lines = []
+    table, lines = accuracies(comparison), []
     for sparsity in comparison.sparsities:
-        here = [pair for pair in found if pair.sparsity == sparsity]
-        cells = {m: comparison.cells[m, sparsity] for m in comparison.methods if (m, sparsity) in comparison.cells}
-        cells = {method: cell for method, cell in cells.items() if cell.accuracies}
-        if not cells:
+        columns = {method: table[method, sparsity] for method in comparison.methods if (method, sparsity) in table}
+        if not columns:
             continue
-        best = max(cells, key=lambda method: cells[method].mean)
-        start = f"At sparsity {sparsity:.10g}, {best} has the highest mean accuracy, {100 * cells[best].mean:.2f} %"
-        against = {next(iter({p.better, p.worse} - {best})): p for p in here if best in (p.better, p.worse)}
-        beaten = [f"{name} by {pair.points()}" for name, pair in against.items() if pair.apart and pair.better == best]
-        equal = [f"{name} ({pair.points(inside=True)})" for name, pair in against.items() if not pair.apart]
+        here = pd.DataFrame(columns)
+        common = here.dropna() if len(here.dropna()) else here  # what is compared is compared on the same seeds
+        best = str(common.mean().idxmax())
+        start = f"At sparsity {sparsity:.10g}, {best} has the highest mean accuracy, {common[best].mean():.2f} %"
+        against = {
+            pair.worse if pair.better == best else pair.better: pair
+            for pair in found
+            if pair.sparsity == sparsity and best in (pair.better, pair.worse)
+        }
         seeds = {pair.difference.seeds for pair in against.values()}
         if not against:
             lines.append(f"{start}; nothing stands beside it.")
-            continue
-        if max(seeds) < 2:
+        elif max(seeds) < 2:
             names = ", ".join(against)
             lines.append(f"{start}. With one seed it cannot be told from chance whether it differs from {names}.")
-            continue
-        counts = f"{min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else plural(max(seeds), "seed")
-        parts = [f"it beats {listing(beaten)}"] if beaten else []
-        parts += [f"after correction it is not distinguishable from {listing(equal)}"] if equal else []
-        units = f"points, with {1 - LEVEL:.0%} intervals; {counts}"
-        lines.append(f"{start}: {'; '.join(parts)} ({units}).")
+        else:
+            counts = f"{min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else plural(max(seeds), "seed")
+            units = f"points, with {1 - LEVEL:.0%} intervals that are not corrected; {counts}"
+            lines.append(f"{start}: {'; '.join(verdicts(best, against))} ({units}).")
     return lines
+
+
+def verdicts(best: str, against: Mapping[str, Pair]) -> list[str]:
+    """What the pairs of one criterion with others say, others of one verdict together."""
+    said: dict[str, list[str]] = {}
+    for name, pair in against.items():
+        sign = 1 if pair.better == best else -1
+        if math.isnan(pair.difference.p):
+            why = "one common seed" if pair.difference.seeds < 2 else "the same difference for all seeds"
+            text = f"{name} ({sign * pair.difference.estimate.mean:.2f}, {why})"
+            said.setdefault("it could not be tested against", []).append(text)
+        elif not pair.apart:
+            text = f"{name} ({pair.points(sign, inside=True)})"
+            said.setdefault("after correction it is not distinguishable from", []).append(text)
+        elif sign > 0:
+            said.setdefault("it beats", []).append(f"{name} by {pair.points()}")
+        else:
+            said.setdefault("over the seeds of both it is beaten by", []).append(f"{name} by {pair.points()}")
+    order = ("it beats", "over the seeds", "after correction", "it could not")
+    return [f"{k} {listing(v)}" for start in order for k, v in said.items() if k.startswith(start)]
 
 
 def listing(names: Sequence[str]) -> str:
@@ -115,9 +138,9 @@ def power(found: Sequence[Pair]) -> str | None:
     bound = least_signed_rank(least)
     if bound * len(tested) > LEVEL:
         text += (
-            f"With {plural(least, 'seed')} the exact signed-rank test, which does not ask for normal differences, "
-            f"cannot give less than {bound:.3g}, which does not reject after the correction: that the t test holds "
-            "rests on differences being normal."
+            f"With as few as {plural(least, 'seed')} the exact signed-rank test, which does not ask for normal "
+            f"differences, cannot give less than {bound:.3g}, which does not reject after the correction: that the t "
+            "test holds rests on differences being normal."
         )
     else:
         text += "The exact signed-rank test stands beside it, corrected for nothing."
@@ -137,7 +160,7 @@ def table(found: Sequence[Pair]) -> Table:
                 f"{pair.sparsity:.10g}",
                 f"{pair.better} – {pair.worse}",
                 f"{one.mean:.2f}",
-                "–" if math.isnan(one.low) else f"{one.low:.2f} to {one.high:.2f}",
+                "–" if math.isnan(one.low) or one.low == one.high else f"{one.low:.2f} to {one.high:.2f}",
                 str(one.count),
                 number(pair.difference.effect, "{:.2f}"),
                 number(pair.difference.p),
@@ -160,7 +183,12 @@ def ranking(found: Sequence[Comparison]) -> Ranks | None:
     A block is one network on one data set: its mean accuracy over the sparsities that all of its methods have.
     The sparsities of one network are not independent and make one block.
     """
-    blocks = list({(c.data, c.model): c for c in reversed(found) if c.methods}.values())[::-1]
+    by_block: dict[tuple[str, str], Comparison] = {}
+    for one in found:  # of several protocols, the one that was used most
+        rival = by_block.get((one.data, one.model))
+        if one.methods and (rival is None or len(one.cells) > len(rival.cells)):
+            by_block[one.data, one.model] = one
+    blocks = list(by_block.values())
     if not blocks:
         return None
     shared = [m for m in blocks[0].methods if all(m in block.methods for block in blocks)]
@@ -176,8 +204,10 @@ def ranking(found: Sequence[Comparison]) -> Ranks | None:
 def friedman(found: Ranks) -> str:
     """What Friedman's test says of some ranks."""
     if math.isnan(found.p):
-        return f"With {plural(len(found.methods), 'criterion')} and {plural(found.blocks, 'block')} there is no test."
+        return f"With {len(found.methods)} criteria and {plural(found.blocks, 'block')} there is no test."
     verdict = "differ" if found.p <= LEVEL else "are not distinguishable"
     text = f"Friedman's test: the criteria {verdict} in rank (p = {found.p:.2g})"
     few = "; with so few blocks it seldom rejects" if found.blocks < 5 else ""
+    if found.critical >= len(found.methods) - 1:
+        return f"{text}{few}. No two of them could be told apart: with so few blocks, no ranks are far enough apart."
     return f"{text}{few}. Criteria nearer than the critical difference ({found.critical:.2f}) are not told apart."

@@ -101,14 +101,20 @@ ORIGINALLY: dict[str, tuple[tuple[str, object, str], ...]] = {
 
 def departures(records: Sequence[Record]) -> list[str]:
     """What was done otherwise than by the authors' code, criterion by criterion."""
-    found: dict[str, None] = {}
+    missing: Counter[str] = Counter()
+    trials: Counter[str] = Counter()
     for record in records:
         if (criterion := record.trial["criterion"]) is not None:
             given = dict(record.trial) | dict(criterion["options"])
-            for key, value, text in ORIGINALLY.get(criterion["name"], ()):
-                if given.get(key) != value:
-                    found[f"{criterion['name']}: its authors' code {text}; here it does not."] = None
-    return sorted(found)
+            for key, value, text in ORIGINALLY.get(criterion["name"].partition(":")[0], ()):
+                line = f"{criterion['name']}: its authors' code {text}"
+                trials[line] += 1
+                missing[line] += given.get(key) != value
+    return [
+        f"{line}; here it does not{'' if count == trials[line] else f', in {count} of {trials[line]} trials'}."
+        for line, count in sorted(missing.items())
+        if count
+    ]
 
 
 def caveats(comparisons: Sequence[Comparison], records: Sequence[Record], pairs: Sequence[Sequence[Pair]]) -> list[str]:

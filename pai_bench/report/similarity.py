@@ -1,5 +1,6 @@
 """How alike the masks of two criteria are, beside what chance would give."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 from pai_bench.report.summary import Comparison
 from pai_bench.store import Record
 from pai_bench.store.bits import unpack
+
+logger = logging.getLogger(__name__)
 
 SEEDS = 3
 """Seeds whose masks are compared; more change the mean little."""
@@ -37,9 +40,21 @@ def similarity(comparison: Comparison, sparsity: float, records: Mapping[str, Re
     seeds = sorted(s for s in {seed for _, seed in masks} if all((m, s) in masks for m in methods))[:SEEDS]
     if len(methods) < 2 or not seeds:
         return None
-    found = [pairs([masks[method, seed] for method in methods]) for seed in seeds]
+    chosen = [[masks[method, seed] for method in methods] for seed in seeds]
+    if len({layout(record) for same in chosen for record in same}) > 1:
+        return None
+    try:
+        found = [pairs(same) for same in chosen]
+    except ValueError as error:
+        logger.warning("masks are not compared: %s", error)
+        return None
     jaccard, chance = (np.mean([one[i] for one in found], axis=0) for i in (0, 1))
     return Similarity(tuple(methods), jaccard, chance, len(seeds))
+
+
+def layout(record: Record) -> tuple[tuple[str, int], ...]:
+    """The layers of a network: masks of others cannot be compared with it."""
+    return tuple((layer.name, layer.size) for layer in record.layers)
 
 
 def pairs(records: Sequence[Record]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

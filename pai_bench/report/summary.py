@@ -1,6 +1,8 @@
 """From rows of trials to the cells of a comparison: means and standard deviations over seeds."""
 
+import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -71,7 +73,7 @@ def share(sparsity: float) -> str:
     return f"{sparsity:.{max(3, 2 - math.floor(math.log10(1 - sparsity)))}f}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """All methods on one network, data set and protocol. `cells` lacks what was not run."""
 
@@ -85,12 +87,14 @@ class Comparison:
     sparsities: tuple[float, ...]
     cells: dict[tuple[str, float], Cell]
     rows: pd.DataFrame
+    apart: str = ""
+    """What tells it from another one of the same network and data."""
 
     @property
     def title(self) -> str:
         """Network and data in a few words."""
-        part = "" if self.train_fraction == 1 else f", {self.train_fraction:.0%} of the training set"
-        return f"{self.model} on {self.data}{part}"
+        part = "" if self.train_fraction == 1 else f", {100 * self.train_fraction:.4g} % of the training set"
+        return f"{self.model} on {self.data}{part}{self.apart}"
 
     @property
     def seeds(self) -> int:
@@ -98,10 +102,23 @@ class Comparison:
         return max(len(cell.accuracies) + cell.failed for cell in (self.dense, *self.cells.values()))
 
 
-def comparisons(rows: pd.DataFrame) -> Iterator[Comparison]:
+def comparisons(rows: pd.DataFrame) -> list[Comparison]:
     """The comparisons in `rows` (as of `read_results`), in order of first appearance."""
-    rows = rows.assign(method=method_labels(rows))
+    found = list(by_setting(rows))
+    titles = Counter(one.title for one in found)
+    same = [one for one in found if titles[one.title] > 1]
+    parts = [set(one.protocol.split(", ")) for one in same]
+    for one in same:
+        rivals = [p for p, other in zip(parts, same, strict=True) if other.title == one.title]
+        telling = [part for part in one.protocol.split(", ") if not all(part in rival for rival in rivals)]
+        found[found.index(one)] = dataclasses.replace(one, apart=f", {', '.join(telling)}")
+    return found
+
+
+def by_setting(rows: pd.DataFrame) -> Iterator[Comparison]:
+    """One comparison after the other."""
     for _, group in rows.groupby(SETTING, sort=False):
+        group = group.assign(method=method_labels(group))
         dense, pruned = (group[(group.criterion == DENSE) == flag] for flag in (True, False))
         first = group.iloc[0]
         yield Comparison(

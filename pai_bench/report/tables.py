@@ -83,6 +83,11 @@ def duration(seconds: float) -> str:
 
 def markdown(table: Table) -> str:
     """A table in GitHub's markdown; all columns but the first are aligned right."""
-    head, *body = ([cell.replace("|", "\\|") for cell in row] for row in table)
+    head, *body = ([escaped(cell) for cell in row] for row in table)
     rule = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *body))
+
+
+def escaped(text: str) -> str:
+    """`text` in one line, so that a table shows it as it is."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

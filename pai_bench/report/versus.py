@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 from scipy import stats
 
@@ -77,7 +78,7 @@ def changes(before: Sequence[Record], after: Sequence[Record]) -> list[Change]:
                 before=estimate(values[0]),
                 after=estimate(values[1]),
                 p=welch(*values),
-                identical=bool((values[0] == values[1]).all()),
+                identical=bool(len(values[0]) and (values[0] == values[1]).all()),
                 slower=slower,
                 status=", ".join(f"{count} {text}" for text, count in counts.items()),
             )
@@ -87,12 +88,15 @@ def changes(before: Sequence[Record], after: Sequence[Record]) -> list[Change]:
 
 
 def welch(one: Values, other: Values) -> float:
-    """p of Welch's t test (1947) for the difference of two means; NaN below two values, or without any spread."""
+    """p of Welch's t test (1947) for the difference of two means; NaN below two values.
+
+    Of values that are all the same on either side, 1 if both sides are alike, else 0: no spread explains a change.
+    """
     a, b = estimate(one), estimate(other)
     if min(a.count, b.count) < 2:
         return math.nan
-    if not a.deviation and not b.deviation:
-        return 1.0 if a.mean == b.mean else math.nan
+    if max(np.ptp(one), np.ptp(other)) <= 1e-12 * max(1.0, abs(a.mean)):
+        return float(math.isclose(a.mean, b.mean, rel_tol=1e-12))
     return float(stats.ttest_ind(one, other, equal_var=False).pvalue)
 
 
@@ -133,7 +137,7 @@ def verdict(found: Sequence[Change], before: Sequence[Record], after: Sequence[R
         f"{len(ids[1] - ids[0]):,} only in B. Of {plural(len(found), 'cell')}, {same:,} identical in every accuracy, "
         f"{changed:,} changed beyond the spread of their seeds (Welch's t test, {LEVEL:.0%}, Holm's correction)."
     )
-    return text + (f" {plural(untested, 'cell')} could not be tested: one seed." if untested else "")
+    return text + (f" {plural(untested, 'cell')} could not be tested: fewer than two seeds." if untested else "")
 
 
 def page(before: Sequence[Record], after: Sequence[Record]) -> str:

@@ -22,9 +22,15 @@ def pack(masks: Mapping[str, Bits]) -> str:
 
 
 def unpack(text: str, size: int) -> Bits:
-    """The bits of a network of `size` weights: all of them in order, or those at `places`."""
-    packed = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8)
-    return np.unpackbits(packed, count=min(size, PLACES)).astype(bool)
+    """The bits of a network of `size` weights: all of them in order, or those at `places`; ValueError if damaged."""
+    count = min(size, PLACES)
+    try:
+        packed = np.frombuffer(zlib.decompress(base64.b64decode(text, validate=True)), np.uint8)
+    except zlib.error as error:
+        raise ValueError(f"no mask ({error})") from error
+    if len(packed) != -(-count // 8):
+        raise ValueError(f"a mask of {size} weights in {len(packed)} bytes")
+    return np.unpackbits(packed, count=count).astype(bool)
 
 
 @cache

@@ -43,6 +43,11 @@ class Store:
             state = "has no results" if self.path.is_dir() else "does not exist"
             raise UserError(f"results folder {path} {state}; `pai-bench run --out {path}` makes some")
 
+    def refuse(self, path: Path) -> None:
+        """An error if a document is to be written to where the results are."""
+        if {folder.resolve() for folder in (self.trials, self.costs, self.collapses)} & {*path.resolve().parents}:
+            raise UserError(f"the report cannot be written to {path}, where the results are")
+
     def write(self, record: Record) -> None:
         """Store `record` whole or not at all, in place of an earlier one of the same trial."""
         self._write(self.trials / f"{record.identity}.json", record.to_json())

@@ -19,6 +19,11 @@ class NewerSchemaError(UserError):
     """A record that a later version of pai-bench wrote."""
 
 
+def refuse_constant(text: str) -> None:
+    """An error about NaN or an infinity, which no record holds."""
+    raise ValueError(f"{text} is no number that a record holds")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layer:
     """One prunable parameter under the mask."""
@@ -83,7 +88,7 @@ class Record:
     @classmethod
     def from_json(cls, text: str) -> "Record":
         """A record from the text of its file, or ValueError."""
-        raw = json.loads(text)
+        raw = json.loads(text, parse_constant=refuse_constant)
         if not isinstance(raw, dict) or not isinstance(raw.get("trial"), dict):
             raise ValueError("not a record")
         try:
@@ -95,21 +100,42 @@ class Record:
             raw["severed_shortcuts"] = tuple(raw.get("severed_shortcuts", ()))
             record = cls(**{f.name: raw[f.name] for f in fields(cls) if f.name in raw})
             record.check()
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, AttributeError, IndexError, ArithmeticError) as error:
             raise ValueError(f"a field is missing or malformed: {error!r}") from error
         return record
 
     def check(self) -> None:
         """Raise an error of some kind if a field that the report needs is not there or not of its type."""
-        self.row()
-        ok = self.status in get_args(Status) and (self.status == "failed" or isinstance(self.test_accuracy, float))
-        data, versions = self.provenance["data"], self.environment["versions"]
-        texts = (data["label"], data["checksum"], self.environment["device"], self.environment["processor"])
-        numbers = (data["train"], data["test"], *(layer.size for layer in self.layers), self.trial["sparsity"])
-        if not (
-            ok and versions.items() and all(isinstance(text, str) for text in texts) and all(n >= 0 for n in numbers)
-        ):
+        trial, environment, data = self.trial, self.environment, self.provenance["data"]
+        texts = [trial["data"], trial["model"], data["label"], data["checksum"]]
+        texts += [environment[key] for key in ("device", "processor", "system")]
+        maybe = [self.error, self.device, self.first_cut, self.provenance.get("command"), self.provenance.get("commit")]
+        shares = [self.test_accuracy, self.achieved_sparsity, self.effective_sparsity, trial["sparsity"]]
+        shares += [trial["train_fraction"], *(epoch.test_accuracy for epoch in self.curve)]
+        amounts = [data["train"], data["test"], trial["seed"], environment["threads"], self.score_seconds]
+        amounts += [self.score_peak_bytes, self.train_seconds, self.images_per_second, self.epochs, self.flops]
+        amounts += [self.provenance.get(key, 1) for key in ("workers", "lanes")]
+        layers = [isinstance(layer.name, str) and layer.size > 0 for layer in self.layers]
+        layers += [0 <= count <= layer.size for layer in self.layers for count in (layer.kept, layer.effective or 0)]
+        ok = [
+            self.status in get_args(Status),
+            self.status == "failed" or isinstance(self.test_accuracy, float),
+            bool(environment["versions"].items()),
+            all(isinstance(text, str) for text in (*texts, *(self.dead_layers or ()), *self.severed_shortcuts)),
+            all(text is None or isinstance(text, str) for text in (*maybe, self.batch_norm, self.mask)),
+            all(share is None or 0 <= share <= 1 for share in shares),
+            all(amount is None or 0 <= amount < float("inf") for amount in amounts),
+            isinstance(trial["seed"], int),
+            isinstance(self.connected, bool | None),
+            all(layers),
+        ]
+        if (criterion := trial["criterion"]) is not None:
+            texts = [criterion["name"], criterion["schedule"], trial["scope"], trial["score_sampling"]]
+            ok += [all(isinstance(text, str) for text in texts), trial["score_batch"] > 0]
+            ok += [all(isinstance(key, str) for key, _ in criterion["options"])]
+        if not all(ok):
             raise ValueError("a field has an impossible value")
+        self.row()
 
     def to_json(self) -> str:
         """The text of the record's file."""

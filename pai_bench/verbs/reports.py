@@ -1,6 +1,7 @@
 """The verbs `report` and `compare`: from stored results to documents."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ from pai_bench.errors import UserError
 from pai_bench.verbs.console import make_console
 
 if TYPE_CHECKING:
-    from pai_bench.store import Record
+    from pai_bench.store import Store
 
 
 def report(given: argparse.Namespace) -> int:
@@ -25,24 +26,27 @@ def report(given: argparse.Namespace) -> int:
     else:
         if "timings" in given:
             raise UserError("--timings goes into the markdown report, not into a table of another --format")
-        write_tables(list(store), given.format, path)
+        write_tables(store, given.format, path)
     make_console().print(f"report: {path}", highlight=False, markup=False)
     return 0
 
 
-def write_tables(records: "list[Record]", form: str, path: Path) -> None:
+def write_tables(store: "Store", form: str, path: Path) -> None:
     """The table of all metrics in another format."""
     from pai_bench.report.metrics import FORMATS
     from pai_bench.report.summary import comparisons
     from pai_bench.store import as_frame
 
-    if not records:
-        raise UserError("there are no trials that could stand in a table")
-    write(path, FORMATS[form](list(comparisons(as_frame(sorted(records, key=lambda record: record.identity))))))
+    records = sorted(store, key=lambda record: record.identity)
+    if not any(record.status != "failed" for record in records):
+        raise UserError(f"results folder {store.path} has no finished trials that could stand in a table")
+    write([store], path, FORMATS[form](comparisons(as_frame(records))))
 
 
-def write(path: Path, text: str) -> None:
-    """Write a document, or say why that cannot be done."""
+def write(stores: "Sequence[Store]", path: Path, text: str) -> None:
+    """Write a document, not among results, or say why that cannot be done."""
+    for store in stores:
+        store.refuse(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -74,6 +78,6 @@ def compare(given: argparse.Namespace) -> int:
         console.print(table)
     console.print(versus.verdict(found, before, after), highlight=False, markup=False)
     if "output" in given:
-        write(Path(given.output), versus.page(before, after))
+        write(stores, Path(given.output), versus.page(before, after))
         console.print(f"report: {given.output}", highlight=False, markup=False)
     return 0

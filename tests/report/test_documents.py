@@ -6,6 +6,7 @@ import io
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,8 +16,9 @@ from pai_bench.report import literature, metrics, versus
 from pai_bench.report.page import write_report
 from pai_bench.report.similarity import similarity
 from pai_bench.report.summary import comparisons
-from pai_bench.store import Record, Store, as_frame
+from pai_bench.store import Layer, Record, Store, as_frame
 from pai_bench.store.bits import unpack
+from pai_bench.training.protocol import get_protocol
 from tests.report.records import drawn, record
 from tests.report.test_pairs import full
 
@@ -164,9 +166,9 @@ def test_two_folders_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
     assert not any(one.beyond for one in versus.changes(records, shifted(records, "net", 0.1)))
     lost = [*records[1:], record("snip", 0.99, 7, 0.5)]
     stored("a", records)
-    stored("b", shifted(lost, "other", 20))
+    stored("b", shifted(lost, "other", -20))
     assert main(["compare", "a", "b", "-o", "c.md"]) == 0
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
     assert "55 trials in both, 1 only in A, 1 only in B" in out
     text = Path("c.md").read_text()
     assert text.count("| changed |") == 7
@@ -249,3 +251,84 @@ def test_what_cannot_be_read_is_said(capsys: pytest.CaptureFixture[str]) -> None
     other.write_text("{}")
     assert main(["report", "r"]) == 2
     assert "no readable results" in capsys.readouterr().err
+
+
+def test_other_uses_of_a_criterion_do_not_stand_beside_published_numbers() -> None:
+    trial: dict[str, Any] = {"data": "mnist", "model": "lenet-300-100"}
+    for change in ({"scope": "layerwise"}, {"target": "effective"}, {"variant": "shuffle"}, {"min_per_layer": 1}):
+        (comparison,) = comparisons(as_frame([drawn("snip", 0.98, 0, 0.97, trial=trial | change)]))
+        assert literature.beside(comparison) == []
+    iterative = drawn("snip", 0.98, 0, 0.97, trial=trial, schedule="linear:steps=3")
+    assert literature.beside(comparisons(as_frame([iterative]))[0]) == []
+    (comparison,) = comparisons(as_frame([drawn("snip", 0.9, 0, 0.97, trial=trial | {"score_batch": 100})]))
+    notes = [one.theirs.note for one in literature.beside(comparison)]
+    assert "score batch 100" in notes
+    assert not {"score batch 1", "score batch 1000"} & set(notes)
+
+
+@pytest.mark.parametrize(("ours", "known"), [(0.9995, False), (0.999, True), (0.9985, False)])
+def test_published_sparsities_are_those_that_leave_as_much(ours: float, known: bool) -> None:
+    trial = {"data": "cifar10", "model": "vgg-16-bn"}
+    (comparison,) = comparisons(as_frame([drawn("snip", ours, 0, 0.9, trial=trial)]))
+    found = {one.theirs.sparsity for one in literature.beside(comparison)}
+    assert all(abs(1 - (1 - one) / (1 - ours)) < 0.011 for one in found)
+    assert bool(found) == known
+
+
+def test_sections_of_one_network_are_told_apart() -> None:
+    records = [drawn("snip", 0.5, 0, 0.9, protocol=get_protocol("short", epochs=e)) for e in (3, 5)]
+    assert [one.title for one in comparisons(as_frame(records))] == [
+        "net on digits, 3 epochs",
+        "net on digits, 5 epochs",
+    ]
+
+
+DAMAGE: list[dict[str, Any]] = [
+    {"test_accuracy": 5.0},
+    {"effective_sparsity": 1.5},
+    {"score_seconds": "x"},
+    {"train_seconds": float("inf")},
+    {"device": 3},
+    {"dead_layers": [1, "a"]},
+    {"error": ["a"]},
+    {"layers": [{"name": "a", "size": 0, "kept": 0}]},
+    {"layers": [{"name": "a", "size": 3, "kept": 4}]},
+    {"layers": [{"name": None, "size": 3, "kept": 1}]},
+    {"connected": "no"},
+    {"mask": 5},
+    {"environment": {"versions": {"torch": "2"}, "device": "CPU", "processor": "x"}},
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=str)
+def test_a_damaged_record_is_left_out_of_every_document(damage: dict[str, Any]) -> None:
+    store = stored("r", [drawn("snip", 0.5, seed, 0.9) for seed in range(2)])
+    path = min(store.trials.glob("*.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    assert main(["report", "r", "-o", "x.md"]) == 0
+    assert f"trials/{path.name} could not be read" in Path("x.md").read_text()
+    assert main(["report", "r", "--format", "csv"]) == 0
+    assert main(["compare", "r", "r"]) == 0
+
+
+@pytest.mark.parametrize("mask", ["AAAA", "!!", "eJwDAAAAAAE="])
+def test_a_damaged_mask_is_no_reason_to_fail(mask: str) -> None:
+    stored("r", [drawn(name, 0.5, 0, 0.9, mask=mask) for name in ("snip", "random")])
+    assert main(["report", "r", "-o", "x.md"]) == 0
+    assert "likeness" not in Path("x.md").read_text()
+
+
+def test_networks_of_one_name_with_other_layers() -> None:
+    other = (Layer(name="c.weight", size=9, kept=3, shape=(3, 3)),)
+    stored("r", [drawn("snip", 0.5, 0, 0.9), drawn("snip", 0.5, 1, 0.9, layers=other), drawn("random", 0.5, 0, 0.9)])
+    assert main(["report", "r", "-o", "x.md"]) == 0
+
+
+@pytest.mark.parametrize("arguments", [["report", "r", "--format", "csv"], ["report", "r"], ["compare", "r", "r"]])
+def test_no_document_goes_among_the_results(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    store = stored("r", full(seeds=1))
+    path = min(store.trials.glob("*.json"))
+    before = path.read_bytes()
+    assert main([*arguments, "-o", str(path)]) == 2
+    assert "where the results are" in capsys.readouterr().err
+    assert path.read_bytes() == before

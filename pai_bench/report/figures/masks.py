@@ -9,7 +9,7 @@ from matplotlib.colors import LogNorm
 from numpy.typing import NDArray
 
 from pai_bench.report.figures.style import canvas, literal, shorten
-from pai_bench.report.similarity import Similarity
+from pai_bench.report.similarity import Similarity, layout
 from pai_bench.report.summary import Comparison
 from pai_bench.store import Record
 from pai_bench.store.bits import PLACES, unpack
@@ -29,12 +29,16 @@ def densities(comparison: Comparison, sparsity: float, records: Mapping[str, Rec
     rows = comparison.rows[(comparison.rows.sparsity == sparsity) & (comparison.rows.status != "failed")]
     columns = {}
     names: list[str] = []
+    layouts: set[object] = set()
     for method in comparison.methods:
         same = [records[i].layers for i in rows[rows.method == method].identity if records[i].layers]
+        layouts |= {layout(records[i]) for i in rows[rows.method == method].identity if records[i].layers}
+        if len(layouts) > 1:
+            return False
         if same:
             names = [layer.name for layer in same[0]]
             columns[method] = np.mean([[layer.kept / layer.size for layer in layers] for layers in same], axis=0)
-    if not columns or len({len(column) for column in columns.values()}) > 1:
+    if not columns:
         return False
     table = np.array(list(columns.values())).T
     with canvas(path, 1.8 + 0.75 * len(columns), 1.5 + 0.26 * len(names)) as figure:
@@ -49,9 +53,7 @@ def densities(comparison: Comparison, sparsity: float, records: Mapping[str, Rec
         if len(names) <= MOST_NUMBERS:
             write_numbers(axes, table, middle=float(np.sqrt(least)))
         figure.colorbar(image, ax=axes, label="density")
-        axes.set_title(
-            literal(f"{comparison.title}, sparsity {sparsity:.10g}: % kept (grey: none)"), fontsize=10
-        )
+        axes.set_title(literal(f"{comparison.title}, sparsity {sparsity:.10g}: % kept (grey: none)"), fontsize=10)
     return True
 
 
@@ -94,7 +96,7 @@ def first_layer(comparison: Comparison, sparsities: Sequence[float], records: Ma
             rows = comparison.rows[(comparison.rows.method == method) & (comparison.rows.sparsity == sparsity)]
             if len(rows) and (found := picture(records[rows.sort_values("seed").identity.iloc[0]])) is not None:
                 pictures[method, sparsity] = found
-    if not pictures:
+    if len({found.shape for found in pictures.values()}) != 1:
         return False
     methods = [m for m in comparison.methods if any(method == m for method, _ in pictures)]
     height, width = next(iter(pictures.values())).shape
@@ -122,11 +124,14 @@ def first_layer(comparison: Comparison, sparsities: Sequence[float], records: Ma
 def picture(record: Record) -> NDArray[np.int64] | None:
     """How many connections of each pixel are kept, (height, width); None if the first layer does not see all pixels."""
     shape, size = record.provenance.get("data", {}).get("shape"), sum(layer.size for layer in record.layers)
-    if not record.mask or not shape or len(shape) != 3 or size > PLACES or not record.layers:
+    if not record.mask or not isinstance(shape, list) or len(shape) != 3 or size > PLACES or not record.layers:
         return None
     first = record.layers[0]
     if len(first.shape) != 2 or first.shape[1] != int(np.prod(shape)):
         return None
-    kept = unpack(record.mask, size)[: first.size].reshape(first.shape)
+    try:
+        kept = unpack(record.mask, size)[: first.size].reshape(first.shape)
+    except ValueError:  # a damaged mask
+        return None
     found: NDArray[np.int64] = kept.sum(0).reshape(shape).sum(0)
     return found

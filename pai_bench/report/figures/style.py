@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from matplotlib import rc_context
+from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -54,7 +54,9 @@ PIXELS = 150
 @contextmanager
 def canvas(path: Path, width: float = 6.4, height: float = 4.2) -> Iterator[Figure]:
     """A block that draws a figure, which is saved to `path` in the format of its suffix, ``.svg`` or ``.png``."""
-    with rc_context(STYLE):
+    with rc_context():
+        rcdefaults()  # whatever the user has set would show
+        rcParams.update(STYLE)
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
         path.parent.mkdir(parents=True, exist_ok=True)
