@@ -184,6 +184,7 @@ def drawn(comparison: Comparison, records: Mapping[str, Record], folder: Path, f
 
     def add(name: str, caption: str, draw: Callable[[Path], object]) -> None:
         figure = figure_for(f"{name} {title}")
+        (folder / figure).unlink(missing_ok=True)  # of an earlier report
         draw(folder / figure)
         if (folder / figure).is_file():
             parts.append(f"![{caption}, {title}]({figure.as_posix()})")

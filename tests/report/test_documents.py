@@ -332,3 +332,13 @@ def test_no_document_goes_among_the_results(arguments: list[str], capsys: pytest
     assert main([*arguments, "-o", str(path)]) == 2
     assert "where the results are" in capsys.readouterr().err
     assert path.read_bytes() == before
+
+
+def test_a_figure_of_an_earlier_report_is_not_shown_again() -> None:
+    one = [drawn(name, 0.5, 0, 0.9) for name in ("snip", "random")]
+    stored("r", one)
+    assert main(["report", "r", "-o", "x.md"]) == 0
+    assert "figures/x-likeness-net-on-digits.svg" in Path("x.md").read_text()
+    stored("s", one[:1])
+    assert main(["report", "s", "-o", "x.md"]) == 0
+    assert "likeness" not in Path("x.md").read_text()
