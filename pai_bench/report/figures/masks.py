@@ -73,7 +73,7 @@ def likeness(title: str, found: Similarity, path: Path) -> None:
         image = axes.imshow(np.ma.masked_array(found.jaccard, ~lower), vmin=0, vmax=1, cmap="cividis", aspect="auto")
         for row, column in zip(*np.nonzero(lower), strict=True):
             value = found.jaccard[row, column]
-            text = f"{value:.2f}\n/ {found.chance[row, column]:.2f}"
+            text = "–" if np.isnan(value) else f"{value:.2f}\n/ {found.chance[row, column]:.2f}"
             colour = "white" if value < 0.5 else "black"
             axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
         names = [literal(name) for name in found.methods]
