@@ -8,10 +8,9 @@ from functools import cache
 from importlib.resources import files
 
 import pandas as pd
-from scipy import stats
 
 from pai_bench.plan import DENSE
-from pai_bench.report.statistics import LEVEL, Estimate, estimate
+from pai_bench.report.statistics import Estimate, estimate, t_quantile
 from pai_bench.report.summary import Comparison
 from pai_bench.report.tables import Table
 from pai_bench.training.protocol import PROTOCOLS, Protocol
@@ -118,7 +117,7 @@ class Beside:
         n, k = self.ours.count, self.theirs.seeds or 1
         if n < 2:
             return None
-        half = float(stats.t.ppf(1 - LEVEL / 2, n - 1)) * self.ours.deviation * math.sqrt(1 / n + 1 / k)
+        half = t_quantile(n - 1) * self.ours.deviation * math.sqrt(1 / n + 1 / k)
         return abs(self.difference) <= half
 
 

@@ -96,7 +96,8 @@ ORIGINALLY: dict[str, tuple[tuple[str, object, str], ...]] = {
     "grasp": (("score_init", "redrawn", "draws its linear layers again for scoring"),),
     "synflow": (("ties", "all", "keeps or removes all equal scores at the threshold"),),
 }
-"""Criterion -> what its authors' code does (CRITERIA.md gives the sources), and the option by which we would."""
+"""Criterion -> what its authors' code does (CRITERIA.md gives the sources), and our option for it,
+or one that we lack."""
 
 
 def departures(records: Sequence[Record]) -> list[str]:

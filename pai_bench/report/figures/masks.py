@@ -14,6 +14,9 @@ from pai_bench.report.summary import Comparison
 from pai_bench.store import Record
 from pai_bench.store.bits import PLACES, unpack
 
+WIDTH = 6.8
+"""Inches that a title needs."""
+
 GAP = 3
 """Pixels between pictures."""
 
@@ -41,7 +44,7 @@ def densities(comparison: Comparison, sparsity: float, records: Mapping[str, Rec
     if not columns:
         return False
     table = np.array(list(columns.values())).T
-    with canvas(path, 1.8 + 0.75 * len(columns), 1.5 + 0.26 * len(names)) as figure:
+    with canvas(path, max(WIDTH, 1.8 + 0.75 * len(columns)), 1.5 + 0.26 * len(names)) as figure:
         axes = figure.subplots()
         least = table[table > 0].min() if (table > 0).any() else 0.1
         image = axes.imshow(
@@ -67,7 +70,7 @@ def write_numbers(axes: Axes, table: NDArray[np.float64], middle: float) -> None
 def likeness(title: str, found: Similarity, path: Path) -> None:
     """Jaccard indices of masks, and behind a stroke what chance would give between layers of the same densities."""
     count = len(found.methods)
-    with canvas(path, 2.2 + 0.75 * count, 1.4 + 0.6 * count) as figure:
+    with canvas(path, max(WIDTH, 2.2 + 0.75 * count), 1.4 + 0.6 * count) as figure:
         axes = figure.subplots()
         lower = np.tril(np.ones((count, count), bool), -1)
         image = axes.imshow(np.ma.masked_array(found.jaccard, ~lower), vmin=0, vmax=1, cmap="cividis", aspect="auto")
@@ -106,7 +109,7 @@ def first_layer(comparison: Comparison, sparsities: Sequence[float], records: Ma
     for (method, sparsity), found in pictures.items():
         top, left = sparsities.index(sparsity) * rows, methods.index(method) * columns
         whole[top : top + height, left : left + width] = found / max(1, found.max())
-    with canvas(path, 1 + 1.1 * len(methods), 1 + 1.1 * len(sparsities)) as figure:
+    with canvas(path, max(WIDTH, 1 + 1.1 * len(methods)), 1 + 1.1 * len(sparsities)) as figure:
         axes = figure.subplots()
         axes.imshow(whole, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         names = [literal(method) for method in methods]
