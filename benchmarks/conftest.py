@@ -38,7 +38,8 @@ def beside(benchmark: Any, device: torch.device) -> Beside:
     """Measure `work` and its `floor` by turns, so that whatever else the machine does meets both.
 
     Median and interquartile range are in seconds, peaks of memory in bytes; ``ratio`` is the median over the floor's,
-    and `target` what it is meant to be at most. `counts` are things that the work does, such as images: how many.
+    and `target` what it is meant to be at most. `counts` are things that the floor does, such as images: how many; the
+    work does `times` as many, and its seconds are given for once.
     Without `warm`, there is no unmeasured first round, and memory is not measured.
     """
 
@@ -50,6 +51,7 @@ def beside(benchmark: Any, device: torch.device) -> Beside:
         target: float | None = None,
         rounds: int = 3,
         warm: bool = True,
+        times: int = 1,
         **counts: int,
     ) -> None:
         floors: list[float] = []
@@ -72,16 +74,20 @@ def beside(benchmark: Any, device: torch.device) -> Beside:
             with measured(device, memory=True) as one:
                 what()
             peaks.append(one.peak_bytes)
-        stats, base = benchmark.stats.stats, statistics.median(floors[int(warm) :])
+        stats, median, base = (
+            benchmark.stats.stats,
+            benchmark.stats.stats.median / times,
+            statistics.median(floors[int(warm) :]),
+        )
         benchmark.extra_info |= {
-            "median_seconds": stats.median,
-            "iqr_seconds": stats.iqr,
+            "median_seconds": median,
+            "iqr_seconds": stats.iqr / times,
             "floor_seconds": base,
-            "ratio": stats.median / base,
+            "ratio": median / base,
             "target": target,
             "floor_peak_bytes": peaks[0] if peaks else None,
             "peak_bytes": peaks[1] if peaks else None,
-            **{f"{what}_per_second": count / stats.median for what, count in counts.items()},
+            **{f"{what}_per_second": count / median for what, count in counts.items()},
             **{f"floor_{what}_per_second": count / base for what, count in counts.items()},
             **describe(device),
         }

@@ -17,11 +17,11 @@ from pai_bench.timing import synchronise
 Product = Callable[[], Any]
 
 
-def arithmetic(model: nn.Module, example: Tensor, batch: int) -> list[Product]:
+def arithmetic(model: nn.Module, example: Tensor, batch: int, *, to_input: bool) -> list[Product]:
     """The products of a training step, layer by layer: forward, and backward to weights and to inputs.
 
-    Linear and convolutional layers only, each in the memory format that is fastest for it; the first layer has no
-    product for its input.
+    Linear and convolutional layers only, each in the memory format that is fastest for it. The product of the first
+    layer for its input, `to_input`, is one that no training step needs.
     """
     seen: list[tuple[nn.Module, torch.Size]] = []
     handles = [
@@ -34,7 +34,7 @@ def arithmetic(model: nn.Module, example: Tensor, batch: int) -> list[Product]:
         handle.remove()
     products = []
     for place, (module, shape) in enumerate(seen):
-        ways = list(in_formats(module, torch.Size([batch, *shape[1:]]), example, first=place == 0))
+        ways = list(in_formats(module, torch.Size([batch, *shape[1:]]), example, first=place == 0 and not to_input))
         products.append(min(ways, key=lambda way: seconds(way, example.device)))
     return products
 

@@ -29,7 +29,8 @@ def write_report(path: Path, rows: Sequence[Row], arguments: Sequence[str]) -> N
                 "Work and floor are measured by turns; seconds are medians, with the interquartile range. The ratio is "
                 "of seconds: below 1, the work is faster than what it is measured against. A floor is, for a training "
                 "step, the products of its linear and convolutional layers alone, forward and backward, each in the "
-                "memory format that is fastest for it; for lanes, as many steps one after the other; else what the "
+                "memory format that is fastest for it (all: three for each layer; needed: without the one for the "
+                "network's input, which no step makes); for lanes, as many steps one after the other; else what the "
                 "group's name says.",
                 table(rows),
                 f"![Ratios to the floors]({figure.relative_to(path.parent).as_posix()})",

@@ -31,6 +31,9 @@ CASES: dict[str, tuple[tuple[int, ...], int, Augmentation, int, float]] = {
 
 EXAMPLES = 10_000
 
+EPOCHS = 6
+"""Of ours beside one of the usual loop: about as many seconds."""
+
 
 def images(shape: tuple[int, ...], device: torch.device) -> pb.DataSet:
     """Random images."""
@@ -76,14 +79,16 @@ def training(name: str, device: torch.device, lanes: int = 1, steps: int | None 
     return work
 
 
+@pytest.mark.parametrize("products", ["all", "needed"])
 @pytest.mark.parametrize("network", CASES)
-def test_step(beside: Beside, device: torch.device, network: str) -> None:
-    """A step, with its batch, beside the products of its layers."""
+def test_step(beside: Beside, device: torch.device, network: str, products: str) -> None:
+    """A step, with its batch, beside all three products of each layer alone, and beside those that a step needs."""
     shape, batch, _, steps, share = CASES[network]
-    products = arithmetic(networks(network, shape, device)[0], torch.zeros(2, *shape, device=device), batch)
+    example = torch.zeros(2, *shape, device=device)
+    floor = arithmetic(networks(network, shape, device)[0], example, batch, to_input=products == "all")
     beside(
         training(network, device),
-        repeated(products, steps),
+        repeated(floor, steps),
         group=f"training step {network}",
         target=1 / share,
         rounds=9,
@@ -97,11 +102,12 @@ def test_usual_loop(beside: Beside, device: torch.device, workers: int, tmp_path
     write_mnist(tmp_path, EXAMPLES)
     (model,) = networks("lenet-300-100", (1, 28, 28), device)
     beside(
-        training("lenet-300-100", device, steps=EXAMPLES // 100),
+        training("lenet-300-100", device, steps=EPOCHS * EXAMPLES // 100),
         usual_loop(tmp_path, model, 100, device, workers),
         group=f"MNIST, LeNet-300-100, beside a DataLoader with {workers} workers",
         target=1 / 8,
-        rounds=3,
+        rounds=7,
+        times=EPOCHS,
         images=EXAMPLES,
     )
 
