@@ -102,8 +102,9 @@ def test_the_verb_prints_stores_and_reports(capsys: pytest.CaptureFixture[str]) 
 
 ENVIRONMENT = {"device": "CPU", "processor": "a cpu", "versions": {"torch": "2"}, "system": "Linux", "threads": 2}
 TRIAL = {
-    "data": "d", "model": "net", "criterion": {"name": "snip", "schedule": "one-shot"}, "sparsity": 0.9,
-    "score_batch": 10, "scope": "global", "protocol": {"batch_size": 4},
+    "data": "d", "model": "net", "seed": 0, "sparsity": 0.9, "train_fraction": 1.0,
+    "criterion": {"name": "snip", "schedule": "one-shot", "revision": 1, "options": []},
+    "scope": "global", "score_batch": 10, "score_sampling": "balanced", "protocol": {"batch_size": 4},
 }  # fmt: skip
 
 

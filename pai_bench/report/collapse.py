@@ -28,6 +28,7 @@ def section(collapses: list[Collapse], folder: Path, figure_for: Callable[[str],
         lines, layers = figure_for(f"effective {heading}"), figure_for(f"layers {heading}")
         frontier.effective(heading, by_criterion(group), folder / lines)
         frontier.layers(heading, by_criterion(group), folder / layers)
+        heading = tables.escaped(heading)
         parts += [
             f"### {heading}",
             f"{group[0].size:,} prunable weights, seeds {', '.join(seeds(group))}.",
@@ -47,7 +48,7 @@ def groups(collapses: list[Collapse]) -> list[list[Collapse]]:
     found: defaultdict[str, list[Collapse]] = defaultdict(list)
     for one in sorted(collapses, key=lambda one: (one.trial["criterion"]["name"], one.trial["seed"])):
         shared = {key: value for key, value in one.trial.items() if key not in ("criterion", "scope", "seed")}
-        found[json.dumps([title(one), one.size, shared], sort_keys=True)].append(one)
+        found[json.dumps([title(one), one.size, list(one.layers_until), shared], sort_keys=True)].append(one)
     return [found[key] for key in sorted(found)]
 
 

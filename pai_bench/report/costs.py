@@ -26,9 +26,8 @@ def section(costs: list[Cost], folder: Path, figure_for: Callable[[str], Path]) 
     """
     parts = ["## What scoring costs", CAPTION]
     for group in groups(costs):
-        heading = title(group[0])
-        figure = figure_for(f"cost {heading}")
-        bars(heading, group, folder / figure)
+        figure, heading = figure_for(f"cost {title(group[0])}"), tables.escaped(title(group[0]))
+        bars(title(group[0]), group, folder / figure)
         parts += [
             f"### {heading}",
             f"{describe(group)}.",

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pai_bench.plan import DENSE
 from pai_bench.report import tables
@@ -30,6 +32,12 @@ class Metric:
     spread: bool = False
     """Whether standard deviation and interval over seeds are written too."""
 
+    @property
+    def heading(self) -> str:
+        """The label, with the unit where the numbers do not say it, and an arrow to what is better."""
+        unit = f", {self.unit}" if self.unit in ("%", "points") else ""
+        return self.label + unit + {"higher": " ↑", "lower": " ↓", "": ""}[self.better]
+
 
 def column(name: str, factor: float = 1.0) -> Of:
     """A column of the results, in another unit."""
@@ -47,13 +55,23 @@ def ratio(part: str, whole: str) -> Of:
     return lambda rows, _dense: 100 * pd.to_numeric(rows[part]) / pd.to_numeric(rows[whole])
 
 
+def dead_layers(rows: pd.DataFrame, _dense: pd.DataFrame) -> "pd.Series[float]":
+    """Layers that keep nothing."""
+    return rows.dead_layers.map(len, na_action="ignore")
+
+
 METRICS = (
     Metric("accuracy", "test accuracy, last epoch", "%", "higher", column("test_accuracy", 100), "{:.2f}".format, True),
     Metric("drop", "below dense", "points", "lower", drop, "{:.2f}".format, True),
     Metric("direct_sparsity", "direct sparsity", "", "", column("achieved_sparsity"), share),
     Metric("effective_sparsity", "effective sparsity", "", "", column("effective_sparsity"), share),
     Metric(
-        "dead_layers", "dead layers", "", "lower", lambda r, _: r.dead_layers.str.len().astype(float), "{:.3g}".format
+        "dead_layers",
+        "dead layers",
+        "",
+        "lower",
+        lambda rows, _: rows.dead_layers.map(len, na_action="ignore"),
+        "{:.3g}".format,
     ),
     Metric("parameters_kept", "weights kept", "", "", column("parameters_kept"), "{:,.0f}".format),
     Metric("flops_kept", "FLOPs kept", "%", "lower", ratio("flops_kept", "flops"), "{:.3g}".format),
@@ -67,35 +85,52 @@ BEST = Metric(
 """Looks at the test set for the epoch to report: only beside published numbers that did so."""
 
 
-def cells(comparison: Comparison) -> Iterator[tuple[str, float, pd.DataFrame]]:
-    """Method, sparsity and the finished trials of each cell, the dense reference first."""
-    rows = comparison.rows[comparison.rows.status != "failed"]
-    for (method, sparsity), group in rows.groupby(["method", "sparsity"], sort=False):
-        yield str(method), float(sparsity), group.sort_values("seed")  # type: ignore[arg-type]
+@dataclass(frozen=True)
+class Measured:
+    """One method at one sparsity: how many trials have failed, and the metrics of the others, by seed."""
+
+    method: str
+    sparsity: float
+    seeds: int
+    failed: int
+    values: dict[Metric, NDArray[np.floating]]
+    """Without what was not measured."""
+
+
+def measured(comparison: Comparison, metrics: Sequence[Metric]) -> Iterator[Measured]:
+    """Every method at every sparsity that was run, the dense reference at 0."""
+    rows = comparison.rows
+    dense = rows[rows.criterion == DENSE]
+    values = {metric: metric.of(rows, dense).to_numpy(dtype=float) for metric in metrics}
+    seeds, failed = rows.seed.to_numpy(), (rows.status == "failed").to_numpy()
+    cells = rows.groupby(["method", "sparsity"], sort=False).ngroup().to_numpy()
+    for cell in range(cells.max() + 1):
+        places = np.flatnonzero(cells == cell)
+        done = places[~failed[places]]
+        done = done[np.argsort(seeds[done], kind="stable")]
+        found = {metric: each[done][~np.isnan(each[done])] for metric, each in values.items()}
+        method, sparsity = rows.method.iloc[places[0]], rows.sparsity.iloc[places[0]]
+        yield Measured(str(method), float(sparsity), len(done), len(places) - len(done), found)
 
 
 def table(comparison: Comparison, metrics: Sequence[Metric] = METRICS) -> tables.Table:
     """A row for each method and sparsity, for people: means over seeds; of accuracies, deviation and interval too."""
-    dense = comparison.rows[comparison.rows.criterion == DENSE]
-    units = {metric: f", {metric.unit}" if metric.unit in ("%", "points") else "" for metric in metrics}
-    head = ["criterion", "sparsity", "seeds", *(metric.label + unit for metric, unit in units.items())]
+    head = ["criterion", "sparsity", "seeds", "failed", *(metric.heading for metric in metrics)]
     body = []
-    for method, sparsity, group in cells(comparison):
-        row = [method, f"{sparsity:.10g}", str(len(group))]
-        row += [written(metric, metric.of(group, dense)) for metric in metrics]
-        body.append(row)
+    for one in measured(comparison, metrics):
+        row = [one.method, f"{one.sparsity:.10g}", str(one.seeds), str(one.failed or "")]
+        body.append(row + [written(metric, values) for metric, values in one.values.items()])
     kept = [i for i in range(len(head)) if i < 3 or any(row[i] for row in body)]
     return [[row[i] for i in kept] for row in (head, *body)]
 
 
-def written(metric: Metric, values: "pd.Series[float]") -> str:
+def written(metric: Metric, values: NDArray[np.floating]) -> str:
     """The mean of a metric, as a person reads it; nothing where nothing was measured."""
-    known = values.dropna()
-    if not len(known):
+    if not len(values):
         return ""
     if not metric.spread:
-        return metric.form(float(known.mean()))
-    found = estimate(known.to_numpy(dtype=float))
+        return metric.form(float(values.mean()))
+    found = estimate(values)
     text = metric.form(found.mean)
     if not math.isnan(found.deviation):
         text += f" ± {metric.form(found.deviation)} ({metric.form(found.low)} to {metric.form(found.high)})"
@@ -106,13 +141,12 @@ def frame(comparisons: Sequence[Comparison], metrics: Sequence[Metric] = (*METRI
     """A row for each method and sparsity, for programs: mean, sample deviation and interval of every metric."""
     rows = []
     for comparison in comparisons:
-        dense = comparison.rows[comparison.rows.criterion == DENSE]
-        for method, sparsity, group in cells(comparison):
+        for one in measured(comparison, metrics):
             row: dict[str, object] = {"data": comparison.data, "model": comparison.model}
             row |= {"protocol": comparison.protocol, "train_fraction": comparison.train_fraction}
-            row |= {"criterion": method, "sparsity": sparsity, "seeds": len(group)}
-            for metric in metrics:
-                found = estimate(metric.of(group, dense).dropna().to_numpy(dtype=float))
+            row |= {"criterion": one.method, "sparsity": one.sparsity, "seeds": one.seeds, "failed": one.failed}
+            for metric, values in one.values.items():
+                found = estimate(values)
                 row |= {metric.name: found.mean, f"{metric.name}_sd": found.deviation}
                 row |= {f"{metric.name}_low": found.low, f"{metric.name}_high": found.high}
             rows.append(row)
@@ -137,7 +171,7 @@ def as_latex(comparisons: Sequence[Comparison]) -> str:
 
 
 LATEX = {c: rf"\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-LATEX |= {"\\": r"\textbackslash{}", "±": r"$\pm$", "–": "--"}
+LATEX |= {"\\": r"\textbackslash{}", "±": r"$\pm$", "–": "--", "↑": r"$\uparrow$", "↓": r"$\downarrow$"}
 
 
 def latex(text: str) -> str:

@@ -15,6 +15,7 @@ from pai_bench.report.figures.comparison import accuracy
 from pai_bench.report.pairs import Pair
 from pai_bench.report.provenance import caveats, provenance
 from pai_bench.report.similarity import similarity
+from pai_bench.report.statistics import LEVEL
 from pai_bench.report.summary import Comparison, comparisons, plural
 from pai_bench.store import Collapse, Cost, Layer, Record, Store, as_frame
 
@@ -113,13 +114,20 @@ def summary(records: list[Record]) -> str:
     )
 
 
+SHORT = (
+    f"Differences are in points of test accuracy, with {100 * (1 - LEVEL):.0f} % intervals, over the seeds that both "
+    "criteria have. What beats another does so after Holm's correction over all pairs of criteria and sparsities of "
+    "its network; the intervals are not corrected."
+)
+
+
 def in_short(found: Sequence[Comparison], two_by_two: Sequence[Sequence[Pair]]) -> list[str]:
     """The findings, a sentence for each sparsity."""
     parts = []
     for comparison, same in zip(found, two_by_two, strict=True):
         if lines := pairs.sentences(comparison, same):
-            parts += [f"**{comparison.title}**", "\n".join(f"* {line}" for line in lines)]
-    return ["## In short", *parts] if parts else []
+            parts += [f"**{tables.escaped(comparison.title)}**", "\n".join(f"* {line}" for line in lines)]
+    return ["## In short", SHORT, *parts] if parts else []
 
 
 def section(
@@ -131,7 +139,7 @@ def section(
     x: str,
 ) -> list[str]:
     """The part of the report about one network on one data set; draws its figures below `folder`."""
-    title = comparison.title
+    title = tables.escaped(comparison.title)
     parts = [
         f"## {title}",
         f"Protocol: {comparison.protocol}. {plural(comparison.seeds, 'seed')}. Score time: median after a warm-up.",
@@ -141,7 +149,7 @@ def section(
         parts.append("\n".join(f"* {line}" for line in cuts))
     parts += against_literature(comparison)
     if comparison.cells:
-        figure = figure_for(title)
+        figure = figure_for(comparison.title)
         accuracy(comparison, folder / figure, x)
         parts.append(f"![Test accuracy against sparsity, {title}]({figure.as_posix()})")
     if len(same):
@@ -180,14 +188,14 @@ def drawn(comparison: Comparison, records: Mapping[str, Record], folder: Path, f
     """The figures of cost, layers, masks and learning, each at the highest sparsity, as far as the records allow."""
     if not comparison.sparsities:
         return []
-    title, highest, parts = comparison.title, comparison.sparsities[-1], []
+    highest, parts = comparison.sparsities[-1], []
 
     def add(name: str, caption: str, draw: Callable[[Path], object]) -> None:
-        figure = figure_for(f"{name} {title}")
+        figure = figure_for(f"{name} {comparison.title}")
         (folder / figure).unlink(missing_ok=True)  # of an earlier report
         draw(folder / figure)
         if (folder / figure).is_file():
-            parts.append(f"![{caption}, {title}]({figure.as_posix()})")
+            parts.append(f"![{caption}, {tables.escaped(comparison.title)}]({figure.as_posix()})")
 
     at = f"at sparsity {highest:.10g}"
     add("pareto", f"Accuracy against cost {at}", lambda p: by_cost.pareto(comparison, highest, p))
@@ -195,8 +203,8 @@ def drawn(comparison: Comparison, records: Mapping[str, Record], folder: Path, f
     add("curves", f"Learning curves {at}", lambda p: curves.learning(comparison, highest, records, p))
     add("layers", f"Density of each layer {at}", lambda p: masks.densities(comparison, highest, records, p))
     if (alike := similarity(comparison, highest, records)) is not None:
-        heading = f"Likeness of masks, {title}, sparsity {highest:.10g}, {plural(alike.seeds, 'seed')}"
-        add("likeness", f"Likeness of masks {at}", lambda p: masks.likeness(heading, alike, p))
+        where = f"{comparison.title}\nsparsity {highest:.10g}, {plural(alike.seeds, 'seed')}"
+        add("likeness", f"Likeness of masks {at}", lambda p: masks.likeness(where, alike, p))
     add(
         "pixels",
         "Connections of each pixel",

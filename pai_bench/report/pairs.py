@@ -41,7 +41,7 @@ class Pair:
         interval = "" if math.isnan(low) else f"{low:.2f} to {high:.2f}"
         if not interval:
             return f"{sign * found.mean:.2f}"
-        return f"{sign * found.mean:.2f}, {interval}" if inside else f"{sign * found.mean:.2f} ({interval})"
+        return f"{sign * found.mean:.2f}, {interval}" if inside else f"{sign * found.mean:.2f} points ({interval})"
 
 
 def accuracies(comparison: Comparison) -> pd.DataFrame:
@@ -94,8 +94,7 @@ def sentences(comparison: Comparison, found: Sequence[Pair]) -> list[str]:
             lines.append(f"{start}. With one seed it cannot be told from chance whether it differs from {names}.")
         else:
             counts = f"{min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else plural(max(seeds), "seed")
-            units = f"points, with {1 - LEVEL:.0%} intervals that are not corrected; {counts}"
-            lines.append(f"{start}: {'; '.join(verdicts(best, against))} ({units}).")
+            lines.append(f"{start}: {'; '.join([*verdicts(best, against), counts])}.")
     return lines
 
 
@@ -129,28 +128,35 @@ def power(found: Sequence[Pair]) -> str | None:
     tested = [pair for pair in found if not math.isnan(pair.difference.p)]
     if not tested:
         return "No pair could be tested: that takes two seeds, with differences that are not all the same."
-    least = min(pair.difference.seeds for pair in tested)
     text = (
         f"Tests: paired t over seeds, two-sided, Holm's correction over the {plural(len(tested), 'pair')} of this "
-        f"network and data set, so that in {LEVEL:.0%} of such families at most chance alone would be called a "
+        f"network and data set, so that in {100 * LEVEL:.0f} % of such families at most chance alone would be called a "
         "difference; the intervals are not corrected. "
     )
-    bound = least_signed_rank(least)
-    if bound * len(tested) > LEVEL:
+    text += "The exact signed-rank test, which does not ask for normal differences, stands beside it, uncorrected."
+    if few := sorted(n for pair in tested if least_signed_rank(n := pair.difference.seeds) * len(tested) > LEVEL):
+        seeds = plural(few[-1], "seed") if few[0] == few[-1] else f"{few[0]} to {few[-1]} seeds"
         text += (
-            f"With as few as {plural(least, 'seed')} the exact signed-rank test, which does not ask for normal "
-            f"differences, cannot give less than {bound:.3g}, which does not reject after the correction: that the t "
-            "test holds rests on differences being normal."
+            f" With the {seeds} of {'all' if len(few) == len(tested) else plural(len(few), 'pair')} it cannot give "
+            f"less than {least_signed_rank(few[-1]):.3g}, which would not reject after the correction: that the t test "
+            "holds there rests on differences being normal."
         )
-    else:
-        text += "The exact signed-rank test stands beside it, corrected for nothing."
     untested = len(found) - len(tested)
     return text + (f" {plural(untested, 'pair')} could not be tested." if untested else "")
 
 
 def table(found: Sequence[Pair]) -> Table:
     """A row for each pair: the difference in points, its interval, effect size and tests."""
-    head = ["sparsity", "criteria", "difference", f"{1 - LEVEL:.0%} interval", "seeds", "effect d_z", "p", "p, Holm"]
+    head = [
+        "sparsity",
+        "criteria",
+        "difference",
+        f"{100 * (1 - LEVEL):.0f} % interval",
+        "seeds",
+        "effect d_z",
+        "p",
+        "p, Holm",
+    ]
     head += ["signed rank p", ""]
     body = []
     for pair in found:

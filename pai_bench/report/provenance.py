@@ -14,13 +14,13 @@ def provenance(records: Sequence[Record], measured: Sequence[Cost], collapses: S
     """Commands, data, versions and machines, as the records hold them."""
     lines = []
     for title, values in (
-        ("Timing command", [cost.provenance.get("command") for cost in measured]),
+        ("Timing command", [describe_command(cost) for cost in measured]),
         ("Timing environment", [describe_environment(cost) for cost in measured]),
         ("Timing commit", [describe_commit(cost) for cost in measured]),
-        ("Collapse command", [one.provenance.get("command") for one in collapses]),
+        ("Collapse command", [describe_command(one) for one in collapses]),
         ("Collapse environment", [describe_environment(one) for one in collapses]),
         ("Collapse commit", [describe_commit(one) for one in collapses]),
-        ("Command", [record.provenance.get("command") for record in records]),
+        ("Command", [describe_command(record) for record in records]),
         ("Data", [describe_data(record) for record in records]),
         ("Criterion", [describe_criterion(record) for record in records]),
         ("Company", [describe_company(record) for record in records]),
@@ -32,6 +32,12 @@ def provenance(records: Sequence[Record], measured: Sequence[Cost], collapses: S
                 f"* {title}: {value} ({plural(count, 'row' if title.startswith(('Timing', 'Collapse')) else 'trial')})"
             )
     return "\n".join(lines)
+
+
+def describe_command(record: Record | Cost | Collapse) -> str | None:
+    """The command that made the record, as code."""
+    command = record.provenance.get("command")
+    return f"`{command}`" if command else None
 
 
 def describe_data(record: Record) -> str:
@@ -82,7 +88,7 @@ def describe_commit(record: Record | Cost | Collapse) -> str | None:
     return f"{commit}, with changes that were not committed" if record.provenance.get("dirty") else commit
 
 
-ORIGINALLY: dict[str, tuple[tuple[str, object, str], ...]] = {
+ORIGINALLY: dict[str, tuple[tuple[str | None, object, str], ...]] = {
     "snip": (
         ("score_sampling", "random", "draws its score batch at random"),
         ("score_init", "redrawn", "scores another draw of the initialisation than the one that is trained"),
@@ -90,14 +96,14 @@ ORIGINALLY: dict[str, tuple[tuple[str, object, str], ...]] = {
     ),
     "snip-it": (
         ("score_batches", 5, "scores 5 batches of 512 examples"),
-        ("loss", "nll", "applies the negative log-likelihood to raw logits, a bug"),
+        (None, None, "applies the negative log-likelihood to raw logits, a bug"),
     ),
-    "force": (("loss", "nll", "applies the negative log-likelihood to raw logits, a bug"),),
+    "force": ((None, None, "applies the negative log-likelihood to raw logits, a bug"),),
     "grasp": (("score_init", "redrawn", "draws its linear layers again for scoring"),),
-    "synflow": (("ties", "all", "keeps or removes all equal scores at the threshold"),),
+    "synflow": ((None, None, "keeps or removes all equal scores at the threshold"),),
 }
-"""Criterion -> what its authors' code does (CRITERIA.md gives the sources), and our option for it,
-or one that we lack."""
+"""Criterion -> our option for what its authors' code does, its value there (None, None where we have none), and what
+it does (docs/criteria.md gives the sources)."""
 
 
 def departures(records: Sequence[Record]) -> list[str]:
@@ -110,7 +116,7 @@ def departures(records: Sequence[Record]) -> list[str]:
             for key, value, text in ORIGINALLY.get(criterion["name"].partition(":")[0], ()):
                 line = f"{criterion['name']}: its authors' code {text}"
                 trials[line] += 1
-                missing[line] += given.get(key) != value
+                missing[line] += key is None or given.get(key) != value
     return [
         f"{line}; here it does not{'' if count == trials[line] else f', in {count} of {trials[line]} trials'}."
         for line, count in sorted(missing.items())

@@ -2,8 +2,7 @@
 
 import dataclasses
 import math
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -105,14 +104,14 @@ class Comparison:
 def comparisons(rows: pd.DataFrame) -> list[Comparison]:
     """The comparisons in `rows` (as of `read_results`), in order of first appearance."""
     found = list(by_setting(rows))
-    titles = Counter(one.title for one in found)
-    same = [one for one in found if titles[one.title] > 1]
-    parts = [set(one.protocol.split(", ")) for one in same]
-    for one in same:
-        rivals = [p for p, other in zip(parts, same, strict=True) if other.title == one.title]
-        telling = [part for part in one.protocol.split(", ") if not all(part in rival for rival in rivals)]
-        found[found.index(one)] = dataclasses.replace(one, apart=f", {', '.join(telling)}")
-    return found
+    same = [[other.protocol.split(", ") for other in found if other.title == one.title] for one in found]
+    return [dataclasses.replace(one, apart=telling(one, rivals)) for one, rivals in zip(found, same, strict=True)]
+
+
+def telling(one: Comparison, protocols: Sequence[Sequence[str]]) -> str:
+    """The parts of a comparison's protocol that not all of the `protocols` share."""
+    parts = one.protocol.split(", ")
+    return "".join(f", {part}" for part in parts if not all(part in protocol for protocol in protocols))
 
 
 def by_setting(rows: pd.DataFrame) -> Iterator[Comparison]:

@@ -1,5 +1,7 @@
 """Tables of a comparison, as lists of rows; the first row is the head."""
 
+import re
+
 import pandas as pd
 
 from pai_bench.plan import DENSE
@@ -55,7 +57,7 @@ def cost(comparison: Comparison) -> Table:
                 size(peak.median() if len(peak) else None),
                 duration(group.train_seconds.median()),
                 "" if group.images_per_second.isna().all() else f"{group.images_per_second.median():,.0f}",
-                ", ".join(sorted(group.device.unique())),
+                ", ".join(sorted(group.device.dropna().unique())),
             ]
         )
     return [head, *body]
@@ -89,5 +91,5 @@ def markdown(table: Table) -> str:
 
 
 def escaped(text: str) -> str:
-    """`text` in one line, so that a table shows it as it is."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    """`text` in one line, so that markdown shows it as it is, in a table too."""
+    return re.sub(r"([|*`])", r"\\\1", " ".join(text.split())).replace("<", "&lt;")

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pai_bench.errors import UserError
 from pai_bench.identity import identify
+from pai_bench.store.shape import ENVIRONMENT, NAMED, OF_TRIAL, ORIGIN, SCORED, TRAINED, fits
 from pai_bench.training.protocol import Protocol
 
 SCHEMA = 1
@@ -106,33 +107,22 @@ class Record:
 
     def check(self) -> None:
         """Raise an error of some kind if a field that the report needs is not there or not of its type."""
-        trial, environment, data = self.trial, self.environment, self.provenance["data"]
-        texts = [trial["data"], trial["model"], data["label"], data["checksum"]]
-        texts += [environment[key] for key in ("device", "processor", "system")]
-        maybe = [self.error, self.device, self.first_cut, self.provenance.get("command"), self.provenance.get("commit")]
+        trial, scored, data = self.trial, self.trial["criterion"] is not None, self.provenance["data"]
+        forms = [(self, Record), (trial, NAMED | TRAINED | (SCORED if scored else {}))]
+        forms += [(self.environment, ENVIRONMENT), (self.provenance, OF_TRIAL)]
         shares = [self.test_accuracy, self.achieved_sparsity, self.effective_sparsity, trial["sparsity"]]
         shares += [trial["train_fraction"], *(epoch.test_accuracy for epoch in self.curve)]
-        amounts = [data["train"], data["test"], trial["seed"], environment["threads"], self.score_seconds]
+        amounts = [data["train"], data["test"], trial["seed"], self.environment["threads"], self.score_seconds]
         amounts += [self.score_peak_bytes, self.train_seconds, self.images_per_second, self.epochs, self.flops]
-        amounts += [self.provenance.get(key, 1) for key in ("workers", "lanes")]
-        layers = [isinstance(layer.name, str) and layer.size > 0 for layer in self.layers]
-        layers += [0 <= count <= layer.size for layer in self.layers for count in (layer.kept, layer.effective or 0)]
         ok = [
-            self.status in get_args(Status),
-            self.status == "failed" or isinstance(self.test_accuracy, float),
-            bool(environment["versions"].items()),
-            all(isinstance(text, str) for text in (*texts, *(self.dead_layers or ()), *self.severed_shortcuts)),
-            all(text is None or isinstance(text, str) for text in (*maybe, self.batch_norm, self.mask)),
+            *(fits(value, form) for value, form in forms),
+            self.status == "failed" or self.test_accuracy is not None,
+            bool(self.environment["versions"]),
+            not scored or trial["score_batch"] > 0,
             all(share is None or 0 <= share <= 1 for share in shares),
-            all(amount is None or 0 <= amount < float("inf") for amount in amounts),
-            isinstance(trial["seed"], int),
-            isinstance(self.connected, bool | None),
-            all(layers),
+            all(amount is None or amount >= 0 for amount in amounts),
+            all(0 <= n <= layer.size > 0 for layer in self.layers for n in (layer.kept, layer.effective or 0)),
         ]
-        if (criterion := trial["criterion"]) is not None:
-            texts = [criterion["name"], criterion["schedule"], trial["scope"], trial["score_sampling"]]
-            ok += [all(isinstance(text, str) for text in texts), trial["score_batch"] > 0]
-            ok += [all(isinstance(key, str) for key, _ in criterion["options"])]
         if not all(ok):
             raise ValueError("a field has an impossible value")
         self.row()
@@ -247,12 +237,15 @@ class Cost:
         raw = json.loads(text)
         try:
             cost = cls(**{f.name: raw[f.name] for f in fields(cls)})
-            times = (cost.seconds, cost.floor_seconds, cost.prune_seconds, cost.step_seconds)
-            texts = [cost.trial["data"], cost.trial["model"], cost.trial["criterion"]["name"], cost.device]
-            texts += [cost.environment["device"], cost.environment["processor"], cost.provenance.get("commit") or ""]
+            forms = [(cost, Cost), (cost.trial, NAMED | TRAINED | SCORED)]
+            forms += [(cost.environment, ENVIRONMENT), (cost.provenance, ORIGIN)]
             peaks = [p or 0 for p in (cost.peak_bytes, cost.floor_peak_bytes, cost.prune_peak_bytes)]
-            ok = all(0 < value < float("inf") for value in times) and all(isinstance(text, str) for text in texts)
-            if not (ok and min(cost.iqr, cost.prune_iqr, cost.rounds, *peaks) >= 0 and cost.environment["versions"]):
+            ok = [
+                *(fits(value, form) for value, form in forms),
+                min(cost.seconds, cost.floor_seconds, cost.prune_seconds, cost.step_seconds) > 0,
+                min(cost.iqr, cost.prune_iqr, cost.rounds, cost.weights, *peaks) >= 0,
+            ]
+            if not all(ok):
                 raise ValueError("a field has an impossible value")
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a field is missing or malformed: {error!r}") from error
@@ -315,16 +308,22 @@ class Collapse:
                 raise NewerSchemaError(f"schema {raw['schema']} is newer than this version reads ({SCHEMA})")
             raw["tried"] = tuple(Tried(**tried) for tried in raw["tried"])
             found = cls(**{f.name: raw[f.name] for f in fields(cls)})
-            texts = (found.trial["data"], found.trial["model"], found.trial["criterion"]["name"], found.identity)
-            shares = [one.sparsity for one in found.tried] + list(found.layers_until.values())
+            forms = [(found, Collapse), (found.trial, NAMED | SCORED)]
+            forms += [(found.environment, ENVIRONMENT), (found.provenance, ORIGIN)]
+            shares = [one for one in (found.connected_until, found.cut_from) if one is not None]
+            shares += [*found.layers_until.values(), *(one.sparsity for one in found.tried)]
+            shares += [one.effective_sparsity for one in found.tried if one.effective_sparsity is not None]
+            shares += [density for one in found.tried for density in (*one.densities, *(one.effective or ()))]
             layers = len(found.layers_until)
-            ok = all(isinstance(text, str) for text in texts) and all(0 <= share <= 1 for share in shares)
-            ends = [one for one in (found.connected_until, found.cut_from) if one is not None]
-            places = [density for one in found.tried for density in (*one.densities, *(one.effective or ()))]
-            ok = ok and found.size > 0 and bool(found.tried) and all(0 <= share <= 1 for share in (*ends, *places))
-            ok = ok and isinstance(found.first_cut, str | None) and found.seconds >= 0
-            ok = ok and bool(found.environment["versions"]) and isinstance(found.provenance, dict)
-            if not ok or any(len(one.densities) != layers for one in found.tried):
+            ok = [
+                *(fits(value, form) for value, form in forms),
+                all(0 <= share <= 1 for share in shares),
+                found.size > 0 and found.seconds >= 0 and bool(found.tried),
+                all(len(one.densities) == layers for one in found.tried),
+                all(one.effective is None or len(one.effective) == layers for one in found.tried),
+                all((one.effective is None) == (one.effective_sparsity is None) for one in found.tried),
+            ]
+            if not all(ok):
                 raise ValueError("a field has an impossible value")
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a field is missing or malformed: {error!r}") from error

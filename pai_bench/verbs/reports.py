@@ -38,8 +38,8 @@ def write_tables(store: "Store", form: str, path: Path) -> None:
     from pai_bench.store import as_frame
 
     records = sorted(store, key=lambda record: record.identity)
-    if not any(record.status != "failed" for record in records):
-        raise UserError(f"results folder {store.path} has no finished trials that could stand in a table")
+    if not records:
+        raise UserError(f"results folder {store.path} has no readable trials that could stand in a table")
     write([store], path, FORMATS[form](comparisons(as_frame(records))))
 
 

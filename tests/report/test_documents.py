@@ -8,11 +8,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pai_bench.cli import main
 from pai_bench.plan import Choice
 from pai_bench.report import literature, metrics, versus
+from pai_bench.report.figures.comparison import accuracy_to_error, ticks
 from pai_bench.report.page import write_report
 from pai_bench.report.similarity import similarity
 from pai_bench.report.summary import comparisons
@@ -201,21 +203,21 @@ def test_folders_without_trials(arguments: list[str], capsys: pytest.CaptureFixt
 
 @pytest.mark.slow
 def test_ten_thousand_records_take_seconds() -> None:
-    """20 networks with ten criteria, five sparsities and ten seeds: under 20 seconds on the machine it was made for."""
+    """Ten networks, criteria, sparsities and seeds: under 20 seconds on the machine it was made for."""
     import time
 
     records = [
         drawn(f"criterion-{c}", sparsity, seed, 0.9 - sparsity / 10 + 0.001 * seed * c, trial={"model": f"net-{m}"})
-        for m in range(20)
+        for m in range(10)
         for c in range(10)
-        for sparsity in (0.5, 0.6, 0.7, 0.8, 0.9)
+        for sparsity in (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.96, 0.97, 0.98, 0.99)
         for seed in range(10)
     ]
     store = stored("r", records)
     start = time.perf_counter()
     write_report(store, Path("x.md"))
     print(f"{time.perf_counter() - start:.1f} s for {len(records)} records")
-    assert Path("x.md").read_text().count("**net-") == 20
+    assert Path("x.md").read_text().count("**net-") == 10
 
 
 def test_what_the_authors_code_does_otherwise_is_said() -> None:
@@ -273,6 +275,30 @@ def test_published_sparsities_are_those_that_leave_as_much(ours: float, known: b
     found = {one.theirs.sparsity for one in literature.beside(comparison)}
     assert all(abs(1 - (1 - one) / (1 - ours)) < 0.011 for one in found)
     assert bool(found) == known
+
+
+def test_names_are_shown_as_they_are() -> None:
+    records = [drawn("snip", 0.5, 0, 0.9, trial={"model": "a*b*|<i>`c`"})]
+    text = write_report(stored("r", records), Path("x.md")).read_text()
+    assert "## a\\*b\\*\\|&lt;i>\\`c\\` on digits" in text
+    assert "* Command: `pai-bench run` (1 trial)" in text
+
+
+def test_failures_stand_in_tables_of_every_format() -> None:
+    stored("r", [record("snip", 0.9, seed, None) for seed in range(3)])
+    for form, said in (("csv", "snip,0.9,0,3"), ("latex", "snip & 0.9 & 0 & 3"), ("html", "<td>0</td><td>3</td>")):
+        assert main(["report", "r", "--format", form, "-o", "x"]) == 0
+        assert said in Path("x").read_text()
+
+
+@pytest.mark.parametrize(("bottom", "top"), [(22, 60), (8.5, 20), (41, 50), (97.2, 99), (0, 100), (99.1, 99.5)])
+def test_an_accuracy_axis_has_room_for_its_ticks(bottom: float, top: float) -> None:
+    found = ticks(bottom, top)
+    assert 3 <= len(found) <= 12
+    assert bottom <= min(found) < max(found) <= top
+    places = [accuracy_to_error(tick) for tick in found]
+    length = accuracy_to_error(top) - accuracy_to_error(bottom)
+    assert min(np.diff(places)) >= 0.07 * length
 
 
 def test_sections_of_one_network_are_told_apart() -> None:

@@ -29,12 +29,10 @@ def test_a_difference_is_said_in_points() -> None:
     (pair,) = pairs.pairs(comparison)
     assert (pair.better, pair.worse, pair.apart) == ("snip", "random", True)
     # differences 3.0, 3.2, 3.1, 2.9, 3.1: mean 3.06, s 0.11402, t(0.975, 4) s / sqrt(5) = 0.14157
-    assert pair.points() == "3.06 (2.92 to 3.20)"
+    assert pair.points() == "3.06 points (2.92 to 3.20)"
     (line,) = pairs.sentences(comparison, [pair])
-    assert line == (
-        "At sparsity 0.9, snip has the highest mean accuracy, 97.20 %: it beats random by 3.06 (2.92 to 3.20) "
-        "(points, with 95% intervals that are not corrected; 5 seeds)."
-    )
+    start = "At sparsity 0.9, snip has the highest mean accuracy, 97.20 %"
+    assert line == f"{start}: it beats random by 3.06 points (2.92 to 3.20); 5 seeds."
 
 
 def test_what_is_not_distinguishable_is_said_so() -> None:
@@ -44,14 +42,20 @@ def test_what_is_not_distinguishable_is_said_so() -> None:
     assert "it beats grasp by 46.00" in line
     assert "it is not distinguishable from random (0.33, -" in line
     assert "3 seeds" in line
-    assert "With as few as 3 seeds the exact signed-rank test" in str(pairs.power(found))
+    assert "With the 3 seeds of all it cannot give less than 0.25" in str(pairs.power(found))
+    more = compared(
+        {"snip": list(np.linspace(0.9, 0.91, 9)), "grasp": list(np.linspace(0.5, 0.53, 9)), "erk": [0.7] * 3}
+    )
+    assert "With the 3 seeds of 2 pairs it cannot give less than 0.25" in str(pairs.power(pairs.pairs(more)))
 
 
 def test_the_best_is_the_best_of_what_is_compared() -> None:
     snip, random = [0.8, 0.802, 0.801, 0.799, 0.8, 0.99, 0.991, 0.992, 0.99, 0.99], [0.85, 0.851, 0.852, 0.85, 0.849]
     comparison = compared({"snip": snip, "random": random})
     (line,) = pairs.sentences(comparison, pairs.pairs(comparison))
-    assert line.startswith("At sparsity 0.9, random has the highest mean accuracy, 85.04 %: it beats snip by 5.00 (")
+    assert line.startswith(
+        "At sparsity 0.9, random has the highest mean accuracy, 85.04 %: it beats snip by 5.00 points ("
+    )
 
 
 def test_pairs_without_spread_are_said_to_be_untested() -> None:

@@ -92,7 +92,7 @@ def test_the_report(tmp_path: Path) -> None:
         "| a.weight | 30 | 50 |",
         "## Failed trials",
         "RuntimeError: oh \\| no",
-        "pai-bench run (12 trials)",
+        "`pai-bench run` (12 trials)",
         "checksum 00ff",
         "abc, with changes that were not committed",
         "a cpu, 2 threads",

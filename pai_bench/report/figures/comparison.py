@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from pai_bench.report.figures.style import COLLAPSED_COLOUR, DENSE_COLOUR, canvas, legend, literal, looks
 from pai_bench.report.statistics import estimate
@@ -13,7 +13,15 @@ from pai_bench.report.summary import Cell, Comparison
 
 COLLAPSED: dict[str, Any] = {"s": 140, "facecolors": "none", "edgecolors": COLLAPSED_COLOUR, "zorder": 3}
 
-ACCURACY_TICKS = (0, 20, 40, 60, 70, 80, 90, 95, 98, 99, 99.5, 100)
+TICKS = (100, 0, 90, 50, 80, 20, 60, 40, 70, 30, 10, 95, 99, 98, 85, 99.5, 97, 96, *range(5, 80, 10))
+"""Accuracies in per cent that an axis may name, the more welcome the earlier."""
+
+FEWEST = 3
+"""Of them; others are taken where there are not as many."""
+
+APART = 0.07
+"""Of the axis, between two ticks."""
+
 FLOOR = 0.3
 """Per cent added to the error before its logarithm is taken, so that 100 % has a place on the axis."""
 
@@ -66,12 +74,30 @@ def prepare(axes: Axes, comparison: Comparison, x: str) -> None:
 
 def error_axis(axes: Axes, lowest: float, highest: float) -> None:
     """A vertical axis of accuracies in per cent, logarithmic in the error, so that 98 and 99 % can be told apart."""
-    axes.set_yscale("function", functions=(lambda y: -np.log(np.maximum(100 + FLOOR - y, 1e-9)), error_to_accuracy))
-    bottom, top = max(0.0, lowest - 3), next(tick for tick in ACCURACY_TICKS if tick >= max(highest, 1))
+    axes.set_yscale("function", functions=(accuracy_to_error, error_to_accuracy))
+    bottom, top = max(0.0, lowest - 3), min(tick for tick in TICKS if tick >= max(highest, 1))
     axes.set_ylim(bottom, top)
-    axes.yaxis.set_major_locator(FixedLocator([tick for tick in ACCURACY_TICKS if bottom <= tick <= top]))
+    axes.yaxis.set_major_locator(FixedLocator(ticks(bottom, top)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+
+
+def ticks(bottom: float, top: float) -> list[float]:
+    """Round accuracies between two, as many as find room on the axis."""
+    room = APART * (accuracy_to_error(top) - accuracy_to_error(bottom))
+    found: list[float] = []
+    for candidates in (TICKS, MaxNLocator(4).tick_values(bottom, top)):
+        if len(found) < FEWEST:
+            for tick in candidates:
+                near = (abs(accuracy_to_error(tick) - accuracy_to_error(other)) < room for other in found)
+                if bottom <= tick <= top and not any(near):
+                    found.append(float(tick))
+    return sorted(found)
+
+
+def accuracy_to_error(accuracy: Any) -> Any:
+    """The scale of the accuracy axis."""
+    return -np.log(np.maximum(100 + FLOOR - accuracy, 1e-9))
 
 
 def error_to_accuracy(scaled: Any) -> Any:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pai_bench.report.figures.style import COLOURS, canvas, legend, literal, looks
+from pai_bench.report.figures.style import COLOURS, canvas, legend, literal, looks, plain
 from pai_bench.report.summary import Comparison
 from pai_bench.store import Cost
 
@@ -25,6 +25,7 @@ def bars(title: str, rows: list[Cost], path: Path) -> None:
             bars = axes.barh(places + offset, ends - lowest, 0.36, left=lowest, color=colour, label=label)
             axes.bar_label(bars, labels=[f"{v:.3g}" for v in ends], padding=3, fontsize=8)
         axes.set_xscale("log")
+        plain(axes.xaxis)
         axes.set_xlim(lowest, 3 * max(score.max(), pruning.max()))
         axes.set_yticks(places, [literal(cost.trial["criterion"]["name"]) for cost in rows])
         axes.invert_yaxis()
@@ -86,6 +87,7 @@ def scoring(comparison: Comparison, path: Path) -> None:
         drawn = axes.barh(range(len(names)), values - lowest, left=lowest, color=colours)
         axes.bar_label(drawn, labels=[f"{value:.3g}" for value in values], padding=3, fontsize=8)
         axes.set_xscale("log")
+        plain(axes.xaxis)
         axes.set_xlim(lowest, 3 * values.max())
         axes.set_yticks(range(len(names)), [literal(name) for name in names])
         axes.invert_yaxis()

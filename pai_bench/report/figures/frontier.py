@@ -7,7 +7,7 @@ from statistics import fmean
 import numpy as np
 from matplotlib.colors import LogNorm
 
-from pai_bench.report.figures.style import COLLAPSED_COLOUR, canvas, literal, looks
+from pai_bench.report.figures.style import COLLAPSED_COLOUR, canvas, literal, looks, plain
 from pai_bench.store import Collapse, Tried
 
 COLUMNS = 3
@@ -41,6 +41,8 @@ def effective(title: str, collapses: Mapping[str, list[Collapse]], path: Path) -
         axes.plot([2, end], [2, end], color="#888888", linewidth=0.8, zorder=0)
         axes.set_xscale("log")
         axes.set_yscale("log")
+        plain(axes.xaxis)
+        plain(axes.yaxis)
         axes.set_xlabel("compression, 1 / (1 - sparsity); dotted: the end of connection")
         axes.set_ylabel("effective compression")
         axes.set_title(literal(title), fontsize=11)
@@ -84,6 +86,7 @@ def layers(title: str, collapses: Mapping[str, list[Collapse]], path: Path) -> N
             if collapse.connected_until is not None and collapse.cut_from is not None:
                 axes.axvline(1 / (1 - collapse.connected_until), color=COLLAPSED_COLOUR, linewidth=1.2)
             axes.set_xscale("log")
+            plain(axes.xaxis)
             axes.set_title(literal(name), fontsize=8)
             axes.tick_params(labelsize=6)
         for axes in grid.flat[len(first) :]:
@@ -95,7 +98,10 @@ def layers(title: str, collapses: Mapping[str, list[Collapse]], path: Path) -> N
         figure.supxlabel("compression, 1 / (1 - sparsity); red: the end of connection", fontsize=8)
         figure.suptitle(literal(title), fontsize=10)
         if image is not None:
-            figure.colorbar(image, ax=grid, label="density of the layer (white: nothing kept)", shrink=0.8)
+            bar = figure.colorbar(
+                image, ax=grid, use_gridspec=False, label="density of the layer (white: nothing kept)", shrink=0.8
+            )
+            plain(bar.ax.yaxis)
 
 
 def edges_of(places: list[float]) -> list[float]:

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from numpy.typing import NDArray
 
-from pai_bench.report.figures.style import canvas, literal, shorten
+from pai_bench.report.figures.style import canvas, literal, plain, shorten
 from pai_bench.report.similarity import Similarity, layout
 from pai_bench.report.summary import Comparison
 from pai_bench.store import Record
@@ -22,6 +23,9 @@ GAP = 3
 
 MOST_NUMBERS = 20
 """Layers up to which a heat map has its numbers written into it."""
+
+WITHIN: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7, "in_layout": False}
+"""Text within a field, which needs no room of its own."""
 
 
 def densities(comparison: Comparison, sparsity: float, records: Mapping[str, Record], path: Path) -> bool:
@@ -55,7 +59,7 @@ def densities(comparison: Comparison, sparsity: float, records: Mapping[str, Rec
         axes.set_yticks(range(len(names)), shorten(names), fontsize=8)
         if len(names) <= MOST_NUMBERS:
             write_numbers(axes, table, middle=float(np.sqrt(least)))
-        figure.colorbar(image, ax=axes, label="density")
+        plain(figure.colorbar(image, ax=axes, use_gridspec=False, label="density").ax.yaxis)
         axes.set_title(literal(f"{comparison.title}, sparsity {sparsity:.10g}: % kept (grey: none)"), fontsize=10)
     return True
 
@@ -64,13 +68,15 @@ def write_numbers(axes: Axes, table: NDArray[np.float64], middle: float) -> None
     """Write each share into its field, in per cent, light on dark."""
     for (row, column), value in np.ndenumerate(table):
         colour = "white" if value < middle else "black"
-        axes.text(column, row, f"{100 * value:.3g}", ha="center", va="center", fontsize=7, color=colour)
+        axes.text(
+            column, row, f"{100 * value:.3g}", ha="center", va="center", fontsize=7, color=colour, in_layout=False
+        )
 
 
-def likeness(title: str, found: Similarity, path: Path) -> None:
+def likeness(where: str, found: Similarity, path: Path) -> None:
     """Jaccard indices of masks, and behind a stroke what chance would give between layers of the same densities."""
     count = len(found.methods)
-    with canvas(path, max(WIDTH, 2.2 + 0.75 * count), 1.4 + 0.6 * count) as figure:
+    with canvas(path, max(WIDTH, 2.2 + 0.75 * count), 1.6 + 0.6 * count) as figure:
         axes = figure.subplots()
         lower = np.tril(np.ones((count, count), bool), -1)
         image = axes.imshow(np.ma.masked_array(found.jaccard, ~lower), vmin=0, vmax=1, cmap="cividis", aspect="auto")
@@ -78,14 +84,14 @@ def likeness(title: str, found: Similarity, path: Path) -> None:
             value = found.jaccard[row, column]
             text = "–" if np.isnan(value) else f"{value:.2f}\n/ {found.chance[row, column]:.2f}"
             colour = "white" if value < 0.5 else "black"
-            axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
+            axes.text(column, row, text, color=colour, **WITHIN)
         names = [literal(name) for name in found.methods]
         axes.set_xticks(range(count - 1), names[:-1], rotation=30, ha="right", fontsize=8)
         axes.set_yticks(range(1, count), names[1:], fontsize=8)
         axes.set_xlim(-0.5, count - 1.5)
         axes.set_ylim(count - 0.5, 0.5)
-        figure.colorbar(image, ax=axes, label="Jaccard index / expected by chance")
-        axes.set_title(literal(title), fontsize=10)
+        figure.colorbar(image, ax=axes, use_gridspec=False, label="Jaccard index")
+        axes.set_title(literal(f"Likeness of masks, {where}: Jaccard index / by chance"), fontsize=10)
 
 
 def first_layer(comparison: Comparison, sparsities: Sequence[float], records: Mapping[str, Record], path: Path) -> bool:

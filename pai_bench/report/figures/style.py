@@ -10,7 +10,11 @@ from typing import Any
 
 from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import NullFormatter
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart, without its yellow
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -37,6 +41,7 @@ LOOKS: dict[str, Look] = {
 
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "pai-bench",
+    "svg.fonttype": "none",  # text that can be searched and read aloud, in the reader's own fonts
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -57,11 +62,23 @@ def canvas(path: Path, width: float = 6.4, height: float = 4.2) -> Iterator[Figu
     with rc_context():
         rcdefaults()  # whatever the user has set would show
         rcParams.update(STYLE)
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height))
+        FigureCanvasAgg(figure)  # measures text several times faster than the canvas of an SVG would
         yield figure
+        for axes in figure.axes:
+            for artist in (*axes.lines, *axes.images, *axes.collections):
+                artist.set_in_layout(False)  # axes hold them, and measuring them takes long
+        # once: a figure that has the engine is laid out, drawn for nothing and drawn
+        ConstrainedLayoutEngine().execute(figure)
         path.parent.mkdir(parents=True, exist_ok=True)
         undated = {"Software": None} if path.suffix == ".png" else {"Date": None}
         figure.savefig(path, dpi=PIXELS, metadata=undated)
+
+
+def plain(axis: Axis) -> None:
+    """Numbers as they are along a logarithmic axis, 0.1 and not a ten with an exponent, at its powers of ten alone."""
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def looks(methods: Iterable[str]) -> dict[str, Look]:

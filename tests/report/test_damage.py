@@ -1,0 +1,111 @@
+"""Results in which one value is another: they are left out and named, or reported, and no document fails."""
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from pai_bench.cli import main
+from pai_bench.plan import Choice, Trial
+from pai_bench.store import Collapse, Cost, Store, Tried
+from pai_bench.training.protocol import PROTOCOLS
+from tests.report.records import drawn
+
+OTHERS: list[Any] = [None, "x", -1, 3.5, [], {}, float("inf")]
+ENVIRONMENT = {"versions": {"torch": "2"}, "system": "Linux", "processor": "a cpu", "threads": 2, "device": "CPU"}
+ORIGIN = {"command": "pai-bench", "commit": "abc", "dirty": False}
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    # whatever draws is called; laying out and writing takes most of the time and sees none of the records
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)
+    monkeypatch.setattr(Figure, "savefig", lambda _figure, path, **_: Path(path).touch())
+
+
+def trial() -> dict[str, Any]:
+    """The configuration of a trial."""
+    choice = Choice(name="snip", options=(("seed", 1),))
+    return Trial(
+        data="d", model="net", seed=0, protocol=PROTOCOLS["short"], criterion=choice, sparsity=0.5, score_batch=10
+    ).configuration()
+
+
+def cost() -> Cost:
+    """What scoring costs."""
+    return Cost(
+        trial=trial(), weights=1000, cuts=1, batch_norm="train", rounds=5, cold=False, seconds=0.3, iqr=0.01,
+        peak_bytes=2**20, floor_seconds=0.2, floor_peak_bytes=2**20, prune_rounds=1, prune_cold=True,
+        prune_seconds=0.6, prune_iqr=0.0, prune_peak_bytes=None, step_seconds=0.1, device="cpu",
+        environment=ENVIRONMENT, provenance=ORIGIN,
+    )  # fmt: skip
+
+
+def collapse() -> Collapse:
+    """Where a network falls apart."""
+    tried = (
+        Tried(sparsity=0.5, connected=True, effective_sparsity=0.6, densities=(0.5, 0.5), effective=(0.4, 0.4)),
+        Tried(sparsity=0.9, connected=False, effective_sparsity=1.0, densities=(0.2, 0.0), effective=(0.0, 0.0)),
+    )
+    return Collapse(
+        trial=trial(), size=50, connected_until=0.8, cut_from=0.85, first_cut="b.weight", exact=False,
+        layers_until={"a.weight": 0.95, "b.weight": 0.8}, tried=tried, seconds=1.0, environment=ENVIRONMENT,
+        provenance=ORIGIN,
+    )  # fmt: skip
+
+
+def places(value: Any) -> Iterator[tuple[Any, ...]]:
+    """The path of every value in a JSON document, but of all entries of a list only the first."""
+    entries: list[tuple[Any, Any]] = []
+    if isinstance(value, dict):
+        entries = list(value.items())
+    elif isinstance(value, list):
+        entries = list(enumerate(value[:1]))
+    for key, inside in entries:
+        yield (key,)
+        yield from ((key, *path) for path in places(inside))
+
+
+def changed(document: Any, path: tuple[Any, ...], value: Any) -> Any:
+    """A copy of `document` with another value at `path`."""
+    found = copy.deepcopy(document)
+    *way, last = path
+    inside = found
+    for key in way:
+        inside = inside[key]
+    inside[last] = value
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["trials", "costs", "collapse"])
+def test_any_other_value(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store("r", create=True)
+    if kind == "trials":
+        store.write(drawn("snip", 0.5, 0, 0.9))
+        store.write(drawn("random", 0.5, 0, 0.8))
+    elif kind == "costs":
+        store.write_cost(cost())
+    else:
+        store.write_collapse(collapse())
+    path = min((store.path / kind).glob("*.json"))
+    whole = json.loads(path.read_text())
+    left_out = reported = 0
+    for i, place in enumerate(places(whole)):
+        for value in (OTHERS[i % len(OTHERS)], OTHERS[(i + 3) % len(OTHERS)]):
+            path.write_text(json.dumps(changed(whole, place, value)))
+            code = main(["report", "r", "-o", "x.md"])
+            assert code == 0 or (kind != "trials" and "no readable results" in capsys.readouterr().err), (place, value)
+            if code or f"{path.name} could not be read" in Path("x.md").read_text():
+                left_out += 1
+            else:
+                reported += 1
+    assert left_out
+    assert reported
+    assert "Traceback" not in capsys.readouterr().err
