@@ -14,8 +14,8 @@ from torch import Tensor
 import pai_bench as pb
 from benchmarks.conftest import Beside
 from benchmarks.floors import arithmetic, repeated, usual_loop, write_mnist
-from pai_bench.allocator import keep_freed_memory
 from pai_bench.data import Split
+from pai_bench.memory import keep_freed_memory
 from pai_bench.training.batches import Batches, Order
 from pai_bench.training.programs import Alone, Lanes, Program, prepare_layout
 from pai_bench.training.protocol import Augmentation, Protocol

@@ -15,15 +15,15 @@ from pai_bench.catalog import Catalog
 from pai_bench.data import DataSet, Split
 from pai_bench.environment import commit, describe, without_paths
 from pai_bench.identity import stream
+from pai_bench.memory import no_memory
 from pai_bench.models import create_model
 from pai_bench.plan import Trial
-from pai_bench.pruning import Batch, Connectivity, Mask, Scorer, get_schedule, prunable_parameters, prune
-from pai_bench.pruning.connectivity import connectivity
+from pai_bench.pruning import Batch, Connectivity, Mask, Scorer, get_schedule, prune
 from pai_bench.pruning.flops import Flops, flops
 from pai_bench.pruning.guard import BATCH_NORMS
 from pai_bench.randomness import random_state
-from pai_bench.store import EpochRecord, Layer, Record
-from pai_bench.store.bits import pack
+from pai_bench.remains import left_of, links_of
+from pai_bench.store import EpochRecord, Record
 from pai_bench.timing import Measurement, measured
 from pai_bench.training.batches import Order
 from pai_bench.training.programs import difference
@@ -33,11 +33,6 @@ logger = logging.getLogger(__name__)
 
 PROBE = 8
 """Examples by which networks are tried in lanes."""
-
-
-def no_memory(error: Exception) -> bool:
-    """Whether an error says that memory was short, of a device or of the processor."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 class ListenerError(BaseException):
@@ -131,7 +126,7 @@ class Runner:
         """All that comes before training."""
         data, model = self.data(trial), self.model(trial)
         mask, score = self.mask(trial, model, data)
-        links = self.links(model, mask, data)
+        links = links_of(model, mask, data.input_shape)
         if trial.criterion and self.catalog.variants[trial.variant].redraws:
             model = self.model(trial, "reinit")
         cut = (
@@ -225,7 +220,7 @@ class Runner:
             error=why,
             test_accuracy=test_accuracy,
             test_loss=_finite(test_loss),
-            **self._left(trial, model, made.mask, links),
+            **left_of(model, made.mask, links, self.flops(trial, model)),
             score_seconds=made.score.seconds if made.score else None,
             score_peak_bytes=made.score.peak_bytes if made.score else None,
             train_seconds=history.seconds,
@@ -241,46 +236,6 @@ class Runner:
                 for e in history.epochs
             ),
         )
-
-    def links(self, model: nn.Module, mask: Mask | None, data: DataSet) -> Connectivity | None:
-        """What the mask leaves of the network's paths; None for a network that has no paths of its own."""
-        mask = Mask.whole(prunable_parameters(model)) if mask is None else mask
-        try:
-            return connectivity(model, mask, torch.zeros(1, *data.input_shape), paths=False)
-        except Exception as error:  # whatever a network does, it can be trained all the same
-            logger.warning("connectivity is not known: %s: %s", type(error).__name__, error)
-            return None
-
-    def _left(self, trial: Trial, model: nn.Module, mask: Mask | None, links: Connectivity | None) -> dict[str, Any]:
-        """The fields of a record that say what is left of the network."""
-        weights = prunable_parameters(model)
-        sizes = {name: tensor.numel() for name, tensor in (mask or weights).items()}
-        kept = mask.kept_per_layer() if mask else sizes
-        effective = {layer.name: layer.effective for layer in links.layers} if links else dict.fromkeys(sizes)
-        work = self.flops(trial, model)
-        by_weight = work.by_weight if work else {}
-        shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
-        return {
-            "flops": work.total if work else None,
-            "mask": pack({name: keep.cpu().numpy() for name, keep in mask.items()}) if mask else None,
-            "achieved_sparsity": 1 - sum(kept.values()) / sum(sizes.values()),
-            "effective_sparsity": links.effective_sparsity if links else None,
-            "connected": links.connected if links else None,
-            "dead_layers": tuple(n for n in sizes if n in weights and not (kept[n] if links is None else effective[n])),
-            "first_cut": links.first_cut if links else None,
-            "severed_shortcuts": links.severed_shortcuts if links else (),
-            "layers": tuple(
-                Layer(
-                    name=name,
-                    size=sizes[name],
-                    kept=kept[name],
-                    effective=effective[name],
-                    shape=shapes.get(name, ()),
-                    flops=by_weight.get(name, 0) if work else None,
-                )
-                for name in sizes
-            ),
-        }
 
     def flops(self, trial: Trial, model: nn.Module) -> Flops | None:
         """The dense network's operations for one example; None for one that cannot be followed."""

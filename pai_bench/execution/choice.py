@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
+from pai_bench.memory import free_bytes, no_memory
 from pai_bench.plan import Trial
-from pai_bench.runner import Runner, no_memory
+from pai_bench.runner import Runner
 from pai_bench.timing import measured, synchronise
 from pai_bench.training.batches import Batches, Order
 from pai_bench.training.precision import arithmetic
@@ -66,16 +66,6 @@ class Choice:
 def kind_of(trial: Trial) -> Kind:
     """The kind of a trial."""
     return trial.data, trial.model, trial.protocol
-
-
-UNKNOWN = 2**62
-"""Bytes where nothing limits them that could be asked."""
-
-CONTAINERS = (
-    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-)
-"""Folder, limit, usage, and the part of it that is page cache, by version of control groups."""
 
 
 def choose(runner: Runner, missing: Sequence[Trial]) -> Choice:
@@ -226,34 +216,3 @@ def _step_seconds(runner: Runner, trial: Trial, lanes: int) -> tuple[float, int]
                 break
     synchronise(runner.device)
     return (time.perf_counter() - start) / done / lanes, first.peak_bytes or 0
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that can be had: without swapping, and within what a container may use."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return min(free() for free in (of_machine, of_container))
-
-
-def of_machine() -> int:
-    """Memory that the system would give; the page cache, which it can give up, is among it."""
-    try:
-        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        return 1024 * int(fields["MemAvailable"].split()[0])
-    except (OSError, ValueError, KeyError):
-        try:
-            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (ValueError, OSError, AttributeError):  # a system that does not say
-            return UNKNOWN
-
-
-def of_container() -> int:
-    """Memory that a control group leaves, of version 2 or 1; the page cache counts as free here, too."""
-    for root, limit, used, cache in CONTAINERS:
-        try:
-            held = int(Path(root, used).read_text())
-            files = dict(line.split() for line in Path(root, "memory.stat").read_text().splitlines())
-            return int(Path(root, limit).read_text()) - held + int(files[cache])
-        except (OSError, ValueError, KeyError):  # none of this version, or without a limit
-            continue
-    return UNKNOWN

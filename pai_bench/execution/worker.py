@@ -33,8 +33,8 @@ def serve(line: Connection) -> None:
     """Run cell after cell."""
     import torch
 
-    from pai_bench.allocator import keep_freed_memory
     from pai_bench.catalog import resolve
+    from pai_bench.memory import keep_freed_memory
     from pai_bench.plan import Trial
     from pai_bench.runner import Runner
 

@@ -15,6 +15,7 @@ def prune(given: argparse.Namespace) -> int:
     from safetensors import SafetensorError
 
     from pai_bench.catalog import resolve
+    from pai_bench.remains import links_of
     from pai_bench.report import summary
     from pai_bench.runner import Runner
 
@@ -52,7 +53,7 @@ def prune(given: argparse.Namespace) -> int:
     console.print(table)
     line = f"mask: {given.output}, {mask.kept:,} of {mask.size:,} connections, scored in {cost.seconds:.3g} s"
     console.print(line, highlight=False, markup=False)
-    if (links := runner.links(model, mask, runner.data(trial))) is not None:
+    if (links := links_of(model, mask, runner.data(trial).input_shape)) is not None:
         cut = "connected" if links.connected else f"disconnected, first in {links.first_cut}"
         dead = f"; dead: {', '.join(links.dead_layers)}" if links.connected and links.dead_layers else ""
         share = summary.share(links.effective_sparsity)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pai_bench import recipe
-from pai_bench.allocator import keep_freed_memory
 from pai_bench.plan import Sweep
 from pai_bench.verbs.console import FAILED, INTERRUPTED, make_console
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 def run(given: argparse.Namespace) -> int:
     """``pai-bench run``."""
     from pai_bench.catalog import resolve
+    from pai_bench.memory import keep_freed_memory
     from pai_bench.report.summary import plural
 
     keep_freed_memory()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from pai_bench import memory
 from pai_bench.catalog import resolve
 from pai_bench.execution import choice
 from pai_bench.execution.choice import Choice, choose, step_seconds
@@ -106,13 +107,13 @@ def test_a_container_limits_the_memory(
         return texts[str(path)]
 
     monkeypatch.setattr(Path, "read_text", read)
-    assert choice.free_bytes(torch.device("cpu")) == 2500  # files that are kept in memory can be given up
+    assert memory.free_bytes(torch.device("cpu")) == 2500  # files that are kept in memory can be given up
     texts[f"{root}/{limit}"] = "max\n"
-    assert choice.free_bytes(torch.device("cpu")) == 9999999 * 1024
+    assert memory.free_bytes(torch.device("cpu")) == 9999999 * 1024
     del texts["/proc/meminfo"]
-    assert choice.free_bytes(torch.device("cpu")) > 2**20
+    assert memory.free_bytes(torch.device("cpu")) > 2**20
     monkeypatch.setattr(os, "sysconf", lambda name: int(name))
-    assert choice.free_bytes(torch.device("cpu")) == choice.UNKNOWN
+    assert memory.free_bytes(torch.device("cpu")) == memory.UNKNOWN
 
 
 def test_a_sweep_of_seconds_is_run_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,74 @@
+"""Memory: how much there is, whether it was short, and how that of the processor is kept between training steps."""
+
+import ctypes
+import functools
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+LARGEST = 32 * 2**20
+"""The largest threshold that glibc accepts."""
+
+UNKNOWN = 2**62
+"""Bytes where nothing limits them that could be asked."""
+
+CONTAINERS = (
+    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Folder, limit, usage, and the part of it that is page cache, by version of control groups."""
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that tensors give back, for the next ones, on Linux with glibc.
+
+    By default, glibc returns large blocks to the system, and every step has to have its pages made again: 74,000 page
+    faults, a tenth of the time, in a step of VGG-11 at 32 x 32 and a batch of 128. The process keeps its peak of
+    memory until it ends, so this is for processes that are there to train.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, LARGEST)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def no_memory(error: Exception) -> bool:
+    """Whether an error says that memory was short, of a device or of the processor."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can be had: without swapping, and within what a container may use."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min(free() for free in (of_machine, of_container))
+
+
+def of_machine() -> int:
+    """Memory that the system would give; the page cache, which it can give up, is among it."""
+    try:
+        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return 1024 * int(fields["MemAvailable"].split()[0])
+    except (OSError, ValueError, KeyError):
+        try:
+            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (ValueError, OSError, AttributeError):  # a system that does not say
+            return UNKNOWN
+
+
+def of_container() -> int:
+    """Memory that a control group leaves, of version 2 or 1; the page cache counts as free here, too."""
+    for root, limit, used, cache in CONTAINERS:
+        try:
+            held = int(Path(root, used).read_text())
+            files = dict(line.split() for line in Path(root, "memory.stat").read_text().splitlines())
+            return int(Path(root, limit).read_text()) - held + int(files[cache])
+        except (OSError, ValueError, KeyError):  # none of this version, or without a limit
+            continue
+    return UNKNOWN
