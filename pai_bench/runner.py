@@ -162,7 +162,8 @@ class Runner:
         if (kind := (trial.data, trial.model)) not in self._alone:
             data = self.data(trial)
             apart, together = ([self.model(dataclasses.replace(trial, seed=s)) for s in (0, 1)] for _ in range(2))
-            inputs, targets = (tensor[:PROBE] for tensor in data.train)
+            spread = torch.linspace(0, len(data.train.targets) - 1, PROBE).long().to(self.device)
+            inputs, targets = (tensor[spread] for tensor in data.train)
             try:
                 with random_state(0):
                     self._alone[kind] = difference(apart, together, data.normalised(inputs), targets)

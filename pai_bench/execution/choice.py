@@ -83,8 +83,11 @@ def choose(runner: Runner, missing: Sequence[Trial]) -> Choice:
         with using(threads):
             return step_seconds(runner, found[kind][0], lanes)
 
+    own = WORKER + sum(data.nbytes for data in runner.catalog.data.values())
+
     def way(workers: int, lanes: int | str) -> Choice:
         share, room = max(1, threads // workers), free_bytes(runner.device) // workers
+        room -= own if workers > 1 else 0
         best = {
             kind: best_lanes(runner, trial, -(-count // workers), lanes, room, functools.partial(measure, kind, share))
             for kind, (trial, count) in found.items()
@@ -112,7 +115,7 @@ def choose(runner: Runner, missing: Sequence[Trial]) -> Choice:
         except Exception:  # the trial itself will fail, and say why
             return 0
 
-    each = WORKER + sum(data.nbytes for data in runner.catalog.data.values()) + max(map(needs, found))
+    each = own + max(map(needs, found))
     room = free_bytes(runner.device) // each
     if (workers := min(threads, len(missing), room)) < 2:
         if room < 2:
@@ -172,9 +175,8 @@ def best_lanes(
     while 2 * lanes <= most and 2.5 * taken < room and runner.alone(trial) is None:
         try:
             found, taken = measure(2 * lanes)
-        except Exception as error:
-            if not no_memory(error):
-                raise
+        except Exception as error:  # as many as have worked will do
+            logger.debug("%s is not trained %d at a time: %s", trial.model, 2 * lanes, error)
             break
         if found * GAIN > seconds:
             break

@@ -28,7 +28,7 @@ Told = Callable[[Trial, int], None]
 Take = Callable[[Cell, Sequence[Record], float], None]
 
 ATTEMPTS = 2
-"""How often a cell is run whose worker dies."""
+"""How often a trial is run whose worker dies."""
 
 
 @dataclass
@@ -82,14 +82,15 @@ class Pool:
         attempts: dict[str, int] = {}
         while waiting or any(worker.cell for worker in self._workers):
             self._hand_out(waiting, ask)
-            for line in wait([worker.line for worker in self._workers if worker.cell]):
+            # nobody is busy where another process has done all that was left: to wait for no line would be for ever
+            busy = [worker.line for worker in self._workers if worker.cell]
+            for line in wait(busy) if busy else ():
                 worker = next(one for one in self._workers if one.line is line)
                 try:
                     kind, content = worker.line.recv()
                 except (EOFError, OSError):
                     if worker.ready:
-                        again = self._bury(worker, attempts, take)
-                        waiting.extendleft([again] if again else [])
+                        waiting.extendleft(self._bury(worker, attempts, take))
                         continue
                     kind, content = "unfit", f"it ended as it began, with exit code {worker.process.wait()}"
                 if kind == "ready":
@@ -141,20 +142,25 @@ class Pool:
         self._workers.append(Worker(process, line))
         return self._workers[-1]
 
-    def _bury(self, worker: Worker, attempts: dict[str, int], take: Take) -> list[Trial]:
-        """What a worker that has died leaves to be run again; what has had its chances is taken as failed."""
+    def _bury(self, worker: Worker, attempts: dict[str, int], take: Take) -> list[Cell]:
+        """What a worker that has died leaves to be run again; a trial that has had its chances is taken as failed.
+
+        Of several trials, each may be the one to blame, or all of them together for the memory: they are halved.
+        """
         self._workers.remove(worker)
         worker.line.close()
         code = worker.process.wait()
         how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-        names = ", ".join(trial.identity for trial in worker.cell)
-        error = RuntimeError(f"the worker process died ({how})")
+        cell, names = worker.cell, ", ".join(trial.identity for trial in worker.cell)
+        if (half := len(cell) // 2) > 0:
+            logger.warning("a worker process died (%s) while it ran %s; once more, half of them at a time", how, names)
+            return [cell[half:], cell[:half]]
         tries = attempts[names] = attempts.get(names, 0) + 1
         logger.warning(
             "a worker process died (%s) while it ran %s%s", how, names, "" if tries == ATTEMPTS else "; once more"
         )
         if tries < ATTEMPTS:
-            return worker.cell
-        failures = [self.runner.failure(trial, error) for trial in worker.cell]
-        take(worker.cell, failures, time.perf_counter() - worker.since)
+            return [cell]
+        failure = self.runner.failure(cell[0], RuntimeError(f"the worker process died ({how})"))
+        take(cell, [failure], time.perf_counter() - worker.since)
         return []

@@ -73,9 +73,6 @@ def run_catalog(
         if record is None or run_again(record, catalog, retry_failed=retry_failed):
             missing.append(trial)
     runner = Runner(catalog, command)
-    listener.look(len(missing))
-    choice = choose(runner, missing)
-    listener.begin(catalog, choice, len(catalog.trials), missing)
 
     def ask(cell: Sequence[Trial]) -> list[Trial]:
         """What is still missing of a cell; another process on the same folder may have been faster."""
@@ -96,6 +93,9 @@ def run_catalog(
             listener.finish(trial, record, seconds / len(cell))
 
     try:
+        listener.look(len(missing))
+        choice = choose(runner, missing)
+        listener.begin(catalog, choice, len(catalog.trials), missing)
         with Pool(runner, choice) as pool:
             pool.run(list(cells(missing, choice.lanes)), ask=ask, epoch=listener.epoch, take=take)
     finally:

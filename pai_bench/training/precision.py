@@ -20,7 +20,8 @@ def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
     before = products.allow_tf32, convolutions.allow_tf32
     products.allow_tf32 = convolutions.allow_tf32 = precision == "tf32"
     try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        # its cache would keep the first step's weights until the end of the block
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False):
             yield
     finally:
         products.allow_tf32, convolutions.allow_tf32 = before

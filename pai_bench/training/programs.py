@@ -3,6 +3,7 @@
 import copy
 import pickle
 import random
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -178,6 +179,13 @@ def refuse_ties(model: nn.Module) -> None:
             raise UserError(f"{two[0]!r} is another name of a tensor that has one")
 
 
+def refuse_hooks(model: nn.Module) -> None:
+    """Refuse lanes to a network whose parameters have hooks, which see no gradient of a lane."""
+    for name, weight in model.named_parameters():
+        if weight._backward_hooks or weight._post_accumulate_grad_hooks:
+            raise UserError(f"{name!r} has a hook on its gradient")
+
+
 def difference(
     apart: Sequence[nn.Module], together: Sequence[nn.Module], inputs: Tensor, targets: Tensor
 ) -> str | None:
@@ -187,8 +195,8 @@ def difference(
     """
     refuse_chance(apart[0])
     refuse_ties(apart[0])
-    start = {name: value.clone() for name, value in apart[0].state_dict().items()}, dict(apart[1].state_dict())
-    start = start[0], {name: value.clone() for name, value in start[1].items()}
+    refuse_hooks(apart[0])
+    start = [{name: value.clone() for name, value in tensors(model).items()} for model in apart]
     lanes, count = Lanes(together, [None] * len(together)), len(together)
     before = beside_tensors(lanes.module)
     losses = [steps(lanes, torch.stack([inputs] * count), torch.stack([targets] * count))]
@@ -203,10 +211,16 @@ def difference(
         if not torch.allclose(lane, alike, rtol=1e-3, atol=1e-3, equal_nan=True):
             return f"in lanes, its {name} would differ"
     for one, other, begun in zip(together, apart, start, strict=True):
-        for name, value in other.state_dict().items():
-            if not changed_alike(begun[name], one.state_dict()[name], value):
+        found = tensors(one)
+        for name, value in tensors(other).items():
+            if not changed_alike(begun[name], found[name], value):
                 return f"in lanes, its {name} would differ"
     return None
+
+
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers, also those that are not saved."""
+    return {name: value.detach() for of in (model.named_parameters(), model.named_buffers()) for name, value in of}
 
 
 def changed_alike(start: Tensor, one: Tensor, other: Tensor) -> bool:
@@ -234,20 +248,24 @@ def beside_tensors(module: nn.Module, *, attributes: bool = False) -> list[objec
     for part in module.modules():
         for name, value in vars(part).items():
             if name != "training" and (attributes or not isinstance(value, Tensor)):
-                found.append((name, content(value)))
+                found.append((name, content(value, tensors=attributes)))
     return found
 
 
-def content(value: object) -> object:
-    """Something that is equal to what it was before if `value` is."""
+def content(value: object, *, tensors: bool = True) -> object:
+    """Something that is equal to what it was before if `value` is; without `tensors`, whichever those may be."""
+    if isinstance(value, weakref.ref):
+        return content(value(), tensors=tensors)
+    if isinstance(value, Tensor) and not tensors:
+        return "a tensor"  # recurrent layers keep lists of their weights, which differ in every functional call
     if isinstance(value, (Tensor, nn.Module)) or callable(value):
         return Same(value)
     if isinstance(value, torch.Generator):
         return bytes(value.get_state().tolist())
     if isinstance(value, Mapping):
-        return [(content(key), content(one)) for key, one in value.items()]
+        return [(content(key, tensors=tensors), content(one, tensors=tensors)) for key, one in value.items()]
     if isinstance(value, (list, tuple)):
-        return [content(one) for one in value]
+        return [content(one, tensors=tensors) for one in value]
     try:
         return pickle.dumps(value)
     except Exception:  # whatever it is, it does not say what it holds
@@ -286,10 +304,19 @@ def prepare_layout(model: nn.Module, examples: Tensor) -> None:
     """Lay out convolution weights channels-last, in which both oneDNN and cuDNN are fastest on small networks.
 
     A network that cannot be run on `examples` like this, as one that calls ``view`` on a feature map, stays as it was.
+    A copy is tried, since a network may change its buffers when it runs.
     """
     if any(isinstance(module, nn.Conv2d) for module in model.modules()):
-        model.eval().to(memory_format=torch.channels_last)
         try:
-            model(examples)
+            lay_out(copy.deepcopy(model).eval())(examples)
         except RuntimeError:
-            model.to(memory_format=torch.contiguous_format)
+            return
+        lay_out(model)
+
+
+def lay_out(model: nn.Module) -> nn.Module:
+    """The same network, its weights of two-dimensional convolutions channels-last."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)
+    return model

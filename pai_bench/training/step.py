@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
+from pai_bench.errors import UserError
 from pai_bench.training.programs import Program, beside_tensors
 from pai_bench.training.protocol import Protocol
 
@@ -26,6 +27,8 @@ class Step:
     def __init__(self, program: Program, protocol: Protocol, *, compile: bool = False) -> None:
         self.program, self.exact, self.protocol = program, program.exact, protocol
         self.weights = [weight for weight in program.parameters if weight.requires_grad]
+        if not self.weights:
+            raise UserError("no parameter of the network takes a gradient: there is nothing to train")
         self._losses: Callable[[Tensor, Tensor], Tensor] = program.losses
         if compile:
             torch._dynamo.reset()  # or else only the first few networks of a process would be compiled

@@ -16,8 +16,8 @@ from pai_bench.training.programs import Alone, Lanes, Masks, Program, prepare_la
 from pai_bench.training.protocol import Protocol
 from pai_bench.training.step import step_for
 
-EVALUATION_BATCH, AT_ONCE = 1000, 16_000
-"""Examples in a batch of the test set, and at most in all lanes."""
+EVALUATION_BATCH, AT_ONCE = 1000, 4_000
+"""Examples in a batch of the test set, and at most in all lanes: not much more memory than a step takes."""
 
 
 class DivergedError(RuntimeError):

@@ -82,9 +82,10 @@ def test_as_many_workers_as_memory_has_room_for(monkeypatch: pytest.MonkeyPatch)
 def test_lanes_and_workers_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "free_bytes", lambda _device: 2 * choice.WORKER + 10**9)
     assert choose_by(monkeypatch, {(2, 8): 1.0, (1, 8): 1.0}, lanes=8, taken=10**8).workers == 1
+    monkeypatch.setattr(choice, "free_bytes", lambda _device: 2 * choice.WORKER + 22 * 10**8)
     table = {(2, 1): 1.0, (1, 1): 1.0, (1, 2): 0.5, (1, 4): 0.25, (1, 8): 0.12, (1, 16): 0.06}
     found = choose_by(monkeypatch, table, taken=10**8)
-    assert (found.workers, lanes_of(found)) == (2, [8])  # 2.5 x 4 lanes still fit into the half of a worker
+    assert (found.workers, lanes_of(found)) == (2, [8])  # 2.5 x 4 lanes still fit into what a worker has beside itself
     assert lanes_of(choose_by(monkeypatch, table, taken=2 * 10**8)) == [4]
 
 

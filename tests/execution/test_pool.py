@@ -102,6 +102,25 @@ def test_a_worker_that_dies_is_replaced_and_its_trial_tried_once_more(
         assert "the worker process died (killed by signal 9)" in frame.error.dropna().item()
 
 
+def test_a_trial_that_kills_its_worker_takes_no_other_with_it() -> None:
+    Path("dies.py").write_text(DIES.format(times=99))
+    frame = pb.run(named(criteria=["./dies.py:Dies", "random"], workers=2, lanes=6), out="r")
+    assert dict(frame.groupby("status").size()) == {"done": 4, "failed": 2}
+    assert set(frame[frame.status == "failed"].criterion.str[:4]) == {"Dies"}
+
+
+def test_workers_are_not_waited_for_where_nothing_is_left_to_do() -> None:
+    """In a process of its own, which would never end."""
+    code = (
+        "import pai_bench as pb; from pai_bench.catalog import resolve; from pai_bench.runner import Runner;"
+        "from pai_bench.execution.choice import Choice; from pai_bench.execution.pool import Pool;"
+        "catalog = resolve(pb.Sweep(models=['lenet-300-100'], seeds=2, device='cpu', workers=2));"
+        "pool = Pool(Runner(catalog), Choice(workers=2));"
+        "pool.run([[t] for t in catalog.trials], ask=lambda _: [], epoch=lambda *_: None, take=lambda *_: None)"
+    )
+    subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
+
+
 def test_what_cannot_be_given_to_a_worker_is_named() -> None:
     def local(shape: tuple[int, ...], classes: int) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(784, classes))

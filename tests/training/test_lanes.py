@@ -106,6 +106,76 @@ def test_padding_is_not_trained_in_any_lane(padding: int | None) -> None:
             torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_recurrent_networks_may_share_a_program(name: str) -> None:
+    examples = data(*network(name, 0)[1])
+    inputs, targets = (part[:8] for part in examples.train)
+    apart, together = ([network(name, seed)[0] for seed in range(2)] for _ in range(2))
+    assert programs.difference(apart, together, inputs, targets) is None
+
+
+class Shifting(nn.Module):
+    """Takes away a mean, which it follows in a buffer that is not saved."""
+
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, 3)
+        self.register_buffer("mean", torch.zeros(6), persistent=False)
+
+    def forward(self, x: Tensor) -> Any:
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.flatten(1).mean(0).detach()
+        return self.head(x.flatten(1) - self.mean)
+
+
+class Clipped(nn.Module):
+    """Clips the gradient of its weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, 3)
+        self.head.weight.register_hook(lambda gradient: gradient.clamp(-1, 1))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(x.flatten(1))
+
+
+def test_what_a_lane_would_lose_is_seen() -> None:
+    inputs, targets = (part[:8] for part in data(1, 2, 3).train)
+    shifting = [[Shifting().double() for _ in range(2)] for _ in range(2)]
+    assert programs.difference(shifting[0], shifting[1], inputs, targets) is not None
+    clipped = [Clipped().double() for _ in range(2)]
+    with pytest.raises(pb.UserError, match=r"'head.weight' has a hook on its gradient"):
+        programs.difference(clipped, clipped, inputs, targets)
+
+
+class Odd(nn.Module):
+    """A weight of five dimensions beside a two-dimensional convolution, and a count of evaluations."""
+
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.shift = nn.Parameter(torch.zeros(1, 1, 4, 1, 1))
+        self.head = nn.Linear(4, 3)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Any:
+        if not self.training:
+            self.seen += 1
+        return self.head((self.conv(x) + self.shift[0]).amax((2, 3)))
+
+
+def test_laying_out_weights_changes_nothing_else() -> None:
+    model = Odd().double()
+    programs.prepare_layout(model, data(1, 8, 8).train.inputs[:2])
+    assert model.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not model.seen
+
+
 def test_a_small_wrong_gradient_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     inputs, targets = (part[:8] for part in sentences())
