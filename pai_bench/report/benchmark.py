@@ -1,12 +1,13 @@
 """The part of a report about what pytest-benchmark has measured."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 from pai_bench.errors import UserError
 from pai_bench.report import tables
+from pai_bench.store.records import MALFORMED
+from pai_bench.store.shape import HUGE
 
 KEYS = ("median", "iqr", "min")
 
@@ -17,7 +18,7 @@ def section(path: Path) -> list[str]:
         return described(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise UserError(f"timings {path} cannot be read ({error.strerror or error})") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, *MALFORMED) as error:
         what = f"{type(error).__name__}: {error}"
         raise UserError(
             f"{path} is not a file of pytest-benchmark ({what}); `pytest --benchmark-json FILE` writes one"
@@ -48,4 +49,4 @@ def described(found: dict[str, Any]) -> list[str]:
 
 def is_number(value: object) -> bool:
     """Whether a value is a finite number, and not a truth value."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < HUGE

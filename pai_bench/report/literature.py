@@ -26,6 +26,12 @@ TRAINED_BY = {
 }
 """Source and data set -> the protocol, as far as we know it."""
 
+OURS = {
+    "snip-mnist": "; the number of iterations is not in the paper, 100,000 is our choice; where the "
+    "note of a row names an optimiser, it was that one"
+}
+"""Protocol -> what of it the paper does not say."""
+
 SAME = 0.01
 """Sparsities whose densities differ by less than this share of them are the same."""
 
@@ -200,7 +206,8 @@ def protocols(found: Sequence[Beside], comparison: Comparison) -> Iterator[str]:
     sources = dict.fromkeys((one.theirs.source, one.theirs.data) for one in found)
     for source, data in sources:
         name = next((v for (s, d), v in TRAINED_BY.items() if source.startswith(s) and d == data), None)
-        yield f"{source}: {describe(PROTOCOLS[name]) if name else 'protocol not known to us'}."
+        text = describe(PROTOCOLS[name]) if name else "protocol not known to us"
+        yield f"{source}: {text}{OURS.get(name or '', '')}."
 
 
 def describe(protocol: Protocol) -> str:

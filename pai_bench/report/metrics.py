@@ -119,22 +119,23 @@ def table(comparison: Comparison, metrics: Sequence[Metric] = METRICS) -> tables
     body = []
     for one in measured(comparison, metrics):
         row = [one.method, f"{one.sparsity:.10g}", str(one.seeds), str(one.failed or "")]
-        body.append(row + [written(metric, values) for metric, values in one.values.items()])
+        body.append(row + [written(metric, values, one.seeds) for metric, values in one.values.items()])
     kept = [i for i in range(len(head)) if i < 3 or any(row[i] for row in body)]
     return [[row[i] for i in kept] for row in (head, *body)]
 
 
-def written(metric: Metric, values: NDArray[np.floating]) -> str:
-    """The mean of a metric, as a person reads it; nothing where nothing was measured."""
+def written(metric: Metric, values: NDArray[np.floating], seeds: int) -> str:
+    """The mean of a metric, as a person reads it, and of how many seeds if not of all; nothing without any."""
     if not len(values):
         return ""
+    part = f" ({len(values)} of {seeds} seeds)" if len(values) < seeds else ""
     if not metric.spread:
-        return metric.form(float(values.mean()))
+        return metric.form(float(values.mean())) + part
     found = estimate(values)
     text = metric.form(found.mean)
     if not math.isnan(found.deviation):
         text += f" ± {metric.form(found.deviation)} ({metric.form(found.low)} to {metric.form(found.high)})"
-    return text
+    return text + part
 
 
 def frame(comparisons: Sequence[Comparison], metrics: Sequence[Metric] = (*METRICS, BEST)) -> pd.DataFrame:

@@ -37,7 +37,7 @@ def write_report(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         text = page(records, path, measured, collapses, x=x, suffix=suffix, timings=timings, left_out=store.left_out)
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"the report cannot be written to {path} ({error.strerror or error})") from error
     return path
@@ -117,7 +117,7 @@ def summary(records: list[Record]) -> str:
 SHORT = (
     f"Differences are in points of test accuracy, with {100 * (1 - LEVEL):.0f} % intervals, over the seeds that both "
     "criteria have. What beats another does so after Holm's correction over all pairs of criteria and sparsities of "
-    "its network; the intervals are not corrected."
+    "its network; the intervals, Student's t below ten seeds and a bootstrap (BCa) from there on, are not corrected."
 )
 
 
@@ -126,7 +126,10 @@ def in_short(found: Sequence[Comparison], two_by_two: Sequence[Sequence[Pair]]) 
     parts = []
     for comparison, same in zip(found, two_by_two, strict=True):
         if lines := pairs.sentences(comparison, same):
-            parts += [f"**{tables.escaped(comparison.title)}**", "\n".join(f"* {line}" for line in lines)]
+            parts += [
+                f"**{tables.escaped(comparison.title)}**",
+                "\n".join(f"* {tables.escaped(line)}" for line in lines),
+            ]
     return ["## In short", SHORT, *parts] if parts else []
 
 
@@ -207,7 +210,7 @@ def drawn(comparison: Comparison, records: Mapping[str, Record], folder: Path, f
         add("likeness", f"Likeness of masks {at}", lambda p: masks.likeness(where, alike, p))
     add(
         "pixels",
-        "Connections of each pixel",
+        "Connections of each pixel, first seed, each picture as bright as its brightest pixel",
         lambda p: masks.first_layer(comparison, comparison.sparsities, records, p),
     )
     return parts
@@ -218,12 +221,16 @@ def ranking(found: Sequence[Comparison], folder: Path, figure_for: Figures) -> l
     ranks = pairs.ranking(found)
     if ranks is None or ranks.blocks < 2:
         return []
+    left = sorted({method for one in found for method in one.methods} - set(ranks.methods))
+    more = f" Not in all blocks, and left out: {', '.join(left)}." if left else ""
+    if len({(one.data, one.model) for one in found}) < len(found):
+        more += " Of several protocols on one network, the one with most cells."
     order = sorted(range(len(ranks.methods)), key=lambda i: ranks.mean[i])
     body = [[ranks.methods[i], f"{ranks.mean[i]:.2f}"] for i in order]
     parts = [
         "## Ranks",
         f"Mean rank over {ranks.blocks} blocks (network x data set; in each, the mean accuracy over its sparsities), "
-        f"1 the best. {pairs.friedman(ranks)}",
+        f"1 the best. {pairs.friedman(ranks)}{more}",
         tables.markdown([["criterion", "mean rank"], *body]),
     ]
     if ranks.critical < len(ranks.methods) - 1:

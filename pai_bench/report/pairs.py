@@ -109,12 +109,17 @@ def verdicts(best: str, against: Mapping[str, Pair]) -> list[str]:
             said.setdefault("it could not be tested against", []).append(text)
         elif not pair.apart:
             text = f"{name} ({pair.points(sign, inside=True)})"
-            said.setdefault("after correction it is not distinguishable from", []).append(text)
+            verdict = (
+                "before correction alone it differs from"
+                if pair.difference.p <= LEVEL
+                else "it is not distinguishable from"
+            )
+            said.setdefault(verdict, []).append(text)
         elif sign > 0:
             said.setdefault("it beats", []).append(f"{name} by {pair.points()}")
         else:
             said.setdefault("over the seeds of both it is beaten by", []).append(f"{name} by {pair.points()}")
-    order = ("it beats", "over the seeds", "after correction", "it could not")
+    order = ("it beats", "over the seeds", "before correction", "it is not", "it could not")
     return [f"{k} {listing(v)}" for start in order for k, v in said.items() if k.startswith(start)]
 
 

@@ -5,7 +5,9 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+from pai_bench.plan import DENSE
 from pai_bench.report.pairs import Pair
+from pai_bench.report.statistics import LEVEL, t_quantile
 from pai_bench.report.summary import Comparison, plural
 from pai_bench.store import Collapse, Cost, Record
 
@@ -61,7 +63,7 @@ def describe_criterion(record: Record) -> str | None:
     for key in ("target", "min_per_layer", "repair"):
         variant += f", {key.replace('_', ' ')} {record.trial[key]}" if key in record.trial else ""
     scope = f"{criterion['schedule']}, {record.trial['scope']}{variant}"
-    return f"{criterion['name']}: {scope}, score batch {batch}; {options}"
+    return f"{criterion['name']}: {scope}, score batch {batch}" + (f"; {options}" if options else "")
 
 
 def describe_environment(record: Record | Cost | Collapse) -> str:
@@ -141,6 +143,17 @@ def caveats(comparisons: Sequence[Comparison], records: Sequence[Record], pairs:
     dirty = sum(bool(record.provenance.get("dirty")) for record in records)
     if dirty:
         lines.append(f"{plural(dirty, 'trial')} ran with changes that were not committed: no commit holds that code.")
+    commits = {describe_commit(record) for record in records}
+    if None in commits:
+        lines.append("Some trials ran from no commit that is known: the version alone says which code made them.")
+    if len(commits - {None}) > 1:
+        lines.append(f"Trials ran at {len(commits - {None})} commits, which are listed below.")
+    sums: dict[str, set[str]] = {}
+    for record in records:
+        sums.setdefault(record.trial["data"], set()).add(record.provenance["data"]["checksum"])
+    lines += [f"{data} is the name of {len(of)} different data sets here." for data, of in sums.items() if len(of) > 1]
+    parts = sorted({float(record.trial["train_fraction"]) for record in records} - {1.0})
+    lines += [f"{100 * part:.3g} % of a training set were used: published numbers are of all of it." for part in parts]
     machines = {json.dumps(dict(record.environment), sort_keys=True) for record in records}
     if len(machines) > 1:
         lines.append(f"Trials ran in {len(machines)} environments: their times are not comparable.")
@@ -154,8 +167,12 @@ def limits(comparison: Comparison, found: Sequence[Pair]) -> list[str]:
     lines = []
     if comparison.seeds < 2:
         lines.append("one seed: no difference can be told from chance.")
-    elif comparison.seeds < 5:
-        lines.append(f"{comparison.seeds} seeds: only large differences can be told from chance.")
+    elif tested := sum(not math.isnan(pair.difference.p) for pair in found):
+        least = t_quantile(comparison.seeds - 1, LEVEL / tested) / math.sqrt(comparison.seeds)
+        lines.append(
+            f"{comparison.seeds} seeds and {plural(tested, 'pair')}: to be told from chance, the largest difference "
+            f"must be {least:.3g} times the standard deviation of the paired differences."
+        )
     missing = [
         f"{method} at {sparsity:.10g}"
         for method in comparison.methods
@@ -171,11 +188,14 @@ def limits(comparison: Comparison, found: Sequence[Pair]) -> list[str]:
         lines.append(f"not run: {', '.join(missing)}.")
     if uneven:
         lines.append(f"fewer than {comparison.seeds} seeds: {', '.join(uneven)}; pairs are over the seeds of both.")
+    if 0 < len(comparison.dense.accuracies) < comparison.seeds:
+        lines.append(f"the dense reference has {plural(len(comparison.dense.accuracies), 'seed')}.")
     if not comparison.dense.accuracies:
         lines.append("no dense reference: nothing says what pruning costs in accuracy.")
     if cut := sum(cell.disconnected for cell in comparison.cells.values()):
         lines.append(f"{plural(cut, 'trial')} with no path from input to output; their accuracy is that of a constant.")
-    if dead := sum(cell.with_dead_layers - cell.disconnected for cell in comparison.cells.values()):
+    alive = comparison.rows[(comparison.rows.criterion != DENSE) & (comparison.rows.connected != False)]  # noqa: E712
+    if dead := int(alive.dead_layers.map(bool).sum()):
         lines.append(f"{plural(dead, 'trial')} with a dead layer.")
     if untested := sum(math.isnan(pair.difference.p) for pair in found):
         lines.append(f"{plural(untested, 'pair')} of criteria could not be tested.")

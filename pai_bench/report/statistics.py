@@ -61,9 +61,9 @@ def _estimate(values: tuple[float, ...]) -> Estimate:
 
 
 @cache
-def t_quantile(freedom: int) -> float:
-    """The quantile of Student's t that leaves `LEVEL` outside, in both tails."""
-    return float(stats.t.ppf(1 - LEVEL / 2, freedom))
+def t_quantile(freedom: int, level: float = LEVEL) -> float:
+    """The quantile of Student's t that leaves `level` outside, in both tails."""
+    return float(stats.t.isf(level / 2, freedom))
 
 
 def bca(x: NDArray[np.float64]) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -104,14 +105,19 @@ class Comparison:
 def comparisons(rows: pd.DataFrame) -> list[Comparison]:
     """The comparisons in `rows` (as of `read_results`), in order of first appearance."""
     found = list(by_setting(rows))
-    same = [[other.protocol.split(", ") for other in found if other.title == one.title] for one in found]
+    same = [[parts_of(other.protocol) for other in found if other.title == one.title] for one in found]
     return [dataclasses.replace(one, apart=telling(one, rivals)) for one, rivals in zip(found, same, strict=True)]
 
 
 def telling(one: Comparison, protocols: Sequence[Sequence[str]]) -> str:
     """The parts of a comparison's protocol that not all of the `protocols` share."""
-    parts = one.protocol.split(", ")
+    parts = parts_of(one.protocol)
     return "".join(f", {part}" for part in parts if not all(part in protocol for protocol in protocols))
+
+
+def parts_of(protocol: str) -> list[str]:
+    """What a protocol consists of, in words; parentheses stay whole."""
+    return re.split(r", (?![^()]*\))", protocol)
 
 
 def by_setting(rows: pd.DataFrame) -> Iterator[Comparison]:

@@ -28,7 +28,9 @@ def accuracy(comparison: Comparison) -> Table:
 def disconnections(comparison: Comparison) -> list[str]:
     """One line for each method and sparsity at which a network is disconnected, or has a dead layer."""
     lines = []
-    for _, group in comparison.rows.groupby(["method", "sparsity"]):
+    rows = comparison.rows
+    rows = rows[(rows.connected == False) | rows.dead_layers.map(bool)]  # noqa: E712  # null is neither
+    for _, group in rows.groupby(["method", "sparsity"]):
         method, sparsity = group.method.iloc[0], group.sparsity.iloc[0]
         cell = comparison.cells.get((method, sparsity), comparison.dense)
         start, of = f"{comparison.model}, {method} at {sparsity:.10g}", plural(len(cell.accuracies), "seed")

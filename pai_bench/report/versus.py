@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from pai_bench.report import tables
-from pai_bench.report.provenance import describe_commit, describe_environment
+from pai_bench.report.provenance import describe_commit, describe_data, describe_environment
 from pai_bench.report.statistics import LEVEL, Estimate, Values, estimate, holm
 from pai_bench.report.summary import method_labels, plural
 from pai_bench.store import Record, as_frame
@@ -106,7 +106,9 @@ def table(found: Sequence[Change]) -> tables.Table:
     head += ["training, B / A", ""]
     body = []
     for one in sorted(found, key=lambda change: (not change.beyond, not change.status)):
-        verdict = "changed" if one.beyond else "identical" if one.identical and one.before.count else ""
+        verdict = (
+            "changed" if one.beyond else "identical" if one.identical and one.before.count and not one.status else ""
+        )
         body.append(
             [
                 *(one.data, one.model, one.method, f"{one.sparsity:.10g}", str(one.before.count)),
@@ -130,7 +132,7 @@ def mean(found: Estimate) -> str:
 def verdict(found: Sequence[Change], before: Sequence[Record], after: Sequence[Record]) -> str:
     """What came of the comparison, in a few sentences."""
     ids = [{record.identity for record in records} for records in (before, after)]
-    changed, same = sum(one.beyond for one in found), sum(one.identical for one in found)
+    changed, same = sum(one.beyond for one in found), sum(one.identical and not one.status for one in found)
     untested = sum(math.isnan(one.p) for one in found)
     text = (
         f"{plural(len(ids[0] & ids[1]), 'trial')} in both, {len(ids[0] - ids[1]):,} only in A, "
@@ -140,13 +142,15 @@ def verdict(found: Sequence[Change], before: Sequence[Record], after: Sequence[R
     return text + (f" {plural(untested, 'cell')} could not be tested: fewer than two seeds." if untested else "")
 
 
-def page(before: Sequence[Record], after: Sequence[Record]) -> str:
-    """The comparison in markdown."""
+def page(before: Sequence[Record], after: Sequence[Record], left_out: Sequence[str] = ()) -> str:
+    """The comparison in markdown; `left_out` are files that could not be read."""
     found = changes(before, after)
     machines = []
     for name, records in (("A", before), ("B", after)):
         origins = dict.fromkeys(f"{describe_environment(r)}; commit {describe_commit(r) or 'unknown'}" for r in records)
         machines += [f"* {name}: {origin}" for origin in origins]
+        machines += [f"* {name}: {data}" for data in dict.fromkeys(map(describe_data, records))]
+    machines += [f"* {line}" for line in left_out]
     parts = ["# Two results folders side by side", verdict(found, before, after)]
     parts += [
         "Test accuracy of the last epoch in per cent, mean ± standard deviation over the seeds that both have; seconds "

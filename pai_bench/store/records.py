@@ -16,6 +16,10 @@ SCHEMA = 1
 Status = Literal["done", "failed", "disconnected"]
 
 
+MALFORMED = (KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError)
+"""What reading a damaged file may raise, besides ValueError."""
+
+
 class NewerSchemaError(UserError):
     """A record that a later version of pai-bench wrote."""
 
@@ -89,10 +93,10 @@ class Record:
     @classmethod
     def from_json(cls, text: str) -> "Record":
         """A record from the text of its file, or ValueError."""
-        raw = json.loads(text, parse_constant=refuse_constant)
-        if not isinstance(raw, dict) or not isinstance(raw.get("trial"), dict):
-            raise ValueError("not a record")
         try:
+            raw = json.loads(text, parse_constant=refuse_constant)
+            if not isinstance(raw, dict) or not isinstance(raw.get("trial"), dict):
+                raise ValueError("not a record")
             if raw.get("schema", 0) > SCHEMA:
                 raise NewerSchemaError(f"schema {raw['schema']} is newer than this version reads ({SCHEMA})")
             raw["layers"] = tuple(Layer(**layer | {"shape": tuple(layer.get("shape", ()))}) for layer in raw["layers"])
@@ -101,7 +105,7 @@ class Record:
             raw["severed_shortcuts"] = tuple(raw.get("severed_shortcuts", ()))
             record = cls(**{f.name: raw[f.name] for f in fields(cls) if f.name in raw})
             record.check()
-        except (KeyError, TypeError, AttributeError, IndexError, ArithmeticError) as error:
+        except MALFORMED as error:
             raise ValueError(f"a field is missing or malformed: {error!r}") from error
         return record
 
@@ -116,9 +120,11 @@ class Record:
         amounts += [self.score_peak_bytes, self.train_seconds, self.images_per_second, self.epochs, self.flops]
         ok = [
             *(fits(value, form) for value, form in forms),
+            trial["sparsity"] < 1,
+            all(side > 0 for side in data.get("shape", ())),
             self.status == "failed" or self.test_accuracy is not None,
             bool(self.environment["versions"]),
-            not scored or trial["score_batch"] > 0,
+            not scored or (trial["score_batch"] > 0 and trial["criterion"]["name"] != "dense"),
             all(share is None or 0 <= share <= 1 for share in shares),
             all(amount is None or amount >= 0 for amount in amounts),
             all(0 <= n <= layer.size > 0 for layer in self.layers for n in (layer.kept, layer.effective or 0)),
@@ -234,8 +240,10 @@ class Cost:
     @classmethod
     def from_json(cls, text: str) -> "Cost":
         """A cost from the text of its file, or ValueError."""
-        raw = json.loads(text)
         try:
+            raw = json.loads(text)
+            if raw.get("schema", 0) > SCHEMA:
+                raise NewerSchemaError(f"schema {raw['schema']} is newer than this version reads ({SCHEMA})")
             cost = cls(**{f.name: raw[f.name] for f in fields(cls)})
             forms = [(cost, Cost), (cost.trial, NAMED | TRAINED | SCORED)]
             forms += [(cost.environment, ENVIRONMENT), (cost.provenance, ORIGIN)]
@@ -247,7 +255,7 @@ class Cost:
             ]
             if not all(ok):
                 raise ValueError("a field has an impossible value")
-        except (KeyError, TypeError, AttributeError) as error:
+        except MALFORMED as error:
             raise ValueError(f"a field is missing or malformed: {error!r}") from error
         return cost
 
@@ -302,8 +310,8 @@ class Collapse:
     @classmethod
     def from_json(cls, text: str) -> "Collapse":
         """A collapse from the text of its file, or ValueError."""
-        raw = json.loads(text)
         try:
+            raw = json.loads(text)
             if raw.get("schema", 0) > SCHEMA:
                 raise NewerSchemaError(f"schema {raw['schema']} is newer than this version reads ({SCHEMA})")
             raw["tried"] = tuple(Tried(**tried) for tried in raw["tried"])
@@ -318,13 +326,15 @@ class Collapse:
             ok = [
                 *(fits(value, form) for value, form in forms),
                 all(0 <= share <= 1 for share in shares),
-                found.size > 0 and found.seconds >= 0 and bool(found.tried),
+                found.connected_until is None or found.connected_until < 1,
+                not any(one.connected and one.sparsity == 1 for one in found.tried),
+                found.size > 0 and found.seconds >= 0 and bool(found.tried) and layers > 0,
                 all(len(one.densities) == layers for one in found.tried),
                 all(one.effective is None or len(one.effective) == layers for one in found.tried),
                 all((one.effective is None) == (one.effective_sparsity is None) for one in found.tried),
             ]
             if not all(ok):
                 raise ValueError("a field has an impossible value")
-        except (KeyError, TypeError, AttributeError) as error:
+        except MALFORMED as error:
             raise ValueError(f"a field is missing or malformed: {error!r}") from error
         return found

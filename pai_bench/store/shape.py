@@ -1,6 +1,6 @@
 """What values have to be like, so that whatever reads results may rely on it."""
 
-import math
+import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal, NotRequired, get_args, get_origin, get_type_hints
@@ -44,16 +44,33 @@ OF_TRIAL: Form = ORIGIN | {
 """The provenance of a trial."""
 
 
+HUGE, TINY = 2**62, 1e-300
+"""The largest number that a result may hold, and the smallest but 0."""
+
+SURROGATES = re.compile("[\ud800-\udfff]")
+"""Halves of characters, which no file can hold."""
+
+
 def fits(value: object, form: Form) -> bool:
-    """Whether a value has a form. A float may be a whole number but not infinite; a truth value is no number."""
+    """Whether a value has a form.
+
+    A float may be a whole number; a truth value is no number, and what no measurement gives is none either: infinities,
+    more than `HUGE`, or less than `TINY`. A text can be written.
+    """
     if isinstance(form, dict):
         return isinstance(value, Mapping) and all(
             fits(value[key], of) if key in value else origin(of)[0] is NotRequired for key, of in form.items()
         )
     if form is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return (
+            isinstance(value, (int, float))
+            and not isinstance(value, bool)
+            and (value == 0 or TINY <= abs(value) <= HUGE)
+        )
     if form is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= HUGE
+    if form is str:
+        return isinstance(value, str) and (value.isascii() or not SURROGATES.search(value))
     if form is Any:
         return True
     if hasattr(form, "__dataclass_fields__"):

@@ -49,7 +49,7 @@ def write(stores: "Sequence[Store]", path: Path, text: str) -> None:
         store.refuse(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"the report cannot be written to {path} ({error.strerror or error})") from error
 
@@ -78,6 +78,7 @@ def compare(given: argparse.Namespace) -> int:
         console.print(table)
     console.print(versus.verdict(found, before, after), highlight=False, markup=False)
     if "output" in given:
-        write(stores, Path(given.output), versus.page(before, after))
+        left_out = [f"{s.path / name} is left out: {why}" for s in stores for name, why in sorted(s.left_out.items())]
+        write(stores, Path(given.output), versus.page(before, after, left_out))
         console.print(f"report: {given.output}", highlight=False, markup=False)
     return 0

@@ -16,7 +16,7 @@ from pai_bench.store import Collapse, Cost, Store, Tried
 from pai_bench.training.protocol import PROTOCOLS
 from tests.report.records import drawn
 
-OTHERS: list[Any] = [None, "x", -1, 3.5, [], {}, float("inf")]
+OTHERS: list[Any] = [None, "x", -1, 3.5, [], 10**400, {}, float("inf"), 1, "\ud800", 0, 1e-320]
 ENVIRONMENT = {"versions": {"torch": "2"}, "system": "Linux", "processor": "a cpu", "threads": 2, "device": "CPU"}
 ORIGIN = {"command": "pai-bench", "commit": "abc", "dirty": False}
 

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from pai_bench.cli import main
 from pai_bench.plan import Choice
 from pai_bench.report import literature, metrics, versus
-from pai_bench.report.figures.comparison import accuracy_to_error, ticks
+from pai_bench.report.figures import costs
+from pai_bench.report.figures.comparison import accuracy_to_error, ticks, with_room
 from pai_bench.report.page import write_report
 from pai_bench.report.similarity import similarity
 from pai_bench.report.summary import comparisons
@@ -335,6 +337,69 @@ def test_a_damaged_record_is_left_out_of_every_document(damage: dict[str, Any]) 
     assert f"trials/{path.name} could not be read" in Path("x.md").read_text()
     assert main(["report", "r", "--format", "csv"]) == 0
     assert main(["compare", "r", "r"]) == 0
+
+
+@pytest.mark.parametrize("kind", ["trials", "costs", "collapse"])
+@pytest.mark.parametrize("text", ["[" * 200_000, "[]", '{"trial": 3}', '{"schema": 99}'])
+def test_files_that_are_no_results_are_left_out(kind: str, text: str) -> None:
+    store = stored("r", full(seeds=1))
+    folder = store.path / kind
+    folder.mkdir(exist_ok=True)
+    (folder / "odd.json").write_text(text)
+    assert main(["report", "r", "-o", "x.md"]) == 0
+    assert f"* {kind}/odd.json could not be read and is left out: " in Path("x.md").read_text()
+
+
+def test_what_rests_on_fewer_seeds_says_so() -> None:
+    records = [drawn("snip", 0.5, seed, 0.77) for seed in range(4)] + [drawn(None, 0.0, 0, 0.99)]
+    text = write_report(stored("r", records), Path("x.md")).read_text()
+    assert "| 22.00 (1 of 4 seeds) |" in text
+    assert "the dense reference has 1 seed." in text
+
+
+def test_disconnected_seeds_count_in_the_cost_of_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(Axes, "plot", lambda _axes, *args, **_keys: seen.append(args))
+    monkeypatch.setattr(costs, "legend", lambda _figure, _axes: None)
+    records = [drawn("random", 0.5, 0, 0.8)]
+    cut = [drawn("random", 0.5, seed, 0.1, connected=False, curve=()) for seed in (1, 2)]
+    records += [dataclasses.replace(one, status="disconnected") for one in cut]
+    records += [drawn("snip", 0.5, s, 0.71) for s in range(3)]
+    (comparison,) = comparisons(as_frame(records))
+    costs.pareto(comparison, 0.5, Path("x.svg"))
+    assert sorted(round(args[1], 2) for args in seen if isinstance(args[1], float)) == [33.33, 71]
+
+
+def test_an_axis_of_many_sparsities_names_those_that_find_room() -> None:
+    grid = [1 - 0.8**k for k in range(1, 30)]
+    named = with_room(grid, np.log(1.2), np.log(1000))
+    assert grid[-1] in named
+    assert 4 <= len(named) <= 9
+
+
+def test_titles_keep_their_parentheses() -> None:
+    records = [
+        drawn("snip", 0.5, 0, 0.9, protocol=get_protocol("short", lr_schedule="steps", milestones=milestones))
+        for milestones in ((0.4, 0.75), (0.5, 0.75))
+    ]
+    titles = [one.title for one in comparisons(as_frame(records))]
+    assert len(set(titles)) == 2
+    assert all(title.count("(") == title.count(")") for title in titles)
+
+
+def test_ranks_say_what_they_leave_out() -> None:
+    records = [drawn(c, 0.5, 0, 0.9, trial={"model": m}) for m in ("a", "b", "c") for c in ("snip", "random", "grasp")]
+    records.append(drawn("erk", 0.5, 0, 0.9, trial={"model": "a"}))
+    assert "Not in all blocks, and left out: erk." in write_report(stored("r", records), Path("x.md")).read_text()
+
+
+def test_caveats_about_where_results_come_from() -> None:
+    one, other = drawn("snip", 0.5, 0, 0.9), drawn("snip", 0.5, 1, 0.9)
+    data = dict(other.provenance["data"]) | {"checksum": "other"}
+    records = [one, dataclasses.replace(other, provenance=dict(other.provenance) | {"data": data, "commit": "z"})]
+    text = write_report(stored("r", records), Path("x.md")).read_text()
+    assert "* Trials ran at 2 commits" in text
+    assert "* digits is the name of 2 different data sets here." in text
 
 
 @pytest.mark.parametrize("mask", ["AAAA", "!!", "eJwDAAAAAAE="])

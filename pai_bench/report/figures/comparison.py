@@ -1,5 +1,6 @@
 """Accuracy against sparsity."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ TICKS = (100, 0, 90, 50, 80, 20, 60, 40, 70, 30, 10, 95, 99, 98, 85, 99.5, 97, 9
 FEWEST = 3
 """Of them; others are taken where there are not as many."""
 
-APART = 0.07
-"""Of the axis, between two ticks."""
+APART, WIDE = 0.07, 0.11
+"""Of an axis, between two ticks above or beside each other."""
 
 FLOOR = 0.3
 """Per cent added to the error before its logarithm is taken, so that 100 % has a place on the axis."""
@@ -61,9 +62,10 @@ def prepare(axes: Axes, comparison: Comparison, x: str) -> None:
     places = [place(s, cell, x) for (_, s), cell in comparison.cells.items() if cell.accuracies]
     places = [s for s in (*places, *comparison.sparsities) if s < 1]
     axes.set_xlim(0.8 / (1 - min(places)), 1.25 / (1 - max(places)))
-    axes.xaxis.set_major_locator(FixedLocator([1 / (1 - s) for s in comparison.sparsities]))
+    named = with_room(comparison.sparsities, *np.log(axes.get_xlim()))
+    axes.xaxis.set_major_locator(FixedLocator([1 / (1 - s) for s in named]))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([f"{s:.10g}" for s in comparison.sparsities])
+    axes.set_xticklabels([f"{s:.4g}" for s in named])
     highest = max((100 * ends(cell)[1] for cell in cells), default=100.0)
     error_axis(axes, lowest, highest)
     axes.set_xlabel("effective sparsity (scale: compression)" if x == "effective" else "sparsity (scale: compression)")
@@ -80,6 +82,15 @@ def error_axis(axes: Axes, lowest: float, highest: float) -> None:
     axes.yaxis.set_major_locator(FixedLocator(ticks(bottom, top)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+
+
+def with_room(sparsities: Sequence[float], low: float, high: float) -> list[float]:
+    """As many sparsities as can be named along an axis of log compression, the highest first."""
+    found: list[float] = []
+    for sparsity in sorted(sparsities, reverse=True):
+        if all(abs(np.log1p(-sparsity) - np.log1p(-other)) >= WIDE * (high - low) for other in found):
+            found.append(sparsity)
+    return found[::-1]
 
 
 def ticks(bottom: float, top: float) -> list[float]:

@@ -44,7 +44,7 @@ def pareto(comparison: Comparison, sparsity: float, path: Path) -> None:
     points = {}
     for method in comparison.methods:
         rows = comparison.rows[(comparison.rows.method == method) & (comparison.rows.sparsity == sparsity)]
-        rows = rows[rows.status == "done"]
+        rows = rows[rows.status != "failed"]
         total = training + rows.score_seconds.astype(float).median()
         if not np.isnan(total):
             points[method] = float(total), 100 * float(rows.test_accuracy.mean())
@@ -61,7 +61,7 @@ def pareto(comparison: Comparison, sparsity: float, path: Path) -> None:
             if not any((c <= cost and a > accuracy) or (c < cost and a >= accuracy) for c, a in points.values())
         )
         axes.plot(*zip(*front, strict=True), color="#888888", linewidth=1, zorder=0, label="not beaten in both")
-        axes.set_xlabel("seconds of scoring and training, median over seeds")
+        axes.set_xlabel("seconds: scoring, median over seeds, and training, median of all trials")
         axes.set_ylabel("test accuracy in %, last epoch")
         axes.set_title(literal(f"{comparison.title}, sparsity {sparsity:.10g}"), fontsize=11)
         axes.grid(alpha=0.25)

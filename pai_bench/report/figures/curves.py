@@ -15,12 +15,19 @@ from pai_bench.store import Record
 
 
 def learning(comparison: Comparison, sparsity: float, records: Mapping[str, Record], path: Path) -> bool:
-    """Test accuracy after each epoch at one sparsity, means over seeds; whether there is something to draw."""
+    """Test accuracy after each epoch at one sparsity, means over the seeds that were trained.
+
+    Networks without paths were not. Whether there is something to draw.
+    """
     rows = comparison.rows[comparison.rows.status == "done"]
-    curves = {}
+    curves, labels = {}, {}
     for method in (DENSE, *comparison.methods):
         same = rows[(rows.method == method) & ((rows.sparsity == sparsity) | (rows.criterion == DENSE))]
         seen = [[epoch.test_accuracy for epoch in records[i].curve] for i in same.identity]
+        cell = comparison.cells.get((method, sparsity), comparison.dense)
+        part = f", {len(seen)} of {len(cell.accuracies)} seeds" if len(seen) < len(cell.accuracies) else ""
+        labels[method] = literal(method + part)
+
         if seen and min(map(len, seen)) == max(map(len, seen)) > 1:
             curves[method] = 100 * np.mean(seen, axis=0)
     if not set(curves) - {DENSE}:
@@ -32,7 +39,13 @@ def learning(comparison: Comparison, sparsity: float, records: Mapping[str, Reco
                 epochs = range(1, len(curves[method]) + 1)
                 every = max(1, len(epochs) // 10)
                 axes.plot(
-                    epochs, curves[method], line, color=colour, marker=marker, markevery=every, label=literal(method)
+                    epochs,
+                    curves[method],
+                    line,
+                    color=colour,
+                    marker=marker,
+                    markevery=every,
+                    label=labels[method],
                 )
         if DENSE in curves:
             epochs = range(1, len(curves[DENSE]) + 1)

@@ -100,11 +100,14 @@ def first_layer(comparison: Comparison, sparsities: Sequence[float], records: Ma
     The first seed. Whether there is something to draw.
     """
     pictures = {}
-    for method in comparison.methods:
-        for sparsity in sparsities:
-            rows = comparison.rows[(comparison.rows.method == method) & (comparison.rows.sparsity == sparsity)]
-            if len(rows) and (found := picture(records[rows.sort_values("seed").identity.iloc[0]])) is not None:
-                pictures[method, sparsity] = found
+    first = comparison.rows.sort_values("seed", kind="stable").drop_duplicates(["method", "sparsity"])
+    for method, sparsity, identity in zip(first.method, first.sparsity, first.identity, strict=True):
+        if (
+            method in comparison.methods
+            and sparsity in sparsities
+            and (found := picture(records[identity])) is not None
+        ):
+            pictures[method, sparsity] = found
     if len({found.shape for found in pictures.values()}) != 1:
         return False
     methods = [m for m in comparison.methods if any(method == m for method, _ in pictures)]

@@ -1,6 +1,7 @@
 """What all figures share: colours and markers that stand for the same criterion everywhere, and files without dates."""
 
 import re
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -72,7 +73,9 @@ def canvas(path: Path, width: float = 6.4, height: float = 4.2) -> Iterator[Figu
         ConstrainedLayoutEngine().execute(figure)
         path.parent.mkdir(parents=True, exist_ok=True)
         undated = {"Software": None} if path.suffix == ".png" else {"Date": None}
-        figure.savefig(path, dpi=PIXELS, metadata=undated)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph", UserWarning)  # the reader's fonts may have it
+            figure.savefig(path, dpi=PIXELS, metadata=undated)
 
 
 def plain(axis: Axis) -> None:
