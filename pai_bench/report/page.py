@@ -125,7 +125,7 @@ def in_short(found: Sequence[Comparison], two_by_two: Sequence[Sequence[Pair]]) 
     """The findings, a sentence for each sparsity."""
     parts = []
     for comparison, same in zip(found, two_by_two, strict=True):
-        if lines := pairs.sentences(comparison, same):
+        if comparison.trained and (lines := pairs.sentences(comparison, same)):
             parts += [
                 f"**{tables.escaped(comparison.title)}**",
                 "\n".join(f"* {tables.escaped(line)}" for line in lines),

@@ -165,13 +165,15 @@ def caveats(comparisons: Sequence[Comparison], records: Sequence[Record], pairs:
 def limits(comparison: Comparison, found: Sequence[Pair]) -> list[str]:
     """What limits one comparison."""
     lines = []
+    if not comparison.trained:
+        lines.append("no network was trained: accuracies are those of initial weights.")
     if comparison.seeds < 2:
         lines.append("one seed: no difference can be told from chance.")
     elif tested := sum(not math.isnan(pair.difference.p) for pair in found):
         least = t_quantile(comparison.seeds - 1, LEVEL / tested) / math.sqrt(comparison.seeds)
         lines.append(
             f"{comparison.seeds} seeds and {plural(tested, 'pair')}: to be told from chance, the largest difference "
-            f"must be {least:.3g} times the standard deviation of the paired differences."
+            f"must be at least {least:.3g} times the standard deviation of the paired differences."
         )
     missing = [
         f"{method} at {sparsity:.10g}"

@@ -97,6 +97,11 @@ class Comparison:
         return f"{self.model} on {self.data}{part}{self.apart}"
 
     @property
+    def trained(self) -> bool:
+        """Whether any network was trained; else accuracies say nothing."""
+        return bool((self.rows.epochs != 0).any())
+
+    @property
     def seeds(self) -> int:
         """Number of seeds, of those cells that have most."""
         return max(len(cell.accuracies) + cell.failed for cell in (self.dense, *self.cells.values()))

@@ -387,6 +387,15 @@ def test_titles_keep_their_parentheses() -> None:
     assert all(title.count("(") == title.count(")") for title in titles)
 
 
+def test_accuracies_without_training_are_not_compared() -> None:
+    trial: dict[str, Any] = {"data": "mnist", "model": "lenet-300-100"}
+    records = [drawn(c, 0.98, s, 0.1 + s / 50, trial=trial, epochs=0) for c in ("snip", "random") for s in range(3)]
+    text = write_report(stored("r", records), Path("x.md")).read_text()
+    assert "no network was trained" in text
+    assert "In short" not in text
+    assert "Beside published numbers" not in text
+
+
 def test_ranks_say_what_they_leave_out() -> None:
     records = [drawn(c, 0.5, 0, 0.9, trial={"model": m}) for m in ("a", "b", "c") for c in ("snip", "random", "grasp")]
     records.append(drawn("erk", 0.5, 0, 0.9, trial={"model": "a"}))
