@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
@@ -65,7 +66,8 @@ class SynFlow(Criterion):
 def flow(model: nn.Module, ones: Batch) -> Tensor:
     """R, the sum of the outputs, up to a power of two on a chain."""
     layers = chain(model, "")
-    with Linearised(spare(model)), no_recomputation():
+    # the fused kernel of attention loses the gradient of flows as large as these
+    with Linearised(spare(model)), no_recomputation(), sdpa_kernel(SDPBackend.MATH):
         if layers is None:
             outputs = list(tensors(forward(model, ones.inputs)))
             if not outputs:

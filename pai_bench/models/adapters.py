@@ -1,5 +1,6 @@
-"""Any classifier of torchvision, as ``torchvision:NAME``, without pretrained weights."""
+"""Networks from elsewhere: ``torchvision:NAME``, without pretrained weights, and ``module:PATH.TO:FUNCTION``."""
 
+import importlib
 from typing import Any
 
 import torch
@@ -70,3 +71,18 @@ def check_size(network: nn.Module, input_shape: InputShape) -> None:
         raise UserError(f"does not take images of shape {input_shape}: {error}") from error
     finally:
         network.train(training)
+
+
+@model("module:", source="a function of yours")
+def own_model(place: str) -> Builder:
+    """The function at ``path.to:function``, which takes input shape and number of classes and returns a network."""
+    path, _, name = place.partition(":")
+    try:
+        found: object = importlib.import_module(path)
+        for part in name.split(".") if name else ():
+            found = getattr(found, part)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise UserError(f"module:{place} cannot be imported ({error}); it is module:PATH.TO:FUNCTION") from error
+    if not callable(found):
+        raise UserError(f"module:{place} is no function; it is module:PATH.TO:FUNCTION")
+    return found

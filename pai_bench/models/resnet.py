@@ -5,7 +5,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pai_bench.models.create import InputShape, image_shape
+from pai_bench.models.create import Builder, InputShape, image_shape
 from pai_bench.models.initialise import kaiming
 from pai_bench.registry import model
 
@@ -23,13 +23,19 @@ class PaddedShortcut(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra_channels))
 
 
-def projection(channels: int, features: int, stride: int) -> nn.Module:
-    """Option B: a 1x1 convolution with batch norm."""
+def shortcut(channels: int, features: int, stride: int, *, padded: bool) -> nn.Module:
+    """The identity where nothing changes; else option A, `padded`, or option B, a 1x1 convolution with batch norm."""
+    if stride == 1 and channels == features:
+        return nn.Identity()
+    if padded:
+        return PaddedShortcut(features - channels, stride)
     return nn.Sequential(nn.Conv2d(channels, features, 1, stride, bias=False), nn.BatchNorm2d(features))
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions with batch norm around a shortcut."""
+
+    GROWTH = 1
 
     def __init__(self, channels: int, features: int, stride: int, *, padded: bool) -> None:
         super().__init__()
@@ -37,48 +43,80 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(features)
         self.conv2 = nn.Conv2d(features, features, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(features)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or channels != features:
-            self.shortcut = (
-                PaddedShortcut(features - channels, stride) if padded else projection(channels, features, stride)
-            )
+        self.shortcut = shortcut(channels, features, stride, padded=padded)
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
 
 
+class Bottleneck(nn.Module):
+    """A 1x1, a 3x3 and a 1x1 convolution with batch norm around a shortcut; the last has four times the channels."""
+
+    GROWTH = 4
+
+    def __init__(self, channels: int, features: int, stride: int, *, padded: bool) -> None:
+        super().__init__()
+        wide = self.GROWTH * features
+        self.conv1 = nn.Conv2d(channels, features, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(features)
+        self.conv2 = nn.Conv2d(features, features, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(features)
+        self.conv3 = nn.Conv2d(features, wide, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(wide)
+        self.shortcut = shortcut(channels, wide, stride, padded=padded)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn2(self.conv2(out)))
+        return F.relu(self.bn3(self.conv3(out)) + self.shortcut(x))
+
+
 def resnet(
-    input_shape: InputShape, num_classes: int, *, widths: tuple[int, ...], blocks: int, padded: bool
-) -> nn.Module:
-    """A 3x3 stem of stride 1, groups of `blocks` basic blocks of the given `widths`, average pooling, linear."""
-    channels = image_shape(input_shape)[0]
-    layers: dict[str, nn.Module] = {
-        "conv": nn.Conv2d(channels, widths[0], 3, padding=1, bias=False),
-        "bn": nn.BatchNorm2d(widths[0]),
-        "relu": nn.ReLU(),
-    }
-    channels = widths[0]
-    for group, features in enumerate(widths, 1):
-        for block in range(1, blocks + 1):
-            stride = 2 if group > 1 and block == 1 else 1
-            layers[f"block{group}_{block}"] = BasicBlock(channels, features, stride, padded=padded)
-            channels = features
-    layers |= {
-        "pool": nn.AdaptiveAvgPool2d(1),
-        "flatten": nn.Flatten(),
-        "fc": nn.Linear(channels, num_classes),
-    }
-    return kaiming(nn.Sequential(OrderedDict(layers)))
+    blocks: tuple[int, ...],
+    widths: tuple[int, ...],
+    *,
+    padded: bool,
+    kind: type[BasicBlock] | type[Bottleneck] = BasicBlock,
+) -> Builder:
+    """A builder: a 3x3 stem of stride 1, groups of so many `blocks` of the given `widths`, average pooling, linear."""
+
+    def build(input_shape: InputShape, num_classes: int) -> nn.Module:
+        channels = image_shape(input_shape)[0]
+        layers: dict[str, nn.Module] = {
+            "conv": nn.Conv2d(channels, widths[0], 3, padding=1, bias=False),
+            "bn": nn.BatchNorm2d(widths[0]),
+            "relu": nn.ReLU(),
+        }
+        channels = widths[0]
+        for group, (count, features) in enumerate(zip(blocks, widths, strict=True), 1):
+            for block in range(1, count + 1):
+                stride = 2 if group > 1 and block == 1 else 1
+                layers[f"block{group}_{block}"] = kind(channels, features, stride, padded=padded)
+                channels = kind.GROWTH * features
+        layers |= {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(channels, num_classes)}
+        return kaiming(nn.Sequential(OrderedDict(layers)))
+
+    return build
 
 
-@model("resnet-20", source=f"{SOURCE}, section 4.2")
-def resnet_20(input_shape: InputShape, num_classes: int) -> nn.Module:
-    """Three groups of three blocks, 16, 32 and 64 channels, option A shortcuts."""
-    return resnet(input_shape, num_classes, widths=(16, 32, 64), blocks=3, padded=True)
+for _depth in (20, 32, 56):
+    for _times in (1, 2):
+        _build = resnet((_depth // 6,) * 3, tuple(_times * width for width in (16, 32, 64)), padded=True)
+        _build.__name__ = f"resnet-{_depth}" + "-double" * (_times == 2)
+        _build.__doc__ = (
+            f"Three groups of {_depth // 6} blocks, {16 * _times}, {32 * _times} and {64 * _times} channels, "
+            "option A shortcuts."
+        )
+        _source = f"{SOURCE}, section 4.2" + ", twice as wide as in Wang et al. 2020, arXiv:2002.07376" * (_times == 2)
+        model(_build.__name__, source=_source)(_build)
 
-
-@model("resnet-18", source=f"{SOURCE}, with the stem for small images")
-def resnet_18(input_shape: InputShape, num_classes: int) -> nn.Module:
-    """Four groups of two blocks, 64 to 512 channels, 1x1 shortcuts; a 3x3 stem without pooling."""
-    return resnet(input_shape, num_classes, widths=(64, 128, 256, 512), blocks=2, padded=False)
+for _depth, _blocks, _kind in (
+    (18, (2, 2, 2, 2), BasicBlock),
+    (34, (3, 4, 6, 3), BasicBlock),
+    (50, (3, 4, 6, 3), Bottleneck),
+):
+    _build = resnet(_blocks, (64, 128, 256, 512), padded=False, kind=_kind)
+    _build.__name__ = f"resnet-{_depth}"
+    _build.__doc__ = f"Four groups of {sum(_blocks)} blocks, 1x1 shortcuts; a 3x3 stem without pooling."
+    model(_build.__name__, source=f"{SOURCE}, with the stem for small images")(_build)

@@ -1,11 +1,11 @@
-"""VGG with batch normalisation for small images, as in SynFlow and "Missing the mark"."""
+"""VGG with batch normalisation for small images, as in SynFlow and "Missing the mark", and as in SNIP."""
 
 from collections import OrderedDict
 
 from torch import nn
 
 from pai_bench.models.create import Builder, InputShape, image_shape
-from pai_bench.models.initialise import kaiming
+from pai_bench.models.initialise import glorot, kaiming
 from pai_bench.registry import model
 
 SOURCE = "Simonyan & Zisserman 2015, arXiv:1409.1556, for small images as in Tanaka et al. 2020, arXiv:2006.05467"
@@ -46,3 +46,45 @@ def vgg(depth: int) -> Builder:
 
 for _depth in DEPTHS:
     model(f"vgg-{_depth}-bn", source=SOURCE, aliases=("vgg",) if _depth == 11 else ())(vgg(_depth))
+
+
+SNIP_SOURCE = "Lee et al. 2019, arXiv:1810.02340, section 5.2"
+
+SNIP_VARIANTS = {"c": (2, True), "d": (2, False), "like": (1, False)}
+"""Name -> hidden linear layers of 512 units, and whether the third convolution of a block has a window of 1."""
+
+
+def snip_vgg(variant: str) -> Builder:
+    """A builder of a VGG of the SNIP paper: 13 convolutions with biases, BN and ReLU, max pooling after each block.
+
+    Hidden linear layers have BN and ReLU too; no dropout.
+    """
+    hidden, narrow = SNIP_VARIANTS[variant]
+
+    def build(input_shape: InputShape, num_classes: int) -> nn.Module:
+        channels, height, width = image_shape(input_shape)
+        layers: dict[str, nn.Module] = {}
+        for block, (convolutions, features) in enumerate(zip(DEPTHS[16], WIDTHS, strict=True), 1):
+            for i in range(1, convolutions + 1):
+                window = 1 if narrow and i == 3 else 3
+                layers[f"conv{block}_{i}"] = nn.Conv2d(channels, features, window, padding=window // 2)
+                layers |= {f"bn{block}_{i}": nn.BatchNorm2d(features), f"relu{block}_{i}": nn.ReLU(inplace=True)}
+                channels = features
+            if min(height, width) > 1:
+                layers[f"pool{block}"] = nn.MaxPool2d(2)
+                height, width = height // 2, width // 2
+        layers["flatten"] = nn.Flatten()
+        inputs = channels * height * width
+        for i in range(1, hidden + 1):
+            layers |= {f"fc{i}": nn.Linear(inputs, 512), f"bn{i}": nn.BatchNorm1d(512), f"relu{i}": nn.ReLU()}
+            inputs = 512
+        layers["fc"] = nn.Linear(inputs, num_classes)
+        return glorot(nn.Sequential(OrderedDict(layers)))
+
+    build.__name__ = f"vgg-{variant}"
+    build.__doc__ = f"13 convolutions{', three of them 1x1,' * narrow} and {hidden + 1} linear layers, with batch norm."
+    return build
+
+
+for _variant in SNIP_VARIANTS:
+    model(f"vgg-{_variant}", source=SNIP_SOURCE)(snip_vgg(_variant))

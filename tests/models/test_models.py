@@ -1,12 +1,17 @@
 """Published parameter counts, shapes, initialisation, and inputs that do not fit."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 import pai_bench as pb
 from pai_bench.pruning import prunable_parameters
-from pai_bench.registry import MODELS
+from pai_bench.registry import CRITERIA, MODELS
+from pai_bench.training.programs import Alone
+from pai_bench.training.protocol import PROTOCOLS
+from pai_bench.training.step import Step
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
 NAMES = [plugin.name for plugin in MODELS.plugins() if not plugin.name.endswith(":")]
@@ -25,12 +30,75 @@ def counts(name: str, shape: tuple[int, ...], classes: int) -> tuple[int, int]:
         ("lenet-5-caffe", MNIST, 10, 431_080, 430_500),
         # Tanaka et al. 2020: 14,761,664 weights of VGG-16 for 100 classes; 8,448 parameters of batch norm, 100 biases
         ("vgg-16-bn", CIFAR, 100, 14_761_664 + 8_448 + 100, 14_761_664),
-        # He et al. 2016, table 6: 0.27 million
+        # He et al. 2016, table 6: 0.27, 0.46 and 0.85 million
         ("resnet-20", CIFAR, 10, 269_722, 268_336),
+        ("resnet-32", CIFAR, 10, 464_154, 461_872),
+        ("resnet-56", CIFAR, 10, 853_018, 848_944),
+        # Frankle & Carbin 2019: 2,261,184 weights
+        ("conv-6", CIFAR, 10, 2_261_184 + 1_418, 2_261_184),
+        # Lee et al. 2019: recurrent networks, with one bias vector for each gate
+        ("lstm-s", MNIST, 10, 136_586, 135_936),
+        ("lstm-b", MNIST, 10, 535_306, 534_016),
+        ("gru-s", MNIST, 10, 103_690, 103_168),
+        ("gru-b", MNIST, 10, 403_978, 402_944),
     ],
 )
 def test_parameter_counts(name: str, shape: tuple[int, ...], classes: int, total: int, prunable: int) -> None:
     assert counts(name, shape, classes) == (total, prunable)
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        # Lee et al. 2019, table 2, which does not count batch norm
+        ("alexnet-s", 5_070_218),
+        ("alexnet-b", 8_490_378),
+        ("vgg-c", 10_526_538),
+        ("vgg-d", 15_245_130),
+        ("vgg-like", 14_982_474),
+    ],
+)
+def test_parameters_of_layers(name: str, published: int) -> None:
+    model = pb.create_model(name, input_shape=CIFAR, num_classes=10, seed=0)
+    layers = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    assert sum(p.numel() for layer in layers for p in layer.parameters()) == published
+
+
+def test_a_recurrent_network_reads_rows_from_top_to_bottom() -> None:
+    model = pb.create_model("lstm-s", input_shape=(1, 5, 28), num_classes=10, seed=0).eval()
+    x = torch.randn(3, 1, 5, 28)
+    inputs, cell, outputs = model.inputs, model.cell, model.outputs
+    state, memory = torch.zeros(3, 128), torch.zeros(3, 128)
+    for row in x[:, 0].unbind(1):
+        gates = inputs(row) @ cell.weight_ih_l0.T + cell.bias_ih_l0 + state @ cell.weight_hh_l0.T  # type: ignore[operator, union-attr]
+        let_in, forget, new, out = gates.chunk(4, 1)
+        memory = forget.sigmoid() * memory + let_in.sigmoid() * new.tanh()
+        state = out.sigmoid() * memory.tanh()
+    torch.testing.assert_close(model(x), outputs(state))  # type: ignore[operator]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("criterion", [plugin.name for plugin in CRITERIA.plugins()])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_model_with_every_criterion(name: str, criterion: str) -> None:
+    """Scores, prunes, is checked for connectivity, and trains two steps."""
+    shape = (1, 16, 16)
+    model = pb.create_model(name, input_shape=shape, num_classes=3, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    inputs, targets = torch.randn(6, *shape, generator=generator), torch.arange(6) % 3
+    mask = pb.prune(model, (inputs, targets), criterion=criterion, sparsity=0.5, schedule="exponential:steps=2")
+    assert mask.sparsity == pytest.approx(0.5, abs=1e-3)
+    assert pb.connectivity(model, mask, inputs[:1]).connected
+    mask.apply_(model)
+    program = Alone(model, mask)
+    step = Step(program, PROTOCOLS["short"])
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    for _ in range(2):
+        losses = step(inputs[None], targets[None], 0.01)
+        assert losses.isfinite().all()
+    assert any(not torch.equal(before[key], value) for key, value in model.state_dict().items())
+    for key, keep in mask.items():
+        assert not model.get_parameter(key)[~keep].any()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -45,10 +113,9 @@ def test_initial_weights_are_those_of_the_seed(name: str) -> None:
     before = torch.get_rng_state()
     one, same, other = (pb.create_model(name, input_shape=MNIST, num_classes=10, seed=s) for s in (1, 1, 2))
     assert torch.equal(before, torch.get_rng_state())
-    for (key, a), b, c in zip(prunable_parameters(one).items(), same.parameters(), other.parameters(), strict=False):
-        if key == next(iter(prunable_parameters(one))):
-            assert torch.equal(a, b)
-            assert not torch.equal(a, c)
+    name, *_ = prunable_parameters(one)
+    assert torch.equal(one.get_parameter(name), same.get_parameter(name))
+    assert not torch.equal(one.get_parameter(name), other.get_parameter(name))
 
 
 @pytest.mark.parametrize(("name", "gain"), [("lenet-300-100", "glorot"), ("vgg-11-bn", "kaiming")])
@@ -134,3 +201,18 @@ def test_every_torchvision_classifier_builds_and_has_prunable_weights() -> None:
 def test_inputs_that_do_not_fit(name: str, shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(pb.UserError, match=message):
         pb.create_model(name, input_shape=shape, num_classes=10)
+
+
+def test_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\ndef net(shape, classes):\n    return nn.Flatten()\nx = 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert isinstance(pb.create_model("module:mine:net", input_shape=MNIST, num_classes=10), nn.Flatten)
+    for name, why in (
+        ("gone:net", "No module named 'gone'"),
+        ("mine:gone", "no attribute 'gone'"),
+        ("mine:x", "no func"),
+    ):
+        with pytest.raises(pb.UserError, match=why):
+            pb.create_model(f"module:{name}", input_shape=MNIST, num_classes=10)

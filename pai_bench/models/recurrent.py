@@ -1,0 +1,64 @@
+"""The recurrent networks of the SNIP paper, which read an image row by row."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from pai_bench.models.create import Builder, InputShape, image_shape
+from pai_bench.models.initialise import glorot
+from pai_bench.registry import model
+
+SOURCE = "Lee et al. 2019, arXiv:1810.02340, section 5.2"
+
+UNITS = {"s": 128, "b": 256}
+
+KINDS: dict[str, Callable[..., nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU}
+
+
+class RowByRow(nn.Module):
+    """A linear layer, one recurrent layer over the rows of an image, and a linear layer on its last state.
+
+    A row holds the pixels of all channels. Each gate has one bias, as in the paper's counts: the second one, which
+    torch's layers have, is a buffer of zeros.
+    """
+
+    def __init__(self, kind: str, row: int, units: int, num_classes: int) -> None:
+        super().__init__()
+        self.inputs = nn.Linear(row, units)
+        self.cell = KINDS[kind](units, units, batch_first=True)
+        zeros = torch.zeros_like(self.cell.get_parameter("bias_hh_l0"))
+        del self.cell.bias_hh_l0
+        self.cell.register_buffer("bias_hh_l0", zeros)
+        self.outputs = nn.Linear(units, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.transpose(1, 2).flatten(2)
+        states: Tensor = self.cell(self.inputs(rows))[0]
+        found: Tensor = self.outputs(states[:, -1])
+        return found
+
+
+def recurrent(kind: str, size: str) -> Builder:
+    """A builder of an LSTM or GRU."""
+
+    def build(input_shape: InputShape, num_classes: int) -> nn.Module:
+        channels, _, width = image_shape(input_shape)
+        network = RowByRow(kind, channels * width, UNITS[size], num_classes)
+        glorot(network)
+        for name, weight in network.cell.named_parameters():
+            if name.startswith("weight"):
+                for gate in weight.split(UNITS[size]):
+                    nn.init.xavier_normal_(gate)
+            else:
+                nn.init.zeros_(weight)
+        return network
+
+    build.__name__ = f"{kind}-{size}"
+    build.__doc__ = f"Rows of an image through a linear layer and a {kind.upper()} layer of {UNITS[size]} units."
+    return build
+
+
+for _kind in KINDS:
+    for _size in UNITS:
+        model(f"{_kind}-{_size}", source=SOURCE)(recurrent(_kind, _size))
