@@ -50,6 +50,13 @@ def record(seed: int = 0) -> Record:
     )
 
 
+def test_a_large_loss_is_a_result(tmp_path: Path) -> None:
+    store = Store(tmp_path / "r", create=True)
+    large = dataclasses.replace(record(), test_loss=3e38)
+    store.write(large)
+    assert store.read(large.identity) == large
+
+
 def test_write_and_read_give_the_same_record(tmp_path: Path) -> None:
     store = Store(tmp_path / "r", create=True)
     store.write(record())

@@ -44,8 +44,8 @@ OF_TRIAL: Form = ORIGIN | {
 """The provenance of a trial."""
 
 
-HUGE, TINY = 2**62, 1e-300
-"""The largest number that a result may hold, and the smallest but 0."""
+HUGE, TINY, MOST = 1e300, 1e-300, 2**62
+"""The largest number that a result may hold, the smallest but 0, and the largest whole one."""
 
 SURROGATES = re.compile("[\ud800-\udfff]")
 """Halves of characters, which no file can hold."""
@@ -68,7 +68,7 @@ def fits(value: object, form: Form) -> bool:
             and (value == 0 or TINY <= abs(value) <= HUGE)
         )
     if form is int:
-        return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= HUGE
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST
     if form is str:
         return isinstance(value, str) and (value.isascii() or not SURROGATES.search(value))
     if form is Any:
