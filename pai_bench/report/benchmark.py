@@ -7,7 +7,7 @@ from typing import Any
 from pai_bench.errors import UserError
 from pai_bench.report import tables
 from pai_bench.store.records import MALFORMED
-from pai_bench.store.shape import HUGE
+from pai_bench.store.shape import is_number
 
 KEYS = ("median", "iqr", "min")
 
@@ -45,8 +45,3 @@ def described(found: dict[str, Any]) -> list[str]:
         f"Measured by pytest-benchmark ({'; '.join(lines)}): median, interquartile range and shortest of some rounds.",
         tables.markdown([["group", "benchmark", "median", "IQR", "shortest", "rounds", "also measured"], *body]),
     ]
-
-
-def is_number(value: object) -> bool:
-    """Whether a value is a finite number, and not a truth value."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < HUGE

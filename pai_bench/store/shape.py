@@ -1,7 +1,7 @@
 """What values have to be like, so that whatever reads results may rely on it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, Literal, NotRequired, get_args, get_origin, get_type_hints
 
@@ -59,44 +59,62 @@ def fits(value: object, form: Form) -> bool:
     """
     if isinstance(form, dict):
         return isinstance(value, Mapping) and all(
-            fits(value[key], of) if key in value else origin(of)[0] is NotRequired for key, of in form.items()
+            fits(value[key], of) if key in value else origin(of) is NotRequired for key, of in form.items()
         )
-    if form is float:
-        return (
-            isinstance(value, (int, float))
-            and not isinstance(value, bool)
-            and (value == 0 or TINY <= abs(value) <= HUGE)
-        )
-    if form is int:
-        return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST
-    if form is str:
-        return isinstance(value, str) and (value.isascii() or not SURROGATES.search(value))
+    return checker(form)(value)
+
+
+def origin(form: Form) -> Any:
+    """What a type with arguments is made of, or None."""
+    return get_origin(form)
+
+
+@cache
+def checker(form: Form) -> Callable[[Any], bool]:
+    """What tells whether a value has a form that is a type: made once, since a store has many values of few forms."""
     if form is Any:
-        return True
+        return lambda _value: True
+    if form in BASIC:
+        return BASIC[form]
     if hasattr(form, "__dataclass_fields__"):
-        return isinstance(value, form) and all(fits(getattr(value, name), of) for name, of in hints(form).items())
-    kind, of = origin(form)
+        fields = [(name, checker(of)) for name, of in get_type_hints(form).items()]
+        return lambda value: isinstance(value, form) and all(test(getattr(value, name)) for name, test in fields)
+    kind, of = origin(form), get_args(form)
     if kind is None:
-        return isinstance(value, form)
+        return lambda value: isinstance(value, form)
     if kind is Literal:
-        return value in of
+        return lambda value: value in of
+    tests = [checker(one) for one in of if one is not ...]
+    if kind is tuple and of[-1] is ...:
+        return lambda value: isinstance(value, (tuple, list)) and all(map(tests[0], value))
     if kind is tuple:
-        if not isinstance(value, (tuple, list)):
-            return False
-        forms = of[:1] * len(value) if of[-1] is ... else of
-        return len(value) == len(forms) and all(map(fits, value, forms))
+        return lambda value: (
+            isinstance(value, (tuple, list))
+            and len(value) == len(tests)
+            and all(test(one) for test, one in zip(tests, value, strict=True))
+        )
     if kind is Mapping:
-        return isinstance(value, Mapping) and all(fits(k, of[0]) and fits(v, of[1]) for k, v in value.items())
-    return any(fits(value, one) for one in of)  # of a union, or what is not required
+        return lambda value: (
+            isinstance(value, Mapping) and all(map(tests[0], value)) and all(map(tests[1], value.values()))
+        )
+    return lambda value: any(test(value) for test in tests)  # of a union, or what is not required
 
 
-@cache
-def origin(form: Form) -> tuple[Any, tuple[Form, ...]]:
-    """What a type with arguments is made of."""
-    return get_origin(form), get_args(form)
+def is_number(value: object) -> bool:
+    """A number that a measurement may give."""
+    return (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and (value == 0 or TINY <= abs(value) <= HUGE)
+    )
 
 
-@cache
-def hints(form: Any) -> dict[str, Form]:
-    """The fields of a dataclass and their types."""
-    return get_type_hints(form)
+def is_whole(value: object) -> bool:
+    """A whole number, not too large for an array."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST
+
+
+def is_text(value: object) -> bool:
+    """A text that can be written to a file."""
+    return isinstance(value, str) and (value.isascii() or not SURROGATES.search(value))
+
+
+BASIC: dict[Form, Callable[[Any], bool]] = {float: is_number, int: is_whole, str: is_text}
