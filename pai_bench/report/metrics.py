@@ -70,7 +70,7 @@ METRICS = (
         "dead layers",
         "",
         "lower",
-        lambda rows, _: rows.dead_layers.map(len, na_action="ignore"),
+        dead_layers,
         "{:.3g}".format,
     ),
     Metric("parameters_kept", "weights kept", "", "", column("parameters_kept"), "{:,.0f}".format),

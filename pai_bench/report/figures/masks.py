@@ -68,9 +68,7 @@ def write_numbers(axes: Axes, table: NDArray[np.float64], middle: float) -> None
     """Write each share into its field, in per cent, light on dark."""
     for (row, column), value in np.ndenumerate(table):
         colour = "white" if value < middle else "black"
-        axes.text(
-            column, row, f"{100 * value:.3g}", ha="center", va="center", fontsize=7, color=colour, in_layout=False
-        )
+        axes.text(column, row, f"{100 * value:.3g}", color=colour, **WITHIN)
 
 
 def likeness(where: str, found: Similarity, path: Path) -> None:
