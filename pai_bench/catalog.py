@@ -102,7 +102,7 @@ def _data(catalog: Catalog, sweep: Sweep, given: str | DataSet) -> str:
     data = load_data(given, data_dir=sweep.data_dir) if isinstance(given, str) else given
     if not isinstance(data, DataSet):
         raise UserError(f"data is a name or a DataSet, not {type(data).__name__}")
-    catalog.data[data.name] = data
+    catalog.data[data.name] = data.held_out(sweep.validation) if sweep.validation else data
     return data.name
 
 

@@ -1,25 +1,56 @@
-"""Initialisations of whole networks."""
+"""Initialisations of whole networks, by name."""
 
-from torch import nn
+from collections.abc import Callable, Iterator
+from typing import Literal
 
-WEIGHTED = (nn.Linear, nn.Conv2d)
+import torch
+from torch import Tensor, nn
+
+from pai_bench.errors import UserError
+
+Law = Literal["vs-x", "vs-h", "rn", "tn"]
+
+LAWS: dict[Law, Callable[[Tensor], object]] = {
+    "vs-x": nn.init.xavier_normal_,
+    "vs-h": lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"),
+    "rn": nn.init.normal_,
+    "tn": lambda weight: nn.init.trunc_normal_(weight, a=-2, b=2),
+}
+"""How weights are drawn, by the names of the SNIP paper (Lee et al. 2019, arXiv:1810.02340, table 3).
+
+``vs-x``: normal with variance 2 / (fan in + fan out) (Glorot & Bengio 2010). ``vs-h``: normal with variance 2 / fan in
+(He et al. 2015). ``rn``: standard normal. ``tn``: standard normal, cut off at 2. The paper gives no deviation for the
+last two; 1 is the default of the library that its code uses.
+"""
 
 
-def glorot(model: nn.Module) -> nn.Module:
-    """Weights normal with variance 2 / (fan in + fan out) (Glorot & Bengio 2010), biases zero."""
+@torch.no_grad()
+def initialise(model: nn.Module, law: Law) -> nn.Module:
+    """Draw the weights of linear, convolutional and recurrent layers and attention anew; their biases become zero.
+
+    Each gate of a recurrent layer, and each projection of attention, is a matrix of its own. Everything else, batch
+    norm above all, stays as it is. Returns the same network.
+    """
+    found = False
     for module in model.modules():
-        if isinstance(module, WEIGHTED):
-            nn.init.xavier_normal_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+        for name, weight in module.named_parameters(recurse=False):
+            for part in parts(module, name, weight):
+                found = True
+                if "bias" in name:
+                    nn.init.zeros_(part)
+                else:
+                    LAWS[law](part)
+    if not found:
+        raise UserError(f"{type(model).__name__} has no layer that {law} is for (Linear, Conv, RNN, attention)")
     return model
 
 
-def kaiming(model: nn.Module) -> nn.Module:
-    """Weights normal with variance 2 / fan in (He et al. 2015), biases zero; batch norm stays at 1 and 0."""
-    for module in model.modules():
-        if isinstance(module, WEIGHTED):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    return model
+def parts(module: nn.Module, name: str, weight: Tensor) -> Iterator[Tensor]:
+    """The matrices that a weight consists of, each with a fan in and a fan out of its own; nothing for other layers."""
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        # one gate after the other; the projection of an LSTM has fewer rows than a gate
+        yield from weight.split(module.hidden_size)
+    elif isinstance(module, nn.MultiheadAttention):
+        yield from weight.split(module.embed_dim)
+    elif isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
+        yield weight

@@ -76,6 +76,15 @@ class Sweep:
     train_fraction: float | None = option(
         None, "share of the training set to use, drawn by seed; default: the protocol's, mostly all of it"
     )
+    init: Literal["own", "vs-x", "vs-h", "rn", "tn"] = option(
+        "own", "initial weights: the network's own, Glorot (vs-x), He (vs-h), normal or truncated normal of deviation 1"
+    )
+    label_noise: float = option(
+        0.0, "probability with which a training label is replaced by a random one; scoring sees the true ones"
+    )
+    validation: float = option(
+        0.0, "share of the training set that is held out and takes the place of the test set, to choose settings by"
+    )
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     data_dir: str | None = option(None, "directory of data files; also PAI_BENCH_DATA")
     workers: int | Literal["auto"] = option(
@@ -107,6 +116,10 @@ class Sweep:
             raise UserError(f"score-sampling {self.score_sampling!r} is not balanced, random or class-N")
         if self.train_fraction is not None and not 0 < self.train_fraction <= 1:
             raise UserError(f"train-fraction {self.train_fraction:g} is outside (0, 1]")
+        if not 0 <= self.label_noise <= 1:
+            raise UserError(f"label-noise {self.label_noise:g} is outside [0, 1]: it is a probability")
+        if not 0 <= self.validation < 1:
+            raise UserError(f"validation {self.validation:g} is outside [0, 1): it is a share of the training set")
 
     @property
     def by_name(self) -> bool:
@@ -149,6 +162,9 @@ SCORING = {
 }
 """Fields of `Trial` that concern scoring -> the value at which a field that came later is left out of the identity."""
 
+LATER = {"init": "own", "label_noise": 0.0, "validation": 0.0}
+"""Other fields of `Trial` that came later -> the value at which they are left out of the identity."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
@@ -169,6 +185,9 @@ class Trial:
     target: Literal["direct", "effective"] = "direct"
     min_per_layer: int = 0
     repair: Literal["none", "effective-only"] = "none"
+    init: str = "own"
+    label_noise: float = 0.0
+    validation: float = 0.0
 
     @property
     def criterion_name(self) -> str:
@@ -189,6 +208,9 @@ class Trial:
         everything = json.loads(json.dumps(dataclasses.asdict(self)))
         for key, later in SCORING.items():
             if self.criterion is None or everything[key] == later:
+                del everything[key]
+        for key, later in LATER.items():
+            if everything[key] == later:
                 del everything[key]
         if self.criterion is not None:
             del everything["criterion"]["scope"]  # the trial's own says which it was
@@ -231,6 +253,9 @@ def expand(
                 "seed": seed,
                 "protocol": protocol,
                 "train_fraction": fraction(sweep, protocol),
+                "init": sweep.init,
+                "label_noise": sweep.label_noise,
+                "validation": sweep.validation,
             }
             trials.append(Trial(**common))
             scoring: dict[str, Any] = {

@@ -187,7 +187,7 @@ class Runner:
             self.whole(trials[0]),
             trials[0].protocol,
             masks=[made.mask for made in part],
-            orders=[Order(stream(trial.seed, "order"), self.chosen(trial)) for trial in trials],
+            orders=[Order(stream(trial.seed, "order"), self.chosen(trial), self.labels(trial)) for trial in trials],
             on_epoch=tell,
             compile=self.catalog.sweep.compile,
         )
@@ -197,7 +197,7 @@ class Runner:
         with random_state(stream(trial.seed, "training")):  # dropout and the like
             return train(
                 made.model,
-                self.data(trial),
+                self.data(trial, noisy=True),
                 trial.protocol.lasting(0) if made.cut else trial.protocol,
                 mask=made.mask,
                 seed=stream(trial.seed, "order"),
@@ -259,9 +259,18 @@ class Runner:
         """The training examples that the trial uses; None for all."""
         return self.whole(trial).chosen(trial.train_fraction, stream(trial.seed, "fraction"))
 
-    def data(self, trial: Trial) -> DataSet:
-        """The trial's data on the device."""
-        return self.whole(trial).only(self.chosen(trial))
+    def labels(self, trial: Trial) -> Tensor | None:
+        """The trial's own labels of the training set; None for the true ones."""
+        if not trial.label_noise:
+            return None
+        return self.whole(trial).noisy(trial.label_noise, stream(trial.seed, "labels")).train.targets
+
+    def data(self, trial: Trial, *, noisy: bool = False) -> DataSet:
+        """The trial's data on the device, with the true labels or with the `noisy` ones that it is trained on."""
+        data = self.whole(trial)
+        if noisy:
+            data = data.noisy(trial.label_noise, stream(trial.seed, "labels"))
+        return data.only(self.chosen(trial))
 
     def model(self, trial: Trial, purpose: str = "weights") -> nn.Module:
         """The trial's network with the initial weights of its seed, which are the same on every device.
@@ -271,9 +280,8 @@ class Runner:
         data = self.catalog.data[trial.data]
         builder = self.catalog.models[trial.model]
         seed = stream(trial.seed, purpose)
-        return create_model(builder, input_shape=data.input_shape, num_classes=data.num_classes, seed=seed).to(
-            self.device
-        )
+        shapes: dict[str, Any] = {"input_shape": data.input_shape, "num_classes": data.num_classes}
+        return create_model(builder, **shapes, seed=seed, init=trial.init).to(self.device)  # type: ignore[arg-type]
 
     def mask(self, trial: Trial, model: nn.Module, data: DataSet) -> tuple[Mask | None, Measurement | None]:
         """The trial's mask and what it cost, after a warm-up; nothing for the dense reference."""

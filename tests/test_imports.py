@@ -39,8 +39,8 @@ def ours(module: str) -> bool:
 @pytest.mark.parametrize(
     ("room", "allowed"),
     [
-        ("pruning", ("pruning", "registry", "errors", "spec", "randomness", "identity")),
-        ("models", ("models", "registry", "errors", "randomness")),
+        ("pruning", ("pruning", "registry", "errors", "spec", "randomness", "identity", "initialise")),
+        ("models", ("models", "registry", "errors", "randomness", "initialise")),
         ("data", ("data", "registry", "errors")),
         ("training", ("training", "data", "errors")),
         ("report", ("report", "store", "plan", "errors", "training.protocol")),

@@ -153,6 +153,31 @@ class DataSet:
             return self
         return dataclasses.replace(self, train=Split(*(t[chosen] for t in self.train)))
 
+    def held_out(self, share: float) -> "DataSet":
+        """The same data set without its test set, whose place a `share` of the training set takes: always the same."""
+        count = len(self.train.targets)
+        out = round(share * count)
+        if not 0 < out < count:
+            raise UserError(f"validation {share:g} of {count} training examples of {self.name} leaves one part empty")
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).to(self.train.targets.device)
+        held, kept = (Split(*(t[part.sort().values] for t in self.train)) for part in (order[:out], order[out:]))
+        label = f"{self.label}, tested on {100 * share:.4g} % of its training set"
+        return dataclasses.replace(self, train=kept, test=held, label=label)
+
+    def noisy(self, probability: float, seed: int) -> "DataSet":
+        """The same data set; each training label is, with some `probability`, replaced by one drawn from all classes.
+
+        As in Zhang et al. 2017, arXiv:1611.03530: a drawn label may be the true one. A function of `seed`.
+        """
+        if not probability:
+            return self
+        generator = torch.Generator().manual_seed(seed)
+        count = len(self.train.targets)
+        replaced = torch.rand(count, generator=generator) < probability
+        drawn = torch.randint(0, self.num_classes, (count,), generator=generator)
+        targets = torch.where(replaced, drawn, self.train.targets.cpu()).to(self.train.targets.device)
+        return dataclasses.replace(self, train=Split(self.train.inputs, targets))
+
     def score_batch(self, size: int, seed: int, *, balanced: bool = True, label: int | None = None) -> Split:
         """`size` normalised training examples drawn with `seed`; `balanced`: as many of each class as it goes.
 

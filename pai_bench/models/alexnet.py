@@ -4,8 +4,8 @@ from collections import OrderedDict
 
 from torch import nn
 
+from pai_bench.initialise import initialise
 from pai_bench.models.create import Builder, InputShape, image_shape
-from pai_bench.models.initialise import glorot
 from pai_bench.registry import model
 
 SOURCE = "Lee et al. 2019, arXiv:1810.02340, section 5.2"
@@ -34,7 +34,7 @@ def alexnet(size: str) -> Builder:
             layers[f"relu{i}"] = nn.ReLU()
             inputs = UNITS[size]
         layers["fc8"] = nn.Linear(inputs, num_classes)
-        return glorot(nn.Sequential(OrderedDict(layers)))
+        return initialise(nn.Sequential(OrderedDict(layers)), "vs-x")
 
     build.__name__ = f"alexnet-{size}"
     build.__doc__ = f"Five convolutions of stride 2, and {UNITS[size]} units twice, with batch norm, one linear layer."

@@ -1,10 +1,12 @@
 """From a name to a network."""
 
 from collections.abc import Callable
+from typing import Literal
 
 from torch import nn
 
 from pai_bench.errors import UserError
+from pai_bench.initialise import Law, initialise
 from pai_bench.randomness import random_state
 from pai_bench.registry import MODELS
 
@@ -24,22 +26,31 @@ def find_model(name: str) -> tuple[str, Builder]:
 
 
 def create_model(
-    name: str | Builder, *, input_shape: InputShape, num_classes: int, seed: int | None = None
+    name: str | Builder,
+    *,
+    input_shape: InputShape,
+    num_classes: int,
+    seed: int | None = None,
+    init: Law | Literal["own"] = "own",
 ) -> nn.Module:
     """The network called `name`, or made by a function of one's own: freshly initialised, on the CPU.
 
-    With `seed` its initial weights are those of that seed, and the global random states are left as they were.
+    With `seed` its initial weights are those of that seed, and the global random states are left as they were. They are
+    drawn as the network has it, or by the law `init` (`pai_bench.initialise.LAWS`).
     """
     label, build = find_model(name) if isinstance(name, str) else (getattr(name, "__name__", "model"), name)
     if seed is None:
-        return _built(label, build, input_shape, num_classes)
+        return _built(label, build, input_shape, num_classes, init)
     with random_state(seed):
-        return _built(label, build, input_shape, num_classes)
+        return _built(label, build, input_shape, num_classes, init)
 
 
-def _built(label: str, build: Builder, input_shape: InputShape, num_classes: int) -> nn.Module:
+def _built(
+    label: str, build: Builder, input_shape: InputShape, num_classes: int, init: Law | Literal["own"]
+) -> nn.Module:
     try:
-        return build(input_shape, num_classes)
+        model = build(input_shape, num_classes)
+        return model if init == "own" else initialise(model, init)
     except UserError as error:
         raise UserError(f"model {label}: {error}") from error
 

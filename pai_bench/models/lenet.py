@@ -6,8 +6,8 @@ from collections import OrderedDict
 from torch import nn
 
 from pai_bench.errors import UserError
+from pai_bench.initialise import initialise
 from pai_bench.models.create import InputShape, image_shape
-from pai_bench.models.initialise import glorot
 from pai_bench.registry import model
 
 SOURCE = "Lee et al. 2019, arXiv:1810.02340"
@@ -25,7 +25,7 @@ def lenet_300_100(input_shape: InputShape, num_classes: int) -> nn.Module:
         "relu2": nn.ReLU(),
         "fc3": nn.Linear(100, num_classes),
     }
-    return glorot(nn.Sequential(OrderedDict(layers)))
+    return initialise(nn.Sequential(OrderedDict(layers)), "vs-x")
 
 
 @model("lenet-5-caffe", source=SOURCE, aliases=("lenet",))
@@ -48,4 +48,4 @@ def lenet_5_caffe(input_shape: InputShape, num_classes: int) -> nn.Module:
         "relu1": nn.ReLU(),
         "fc2": nn.Linear(500, num_classes),
     }
-    return glorot(nn.Sequential(OrderedDict(layers)))
+    return initialise(nn.Sequential(OrderedDict(layers)), "vs-x")

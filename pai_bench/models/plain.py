@@ -6,8 +6,8 @@ from collections import OrderedDict
 from torch import nn
 
 from pai_bench.errors import UserError
+from pai_bench.initialise import initialise
 from pai_bench.models.create import InputShape, image_shape
-from pai_bench.models.initialise import glorot
 from pai_bench.registry import model
 
 
@@ -32,7 +32,7 @@ def conv_6(input_shape: InputShape, num_classes: int) -> nn.Module:
         layers |= {f"fc{i}": nn.Linear(inputs, 256), f"relu{i + 6}": nn.ReLU()}
         inputs = 256
     layers["fc3"] = nn.Linear(inputs, num_classes)
-    return glorot(nn.Sequential(OrderedDict(layers)))
+    return initialise(nn.Sequential(OrderedDict(layers)), "vs-x")
 
 
 @model("mlp-5", source="our own, for tests of depth without convolutions")
@@ -44,4 +44,4 @@ def mlp_5(input_shape: InputShape, num_classes: int) -> nn.Module:
         layers |= {f"fc{i}": nn.Linear(inputs, 300), f"relu{i}": nn.ReLU()}
         inputs = 300
     layers["fc5"] = nn.Linear(inputs, num_classes)
-    return glorot(nn.Sequential(OrderedDict(layers)))
+    return initialise(nn.Sequential(OrderedDict(layers)), "vs-x")

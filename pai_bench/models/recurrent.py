@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from pai_bench.initialise import initialise
 from pai_bench.models.create import Builder, InputShape, image_shape
-from pai_bench.models.initialise import glorot
 from pai_bench.registry import model
 
 SOURCE = "Lee et al. 2019, arXiv:1810.02340, section 5.2"
@@ -44,15 +44,7 @@ def recurrent(kind: str, size: str) -> Builder:
 
     def build(input_shape: InputShape, num_classes: int) -> nn.Module:
         channels, _, width = image_shape(input_shape)
-        network = RowByRow(kind, channels * width, UNITS[size], num_classes)
-        glorot(network)
-        for name, weight in network.cell.named_parameters():
-            if name.startswith("weight"):
-                for gate in weight.split(UNITS[size]):
-                    nn.init.xavier_normal_(gate)
-            else:
-                nn.init.zeros_(weight)
-        return network
+        return initialise(RowByRow(kind, channels * width, UNITS[size], num_classes), "vs-x")
 
     build.__name__ = f"{kind}-{size}"
     build.__doc__ = f"Rows of an image through a linear layer and a {kind.upper()} layer of {UNITS[size]} units."

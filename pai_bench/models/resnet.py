@@ -5,8 +5,8 @@ from collections import OrderedDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pai_bench.initialise import initialise
 from pai_bench.models.create import Builder, InputShape, image_shape
-from pai_bench.models.initialise import kaiming
 from pai_bench.registry import model
 
 SOURCE = "He et al. 2016, arXiv:1512.03385"
@@ -95,7 +95,7 @@ def resnet(
                 layers[f"block{group}_{block}"] = kind(channels, features, stride, padded=padded)
                 channels = kind.GROWTH * features
         layers |= {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(channels, num_classes)}
-        return kaiming(nn.Sequential(OrderedDict(layers)))
+        return initialise(nn.Sequential(OrderedDict(layers)), "vs-h")
 
     return build
 

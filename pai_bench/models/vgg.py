@@ -4,8 +4,8 @@ from collections import OrderedDict
 
 from torch import nn
 
+from pai_bench.initialise import initialise
 from pai_bench.models.create import Builder, InputShape, image_shape
-from pai_bench.models.initialise import glorot, kaiming
 from pai_bench.registry import model
 
 SOURCE = "Simonyan & Zisserman 2015, arXiv:1409.1556, for small images as in Tanaka et al. 2020, arXiv:2006.05467"
@@ -37,7 +37,7 @@ def vgg(depth: int) -> Builder:
                 height, width = height // 2, width // 2
         layers["flatten"] = nn.Flatten()
         layers["fc"] = nn.Linear(channels * height * width, num_classes)
-        return kaiming(nn.Sequential(OrderedDict(layers)))
+        return initialise(nn.Sequential(OrderedDict(layers)), "vs-h")
 
     build.__name__ = f"vgg-{depth}-bn"
     build.__doc__ = f"{sum(DEPTHS[depth])} 3x3 convolutions of 64 to 512 channels with batch norm, one linear layer."
@@ -79,7 +79,7 @@ def snip_vgg(variant: str) -> Builder:
             layers |= {f"fc{i}": nn.Linear(inputs, 512), f"bn{i}": nn.BatchNorm1d(512), f"relu{i}": nn.ReLU()}
             inputs = 512
         layers["fc"] = nn.Linear(inputs, num_classes)
-        return glorot(nn.Sequential(OrderedDict(layers)))
+        return initialise(nn.Sequential(OrderedDict(layers)), "vs-x")
 
     build.__name__ = f"vgg-{variant}"
     build.__doc__ = f"13 convolutions{', three of them 1x1,' * narrow} and {hidden + 1} linear layers, with batch norm."

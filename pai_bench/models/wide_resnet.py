@@ -5,8 +5,8 @@ from collections import OrderedDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pai_bench.initialise import initialise
 from pai_bench.models.create import Builder, InputShape, image_shape
-from pai_bench.models.initialise import kaiming
 from pai_bench.registry import model
 
 SOURCE = "Zagoruyko & Komodakis 2016, arXiv:1605.07146"
@@ -49,7 +49,7 @@ def wide_resnet(depth: int, widening: int) -> Builder:
                 channels = base * widening
         layers |= {"bn": nn.BatchNorm2d(channels), "relu": nn.ReLU(), "pool": nn.AdaptiveAvgPool2d(1)}
         layers |= {"flatten": nn.Flatten(), "fc": nn.Linear(channels, num_classes)}
-        return kaiming(nn.Sequential(OrderedDict(layers)))
+        return initialise(nn.Sequential(OrderedDict(layers)), "vs-h")
 
     build.__name__ = f"wrn-{depth}-{widening}"
     build.__doc__ = f"Three groups of {(depth - 4) // 6} pre-activated blocks, {widening} times as wide as ResNet-20."

@@ -168,8 +168,9 @@ class Criterion(ABC):
       (``eval``). Dropout is always off.
     * ``accumulate``: with several score batches, whether the formula is applied to the gradient of their mean loss
       (``gradient``), or to each batch's own gradient, and the scores summed (``score``).
-    * ``score_init``: the weights that are scored: those that will be trained (``trained``), or another draw of the
-      initialisation (``redrawn``).
+    * ``score_init``: the weights that are scored: those that will be trained (``trained``), another draw of their
+      initialisation (``redrawn``), or a draw by another one (`pai_bench.initialise.LAWS`): Glorot (``vs-x``), He
+      (``vs-h``), standard normal (``rn``), or that cut off at 2 (``tn``).
     * ``biases``: whether biases are scored and counted in the budget like weights.
     * ``micro_batch``: number of examples that go through the network at once, to save memory; the gradients are those
       of the whole batch.
@@ -179,7 +180,7 @@ class Criterion(ABC):
     bn: BatchNormMode = "eval"
     seed: int | None = None
     accumulate: Literal["gradient", "score"] = "gradient"
-    score_init: Literal["trained", "redrawn"] = "trained"
+    score_init: Literal["trained", "redrawn", "vs-x", "vs-h", "rn", "tn"] = "trained"
     biases: bool = False
     micro_batch: int | None = None
 

@@ -33,7 +33,7 @@ from pai_bench.pruning.criterion import (
     as_batch,
     prunable_parameters,
 )
-from pai_bench.pruning.redraw import Draw, redrawn
+from pai_bench.pruning.redraw import Draw, drawn_by, redrawn
 from pai_bench.pruning.selection import positions
 from pai_bench.randomness import random_state
 
@@ -103,6 +103,8 @@ class Scorer:
         with edges(seed), self._named(model):
             if criterion.score_init == "redrawn":
                 model = redrawn(model, seed, draw)
+            elif criterion.score_init != "trained":
+                model = drawn_by(model, seed, criterion.score_init)
             self.replica = replica(model, names, criterion.bn if criterion.uses_data else "eval")
             self.parameters = {name: self.replica.get_parameter(name) for name in names}
             self._scoring = SCORING[self.replica] = Scoring(criterion, seed, self.parameters)

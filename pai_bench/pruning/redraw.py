@@ -7,6 +7,7 @@ from torch import nn
 
 from pai_bench.errors import UserError
 from pai_bench.identity import stream
+from pai_bench.initialise import Law, initialise
 from pai_bench.randomness import random_state
 
 Draw = Callable[[int], nn.Module]
@@ -24,6 +25,13 @@ def redrawn(model: nn.Module, seed: int, draw: Draw | None = None) -> nn.Module:
     if shapes[0] != shapes[1]:
         raise UserError(f"draw gives a {type(other).__name__} with other parameters than {type(model).__name__}")
     return other
+
+
+def drawn_by(model: nn.Module, seed: int, law: Law) -> nn.Module:
+    """The network `model` with initial weights drawn by `law`, the same on every device."""
+    device = next(model.parameters()).device
+    with random_state(stream(seed, "redraw")):
+        return initialise(copy.deepcopy(model).cpu(), law).to(device)
 
 
 def redraw_(model: nn.Module, seed: int) -> nn.Module:

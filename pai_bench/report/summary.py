@@ -10,7 +10,7 @@ import pandas as pd
 
 from pai_bench.plan import DENSE
 
-SETTING = ["data", "model", "protocol", "train_fraction"]
+SETTING = ["data", "model", "protocol", "train_fraction", "init", "label_noise", "validation"]
 """What trials must share to stand in one table."""
 
 WAYS = {
@@ -87,14 +87,22 @@ class Comparison:
     sparsities: tuple[float, ...]
     cells: dict[tuple[str, float], Cell]
     rows: pd.DataFrame
+    init: str = "own"
+    label_noise: float = 0.0
+    validation: float = 0.0
     apart: str = ""
     """What tells it from another one of the same network and data."""
 
     @property
     def title(self) -> str:
         """Network and data in a few words."""
-        part = "" if self.train_fraction == 1 else f", {100 * self.train_fraction:.4g} % of the training set"
-        return f"{self.model} on {self.data}{part}{self.apart}"
+        parts = {
+            f"{100 * self.train_fraction:.4g} % of the training set": self.train_fraction != 1,
+            f"weights from {self.init}": self.init != "own",
+            f"training labels random with probability {self.label_noise:.4g}": bool(self.label_noise),
+            f"tested on {100 * self.validation:.4g} % of the training set": bool(self.validation),
+        }
+        return ", ".join([f"{self.model} on {self.data}", *(part for part, said in parts.items() if said)]) + self.apart
 
     @property
     def trained(self) -> bool:
@@ -142,6 +150,9 @@ def by_setting(rows: pd.DataFrame) -> Iterator[Comparison]:
             sparsities=tuple(sorted(pruned.sparsity.unique())),
             cells={k: cell(g) for k, g in pruned.groupby(["method", "sparsity"], sort=False)},  # type: ignore[misc]
             rows=group,
+            init=first.init,
+            label_noise=first.label_noise,
+            validation=first.validation,
         )
 
 

@@ -115,7 +115,12 @@ class Record:
         forms = [(self, Record), (trial, NAMED | TRAINED | (SCORED if scored else {}))]
         forms += [(self.environment, ENVIRONMENT), (self.provenance, OF_TRIAL)]
         shares = [self.test_accuracy, self.achieved_sparsity, self.effective_sparsity, trial["sparsity"]]
-        shares += [trial["train_fraction"], *(epoch.test_accuracy for epoch in self.curve)]
+        shares += [
+            trial.get("label_noise"),
+            trial.get("validation"),
+            trial["train_fraction"],
+            *(epoch.test_accuracy for epoch in self.curve),
+        ]
         amounts = [data["train"], data["test"], trial["seed"], self.environment["threads"], self.score_seconds]
         amounts += [self.score_peak_bytes, self.train_seconds, self.images_per_second, self.epochs, self.flops]
         ok = [
@@ -166,6 +171,9 @@ class Record:
             "min_per_layer": trial.get("min_per_layer", 0) if criterion else None,
             "repair": trial.get("repair", "none") if criterion else None,
             "revision": criterion["revision"] if criterion else None,
+            "init": trial.get("init", "own"),
+            "label_noise": trial.get("label_noise", 0.0),
+            "validation": trial.get("validation", 0.0),
             "first_cut": self.first_cut,
             "batch_norm": self.batch_norm,
             "parameters": sum(layer.size for layer in self.layers) or None,

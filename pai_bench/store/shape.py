@@ -27,6 +27,9 @@ SCORED: Form = {
 TRAINED: Form = {
     "sparsity": float,
     "train_fraction": float,
+    "init": NotRequired[str],
+    "label_noise": NotRequired[float],
+    "validation": NotRequired[float],
     "protocol": {"batch_size": int, "budget": NotRequired[float]},
 }
 """And of one that was trained."""

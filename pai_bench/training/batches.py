@@ -17,10 +17,14 @@ AT_ONCE = 2**20
 
 @dataclass(frozen=True)
 class Order:
-    """What a trial's batches are drawn by: its seed, and which of the training examples it uses (all if None)."""
+    """What a trial's batches are drawn by: its seed, and which of the training examples it uses (all if None).
+
+    Its own `labels` of the whole training set take the place of the true ones.
+    """
 
     seed: int
     chosen: Tensor | None = None
+    labels: Tensor | None = None
 
 
 class Batches:
@@ -48,6 +52,8 @@ class Batches:
         self._at_once = max(1, AT_ONCE // elements)
         if protocol.augmentation != "none":
             check_images(self.inputs, data.name)
+        given = [order.labels for order in orders]
+        self._labels = None if any(one is None for one in given) else torch.stack([t for t in given if t is not None])
         self._streams = [torch.Generator().manual_seed(order.seed) for order in orders]
         # each trial's training images have mean 0 and deviation 1
         self.by_lane = self.inputs.dtype == torch.uint8 and any(chosen is not None for chosen in self.chosen)
@@ -69,7 +75,13 @@ class Batches:
         parts = [part.unflatten(1, (-1, batch)).transpose(0, 1).split(self._at_once) for part in (order, *drawn)]
         for places, *change in zip(*parts, strict=True):
             inputs = self.inputs_at(places, *change)
-            yield from zip(inputs, self.targets[places], strict=True)
+            yield from zip(inputs, self.targets_at(places), strict=True)
+
+    def targets_at(self, places: Tensor) -> Tensor:
+        """The training labels at `places` (batches, lanes, batch)."""
+        if self._labels is None:
+            return self.targets[places]
+        return self._labels[torch.arange(self.lanes, device=places.device)[:, None], places]
 
     def inputs_at(self, places: Tensor, *change: Tensor) -> Tensor:
         """The training inputs at `places` (batches, lanes, batch), mirrored and shifted if `change` says how."""

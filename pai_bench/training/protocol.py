@@ -171,6 +171,18 @@ PROTOCOLS = {
             milestones=(0.25, 0.5, 0.75),
             train_fraction=0.9,
         ),
+        # the same, table 3: Adam at 0.001; that it drops as above is our choice
+        Protocol(
+            name="snip-mnist-adam",
+            epochs=0,
+            iterations=100_000,
+            batch_size=100,
+            optimizer="adam",
+            learning_rate=1e-3,
+            lr_schedule="steps",
+            milestones=(0.25, 0.5, 0.75),
+            train_fraction=0.9,
+        ),
         Protocol(
             name="snip-cifar",
             epochs=0,
@@ -181,6 +193,18 @@ PROTOCOLS = {
             milestones=(0.2, 0.4, 0.6, 0.8),
             augmentation="flip-crop",
             train_fraction=0.9,
+        ),
+        # Verdenius et al. 2020, arXiv:2006.00896, by the defaults of their code, which mirrors images without shifting
+        # them, and limits the norm of gradients to 10
+        Protocol(
+            name="snip-it",
+            epochs=80,
+            batch_size=512,
+            optimizer="adam",
+            learning_rate=2e-3,
+            weight_decay=5e-5,
+            lr_schedule="constant",
+            augmentation="flip-crop",
         ),
         # Tanaka et al. 2020, arXiv:2006.05467, appendix: VGG with batch norm on CIFAR
         Protocol(
