@@ -43,6 +43,9 @@ examples:
       a sweep from a file; flags override its keys, which are called like them
   pai-bench run --models resnet-20 --data cifar10 --protocol openlth-resnet20 --budget 0.1
       a published protocol, at a tenth of its length
+  pai-bench run snip-table-1 --seeds 3 --dry-run
+      a table of a paper, see `pai-bench list recipes`: its trials, hours and memory on this machine; then without
+      --dry-run
 
 What is stored in --out is not run again: the same command goes on where it stopped.
 exit codes: 0; 1 a trial failed; 2 a mistake in the request; 130 interrupted"""
@@ -126,7 +129,7 @@ def add_run(verbs: Any) -> None:
     add_keys(verb, *(f.name for f in dataclasses.fields(Sweep)))
     verb.add_argument("--out", metavar="DIR", help="results folder (default: results)")
     verb.add_argument("--retry-failed", action="store_true", help="run failed trials again")
-    verb.add_argument("--dry-run", action="store_true", help="list the trials and run nothing")
+    verb.add_argument("--dry-run", action="store_true", help="list the trials, and what they will cost; run nothing")
     verb.add_argument("--quick", action="store_true", help="a smoke run: the keys of the recipe `quick` on top")
 
 

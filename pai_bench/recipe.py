@@ -1,12 +1,14 @@
 """Recipes: sweeps as TOML files.
 
-The keys are the fields of `Sweep` (``-`` and ``_`` are the same) and ``out``, the results folder. Tables ``[[grid]]``
-make one sweep each, from the keys at the top and their own.
+The keys are the fields of `Sweep` (``-`` and ``_`` are the same), ``out``, the results folder, and what is said about
+it: ``title`` and ``source``. Tables ``[[grid]]`` make one sweep each, from the keys at the top and their own.
 """
 
 import dataclasses
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -16,30 +18,57 @@ from pai_bench.plan import Sweep
 
 SHIPPED = Path(__file__).parent / "recipes"
 
-
-def shipped() -> dict[str, str]:
-    """Name -> first comment line of the recipes that come with pai-bench."""
-    return {
-        path.stem: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
-        for path in sorted(SHIPPED.glob("*.toml"))
-    }
+TOP = 0
+"""The part of a recipe before its grids, which are numbered from 1."""
 
 
-def load(name: str) -> list[dict[str, Any]]:
-    """The grids of a recipe, given by file or by the name of one that is shipped: keys of `Sweep`, and ``out``."""
+@dataclass(frozen=True)
+class Recipe:
+    """What is said about a recipe, and its grids: keys of `Sweep`, and ``out``."""
+
+    name: str
+    grids: tuple[dict[str, Any], ...]
+    title: str = ""
+    source: str = ""
+
+
+def shipped() -> list[str]:
+    """The names of the recipes that come with pai-bench."""
+    return sorted(path.stem for path in SHIPPED.glob("*.toml"))
+
+
+def load(name: str) -> Recipe:
+    """The recipe in a file, or the one of that name that is shipped."""
     path = Path(name) if name.endswith(".toml") or Path(name).is_file() else SHIPPED / f"{name}.toml"
     if not path.is_file():
         if path.parent == SHIPPED:
             raise unknown("recipe", name, shipped())
         raise UserError(f"no recipe file {name}")
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"recipe {name} is not TOML: {error}") from error
     grids = content.pop("grid", [{}])
     if not isinstance(grids, list) or not grids or not all(isinstance(grid, dict) for grid in grids):
         raise UserError(f"recipe {name}: 'grid' is for tables [[grid]], each with keys of its own")
-    return [check({**content, **grid}, f"recipe {name}") for grid in grids]
+    lines = {(part, key): line for part, key, line in reversed(list(places(text)))}
+    about = {key: content.pop(key) for key in ("title", "source") if key in content}
+    for key, value in about.items():
+        if not isinstance(value, str):
+            raise UserError(f"recipe {name}, line {lines[TOP, key]}: {key} = {value!r} is not a text")
+    parts = [check(part, name, lines, number) for number, part in enumerate((content, *grids))]
+    return Recipe(name, tuple(parts[TOP] | part for part in parts[1:]), **about)
+
+
+def places(text: str) -> Iterator[tuple[int, str, int]]:
+    """Part, key and line (from 1) of whatever looks like a key of a recipe."""
+    part = TOP
+    for number, line in enumerate(text.splitlines(), 1):
+        if re.match(r"\s*\[\[\s*[\"']?grid[\"']?\s*\]\]", line):
+            part += 1
+        elif found := re.match(r"\s*([\"']?)([\w-]+)\1\s*=", line):
+            yield part, found[2], number
 
 
 AXES = {f.name: float if f.name == "sparsities" else str for f in dataclasses.fields(Sweep) if f.metadata["axis"]}
@@ -49,18 +78,27 @@ KEYS: dict[str, Any] = get_type_hints(Sweep) | AXES | {"out": str}
 """Key -> type of everything that a recipe may hold."""
 
 
-def check(given: Mapping[str, Any], label: str) -> dict[str, Any]:
-    """`given` with its keys spelled as fields, after checking that each is known and of the right type."""
-    checked = {}
+def check(given: Mapping[str, Any], recipe: str, lines: Mapping[tuple[int, str], int], part: int) -> dict[str, Any]:
+    """`given` with its keys spelled as fields, after checking that each is known and has a value that it can have."""
+    checked: dict[str, Any] = {}
     for key, value in given.items():
+        line = lines.get((part, key))
+        label = f"recipe {recipe}" + (f", line {line}" if line else "")
         name = key.replace("-", "_")
         if name not in KEYS:
             raise unknown(f"key in {label}", key, KEYS)
+        if name in checked:
+            raise UserError(f"{label}: {key} is given twice, with - and with _")
         if name in AXES:
             values = value if isinstance(value, list) else [value]
             checked[name] = tuple(typed(v, KEYS[name], f"{label}: {key}") for v in values)
         else:
             checked[name] = typed(value, KEYS[name], f"{label}: {key}")
+        if name != "out":
+            try:
+                Sweep(**{name: checked[name]})
+            except UserError as error:
+                raise UserError(f"{label}: {error}") from None
     return checked
 
 

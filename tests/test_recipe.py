@@ -6,6 +6,10 @@ import pytest
 
 from pai_bench import recipe
 from pai_bench.errors import UserError
+from pai_bench.models.create import find_model
+from pai_bench.pruning import get_criterion
+from pai_bench.registry import DATA
+from pai_bench.training.protocol import get_protocol
 
 
 def write(text: str) -> str:
@@ -16,7 +20,7 @@ def write(text: str) -> str:
 
 def test_keys_are_the_fields_of_a_sweep() -> None:
     text = 'criteria = "snip"\nsparsities = [0.9, 0]\nbatch-size = 64\ntrain_fraction = 1\nbn = "train"\nout = "there"'
-    assert recipe.load(write(text)) == [
+    assert recipe.load(write(text)).grids == (
         {
             "criteria": ("snip",),
             "sparsities": (0.9, 0.0),
@@ -24,27 +28,35 @@ def test_keys_are_the_fields_of_a_sweep() -> None:
             "train_fraction": 1.0,
             "bn": "train",
             "out": "there",
-        }
-    ]
+        },
+    )
 
 
 def test_grids_share_the_keys_at_the_top() -> None:
     text = 'seeds = 5\n[[grid]]\nmodels = ["a"]\n[[grid]]\nmodels = ["b"]\nseeds = 2'
-    assert recipe.load(write(text)) == [{"seeds": 5, "models": ("a",)}, {"seeds": 2, "models": ("b",)}]
+    assert recipe.load(write(text)).grids == ({"seeds": 5, "models": ("a",)}, {"seeds": 2, "models": ("b",)})
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sparsites = [0.9]", "unknown key in recipe r.toml 'sparsites': did you mean sparsities"),
-        ('seeds = "3"', "recipe r.toml: seeds = '3' must be a number"),
-        ("seeds = 2.5", "recipe r.toml: seeds=2.5 is not a whole number"),
-        ("seeds = true", "recipe r.toml: seeds=True is not a whole number"),
-        ("criteria = [1]", "recipe r.toml: criteria=1 is not a text"),
+        ("sparsites = [0.9]", "unknown key in recipe r.toml, line 1 'sparsites': did you mean sparsities"),
+        ('seeds = "3"', "recipe r.toml, line 1: seeds = '3' must be a number"),
+        ("\nseeds = 2.5", "recipe r.toml, line 2: seeds=2.5 is not a whole number"),
+        ("seeds = true", "recipe r.toml, line 1: seeds=True is not a whole number"),
+        ("seeds = 0", "recipe r.toml, line 1: seeds 0 must be at least 1"),
+        ("criteria = [1]", "recipe r.toml, line 1: criteria=1 is not a text"),
+        ("criteria = []", "recipe r.toml, line 1: criteria: the list is empty"),
+        ('models = ["lenet", ""]', "recipe r.toml, line 1: models: the list is empty or has an empty entry"),
         ('sparsities = ["0.9"]', "sparsities = '0.9' must be a number"),
-        ('bn = "both"', "recipe r.toml: bn=both is not one of published, train, eval"),
+        ("sparsities = [\n0.9,\n1.2]", "recipe r.toml, line 1: sparsity 1.2 is outside"),
+        ('bn = "both"', "recipe r.toml, line 1: bn=both is not one of published, train, eval"),
         ("seeds = 1\nbn = eval", "recipe r.toml is not TOML: .*line 2"),
         ("grid = 3", "'grid' is for tables"),
+        ("seeds = 1\n[[grid]]\nseeds = 2\n[[grid]]\nseeds = 0", "recipe r.toml, line 5: seeds 0 must be at least 1"),
+        ("[[grid]]\n'label-noise' = 2", "recipe r.toml, line 2: label-noise 2 is outside"),
+        ("score-batch = 1\nscore_batch = 2", "recipe r.toml, line 2: score_batch is given twice"),
+        ("title = 3", "recipe r.toml, line 1: title = 3 is not a text"),
     ],
 )
 def test_mistakes(text: str, message: str) -> None:
@@ -59,8 +71,16 @@ def test_a_recipe_that_is_not_there() -> None:
         recipe.load("quik")
 
 
-def test_shipped_recipes_are_valid_and_described() -> None:
+def test_every_shipped_recipe_is_described_and_names_what_there_is() -> None:
     assert "quick" in recipe.shipped()
-    for name, description in recipe.shipped().items():
-        assert recipe.load(name)
-        assert description
+    for name in recipe.shipped():
+        found = recipe.load(name)
+        assert found.title
+        for grid in found.grids:
+            for criterion in grid.get("criteria", ()):
+                get_criterion(criterion)
+            for model in grid.get("models", ()):
+                find_model(model)
+            for data in grid.get("data", ()):
+                DATA.find(data)
+            get_protocol(grid.get("protocol", "short"))

@@ -1,15 +1,19 @@
-"""MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100 through torchvision, and CIFAR-10 from image files."""
+"""Data sets that torchvision can fetch, CIFAR-10 also from image files, and Tiny-ImageNet."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pai_bench.data.dataset import DataSet, Split
-from pai_bench.data.images import CIFAR10_ARCHIVE, cifar10_from_images
-from pai_bench.data.load import cache_dir
+from pai_bench.data.facts import FACTS
+from pai_bench.data.images import CIFAR10_ARCHIVE, File, cifar10_from_images, decoded_folder
+from pai_bench.data.load import as_data_set, cache_dir
 from pai_bench.errors import UserError
 from pai_bench.registry import data_set
 
@@ -31,20 +35,42 @@ class Download:
 
     def _split(self, root: Path, *, train: bool, own: bool) -> Split:
         """One split from the files under `root`; in our `own` cache, missing files are fetched one by one."""
+        with blamed(self.label, root / self.folder) as present:
+            images, targets = self._read(root, train, own or not present)
+        return Split(channels_first(images), torch.as_tensor(targets, dtype=torch.int64))
+
+    def _read(self, root: Path, train: bool, download: bool) -> tuple[Tensor | np.ndarray, Any]:
         from torchvision import datasets
 
-        folder = root / self.folder
-        present = folder.is_dir() and any(folder.iterdir())
-        try:
-            found = getattr(datasets, self.torchvision)(root, train=train, download=own or not present)
-        except Exception as error:  # torchvision reports damage as ValueError, RuntimeError, AssertionError, EOFError
-            reason = " ".join(str(error).split()) or type(error).__name__
-            if present:
-                what = f"the files in {folder} are incomplete or damaged ({reason}); delete them, or {CURE}"
-            else:
-                what = f"no files in {folder}, and the download failed ({reason}); {CURE}"
-            raise UserError(f"{self.label}: {what}") from error
-        return Split(channels_first(found.data), torch.as_tensor(found.targets, dtype=torch.int64))
+        found = getattr(datasets, self.torchvision)(root, train=train, download=download)
+        return found.data, found.targets
+
+
+class Numbers(Download):
+    """Street View House Numbers, which torchvision keeps in another form."""
+
+    def _read(self, root: Path, train: bool, download: bool) -> tuple[Tensor | np.ndarray, Any]:
+        from torchvision import datasets
+
+        found = datasets.SVHN(str(root / self.folder), split="train" if train else "test", download=download)
+        return found.data.transpose(0, 2, 3, 1), found.labels
+
+
+@contextmanager
+def blamed(label: str, folder: Path) -> Iterator[bool]:
+    """A block that reads or fetches what is in `folder`: whether anything is there; errors name it and the cure."""
+    present = folder.is_dir() and any(folder.iterdir())
+    try:
+        yield present
+    except UserError:
+        raise
+    except Exception as error:  # torchvision reports damage as ValueError, RuntimeError, AssertionError, EOFError
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if present:
+            what = f"the files in {folder} are incomplete or damaged ({reason}); delete them, or {CURE}"
+        else:
+            what = f"no files in {folder}, and the download failed ({reason}); {CURE}"
+        raise UserError(f"{label}: {what}") from error
 
 
 CURE = "give a directory that holds them with --data-dir or PAI_BENCH_DATA, or let it download with internet"
@@ -80,6 +106,16 @@ _add(
     "Xiao et al. 2017, arXiv:1708.07747",
 )
 _add(
+    Download("kmnist", "KMNIST", "KMNIST", "KMNIST/raw", 10),
+    "Cursive Japanese characters, 28x28 grey, 10 classes, 60,000 training and 10,000 test images.",
+    "Clanuwat et al. 2018, arXiv:1812.01718",
+)
+_add(
+    Numbers("svhn", "SVHN", "SVHN", "SVHN", 10),
+    "House numbers, 32x32 colour, 10 classes, 73,257 training and 26,032 test images.",
+    "Netzer et al. 2011, http://ufldl.stanford.edu/housenumbers",
+)
+_add(
     Download("cifar100", "CIFAR-100", "CIFAR100", "cifar-100-python", 100),
     "Photographs, 32x32 colour, 100 classes, 50,000 training and 10,000 test images.",
     CIFAR_SOURCE,
@@ -97,3 +133,49 @@ def cifar10(data_dir: Path | None = None) -> DataSet:
             if candidate.exists():
                 return cifar10_from_images(candidate)
     return CIFAR10(data_dir)
+
+
+TINY, TINY_ADDRESS = "tiny-imagenet-200", "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+SIDE = FACTS["imagenette"].shape[1]
+
+
+@data_set("tiny-imagenet", source=f"Le and Yang 2015, {TINY_ADDRESS}")
+def tiny_imagenet(data_dir: Path | None = None) -> DataSet:
+    """Photographs, 64x64 colour, 200 classes, 100,000 training images; the 10,000 for validation are the test set.
+
+    From the folder ``tiny-imagenet-200`` as it is published, with ``val/val_annotations.txt``.
+    """
+    root = data_dir or cache_dir() / "data"
+    with blamed("Tiny-ImageNet", root / TINY) as present:
+        if not present:
+            from torchvision.datasets.utils import download_and_extract_archive
+
+            download_and_extract_archive(TINY_ADDRESS, str(root))
+        arrays = decoded_folder(root / TINY, tiny_files(root / TINY), FACTS["tiny-imagenet"].shape[1])
+    return as_data_set(arrays, name="tiny-imagenet", num_classes=200, label="Tiny-ImageNet")
+
+
+def tiny_files(root: Path) -> Iterator[File]:
+    """The images of Tiny-ImageNet with their classes, those for validation by the list of their names."""
+    for path in sorted((root / "train").glob("*/images/*.JPEG")):
+        yield PurePath("train", path.parts[-3], path.name), path
+    for line in (root / "val" / "val_annotations.txt").read_text(encoding="utf-8").splitlines():
+        name, label, *_box = line.split("\t")
+        yield PurePath("test", label, name), root / "val" / "images" / name
+
+
+@data_set("imagenette", source="https://github.com/fastai/imagenette, the second version at 160 pixels")
+def imagenette(data_dir: Path | None = None) -> DataSet:
+    """Photographs of 10 easy classes of ImageNet, 9,469 training and 3,925 test images.
+
+    Their middle, scaled to 128x128 in colour, from the folder ``imagenette2-160``.
+    """
+    root = data_dir or cache_dir() / "data"
+    folder = root / "imagenette2-160"
+    with blamed("Imagenette", folder) as present:
+        if not present:
+            from torchvision import datasets
+
+            datasets.Imagenette(root, size="160px", download=True)
+        arrays = decoded_folder(folder, side=SIDE)
+    return as_data_set(arrays, name="imagenette", num_classes=10, label="Imagenette")

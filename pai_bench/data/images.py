@@ -4,15 +4,14 @@ import dataclasses
 import io
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 
 import numpy as np
-import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pai_bench.data.dataset import DataSet
-from pai_bench.data.load import Loader, as_data_set, decoded_once
+from pai_bench.data.load import Arrays, Loader, as_data_set, decoded_once
 from pai_bench.errors import UserError
 from pai_bench.registry import data_set
 
@@ -21,8 +20,8 @@ CIFAR10_SIZES = (50_000, 10_000)
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"))
 TEST_NAMES = ("test", "val")
 
-File = tuple[PurePath, Callable[[], bytes]]
-"""A path ``PART/CLASS/FILE`` and a function that reads the bytes."""
+File = tuple[PurePath, Path | bytes]
+"""``PART/CLASS/FILE``, and where the file is, or what is in it."""
 
 
 @data_set("folder:", source="folders of images: PATH/train/CLASS/*.png and PATH/test/CLASS/*.png (or val)")
@@ -34,9 +33,9 @@ def folder(path: str) -> Loader:
         base = root if root.is_absolute() or root.is_dir() or data_dir is None else data_dir / root
         if not base.is_dir():
             raise UserError(f"folder {path} does not exist")
-        tensors = decoded_folder(base)
-        label, num_classes = base.resolve().name, int(tensors["train_targets"].max()) + 1
-        found = as_data_set(tensors, name=label, num_classes=num_classes, label=label)
+        arrays = decoded_folder(base)
+        label, num_classes = base.resolve().name, int(arrays["train_targets"].max()) + 1
+        found = as_data_set(arrays, name=label, num_classes=num_classes, label=label)
         return dataclasses.replace(found, name=f"folder:{label}@{found.checksum[:8]}")
 
     return load
@@ -45,24 +44,24 @@ def folder(path: str) -> Loader:
 def cifar10_from_images(source: Path) -> DataSet:
     """CIFAR-10 from ``{train,test}/CLASS/*.jpg``, a folder or a .tar.gz; pixels differ slightly from the original."""
     if source.is_dir():
-        tensors = decoded_folder(source)
+        arrays = decoded_folder(source)
     else:
         stamp = f"{source.resolve()} {source.stat().st_size} {source.stat().st_mtime_ns}"
-        tensors = decoded_once(stamp, lambda: decode(archive_files(source), str(source)))
-    sizes = len(tensors["train_targets"]), len(tensors["test_targets"])
+        arrays = decoded_once(stamp, lambda arrays: decode(archive_files(source), str(source), arrays))
+    sizes = len(arrays["train_targets"]), len(arrays["test_targets"])
     if sizes != CIFAR10_SIZES:
         raise UserError(
             f"{source} holds {sizes[0]} training and {sizes[1]} test images, not the 50,000 and 10,000 of CIFAR-10"
         )
-    return as_data_set(tensors, name="cifar10-jpeg", num_classes=10, label="CIFAR-10 (JPEG)")
+    return as_data_set(arrays, name="cifar10-jpeg", num_classes=10, label="CIFAR-10 (JPEG)")
 
 
-def decoded_folder(root: Path) -> dict[str, torch.Tensor]:
+def decoded_folder(root: Path, files: Iterable[File] | None = None, side: int | None = None) -> Arrays:
     """The images under `root`, decoded once for as long as no file is added, removed or changed."""
-    files = list(folder_files(root))
-    stats = [(root / path).stat() for path, _ in files]
-    stamp = "\n".join(f"{p} {s.st_size} {s.st_mtime_ns}" for (p, _), s in zip(files, stats, strict=True))
-    return decoded_once(f"{root.resolve()}\n{stamp}", lambda: decode(files, str(root)))
+    found = list(folder_files(root) if files is None else files)
+    stats = [(path, of.stat()) for path, of in found if isinstance(of, Path)]
+    stamp = "\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
+    return decoded_once(f"{root.resolve()}\n{side}\n{stamp}", lambda arrays: decode(found, str(root), arrays, side))
 
 
 def folder_files(root: Path) -> Iterator[File]:
@@ -72,7 +71,7 @@ def folder_files(root: Path) -> Iterator[File]:
     for part in ("train", *tests[:1]):  # of two, val is neither for training nor for the test
         for path in sorted((root / part).glob("*/**/*")):
             if path.suffix.lower() in SUFFIXES and path.is_file():
-                yield path.relative_to(root), path.read_bytes
+                yield path.relative_to(root), path
 
 
 def archive_files(archive: Path) -> Iterator[File]:
@@ -84,43 +83,51 @@ def archive_files(archive: Path) -> Iterator[File]:
                 if member.isfile() and path.suffix.lower() in SUFFIXES and len(path.parts) == 3:
                     file = tar.extractfile(member)
                     assert file is not None
-                    content = file.read()
-                    yield path, lambda content=content: content  # type: ignore[misc]
+                    yield path, file.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise UserError(f"{archive} is truncated or no tar archive ({error}); fetch it again") from error
 
 
-def decode(files: Iterable[File], where: str) -> dict[str, torch.Tensor]:
-    """Decode ``PART/CLASS/FILE`` images into uint8 tensors ``{train,test}_{inputs,targets}``, in order of path."""
-    images: dict[str, list[tuple[PurePath, np.ndarray]]] = {"train": [], "test": []}
-    for path, read in files:
+def decode(files: Iterable[File], where: str, arrays: Arrays, side: int | None = None) -> None:
+    """Decode ``PART/CLASS/FILE`` images into uint8 arrays ``{train,test}_{inputs,targets}``, in order of path.
+
+    With a `side`, every image is cut to a square in its middle, scaled to it, and in colour.
+    """
+    images: dict[str, list[File]] = {"train": [], "test": []}
+    for path, content in files:
         part = "test" if path.parts[0] in TEST_NAMES else path.parts[0]
         if part in images:
-            images[part].append((path, decode_image(path, read())))
-    classes = sorted({path.parts[1] for path, _ in images["train"]})
-    first = next(iter(images["train"]), None)
-    if first is None or not images["test"]:
-        missing = "train" if first is None else " or ".join(TEST_NAMES)
+            images[part].append((path, content))
+    if not images["train"] or not images["test"]:
+        missing = " or ".join(TEST_NAMES) if images["train"] else "train"
         raise UserError(f"{where} has no images in {missing}/CLASS/")
-    tensors = {}
+    classes = sorted({path.parts[1] for path, _ in images["train"]})
+    if len(classes) < 2:
+        raise UserError(f"{where} has one class, {classes[0]!r}, in train/: to tell classes apart, there must be two")
+    for path, _ in images["test"]:
+        if path.parts[1] not in classes:
+            raise UserError(f"{where}: class {path.parts[1]!r} of {path} has no training images")
+    first = min(images["train"], key=lambda pair: pair[0])
+    height, width, channels = shape = decode_image(*first, side).shape
     for part, found in images.items():
         found.sort(key=lambda pair: pair[0])
-        for path, image in found:
-            if image.shape != first[1].shape:
-                shapes = f"{image.shape}, but {first[0]} is {first[1].shape}"
+        inputs = arrays.new(f"{part}_inputs", (len(found), channels, height, width))
+        for i, (path, content) in enumerate(found):
+            if (image := decode_image(path, content, side)).shape != shape:
+                shapes = f"{image.shape}, but {first[0]} is {shape}"
                 raise UserError(f"{where}: {path} is {shapes}; all images must have one size and as many channels")
-            if path.parts[1] not in classes:
-                raise UserError(f"{where}: class {path.parts[1]!r} of {path} has no training images")
-        tensors[f"{part}_inputs"] = torch.from_numpy(np.stack([i for _, i in found])).permute(0, 3, 1, 2).contiguous()
-        tensors[f"{part}_targets"] = torch.tensor([classes.index(p.parts[1]) for p, _ in found])
-    return tensors
+            inputs[i] = image.transpose(2, 0, 1)
+        arrays.new(f"{part}_targets", (len(found),), np.int64)[:] = [classes.index(p.parts[1]) for p, _ in found]
 
 
-def decode_image(path: PurePath, content: bytes) -> np.ndarray:
-    """An image as uint8 (height, width, channels): one channel if it is grey, otherwise three."""
+def decode_image(path: PurePath, content: Path | bytes, side: int | None = None) -> np.ndarray:
+    """An image as uint8 (height, width, channels): one channel if it is grey, otherwise three, and with `side` too."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            array = np.asarray(image if image.mode == "L" else image.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
+        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
+            if side is not None:
+                array = np.asarray(ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BILINEAR))
+            else:
+                array = np.asarray(image if image.mode == "L" else image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as an image ({error})") from error
     return array[:, :, None] if array.ndim == 2 else array

@@ -3,12 +3,12 @@
 import hashlib
 import logging
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from pai_bench.data.dataset import DataSet, Split
 from pai_bench.errors import UserError
@@ -39,26 +39,62 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pai-bench"
 
 
-def decoded_once(key: str, decode: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """The tensors that `decode` makes, kept in the user's cache under `key` from the first time on."""
-    path = cache_dir() / "decoded" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
-    if path.is_file():
+class Arrays(dict[str, np.ndarray]):
+    """Arrays by name, which their maker fills: files in a `folder`, mapped into memory, or without one in memory."""
+
+    def __init__(self, folder: Path | None) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def new(self, name: str, shape: tuple[int, ...], dtype: type[np.generic] = np.uint8) -> np.ndarray:
+        """A new array."""
+        if self.folder is None:
+            self[name] = np.empty(shape, dtype)
+        else:
+            path = self.folder / f"{name}.npy"
+            self[name] = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+        return self[name]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Arrays":
+        """What is in the files of a `folder`, read when it is looked at; changes stay in memory."""
+        found = cls(folder)
+        for path in folder.glob("*.npy"):
+            found[path.stem] = np.load(path, mmap_mode="c")
+        return found
+
+
+def decoded_once(key: str, decode: Callable[[Arrays], None]) -> Arrays:
+    """The arrays that `decode` fills, kept in the user's cache under `key` from the first time on.
+
+    They are mapped into memory: what is larger than that is read from the files as it is needed.
+    """
+    folder = cache_dir() / "decoded" / hashlib.sha256(key.encode()).hexdigest()[:24]
+    if folder.is_dir():
         try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            logger.warning("decoding again: %s is damaged (%s)", path, error)
-    tensors = decode()
+            return Arrays.read(folder)
+        except (OSError, ValueError, EOFError) as error:
+            logger.warning("decoding again: %s is damaged (%s)", folder, error)
+    beside = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file(tensors, beside)
-        beside.replace(path)
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
     except OSError as error:
         logger.warning("decoded images are not kept for the next time: %s", error)
-    return tensors
+        decode(arrays := Arrays(None))
+        return arrays
+    try:
+        decode(Arrays(beside))
+        shutil.rmtree(folder, ignore_errors=True)
+        beside.replace(folder)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    return Arrays.read(folder)
 
 
-def as_data_set(tensors: dict[str, torch.Tensor], *, name: str, num_classes: int, label: str) -> DataSet:
-    """A `DataSet` from the four tensors that the decoders make."""
-    train, test = (Split(tensors[f"{p}_inputs"], tensors[f"{p}_targets"]) for p in ("train", "test"))
+def as_data_set(arrays: Arrays, *, name: str, num_classes: int, label: str) -> DataSet:
+    """A `DataSet` from the four arrays that the decoders make."""
+    parts = ((arrays[f"{part}_inputs"], arrays[f"{part}_targets"]) for part in ("train", "test"))
+    train, test = (Split(torch.from_numpy(inputs), torch.from_numpy(targets)) for inputs, targets in parts)
     return DataSet(name, train, test, num_classes=num_classes, label=label)

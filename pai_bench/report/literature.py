@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -61,6 +62,13 @@ class Published:
     selection: str
     """How the epoch was chosen."""
     note: str
+
+    @property
+    def initialisations(self) -> tuple[str | None, str]:
+        """Of the weights that were scored, None for those that were trained; and of these, ``own`` for the usual."""
+        if found := re.match(r"score initialisation (\S+); training initialisation (\S+);", self.note):
+            return found[1], found[2]
+        return None, "own"
 
     @property
     def best_on_test(self) -> bool:
@@ -139,8 +147,10 @@ def beside(comparison: Comparison) -> list[Beside]:
     for (criterion, method, sparsity), group in rows.groupby(["criterion", "method", "sparsity"], sort=False):
         if not as_published(group):
             continue
+        criterion, _, option = str(criterion).partition(":score-init=")
         last, best = (estimate(100 * group[name].to_numpy(dtype=float)) for name in ("test_accuracy", "best_accuracy"))
         same = [p for p in known if p.criterion == criterion and alike(p.sparsity, float(str(sparsity)))]
+        same = [p for p in same if p.initialisations == (option or None, group.iloc[0].init)]
         batch = group.iloc[0].score_batch
         same = [p for p in same if not p.note.startswith("score batch") or p.note == f"score batch {batch:.0f}"]
         found += [Beside(theirs, str(method), float(str(sparsity)), last, best) for theirs in same]
@@ -155,6 +165,8 @@ def alike(one: float, other: float) -> bool:
 def as_published(rows: pd.DataFrame) -> bool:
     """Whether a criterion was used as its paper does, so that a published number can stand beside it."""
     first = rows.iloc[0]
+    if first.label_noise or first.validation:
+        return False
     if first.criterion == DENSE:
         return True
     schedule = SCHEDULES.get(first.criterion, "one-shot")

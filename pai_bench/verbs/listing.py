@@ -20,8 +20,9 @@ def list_plugins(given: argparse.Namespace) -> int:
 
     table = Table(show_edge=False)
     if given.kind == "recipes":
-        rows = [[name, text] for name, text in recipe.shipped().items()]
-        columns = ["name", "what it does"]
+        recipes = [recipe.load(name) for name in recipe.shipped()]
+        rows = [[one.name, one.title, one.source] for one in recipes]
+        columns = ["name", "what it does", "source"]
     elif given.kind == "protocols":
         from pai_bench.training.protocol import PROTOCOLS
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pai_bench.catalog import Catalog
+    from pai_bench.plan import Trial
     from pai_bench.store import Record
 
 
@@ -28,7 +29,9 @@ def run(given: argparse.Namespace) -> int:
         catalogs = [(resolve(sweep), out) for sweep, out in grids]
     if getattr(given, "dry_run", False):
         for catalog, out in catalogs:
-            print_plan(console, catalog, out, retry_failed=getattr(given, "retry_failed", False))
+            missing = print_plan(console, catalog, out, retry_failed=getattr(given, "retry_failed", False))
+            if missing:
+                print_estimate(console, catalog, missing)
         return 0
     try:
         failed = sum(run_folder(console, catalogs, out, given) for out in dict.fromkeys(out for _, out in catalogs))
@@ -70,8 +73,8 @@ def say_how_to_go_on(console: "Console", catalogs: "list[tuple[Catalog, str]]") 
 def sweeps(given: argparse.Namespace) -> list[tuple[Sweep, str]]:
     """The sweeps that a command line asks for, each with its results folder."""
     flags = {key: value for key, value in vars(given).items() if key in recipe.KEYS}
-    grids = recipe.load(given.recipe) if "recipe" in given else [{}]
-    quick = recipe.load("quick")[0] if "quick" in given else {}
+    grids = recipe.load(given.recipe).grids if "recipe" in given else [{}]
+    quick = recipe.load("quick").grids[0] if "quick" in given else {}
     made = []
     for grid in grids:
         keys = grid | quick | flags
@@ -80,8 +83,8 @@ def sweeps(given: argparse.Namespace) -> list[tuple[Sweep, str]]:
     return made
 
 
-def print_plan(console: "Console", catalog: "Catalog", out: str, *, retry_failed: bool) -> None:
-    """The trials of a sweep, and which of them are stored already."""
+def print_plan(console: "Console", catalog: "Catalog", out: str, *, retry_failed: bool) -> "list[Trial]":
+    """Show the trials of a sweep, and which of them are stored already; those that are not."""
     from pai_bench.execution import run_again
     from pai_bench.store import Store
 
@@ -90,8 +93,26 @@ def print_plan(console: "Console", catalog: "Catalog", out: str, *, retry_failed
     for trial in catalog.trials:
         mark = "stored" if trial.identity in stored else "to run"
         console.print(f"{mark}  {trial.identity}", highlight=False, markup=False)
-    missing = sum(trial.identity not in stored for trial in catalog.trials)
-    console.print(f"{len(catalog.trials)} trials, {missing} to run on {catalog.device}", highlight=False)
+    missing = [trial for trial in catalog.trials if trial.identity not in stored]
+    console.print(f"{len(catalog.trials)} trials, {len(missing)} to run on {catalog.device}", highlight=False)
+    return missing
+
+
+def print_estimate(console: "Console", catalog: "Catalog", missing: "list[Trial]") -> None:
+    """Show what the `missing` trials will cost, after measuring some steps and scores."""
+    from pai_bench.estimate import estimate
+    from pai_bench.report.tables import duration, size
+    from pai_bench.runner import Runner
+
+    with console.status("measuring some steps and scores"):
+        found = estimate(Runner(catalog), missing)
+    parts = {"training": found.training, "evaluation": found.evaluation, "scoring": found.scoring}
+    each = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items())
+    console.print(f"about {duration(found.seconds)} on this machine ({each}), {found.choice}", highlight=False)
+    line = f"about {size(found.memory)} of memory, at most {size(found.disk)} in the results folder"
+    console.print(line, highlight=False)
+    for text in found.failed:
+        console.print(f"not measured: {text}", highlight=False, markup=False, style="red")
 
 
 def print_tables(console: "Console", records: "list[Record]") -> None:

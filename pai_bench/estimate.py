@@ -1,0 +1,104 @@
+"""What a sweep will cost, told before it runs: from a few training steps and one score of each kind of trial."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pai_bench.execution.choice import WORKER, Choice, Kind, choose, kinds, step_seconds, using
+from pai_bench.plan import Trial
+from pai_bench.pruning import Scorer, get_schedule, prunable_parameters
+from pai_bench.runner import Runner
+from pai_bench.store.bits import PLACES
+from pai_bench.timing import measured
+
+RECORD, EPOCH, LAYER = 4_000, 120, 250
+"""Bytes of a record in its file, about: of its head, of each epoch, and of each layer."""
+
+FORWARD = 1 / 3
+"""The share that a forward pass has in a training step, about: each of its products has two more for the gradients."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of all trials, with what runs beside each; bytes while they run, and in the results folder at most."""
+
+    training: float
+    evaluation: float
+    scoring: float
+    memory: int
+    disk: int
+    choice: Choice
+    failed: tuple[str, ...] = ()
+    """What could not be measured."""
+
+    @property
+    def seconds(self) -> float:
+        """Of everything."""
+        return self.training + self.evaluation + self.scoring
+
+
+def estimate(runner: Runner, missing: Sequence[Trial]) -> Estimate:
+    """What the `missing` trials will cost on the runner's device."""
+    choice, failed = choose(runner, missing), []
+    found, resident = kinds(missing), sum(data.nbytes for data in runner.catalog.data.values())
+    training = evaluation = disk = 0.0
+    steps: dict[Kind, float] = {}
+    memory = 0
+    for kind, (trial, count) in found.items():
+        try:
+            with using(choice.threads):
+                seconds, taken = step_seconds(runner, trial, choice.lanes(trial))
+        except Exception as error:  # the trial itself will say the same
+            failed.append(f"a step of {trial.model} on {trial.data}: {error}")
+            continue
+        steps[kind] = seconds / choice.workers
+        memory = max(memory, taken)
+        data, protocol = runner.whole(trial), trial.protocol
+        size = data.train_size(trial.train_fraction)
+        training += count * protocol.steps(size) * steps[kind]
+        tested = len(data.test.targets) / protocol.batch_size * max(1, protocol.passes(size))
+        evaluation += FORWARD * count * tested * steps[kind]
+        weights = prunable_parameters(runner.model(trial))
+        each = RECORD + EPOCH * protocol.passes(size) + LAYER * len(weights)
+        disk += count * (each + min(PLACES, sum(w.numel() for w in weights.values())) / 6)
+    scoring, not_scored = score_seconds(runner, missing)
+    own = WORKER + resident
+    return Estimate(
+        training,
+        evaluation,
+        scoring / choice.workers,
+        (memory + own) * choice.workers if runner.device.type == "cpu" else memory + resident,
+        int(disk),
+        choice,
+        (*failed, *not_scored),
+    )
+
+
+def score_seconds(runner: Runner, missing: Iterable[Trial]) -> tuple[float, list[str]]:
+    """Seconds of all scoring, one after the other, as a score of each criterion on each network takes; and failures."""
+    pruned = [(trial, trial.criterion) for trial in missing if trial.criterion is not None]
+    examples = {(t.data, t.model, choice.name): t for t, choice in reversed(pruned)}
+    cuts = Counter[tuple[str, str, str]]()
+    for trial, choice in pruned:
+        cuts[trial.data, trial.model, choice.name] += len(get_schedule(choice.schedule).densities(1 - trial.sparsity))
+    total, failed = 0.0, []
+    for key, trial in examples.items():
+        try:
+            total += cuts[key] * one_score(runner, trial)
+        except Exception as error:
+            failed.append(f"a score of {key[2]} on {trial.model}: {error}")
+    return total, failed
+
+
+def one_score(runner: Runner, trial: Trial) -> float:
+    """Seconds of one score of the trial's network by its criterion, after a warm-up."""
+    assert trial.criterion is not None
+    data, model = runner.data(trial), runner.model(trial)
+    batch = runner.score_batch(trial, data)
+    with Scorer(runner.catalog.criteria[trial.criterion.name], model, draw=runner.draw(trial)) as scorer:
+        scorer.score(batch)
+        with measured(torch.device(runner.device)) as found:
+            scorer.score(batch)
+    return found.seconds
