@@ -21,6 +21,7 @@ from pai_bench.plan import Trial
 from pai_bench.pruning import Batch, Connectivity, Mask, Scorer, get_schedule, prune
 from pai_bench.pruning.flops import Flops, flops
 from pai_bench.pruning.guard import BATCH_NORMS
+from pai_bench.pruning.schedule import Schedule
 from pai_bench.randomness import random_state
 from pai_bench.remains import left_of, links_of
 from pai_bench.store import EpochRecord, Record
@@ -33,6 +34,10 @@ logger = logging.getLogger(__name__)
 
 PROBE = 8
 """Examples by which networks are tried in lanes."""
+
+
+FEW = 2
+"""Steps of a schedule in which a pruning takes as much memory as in all of them: one dense, one under a mask."""
 
 
 class ListenerError(BaseException):
@@ -63,7 +68,7 @@ class Runner:
         self._resident: dict[str, DataSet] = {}
         self._alone: dict[tuple[str, str], str | None] = {}
         self._flops: dict[tuple[str, str], Flops | None] = {}
-        self._warm: set[tuple[str, str, str]] = set()
+        self._peaks: dict[tuple[str, str, str], int | None] = {}
 
     def run(self, trial: Trial, on_epoch: Callable[[int], None] = lambda _epoch: None) -> Record:
         """The record of `trial`; an error makes a record too, with status ``failed``."""
@@ -289,17 +294,15 @@ class Runner:
             return None, None
         criterion = self.catalog.criteria[trial.criterion.name]
         batch, draw = self.score_batch(trial, data), self.draw(trial)
-        if (key := (trial.data, trial.model, str(criterion))) not in self._warm:
-            with Scorer(criterion, model, draw=draw) as scorer:
-                scorer.score(batch)  # unmeasured: libraries load, caches fill
-            self._warm.add(key)
-        with measured(self.device) as score:
-            mask = prune(
+        schedule = get_schedule(trial.criterion.schedule)
+
+        def cut(schedule: Schedule) -> Mask:
+            return prune(
                 model,
                 batch,
                 criterion,
                 trial.sparsity,
-                schedule=get_schedule(trial.criterion.schedule),
+                schedule=schedule,
                 scope=trial.scope,
                 variant=self.catalog.variants[trial.variant],
                 target=trial.target,
@@ -308,6 +311,18 @@ class Runner:
                 draw=draw,
                 seed=stream(trial.seed, "scores"),
             )
+
+        if (key := (trial.data, trial.model, str(criterion))) not in self._peaks:
+            with Scorer(criterion, model, draw=draw) as scorer:
+                scorer.score(batch)  # unmeasured: libraries load, caches fill
+            # on a processor, memory is not measured together with time, which that would change; a few cuts will do
+            with measured(self.device, memory=True) as few:
+                cut(dataclasses.replace(schedule, steps=min(schedule.steps, FEW)))
+            self._peaks[key] = few.peak_bytes
+        with measured(self.device) as score:
+            mask = cut(schedule)
+        if score.peak_bytes is None:
+            score.peak_bytes = self._peaks[key]
         return mask, score
 
     def score_batch(self, trial: Trial, data: DataSet) -> Batch:
