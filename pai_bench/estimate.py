@@ -1,17 +1,26 @@
-"""What a sweep will cost, told before it runs: from a few training steps and one score of each kind of trial."""
+"""What a sweep will cost, told before it runs: from a few training steps and one score of each kind of trial.
 
+And what the training of a recipe computes, without measuring anything.
+"""
+
+import functools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from pai_bench.data.facts import FACTS, Facts
 from pai_bench.execution.choice import WORKER, Choice, Kind, choose, kinds, step_seconds, using
+from pai_bench.models import create_model
 from pai_bench.plan import Trial
 from pai_bench.pruning import Scorer, get_schedule, prunable_parameters
+from pai_bench.pruning.flops import flops
+from pai_bench.recipe import Recipe
 from pai_bench.runner import Runner
 from pai_bench.store.bits import PLACES
 from pai_bench.timing import measured
+from pai_bench.training.protocol import get_protocol
 
 RECORD, EPOCH, LAYER = 4_000, 120, 250
 """Bytes of a record in its file, about: of its head, of each epoch, and of each layer."""
@@ -74,6 +83,32 @@ def estimate(runner: Runner, missing: Sequence[Trial]) -> Estimate:
         choice,
         (*failed, *not_scored),
     )
+
+
+def arithmetic(recipe: Recipe) -> float | None:
+    """Floating-point operations of a recipe's training: three times those of a forward pass, for every example.
+
+    None if it names a data set of which nothing is known beforehand, or says nothing of training.
+    """
+    total = 0.0
+    for (data, name, settings), points in recipe.points().items():
+        given = dict(settings)
+        if (facts := FACTS.get(data)) is None or (given["protocol"] is None and given["epochs"] is None):
+            return None
+        changes = {key: given[key] for key in ("epochs", "batch_size")}
+        protocol = get_protocol(given["protocol"] or "short", **changes).scaled(given["budget"])
+        share = protocol.train_fraction if given["train_fraction"] is None else given["train_fraction"]
+        examples = protocol.steps(round(share * (1 - given["validation"]) * facts.train)) * protocol.batch_size
+        total += len(points) * examples * 3 * forward(name, facts)
+    return total
+
+
+@functools.cache
+def forward(name: str, facts: Facts) -> int:
+    """Floating-point operations of a network's forward pass of one example, without any arithmetic."""
+    with torch.device("meta"):
+        model = create_model(name, input_shape=facts.shape, num_classes=facts.classes)
+    return flops(model, torch.empty(1, *facts.shape, device="meta")).total
 
 
 def score_seconds(runner: Runner, missing: Iterable[Trial]) -> tuple[float, list[str]]:

@@ -5,6 +5,7 @@ it: ``title`` and ``source``. Tables ``[[grid]]`` make one sweep each, from the 
 """
 
 import dataclasses
+import itertools
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -14,9 +15,15 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pai_bench import spec
 from pai_bench.errors import UserError, unknown
-from pai_bench.plan import Sweep
+from pai_bench.plan import DENSE, Sweep
 
 SHIPPED = Path(__file__).parent / "recipes"
+
+TRAINING = (
+    *("protocol", "epochs", "batch_size", "learning_rate", "weight_decay", "precision", "budget", "train_fraction"),
+    *("init", "label_noise", "validation"),
+)
+"""Keys that the dense reference depends on, too."""
 
 TOP = 0
 """The part of a recipe before its grids, which are numbered from 1."""
@@ -30,6 +37,26 @@ class Recipe:
     grids: tuple[dict[str, Any], ...]
     title: str = ""
     source: str = ""
+
+    @property
+    def trials(self) -> int:
+        """How many trials it has; what several grids have in common counts once."""
+        return sum(len(points) for points in self.points().values())
+
+    def points(self) -> dict[tuple[Any, ...], set[tuple[Any, ...]]]:
+        """The points of its grids by what decides how they train: data, model, and the fields that are no scoring."""
+        found: dict[tuple[Any, ...], set[tuple[Any, ...]]] = {}
+        for grid in self.grids:
+            sweep = Sweep(**{key: value for key, value in grid.items() if key != "out"})
+            fields = {f.name: getattr(sweep, f.name) for f in dataclasses.fields(sweep)}
+            training = tuple((key, fields[key]) for key in TRAINING)
+            scoring = tuple((key, value) for key, value in fields.items() if key not in {*TRAINING, *AXES, "seeds"})
+            pruned = itertools.product(sweep.criteria, sweep.variants, sweep.sparsities)
+            each = [DENSE, *((*point, scoring) for point in pruned)]
+            for data, model in itertools.product(sweep.data, sweep.models):
+                kind = found.setdefault((data, model, training), set())
+                kind |= {(seed, point) for seed in range(sweep.seeds) for point in each}
+        return found
 
 
 def shipped() -> list[str]:

@@ -15,7 +15,7 @@ from pai_bench.catalog import Catalog
 from pai_bench.data import DataSet, Split
 from pai_bench.environment import commit, describe, without_paths
 from pai_bench.identity import stream
-from pai_bench.memory import no_memory
+from pai_bench.memory import free_bytes, no_memory
 from pai_bench.models import create_model
 from pai_bench.plan import Trial
 from pai_bench.pruning import Batch, Connectivity, Mask, Scorer, get_schedule, prune
@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 PROBE = 8
 """Examples by which networks are tried in lanes."""
 
+
+ROOM = 0.5
+"""Share of a device's free memory that a data set may take to be resident there."""
 
 FEW = 2
 """Steps of a schedule in which a pruning takes as much memory as in all of them: one dense, one under a mask."""
@@ -257,7 +260,11 @@ class Runner:
     def whole(self, trial: Trial) -> DataSet:
         """The trial's data set on the device, with all of its training examples."""
         if trial.data not in self._resident:
-            self._resident[trial.data] = self.catalog.data[trial.data].to(self.device)
+            data = self.catalog.data[trial.data]
+            fits = self.device.type == "cpu" or data.nbytes < ROOM * free_bytes(self.device)
+            if not fits:
+                logger.warning("%s is larger than half of the device's free memory, and sent batch by batch", data.name)
+            self._resident[trial.data] = data.to(self.device, inputs=fits)
         return self._resident[trial.data]
 
     def chosen(self, trial: Trial) -> Tensor | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parent / "plugin"
+SOURCE = Path(__file__).parents[1] / "examples" / "criterion-package"
 
 
 def install(tmp_path: Path, name: str) -> Path:

@@ -69,7 +69,7 @@ class DataSet:
 
     def mean_and_std_of(self, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
         """`mean_and_std` of the `chosen` training images alone, all of them for None."""
-        sums, squares = (part if chosen is None else part[chosen] for part in self._sums)
+        sums, squares = (part if chosen is None else part[chosen.to(part.device)] for part in self._sums)
         count = max(1, len(sums) * self.train.inputs[0, 0].numel())
         # in whole numbers of any length: count^2 variance = count sum(x^2) - sum(x)^2 exactly
         pairs = list(zip(sums.sum(0).tolist(), squares.sum(0).tolist(), strict=True))
@@ -94,7 +94,11 @@ class DataSet:
         return sums.long(), squares.long()
 
     def normalised(self, inputs: Tensor) -> Tensor:
-        """`inputs` as a network takes them: uint8 images with mean 0 and deviation 1 over the training set."""
+        """`inputs` as a network takes them, on `device`.
+
+        uint8 images have mean 0 and deviation 1 over the training set.
+        """
+        inputs = inputs.to(self.device)
         if inputs.dtype != torch.uint8:
             kind = torch.get_default_dtype() if inputs.dtype == torch.float64 else inputs.dtype
             return inputs.to(kind, copy=True)  # a network may begin with an operation in place
@@ -110,7 +114,7 @@ class DataSet:
         """`scale` of the `chosen` training images alone."""
         images = self.train.inputs
         shape = (-1, *(1,) * (images.dim() - 2))
-        mean, std = (t.float().to(images.device).view(shape) for t in self.mean_and_std_of(chosen))
+        mean, std = (t.float().to(self.device).view(shape) for t in self.mean_and_std_of(chosen))
         return mean, std
 
     @property
@@ -127,9 +131,17 @@ class DataSet:
             digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
 
-    def to(self, device: torch.device | str) -> "DataSet":
-        """The same data set, resident on `device`."""
-        train, test = (Split(*(t.to(device) for t in split)) for split in (self.train, self.test))
+    @property
+    def device(self) -> torch.device:
+        """Where normalised inputs and targets are; the inputs themselves may be too large for it."""
+        return self.train.targets.device
+
+    def to(self, device: torch.device | str, *, inputs: bool = True) -> "DataSet":
+        """The same data set, resident on `device`; without `inputs`, these stay where they are until they are used."""
+        train, test = (
+            Split(split.inputs.to(device) if inputs else split.inputs, split.targets.to(device))
+            for split in (self.train, self.test)
+        )
         return dataclasses.replace(self, train=train, test=test)
 
     def train_size(self, fraction: float) -> int:
@@ -151,7 +163,7 @@ class DataSet:
         """The same data set with the `chosen` training examples, all of them for None."""
         if chosen is None:
             return self
-        return dataclasses.replace(self, train=Split(*(t[chosen] for t in self.train)))
+        return dataclasses.replace(self, train=Split(*(t[chosen.to(t.device)] for t in self.train)))
 
     def held_out(self, share: float) -> "DataSet":
         """The same data set without its test set, whose place a `share` of the training set takes: always the same."""
@@ -198,5 +210,5 @@ class DataSet:
             rank = torch.empty_like(order)
             rank[by_class] = torch.arange(len(order)) - (counts.cumsum(0) - counts)[shuffled[by_class]]
             order = order[rank.argsort(stable=True)]
-        chosen = order[:size].to(self.train.targets.device)
-        return Split(self.normalised(self.train.inputs[chosen]), self.train.targets[chosen])
+        inputs, targets = (tensor[order[:size].to(tensor.device)] for tensor in self.train)
+        return Split(self.normalised(inputs), targets)

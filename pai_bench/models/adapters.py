@@ -1,5 +1,6 @@
-"""Networks from elsewhere: ``torchvision:NAME``, without pretrained weights, and ``module:PATH.TO:FUNCTION``."""
+"""Networks from elsewhere: ``torchvision:NAME`` and ``timm:NAME``, without pretrained weights, and one's own."""
 
+import functools
 import importlib
 from typing import Any
 
@@ -39,6 +40,33 @@ def torchvision_model(name: str) -> Builder:
         return built
 
     build.__name__ = f"torchvision:{name}"  # for messages
+    return build
+
+
+@model("timm:", source="the package timm, an extra: pip install 'pai-bench[timm]'")
+def timm_model(name: str) -> Builder:
+    """A builder of the classifier `name` of timm, for the number of channels and, where it asks for one, the size."""
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError(f"timm:{name} needs the package timm: pip install 'pai-bench[timm]' ({error})") from error
+    if name not in (names := timm.list_models()):
+        raise unknown("network of timm", name, names)
+
+    def build(input_shape: InputShape, num_classes: int) -> nn.Module:
+        channels, height, width = image_shape(input_shape)
+        made = functools.partial(timm.create_model, name, pretrained=False, num_classes=num_classes, in_chans=channels)
+        try:
+            try:
+                built: nn.Module = made(img_size=(height, width))  # transformers are made for one size
+            except TypeError:
+                built = made()
+        except (ValueError, RuntimeError, AssertionError, TypeError) as error:
+            raise UserError(f"does not take images of shape {input_shape}: {error}") from error
+        check_size(built, input_shape)
+        return built
+
+    build.__name__ = f"timm:{name}"  # for messages
     return build
 
 

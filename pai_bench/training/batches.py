@@ -85,7 +85,8 @@ class Batches:
 
     def inputs_at(self, places: Tensor, *change: Tensor) -> Tensor:
         """The training inputs at `places` (batches, lanes, batch), mirrored and shifted if `change` says how."""
-        images = self.inputs.index_select(0, places.flatten())  # several times faster than indexing
+        # several times faster than indexing; inputs that are too large for the device come batch by batch
+        images = self.inputs.index_select(0, places.flatten().to(self.inputs.device)).to(places.device)
         if change:
             flips, shifts = (one.flatten(0, 2) for one in change)
             images = flip_crop(images, flips, shifts, PADDING)
@@ -97,4 +98,4 @@ class Batches:
         """`inputs` as networks take them: shared, or with `by_lane`, (lanes, batch, ...) for each by its own scale."""
         if not self.by_lane:
             return self.data.normalised(inputs)
-        return torch.sub(inputs, self._mean).div_(self._std)
+        return torch.sub(inputs.to(self._mean.device), self._mean).div_(self._std)

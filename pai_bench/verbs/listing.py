@@ -20,9 +20,8 @@ def list_plugins(given: argparse.Namespace) -> int:
 
     table = Table(show_edge=False)
     if given.kind == "recipes":
-        recipes = [recipe.load(name) for name in recipe.shipped()]
-        rows = [[one.name, one.title, one.source] for one in recipes]
-        columns = ["name", "what it does", "source"]
+        rows = [recipe_row(recipe.load(name)) for name in recipe.shipped()]
+        columns = ["name", "what it does", "source", "trials", "arithmetic"]
     elif given.kind == "protocols":
         from pai_bench.training.protocol import PROTOCOLS
 
@@ -31,10 +30,12 @@ def list_plugins(given: argparse.Namespace) -> int:
     elif given.kind == "criteria":
         rows = [criterion_row(plugin) for plugin in registry.CRITERIA.plugins()]
         columns = ["name", "score", "schedule", "options", "source"]
-    else:
-        found = registry.MODELS if given.kind == "models" else registry.DATA
-        rows = [[plugin_name(p), first_paragraph(p.target), p.source] for p in found.plugins()]
+    elif given.kind == "models":
+        rows = [[plugin_name(p), first_paragraph(p.target), p.source] for p in registry.MODELS.plugins()]
         columns = ["name", "what it is", "source"]
+    else:
+        rows = [data_row(plugin) for plugin in registry.DATA.plugins()]
+        columns = ["name", "what it is", "shape", "classes", "train", "test", "augmentation", "source"]
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
@@ -46,7 +47,37 @@ def list_plugins(given: argparse.Namespace) -> int:
 
         every = options(f for f in dataclasses.fields(Criterion) if f.name != "bn")
         console.print(f"every criterion: {every}\nfor example snip:bn=train:micro-batch=32", highlight=False)
+    if given.kind in NOTES:
+        console.print(NOTES[given.kind], highlight=False)
     return 0
+
+
+NOTES = {
+    "data": "images are normalised to mean 0 and deviation 1 of each channel over the training set; the augmentation "
+    "is that of published protocols (`pai-bench list protocols`)",
+    "recipes": "arithmetic: floating-point operations of the training, at full length; `pai-bench run NAME --dry-run` "
+    "measures what it takes here, --budget and --seeds make it shorter",
+}
+"""What is said below a table."""
+
+
+def recipe_row(found: recipe.Recipe) -> list[str]:
+    """A recipe with its size, and what its training computes as far as its data sets are known beforehand."""
+    from pai_bench.estimate import arithmetic
+
+    work = arithmetic(found)
+    return [found.name, found.title, found.source, f"{found.trials:,}", "" if work is None else f"{work:.2g}"]
+
+
+def data_row(plugin: "Plugin") -> list[str]:
+    """What is known of a data set before it is read."""
+    from pai_bench.data.facts import FACTS
+
+    head = [plugin_name(plugin), first_paragraph(plugin.target)]
+    if (facts := FACTS.get(plugin.name)) is None:
+        return [*head, "", "", "", "", "", plugin.source]
+    sizes = (facts.classes, facts.train, facts.test)
+    return [*head, "x".join(map(str, facts.shape)), *(f"{n:,}" for n in sizes), facts.augmentation, plugin.source]
 
 
 def plugin_name(plugin: "Plugin") -> str:

@@ -15,6 +15,11 @@ from PIL import Image
 import pai_bench as pb
 from pai_bench.data import Split, images
 from pai_bench.data.digits import raw_digits
+from pai_bench.data.images import decoded_folder
+from pai_bench.data.load import cache_dir
+from pai_bench.training import trainer
+from pai_bench.training.protocol import get_protocol
+from tests.data.files import png, write_folder
 
 
 def small(seed: int = 0) -> pb.DataSet:
@@ -156,21 +161,6 @@ def test_a_failed_download_says_how_to_help_oneself(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(mnist, "download_and_extract_archive", no_network)
     with pytest.raises(pb.UserError, match=r"MNIST: .* download failed .*--data-dir or PAI_BENCH_DATA"):
         pb.load_data("mnist", data_dir=tmp_path)
-
-
-def png(value: int, mode: str = "RGB", size: tuple[int, int] = (3, 2)) -> bytes:
-    """An image of one colour."""
-    file = io.BytesIO()
-    Image.new(mode, size, value if mode == "L" else (value, 0, 255)).save(file, "PNG")
-    return file.getvalue()
-
-
-def write_folder(root: Path, files: dict[str, bytes]) -> Path:
-    """Files below a folder."""
-    for name, content in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(content)
-    return root
 
 
 PETS = {
@@ -319,3 +309,67 @@ def test_a_score_batch_of_one_class() -> None:
     assert not torch.equal(found.inputs, data.score_batch(8, seed=1, label=1).inputs)
     with pytest.raises(pb.UserError, match="a score batch of 3 does not fit 2 training examples of class 3 of small"):
         data.score_batch(3, seed=0, label=3)
+
+
+@pytest.mark.gpu
+def test_inputs_that_stay_outside_a_device_train_alike() -> None:
+    data = pb.load_data("digits")
+    protocol = get_protocol("quick")
+    curves = []
+    for inputs in (True, False):
+        there = data.to("cuda", inputs=inputs)
+        model = pb.create_model("lenet", input_shape=(1, 28, 28), num_classes=10, seed=0).cuda()
+        curves.append(trainer.train(model, there, protocol).epochs)
+        assert there.score_batch(10, 0).inputs.is_cuda
+    assert curves[0] == curves[1]
+
+
+def test_decoded_images_are_mapped_and_a_damaged_file_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = write_folder(tmp_path / "pets", PETS)
+    checksum = pb.load_data(f"folder:{folder}").checksum
+    (kept,) = (cache_dir() / "decoded").glob("*/train_inputs.npy")
+    damaged = kept.read_bytes()[:-5]
+    kept.unlink()  # what is mapped stays whole
+    kept.write_bytes(damaged)
+    again = pb.load_data(f"folder:{folder}")
+    assert again.checksum == checksum
+    mapped = decoded_folder(folder)["train_inputs"]
+    assert isinstance(mapped, np.memmap)
+    mapped[:] = 0  # changes stay in memory
+    assert pb.load_data(f"folder:{folder}").checksum == checksum
+
+
+def test_images_are_decoded_in_memory_where_nothing_can_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a file"))
+    assert len(pb.load_data(f"folder:{write_folder(tmp_path / 'pets', PETS)}").train.targets) == 3
+
+
+def test_a_validation_set_is_a_part_of_the_training_set() -> None:
+    data = pb.load_data("digits")
+    held = data.held_out(0.1)
+    assert len(held.test.targets) == 135
+    assert len(held.train.targets) == 1347 - 135
+    both = torch.cat([held.train.inputs, held.test.inputs]).flatten(1)
+    assert sorted(map(bytes, both.numpy())) == sorted(map(bytes, data.train.inputs.flatten(1).numpy()))
+    assert held.checksum == data.held_out(0.1).checksum != data.checksum
+    with pytest.raises(pb.UserError, match="leaves one part empty"):
+        data.held_out(1e-9)
+
+
+def test_label_noise_is_uniform_over_classes_and_as_frequent_as_asked() -> None:
+    targets = torch.zeros(40_000, dtype=torch.long)
+    data = pb.DataSet("zeros", Split(torch.zeros(40_000, 1), targets), Split(torch.zeros(2, 1), targets[:2]), 4)
+    noisy = data.noisy(0.6, seed=1).train.targets
+    shares = torch.bincount(noisy, minlength=4) / 40_000
+    # 0.4 keep their label, a quarter of the others draw it again; 5 standard deviations
+    expected = torch.tensor([0.4 + 0.15, 0.15, 0.15, 0.15])
+    assert ((shares - expected).abs() < 5 * (expected * (1 - expected) / 40_000).sqrt()).all()
+    assert not torch.equal(noisy, data.noisy(0.6, seed=2).train.targets)
+    assert torch.equal(noisy, data.noisy(0.6, seed=1).train.targets)
+    assert data.noisy(0.0, seed=1) is data

@@ -1,0 +1,21 @@
+"""Files of images."""
+
+import io
+from pathlib import Path
+
+from PIL import Image
+
+
+def png(value: int, mode: str = "RGB", size: tuple[int, int] = (3, 2)) -> bytes:
+    """An image of one colour."""
+    file = io.BytesIO()
+    Image.new(mode, size, value if mode == "L" else (value, 0, 255)).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_folder(root: Path, files: dict[str, bytes]) -> Path:
+    """Files below a folder."""
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
