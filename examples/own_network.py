@@ -1,6 +1,6 @@
 """Compare criteria on a network and data of your own: ``python examples/own_network.py``, in a few seconds.
 
-The results and a report with figures are written to ``results/rings``.
+The results are written to ``results/rings``; ``pai-bench report results/rings`` makes a report with figures of them.
 """
 
 import torch

@@ -50,8 +50,10 @@ class Settings:
     def configuration(self, trial: Trial) -> dict[str, Any]:
         """What the result of a search depends on, apart from its `points`, which only make it finer."""
         configuration = trial.configuration()
-        for key in ("protocol", "sparsity", "train_fraction"):
-            del configuration[key]
+        for key in ("protocol", "sparsity", "label_noise"):  # scoring sees true labels
+            configuration.pop(key, None)
+        if trial.train_fraction == 1:  # else the score batch is of another part
+            del configuration["train_fraction"]
         configuration["criterion"]["schedule"] = str(self.schedule(trial))
         return configuration
 

@@ -4,6 +4,7 @@ And what the training of a recipe computes, without measuring anything.
 """
 
 import functools
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from pai_bench.data.facts import FACTS, Facts
-from pai_bench.execution.choice import WORKER, Choice, Kind, choose, kinds, step_seconds, using
+from pai_bench.execution.choice import WORKER, Choice, Kind, choose, kind_of, kinds, step_seconds, using
 from pai_bench.models import create_model
 from pai_bench.plan import Trial
 from pai_bench.pruning import Scorer, get_schedule, prunable_parameters
@@ -31,7 +32,7 @@ FORWARD = 1 / 3
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of all trials, with what runs beside each; bytes while they run, and in the results folder at most."""
+    """Seconds of all trials, with what runs beside each; bytes while they run, and in the results folder."""
 
     training: float
     evaluation: float
@@ -70,8 +71,11 @@ def estimate(runner: Runner, missing: Sequence[Trial]) -> Estimate:
         tested = len(data.test.targets) / protocol.batch_size * max(1, protocol.passes(size))
         evaluation += FORWARD * count * tested * steps[kind]
         weights = prunable_parameters(runner.model(trial))
-        each = RECORD + EPOCH * protocol.passes(size) + LAYER * len(weights)
-        disk += count * (each + min(PLACES, sum(w.numel() for w in weights.values())) / 6)
+        stored = min(PLACES, sum(w.numel() for w in weights.values()))
+        disk += count * (RECORD + EPOCH * protocol.passes(size) + LAYER * len(weights))
+        disk += sum(
+            mask_bytes(stored, other.sparsity) for other in missing if other.criterion and kind_of(other) == kind
+        )
     scoring, not_scored = score_seconds(runner, missing)
     own = WORKER + resident
     return Estimate(
@@ -83,6 +87,14 @@ def estimate(runner: Runner, missing: Sequence[Trial]) -> Estimate:
         choice,
         (*failed, *not_scored),
     )
+
+
+def mask_bytes(places: int, sparsity: float) -> float:
+    """Bytes of a mask in its record, about: its entropy, and a fifth for what compresses it, six bits in a byte."""
+    if not sparsity:
+        return 0.0
+    entropy = -sparsity * math.log2(sparsity) - (1 - sparsity) * math.log2(1 - sparsity)
+    return min(1.0, 1.2 * entropy) * places / 6
 
 
 def arithmetic(recipe: Recipe) -> float | None:

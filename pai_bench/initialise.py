@@ -5,8 +5,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from pai_bench.errors import UserError
+
+LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 
 Law = Literal["vs-x", "vs-h", "rn", "tn"]
 
@@ -28,29 +31,34 @@ last two; 1 is the default of the library that its code uses.
 def initialise(model: nn.Module, law: Law) -> nn.Module:
     """Draw the weights of linear, convolutional and recurrent layers and attention anew; their biases become zero.
 
-    Each gate of a recurrent layer, and each projection of attention, is a matrix of its own. Everything else, batch
-    norm above all, stays as it is. Returns the same network.
+    Each gate of a recurrent layer, each projection of attention and each group of a convolution is a matrix of its own.
+    Everything else, batch norm above all, stays as it is. Returns the same network.
     """
     found = False
-    for module in model.modules():
-        for name, weight in module.named_parameters(recurse=False):
-            for part in parts(module, name, weight):
+    for path, module in model.named_modules():
+        if isinstance(module, LAYERS) and parametrize.is_parametrized(module):
+            raise UserError(f"{path!r} is parametrised, so that {law} cannot draw its weights")
+        for name, weight in module.named_parameters(recurse=False) if isinstance(module, LAYERS) else ():
+            if "bias" in name:
+                nn.init.zeros_(weight)
+                continue
+            for part in parts(module, weight):
+                LAWS[law](part)
                 found = True
-                if "bias" in name:
-                    nn.init.zeros_(part)
-                else:
-                    LAWS[law](part)
     if not found:
         raise UserError(f"{type(model).__name__} has no layer that {law} is for (Linear, Conv, RNN, attention)")
     return model
 
 
-def parts(module: nn.Module, name: str, weight: Tensor) -> Iterator[Tensor]:
-    """The matrices that a weight consists of, each with a fan in and a fan out of its own; nothing for other layers."""
+def parts(module: nn.Module, weight: Tensor) -> Iterator[Tensor]:
+    """The matrices that a layer's weight consists of, outputs first, each with a fan in and a fan out of its own."""
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
         # one gate after the other; the projection of an LSTM has fewer rows than a gate
         yield from weight.split(module.hidden_size)
     elif isinstance(module, nn.MultiheadAttention):
         yield from weight.split(module.embed_dim)
-    elif isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
+    elif isinstance(module, nn.modules.conv._ConvNd):
+        for group in weight.chunk(module.groups):
+            yield group.transpose(0, 1) if module.transposed else group
+    else:
         yield weight

@@ -128,6 +128,7 @@ class Runner:
         """The record of a trial that an error has ended."""
         logger.debug("trial %s failed", trial.identity, exc_info=error)
         message = " ".join(f"{type(error).__name__}: {error}".split())
+        message = message.encode("utf-8", "replace").decode()  # halves of characters could not be stored
         return self._record(trial, "failed", error=without_paths(message))
 
     def _prepare(self, trial: Trial) -> Prepared:
@@ -169,7 +170,9 @@ class Runner:
         """Why the networks of a trial's kind cannot be trained together; None if they can."""
         if (kind := (trial.data, trial.model)) not in self._alone:
             data = self.data(trial)
-            apart, together = ([self.model(dataclasses.replace(trial, seed=s)) for s in (0, 1)] for _ in range(2))
+            # by the network's own law: another may have steps that diverge, which tells nothing
+            kinds = [dataclasses.replace(trial, seed=seed, init="own") for seed in (0, 1)]
+            apart, together = ([self.model(one) for one in kinds] for _ in range(2))
             spread = torch.linspace(0, len(data.train.targets) - 1, PROBE).long().to(self.device)
             inputs, targets = (tensor[spread] for tensor in data.train)
             try:

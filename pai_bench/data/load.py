@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,7 @@ def decoded_once(key: str, decode: Callable[[Arrays], None]) -> Arrays:
             return Arrays.read(folder)
         except (OSError, ValueError, EOFError) as error:
             logger.warning("decoding again: %s is damaged (%s)", folder, error)
+            shutil.rmtree(folder, ignore_errors=True)
     beside = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     try:
         shutil.rmtree(beside, ignore_errors=True)
@@ -85,8 +87,9 @@ def decoded_once(key: str, decode: Callable[[Arrays], None]) -> Arrays:
         return arrays
     try:
         decode(Arrays(beside))
-        shutil.rmtree(folder, ignore_errors=True)
-        beside.replace(folder)
+        with suppress(OSError):  # another process has been faster
+            beside.replace(folder)
+        shutil.rmtree(beside, ignore_errors=True)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise

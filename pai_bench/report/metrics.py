@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pai_bench.plan import DENSE
 from pai_bench.report import tables
 from pai_bench.report.statistics import estimate
-from pai_bench.report.summary import Comparison, share
+from pai_bench.report.summary import SETTING, Comparison, share
 
 Of = Callable[[pd.DataFrame, pd.DataFrame], "pd.Series[float]"]
 """Rows of one method and sparsity, and those of the dense reference -> a value for each row."""
@@ -143,8 +143,7 @@ def frame(comparisons: Sequence[Comparison], metrics: Sequence[Metric] = (*METRI
     rows = []
     for comparison in comparisons:
         for one in measured(comparison, metrics):
-            row: dict[str, object] = {"data": comparison.data, "model": comparison.model}
-            row |= {"protocol": comparison.protocol, "train_fraction": comparison.train_fraction}
+            row: dict[str, object] = {name: getattr(comparison, name) for name in SETTING}
             row |= {"criterion": one.method, "sparsity": one.sparsity, "seeds": one.seeds, "failed": one.failed}
             for metric, values in one.values.items():
                 found = estimate(values)

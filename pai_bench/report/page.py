@@ -224,7 +224,8 @@ def ranking(found: Sequence[Comparison], folder: Path, figure_for: Figures) -> l
     left = sorted({method for one in found for method in one.methods} - set(ranks.methods))
     more = f" Not in all blocks, and left out: {', '.join(left)}." if left else ""
     if len({(one.data, one.model) for one in found}) < len(found):
-        more += " Of several protocols on one network, the one with most cells."
+        chosen = "; ".join(block.title for block in pairs.blocks_of(found))
+        more += f" Of several settings of one network, the plainest and then the one with most cells: {chosen}."
     order = sorted(range(len(ranks.methods)), key=lambda i: ranks.mean[i])
     body = [[ranks.methods[i], f"{ranks.mean[i]:.2f}"] for i in order]
     parts = [

@@ -194,13 +194,7 @@ def ranking(found: Sequence[Comparison]) -> Ranks | None:
     A block is one network on one data set: its mean accuracy over the sparsities that all of its methods have.
     The sparsities of one network are not independent and make one block.
     """
-    by_block: dict[tuple[str, str], Comparison] = {}
-    for one in found:  # of several protocols, the one that was used most
-        rival = by_block.get((one.data, one.model))
-        if one.methods and (rival is None or len(one.cells) > len(rival.cells)):
-            by_block[one.data, one.model] = one
-    blocks = list(by_block.values())
-    if not blocks:
+    if not (blocks := blocks_of(found)):
         return None
     shared = [m for m in blocks[0].methods if all(m in block.methods for block in blocks)]
     rows = []
@@ -210,6 +204,15 @@ def ranking(found: Sequence[Comparison]) -> Ranks | None:
         if common:
             rows.append([sum(block.cells[m, s].mean for s in common) / len(common) for m in shared])
     return ranks(shared, rows) if len(shared) > 1 and rows else None
+
+
+def blocks_of(found: Sequence[Comparison]) -> list[Comparison]:
+    """One comparison for each network and data set; of several the plainest, with most cells, but no false labels."""
+    rivals: dict[tuple[str, str], list[Comparison]] = {}
+    for one in found:
+        if one.methods and not one.label_noise:
+            rivals.setdefault((one.data, one.model), []).append(one)
+    return [min(group, key=lambda one: (one.special, one.title, one.protocol)) for group in rivals.values()]
 
 
 def friedman(found: Ranks) -> str:

@@ -90,22 +90,24 @@ def describe_commit(record: Record | Cost | Collapse) -> str | None:
     return f"{commit}, with changes that were not committed" if record.provenance.get("dirty") else commit
 
 
-ORIGINALLY: dict[str, tuple[tuple[str | None, object, str], ...]] = {
+ANOTHER_DRAW = ("redrawn", "vs-x", "vs-h", "rn", "tn")
+
+ORIGINALLY: dict[str, tuple[tuple[str | None, tuple[object, ...], str], ...]] = {
     "snip": (
-        ("score_sampling", "random", "draws its score batch at random"),
-        ("score_init", "redrawn", "scores another draw of the initialisation than the one that is trained"),
-        ("biases", True, "counts biases in its budget"),
+        ("score_sampling", ("random",), "draws its score batch at random"),
+        ("score_init", ANOTHER_DRAW, "scores another draw of the initialisation than the one that is trained"),
+        ("biases", (True,), "counts biases in its budget"),
     ),
     "snip-it": (
-        ("score_batches", 5, "scores 5 batches of 512 examples"),
-        (None, None, "applies the negative log-likelihood to raw logits, a bug"),
+        ("score_batches", (5,), "scores 5 batches of 512 examples"),
+        (None, (), "applies the negative log-likelihood to raw logits, a bug"),
     ),
-    "force": ((None, None, "applies the negative log-likelihood to raw logits, a bug"),),
-    "grasp": (("score_init", "redrawn", "draws its linear layers again for scoring"),),
-    "synflow": ((None, None, "keeps or removes all equal scores at the threshold"),),
+    "force": ((None, (), "applies the negative log-likelihood to raw logits, a bug"),),
+    "grasp": (("score_init", ANOTHER_DRAW, "draws its linear layers again for scoring"),),
+    "synflow": ((None, (), "keeps or removes all equal scores at the threshold"),),
 }
-"""Criterion -> our option for what its authors' code does, its value there (None, None where we have none), and what
-it does (docs/criteria.md gives the sources)."""
+"""Criterion -> our option for what its authors' code does (None where we have none), its values that do so, and what
+that is (docs/criteria.md gives the sources)."""
 
 
 def departures(records: Sequence[Record]) -> list[str]:
@@ -115,10 +117,10 @@ def departures(records: Sequence[Record]) -> list[str]:
     for record in records:
         if (criterion := record.trial["criterion"]) is not None:
             given = dict(record.trial) | dict(criterion["options"])
-            for key, value, text in ORIGINALLY.get(criterion["name"].partition(":")[0], ()):
+            for key, values, text in ORIGINALLY.get(criterion["name"].partition(":")[0], ()):
                 line = f"{criterion['name']}: its authors' code {text}"
                 trials[line] += 1
-                missing[line] += key is None or given.get(key) != value
+                missing[line] += key is None or given.get(key) not in values
     return [
         f"{line}; here it does not{'' if count == trials[line] else f', in {count} of {trials[line]} trials'}."
         for line, count in sorted(missing.items())
@@ -148,10 +150,13 @@ def caveats(comparisons: Sequence[Comparison], records: Sequence[Record], pairs:
         lines.append("Some trials ran from no commit that is known: the version alone says which code made them.")
     if len(commits - {None}) > 1:
         lines.append(f"Trials ran at {len(commits - {None})} commits, which are listed below.")
-    sums: dict[str, set[str]] = {}
+    sums: dict[tuple[str, float], set[str]] = {}
     for record in records:
-        sums.setdefault(record.trial["data"], set()).add(record.provenance["data"]["checksum"])
-    lines += [f"{data} is the name of {len(of)} different data sets here." for data, of in sums.items() if len(of) > 1]
+        of_one = sums.setdefault((record.trial["data"], record.trial.get("validation", 0.0)), set())
+        of_one.add(record.provenance["data"]["checksum"])
+    lines += [
+        f"{name} is the name of {len(of)} different data sets here." for (name, _), of in sums.items() if len(of) > 1
+    ]
     parts = sorted({float(record.trial["train_fraction"]) for record in records} - {1.0})
     lines += [f"{100 * part:.3g} % of a training set were used: published numbers are of all of it." for part in parts]
     machines = {json.dumps(dict(record.environment), sort_keys=True) for record in records}

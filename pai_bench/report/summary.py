@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -96,13 +97,12 @@ class Comparison:
     @property
     def title(self) -> str:
         """Network and data in a few words."""
-        parts = {
-            f"{100 * self.train_fraction:.4g} % of the training set": self.train_fraction != 1,
-            f"weights from {self.init}": self.init != "own",
-            f"training labels random with probability {self.label_noise:.4g}": bool(self.label_noise),
-            f"tested on {100 * self.validation:.4g} % of the training set": bool(self.validation),
-        }
-        return ", ".join([f"{self.model} on {self.data}", *(part for part, said in parts.items() if said)]) + self.apart
+        return ", ".join([f"{self.model} on {self.data}", *special(self)]) + self.apart
+
+    @property
+    def special(self) -> tuple[bool, bool, int]:
+        """How far it is from the usual setting, and then how much it lacks: the least first, where one is chosen."""
+        return bool(self.validation), self.init != "own", -len(self.cells)
 
     @property
     def trained(self) -> bool:
@@ -113,6 +113,17 @@ class Comparison:
     def seeds(self) -> int:
         """Number of seeds, of those cells that have most."""
         return max(len(cell.accuracies) + cell.failed for cell in (self.dense, *self.cells.values()))
+
+
+def special(of: "Comparison | pd.Series[Any]") -> list[str]:
+    """What is not as usual in the setting of a comparison, or of a row."""
+    parts = {
+        f"{100 * of.train_fraction:.4g} % of the training set": of.train_fraction != 1,
+        f"weights from {of.init}": of.init != "own",
+        f"training labels random with probability {of.label_noise:.4g}": bool(of.label_noise),
+        f"tested on {100 * of.validation:.4g} % of the training set": bool(of.validation),
+    }
+    return [part for part, said in parts.items() if said]
 
 
 def comparisons(rows: pd.DataFrame) -> list[Comparison]:

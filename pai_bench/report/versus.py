@@ -11,10 +11,10 @@ from scipy import stats
 from pai_bench.report import tables
 from pai_bench.report.provenance import describe_commit, describe_data, describe_environment
 from pai_bench.report.statistics import LEVEL, Estimate, Values, estimate, holm
-from pai_bench.report.summary import method_labels, plural
+from pai_bench.report.summary import SETTING, method_labels, plural, special
 from pai_bench.store import Record, as_frame
 
-KEYS = ["data", "model", "protocol", "train_fraction", "method", "sparsity"]
+KEYS = [*SETTING, "method", "sparsity"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Change:
     """One cell in both folders, over the seeds that both have; accuracies in per cent."""
 
     data: str
+    """With what else tells its setting apart."""
     model: str
     method: str
     sparsity: float
@@ -58,8 +59,8 @@ def changes(before: Sequence[Record], after: Sequence[Record]) -> list[Change]:
     )
     one, two = (rows.assign(method=method_labels(rows)).set_index("identity") for rows in (one, two))
     found = []
-    for key, group in one.groupby(KEYS, sort=False):
-        data, model, _, _, method, sparsity = key
+    for _, group in one.groupby(KEYS, sort=False):
+        first = group.iloc[0]
         other = two.loc[group.index]
         ok = (group.status != "failed") & (other.status != "failed")
         values = [100 * rows[ok].test_accuracy.to_numpy(dtype=float) for rows in (group, other)]
@@ -71,10 +72,10 @@ def changes(before: Sequence[Record], after: Sequence[Record]) -> list[Change]:
             slower[name] = times[1] / times[0] if times[0] else math.nan
         found.append(
             Change(
-                data=str(data),
-                model=str(model),
-                method=str(method),
-                sparsity=float(str(sparsity)),
+                data=", ".join([first["data"], *special(first)]),
+                model=first.model,
+                method=first.method,
+                sparsity=float(first.sparsity),
                 before=estimate(values[0]),
                 after=estimate(values[1]),
                 p=welch(*values),

@@ -52,8 +52,8 @@ class Batches:
         self._at_once = max(1, AT_ONCE // elements)
         if protocol.augmentation != "none":
             check_images(self.inputs, data.name)
-        given = [order.labels for order in orders]
-        self._labels = None if any(one is None for one in given) else torch.stack([t for t in given if t is not None])
+        own = [self.targets if order.labels is None else order.labels for order in orders]
+        self._labels = None if all(order.labels is None for order in orders) else torch.stack(own)
         self._streams = [torch.Generator().manual_seed(order.seed) for order in orders]
         # each trial's training images have mean 0 and deviation 1
         self.by_lane = self.inputs.dtype == torch.uint8 and any(chosen is not None for chosen in self.chosen)

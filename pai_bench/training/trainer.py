@@ -17,7 +17,7 @@ from pai_bench.training.protocol import Protocol
 from pai_bench.training.step import step_for
 
 EVALUATION_BATCH, AT_ONCE = 1000, 4_000
-"""Examples in a batch of the test set, and at most in all lanes: not much more memory than a step takes."""
+"""Examples in a batch of the test set, and at most in all lanes, if a step has not more: about its memory."""
 
 
 class DivergedError(RuntimeError):
@@ -138,7 +138,8 @@ def _fit(
             if bad.any() and trouble[lane] is None:
                 first = done - len(losses) + int(bad.argmax())
                 trouble[lane] = f"diverged at step {first + 1}: the training loss is {float(seen[bad.argmax(), lane])}"
-        tested = evaluate_lanes(program, data.test, batches.normalised, by_lane=batches.by_lane)
+        at_once = max(AT_ONCE, program.lanes * protocol.batch_size)
+        tested = evaluate_lanes(program, data.test, batches.normalised, by_lane=batches.by_lane, at_once=at_once)
         epochs = [Epoch(number, float(mean), *found) for mean, found in zip(seen.double().mean(0), tested, strict=True)]
         for lane, epoch in enumerate(epochs):
             # the last steps of an epoch show here first
@@ -156,13 +157,13 @@ def _fit(
 
 @torch.inference_mode()
 def evaluate_lanes(
-    program: Program, split: Split, normalised: Callable[[Tensor], Tensor], *, by_lane: bool
+    program: Program, split: Split, normalised: Callable[[Tensor], Tensor], *, by_lane: bool, at_once: int = AT_ONCE
 ) -> list[tuple[float, float]]:
     """Mean cross-entropy and accuracy (in [0, 1]) of every lane on `split`, normalised for all at once or `by_lane`."""
     device = split.targets.device
     loss = torch.zeros(program.lanes, dtype=torch.float64, device=device)
     correct = torch.zeros(program.lanes, dtype=torch.int64, device=device)
-    batch = max(1, min(EVALUATION_BATCH, AT_ONCE // program.lanes))
+    batch = max(1, min(EVALUATION_BATCH, at_once // program.lanes))
     for inputs, targets in zip(*(t.split(batch) for t in split), strict=True):
         logits, same = program.logits(normalised(inputs), by_lane=by_lane), targets.expand(program.lanes, -1)
         each = F.cross_entropy(logits.flatten(0, 1), same.flatten(), reduction="none")

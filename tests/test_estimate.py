@@ -1,0 +1,81 @@
+"""What a sweep will cost: counted by hand where it can be, and of the right size where it is measured."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import pai_bench as pb
+from pai_bench import recipe
+from pai_bench.catalog import resolve
+from pai_bench.cli import main
+from pai_bench.estimate import arithmetic, estimate
+from pai_bench.recipe import Recipe
+from pai_bench.runner import Runner
+
+
+def test_the_arithmetic_of_a_recipe_is_three_passes_of_every_example() -> None:
+    grid = {"models": ("lenet-300-100",), "data": ("mnist",), "criteria": ("snip",), "sparsities": (0.9, 0.98)}
+    made = Recipe("r", ({**grid, "seeds": 2, "epochs": 3, "batch_size": 100, "train_fraction": 0.5},))
+    assert made.trials == 2 * 3
+    assert arithmetic(made) == 6 * 3 * 300 * 100 * 3 * (2 * 266_200)
+    assert arithmetic(Recipe("r", ({**grid, "data": ("folder:pets",), "epochs": 1},))) is None
+    assert arithmetic(Recipe("r", (grid,))) is None
+
+
+def test_grids_of_a_recipe_share_their_dense_networks() -> None:
+    grid = {"models": ("lenet",), "criteria": ("snip",), "sparsities": (0.9,), "seeds": 2}
+    assert Recipe("r", ({**grid, "score_batch": 10}, {**grid, "score_batch": 100})).trials == 2 + 4
+    assert Recipe("r", (grid, grid)).trials == 4
+    assert Recipe("r", ({**grid, "epochs": 1}, {**grid, "epochs": 2})).trials == 8
+
+
+def test_every_shipped_recipe_has_as_many_trials_as_it_resolves_to(tmp_path: Path) -> None:
+    loaded = recipe.load("quick")
+    (grid,) = loaded.grids
+    assert loaded.trials == len(resolve(pb.Sweep(**grid)).trials) == 3
+
+
+def test_an_estimate_has_the_size_of_what_is_found() -> None:
+    sweep = pb.Sweep(models=["lenet-300-100"], criteria=["snip"], sparsities=[0.9], seeds=2, epochs=3, device="cpu")
+    runner = Runner(resolve(sweep))
+    found = estimate(runner, runner.catalog.trials)
+    assert not found.failed
+    records = [runner.run(trial) for trial in runner.catalog.trials]
+    trained = sum(record.train_seconds or 0.0 for record in records)
+    assert 0.2 * trained < found.training < 5 * trained
+    assert found.seconds == found.training + found.evaluation + found.scoring > found.training
+    written = sum(len(record.to_json()) for record in records)
+    assert 0.5 * written < found.disk < 3 * written
+    assert found.memory > 2**20
+
+
+def test_what_cannot_be_measured_is_named() -> None:
+    class Breaks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(784, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.training:
+                raise RuntimeError("not in training")
+            found: torch.Tensor = self.layer(x.flatten(1))
+            return found
+
+    def breaks(_shape: tuple[int, ...], _classes: int) -> nn.Module:
+        return Breaks()
+
+    sweep = pb.Sweep(models=[breaks], criteria=["magnitude"], sparsities=[0.9], seeds=1, device="cpu")
+    runner = Runner(resolve(sweep))
+    found = estimate(runner, runner.catalog.trials)
+    assert found.failed == ("a step of breaks on digits: not in training",)
+
+
+def test_a_dry_run_tells_time_memory_and_disk(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--criteria", "snip", "--models", "lenet-300-100", "--seeds", "1", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "3 trials, 3 to run on" in shown
+    for word in ("training", "evaluation", "scoring", "of memory", "in the results folder"):
+        assert word in shown
+    assert not Path("results").exists()

@@ -1,0 +1,103 @@
+"""Initialisations: variances by fan in and fan out, gate by gate, and what stays as it is."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import pai_bench as pb
+from pai_bench.initialise import LAWS, Law, initialise
+from pai_bench.plan import Sweep
+
+
+def variance(law: Law, fan_in: int, fan_out: int) -> float:
+    """By the formulas."""
+    # of a normal law cut off at 2: 1 - 2 * 2 phi(2) / (2 Phi(2) - 1)
+    density, inside = math.exp(-2) / math.sqrt(2 * math.pi), math.erf(math.sqrt(2))
+    return {"vs-x": 2 / (fan_in + fan_out), "vs-h": 2 / fan_in, "rn": 1.0, "tn": 1 - 4 * density / inside}[law]
+
+
+def check(weight: torch.Tensor, expected: float) -> None:
+    """Mean 0 and the expected variance, within 5 standard errors of a normal sample."""
+    n = weight.numel()
+    assert abs(float(weight.double().mean())) < 5 * math.sqrt(expected / n)
+    assert float(weight.double().var()) == pytest.approx(expected, rel=5 * math.sqrt(2 / n))
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_laws(law: Law) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(8, 64, 5), nn.BatchNorm2d(64), nn.Linear(200, 300), nn.LSTM(100, 150))
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 7.0)
+    assert initialise(model, law) is model
+    found = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    check(found["0.weight"], variance(law, 8 * 25, 64 * 25))
+    check(found["2.weight"], variance(law, 200, 300))
+    for gate in found["3.weight_ih_l0"].split(150):
+        check(gate, variance(law, 100, 150))
+    for gate in found["3.weight_hh_l0"].split(150):
+        check(gate, variance(law, 150, 150))
+    assert not any(found[name].any() for name in ("0.bias", "2.bias", "3.bias_ih_l0", "3.bias_hh_l0"))
+    assert bool((found["1.weight"] == 7).all())
+    if law == "tn":
+        assert float(found["2.weight"].abs().max()) <= 2
+
+
+def test_projections_of_attention_are_matrices_of_their_own() -> None:
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(128, 4)
+    initialise(attention, "vs-x")
+    for projection in attention.in_proj_weight.detach().split(128):
+        check(projection, 1 / 128)
+    check(attention.out_proj.weight.detach(), 1 / 128)
+
+
+def test_a_network_without_such_layers_is_refused() -> None:
+    with pytest.raises(pb.UserError, match="LayerNorm has no layer that vs-h is for"):
+        initialise(nn.LayerNorm(3), "vs-h")
+
+
+def test_the_settings_of_a_sweep_are_these_laws() -> None:
+    for law in LAWS:
+        assert Sweep(init=law).init == law
+        assert pb.get_criterion(f"snip:score-init={law}").score_init == law
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_weights_of_another_law_are_scored_and_the_networks_own_stay(law: Law) -> None:
+    model = pb.create_model("lenet-300-100", input_shape=(1, 8, 8), num_classes=4, seed=0)
+    before = [weight.clone() for weight in model.parameters()]
+    batch = pb.Batch(torch.randn(8, 1, 8, 8), torch.arange(8) % 4)
+    scores = pb.get_criterion("magnitude", score_init=law).score(model, batch)
+    check_scale = variance(law, 64, 300)
+    assert float(scores["fc1.weight"].square().mean()) == pytest.approx(check_scale, rel=0.1)
+    assert all(torch.equal(weight, old) for weight, old in zip(model.parameters(), before, strict=True))
+    assert scores["fc1.weight"].equal(pb.get_criterion("magnitude", score_init=law).score(model, batch)["fc1.weight"])
+
+
+def test_a_network_by_a_law_is_that_of_its_seed() -> None:
+    shapes = {"input_shape": (1, 8, 8), "num_classes": 4}
+    one, same, other, own = (
+        pb.create_model("lenet-300-100", **shapes, seed=seed, init=init)  # type: ignore[arg-type]
+        for seed, init in ((0, "vs-h"), (0, "vs-h"), (1, "vs-h"), (0, "own"))
+    )
+    weight = one.get_parameter("fc1.weight")
+    assert torch.equal(weight, same.get_parameter("fc1.weight"))
+    assert not torch.equal(weight, other.get_parameter("fc1.weight"))
+    assert not torch.equal(weight, own.get_parameter("fc1.weight"))
+
+
+@pytest.mark.parametrize("law", ["vs-x", "vs-h"])
+def test_groups_and_transposed_convolutions_have_their_own_fans(law: Law) -> None:
+    torch.manual_seed(0)
+    grouped, back = nn.Conv2d(128, 256, 5, groups=4), nn.ConvTranspose2d(64, 32, 5)
+    initialise(nn.Sequential(grouped, back), law)
+    check(grouped.weight.detach(), variance(law, 32 * 25, 64 * 25))
+    check(back.weight.detach(), variance(law, 64 * 25, 32 * 25))
+
+
+def test_parametrised_layers_are_refused() -> None:
+    with pytest.raises(pb.UserError, match="'0' is parametrised, so that tn cannot draw its weights"):
+        initialise(nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 4))), "tn")
