@@ -171,6 +171,17 @@ PROTOCOLS = {
             milestones=(0.25, 0.5, 0.75),
             train_fraction=0.9,
         ),
+        # the defaults of its authors' code, which differ: plain SGD without drops, and how many iterations there are
+        Protocol(
+            name="snip-mnist-code",
+            epochs=0,
+            iterations=10_000,
+            batch_size=100,
+            learning_rate=0.1,
+            momentum=0.0,
+            lr_schedule="constant",
+            train_fraction=0.9,
+        ),
         # the same, table 3: Adam at 0.001; that it drops as above is our choice
         Protocol(
             name="snip-mnist-adam",

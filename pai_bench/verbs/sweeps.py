@@ -21,6 +21,7 @@ def run(given: argparse.Namespace) -> int:
     from pai_bench.catalog import resolve
     from pai_bench.memory import keep_freed_memory
     from pai_bench.report.summary import plural
+    from pai_bench.report.tables import duration
 
     keep_freed_memory()
     grids = sweeps(given)
@@ -28,10 +29,13 @@ def run(given: argparse.Namespace) -> int:
     with console.status("reading data and building networks"):
         catalogs = [(resolve(sweep), out) for sweep, out in grids]
     if getattr(given, "dry_run", False):
+        seconds = []
         for catalog, out in catalogs:
             missing = print_plan(console, catalog, out, retry_failed=getattr(given, "retry_failed", False))
             if missing:
-                print_estimate(console, catalog, missing)
+                seconds.append(print_estimate(console, catalog, missing))
+        if len(seconds) > 1:
+            console.print(f"about {duration(sum(seconds))} for all {len(catalogs)} grids", highlight=False)
         return 0
     try:
         failed = sum(run_folder(console, catalogs, out, given) for out in dict.fromkeys(out for _, out in catalogs))
@@ -98,8 +102,8 @@ def print_plan(console: "Console", catalog: "Catalog", out: str, *, retry_failed
     return missing
 
 
-def print_estimate(console: "Console", catalog: "Catalog", missing: "list[Trial]") -> None:
-    """Show what the `missing` trials will cost, after measuring some steps and scores."""
+def print_estimate(console: "Console", catalog: "Catalog", missing: "list[Trial]") -> float:
+    """Show what the `missing` trials will cost, after measuring some steps and scores; the seconds."""
     from pai_bench.estimate import estimate
     from pai_bench.report.tables import duration, size
     from pai_bench.runner import Runner
@@ -113,6 +117,7 @@ def print_estimate(console: "Console", catalog: "Catalog", missing: "list[Trial]
     console.print(line, highlight=False)
     for text in found.failed:
         console.print(f"not measured: {text}", highlight=False, markup=False, style="red")
+    return found.seconds
 
 
 def print_tables(console: "Console", records: "list[Record]") -> None:
