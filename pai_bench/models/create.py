@@ -50,9 +50,14 @@ def _built(
 ) -> nn.Module:
     try:
         model = build(input_shape, num_classes)
+        if not isinstance(model, nn.Module):
+            raise UserError(f"the function returns {type(model).__name__}, not an nn.Module")
         return model if init == "own" else initialise(model, init)
     except UserError as error:
         raise UserError(f"model {label}: {error}") from error
+    except Exception as error:
+        what = f"cannot be built for inputs of shape {input_shape} and {num_classes} classes"
+        raise UserError(f"model {label} {what}: {type(error).__name__}: {error}") from error
 
 
 def image_shape(input_shape: InputShape) -> tuple[int, int, int]:

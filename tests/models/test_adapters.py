@@ -1,0 +1,43 @@
+"""Networks of timm, for the channels and sizes of the data."""
+
+import sys
+
+import pytest
+import torch
+
+import pai_bench as pb
+from pai_bench.pruning import prunable_parameters
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # timm's own
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "mobilenetv3_small_050"])
+@pytest.mark.parametrize("shape", [(1, 32, 32), (3, 64, 64)])
+def test_timm_networks_take_the_data_as_it_is(name: str, shape: tuple[int, ...]) -> None:
+    model = pb.create_model(f"timm:{name}", input_shape=shape, num_classes=7, seed=0)
+    assert model(torch.zeros(2, *shape)).shape == (2, 7)
+    assert len(prunable_parameters(model)) > 10
+    same = pb.create_model(f"timm:{name}", input_shape=shape, num_classes=7, seed=0)
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), same.parameters(), strict=True))
+
+
+def test_mistakes_about_timm_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(pb.UserError, match="unknown network of timm 'resnet188': did you mean resnet18"):
+        pb.create_model("timm:resnet188", input_shape=(3, 32, 32), num_classes=2)
+    with pytest.raises(pb.UserError, match="does not take images of shape"):
+        pb.create_model("timm:inception_v3", input_shape=(3, 16, 16), num_classes=2)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(pb.UserError, match=r"needs the package timm: pip install 'pai-bench\[timm\]'"):
+        pb.create_model("timm:resnet18", input_shape=(3, 32, 32), num_classes=2)
+
+
+def test_functions_that_build_no_network_are_named() -> None:
+    def number(_shape: tuple[int, ...], _classes: int) -> int:
+        return 3
+
+    def broken(_shape: tuple[int, ...], _classes: int) -> torch.nn.Module:
+        return torch.nn.Linear("a", 3)  # type: ignore[arg-type]
+
+    for build, said in ((number, "returns int, not an nn.Module"), (broken, "cannot be built for inputs .*TypeError")):
+        with pytest.raises(pb.UserError, match=f"model {build.__name__}.* {said}"):
+            pb.create_model(build, input_shape=(4,), num_classes=2)  # type: ignore[arg-type]
