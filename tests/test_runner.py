@@ -413,21 +413,3 @@ def test_scores_by_the_examples_of_one_class() -> None:
     assert set(made.score_batch(trial, made.data(trial)).targets.tolist()) == {2}
     with pytest.raises(pb.UserError, match="score-sampling 'class-x' is not balanced, random or class-N"):
         sweep(score_sampling="class-x")
-
-
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak of memory")
-@pytest.mark.parametrize("criterion", ["snip", "snip:micro-batch=10", "iter-snip"])
-def test_the_memory_of_scoring_is_measured_beside_its_time(criterion: str) -> None:
-    """At least one tensor as large as the weights is made, and not more than a few."""
-
-    def wide(shape: tuple[int, ...], classes: int) -> nn.Module:
-        return nn.Sequential(nn.Flatten(), nn.Linear(shape[0], 200_000), nn.ReLU(), nn.Linear(200_000, classes))
-
-    made = Runner(resolve(pb.Sweep(criteria=[criterion], models=[wide], data=[blobs()], epochs=0, device="cpu")))
-    weights = 4 * 200_000 * 8
-    for trial in made.catalog.trials[1:3]:
-        mask, score = made.mask(trial, made.model(trial), made.data(trial))
-        assert mask is not None
-        assert score is not None
-        assert score.peak_bytes is not None
-        assert weights <= score.peak_bytes <= 30 * weights

@@ -10,12 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import pai_bench as pb
+from pai_bench.catalog import resolve
 from pai_bench.cli import main
 from pai_bench.report import costs
+from pai_bench.runner import Runner
 from pai_bench.store import Cost, Store
 from pai_bench.timing import Timing, repeat
+from tests.test_runner import blobs
 
 CPU = torch.device("cpu")
 
@@ -193,3 +197,21 @@ def test_a_folder_with_costs_alone_has_a_report() -> None:
     assert Path("r/report.md").read_text().startswith("# Pruning at initialisation: what it costs")
     with pytest.raises(pb.UserError, match="has no trials, only measure"):
         pb.read_results("r")
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak of memory")
+@pytest.mark.parametrize("criterion", ["snip", "snip:micro-batch=10", "iter-snip"])
+def test_the_memory_of_scoring_is_measured_beside_its_time(criterion: str) -> None:
+    """At least one tensor as large as the weights is made, and not more than a few."""
+
+    def wide(shape: tuple[int, ...], classes: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(shape[0], 200_000), nn.ReLU(), nn.Linear(200_000, classes))
+
+    made = Runner(resolve(pb.Sweep(criteria=[criterion], models=[wide], data=[blobs()], epochs=0, device="cpu")))
+    weights = 4 * 200_000 * 8
+    for trial in made.catalog.trials[1:3]:
+        mask, score = made.mask(trial, made.model(trial), made.data(trial))
+        assert mask is not None
+        assert score is not None
+        assert score.peak_bytes is not None
+        assert weights <= score.peak_bytes <= 30 * weights

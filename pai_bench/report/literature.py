@@ -150,7 +150,8 @@ def beside(comparison: Comparison) -> list[Beside]:
         criterion, _, option = str(criterion).partition(":score-init=")
         last, best = (estimate(100 * group[name].to_numpy(dtype=float)) for name in ("test_accuracy", "best_accuracy"))
         same = [p for p in known if p.criterion == criterion and alike(p.sparsity, float(str(sparsity)))]
-        same = [p for p in same if p.initialisations == (option or None, group.iloc[0].init)]
+        law = None if option in ("", "redrawn") else option  # SNIP's own code scores another draw, too
+        same = [p for p in same if p.initialisations == (law, group.iloc[0].init)]
         batch = group.iloc[0].score_batch
         same = [p for p in same if not p.note.startswith("score batch") or p.note == f"score batch {batch:.0f}"]
         found += [Beside(theirs, str(method), float(str(sparsity)), last, best) for theirs in same]

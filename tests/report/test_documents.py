@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 
 from pai_bench.cli import main
 from pai_bench.plan import Choice
-from pai_bench.report import literature, metrics, versus
+from pai_bench.report import metrics, versus
 from pai_bench.report.figures import costs
 from pai_bench.report.figures.comparison import accuracy_to_error, ticks, with_room
 from pai_bench.report.page import write_report
@@ -65,33 +65,6 @@ def test_formats_hold_the_same_numbers() -> None:
 
 def test_latex_shows_text_as_it_is() -> None:
     assert metrics.latex("50 % & a_b ± 1") == r"50 \% \& a\_b $\pm$ 1"
-
-
-def test_published_numbers_stand_beside_ours() -> None:
-    mnist = {"trial": {"data": "mnist", "model": "lenet-300-100"}}
-    records = [drawn("snip", 0.98, seed, 0.970 + 0.002 * seed, **mnist) for seed in range(3)]
-    (comparison,) = comparisons(as_frame(records))
-    (found,) = literature.beside(comparison)
-    assert found.theirs.accuracy == pytest.approx(97.6)  # 2.4 % error in SNIP's Table 1
-    assert found.theirs.best_on_test
-    assert found.ours == found.best
-    assert found.difference == pytest.approx(97.2 - 97.6)
-    # s = 0.2 points; t(0.975, 2) s sqrt(1/3 + 1) = 0.994
-    assert found.inside
-    worse = [drawn("snip", 0.98, seed, 0.960 + 0.002 * seed, **mnist) for seed in range(3)]
-    assert not literature.beside(next(iter(comparisons(as_frame(worse)))))[0].inside
-    assert literature.beside(next(iter(comparisons(as_frame(records[:1])))))[0].inside is None
-    text = write_report(stored("r", records), Path("r.md")).read_text()
-    assert (
-        "| snip | 0.98 | 97.20 ± 0.20 (3) | 97.20 ± 0.20 (3) | 97.60 | max over kept checkpoints | -0.40 | yes |"
-        in text
-    )
-    assert "100,000 iterations" in text
-
-
-def test_every_published_number_is_whole() -> None:
-    assert len(literature.published()) == 1170
-    assert all(0 < one.accuracy < 100 and 0 <= one.sparsity < 1 and one.source for one in literature.published())
 
 
 def test_likeness_by_hand() -> None:
@@ -255,28 +228,6 @@ def test_what_cannot_be_read_is_said(capsys: pytest.CaptureFixture[str]) -> None
     other.write_text("{}")
     assert main(["report", "r"]) == 2
     assert "no readable results" in capsys.readouterr().err
-
-
-def test_other_uses_of_a_criterion_do_not_stand_beside_published_numbers() -> None:
-    trial: dict[str, Any] = {"data": "mnist", "model": "lenet-300-100"}
-    for change in ({"scope": "layerwise"}, {"target": "effective"}, {"variant": "shuffle"}, {"min_per_layer": 1}):
-        (comparison,) = comparisons(as_frame([drawn("snip", 0.98, 0, 0.97, trial=trial | change)]))
-        assert literature.beside(comparison) == []
-    iterative = drawn("snip", 0.98, 0, 0.97, trial=trial, schedule="linear:steps=3")
-    assert literature.beside(comparisons(as_frame([iterative]))[0]) == []
-    (comparison,) = comparisons(as_frame([drawn("snip", 0.9, 0, 0.97, trial=trial | {"score_batch": 100})]))
-    notes = [one.theirs.note for one in literature.beside(comparison)]
-    assert "score batch 100" in notes
-    assert not {"score batch 1", "score batch 1000"} & set(notes)
-
-
-@pytest.mark.parametrize(("ours", "known"), [(0.9995, False), (0.999, True), (0.9985, False)])
-def test_published_sparsities_are_those_that_leave_as_much(ours: float, known: bool) -> None:
-    trial = {"data": "cifar10", "model": "vgg-16-bn"}
-    (comparison,) = comparisons(as_frame([drawn("snip", ours, 0, 0.9, trial=trial)]))
-    found = {one.theirs.sparsity for one in literature.beside(comparison)}
-    assert all(abs(1 - (1 - one) / (1 - ours)) < 0.011 for one in found)
-    assert bool(found) == known
 
 
 def test_names_are_shown_as_they_are() -> None:

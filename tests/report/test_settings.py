@@ -4,12 +4,10 @@ import io
 
 import pandas as pd
 
-from pai_bench.plan import Choice
-from pai_bench.report import literature, metrics, pairs, versus
+from pai_bench.report import metrics, pairs, versus
 from pai_bench.report.page import write_report
 from pai_bench.report.summary import comparisons
 from pai_bench.store import Record, Store, as_frame
-from pai_bench.training.protocol import get_protocol
 from tests.report.records import drawn
 
 SETTINGS: tuple[dict[str, object], ...] = ({}, {"init": "tn"}, {"label_noise": 1.0}, {"validation": 0.2})
@@ -62,29 +60,3 @@ def test_a_part_held_out_is_no_other_data_set_of_the_same_name() -> None:
     for one in (*(r for r in records if "validation" not in r.trial), *held):
         store.write(one)
     assert "different data sets" not in write_report(store, store.path / "report.md").read_text()
-
-
-def table_3(law: str, **trial: object) -> list[Record]:
-    """Trials of SNIP's table 3."""
-    choice = Choice(name=f"snip:score-init={law}", options=(("score_init", law),))
-    setting = {"data": "mnist", "model": "lenet-300-100", "criterion": choice, "init": "vs-x", **trial}
-    return [drawn("snip", 0.9, seed, 0.98, protocol=get_protocol("snip-mnist"), trial=setting) for seed in range(2)]
-
-
-def test_published_numbers_stand_beside_the_same_initialisations() -> None:
-    for law in ("rn", "tn", "vs-x", "vs-h"):
-        (comparison,) = comparisons(as_frame(table_3(law)))
-        (found,) = literature.beside(comparison)
-        assert f"score initialisation {law}; training initialisation vs-x" in found.theirs.note
-    for records in (table_3("rn", init="own"), table_3("rn", label_noise=0.5), table_3("rn", validation=0.1)):
-        assert literature.beside(comparisons(as_frame(records))[0]) == []
-    plain = [drawn("snip", 0.9, 0, 0.98, trial={"data": "mnist", "model": "lenet-300-100"})]
-    notes = [one.theirs.note for one in literature.beside(comparisons(as_frame(plain))[0])]
-    assert notes == ["score batch 100"]
-
-
-def test_another_law_is_another_draw() -> None:
-    store = Store("r", create=True)
-    for one in table_3("vs-h"):
-        store.write(one)
-    assert "scores another draw" not in write_report(store, store.path / "report.md").read_text()

@@ -1,0 +1,92 @@
+"""Published numbers beside ours: only those of the same use of a criterion, at the same sparsity."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pai_bench.plan import Choice
+from pai_bench.report import literature
+from pai_bench.report.page import write_report
+from pai_bench.report.summary import comparisons
+from pai_bench.store import Record, Store, as_frame
+from pai_bench.training.protocol import get_protocol
+from tests.report.records import drawn
+from tests.report.test_documents import stored
+
+
+def test_published_numbers_stand_beside_ours() -> None:
+    mnist = {"trial": {"data": "mnist", "model": "lenet-300-100"}}
+    records = [drawn("snip", 0.98, seed, 0.970 + 0.002 * seed, **mnist) for seed in range(3)]
+    (comparison,) = comparisons(as_frame(records))
+    (found,) = literature.beside(comparison)
+    assert found.theirs.accuracy == pytest.approx(97.6)  # 2.4 % error in SNIP's Table 1
+    assert found.theirs.best_on_test
+    assert found.ours == found.best
+    assert found.difference == pytest.approx(97.2 - 97.6)
+    # s = 0.2 points; t(0.975, 2) s sqrt(1/3 + 1) = 0.994
+    assert found.inside
+    worse = [drawn("snip", 0.98, seed, 0.960 + 0.002 * seed, **mnist) for seed in range(3)]
+    assert not literature.beside(next(iter(comparisons(as_frame(worse)))))[0].inside
+    assert literature.beside(next(iter(comparisons(as_frame(records[:1])))))[0].inside is None
+    text = write_report(stored("r", records), Path("r.md")).read_text()
+    assert (
+        "| snip | 0.98 | 97.20 ± 0.20 (3) | 97.20 ± 0.20 (3) | 97.60 | max over kept checkpoints | -0.40 | yes |"
+        in text
+    )
+    assert "100,000 iterations" in text
+
+
+def test_every_published_number_is_whole() -> None:
+    assert len(literature.published()) == 1170
+    assert all(0 < one.accuracy < 100 and 0 <= one.sparsity < 1 and one.source for one in literature.published())
+
+
+def test_other_uses_of_a_criterion_do_not_stand_beside_published_numbers() -> None:
+    trial: dict[str, Any] = {"data": "mnist", "model": "lenet-300-100"}
+    for change in ({"scope": "layerwise"}, {"target": "effective"}, {"variant": "shuffle"}, {"min_per_layer": 1}):
+        (comparison,) = comparisons(as_frame([drawn("snip", 0.98, 0, 0.97, trial=trial | change)]))
+        assert literature.beside(comparison) == []
+    iterative = drawn("snip", 0.98, 0, 0.97, trial=trial, schedule="linear:steps=3")
+    assert literature.beside(comparisons(as_frame([iterative]))[0]) == []
+    (comparison,) = comparisons(as_frame([drawn("snip", 0.9, 0, 0.97, trial=trial | {"score_batch": 100})]))
+    notes = [one.theirs.note for one in literature.beside(comparison)]
+    assert "score batch 100" in notes
+    assert not {"score batch 1", "score batch 1000"} & set(notes)
+
+
+@pytest.mark.parametrize(("ours", "known"), [(0.9995, False), (0.999, True), (0.9985, False)])
+def test_published_sparsities_are_those_that_leave_as_much(ours: float, known: bool) -> None:
+    trial = {"data": "cifar10", "model": "vgg-16-bn"}
+    (comparison,) = comparisons(as_frame([drawn("snip", ours, 0, 0.9, trial=trial)]))
+    found = {one.theirs.sparsity for one in literature.beside(comparison)}
+    assert all(abs(1 - (1 - one) / (1 - ours)) < 0.011 for one in found)
+    assert bool(found) == known
+
+
+def table_3(law: str, **trial: object) -> list[Record]:
+    """Trials of SNIP's table 3."""
+    choice = Choice(name=f"snip:score-init={law}", options=(("score_init", law),))
+    setting = {"data": "mnist", "model": "lenet-300-100", "criterion": choice, "init": "vs-x", **trial}
+    return [drawn("snip", 0.9, seed, 0.98, protocol=get_protocol("snip-mnist"), trial=setting) for seed in range(2)]
+
+
+def test_published_numbers_stand_beside_the_same_initialisations() -> None:
+    for law in ("rn", "tn", "vs-x", "vs-h"):
+        (comparison,) = comparisons(as_frame(table_3(law)))
+        (found,) = literature.beside(comparison)
+        assert f"score initialisation {law}; training initialisation vs-x" in found.theirs.note
+    for records in (table_3("rn", init="own"), table_3("rn", label_noise=0.5), table_3("rn", validation=0.1)):
+        assert literature.beside(comparisons(as_frame(records))[0]) == []
+    redrawn = table_3("redrawn", init="own")
+    assert len(literature.beside(comparisons(as_frame(redrawn))[0])) == 1
+    plain = [drawn("snip", 0.9, 0, 0.98, trial={"data": "mnist", "model": "lenet-300-100"})]
+    notes = [one.theirs.note for one in literature.beside(comparisons(as_frame(plain))[0])]
+    assert notes == ["score batch 100"]
+
+
+def test_another_law_is_another_draw() -> None:
+    store = Store("r", create=True)
+    for one in table_3("vs-h"):
+        store.write(one)
+    assert "scores another draw" not in write_report(store, store.path / "report.md").read_text()
