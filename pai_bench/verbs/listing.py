@@ -18,9 +18,10 @@ def list_plugins(given: argparse.Namespace) -> int:
 
     from pai_bench import registry
 
-    table = Table(show_edge=False)
+    table, console = Table(show_edge=False), make_console()
     if given.kind == "recipes":
-        rows = [recipe_row(recipe.load(name)) for name in recipe.shipped()]
+        with console.status("counting what their networks compute"):
+            rows = [recipe_row(recipe.load(name)) for name in recipe.shipped()]
         columns = ["name", "what it does", "source", "trials", "arithmetic"]
     elif given.kind == "protocols":
         from pai_bench.training.protocol import PROTOCOLS
@@ -40,7 +41,6 @@ def list_plugins(given: argparse.Namespace) -> int:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(cell.replace("[", "\\[") for cell in row))
-    console = make_console()
     console.print(table)
     if given.kind == "criteria":
         from pai_bench.pruning import Criterion
