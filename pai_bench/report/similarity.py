@@ -1,7 +1,7 @@
 """How alike the masks of two criteria are, beside what chance would give."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,10 +41,11 @@ def similarity(comparison: Comparison, sparsity: float, records: Mapping[str, Re
     if len(methods) < 2 or not seeds:
         return None
     chosen = [[masks[method, seed] for method in methods] for seed in seeds]
-    if len({layout(record) for same in chosen for record in same}) > 1:
+    shared = set.intersection(*(set(layout(record)) for same in chosen for record in same))
+    if not shared:
         return None
     try:
-        found = [pairs(same) for same in chosen]
+        found = [pairs(same, shared) for same in chosen]
     except ValueError as error:
         logger.warning("masks are not compared: %s", error)
         return None
@@ -53,19 +54,31 @@ def similarity(comparison: Comparison, sparsity: float, records: Mapping[str, Re
 
 
 def layout(record: Record) -> tuple[tuple[str, int], ...]:
-    """The layers of a network: masks of others cannot be compared with it."""
+    """What a mask is of: the names and sizes of the parameters."""
     return tuple((layer.name, layer.size) for layer in record.layers)
 
 
-def pairs(records: Sequence[Record]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Jaccard indices and what chance would give, for the masks of one seed."""
-    sizes = np.array([layer.size for layer in records[0].layers], dtype=float)
-    kept = [unpack(record.mask or "", int(sizes.sum())).astype(np.float32) for record in records]
-    bits = np.stack(kept)
+def bits_of(record: Record, shared: Set[tuple[str, int]]) -> NDArray[np.float32]:
+    """A record's mask, of the `shared` parameters alone; ValueError where those cannot be told from others."""
+    sizes = [size for _, size in layout(record)]
+    bits = unpack(record.mask or "", sum(sizes)).astype(np.float32)
+    if shared == set(layout(record)):
+        return bits
+    if len(bits) < sum(sizes):
+        raise ValueError("only some places of each mask are stored, and they are of different parameters")
+    parts = np.split(bits, np.cumsum(sizes)[:-1])
+    return np.concatenate([part for part, key in zip(parts, layout(record), strict=True) if key in shared])
+
+
+def pairs(records: Sequence[Record], shared: Set[tuple[str, int]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Jaccard indices and what chance would give, for the masks of one seed, on the parameters that all have."""
+    bits = np.stack([bits_of(record, shared) for record in records])
+    layers = [[layer for layer in record.layers if (layer.name, layer.size) in shared] for record in records]
+    sizes = np.array([layer.size for layer in layers[0]], dtype=float)
     both = (bits @ bits.T).astype(float)  # counts below 2^24 are exact
-    own = np.diag(both)
-    either = own[:, None] + own[None] - both
-    densities = np.array([[layer.kept / layer.size for layer in record.layers] for record in records])
+    count = np.diag(both)
+    either = count[:, None] + count[None] - both
+    densities = np.array([[layer.kept / layer.size for layer in own] for own in layers])
     expected = (densities * sizes) @ densities.T
     each = densities @ sizes
     with np.errstate(invalid="ignore"):

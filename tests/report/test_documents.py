@@ -21,7 +21,7 @@ from pai_bench.report.page import write_report
 from pai_bench.report.similarity import similarity
 from pai_bench.report.summary import comparisons
 from pai_bench.store import Layer, Record, Store, as_frame
-from pai_bench.store.bits import unpack
+from pai_bench.store.bits import pack, unpack
 from pai_bench.training.protocol import get_protocol
 from tests.report.records import drawn, record
 from tests.report.test_pairs import full
@@ -82,6 +82,22 @@ def test_likeness_by_hand() -> None:
         either += a.size * (p + q - p * q)
     assert found.chance[0, 1] == pytest.approx(both / either)
     assert similarity(comparison, 0.5, {r.identity: dataclasses.replace(r, mask=None) for r in records}) is None
+
+
+def test_masks_with_other_parameters_are_compared_on_those_that_both_have() -> None:
+    one, other = (drawn(name, 0.5, 0, 0.9) for name in ("snip", "random"))
+    bits = unpack(other.mask or "", 95)
+    more = (other.layers[0], Layer(name="a.bias", size=5, kept=5, shape=(5,)), other.layers[1])
+    masks = {"a": bits[:80], "bias": np.ones(5, bool), "b": bits[80:]}
+    wider = dataclasses.replace(other, layers=more, mask=pack(masks))
+    found = [
+        similarity(comparisons(as_frame(both))[0], 0.5, {r.identity: r for r in both})
+        for both in ([one, other], [one, wider])
+    ]
+    assert found[0] is not None
+    assert found[1] is not None
+    np.testing.assert_array_equal(found[0].jaccard, found[1].jaccard)
+    np.testing.assert_array_equal(found[0].chance, found[1].chance)
 
 
 BENCHMARK = {
