@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from pai_bench.data.facts import FACTS, Facts
-from pai_bench.execution.choice import WORKER, Choice, Kind, choose, kind_of, kinds, step_seconds, using
+from pai_bench.execution.choice import WORKER, Choice, choose, kind_of, kinds, step_seconds, using
 from pai_bench.models import create_model
 from pai_bench.plan import Trial
 from pai_bench.pruning import Scorer, get_schedule, prunable_parameters
@@ -52,41 +52,37 @@ class Estimate:
 def estimate(runner: Runner, missing: Sequence[Trial]) -> Estimate:
     """What the `missing` trials will cost on the runner's device."""
     choice, failed = choose(runner, missing), []
-    found, resident = kinds(missing), sum(data.nbytes for data in runner.catalog.data.values())
-    training = evaluation = disk = 0.0
-    steps: dict[Kind, float] = {}
+    training = evaluation = 0.0
     memory = 0
-    for kind, (trial, count) in found.items():
+    for trial, count in kinds(missing).values():
         try:
             with using(choice.threads):
                 seconds, taken = step_seconds(runner, trial, choice.lanes(trial))
         except Exception as error:  # the trial itself will say the same
             failed.append(f"a step of {trial.model} on {trial.data}: {error}")
             continue
-        steps[kind] = seconds / choice.workers
-        memory = max(memory, taken)
         data, protocol = runner.whole(trial), trial.protocol
         size = data.train_size(trial.train_fraction)
-        training += count * protocol.steps(size) * steps[kind]
-        tested = len(data.test.targets) / protocol.batch_size * max(1, protocol.passes(size))
-        evaluation += FORWARD * count * tested * steps[kind]
-        weights = prunable_parameters(runner.model(trial))
-        stored = min(PLACES, sum(w.numel() for w in weights.values()))
-        disk += count * (RECORD + EPOCH * protocol.passes(size) + LAYER * len(weights))
-        disk += sum(
-            mask_bytes(stored, other.sparsity) for other in missing if other.criterion and kind_of(other) == kind
-        )
+        tests = max(1, protocol.passes(size)) * len(data.test.targets) / protocol.batch_size
+        training += count * protocol.steps(size) * seconds / choice.workers
+        evaluation += count * tests * FORWARD * seconds / choice.workers
+        memory = max(memory, taken)
     scoring, not_scored = score_seconds(runner, missing)
-    own = WORKER + resident
-    return Estimate(
-        training,
-        evaluation,
-        scoring / choice.workers,
-        (memory + own) * choice.workers if runner.device.type == "cpu" else memory + resident,
-        int(disk),
-        choice,
-        (*failed, *not_scored),
-    )
+    memory += sum(data.nbytes for data in runner.catalog.data.values())
+    if runner.device.type == "cpu":
+        memory = choice.workers * (memory + WORKER)
+    disk = sum(disk_bytes(runner, trial, count, missing) for trial, count in kinds(missing).values())
+    return Estimate(training, evaluation, scoring / choice.workers, memory, disk, choice, (*failed, *not_scored))
+
+
+def disk_bytes(runner: Runner, trial: Trial, count: int, missing: Sequence[Trial]) -> int:
+    """Bytes of the records of `count` trials of one kind, that of `trial`, with the masks of those that are pruned."""
+    weights = prunable_parameters(runner.model(trial)).values()
+    places = min(PLACES, sum(weight.numel() for weight in weights))
+    passes = trial.protocol.passes(runner.whole(trial).train_size(trial.train_fraction))
+    pruned = [one for one in missing if one.criterion and kind_of(one) == kind_of(trial)]
+    masks = sum(mask_bytes(places, one.sparsity) for one in pruned)
+    return int(count * (RECORD + EPOCH * passes + LAYER * len(weights)) + masks)
 
 
 def mask_bytes(places: int, sparsity: float) -> float:
