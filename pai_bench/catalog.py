@@ -109,7 +109,8 @@ def _data(catalog: Catalog, sweep: Sweep, given: str | DataSet) -> str:
 def _protocol(catalog: Catalog, sweep: Sweep, data_name: str, model_name: str) -> Protocol:
     """The protocol of a network on a data set, after a look at whether the three fit together."""
     data = catalog.data[data_name]
-    model = create_model(catalog.models[model_name], input_shape=data.input_shape, num_classes=data.num_classes, seed=0)
+    shapes: dict[str, Any] = {"input_shape": data.input_shape, "num_classes": data.num_classes}
+    model = create_model(catalog.models[model_name], **shapes, seed=0, init=sweep.init)
     check_fit(model, model_name, data)
     has_batch_norm = any(isinstance(module, BATCH_NORMS) for module in model.modules())
     protocol = get_protocol(
@@ -134,13 +135,14 @@ def check_fit(model: nn.Module, name: str, data: DataSet) -> None:
     prunable_parameters(model)
     try:
         logits = model.eval()(data.normalised(data.train.inputs[:2]))
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise UserError(
-            f"model {name} does not take {data.name}'s inputs of shape {data.input_shape}: {error}"
-        ) from error
+    except Exception as error:  # whatever a network says of inputs that it is not made for
+        what = f"does not take {data.name}'s inputs of shape {data.input_shape}"
+        raise UserError(f"model {name} {what}: {type(error).__name__}: {error}") from error
     expected = (min(2, len(data.train.targets)), data.num_classes)
-    if not isinstance(logits, torch.Tensor) or logits.shape != expected:
-        got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if not isinstance(logits, torch.Tensor) or logits.shape != expected or not logits.is_floating_point():
+        got = type(logits).__name__
+        if isinstance(logits, torch.Tensor):
+            got = f"{tuple(logits.shape)}" + f" of {logits.dtype}" * (not logits.is_floating_point())
         raise UserError(f"model {name} gives {got} for {expected[0]} examples of {data.name}, not logits {expected}")
 
 
@@ -149,4 +151,8 @@ def _score_batch(data: DataSet, sweep: Sweep, share: float) -> int:
     if size * sweep.score_batches > available:
         wanted = f"score-batch {size}" if sweep.score_batches == 1 else f"score-batch {size} x {sweep.score_batches}"
         raise UserError(f"{wanted} is larger than the {available} training examples of {data.name}")
+    if sweep.score_sampling.startswith("class-"):
+        label = int(sweep.score_sampling.removeprefix("class-"))
+        if (there := int((data.train.targets == label).sum())) < size * sweep.score_batches:
+            raise UserError(f"{data.name} has {there} training examples of class {label}, less than a score batch")
     return size

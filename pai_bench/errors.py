@@ -3,6 +3,9 @@
 import difflib
 from collections.abc import Iterable
 
+MOST = 40
+"""Names that are listed at most."""
+
 
 class UserError(ValueError):
     """A request that cannot be carried out; the message names the thing, the value and the cure."""
@@ -16,5 +19,7 @@ def unknown(kind: str, given: str, accepted: Iterable[str]) -> UserError:
     """An error for a name that does not exist, with the nearest ones that do."""
     names = sorted(accepted)
     near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(names) or 'none'}"
+    more = f" and {len(names) - MOST:,} more" if len(names) > MOST else ""
+    known = f"known are {', '.join(names[:MOST]) or 'none'}{more}"
+    hint = f"did you mean {' or '.join(near)}?" if near else known
     return UserError(f"unknown {kind} {given!r}: {hint}")

@@ -72,7 +72,7 @@ def load(name: str) -> Recipe:
             raise unknown("recipe", name, shipped())
         raise UserError(f"no recipe file {name}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         content = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"recipe {name} is not TOML: {error}") from error
@@ -83,7 +83,8 @@ def load(name: str) -> Recipe:
     about = {key: content.pop(key) for key in ("title", "source") if key in content}
     for key, value in about.items():
         if not isinstance(value, str):
-            raise UserError(f"recipe {name}, line {lines[TOP, key]}: {key} = {value!r} is not a text")
+            line = f", line {lines[TOP, key]}" if (TOP, key) in lines else ""
+            raise UserError(f"recipe {name}{line}: {key} = {value!r} is not a text")
     parts = [check(part, name, lines, number) for number, part in enumerate((content, *grids))]
     return Recipe(name, tuple(parts[TOP] | part for part in parts[1:]), **about)
 
@@ -91,7 +92,7 @@ def load(name: str) -> Recipe:
 def places(text: str) -> Iterator[tuple[int, str, int]]:
     """Part, key and line (from 1) of whatever looks like a key of a recipe."""
     part = TOP
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if re.match(r"\s*\[\[\s*[\"']?grid[\"']?\s*\]\]", line):
             part += 1
         elif found := re.match(r"\s*([\"']?)([\w-]+)\1\s*=", line):

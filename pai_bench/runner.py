@@ -174,7 +174,7 @@ class Runner:
             kinds = [dataclasses.replace(trial, seed=seed, init="own") for seed in (0, 1)]
             apart, together = ([self.model(one) for one in kinds] for _ in range(2))
             spread = torch.linspace(0, len(data.train.targets) - 1, PROBE).long().to(self.device)
-            inputs, targets = (tensor[spread] for tensor in data.train)
+            inputs, targets = (tensor[spread.to(tensor.device)] for tensor in data.train)
             try:
                 with random_state(0):
                     self._alone[kind] = difference(apart, together, data.normalised(inputs), targets)

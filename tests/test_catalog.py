@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import pai_bench as pb
 from pai_bench.catalog import resolve
@@ -168,3 +168,40 @@ PINNED = [
     "digits-lenet-5-caffe-grasp-0.95-s0-6c512d6f360e",
     "digits-lenet-5-caffe-synflow-0.95-s0-3a1e401ac65c",
 ]
+
+
+@pytest.mark.parametrize("error", [AssertionError, IndexError, KeyError, ZeroDivisionError])
+def test_whatever_a_network_says_of_its_inputs_is_one_line(error: type[Exception]) -> None:
+    class Refuses(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            raise error("a square")
+
+    def refuses(_shape: tuple[int, ...], _classes: int) -> nn.Module:
+        return Refuses()
+
+    with pytest.raises(
+        pb.UserError, match=rf"model refuses does not take digits's inputs .*{error.__name__}: .*a square"
+    ):
+        resolve(pb.Sweep(models=[refuses]))
+
+
+def test_logits_are_numbers_with_a_point() -> None:
+    class Counts(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.flatten(1)).long()
+
+    def counts(_shape: tuple[int, ...], classes: int) -> nn.Module:
+        return Counts(784, classes)
+
+    with pytest.raises(pb.UserError, match=r"model counts gives \(2, 10\) of torch.int64"):
+        resolve(pb.Sweep(models=[counts]))
+
+
+@pytest.mark.parametrize(("sampling", "size"), [("class-99", 1), ("class-3", 500)])
+def test_a_class_with_too_few_examples_is_named(sampling: str, size: int) -> None:
+    with pytest.raises(pb.UserError, match=r"digits has \d+ training examples of class \d+, less than a score batch"):
+        resolve(pb.Sweep(models=["lenet-300-100"], score_sampling=sampling, score_batch=size))

@@ -51,6 +51,15 @@ def test_an_estimate_has_the_size_of_what_is_found() -> None:
     assert found.memory > 2**20
 
 
+def test_a_dry_run_counts_trials_of_several_grids_once(capsys: pytest.CaptureFixture[str]) -> None:
+    grid = "[[grid]]\ncriteria = ['snip']\n"
+    Path("r.toml").write_text(f"models = ['lenet-300-100']\nseeds = 1\nepochs = 1\n{grid}{grid}")
+    assert main(["run", "r.toml", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("3 trials, 3 to run on") == 2
+    assert shown.count("of memory") == 1
+
+
 def test_what_cannot_be_measured_is_named() -> None:
     class Breaks(nn.Module):
         def __init__(self) -> None:

@@ -56,6 +56,7 @@ def test_grids_share_the_keys_at_the_top() -> None:
         ("seeds = 1\n[[grid]]\nseeds = 2\n[[grid]]\nseeds = 0", "recipe r.toml, line 5: seeds 0 must be at least 1"),
         ("[[grid]]\n'label-noise' = 2", "recipe r.toml, line 2: label-noise 2 is outside"),
         ("score-batch = 1\nscore_batch = 2", "recipe r.toml, line 2: score_batch is given twice"),
+        ("[title]\nx = 1", "recipe r.toml: title = {'x': 1} is not a text"),
         ("title = 3", "recipe r.toml, line 1: title = 3 is not a text"),
     ],
 )

@@ -152,7 +152,7 @@ def tiny_imagenet(data_dir: Path | None = None) -> DataSet:
 
             download_and_extract_archive(TINY_ADDRESS, str(root))
         arrays = decoded_folder(root / TINY, tiny_files(root / TINY), FACTS["tiny-imagenet"].shape[1])
-    return as_data_set(arrays, name="tiny-imagenet", num_classes=200, label="Tiny-ImageNet")
+    return whole(as_data_set(arrays, name="tiny-imagenet", num_classes=200, label="Tiny-ImageNet"))
 
 
 def tiny_files(root: Path) -> Iterator[File]:
@@ -160,8 +160,9 @@ def tiny_files(root: Path) -> Iterator[File]:
     for path in sorted((root / "train").glob("*/images/*.JPEG")):
         yield PurePath("train", path.parts[-3], path.name), path
     for line in (root / "val" / "val_annotations.txt").read_text(encoding="utf-8").splitlines():
-        name, label, *_box = line.split("\t")
-        yield PurePath("test", label, name), root / "val" / "images" / name
+        if line.strip():
+            name, label, *_box = line.split("\t")
+            yield PurePath("test", label, name), root / "val" / "images" / name
 
 
 @data_set("imagenette", source="https://github.com/fastai/imagenette, the second version at 160 pixels")
@@ -178,4 +179,13 @@ def imagenette(data_dir: Path | None = None) -> DataSet:
 
             datasets.Imagenette(root, size="160px", download=True)
         arrays = decoded_folder(folder, side=SIDE)
-    return as_data_set(arrays, name="imagenette", num_classes=10, label="Imagenette")
+    return whole(as_data_set(arrays, name="imagenette", num_classes=10, label="Imagenette"))
+
+
+def whole(data: DataSet) -> DataSet:
+    """The same data set, if it has as many images as it should: a part of it must not go by its name."""
+    sizes, facts = (len(data.train.targets), len(data.test.targets)), FACTS[data.name]
+    if sizes != (facts.train, facts.test):
+        right = f"not {facts.train:,} and {facts.test:,}; fetch it again"
+        raise UserError(f"{data.label}: {sizes[0]:,} training and {sizes[1]:,} test images, {right}")
+    return data

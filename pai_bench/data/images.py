@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from pai_bench.data.dataset import DataSet
 from pai_bench.data.load import Arrays, Loader, as_data_set, decoded_once
@@ -70,7 +70,8 @@ def folder_files(root: Path) -> Iterator[File]:
     tests = [name for name in TEST_NAMES if any(path.name in classes for path in (root / name).glob("*/"))]
     for part in ("train", *tests[:1]):  # of two, val is neither for training nor for the test
         for path in sorted((root / part).glob("*/**/*")):
-            if path.suffix.lower() in SUFFIXES and path.is_file():
+            hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+            if path.suffix.lower() in SUFFIXES and path.is_file() and not hidden:
                 yield path.relative_to(root), path
 
 
@@ -124,10 +125,14 @@ def decode_image(path: PurePath, content: Path | bytes, side: int | None = None)
     """An image as uint8 (height, width, channels): one channel if it is grey, otherwise three, and with `side` too."""
     try:
         with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
+            if image.mode.startswith(("I", "F")):
+                raise UserError(f"{path} has pixels of mode {image.mode}; images need 8 bits in each channel")
             if side is not None:
                 array = np.asarray(ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BILINEAR))
             else:
                 array = np.asarray(image if image.mode == "L" else image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # Pillow has many ways to say so
         raise UserError(f"{path} cannot be read as an image ({error})") from error
     return array[:, :, None] if array.ndim == 2 else array

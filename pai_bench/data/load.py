@@ -40,6 +40,10 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pai-bench"
 
 
+ARRAYS = {f"{part}_{what}" for part in ("train", "test") for what in ("inputs", "targets")}
+"""What a decoded data set consists of."""
+
+
 class Arrays(dict[str, np.ndarray]):
     """Arrays by name, which their maker fills: files in a `folder`, mapped into memory, or without one in memory."""
 
@@ -62,6 +66,8 @@ class Arrays(dict[str, np.ndarray]):
         found = cls(folder)
         for path in folder.glob("*.npy"):
             found[path.stem] = np.load(path, mmap_mode="c")
+        if missing := ARRAYS - found.keys():
+            raise ValueError(f"no {', '.join(sorted(missing))}")
         return found
 
 

@@ -109,8 +109,9 @@ def own_model(place: str) -> Builder:
         found: object = importlib.import_module(path)
         for part in name.split(".") if name else ():
             found = getattr(found, part)
-    except (ImportError, ValueError, AttributeError) as error:
-        raise UserError(f"module:{place} cannot be imported ({error}); it is module:PATH.TO:FUNCTION") from error
+    except Exception as error:  # a module of one's own may have any mistake in it
+        what = f"{type(error).__name__}: {error}"
+        raise UserError(f"module:{place} cannot be imported ({what}); it is module:PATH.TO:FUNCTION") from error
     if not callable(found):
         raise UserError(f"module:{place} is no function; it is module:PATH.TO:FUNCTION")
     return found

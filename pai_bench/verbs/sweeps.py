@@ -29,9 +29,13 @@ def run(given: argparse.Namespace) -> int:
     with console.status("reading data and building networks"):
         catalogs = [(resolve(sweep), out) for sweep, out in grids]
     if getattr(given, "dry_run", False):
-        seconds = []
+        seconds: list[float] = []
+        planned: dict[str, set[str]] = {}  # grids may share trials
         for catalog, out in catalogs:
             missing = print_plan(console, catalog, out, retry_failed=getattr(given, "retry_failed", False))
+            before = planned.setdefault(out, set())
+            missing = [trial for trial in missing if trial.identity not in before]
+            before |= {trial.identity for trial in missing}
             if missing:
                 seconds.append(print_estimate(console, catalog, missing))
         if len(seconds) > 1:

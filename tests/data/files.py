@@ -9,7 +9,7 @@ from PIL import Image
 def png(value: int, mode: str = "RGB", size: tuple[int, int] = (3, 2)) -> bytes:
     """An image of one colour."""
     file = io.BytesIO()
-    Image.new(mode, size, value if mode == "L" else (value, 0, 255)).save(file, "PNG")
+    Image.new(mode, size, (value, 0, 255) if mode == "RGB" else value).save(file, "PNG")
     return file.getvalue()
 
 

@@ -206,6 +206,8 @@ def test_grey_images_have_one_channel(tmp_path: Path) -> None:
             r"train/cat/3.png is \(4, 4, 3\), but train/cat/1.png is \(2, 3, 3\)",
         ),
         ({"train/cat/3.png": b"nonsense"}, r"train/cat/3.png cannot be read as an image"),
+        ({"train/cat/3.ppm": b"P6\n"}, r"train/cat/3.ppm cannot be read as an image"),
+        ({"train/cat/3.png": png(1, "I;16")}, r"train/cat/3.png has pixels of mode I;16; images need 8 bits"),
         ({"train/cat/3.png": png(1)[:40]}, r"train/cat/3.png cannot be read as an image"),
         ({"val/bird/1.png": png(1)}, r"class 'bird' of val/bird/1.png has no training images"),
     ],
@@ -257,6 +259,11 @@ def test_a_truncated_archive_is_named(keep: float, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
     with pytest.raises(pb.UserError, match=r"cifar10-images.tar.gz is truncated or no tar archive"):
         pb.load_data("cifar10", data_dir=tmp_path)
+
+
+def test_hidden_folders_are_no_classes(tmp_path: Path) -> None:
+    files = PETS | {"train/.ipynb_checkpoints/1.png": png(1), "train/cat/.trash/2.png": png(2)}
+    assert pb.load_data(f"folder:{write_folder(tmp_path / 'pets', files)}").num_classes == 2
 
 
 def test_only_the_test_images_are_for_the_test_and_only_trained_classes_count(tmp_path: Path) -> None:
@@ -336,6 +343,8 @@ def test_decoded_images_are_mapped_and_a_damaged_file_is_made_again(
     kept.write_bytes(damaged)
     again = pb.load_data(f"folder:{folder}")
     assert again.checksum == checksum
+    kept.with_name("test_inputs.npy").unlink()
+    assert pb.load_data(f"folder:{folder}").checksum == checksum
     mapped = decoded_folder(folder)["train_inputs"]
     assert isinstance(mapped, np.memmap)
     mapped[:] = 0  # changes stay in memory

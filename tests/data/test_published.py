@@ -9,16 +9,19 @@ from scipy.io import savemat
 from torchvision.datasets import SVHN
 
 import pai_bench as pb
-from pai_bench.data.facts import FACTS
+from pai_bench.data.facts import FACTS, Facts
 from pai_bench.registry import DATA
 from tests.data.files import png, write_folder
 
 
-def test_tiny_imagenet_by_its_annotations(tmp_path: Path) -> None:
+def test_tiny_imagenet_by_its_annotations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {f"train/n0{c}/images/n0{c}_{i}.JPEG": png(10 * c + i, "L", (64, 64)) for c in (1, 2) for i in (0, 1)}
     files |= {f"val/images/val_{i}.JPEG": png(50 + i, size=(64, 64)) for i in range(2)}
-    files |= {"val/val_annotations.txt": b"val_0.JPEG\tn02\t0\t0\t9\t9\nval_1.JPEG\tn01\t0\t0\t9\t9\n"}
+    files |= {"val/val_annotations.txt": b"val_0.JPEG\tn02\t0\t0\t9\t9\n\nval_1.JPEG\tn01\t0\t0\t9\t9\n"}
     write_folder(tmp_path / "tiny-imagenet-200", files)
+    with pytest.raises(pb.UserError, match="Tiny-ImageNet: 4 training and 2 test images, not 100,000 and 10,000"):
+        pb.load_data("tiny-imagenet", data_dir=tmp_path)
+    monkeypatch.setitem(FACTS, "tiny-imagenet", Facts((3, 64, 64), 200, 4, 2))
     data = pb.load_data("tiny-imagenet", data_dir=tmp_path)
     assert data.input_shape == (3, 64, 64)
     assert data.num_classes == 200
@@ -30,7 +33,8 @@ def test_tiny_imagenet_by_its_annotations(tmp_path: Path) -> None:
         pb.load_data("tiny-imagenet", data_dir=tmp_path)
 
 
-def test_imagenette_is_cut_and_scaled_to_squares(tmp_path: Path) -> None:
+def test_imagenette_is_cut_and_scaled_to_squares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FACTS, "imagenette", Facts((3, 128, 128), 10, 2, 1))
     sizes = {"train/a/1.JPEG": (160, 200), "train/b/1.JPEG": (300, 160), "val/a/1.JPEG": (160, 160)}
     write_folder(tmp_path / "imagenette2-160", {path: png(7, size=size) for path, size in sizes.items()})
     data = pb.load_data("imagenette", data_dir=tmp_path)
