@@ -1,10 +1,12 @@
 """Trials of one network and data set that differ in initial weights, labels or test set are never thrown together."""
 
 import io
+from pathlib import Path
 
 import pandas as pd
 
 from pai_bench.report import metrics, pairs, versus
+from pai_bench.report.figures.style import canvas
 from pai_bench.report.page import write_report
 from pai_bench.report.summary import comparisons
 from pai_bench.store import Record, Store, as_frame
@@ -60,3 +62,16 @@ def test_a_part_held_out_is_no_other_data_set_of_the_same_name() -> None:
     for one in (*(r for r in records if "validation" not in r.trial), *held):
         store.write(one)
     assert "different data sets" not in write_report(store, store.path / "report.md").read_text()
+
+
+def test_long_titles_stay_within_their_figures() -> None:
+    name = "a network, with a name, that is rather long, and goes on, for longer than a figure is wide, or even two"
+    for text in (name, "short"):
+        with canvas(Path("x.svg")) as figure:
+            axes = figure.subplots()
+            axes.set_yticks([0], ["a long label to the left of it"])
+            axes.set_title(text)
+        extent = axes.title.get_window_extent()
+        assert extent.x0 >= 0
+        assert extent.x1 <= figure.bbox.width
+        assert axes.title.get_text().replace("\n", " ") == text

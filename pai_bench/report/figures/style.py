@@ -15,6 +15,7 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
 from matplotlib.ticker import NullFormatter
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart, without its yellow
@@ -71,11 +72,32 @@ def canvas(path: Path, width: float = 6.4, height: float = 4.2) -> Iterator[Figu
                 artist.set_in_layout(False)  # axes hold them, and measuring them takes long
         # once: a figure that has the engine is laid out, drawn for nothing and drawn
         ConstrainedLayoutEngine().execute(figure)
+        too_long = [axes.title for axes in figure.axes if broken(axes.title, figure.bbox.width)]
+        if too_long:
+            ConstrainedLayoutEngine().execute(figure)
         path.parent.mkdir(parents=True, exist_ok=True)
         undated = {"Software": None} if path.suffix == ".png" else {"Date": None}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph", UserWarning)  # the reader's fonts may have it
             figure.savefig(path, dpi=PIXELS, metadata=undated)
+
+
+def broken(title: Text, width: float) -> bool:
+    """Whether a title that reaches beyond a figure of this `width` has been broken into lines, at its commas."""
+    if not (text := title.get_text()):
+        return False
+    extent = title.get_window_extent()
+    if extent.x0 >= 0 and extent.x1 <= width:
+        return False
+    middle = (extent.x0 + extent.x1) / 2  # of its axes, which it is centred above
+    fitting = len(text) * 2 * min(middle, width - middle) / extent.width
+    lines = [""]
+    for part in text.replace("\n", ", ").split(", "):
+        if lines[-1] and len(lines[-1]) + len(part) > fitting:
+            lines.append("")
+        lines[-1] += f"{', ' if lines[-1] else ''}{part}"
+    title.set_text(",\n".join(lines))
+    return True
 
 
 def plain(axis: Axis) -> None:
