@@ -143,7 +143,7 @@ def test_the_weights_that_were_scored_are_the_weights_that_are_trained(monkeypat
     catalog = resolve(sweep(seeds=1))
     for trial in catalog.trials[1:]:
         Runner(catalog).run(trial)
-    for before, start in zip(scored, trained, strict=True):
+    for before, start in zip(scored[1::2], trained, strict=True):  # each is pruned twice: for memory, and for time
         assert torch.equal(before, start)
 
 

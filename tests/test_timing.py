@@ -205,10 +205,10 @@ def test_the_memory_of_scoring_is_measured_beside_its_time(criterion: str) -> No
     """At least one tensor as large as the weights is made, and not more than a few."""
 
     def wide(shape: tuple[int, ...], classes: int) -> nn.Module:
-        return nn.Sequential(nn.Flatten(), nn.Linear(shape[0], 200_000), nn.ReLU(), nn.Linear(200_000, classes))
+        return nn.Sequential(nn.Flatten(), nn.Linear(shape[0], 100_000), nn.ReLU(), nn.Linear(100_000, classes))
 
     made = Runner(resolve(pb.Sweep(criteria=[criterion], models=[wide], data=[blobs()], epochs=0, device="cpu")))
-    weights = 4 * 200_000 * 8
+    weights = 4 * 100_000 * 8
     for trial in made.catalog.trials[1:3]:
         mask, score = made.mask(trial, made.model(trial), made.data(trial))
         assert mask is not None
