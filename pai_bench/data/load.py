@@ -58,6 +58,9 @@ class Arrays(dict[str, np.ndarray]):
         else:
             path = self.folder / f"{name}.npy"
             self[name] = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error now, and not the end of the process later
+                with path.open("rb+") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         return self[name]
 
     @classmethod
@@ -85,21 +88,17 @@ def decoded_once(key: str, decode: Callable[[Arrays], None]) -> Arrays:
             shutil.rmtree(folder, ignore_errors=True)
     beside = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     try:
-        shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
+        decode(Arrays(beside))
+        with suppress(OSError):  # another process has been faster
+            beside.replace(folder)
+        return Arrays.read(folder)
     except OSError as error:
         logger.warning("decoded images are not kept for the next time: %s", error)
         decode(arrays := Arrays(None))
         return arrays
-    try:
-        decode(Arrays(beside))
-        with suppress(OSError):  # another process has been faster
-            beside.replace(folder)
+    finally:
         shutil.rmtree(beside, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
-    return Arrays.read(folder)
 
 
 def as_data_set(arrays: Arrays, *, name: str, num_classes: int, label: str) -> DataSet:

@@ -1,6 +1,7 @@
 """Data sets: sizes, splits, normalisation, score batches, files of every kind, and damaged ones."""
 
 import io
+import os
 import struct
 import tarfile
 from pathlib import Path
@@ -349,6 +350,16 @@ def test_decoded_images_are_mapped_and_a_damaged_file_is_made_again(
     assert isinstance(mapped, np.memmap)
     mapped[:] = 0  # changes stay in memory
     assert pb.load_data(f"folder:{folder}").checksum == checksum
+
+
+def test_a_full_disk_is_no_reason_to_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    assert len(pb.load_data(f"folder:{write_folder(tmp_path / 'pets', PETS)}").train.targets) == 3
+    assert not list((cache_dir() / "decoded").iterdir())
 
 
 def test_images_are_decoded_in_memory_where_nothing_can_be_kept(
