@@ -202,16 +202,20 @@ def test_a_folder_with_costs_alone_has_a_report() -> None:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak of memory")
 @pytest.mark.parametrize("criterion", ["snip", "snip:micro-batch=10", "iter-snip"])
 def test_the_memory_of_scoring_is_measured_beside_its_time(criterion: str) -> None:
-    """At least one tensor as large as the weights is made, and not more than a few."""
+    """At least one tensor as large as the weights is made.
+
+    Not more, in each of at most two cuts, than six of those and the hidden layer's values and gradients on both sides
+    of its ReLU: what one cut gives back is not always there for the next.
+    """
 
     def wide(shape: tuple[int, ...], classes: int) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(shape[0], 100_000), nn.ReLU(), nn.Linear(100_000, classes))
 
     made = Runner(resolve(pb.Sweep(criteria=[criterion], models=[wide], data=[blobs()], epochs=0, device="cpu")))
-    weights = 4 * 100_000 * 8
+    weights, activations = 4 * 100_000 * 8, 4 * 100_000 * 30
     for trial in made.catalog.trials[1:3]:
         mask, score = made.mask(trial, made.model(trial), made.data(trial))
         assert mask is not None
         assert score is not None
         assert score.peak_bytes is not None
-        assert weights <= score.peak_bytes <= 30 * weights
+        assert weights <= score.peak_bytes <= 2 * (6 * weights + 4 * activations)
