@@ -34,6 +34,10 @@ def bars(title: str, rows: list[Cost], path: Path) -> None:
         axes.legend(frameon=False, fontsize=9)
 
 
+LEAST = 0.02
+"""The least width of an axis of seconds, as a share of them: nobody cares for less."""
+
+
 def pareto(comparison: Comparison, sparsity: float, path: Path) -> None:
     """Accuracy at one sparsity against the seconds of scoring and training together.
 
@@ -64,6 +68,10 @@ def pareto(comparison: Comparison, sparsity: float, path: Path) -> None:
         axes.set_xlabel("seconds: scoring, median over seeds, and training, median of all trials")
         axes.set_ylabel("test accuracy in %, last epoch")
         axes.set_title(literal(f"{comparison.title}, sparsity {sparsity:.10g}"), fontsize=11)
+        low, high = axes.get_xlim()
+        middle = (low + high) / 2
+        if high - low < LEAST * middle:
+            axes.set_xlim(middle * (1 - LEAST / 2), middle * (1 + LEAST / 2))
         axes.grid(alpha=0.25)
         legend(figure, axes)
 

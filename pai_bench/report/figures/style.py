@@ -45,6 +45,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "pai-bench",
     "svg.fonttype": "none",  # text that can be searched and read aloud, in the reader's own fonts
     "font.size": 10,
+    "axes.formatter.useoffset": False,  # numbers as they are
     "axes.spines.top": False,
     "axes.spines.right": False,
     "figure.facecolor": "white",  # so that a page in dark colours shows it as it is
