@@ -9,17 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pai_bench.catalog import Catalog
 from pai_bench.data import DataSet, Split
 from pai_bench.environment import commit, describe, without_paths
 from pai_bench.identity import stream
-from pai_bench.memory import free_bytes, no_memory
-from pai_bench.models import create_model
+from pai_bench.materials import Materials
+from pai_bench.memory import no_memory
 from pai_bench.plan import Trial
-from pai_bench.pruning import Batch, Connectivity, Mask, Scorer, get_schedule, prune
-from pai_bench.pruning.flops import Flops, flops
+from pai_bench.pruning import Connectivity, Mask, Scorer, get_schedule, prune
 from pai_bench.pruning.guard import BATCH_NORMS
 from pai_bench.pruning.schedule import Schedule
 from pai_bench.randomness import random_state
@@ -34,10 +33,6 @@ logger = logging.getLogger(__name__)
 
 PROBE = 8
 """Examples by which networks are tried in lanes."""
-
-
-ROOM = 0.5
-"""Share of a device's free memory that a data set may take to be resident there."""
 
 FEW = 2
 """Steps of a schedule in which a pruning takes as much memory as in all of them: one dense, one under a mask."""
@@ -63,14 +58,13 @@ class Prepared:
     cut: bool
 
 
-class Runner:
-    """Runs trials on the catalog's device, the data resident there."""
+class Runner(Materials):
+    """Runs trials on the catalog's device."""
 
     def __init__(self, catalog: Catalog, command: str | None = None, *, workers: int = 1) -> None:
-        self.catalog, self.device, self.command, self.workers = catalog, catalog.device, command, workers
-        self._resident: dict[str, DataSet] = {}
+        super().__init__(catalog)
+        self.command, self.workers = command, workers
         self._alone: dict[tuple[str, str], str | None] = {}
-        self._flops: dict[tuple[str, str], Flops | None] = {}
         self._peaks: dict[tuple[str, str, str], int | None] = {}
 
     def run(self, trial: Trial, on_epoch: Callable[[int], None] = lambda _epoch: None) -> Record:
@@ -249,55 +243,6 @@ class Runner:
             ),
         )
 
-    def flops(self, trial: Trial, model: nn.Module) -> Flops | None:
-        """The dense network's operations for one example; None for one that cannot be followed."""
-        if (kind := (trial.data, trial.model)) not in self._flops:
-            try:
-                example = torch.zeros(1, *self.whole(trial).input_shape, device=self.device)
-                self._flops[kind] = flops(model, example)
-            except Exception as error:  # whatever a network does, it can be trained all the same
-                logger.debug("its operations cannot be counted: %s: %s", type(error).__name__, error)
-                self._flops[kind] = None
-        return self._flops[kind]
-
-    def whole(self, trial: Trial) -> DataSet:
-        """The trial's data set on the device, with all of its training examples."""
-        if trial.data not in self._resident:
-            data = self.catalog.data[trial.data]
-            fits = self.device.type == "cpu" or data.nbytes < ROOM * free_bytes(self.device)
-            if not fits:
-                logger.warning("%s is larger than half of the device's free memory, and sent batch by batch", data.name)
-            self._resident[trial.data] = data.to(self.device, inputs=fits)
-        return self._resident[trial.data]
-
-    def chosen(self, trial: Trial) -> Tensor | None:
-        """The training examples that the trial uses; None for all."""
-        return self.whole(trial).chosen(trial.train_fraction, stream(trial.seed, "fraction"))
-
-    def labels(self, trial: Trial) -> Tensor | None:
-        """The trial's own labels of the training set; None for the true ones."""
-        if not trial.label_noise:
-            return None
-        return self.whole(trial).noisy(trial.label_noise, stream(trial.seed, "labels")).train.targets
-
-    def data(self, trial: Trial, *, noisy: bool = False) -> DataSet:
-        """The trial's data on the device, with the true labels or with the `noisy` ones that it is trained on."""
-        data = self.whole(trial)
-        if noisy:
-            data = data.noisy(trial.label_noise, stream(trial.seed, "labels"))
-        return data.only(self.chosen(trial))
-
-    def model(self, trial: Trial, purpose: str = "weights") -> nn.Module:
-        """The trial's network with the initial weights of its seed, which are the same on every device.
-
-        Another `purpose` gives another draw.
-        """
-        data = self.catalog.data[trial.data]
-        builder = self.catalog.models[trial.model]
-        seed = stream(trial.seed, purpose)
-        shapes: dict[str, Any] = {"input_shape": data.input_shape, "num_classes": data.num_classes}
-        return create_model(builder, **shapes, seed=seed, init=trial.init).to(self.device)  # type: ignore[arg-type]
-
     def mask(self, trial: Trial, model: nn.Module, data: DataSet) -> tuple[Mask | None, Measurement | None]:
         """The trial's mask and what it cost, after a warm-up; nothing for the dense reference."""
         if trial.criterion is None:
@@ -334,18 +279,6 @@ class Runner:
         if score.peak_bytes is None:
             score.peak_bytes = self._peaks[key]
         return mask, score
-
-    def score_batch(self, trial: Trial, data: DataSet) -> Batch:
-        """The examples that the trial's criterion sees, the same for all criteria and sparsities of a seed."""
-        size, sampling = trial.score_batch * trial.score_batches, trial.score_sampling
-        label = int(sampling.removeprefix("class-")) if sampling.startswith("class-") else None
-        seed = stream(trial.seed, "batch")
-        examples = data.score_batch(size, seed, balanced=sampling == "balanced", label=label)
-        return Batch(*examples, batches=trial.score_batches)
-
-    def draw(self, trial: Trial) -> Callable[[int], nn.Module]:
-        """How the trial's network is drawn again for scoring."""
-        return lambda _seed: self.model(trial, "redraw")
 
     def _final(self, model: nn.Module, trial: Trial, history: History) -> tuple[float, float]:
         """Test loss and accuracy after the last epoch."""

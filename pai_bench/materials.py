@@ -1,0 +1,92 @@
+"""What trials are made of: their data, their networks, their score batches."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pai_bench.catalog import Catalog
+from pai_bench.data import DataSet
+from pai_bench.identity import stream
+from pai_bench.memory import free_bytes
+from pai_bench.models import create_model
+from pai_bench.plan import Trial
+from pai_bench.pruning import Batch
+from pai_bench.pruning.flops import Flops, flops
+
+logger = logging.getLogger(__name__)
+
+ROOM = 0.5
+"""Share of a device's free memory that a data set may take to be resident there."""
+
+
+class Materials:
+    """What trials are made of, on the catalog's device, the data resident there."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog, self.device = catalog, catalog.device
+        self._resident: dict[str, DataSet] = {}
+        self._flops: dict[tuple[str, str], Flops | None] = {}
+
+    def whole(self, trial: Trial) -> DataSet:
+        """The trial's data set on the device, with all of its training examples."""
+        if trial.data not in self._resident:
+            data = self.catalog.data[trial.data]
+            fits = self.device.type == "cpu" or data.nbytes < ROOM * free_bytes(self.device)
+            if not fits:
+                logger.warning("%s is larger than half of the device's free memory, and sent batch by batch", data.name)
+            self._resident[trial.data] = data.to(self.device, inputs=fits)
+        return self._resident[trial.data]
+
+    def chosen(self, trial: Trial) -> Tensor | None:
+        """The training examples that the trial uses; None for all."""
+        return self.whole(trial).chosen(trial.train_fraction, stream(trial.seed, "fraction"))
+
+    def labels(self, trial: Trial) -> Tensor | None:
+        """The trial's own labels of the training set; None for the true ones."""
+        if not trial.label_noise:
+            return None
+        return self.whole(trial).noisy(trial.label_noise, stream(trial.seed, "labels")).train.targets
+
+    def data(self, trial: Trial, *, noisy: bool = False) -> DataSet:
+        """The trial's data on the device, with the true labels or with the `noisy` ones that it is trained on."""
+        data = self.whole(trial)
+        if noisy:
+            data = data.noisy(trial.label_noise, stream(trial.seed, "labels"))
+        return data.only(self.chosen(trial))
+
+    def model(self, trial: Trial, purpose: str = "weights") -> nn.Module:
+        """The trial's network with the initial weights of its seed, which are the same on every device.
+
+        Another `purpose` gives another draw.
+        """
+        data = self.catalog.data[trial.data]
+        builder = self.catalog.models[trial.model]
+        seed = stream(trial.seed, purpose)
+        shapes: dict[str, Any] = {"input_shape": data.input_shape, "num_classes": data.num_classes}
+        return create_model(builder, **shapes, seed=seed, init=trial.init).to(self.device)  # type: ignore[arg-type]
+
+    def score_batch(self, trial: Trial, data: DataSet) -> Batch:
+        """The examples that the trial's criterion sees, the same for all criteria and sparsities of a seed."""
+        size, sampling = trial.score_batch * trial.score_batches, trial.score_sampling
+        label = int(sampling.removeprefix("class-")) if sampling.startswith("class-") else None
+        seed = stream(trial.seed, "batch")
+        examples = data.score_batch(size, seed, balanced=sampling == "balanced", label=label)
+        return Batch(*examples, batches=trial.score_batches)
+
+    def draw(self, trial: Trial) -> Callable[[int], nn.Module]:
+        """How the trial's network is drawn again for scoring."""
+        return lambda _seed: self.model(trial, "redraw")
+
+    def flops(self, trial: Trial, model: nn.Module) -> Flops | None:
+        """The dense network's operations for one example; None for one that cannot be followed."""
+        if (kind := (trial.data, trial.model)) not in self._flops:
+            try:
+                example = torch.zeros(1, *self.whole(trial).input_shape, device=self.device)
+                self._flops[kind] = flops(model, example)
+            except Exception as error:  # whatever a network does, it can be trained all the same
+                logger.debug("its operations cannot be counted: %s: %s", type(error).__name__, error)
+                self._flops[kind] = None
+        return self._flops[kind]
