@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -91,8 +91,11 @@ def load(name: str) -> Recipe:
 
 def places(text: str) -> Iterator[tuple[int, str, int]]:
     """Part, key and line (from 1) of whatever looks like a key of a recipe."""
-    part = TOP
+    part, quoted = TOP, False
     for number, line in enumerate(text.split("\n"), 1):
+        within, quoted = quoted, quoted ^ (len(re.findall(r"\"{3}|'{3}", line)) % 2 == 1)
+        if within:
+            continue
         if re.match(r"\s*\[\[\s*[\"']?grid[\"']?\s*\]\]", line):
             part += 1
         elif found := re.match(r"\s*([\"']?)([\w-]+)\1\s*=", line):
@@ -125,9 +128,30 @@ def check(given: Mapping[str, Any], recipe: str, lines: Mapping[tuple[int, str],
         if name != "out":
             try:
                 Sweep(**{name: checked[name]})
+                look_up(name, checked[name])
             except UserError as error:
                 raise UserError(f"{label}: {error}") from None
     return checked
+
+
+def look_up(key: str, value: Any) -> None:
+    """Find what the value of a key names, if it names something; a name that is not known is a `UserError`."""
+    from pai_bench.models import find_model
+    from pai_bench.pruning import get_criterion, get_schedule, get_variant
+    from pai_bench.registry import DATA
+    from pai_bench.training.protocol import get_protocol
+
+    finders: dict[str, Callable[[str], object]] = {
+        "criteria": get_criterion,
+        "models": find_model,
+        "data": DATA.find,
+        "variants": get_variant,
+        "schedule": get_schedule,
+        "protocol": get_protocol,
+    }
+    for name in value if key in AXES else [value]:
+        if key in finders:
+            finders[key](name)
 
 
 def typed(value: Any, to: Any, label: str) -> Any:
