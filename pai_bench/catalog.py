@@ -21,8 +21,8 @@ from pai_bench.training.protocol import Protocol, get_protocol
 LATER_OPTIONS: dict[str, Any] = {
     f.name: f.default
     for f in dataclasses.fields(Criterion)
-    if f.name in ("accumulate", "score_init", "biases", "micro_batch")
-}
+    if f.name in ("accumulate", "score_init", "loss", "ties", "biases", "micro_batch")
+} | {"halves": False}
 """Options that criteria did not have in the first results -> the value that means what was done then."""
 
 

@@ -89,6 +89,8 @@ class Search:
         assert self.trial.criterion is not None
         data = self.runner.data(self.trial)
         self.criterion = self.runner.catalog.criteria[self.trial.criterion.name]
+        if self.criterion.ties != "position":
+            raise UserError(f"{self.criterion}: a search counts connections, which ties={self.criterion.ties} changes")
         self.schedule, self.points = self.settings.schedule(self.trial), self.settings.points
         self.model = self.runner.model(self.trial)
         self.batch, self.draw = self.runner.score_batch(self.trial, data), self.runner.draw(self.trial)

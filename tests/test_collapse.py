@@ -54,6 +54,11 @@ def connected(found: Search, count: int) -> bool:
     return pb.connectivity(found.model, found.mask(count), example).connected
 
 
+def test_a_criterion_that_keeps_more_or_fewer_is_refused() -> None:
+    with pytest.raises(pb.UserError, match="a search counts connections, which ties=keep changes"):
+        search("snip:ties=keep")
+
+
 @pytest.mark.parametrize("criterion", ["random", "magnitude", "snip", "grasp", "erk"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_end_of_a_one_shot_criterion_is_exact(criterion: str, seed: int) -> None:

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from pai_bench import spec
 from pai_bench.errors import UserError, unknown
 from pai_bench.pruning.schedule import OneShot, Schedule
-from pai_bench.pruning.selection import Scope
+from pai_bench.pruning.selection import Scope, Ties
 
 Scores = dict[str, Tensor]
 """Parameter name -> saliency, of the parameter's shape and device; higher means keep."""
@@ -171,6 +171,10 @@ class Criterion(ABC):
     * ``score_init``: the weights that are scored: those that will be trained (``trained``), another draw of their
       initialisation (``redrawn``), or a draw by another one (`pai_bench.initialise.LAWS`): Glorot (``vs-x``), He
       (``vs-h``), standard normal (``rn``), or that cut off at 2 (``tn``).
+    * ``loss``: L of the logits: their cross-entropy, or what some codes take by mistake (``nll``), the negative
+      log-likelihood of logits as if they were log-probabilities: minus the logit of the target.
+    * ``ties``: what becomes of connections whose scores equal the threshold: those first by position are kept, so that
+      the number is exact (``position``), or all of them (``keep``), or none (``remove``).
     * ``biases``: whether biases are scored and counted in the budget like weights.
     * ``micro_batch``: number of examples that go through the network at once, to save memory; the gradients are those
       of the whole batch.
@@ -181,6 +185,8 @@ class Criterion(ABC):
     seed: int | None = None
     accumulate: Literal["gradient", "score"] = "gradient"
     score_init: Literal["trained", "redrawn", "vs-x", "vs-h", "rn", "tn"] = "trained"
+    loss: Literal["cross-entropy", "nll"] = "cross-entropy"
+    ties: Ties = "position"
     biases: bool = False
     micro_batch: int | None = None
 

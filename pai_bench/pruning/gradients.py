@@ -1,6 +1,7 @@
 """Gradients with respect to the (masked) weights, and the scores made of them while they are produced.
 
-The loss L is the mean cross-entropy of the network's logits over the batch, or the batch's own ``loss``.
+The loss L is the mean cross-entropy of the network's logits over the batch, or what the criterion's option ``loss``
+says, or the batch's own ``loss``.
 """
 
 import functools
@@ -45,7 +46,9 @@ def loss(model: nn.Module, batch: Batch, *, temperature: float = 1.0) -> Tensor:
     elif temperature != 1:
         output = output / temperature
     if batch.loss is None:
-        return F.cross_entropy(checked_logits(output, batch), batch.targets)
+        known = SCORING.get(model)
+        of = F.nll_loss if known is not None and known.criterion.loss == "nll" else F.cross_entropy
+        return of(checked_logits(output, batch), batch.targets)
     value = batch.loss(output, batch.targets)
     if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
         raise UserError("the loss given must be a differentiable scalar: the mean over the examples")

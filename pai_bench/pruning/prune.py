@@ -33,7 +33,7 @@ from pai_bench.pruning.repair import (
     with_effective_count,
 )
 from pai_bench.pruning.schedule import Schedule, get_schedule
-from pai_bench.pruning.selection import Scope, apportion, kept_count, select
+from pai_bench.pruning.selection import Scope, Ties, apportion, kept_count, select, with_ties
 from pai_bench.pruning.variant import Variant, get_variant
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,8 @@ def prune(
 ) -> Mask:
     """The mask that keeps exactly ``round((1 - sparsity) * n)`` of the n prunable connections of `model`.
 
-    The model itself is not changed: ``mask.apply_(model)`` does that.
+    A criterion's option ``ties`` may keep more or fewer where scores are equal. The model itself is not changed:
+    ``mask.apply_(model)`` does that.
 
     * `schedule`, `scope`: in place of the criterion's own.
     * `variant`: a sanity variant (`pai_bench.pruning.variant`). ``reinit`` gives the criterion's mask; the weights
@@ -79,6 +80,10 @@ def prune(
     check_sparsity(sparsity)
     check_policy(target, repair, min_per_layer)
     chosen, batch, kind = get_criterion(criterion), as_batch(batch, loss), get_variant(variant)
+    if chosen.ties != "position" and (target == "effective" or repair != "none" or min_per_layer or kind.quota):
+        raise UserError(
+            f"{chosen} may keep more or fewer; target, repair, min_per_layer and quota need the exact number"
+        )
     cuts = chosen.schedule if schedule is None else get_schedule(schedule)
     if kind.quota is not None and scope not in (None, "quota"):
         raise UserError(f"scope {scope} and variant {kind} both divide the connections over the layers; give one")
@@ -107,7 +112,7 @@ def prune(
         for density in cuts.densities(1 - sparsity):
             alive = None if cuts.returns else mask
             scores = scored(scorer, batch, density, mask, invert=kind.inverted)
-            mask = cut(scores, density, alive=alive, division=division, min_per_layer=min_per_layer)
+            mask = cut(scores, density, alive=alive, division=division, min_per_layer=min_per_layer, ties=chosen.ties)
         assert mask is not None  # a schedule has at least one density
         if linked is not None:
             mask = effective_only(mask, scores, linked)
@@ -132,20 +137,37 @@ def cut(
     alive: Mapping[str, Tensor] | None = None,
     division: Division | None = None,
     min_per_layer: int = 0,
+    ties: Ties = "position",
 ) -> Mask:
     """One step of `prune`: keep the best connections, among those `alive` if given.
 
     `division` gives every layer its count; without, all layers are ranked together.
     """
     count = kept_count(density, sum(score.numel() for score in scores.values()))
+    if ties == "remove" and alive is not None:  # earlier cuts may have left fewer
+        count = min(count, sum(int(kept.count_nonzero()) for kept in alive.values()))
+    mask = _cut(scores, count, alive, division, min_per_layer)
+    if ties == "position":
+        return Mask(mask)
+    found: dict[str, Tensor] = {}
+    for names in [list(scores)] if division is None else [[name] for name in scores]:
+        ranked, kept = ({name: of[name] for name in names} for of in (scores, mask))
+        found |= with_ties(ranked, kept, ties, alive)
+    return Mask(found)
+
+
+def _cut(
+    scores: Scores, count: int, alive: Mapping[str, Tensor] | None, division: Division | None, min_per_layer: int
+) -> dict[str, Tensor]:
+    """The mask that keeps exactly `count` connections."""
     if division is None and not min_per_layer:
-        return Mask(select(scores, count, alive))
+        return select(scores, count, alive)
     left = {n: score.numel() if alive is None else int(alive[n].count_nonzero()) for n, score in scores.items()}
     floor = floors(left, min_per_layer, count)
     if division is None:
-        return Mask(select_with_floor(scores, count, floor, alive))
+        return select_with_floor(scores, count, floor, alive)
     parts = dict(zip(scores, division(count, list(left.values())), strict=True))
-    return Mask(select(scores, raise_to_floor(parts, floor, left) if min_per_layer else parts, alive))
+    return select(scores, raise_to_floor(parts, floor, left) if min_per_layer else parts, alive)
 
 
 def report_zeros(scores: Mapping[str, Tensor], label: str) -> None:

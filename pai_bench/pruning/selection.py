@@ -1,6 +1,7 @@
 """Selection: from scores to exactly k kept connections.
 
-Higher scores are kept. Equal scores are decided by position: first in parameter order, then in flat index. Nothing
+Higher scores are kept. Equal scores are decided by position (first in parameter order, then in flat index), unless
+`with_ties` treats them alike. Nothing
 here knows what is selected; it takes tensors of scores and counts, and goes over them block by block, so that beside
 the masks it needs memory for a small share of the scores only.
 """
@@ -17,6 +18,8 @@ from torch import Tensor
 from pai_bench.errors import UserError
 
 Scope = Literal["global", "layerwise", "quota"]
+
+Ties = Literal["position", "keep", "remove"]
 
 DIRECT = 2**14
 """So few scores are selected from directly, without a guess at the threshold."""
@@ -76,6 +79,28 @@ def select(
         live = None if alive is None else [alive[name] for name in names]
         masks |= zip(names, top([scores[name] for name in names], kept, live), strict=True)
     return masks
+
+
+def with_ties(
+    scores: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+    ties: Literal["keep", "remove"],
+    alive: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """`masks` of the highest scores over all tensors together, with all kept that equal the lowest score kept.
+
+    Or with all removed that equal the highest score removed. Where nothing ties at the threshold, neither changes.
+    """
+    kind, ends = _common_type(list(scores.values())), []
+    for name, mask in masks.items():
+        side = mask if ties == "keep" else ~mask if alive is None else alive[name] & ~mask
+        if (values := scores[name][side]).numel():
+            ends.append(float(values.min() if ties == "keep" else values.max()))
+    if not ends:  # nothing is kept, or nothing removed
+        return dict(masks)
+    end, above = (min(ends), torch.ge) if ties == "keep" else (max(ends), torch.gt)
+    found = {name: above(score.to(kind), end) for name, score in scores.items()}
+    return found if alive is None else {name: mask & alive[name] for name, mask in found.items()}
 
 
 def top(scores: Sequence[Tensor], count: int, alive: Sequence[Tensor] | None = None) -> list[Tensor]:

@@ -92,7 +92,7 @@ def describe_commit(record: Record | Cost | Collapse) -> str | None:
 
 ANOTHER_DRAW = ("redrawn", "vs-x", "vs-h", "rn", "tn")
 
-ORIGINALLY: dict[str, tuple[tuple[str | None, tuple[object, ...], str], ...]] = {
+ORIGINALLY: dict[str, tuple[tuple[str, tuple[object, ...], str], ...]] = {
     "snip": (
         ("score_sampling", ("random",), "draws its score batch at random"),
         ("score_init", ANOTHER_DRAW, "scores another draw of the initialisation than the one that is trained"),
@@ -100,14 +100,17 @@ ORIGINALLY: dict[str, tuple[tuple[str | None, tuple[object, ...], str], ...]] = 
     ),
     "snip-it": (
         ("score_batches", (5,), "scores 5 batches of 512 examples"),
-        (None, (), "applies the negative log-likelihood to raw logits, a bug"),
+        ("loss", ("nll",), "applies the negative log-likelihood to raw logits, a bug"),
     ),
-    "force": ((None, (), "applies the negative log-likelihood to raw logits, a bug"),),
-    "grasp": (("score_init", ANOTHER_DRAW, "draws its linear layers again for scoring"),),
-    "synflow": ((None, (), "keeps or removes all equal scores at the threshold"),),
+    "force": (("loss", ("nll",), "applies the negative log-likelihood to raw logits, a bug"),),
+    "grasp": (
+        ("score_init", ANOTHER_DRAW, "draws its linear layers again for scoring"),
+        ("halves", (True,), "takes the gradients of two halves of the score batch, sorted by class"),
+    ),
+    "synflow": (("ties", ("remove",), "removes all equal scores at the threshold"),),
 }
-"""Criterion -> our option for what its authors' code does (None where we have none), its values that do so, and what
-that is (docs/criteria.md gives the sources)."""
+"""Criterion -> our option for what its authors' code does, its values that do so, and what that is (docs/criteria.md
+gives the sources)."""
 
 
 def departures(records: Sequence[Record]) -> list[str]:
@@ -120,7 +123,7 @@ def departures(records: Sequence[Record]) -> list[str]:
             for key, values, text in ORIGINALLY.get(criterion["name"].partition(":")[0], ()):
                 line = f"{criterion['name']}: its authors' code {text}"
                 trials[line] += 1
-                missing[line] += key is None or given.get(key) not in values
+                missing[line] += given.get(key) not in values
     return [
         f"{line}; here it does not{'' if count == trials[line] else f', in {count} of {trials[line]} trials'}."
         for line, count in sorted(missing.items())
