@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from pai_bench.data.facts import FACTS, Facts
-from pai_bench.execution.choice import WORKER, Choice, choose, kind_of, kinds, step_seconds, using
+from pai_bench.execution.choice import WORKER, Choice, choose, kind_of, kinds, measured_step
 from pai_bench.models import create_model
 from pai_bench.plan import Trial
 from pai_bench.pruning import Scorer, get_schedule, prunable_parameters
@@ -56,8 +56,7 @@ def estimate(runner: Runner, missing: Sequence[Trial]) -> Estimate:
     memory = 0
     for trial, count in kinds(missing).values():
         try:
-            with using(choice.threads):
-                seconds, taken = step_seconds(runner, trial, choice.lanes(trial))
+            seconds, taken = measured_step(runner, trial, choice.threads, choice.lanes(trial))
         except Exception as error:  # the trial itself will say the same
             failed.append(f"a step of {trial.model} on {trial.data}: {error}")
             continue
@@ -142,6 +141,6 @@ def one_score(runner: Runner, trial: Trial) -> float:
     batch = runner.score_batch(trial, data)
     with Scorer(runner.catalog.criteria[trial.criterion.name], model, draw=runner.draw(trial)) as scorer:
         scorer.score(batch)
-        with measured(torch.device(runner.device)) as found:
+        with measured(runner.device) as found:
             scorer.score(batch)
     return found.seconds

@@ -65,6 +65,7 @@ class Runner(Materials):
         super().__init__(catalog)
         self.command, self.workers = command, workers
         self._alone: dict[tuple[str, str], str | None] = {}
+        self.measured_steps: dict[object, tuple[float, int]] = {}
         self._peaks: dict[tuple[str, str, str], int | None] = {}
 
     def run(self, trial: Trial, on_epoch: Callable[[int], None] = lambda _epoch: None) -> Record:

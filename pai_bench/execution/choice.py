@@ -78,10 +78,8 @@ def choose(runner: Runner, missing: Sequence[Trial]) -> Choice:
     found = kinds(missing)
     work = {kind: count * steps_of(runner, trial) for kind, (trial, count) in found.items()}
 
-    @functools.cache
     def measure(kind: Kind, threads: int, lanes: int) -> tuple[float, int]:
-        with using(threads):
-            return step_seconds(runner, found[kind][0], lanes)
+        return measured_step(runner, found[kind][0], threads, lanes)
 
     own = WORKER + sum(data.nbytes for data in runner.catalog.data.values())
 
@@ -182,6 +180,15 @@ def best_lanes(
             break
         lanes, seconds = 2 * lanes, found
     return lanes, seconds
+
+
+def measured_step(runner: Runner, trial: Trial, threads: int, lanes: int) -> tuple[float, int]:
+    """`step_seconds` with so many threads, measured once for each kind of trial."""
+    key = kind_of(trial), threads, lanes
+    if key not in runner.measured_steps:
+        with using(threads):
+            runner.measured_steps[key] = step_seconds(runner, trial, lanes)
+    return runner.measured_steps[key]
 
 
 def step_seconds(runner: Runner, trial: Trial, lanes: int) -> tuple[float, int]:
