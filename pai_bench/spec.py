@@ -40,8 +40,9 @@ def build(cls: type[T], options: Mapping[str, Any], label: str) -> T:
         return cls(**{key: convert(value, hints[key], f"{label}:{key}") for key, value in options.items()})
     except UserError as error:
         raise UserError(str(error) if str(error).startswith(label) else f"{label}: {error}") from None
-    except (TypeError, ValueError) as error:  # an option without a value, a class that is not finished
-        raise UserError(f"{label}: {error}") from error
+    except Exception as error:  # an option without a value, a class that is not finished or whose constructor breaks
+        kind = "" if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: "
+        raise UserError(f"{label}: {kind}{error}") from error
 
 
 def option_types(cls: type) -> dict[str, Any]:

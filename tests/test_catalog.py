@@ -86,8 +86,10 @@ class Mine(Criterion):
         "class Abstract(Criterion): pass\n"
         "@dataclass(frozen=True, kw_only=True)\nclass Required(Criterion):\n"
         "    alpha: float\n    def score(self, model, batch): return {}\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass Breaks(Criterion):\n"
+        "    def __post_init__(self): {}['nothing']\n    def score(self, model, batch): return {}\n"
     )
-    for name, message in (("Abstract", "abstract"), ("Required", "alpha")):
+    for name, message in (("Abstract", "abstract"), ("Required", "alpha"), ("Breaks", "KeyError: 'nothing'")):
         with pytest.raises(pb.UserError, match=f"{name}: .*{message}"):
             resolve(pb.Sweep(criteria=[f"./unfinished.py:{name}"]))
     Path("broken.py").write_text("1/0")
