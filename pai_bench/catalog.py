@@ -12,6 +12,7 @@ from pai_bench.data import DataSet, load_data
 from pai_bench.data.augment import check_images
 from pai_bench.environment import select_device
 from pai_bench.errors import UserError
+from pai_bench.identity import stream
 from pai_bench.models.create import Builder, create_model, find_model
 from pai_bench.plan import Choice, Sweep, Trial, expand, fraction, refuse_duplicates
 from pai_bench.pruning import Criterion, Variant, get_criterion, get_schedule, get_variant, prunable_parameters
@@ -153,6 +154,8 @@ def _score_batch(data: DataSet, sweep: Sweep, share: float) -> int:
         raise UserError(f"{wanted} is larger than the {available} training examples of {data.name}")
     if sweep.score_sampling.startswith("class-"):
         label = int(sweep.score_sampling.removeprefix("class-"))
-        if (there := int((data.train.targets == label).sum())) < size * sweep.score_batches:
+        chosen = (data.only(data.chosen(share, stream(seed, "fraction"))) for seed in range(sweep.seeds))
+        there = min(int((part.train.targets == label).sum()) for part in chosen)
+        if there < size * sweep.score_batches:
             raise UserError(f"{data.name} has {there} training examples of class {label}, less than a score batch")
     return size

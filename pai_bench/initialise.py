@@ -1,5 +1,6 @@
 """Initialisations of whole networks, by name."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -11,19 +12,33 @@ from pai_bench.errors import UserError
 
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 
-Law = Literal["vs-x", "vs-h", "rn", "tn"]
+Law = Literal["vs-x", "vs-h", "vs", "rn", "tn"]
+
+CUT_OFF = 2.0
+"""Where truncated normals end, in deviations of the whole one."""
+
+
+def truncated_by_fan_in(weight: Tensor) -> Tensor:
+    """Normal, cut off at two deviations, with variance 1 / fan in after that."""
+    within = math.erf(CUT_OFF / math.sqrt(2))
+    left = 1 - 2 * CUT_OFF * math.exp(-(CUT_OFF**2) / 2) / math.sqrt(2 * math.pi) / within
+    deviation = 1 / math.sqrt(weight[0].numel() * left)
+    return nn.init.trunc_normal_(weight, std=deviation, a=-CUT_OFF * deviation, b=CUT_OFF * deviation)
+
 
 LAWS: dict[Law, Callable[[Tensor], object]] = {
     "vs-x": nn.init.xavier_normal_,
     "vs-h": lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"),
+    "vs": truncated_by_fan_in,
     "rn": nn.init.normal_,
-    "tn": lambda weight: nn.init.trunc_normal_(weight, a=-2, b=2),
+    "tn": lambda weight: nn.init.trunc_normal_(weight, a=-CUT_OFF, b=CUT_OFF),
 }
 """How weights are drawn, by the names of the SNIP paper (Lee et al. 2019, arXiv:1810.02340, table 3).
 
-``vs-x``: normal with variance 2 / (fan in + fan out) (Glorot & Bengio 2010). ``vs-h``: normal with variance 2 / fan in
-(He et al. 2015). ``rn``: standard normal. ``tn``: standard normal, cut off at 2. The paper gives no deviation for the
-last two; 1 is the default of the library that its code uses.
+``vs-x``: normal with variance 2 / (fan in + fan out) (Glorot & Bengio 2010). ``vs-h``: normal with variance 2 / fan
+in (He et al. 2015). ``vs``: normal, cut off at two deviations, with variance 1 / fan in (LeCun et al. 1998), which
+the paper's code draws where its text says Glorot. ``rn``: standard normal. ``tn``: standard normal, cut off at 2. The
+paper gives no deviation for the last two; 1 is the default of the library that its code uses.
 """
 
 

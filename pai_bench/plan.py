@@ -76,8 +76,10 @@ class Sweep:
     train_fraction: float | None = option(
         None, "share of the training set to use, drawn by seed; default: the protocol's, mostly all of it"
     )
-    init: Literal["own", "vs-x", "vs-h", "rn", "tn"] = option(
-        "own", "initial weights: the network's own, Glorot (vs-x), He (vs-h), normal or truncated normal of deviation 1"
+    init: Literal["own", "vs-x", "vs-h", "vs", "rn", "tn"] = option(
+        "own",
+        "initial weights: the network's own, Glorot (vs-x), He (vs-h), LeCun (vs), normal (rn), truncated normal (tn), "
+        "the last two of deviation 1",
     )
     label_noise: float = option(
         0.0, "probability with which a training label is replaced by a random one; scoring sees the true ones"

@@ -66,7 +66,7 @@ class Runner(Materials):
         self.command, self.workers = command, workers
         self._alone: dict[tuple[str, str], str | None] = {}
         self.measured_steps: dict[object, tuple[float, int]] = {}
-        self._peaks: dict[tuple[str, str, str], int | None] = {}
+        self._peaks: dict[tuple[str, str, str, str], int | None] = {}
 
     def run(self, trial: Trial, on_epoch: Callable[[int], None] = lambda _epoch: None) -> Record:
         """The record of `trial`; an error makes a record too, with status ``failed``."""
@@ -268,7 +268,7 @@ class Runner(Materials):
                 seed=stream(trial.seed, "scores"),
             )
 
-        if (key := (trial.data, trial.model, str(criterion))) not in self._peaks:
+        if (key := (trial.data, trial.model, str(criterion), trial.variant)) not in self._peaks:
             with Scorer(criterion, model, draw=draw) as scorer:
                 scorer.score(batch)  # unmeasured: libraries load, caches fill
             # on a processor, memory is not measured together with time, which that would change; a few cuts will do

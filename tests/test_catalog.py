@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import pai_bench as pb
 from pai_bench.catalog import resolve
@@ -105,6 +106,10 @@ def wrong_inputs(_shape: tuple[int, ...], _classes: int) -> nn.Module:
     return nn.Linear(3, 10)
 
 
+def parametrised(_shape: tuple[int, ...], _classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), weight_norm(nn.Linear(784, 10)))
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
@@ -121,6 +126,11 @@ def wrong_inputs(_shape: tuple[int, ...], _classes: int) -> nn.Module:
         ({"batch_size": 2000}, "batch size 2000 is larger than the 1347 training examples of digits"),
         ({"batch_size": 300, "train_fraction": 0.2}, "batch size 300 is larger than the 269 training examples"),
         ({"score_batch": 2000}, "score-batch 2000 is larger than the 1347 training examples of digits"),
+        (
+            {"score_sampling": "class-3", "score_batch": 120, "train_fraction": 0.5},
+            r"digits has \d\d training examples of class 3, less than a score batch",
+        ),
+        ({"models": [parametrised], "init": "vs-h"}, "'1' is parametrised, so that vs-h cannot draw its weights"),
         ({"models": [wrong_classes]}, r"model wrong_classes gives \(2, 7\) for 2 examples of digits, not logits"),
         ({"models": [wrong_inputs]}, "model wrong_inputs does not take digits's inputs of shape"),
         ({"models": ["torchvision:alexnet"]}, "model torchvision:alexnet: does not take images of shape"),

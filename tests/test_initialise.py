@@ -15,7 +15,8 @@ def variance(law: Law, fan_in: int, fan_out: int) -> float:
     """By the formulas."""
     # of a normal law cut off at 2: 1 - 2 * 2 phi(2) / (2 Phi(2) - 1)
     density, inside = math.exp(-2) / math.sqrt(2 * math.pi), math.erf(math.sqrt(2))
-    return {"vs-x": 2 / (fan_in + fan_out), "vs-h": 2 / fan_in, "rn": 1.0, "tn": 1 - 4 * density / inside}[law]
+    of_units = {"vs-x": 2 / (fan_in + fan_out), "vs-h": 2 / fan_in, "vs": 1 / fan_in}
+    return (of_units | {"rn": 1.0, "tn": 1 - 4 * density / inside})[law]
 
 
 def check(weight: torch.Tensor, expected: float) -> None:
@@ -43,6 +44,9 @@ def test_laws(law: Law) -> None:
     assert bool((found["1.weight"] == 7).all())
     if law == "tn":
         assert float(found["2.weight"].abs().max()) <= 2
+    if law == "vs":
+        end = 2 / math.sqrt(200 * variance("tn", 200, 300))
+        assert 0.99 * end < float(found["2.weight"].abs().max()) <= end
 
 
 def test_projections_of_attention_are_matrices_of_their_own() -> None:

@@ -76,6 +76,16 @@ def test_a_recipe_that_is_not_there() -> None:
         recipe.load("quik")
 
 
+def test_missing_the_mark_takes_the_densities_of_its_paper() -> None:
+    (grid,) = recipe.load("missing-the-mark").grids
+    assert grid["sparsities"] == tuple(round(1 - 0.8**k, 6) for k in range(2, 19, 2))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_recipe() -> None:
+    Path("r.toml").write_text("seeds = 2", encoding="utf-8-sig")
+    assert recipe.load("r.toml").grids == ({"seeds": 2},)
+
+
 def test_every_shipped_recipe_is_described_and_names_what_there_is() -> None:
     assert "quick" in recipe.shipped()
     for name in recipe.shipped():

@@ -75,7 +75,7 @@ def test_networks_are_tested_on_what_is_held_out() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"init": "xavier"}, "init=xavier is not one of own, vs-x, vs-h, rn, tn"),
+        ({"init": "xavier"}, "init=xavier is not one of own, vs-x, vs-h, vs, rn, tn"),
         ({"label_noise": 1.5}, "label-noise 1.5 is outside"),
         ({"validation": 1}, "validation 1 is outside"),
     ],

@@ -200,6 +200,26 @@ def test_a_folder_with_costs_alone_has_a_report() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak of memory")
+@pytest.mark.parametrize("order", [["none", "quota:grasp"], ["quota:grasp", "none"]])
+def test_memory_of_a_variant_that_scores_twice_is_its_own(order: list[str]) -> None:
+    sweep = pb.Sweep(
+        models=["lenet-5-caffe"],
+        criteria=["random"],
+        sparsities=[0.9],
+        variants=order,
+        seeds=1,
+        epochs=0,
+        score_batch=1000,
+        device="cpu",
+    )
+    runner = Runner(resolve(sweep))
+    peaks = {trial.variant: runner.run(trial).score_peak_bytes for trial in runner.catalog.trials if trial.criterion}
+    # grasp alone keeps the activations of 1,000 examples: 20 x 24 x 24 in the first layer
+    activations = 4 * 1000 * 20 * 24 * 24
+    assert (peaks["none"] or 0) < activations < (peaks["quota:grasp"] or 0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak of memory")
 @pytest.mark.parametrize("criterion", ["snip", "snip:micro-batch=10", "iter-snip"])
 def test_the_memory_of_scoring_is_measured_beside_its_time(criterion: str) -> None:
     """At least one tensor as large as the weights is made.

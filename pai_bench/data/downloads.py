@@ -152,12 +152,12 @@ def tiny_imagenet(data_dir: Path | None = None) -> DataSet:
 
             download_and_extract_archive(TINY_ADDRESS, str(root))
         arrays = decoded_folder(root / TINY, tiny_files(root / TINY), FACTS["tiny-imagenet"].shape[1])
-    return whole(as_data_set(arrays, name="tiny-imagenet", num_classes=200, label="Tiny-ImageNet"))
+    return whole(as_data_set(arrays, name="tiny-imagenet", num_classes=200, label="Tiny-ImageNet"), root / TINY)
 
 
 def tiny_files(root: Path) -> Iterator[File]:
     """The images of Tiny-ImageNet with their classes, those for validation by the list of their names."""
-    for path in sorted((root / "train").glob("*/images/*.JPEG")):
+    for path in sorted((root / "train").glob("*/images/[!.]*.JPEG")):
         yield PurePath("train", path.parts[-3], path.name), path
     for line in (root / "val" / "val_annotations.txt").read_text(encoding="utf-8").splitlines():
         if line.strip():
@@ -179,13 +179,13 @@ def imagenette(data_dir: Path | None = None) -> DataSet:
 
             datasets.Imagenette(root, size="160px", download=True)
         arrays = decoded_folder(folder, side=SIDE)
-    return whole(as_data_set(arrays, name="imagenette", num_classes=10, label="Imagenette"))
+    return whole(as_data_set(arrays, name="imagenette", num_classes=10, label="Imagenette"), folder)
 
 
-def whole(data: DataSet) -> DataSet:
-    """The same data set, if it has as many images as it should: a part of it must not go by its name."""
+def whole(data: DataSet, folder: Path) -> DataSet:
+    """The same data set, read from `folder`, if it is whole: a part of it must not go by its name."""
     sizes, facts = (len(data.train.targets), len(data.test.targets)), FACTS[data.name]
     if sizes != (facts.train, facts.test):
-        right = f"not {facts.train:,} and {facts.test:,}; fetch it again"
-        raise UserError(f"{data.label}: {sizes[0]:,} training and {sizes[1]:,} test images, {right}")
+        right = f"not {facts.train:,} and {facts.test:,}; delete it, or {CURE}"
+        raise UserError(f"{data.label}: {folder} has {sizes[0]:,} training and {sizes[1]:,} test images, {right}")
     return data

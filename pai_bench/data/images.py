@@ -66,13 +66,18 @@ def decoded_folder(root: Path, files: Iterable[File] | None = None, side: int | 
 
 def folder_files(root: Path) -> Iterator[File]:
     """The image files under `root`, at any depth below ``PART/CLASS/``, by path relative to it."""
-    classes = {path.name for path in (root / "train").glob("*/")}
+    classes = {path.name for path in (root / "train").glob("*/") if is_shown(path, root)}
     tests = [name for name in TEST_NAMES if any(path.name in classes for path in (root / name).glob("*/"))]
     for part in ("train", *tests[:1]):  # of two, val is neither for training nor for the test
         for path in sorted((root / part).glob("*/**/*")):
-            hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-            if path.suffix.lower() in SUFFIXES and path.is_file() and not hidden:
+            if path.suffix.lower() in SUFFIXES and path.is_file() and is_shown(path, root):
                 yield path.relative_to(root), path
+
+
+def is_shown(path: PurePath, root: PurePath | None = None) -> bool:
+    """Whether neither a file nor a folder above it, up to `root`, is hidden, as those are that systems leave behind."""
+    parts = path.parts if root is None else path.relative_to(root).parts
+    return not any(part.startswith(".") for part in parts)
 
 
 def archive_files(archive: Path) -> Iterator[File]:
@@ -81,7 +86,7 @@ def archive_files(archive: Path) -> Iterator[File]:
         with tarfile.open(archive) as tar:
             for member in tar:
                 path = PurePath(*PurePath(member.name).parts[-3:])
-                if member.isfile() and path.suffix.lower() in SUFFIXES and len(path.parts) == 3:
+                if member.isfile() and path.suffix.lower() in SUFFIXES and len(path.parts) == 3 and is_shown(path):
                     file = tar.extractfile(member)
                     assert file is not None
                     yield path, file.read()

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -86,19 +87,19 @@ def decoded_once(key: str, decode: Callable[[Arrays], None]) -> Arrays:
         except (OSError, ValueError, EOFError) as error:
             logger.warning("decoding again: %s is damaged (%s)", folder, error)
             shutil.rmtree(folder, ignore_errors=True)
-    beside = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     try:
-        beside.mkdir(parents=True)
-        decode(Arrays(beside))
-        with suppress(OSError):  # another process has been faster
-            beside.replace(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as beside:
+            decode(Arrays(Path(beside)))
+            with suppress(OSError):  # another process has been faster
+                Path(beside).replace(folder)
         return Arrays.read(folder)
-    except OSError as error:
+    except UserError:
+        raise
+    except (OSError, ValueError, EOFError) as error:
         logger.warning("decoded images are not kept for the next time: %s", error)
         decode(arrays := Arrays(None))
         return arrays
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def as_data_set(arrays: Arrays, *, name: str, num_classes: int, label: str) -> DataSet:

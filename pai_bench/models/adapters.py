@@ -109,7 +109,7 @@ def own_model(place: str) -> Builder:
         found: object = importlib.import_module(path)
         for part in name.split(".") if name else ():
             found = getattr(found, part)
-    except Exception as error:  # a module of one's own may have any mistake in it
+    except (Exception, SystemExit) as error:  # a module of one's own may have any mistake in it, or be a script
         what = f"{type(error).__name__}: {error}"
         raise UserError(f"module:{place} cannot be imported ({what}); it is module:PATH.TO:FUNCTION") from error
     if not callable(found):

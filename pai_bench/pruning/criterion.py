@@ -170,7 +170,7 @@ class Criterion(ABC):
       (``gradient``), or to each batch's own gradient, and the scores summed (``score``).
     * ``score_init``: the weights that are scored: those that will be trained (``trained``), another draw of their
       initialisation (``redrawn``), or a draw by another one (`pai_bench.initialise.LAWS`): Glorot (``vs-x``), He
-      (``vs-h``), standard normal (``rn``), or that cut off at 2 (``tn``).
+      (``vs-h``), by fan in (``vs``), standard normal (``rn``), or that cut off at 2 (``tn``).
     * ``loss``: L of the logits: their cross-entropy, or what some codes take by mistake (``nll``), the negative
       log-likelihood of logits as if they were log-probabilities: minus the logit of the target.
     * ``ties``: what becomes of connections whose scores equal the threshold: those first by position are kept, so that
@@ -184,7 +184,7 @@ class Criterion(ABC):
     bn: BatchNormMode = "eval"
     seed: int | None = None
     accumulate: Literal["gradient", "score"] = "gradient"
-    score_init: Literal["trained", "redrawn", "vs-x", "vs-h", "rn", "tn"] = "trained"
+    score_init: Literal["trained", "redrawn", "vs-x", "vs-h", "vs", "rn", "tn"] = "trained"
     loss: Literal["cross-entropy", "nll"] = "cross-entropy"
     ties: Ties = "position"
     biases: bool = False

@@ -20,17 +20,17 @@ DATA = {"cifar10-jpeg": "cifar10", "tiny-imagenet-200": "tiny-imagenet"}
 """Our name of a data set -> that of the published table, where they differ."""
 
 TRAINED_BY = {
-    ("arXiv:1810.02340", "mnist"): "snip-mnist",
-    ("arXiv:1810.02340", "cifar10"): "snip-cifar",
-    ("arXiv:2006.05467", "cifar10"): "synflow-cifar",
-    ("arXiv:2006.05467", "cifar100"): "synflow-cifar",
+    ("arXiv:1810.02340", "mnist", ""): "snip-mnist",
+    ("arXiv:1810.02340", "mnist", "Adam 1e-3"): "snip-mnist-adam",
+    ("arXiv:1810.02340", "cifar10", ""): "snip-cifar",
+    ("arXiv:2006.05467", "cifar10", ""): "synflow-cifar",
+    ("arXiv:2006.05467", "cifar100", ""): "synflow-cifar",
 }
-"""Source and data set -> the protocol, as far as we know it."""
+"""Source, data set and how the note of a number ends -> the protocol, as far as we know it."""
 
-OURS = {
-    "snip-mnist": "; the number of iterations is not in the paper, 100,000 is our choice; where the "
-    "note of a row names an optimiser, it was that one"
-}
+UNKNOWN = "; the number of iterations is not in the paper, 100,000 is our choice"
+
+OURS = {"snip-mnist": UNKNOWN, "snip-mnist-adam": f"{UNKNOWN}, and so are the drops of the learning rate"}
 """Protocol -> what of it the paper does not say."""
 
 SAME = 0.01
@@ -69,6 +69,16 @@ class Published:
         if found := re.match(r"score initialisation (\S+); training initialisation (\S+);", self.note):
             return found[1], found[2]
         return None, "own"
+
+    @property
+    def protocol(self) -> str | None:
+        """The name of the protocol it was trained by, if we know it."""
+        known = [
+            (end, name)
+            for (source, data, end), name in TRAINED_BY.items()
+            if self.source.startswith(source) and self.data == data and self.note.endswith(end)
+        ]
+        return max(known)[1] if known else None  # the one that says most of the note
 
     @property
     def best_on_test(self) -> bool:
@@ -219,9 +229,7 @@ def spread(mean: float, deviation: float, count: int | None) -> str:
 def protocols(found: Sequence[Beside], comparison: Comparison) -> Iterator[str]:
     """How the published networks were trained, where we know it, beside how ours were."""
     yield f"Ours: {comparison.protocol}, {100 * comparison.train_fraction:.4g} % of the training set."
-    sources = dict.fromkeys((one.theirs.source, one.theirs.data) for one in found)
-    for source, data in sources:
-        name = next((v for (s, d), v in TRAINED_BY.items() if source.startswith(s) and d == data), None)
+    for source, name in dict.fromkeys((one.theirs.source, one.theirs.protocol) for one in found):
         text = describe(PROTOCOLS[name]) if name else "protocol not known to us"
         yield f"{source}: {text}{OURS.get(name or '', '')}."
 

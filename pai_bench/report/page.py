@@ -105,14 +105,19 @@ def summary(records: list[Record]) -> str:
     """What the report holds, in a few sentences."""
     status = Counter(record.status for record in records)
     counts = ", ".join(f"{count} {name}" for name, count in sorted(status.items()))
+    drawn = {tuple(r.trial.get(key) for key in SCORE_BATCH) for r in records if r.trial["criterion"]}
+    batch = ", score batch" if len(drawn) < 2 else ""
     return (
         f"{plural(len(records), 'trial')} ({counts}). Accuracies are of the last epoch on the test set, in per cent, "
-        "mean ± sample standard deviation over seeds. For one seed, all criteria and sparsities share initial weights, "
-        "score batch and order of training batches. Sparsity is the share of prunable weights removed; effective "
+        "mean ± sample standard deviation over seeds. For one seed, all criteria and sparsities share initial "
+        f"weights{batch} and order of training batches. Sparsity is the share of prunable weights removed; effective "
         "sparsity, in brackets, that of weights which are removed or lie on no path from the input to the output. A "
         "network without any path is not trained, unless asked for: its accuracy is that of its constant output."
     )
 
+
+SCORE_BATCH = ("score_batch", "score_batches", "score_sampling")
+"""What decides which examples are scored, beside the seed."""
 
 SHORT = (
     f"Differences are in points of test accuracy, with {100 * (1 - LEVEL):.0f} % intervals, over the seeds that both "
@@ -151,11 +156,11 @@ def section(
     if cuts := tables.disconnections(comparison):
         parts.append("\n".join(f"* {line}" for line in cuts))
     parts += against_literature(comparison)
-    if comparison.cells:
+    if comparison.cells and comparison.trained:
         figure = figure_for(comparison.title)
         accuracy(comparison, folder / figure, x)
         parts.append(f"![Test accuracy against sparsity, {title}]({figure.as_posix()})")
-    if len(same):
+    if len(same) and comparison.trained:
         parts += [pairs.power(same) or "", details("All pairs of criteria", tables.markdown(pairs.table(same)))]
     parts += ["### Cost", tables.markdown(tables.cost(comparison))]
     parts += drawn(comparison, records, folder, figure_for)
@@ -201,7 +206,8 @@ def drawn(comparison: Comparison, records: Mapping[str, Record], folder: Path, f
             parts.append(f"![{caption}, {tables.escaped(comparison.title)}]({figure.as_posix()})")
 
     at = f"at sparsity {highest:.10g}"
-    add("pareto", f"Accuracy against cost {at}", lambda p: by_cost.pareto(comparison, highest, p))
+    if comparison.trained:
+        add("pareto", f"Accuracy against cost {at}", lambda p: by_cost.pareto(comparison, highest, p))
     add("scoring", "Cost of a mask in training steps", lambda p: by_cost.scoring(comparison, p))
     add("curves", f"Learning curves {at}", lambda p: curves.learning(comparison, highest, records, p))
     add("layers", f"Density of each layer {at}", lambda p: masks.densities(comparison, highest, records, p))

@@ -90,7 +90,7 @@ def describe_commit(record: Record | Cost | Collapse) -> str | None:
     return f"{commit}, with changes that were not committed" if record.provenance.get("dirty") else commit
 
 
-ANOTHER_DRAW = ("redrawn", "vs-x", "vs-h", "rn", "tn")
+ANOTHER_DRAW = ("redrawn", "vs-x", "vs-h", "vs", "rn", "tn")
 
 ORIGINALLY: dict[str, tuple[tuple[str, tuple[object, ...], str], ...]] = {
     "snip": (
@@ -136,7 +136,7 @@ def caveats(comparisons: Sequence[Comparison], records: Sequence[Record], pairs:
     lines = []
     status = Counter(record.status for record in records)
     if status["failed"]:
-        lines.append(f"{plural(status['failed'], 'trial')} failed and stand in no mean; they are listed above.")
+        lines.append(f"Failed, in no mean, and listed above: {plural(status['failed'], 'trial')}.")
     for comparison, found in zip(comparisons, pairs, strict=True):
         lines += [f"{comparison.title}: {line}" for line in limits(comparison, found)]
     budgets = {record.trial["protocol"].get("budget", 1.0) for record in records}
@@ -161,7 +161,11 @@ def caveats(comparisons: Sequence[Comparison], records: Sequence[Record], pairs:
         f"{name} is the name of {len(of)} different data sets here." for (name, _), of in sums.items() if len(of) > 1
     ]
     parts = sorted({float(record.trial["train_fraction"]) for record in records} - {1.0})
-    lines += [f"{100 * part:.3g} % of a training set were used: published numbers are of all of it." for part in parts]
+    lines += [
+        f"{100 * part:.3g} % of a training set were used: numbers that were published of another part of it are not "
+        "comparable."
+        for part in parts
+    ]
     machines = {json.dumps(dict(record.environment), sort_keys=True) for record in records}
     if len(machines) > 1:
         lines.append(f"Trials ran in {len(machines)} environments: their times are not comparable.")

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from pai_bench.plan import DENSE
+from pai_bench.report.statistics import estimate
 
 SETTING = ["data", "model", "protocol", "train_fraction", "init", "label_noise", "validation"]
 """What trials must share to stand in one table."""
@@ -64,7 +65,8 @@ class Cell:
             else f" [{share(self.effective_sparsity)}]"
         )
         failed = f" ({self.failed} failed)" * (self.failed > 0)
-        return f"{100 * self.mean:.2f}{spread}{effective}{marks}{failed}"
+        mean = estimate([100 * accuracy for accuracy in self.accuracies]).mean  # as everywhere: rounding must agree
+        return f"{mean:.2f}{spread}{effective}{marks}{failed}"
 
 
 def share(sparsity: float) -> str:

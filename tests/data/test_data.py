@@ -2,9 +2,11 @@
 
 import io
 import os
+import shutil
 import struct
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -231,7 +233,7 @@ def test_a_folder_without_images(tmp_path: Path) -> None:
 
 def test_cifar10_from_an_archive_of_images_is_labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with tarfile.open(tmp_path / "cifar10-images.tar.gz", "w:gz") as tar:
-        for name, content in PETS.items():
+        for name, content in (PETS | {"train/cat/._1.png": b"what a system leaves behind"}).items():
             info = tarfile.TarInfo(f"cifar10-images/{name.replace('val', 'test')}")
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
@@ -265,6 +267,8 @@ def test_a_truncated_archive_is_named(keep: float, tmp_path: Path) -> None:
 def test_hidden_folders_are_no_classes(tmp_path: Path) -> None:
     files = PETS | {"train/.ipynb_checkpoints/1.png": png(1), "train/cat/.trash/2.png": png(2)}
     assert pb.load_data(f"folder:{write_folder(tmp_path / 'pets', files)}").num_classes == 2
+    files = PETS | {f"{part}/.ipynb_checkpoints/1.txt": b"notes" for part in ("train", "test")}
+    assert len(pb.load_data(f"folder:{write_folder(tmp_path / 'more', files)}").test.targets) == 2  # those of val
 
 
 def test_only_the_test_images_are_for_the_test_and_only_trained_classes_count(tmp_path: Path) -> None:
@@ -360,6 +364,26 @@ def test_a_full_disk_is_no_reason_to_fail(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     assert len(pb.load_data(f"folder:{write_folder(tmp_path / 'pets', PETS)}").train.targets) == 3
     assert not list((cache_dir() / "decoded").iterdir())
+
+
+def test_what_others_decode_at_the_same_time_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread or process that decodes the same images: whoever is later takes what is there."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder, found, real = write_folder(tmp_path / "pets", PETS), [], images.decode
+
+    def twice(*given: Any) -> None:
+        monkeypatch.setattr(images, "decode", real)
+        found.append(decoded_folder(folder))
+        real(*given)
+
+    monkeypatch.setattr(images, "decode", twice)
+    found.append(decoded_folder(folder))
+    assert all(isinstance(arrays["train_inputs"], np.memmap) for arrays in found)
+    assert np.array_equal(found[0]["train_inputs"], found[1]["train_inputs"])
+    (kept,) = (cache_dir() / "decoded").iterdir()
+    shutil.rmtree(kept)
+    kept.write_text("no folder")
+    assert np.array_equal(decoded_folder(folder)["train_inputs"], found[0]["train_inputs"])
 
 
 def test_images_are_decoded_in_memory_where_nothing_can_be_kept(

@@ -17,9 +17,11 @@ from tests.data.files import png, write_folder
 def test_tiny_imagenet_by_its_annotations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {f"train/n0{c}/images/n0{c}_{i}.JPEG": png(10 * c + i, "L", (64, 64)) for c in (1, 2) for i in (0, 1)}
     files |= {f"val/images/val_{i}.JPEG": png(50 + i, size=(64, 64)) for i in range(2)}
+    files |= {"train/n01/images/._n01_0.JPEG": b"what a system leaves behind"}
     files |= {"val/val_annotations.txt": b"val_0.JPEG\tn02\t0\t0\t9\t9\n\nval_1.JPEG\tn01\t0\t0\t9\t9\n"}
     write_folder(tmp_path / "tiny-imagenet-200", files)
-    with pytest.raises(pb.UserError, match="Tiny-ImageNet: 4 training and 2 test images, not 100,000 and 10,000"):
+    message = "tiny-imagenet-200 has 4 training and 2 test images, not 100,000 and 10,000; delete it"
+    with pytest.raises(pb.UserError, match=message):
         pb.load_data("tiny-imagenet", data_dir=tmp_path)
     monkeypatch.setitem(FACTS, "tiny-imagenet", Facts((3, 64, 64), 200, 4, 2))
     data = pb.load_data("tiny-imagenet", data_dir=tmp_path)

@@ -1,6 +1,7 @@
 """Networks of timm, for the channels and sizes of the data."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,3 +42,14 @@ def test_functions_that_build_no_network_are_named() -> None:
     for build, said in ((number, "returns int, not an nn.Module"), (broken, "cannot be built for inputs .*TypeError")):
         with pytest.raises(pb.UserError, match=f"model {build.__name__}.* {said}"):
             pb.create_model(build, input_shape=(4,), num_classes=2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("import sys; sys.exit(0)", "SystemExit: 0"), ("{}['key']", "KeyError: 'key'")]
+)
+def test_a_module_that_breaks_or_leaves_is_named(text: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    name = f"breaks_{abs(hash(text))}"
+    Path(f"{name}.py").write_text(text)
+    with pytest.raises(pb.UserError, match=f"module:{name}:build cannot be imported .{said}"):
+        pb.create_model(f"module:{name}:build", input_shape=(4,), num_classes=2)

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 
 from pai_bench.cli import main
 from pai_bench.plan import Choice
-from pai_bench.report import metrics, versus
+from pai_bench.report import metrics, tables, versus
 from pai_bench.report.figures import costs
 from pai_bench.report.figures.comparison import accuracy_to_error, ticks, with_room
 from pai_bench.report.page import write_report
@@ -361,6 +361,47 @@ def test_accuracies_without_training_are_not_compared() -> None:
     assert "no network was trained" in text
     assert "In short" not in text
     assert "Beside published numbers" not in text
+    assert "All pairs" not in text
+    assert "against" not in text.partition("How these numbers")[0]  # no figure of accuracies
+
+
+def test_seconds_are_shown_as_they_are_and_none_are_told_of_what_was_not_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of costs that hardly differ too; and a dense network has no schedule and no memory of scoring."""
+    seen: list[Any] = []
+
+    def look(figure: Any, axes: Axes) -> None:
+        figure.canvas.draw()
+        low, high = axes.get_xlim()
+        seen.append((high - low, low, axes.xaxis.get_offset_text().get_text()))
+
+    monkeypatch.setattr(costs, "legend", look)
+    records = [drawn(c, 0.5, 0, 0.9, train_seconds=1000.0, score_seconds=s) for c, s in (("snip", 0.1), ("grasp", 0.2))]
+    records.append(drawn(None, 0.0, 0, 0.9, score_peak_bytes=None))
+    (comparison,) = comparisons(as_frame(records))
+    costs.pareto(comparison, 0.5, Path("x.svg"))
+    ((width, low, offset),) = seen
+    assert width >= 0.0199 * low
+    assert offset == ""
+    head, *rows = tables.cost(comparison)
+    memory = {row[0]: row[head.index("peak memory")] for row in rows}
+    assert memory == {"dense": "", "snip": "not measured", "grasp": "not measured"}
+
+
+def test_a_score_batch_is_shared_only_where_all_have_one() -> None:
+    records = [drawn("snip", 0.5, 0, 0.9, trial={"score_batch": size}) for size in (1, 10)]
+    for some, said in ((records[:1], "initial weights, score batch and order"), (records, "initial weights and order")):
+        assert said in write_report(stored(f"r{len(some)}", some), Path("x.md")).read_text()
+
+
+def test_no_axis_shows_accuracies_above_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[tuple[float, float]] = []
+    monkeypatch.setattr(costs, "legend", lambda _figure, axes: ends.append(axes.get_ylim()))
+    for accuracies in ((0.95, 1.0), (0.99, 0.99), (0.0, 0.0)):
+        records = [drawn(c, 0.5, 0, a) for c, a in zip(("snip", "grasp"), accuracies, strict=True)]
+        (comparison,) = comparisons(as_frame(records))
+        costs.pareto(comparison, 0.5, Path("x.svg"))
+    assert all(low < high and low > -0.1 and high < 100.1 for low, high in ends)
+    assert [round(high - low, 6) >= 0.1 for low, high in ends] == [True] * 3
 
 
 def test_ranks_say_what_they_leave_out() -> None:

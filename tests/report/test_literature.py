@@ -85,6 +85,17 @@ def test_published_numbers_stand_beside_the_same_initialisations() -> None:
     assert notes == ["score batch 100"]
 
 
+def test_numbers_of_one_paper_are_by_the_protocol_that_their_note_names() -> None:
+    (adam,) = comparisons(as_frame(table_3("rn")))
+    assert [one.theirs.protocol for one in literature.beside(adam)] == ["snip-mnist-adam"]
+    (text,) = list(literature.protocols(literature.beside(adam), adam))[1:]
+    assert "Adam, learning rate 0.001" in text
+    assert "weight decay 0," in text
+    plain = [drawn("snip", 0.95, 0, 0.98, trial={"data": "mnist", "model": "lenet-300-100"})]
+    assert [p.theirs.protocol for p in literature.beside(comparisons(as_frame(plain))[0])] == ["snip-mnist"]
+    assert {p.protocol for p in literature.published() if "2512.07142" in p.source} == {None}
+
+
 def test_another_law_is_another_draw() -> None:
     store = Store("r", create=True)
     for one in table_3("vs-h"):

@@ -12,6 +12,7 @@ from pai_bench.plan import Choice
 from pai_bench.report import tables
 from pai_bench.report.figures.style import LOOKS, looks
 from pai_bench.report.page import write_report
+from pai_bench.report.statistics import estimate
 from pai_bench.report.summary import Cell, comparisons
 from pai_bench.store import Record, Store, as_frame
 from pai_bench.training.protocol import get_protocol
@@ -43,6 +44,11 @@ def test_a_cell_by_hand() -> None:
     assert str(Cell((), failed=2)) == "failed"
     assert str(Cell((0.5,), failed=1, with_dead_layers=1)) == "50.00 † (1 failed)"
     assert str(Cell(())) == "–"
+
+
+def test_one_mean_is_rounded_in_one_way() -> None:
+    accuracies = (0.9873, 0.9656)
+    assert str(Cell(accuracies)).startswith(f"{estimate([100 * one for one in accuracies]).mean:.2f} ")
 
 
 def test_the_accuracy_table() -> None:

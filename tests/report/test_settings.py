@@ -64,9 +64,17 @@ def test_a_part_held_out_is_no_other_data_set_of_the_same_name() -> None:
     assert "different data sets" not in write_report(store, store.path / "report.md").read_text()
 
 
+def test_a_title_without_spaces_is_broken_anywhere() -> None:
+    with canvas(Path("x.svg")) as figure:
+        axes = figure.subplots()
+        axes.set_title("w" * 140)
+    assert axes.title.get_window_extent().x1 <= figure.bbox.width
+    assert axes.title.get_text().replace("\n", "") == "w" * 140
+
+
 def test_long_titles_stay_within_their_figures() -> None:
     name = "a network, with a name, that is rather long, and goes on, for longer than a figure is wide, or even two"
-    for text in (name, "short"):
+    for text in (name, name.replace(",", ""), "short"):
         with canvas(Path("x.svg")) as figure:
             axes = figure.subplots()
             axes.set_yticks([0], ["a long label to the left of it"])

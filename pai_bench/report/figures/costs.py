@@ -37,6 +37,9 @@ def bars(title: str, rows: list[Cost], path: Path) -> None:
 LEAST = 0.02
 """The least width of an axis of seconds, as a share of them: nobody cares for less."""
 
+LOWEST = 0.2
+"""The least height of an axis of accuracies, in points."""
+
 
 def pareto(comparison: Comparison, sparsity: float, path: Path) -> None:
     """Accuracy at one sparsity against the seconds of scoring and training together.
@@ -72,6 +75,10 @@ def pareto(comparison: Comparison, sparsity: float, path: Path) -> None:
         middle = (low + high) / 2
         if high - low < LEAST * middle:
             axes.set_xlim(middle * (1 - LEAST / 2), middle * (1 + LEAST / 2))
+        low, high = axes.get_ylim()
+        if high - low < LOWEST:
+            low, high = (low + high - LOWEST) / 2, (low + high + LOWEST) / 2
+        axes.set_ylim(max(low, -LOWEST / 20), min(high, 100 + LOWEST / 20))  # no accuracy is above 100 %
         axes.grid(alpha=0.25)
         legend(figure, axes)
 

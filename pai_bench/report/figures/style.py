@@ -1,6 +1,7 @@
 """What all figures share: colours and markers that stand for the same criterion everywhere, and files without dates."""
 
 import re
+import textwrap
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -83,8 +84,15 @@ def canvas(path: Path, width: float = 6.4, height: float = 4.2) -> Iterator[Figu
             figure.savefig(path, dpi=PIXELS, metadata=undated)
 
 
+ROWS = 5
+"""Lines of a title at most."""
+
+
 def broken(title: Text, width: float) -> bool:
-    """Whether a title that reaches beyond a figure of this `width` has been broken into lines, at its commas."""
+    """Whether a title that reaches beyond a figure of this `width` has been broken into lines, at its commas.
+
+    A part that is too long alone is broken at spaces, or anywhere.
+    """
     if not (text := title.get_text()):
         return False
     extent = title.get_window_extent()
@@ -97,7 +105,11 @@ def broken(title: Text, width: float) -> bool:
         if lines[-1] and len(lines[-1]) + len(part) > fitting:
             lines.append("")
         lines[-1] += f"{', ' if lines[-1] else ''}{part}"
-    title.set_text(",\n".join(lines))
+    lines = [f"{line}," for line in lines[:-1]] + lines[-1:]
+    lines = [part for line in lines for part in textwrap.wrap(line, max(1, int(fitting)))]
+    if len(lines) > ROWS:  # there must be room for the figure, and its section has the whole title
+        lines = [*lines[: ROWS - 1], f"{lines[ROWS - 1][:-1]}…"]
+    title.set_text("\n".join(lines))
     return True
 
 
