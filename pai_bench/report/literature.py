@@ -12,9 +12,9 @@ import pandas as pd
 
 from pai_bench.plan import DENSE
 from pai_bench.report.statistics import Estimate, estimate, t_quantile
-from pai_bench.report.summary import Comparison
+from pai_bench.report.summary import Comparison, parts_of
 from pai_bench.report.tables import Table
-from pai_bench.training.protocol import PROTOCOLS, Protocol
+from pai_bench.training.protocol import PROTOCOLS
 
 DATA = {"cifar10-jpeg": "cifar10", "tiny-imagenet-200": "tiny-imagenet"}
 """Our name of a data set -> that of the published table, where they differ."""
@@ -227,14 +227,25 @@ def spread(mean: float, deviation: float, count: int | None) -> str:
 
 
 def protocols(found: Sequence[Beside], comparison: Comparison) -> Iterator[str]:
-    """How the published networks were trained, where we know it, beside how ours were."""
-    yield f"Ours: {comparison.protocol}, {100 * comparison.train_fraction:.4g} % of the training set."
+    """How ours were trained, and how the published networks were, where we know it, and what is not the same."""
+    ours = setting(comparison.protocol, comparison.train_fraction)
+    yield f"Ours: {', '.join(ours)}."
     for source, name in dict.fromkeys((one.theirs.source, one.theirs.protocol) for one in found):
-        text = describe(PROTOCOLS[name]) if name else "protocol not known to us"
-        yield f"{source}: {text}{OURS.get(name or '', '')}."
+        if name is None:
+            yield f"{source}: protocol not known to us."
+            continue
+        theirs = setting(PROTOCOLS[name].describe(), PROTOCOLS[name].train_fraction)
+        yield f"{source}: {', '.join(theirs)} (`{name}`){OURS.get(name, '')}. {contrast(ours, theirs)}"
 
 
-def describe(protocol: Protocol) -> str:
-    """A protocol, with the part of the training set that it uses."""
-    part = f", {protocol.train_fraction:.0%} of the training set" if protocol.train_fraction != 1 else ""
-    return f"{protocol.describe()}{part} (`{protocol.name}`)"
+def setting(protocol: str, train_fraction: float) -> list[str]:
+    """A protocol that is described in words, part by part, with the share of the training set that it uses."""
+    return [*parts_of(protocol), f"{100 * train_fraction:.4g} % of the training set"]
+
+
+def contrast(ours: Sequence[str], theirs: Sequence[str]) -> str:
+    """What is in one of two settings and not in the other."""
+    only_ours, only_theirs = ([part for part in a if part not in b] for a, b in ((ours, theirs), (theirs, ours)))
+    if not only_ours and not only_theirs:
+        return "Ours are the same."
+    return f"What differs: {', '.join(only_theirs) or 'nothing more'}; ours: {', '.join(only_ours) or 'nothing more'}."

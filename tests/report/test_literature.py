@@ -1,5 +1,6 @@
 """Published numbers beside ours: only those of the same use of a criterion, at the same sparsity."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,14 @@ def test_numbers_of_one_paper_are_by_the_protocol_that_their_note_names() -> Non
     (text,) = list(literature.protocols(literature.beside(adam), adam))[1:]
     assert "Adam, learning rate 0.001" in text
     assert "weight decay 0," in text
+    (length,) = (one.split(", ")[0] for one in [adam.protocol])
+    assert "What differs: Adam, learning rate 0.001" in text
+    assert "ours: SGD, learning rate 0.1" in text
+    assert length not in text.partition("What differs")[2]  # it is the same
+    same = [dataclasses.replace(literature.beside(adam)[0], theirs=literature.published()[0])]
+    assert [line[-18:] for line in literature.protocols(same, dataclasses.replace(adam, train_fraction=0.9))][1:] == [
+        "Ours are the same."
+    ]
     plain = [drawn("snip", 0.95, 0, 0.98, trial={"data": "mnist", "model": "lenet-300-100"})]
     assert [p.theirs.protocol for p in literature.beside(comparisons(as_frame(plain))[0])] == ["snip-mnist"]
     assert {p.protocol for p in literature.published() if "2512.07142" in p.source} == {None}
