@@ -1,6 +1,7 @@
 """The objects behind the names of a sweep: data sets, networks, criteria; and with them, its trials."""
 
 import dataclasses
+import itertools
 import json
 from dataclasses import MISSING, dataclass, field
 from typing import Any
@@ -17,14 +18,8 @@ from pai_bench.models.create import Builder, create_model, find_model
 from pai_bench.plan import Choice, Sweep, Trial, expand, fraction, refuse_duplicates
 from pai_bench.pruning import Criterion, Variant, get_criterion, get_schedule, get_variant, prunable_parameters
 from pai_bench.pruning.guard import BATCH_NORMS
+from pai_bench.pruning.prune import check_ties
 from pai_bench.training.protocol import Protocol, get_protocol
-
-LATER_OPTIONS: dict[str, Any] = {
-    f.name: f.default
-    for f in dataclasses.fields(Criterion)
-    if f.name in ("accumulate", "score_init", "loss", "ties", "biases", "micro_batch")
-} | {"halves": False}
-"""Options that criteria did not have in the first results -> the value that means what was done then."""
 
 
 @dataclass
@@ -58,6 +53,8 @@ def resolve(sweep: Sweep) -> Catalog:
             settings.append((data_name, model_name, protocol, _score_batch(catalog.data[data_name], sweep, share)))
     variants = [get_variant(given) for given in sweep.variants]
     refuse_duplicates("variants", [str(variant) for variant in variants])
+    for criterion, variant in itertools.product(catalog.criteria.values(), variants):
+        check_ties(criterion, variant, sweep.target, sweep.repair, sweep.min_per_layer)
     catalog.variants = {str(variant): variant for variant in variants}
     catalog.trials = expand(sweep, choices, settings, list(catalog.variants))
     return catalog
@@ -72,10 +69,11 @@ def _criterion(catalog: Catalog, sweep: Sweep, given: str | Criterion) -> Choice
     schedule = criterion.schedule if sweep.schedule is None else get_schedule(sweep.schedule)
     name = str(criterion)
     catalog.criteria[name] = criterion
+    later = later_options(type(criterion))
     options = tuple(
         (f.name, value)
         for f in dataclasses.fields(criterion)
-        if LATER_OPTIONS.get(f.name, MISSING) != (value := getattr(criterion, f.name))
+        if later.get(f.name, MISSING) != (value := getattr(criterion, f.name))
     )
     try:
         json.dumps(options, allow_nan=False)
@@ -84,6 +82,15 @@ def _criterion(catalog: Catalog, sweep: Sweep, given: str | Criterion) -> Choice
     return Choice(
         name=name, options=options, revision=criterion.revision, schedule=str(schedule), scope=criterion.scope
     )
+
+
+def later_options(cls: type[Criterion]) -> dict[str, Any]:
+    """`Criterion.later` of a class and those it is made of, without what a class has an option of its own for."""
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        own = vars(base).get("__annotations__", {})
+        found = {name: value for name, value in found.items() if name not in own} | dict(vars(base).get("later", {}))
+    return found
 
 
 def _model(catalog: Catalog, given: str | Builder) -> str:
@@ -154,8 +161,9 @@ def _score_batch(data: DataSet, sweep: Sweep, share: float) -> int:
         raise UserError(f"{wanted} is larger than the {available} training examples of {data.name}")
     if sweep.score_sampling.startswith("class-"):
         label = int(sweep.score_sampling.removeprefix("class-"))
-        chosen = (data.only(data.chosen(share, stream(seed, "fraction"))) for seed in range(sweep.seeds))
-        there = min(int((part.train.targets == label).sum()) for part in chosen)
+        of_class = data.train.targets == label
+        chosen = [data.chosen(share, stream(seed, "fraction")) for seed in range(sweep.seeds)]
+        there = min(int((of_class if one is None else of_class[one]).sum()) for one in chosen)
         if there < size * sweep.score_batches:
             raise UserError(f"{data.name} has {there} training examples of class {label}, less than a score batch")
     return size

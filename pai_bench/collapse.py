@@ -17,7 +17,7 @@ from pai_bench.environment import describe
 from pai_bench.errors import UserError
 from pai_bench.identity import stream
 from pai_bench.plan import Trial
-from pai_bench.pruning import Mask, OneShot, Schedule, Scorer, Scores, get_schedule, prune, select
+from pai_bench.pruning import Criterion, Mask, OneShot, Schedule, Scorer, Scores, get_schedule, prune, select
 from pai_bench.pruning.connectivity import Connections
 from pai_bench.pruning.prune import Division, by_scope
 from pai_bench.runner import Runner
@@ -74,6 +74,12 @@ def origin_of(runner: Runner, trial: Trial, settings: Settings) -> dict[str, Any
     return {"points": settings.points, "checksum": runner.catalog.data[trial.data].checksum}
 
 
+def check_counts(criterion: Criterion) -> None:
+    """Refuse a criterion that does not keep exactly as many connections as it is asked for."""
+    if criterion.ties != "position":
+        raise UserError(f"{criterion}: a search counts connections, which ties={criterion.ties} changes")
+
+
 @dataclass
 class Search:
     """The masks of one trial's criterion and network at any count of connections, and what they leave connected."""
@@ -89,8 +95,7 @@ class Search:
         assert self.trial.criterion is not None
         data = self.runner.data(self.trial)
         self.criterion = self.runner.catalog.criteria[self.trial.criterion.name]
-        if self.criterion.ties != "position":
-            raise UserError(f"{self.criterion}: a search counts connections, which ties={self.criterion.ties} changes")
+        check_counts(self.criterion)
         self.schedule, self.points = self.settings.schedule(self.trial), self.settings.points
         self.model = self.runner.model(self.trial)
         self.batch, self.draw = self.runner.score_batch(self.trial, data), self.runner.draw(self.trial)

@@ -193,8 +193,11 @@ def keeps_the_loss(criterion: Criterion, model: nn.Module, batch: Batch) -> None
 
 def loss_scale(criterion: Criterion, model: nn.Module, batch: Batch) -> None:
     """A loss ten times as large gives the same mask."""
-    large = dataclasses.replace(batch, loss=lambda output, targets: 10 * F.cross_entropy(output, targets))
-    small_mask, large_mask = (prune(model, given, criterion, 0.5, schedule="one-shot") for given in (batch, large))
+    of = F.nll_loss if criterion.loss == "nll" else F.cross_entropy
+    large = dataclasses.replace(batch, loss=lambda output, targets: 10 * of(output, targets))
+    plain = dataclasses.replace(criterion, loss="cross-entropy")  # a batch's own loss takes the place of this
+    small_mask = prune(model, batch, criterion, 0.5, schedule="one-shot")
+    large_mask = prune(model, large, plain, 0.5, schedule="one-shot")
     expect_same(small_mask, large_mask, "the mask changes when the loss is multiplied by 10")
 
 

@@ -20,6 +20,8 @@ CUT_OFF = 2.0
 
 def truncated_by_fan_in(weight: Tensor) -> Tensor:
     """Normal, cut off at two deviations, with variance 1 / fan in after that."""
+    if not weight.numel():
+        return weight
     within = math.erf(CUT_OFF / math.sqrt(2))
     left = 1 - 2 * CUT_OFF * math.exp(-(CUT_OFF**2) / 2) / math.sqrt(2 * math.pi) / within
     deviation = 1 / math.sqrt(weight[0].numel() * left)
@@ -33,7 +35,7 @@ LAWS: dict[Law, Callable[[Tensor], object]] = {
     "rn": nn.init.normal_,
     "tn": lambda weight: nn.init.trunc_normal_(weight, a=-CUT_OFF, b=CUT_OFF),
 }
-"""How weights are drawn, by the names of the SNIP paper (Lee et al. 2019, arXiv:1810.02340, table 3).
+"""How weights are drawn, by the names of the SNIP paper (Lee et al. 2019, arXiv:1810.02340, table 3) and its code.
 
 ``vs-x``: normal with variance 2 / (fan in + fan out) (Glorot & Bengio 2010). ``vs-h``: normal with variance 2 / fan
 in (He et al. 2015). ``vs``: normal, cut off at two deviations, with variance 1 / fan in (LeCun et al. 1998), which

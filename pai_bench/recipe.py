@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -64,8 +64,11 @@ def shipped() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.toml"))
 
 
-def load(name: str) -> Recipe:
-    """The recipe in a file, or the one of that name that is shipped."""
+def load(name: str, *, replaced: Collection[str] = ()) -> Recipe:
+    """The recipe in a file, or the one of that name that is shipped.
+
+    The values of keys that are to be `replaced` may name what is not there.
+    """
     path = Path(name) if name.endswith(".toml") or Path(name).is_file() else SHIPPED / f"{name}.toml"
     if not path.is_file():
         if path.parent == SHIPPED:
@@ -85,21 +88,23 @@ def load(name: str) -> Recipe:
         if not isinstance(value, str):
             line = f", line {lines[TOP, key]}" if (TOP, key) in lines else ""
             raise UserError(f"recipe {name}{line}: {key} = {value!r} is not a text")
-    parts = [check(part, name, lines, number) for number, part in enumerate((content, *grids))]
+    parts = [check(part, name, lines, number, replaced) for number, part in enumerate((content, *grids))]
     return Recipe(name, tuple(parts[TOP] | part for part in parts[1:]), **about)
 
 
 def places(text: str) -> Iterator[tuple[int, str, int]]:
     """Part, key and line (from 1) of whatever looks like a key of a recipe."""
-    part, quoted = TOP, False
+    part, quotes = TOP, ""  # those that will end a text of several lines
     for number, line in enumerate(text.split("\n"), 1):
-        within, quoted = quoted, quoted ^ (len(re.findall(r"\"{3}|'{3}", line)) % 2 == 1)
-        if within:
+        if quotes:
+            quotes = "" if quotes in line else quotes
             continue
         if re.match(r"\s*\[\[\s*[\"']?grid[\"']?\s*\]\]", line):
             part += 1
         elif found := re.match(r"\s*([\"']?)([\w-]+)\1\s*=", line):
             yield part, found[2], number
+            opening = re.match(r"\s*(\"{3}|'{3})", line[found.end() :])
+            quotes = opening[1] if opening and line.count(opening[1]) == 1 else ""
 
 
 AXES = {f.name: float if f.name == "sparsities" else str for f in dataclasses.fields(Sweep) if f.metadata["axis"]}
@@ -109,7 +114,13 @@ KEYS: dict[str, Any] = get_type_hints(Sweep) | AXES | {"out": str}
 """Key -> type of everything that a recipe may hold."""
 
 
-def check(given: Mapping[str, Any], recipe: str, lines: Mapping[tuple[int, str], int], part: int) -> dict[str, Any]:
+def check(
+    given: Mapping[str, Any],
+    recipe: str,
+    lines: Mapping[tuple[int, str], int],
+    part: int,
+    replaced: Collection[str] = (),
+) -> dict[str, Any]:
     """`given` with its keys spelled as fields, after checking that each is known and has a value that it can have."""
     checked: dict[str, Any] = {}
     for key, value in given.items():
@@ -128,7 +139,8 @@ def check(given: Mapping[str, Any], recipe: str, lines: Mapping[tuple[int, str],
         if name != "out":
             try:
                 Sweep(**{name: checked[name]})
-                look_up(name, checked[name])
+                if name not in replaced:
+                    look_up(name, checked[name])
             except UserError as error:
                 raise UserError(f"{label}: {error}") from None
     return checked

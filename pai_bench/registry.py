@@ -55,7 +55,7 @@ class Registry:
                     entry_point.load()
                 except UserError:
                     raise
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     raise UserError(f"plugin {entry_point.value!r} of {self.group} does not load: {error}") from error
             self._loaded = True
         return sorted({plugin.name: plugin for plugin in self._plugins.values()}.values(), key=lambda p: p.name)

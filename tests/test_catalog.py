@@ -130,6 +130,8 @@ def parametrised(_shape: tuple[int, ...], _classes: int) -> nn.Module:
             {"score_sampling": "class-3", "score_batch": 120, "train_fraction": 0.5},
             r"digits has \d\d training examples of class 3, less than a score batch",
         ),
+        ({"criteria": ["snip:ties=keep"], "min_per_layer": 1}, "snip:ties=keep may keep more or fewer"),
+        ({"criteria": ["random"], "variants": ["quota:snip:ties=keep"]}, "snip:ties=keep may keep more or fewer"),
         ({"models": [parametrised], "init": "vs-h"}, "'1' is parametrised, so that vs-h cannot draw its weights"),
         ({"models": [wrong_classes]}, r"model wrong_classes gives \(2, 7\) for 2 examples of digits, not logits"),
         ({"models": [wrong_inputs]}, "model wrong_inputs does not take digits's inputs of shape"),

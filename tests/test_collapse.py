@@ -57,6 +57,7 @@ def connected(found: Search, count: int) -> bool:
 def test_a_criterion_that_keeps_more_or_fewer_is_refused() -> None:
     with pytest.raises(pb.UserError, match="a search counts connections, which ties=keep changes"):
         search("snip:ties=keep")
+    assert main(["collapse", "--criteria", "snip:ties=keep", "--models", "lenet-300-100"]) == 2
 
 
 @pytest.mark.parametrize("criterion", ["random", "magnitude", "snip", "grasp", "erk"])

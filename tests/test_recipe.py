@@ -61,6 +61,7 @@ def test_grids_share_the_keys_at_the_top() -> None:
         ('schedule = "linaer"', "recipe r.toml, line 1: unknown .*'linaer'"),
         ('[[grid]]\nprotocol = "snip"', "recipe r.toml, line 2: unknown protocol 'snip'"),
         ('title = """\nseeds = 3\n"""\nseeds = 0', "recipe r.toml, line 4: seeds 0 must be at least 1"),
+        ('title = "a" # """\nseeds = 0', "recipe r.toml, line 2: seeds 0"),
         ("title = 3", "recipe r.toml, line 1: title = 3 is not a text"),
     ],
 )
@@ -79,6 +80,13 @@ def test_a_recipe_that_is_not_there() -> None:
 def test_missing_the_mark_takes_the_densities_of_its_paper() -> None:
     (grid,) = recipe.load("missing-the-mark").grids
     assert grid["sparsities"] == tuple(round(1 - 0.8**k, 6) for k in range(2, 19, 2))
+
+
+def test_what_is_replaced_need_not_be_there() -> None:
+    text = write('criteria = ["./missing.py:Mine"]\nseeds = 2')
+    with pytest.raises(UserError, match=r"r.toml, line 1: no file missing.py"):
+        recipe.load(text)
+    assert recipe.load(text, replaced={"criteria"}).grids[0]["seeds"] == 2
 
 
 def test_a_byte_order_mark_is_no_part_of_a_recipe() -> None:

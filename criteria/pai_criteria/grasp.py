@@ -1,7 +1,9 @@
 """GraSP: gradient signal preservation."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -24,15 +26,21 @@ class GraSP(Criterion):
     halves: bool = False
     bn: BatchNormMode = "train"
 
+    later: ClassVar[Mapping[str, Any]] = {**Criterion.later, "halves": False}
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.halves and self.accumulate == "score":
+            raise CriterionError("halves sums gradients of parts of a batch, accumulate=score sums scores: give one")
         if self.temperature <= 0:
             raise CriterionError(f"temperature={self.temperature} must be positive")
 
     def score(self, model: nn.Module, batch: Batch) -> Scores:
         if self.halves:
             order = batch.targets.argsort(stable=True)
-            if batch.batches > 1 or batch.targets.dim() > 1:
+            if batch.targets.dim() > 1:
+                raise CriterionError(f"{self} sorts by class, but the targets are no class indices")
+            if batch.batches > 1:
                 raise CriterionError(f"{self} divides one score batch by class; it has {batch.batches}")
             batch = dataclasses.replace(batch, inputs=batch.inputs[order], targets=batch.targets[order], batches=2)
         return hessian_saliencies(model, batch, lambda w, hg, _value: hg.mul_(w), temperature=self.temperature)

@@ -89,10 +89,12 @@ def decoded_once(key: str, decode: Callable[[Arrays], None]) -> Arrays:
             shutil.rmtree(folder, ignore_errors=True)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as beside:
-            decode(Arrays(Path(beside)))
+        with TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as private:
+            beside = Path(private) / folder.name  # which others may read
+            beside.mkdir()
+            decode(Arrays(beside))
             with suppress(OSError):  # another process has been faster
-                Path(beside).replace(folder)
+                beside.replace(folder)
         return Arrays.read(folder)
     except UserError:
         raise

@@ -199,6 +199,11 @@ class Criterion(ABC):
     """Whether the score depends on the batch; where it does not, neither does it depend on ``bn``."""
     normalised: ClassVar[bool] = False
     """Whether the scores are divided by their sum over the whole network; the formula need not do it."""
+    later: ClassVar[Mapping[str, Any]] = {
+        **{"accumulate": "gradient", "score_init": "trained", "loss": "cross-entropy", "ties": "position"},
+        **{"biases": False, "micro_batch": None},
+    }
+    """Options that came after the first results -> the value that means what was done before, which is not stored."""
     claims: ClassVar[tuple[str, ...]] = ()
     """Properties that the criterion declares and that `pai_bench.conformance` then holds it to."""
     revision: ClassVar[int] = 1
@@ -209,6 +214,8 @@ class Criterion(ABC):
         for fact in ("name", "source"):  # a subclass of a registered criterion is another criterion
             if fact not in vars(cls):
                 setattr(cls, fact, "")
+        if hidden := [f.name for f in fields(Criterion) if callable(vars(cls).get(f.name))]:
+            raise UserError(f"{cls.__name__}.{hidden[0]} hides an option of every criterion; give it another name")
         if not hasattr(cls.score, "formula") and not getattr(cls.score, "__isabstractmethod__", False):
             from pai_bench.pruning.guard import guarded
 
@@ -273,6 +280,8 @@ class Scoring:
     spare: "Spare" = dataclasses.field(default_factory=lambda: Spare())
     consulted: bool = False
     """Whether the formula takes its gradients here, where score batches and micro-batches are known."""
+    loss_taken: bool = False
+    """Whether the formula takes its loss here, where it is known which one the criterion asks for."""
 
 
 SCORING: "weakref.WeakKeyDictionary[nn.Module, Scoring]" = weakref.WeakKeyDictionary()

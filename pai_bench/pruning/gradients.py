@@ -45,10 +45,14 @@ def loss(model: nn.Module, batch: Batch, *, temperature: float = 1.0) -> Tensor:
             raise UserError(f"a temperature of {temperature:g} divides logits, but {type(model).__name__} gives {kind}")
     elif temperature != 1:
         output = output / temperature
+    known = SCORING.get(model)
+    if known is not None:
+        known.loss_taken = True
+    nll = known is not None and known.criterion.loss == "nll"
     if batch.loss is None:
-        known = SCORING.get(model)
-        of = F.nll_loss if known is not None and known.criterion.loss == "nll" else F.cross_entropy
-        return of(checked_logits(output, batch), batch.targets)
+        return (F.nll_loss if nll else F.cross_entropy)(checked_logits(output, batch), batch.targets)
+    if nll:
+        raise UserError("loss=nll is a loss of logits, but the batch brings a loss of its own")
     value = batch.loss(output, batch.targets)
     if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
         raise UserError("the loss given must be a differentiable scalar: the mean over the examples")

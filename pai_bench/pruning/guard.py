@@ -175,7 +175,11 @@ class Scorer:
 
     def _refuse_ignored(self, batch: Batch) -> None:
         """Refuse options that a formula with gradients of its own making does not know of."""
-        if self._scoring.consulted or not self.criterion.uses_data:
+        if not self.criterion.uses_data:
+            return
+        if self.criterion.loss == "nll" and not self._scoring.loss_taken:
+            raise CriterionError(f"{self.label} ignores loss=nll: it does not take its loss by saliencies() or loss()")
+        if self._scoring.consulted:
             return
         summed = self.criterion.accumulate == "score" and batch.batches > 1
         for option, given in (("micro_batch", self.criterion.micro_batch), ("accumulate=score", summed)):

@@ -51,7 +51,7 @@ def load_class(path: Path, name: str) -> type[Criterion]:
         sys.modules[module_name] = module
         try:
             module_spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             del sys.modules[module_name]
             if isinstance(error, UserError):
                 raise

@@ -80,10 +80,7 @@ def prune(
     check_sparsity(sparsity)
     check_policy(target, repair, min_per_layer)
     chosen, batch, kind = get_criterion(criterion), as_batch(batch, loss), get_variant(variant)
-    if chosen.ties != "position" and (target == "effective" or repair != "none" or min_per_layer or kind.quota):
-        raise UserError(
-            f"{chosen} may keep more or fewer; target, repair, min_per_layer and quota need the exact number"
-        )
+    check_ties(chosen, kind, target, repair, min_per_layer)
     cuts = chosen.schedule if schedule is None else get_schedule(schedule)
     if kind.quota is not None and scope not in (None, "quota"):
         raise UserError(f"scope {scope} and variant {kind} both divide the connections over the layers; give one")
@@ -145,7 +142,12 @@ def cut(
     """
     count = kept_count(density, sum(score.numel() for score in scores.values()))
     if ties == "remove" and alive is not None:  # earlier cuts may have left fewer
-        count = min(count, sum(int(kept.count_nonzero()) for kept in alive.values()))
+        left, sizes = [int(kept.count_nonzero()) for kept in alive.values()], [len(s.view(-1)) for s in scores.values()]
+        if division is None:
+            count = min(count, sum(left))
+        else:  # what a layer lacks does not go to the others
+            limited = list(map(min, division(count, sizes), left))
+            division = lambda _count, _left: limited  # noqa: E731
     mask = _cut(scores, count, alive, division, min_per_layer)
     if ties == "position":
         return Mask(mask)
@@ -203,6 +205,17 @@ def towards(scorer: Scorer, final: list[int]) -> Division:
         return [kept + more for kept, more in zip(final, apportion(above, count - sum(final), room), strict=True)]
 
     return division
+
+
+def check_ties(criterion: Criterion, variant: Variant, target: str, repair: str, min_per_layer: int) -> None:
+    """Refuse an exact number of connections to criteria that keep more or fewer where scores are equal."""
+    for one in (criterion, variant.quota):
+        if one is None or one.ties == "position":
+            continue
+        if target == "effective" or repair != "none" or min_per_layer or variant.quota is not None:
+            raise UserError(
+                f"{one} may keep more or fewer; target, repair, min_per_layer and quota need the exact number"
+            )
 
 
 def check_sparsity(sparsity: float) -> None:

@@ -1,9 +1,8 @@
 """Selection: from scores to exactly k kept connections.
 
 Higher scores are kept. Equal scores are decided by position (first in parameter order, then in flat index), unless
-`with_ties` treats them alike. Nothing
-here knows what is selected; it takes tensors of scores and counts, and goes over them block by block, so that beside
-the masks it needs memory for a small share of the scores only.
+`with_ties` treats them alike. Nothing here knows what is selected; it takes tensors of scores and counts. `select` goes
+over them block by block, so that beside the masks it needs memory for a small share of the scores only.
 """
 
 import math

@@ -210,7 +210,7 @@ def blocks_of(found: Sequence[Comparison]) -> list[Comparison]:
     """One comparison for each network and data set; of several the plainest, with most cells, but no false labels."""
     rivals: dict[tuple[str, str], list[Comparison]] = {}
     for one in found:
-        if one.methods and not one.label_noise:
+        if one.methods and one.trained and not one.label_noise:
             rivals.setdefault((one.data, one.model), []).append(one)
     return [min(group, key=lambda one: (one.special, one.title, one.protocol)) for group in rivals.values()]
 

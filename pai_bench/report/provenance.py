@@ -90,6 +90,9 @@ def describe_commit(record: Record | Cost | Collapse) -> str | None:
     return f"{commit}, with changes that were not committed" if record.provenance.get("dirty") else commit
 
 
+SAME = 0.01
+"""A density that is off by less than this share of it is the one asked for."""
+
 ANOTHER_DRAW = ("redrawn", "vs-x", "vs-h", "vs", "rn", "tn")
 
 ORIGINALLY: dict[str, tuple[tuple[str, tuple[object, ...], str], ...]] = {
@@ -181,12 +184,18 @@ def limits(comparison: Comparison, found: Sequence[Pair]) -> list[str]:
         lines.append("no network was trained: accuracies are those of initial weights.")
     if comparison.seeds < 2:
         lines.append("one seed: no difference can be told from chance.")
-    elif tested := sum(not math.isnan(pair.difference.p) for pair in found):
+    elif comparison.trained and (tested := sum(not math.isnan(pair.difference.p) for pair in found)):
         least = t_quantile(comparison.seeds - 1, LEVEL / tested) / math.sqrt(comparison.seeds)
         lines.append(
             f"{comparison.seeds} seeds and {plural(tested, 'pair')}: to be told from chance, the largest difference "
             f"must be at least {least:.3g} times the standard deviation of the paired differences."
         )
+    for (method, sparsity), group in comparison.rows.groupby(["method", "sparsity"], sort=False):
+        found_at = group[group.target == "direct"].achieved_sparsity.astype(float).mean()
+        if abs(found_at - float(str(sparsity))) > SAME * (1 - float(str(sparsity))):
+            lines.append(
+                f"{method} at {sparsity:.10g} removed {found_at:.4g} of the weights: equal scores stay together there."
+            )
     missing = [
         f"{method} at {sparsity:.10g}"
         for method in comparison.methods

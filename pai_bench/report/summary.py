@@ -59,11 +59,7 @@ class Cell:
             return "failed" if self.failed else "–"
         spread = f" ± {100 * self.deviation:.2f}" if len(self.accuracies) > 1 else ""
         marks = " ‡" if self.disconnected else " †" if self.with_dead_layers else ""
-        effective = (
-            ""
-            if pd.isna(self.effective_sparsity) or not self.effective_sparsity
-            else f" [{share(self.effective_sparsity)}]"
-        )
+        effective = "" if pd.isna(self.effective_sparsity) else f" [{share(self.effective_sparsity)}]"
         failed = f" ({self.failed} failed)" * (self.failed > 0)
         mean = estimate([100 * accuracy for accuracy in self.accuracies]).mean  # as everywhere: rounding must agree
         return f"{mean:.2f}{spread}{effective}{marks}{failed}"

@@ -37,7 +37,7 @@ class Work(NamedTuple):
 def collapse(given: argparse.Namespace) -> int:
     """``pai-bench collapse``."""
     from pai_bench.catalog import resolve
-    from pai_bench.collapse import Settings, stored
+    from pai_bench.collapse import Settings, check_counts, stored
     from pai_bench.report import collapse as report
     from pai_bench.report.page import write_report
     from pai_bench.runner import Runner
@@ -48,6 +48,8 @@ def collapse(given: argparse.Namespace) -> int:
     missing: dict[str, Work] = {}
     with console.status("reading data and building networks"):
         grids = [(resolve(dataclasses.replace(sweep, **PLAIN)), out) for sweep, out in sweeps(given)]  # type: ignore[arg-type]  # values of several types
+        for criterion in {name: one for catalog, _ in grids for name, one in catalog.criteria.items()}.values():
+            check_counts(criterion)
         stores = {out: Store(out, create=True) for _, out in grids}
         for catalog, out in grids:
             runner, known = Runner(catalog, given.command), stores[out].read_collapses()

@@ -81,8 +81,8 @@ def say_how_to_go_on(console: "Console", catalogs: "list[tuple[Catalog, str]]") 
 def sweeps(given: argparse.Namespace) -> list[tuple[Sweep, str]]:
     """The sweeps that a command line asks for, each with its results folder."""
     flags = {key: value for key, value in vars(given).items() if key in recipe.KEYS}
-    grids = recipe.load(given.recipe).grids if "recipe" in given else [{}]
     quick = recipe.load("quick").grids[0] if "quick" in given else {}
+    grids = recipe.load(given.recipe, replaced={*quick, *flags}).grids if "recipe" in given else [{}]
     made = []
     for grid in grids:
         keys = grid | quick | flags

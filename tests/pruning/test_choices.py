@@ -1,5 +1,6 @@
 """Choices of published codes: the loss that is no loss, equal scores at the threshold, GraSP's halves."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pai_bench as pb
+from pai_bench.cli import main
+from pai_bench.pruning import prunable_parameters
 from pai_bench.pruning.selection import select, with_ties
 
 Example = tuple[nn.Module, pb.Batch]
@@ -111,6 +114,77 @@ def test_policies_that_need_the_exact_number(option: dict[str, Any]) -> None:
         pb.prune(model, batch, "snip:ties=keep", 0.5, **option)
 
 
+def test_a_quota_is_exact() -> None:
+    model, batch = half_blind()
+    with pytest.raises(pb.UserError, match="snip:ties=remove may keep more or fewer"):
+        pb.prune(model, batch, "random", 0.5, variant="quota:snip:ties=remove")
+
+
+@pytest.mark.parametrize("sparsity", [0.4, 0.5])
+def test_what_one_layer_loses_by_ties_does_not_go_to_the_others(sparsity: float) -> None:
+    model, batch = half_blind()
+    masks = [
+        pb.prune(model, batch, "snip:ties=remove", sparsity, scope="layerwise", schedule=schedule)
+        for schedule in ("one-shot", "linear:steps=5")
+    ]
+    scores = pb.get_criterion("snip").score(model, batch)
+    # only zeros tie
+    expected = {n: min(round((1 - sparsity) * s.numel()), int((s > 0).count_nonzero())) for n, s in scores.items()}
+    assert masks[0].kept_per_layer() == expected
+    assert masks[1]["0.weight"].count_nonzero() == expected["0.weight"] < round((1 - sparsity) * 60)
+    assert masks[1]["2.weight"].count_nonzero() <= round((1 - sparsity) * 18)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnGradients(pb.Criterion):
+    """Differentiates a loss of its own."""
+
+    def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
+        parameters = prunable_parameters(model)
+        value = F.cross_entropy(model(batch.inputs), batch.targets)
+        found = torch.autograd.grad(value, list(parameters.values()))
+        return {name: g.abs() for name, g in zip(parameters, found, strict=True)}
+
+
+def test_another_loss_is_taken_or_refused() -> None:
+    model, batch = half_blind()
+    OwnGradients().score(model, batch)
+    with pytest.raises(pb.UserError, match="OwnGradients ignores loss=nll"):
+        OwnGradients(loss="nll").score(model, batch)
+    own = pb.Batch(batch.inputs, batch.targets, loss=F.cross_entropy)
+    with pytest.raises(pb.UserError, match="the batch brings a loss of its own"):
+        pb.get_criterion("snip:loss=nll").score(model, own)
+
+
+def test_the_conformance_suite_knows_the_loss(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "snip:loss=nll"]) == 0, capsys.readouterr().out
+
+
+def test_an_option_cannot_be_hidden() -> None:
+    with pytest.raises(pb.UserError, match=r"Hides\.ties hides an option of every criterion"):
+
+        class Hides(pb.Criterion):
+            def ties(self) -> int:  # type: ignore[override]
+                return 3
+
+
+def test_options_of_ones_own_are_stored_whatever_their_names() -> None:
+    from pai_bench.catalog import later_options
+
+    @dataclass(frozen=True, kw_only=True)
+    class Own(pb.Criterion):
+        halves: bool = False
+        biases: bool = False
+
+        def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
+            return {}
+
+    assert later_options(type(pb.get_criterion("snip"))) == pb.Criterion.later
+    assert "halves" not in later_options(Own)
+    assert "biases" not in later_options(Own)
+    assert later_options(type(pb.get_criterion("grasp")))["halves"] is False
+
+
 def test_two_halves_sorted_by_class() -> None:
     """Equal to the whole batch without batch norm's statistics; with them, each half has its own."""
     first, last = nn.Linear(5, 8), nn.Linear(8, 4)
@@ -131,6 +205,11 @@ def test_two_halves_sorted_by_class() -> None:
 
 def test_halves_of_several_score_batches_are_refused() -> None:
     model, batch = half_blind()
+    with pytest.raises(pb.UserError, match="give one"):
+        pb.get_criterion("grasp:halves=true:accumulate=score")
+    several = pb.Batch(batch.inputs, torch.rand(12, 3), loss=F.cross_entropy)
+    with pytest.raises(pb.UserError, match="targets are no class indices"):
+        pb.get_criterion("grasp", halves=True).score(model, several)
     with pytest.raises(pb.UserError, match="one score batch by class"):
         pb.get_criterion("grasp", halves=True).score(model, pb.Batch(batch.inputs, batch.targets, batches=2))
 

@@ -387,6 +387,21 @@ def test_seconds_are_shown_as_they_are_and_none_are_told_of_what_was_not_done(mo
     assert memory == {"dense": "", "snip": "not measured", "grasp": "not measured"}
 
 
+def test_untrained_networks_have_no_ranks() -> None:
+    records = [drawn(c, 0.5, 0, 0.9, trial={"model": m}, epochs=0) for m in "abc" for c in ("snip", "random", "grasp")]
+    text = write_report(stored("r", records), Path("x.md")).read_text()
+    assert "## Ranks" not in text
+    assert "to be told from chance" not in text
+
+
+def test_a_sparsity_that_is_not_the_one_asked_for_is_said() -> None:
+    records = [drawn("snip:ties=keep", 0.5, seed, 0.9, achieved_sparsity=0.3) for seed in range(2)]
+    text = write_report(stored("r", records), Path("x.md")).read_text()
+    assert "snip:ties=keep at 0.5 removed 0.3 of the weights: equal scores stay together there." in text
+    exact = [drawn("snip", 0.5, seed, 0.9) for seed in range(2)]
+    assert "of the weights: equal" not in write_report(stored("s", exact), Path("x.md")).read_text()
+
+
 def test_a_score_batch_is_shared_only_where_all_have_one() -> None:
     records = [drawn("snip", 0.5, 0, 0.9, trial={"score_batch": size}) for size in (1, 10)]
     for some, said in ((records[:1], "initial weights, score batch and order"), (records, "initial weights and order")):

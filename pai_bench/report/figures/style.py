@@ -100,13 +100,13 @@ def broken(title: Text, width: float) -> bool:
         return False
     middle = (extent.x0 + extent.x1) / 2  # of its axes, which it is centred above
     fitting = len(text) * 2 * min(middle, width - middle) / extent.width
-    lines = [""]
-    for part in text.replace("\n", ", ").split(", "):
-        if lines[-1] and len(lines[-1]) + len(part) > fitting:
-            lines.append("")
-        lines[-1] += f"{', ' if lines[-1] else ''}{part}"
-    lines = [f"{line}," for line in lines[:-1]] + lines[-1:]
-    lines = [part for line in lines for part in textwrap.wrap(line, max(1, int(fitting)))]
+    width, parts = max(1, int(fitting)), text.replace("\n", ", ").split(", ")
+    lines: list[str] = []
+    for part in [*(f"{part}," for part in parts[:-1]), parts[-1]]:
+        if lines and len(lines[-1]) + 1 + len(part) <= width:
+            lines[-1] += f" {part}"
+        else:
+            lines += textwrap.wrap(part, width)
     if len(lines) > ROWS:  # there must be room for the figure, and its section has the whole title
         lines = [*lines[: ROWS - 1], f"{lines[ROWS - 1][:-1]}…"]
     title.set_text("\n".join(lines))
