@@ -154,7 +154,7 @@ def by_setting(rows: pd.DataFrame) -> Iterator[Comparison]:
             protocol=first.protocol,
             train_fraction=first.train_fraction,
             batch_size=int(first.batch_size),
-            dense=cell(dense),
+            dense=dataclasses.replace(cell(dense), effective_sparsity=float("nan")),  # nothing was removed
             methods=in_order(pruned),
             sparsities=tuple(sorted(pruned.sparsity.unique())),
             cells={k: cell(g) for k, g in pruned.groupby(["method", "sparsity"], sort=False)},  # type: ignore[misc]

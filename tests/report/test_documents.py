@@ -394,6 +394,12 @@ def test_untrained_networks_have_no_ranks() -> None:
     assert "to be told from chance" not in text
 
 
+def test_effective_sparsity_is_told_of_what_was_pruned() -> None:
+    dense, pruned = drawn(None, 0.0, 0, 0.9, effective_sparsity=0.0), drawn("snip", 0.5, 0, 0.8, effective_sparsity=0.0)
+    (comparison,) = comparisons(as_frame([dense, pruned]))
+    assert (str(comparison.dense), str(comparison.cells["snip", 0.5])) == ("90.00", "80.00 [0]")
+
+
 def test_a_sparsity_that_is_not_the_one_asked_for_is_said() -> None:
     records = [drawn("snip:ties=keep", 0.5, seed, 0.9, achieved_sparsity=0.3) for seed in range(2)]
     text = write_report(stored("r", records), Path("x.md")).read_text()
