@@ -1,6 +1,7 @@
 """Trials of one network and data set that differ in initial weights, labels or test set are never thrown together."""
 
 import io
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -74,7 +75,7 @@ def test_a_title_without_spaces_is_broken_anywhere() -> None:
 
 def test_long_titles_stay_within_their_figures() -> None:
     name = "a network, with a name, that is rather long, and goes on, for longer than a figure is wide, or even two"
-    for text in (name, name.replace(",", ""), "short"):
+    for text in (name, name.replace(",", ""), f"{name[:70]}\n{name}", "short"):
         with canvas(Path("x.svg")) as figure:
             axes = figure.subplots()
             axes.set_yticks([0], ["a long label to the left of it"])
@@ -82,4 +83,4 @@ def test_long_titles_stay_within_their_figures() -> None:
         extent = axes.title.get_window_extent()
         assert extent.x0 >= 0
         assert extent.x1 <= figure.bbox.width
-        assert axes.title.get_text().replace("\n", " ") == text
+        assert re.split(r"[,\s]+", axes.title.get_text()) == re.split(r"[,\s]+", text)

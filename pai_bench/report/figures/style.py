@@ -99,7 +99,7 @@ def broken(title: Text, width: float) -> bool:
     if extent.x0 >= 0 and extent.x1 <= width:
         return False
     middle = (extent.x0 + extent.x1) / 2  # of its axes, which it is centred above
-    fitting = len(text) * 2 * min(middle, width - middle) / extent.width
+    fitting = max(map(len, text.splitlines())) * 2 * min(middle, width - middle) / extent.width
     width, parts = max(1, int(fitting)), text.replace("\n", ", ").split(", ")
     lines: list[str] = []
     for part in [*(f"{part}," for part in parts[:-1]), parts[-1]]:
