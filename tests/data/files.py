@@ -19,3 +19,14 @@ def write_folder(root: Path, files: dict[str, bytes]) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(content)
     return root
+
+
+PETS = {
+    "train/cat/1.png": png(1),
+    "train/cat/2.png": png(2),
+    "train/dog/1.png": png(3),
+    "val/cat/9.png": png(4),
+    "val/dog/9.png": png(5),
+    "val/dog/notes.txt": b"not an image",
+}
+"""A folder of images of two classes."""

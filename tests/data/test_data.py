@@ -1,12 +1,9 @@
 """Data sets: sizes, splits, normalisation, score batches, files of every kind, and damaged ones."""
 
 import io
-import os
-import shutil
 import struct
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +15,9 @@ from PIL import Image
 import pai_bench as pb
 from pai_bench.data import Split, images
 from pai_bench.data.digits import raw_digits
-from pai_bench.data.images import decoded_folder
-from pai_bench.data.load import cache_dir
 from pai_bench.training import trainer
 from pai_bench.training.protocol import get_protocol
-from tests.data.files import png, write_folder
+from tests.data.files import PETS, png, write_folder
 
 
 def small(seed: int = 0) -> pb.DataSet:
@@ -166,16 +161,6 @@ def test_a_failed_download_says_how_to_help_oneself(tmp_path: Path, monkeypatch:
         pb.load_data("mnist", data_dir=tmp_path)
 
 
-PETS = {
-    "train/cat/1.png": png(1),
-    "train/cat/2.png": png(2),
-    "train/dog/1.png": png(3),
-    "val/cat/9.png": png(4),
-    "val/dog/9.png": png(5),
-    "val/dog/notes.txt": b"not an image",
-}
-
-
 def test_a_folder_of_images(tmp_path: Path) -> None:
     data = pb.load_data(f"folder:{write_folder(tmp_path / 'pets', PETS)}")
     assert data.name == f"folder:pets@{data.checksum[:8]}"
@@ -185,15 +170,6 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
     assert data.test.inputs[:, 0, 0, 0].tolist() == [4, 5]
     relative = pb.load_data("folder:pets", data_dir=tmp_path)
     assert relative.name == data.name
-
-
-def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = pb.load_data(f"folder:{write_folder(tmp_path / 'pets', PETS)}")
-    with monkeypatch.context() as patch:
-        patch.setattr(images, "decode_image", lambda *_: pytest.fail("decoded again"))
-        assert pb.load_data(f"folder:{tmp_path / 'pets'}").checksum == first.checksum
-    (tmp_path / "pets/train/cat/1.png").write_bytes(png(77))
-    assert pb.load_data(f"folder:{tmp_path / 'pets'}").train.inputs[0, 0, 0, 0] == 77
 
 
 def test_grey_images_have_one_channel(tmp_path: Path) -> None:
@@ -334,64 +310,6 @@ def test_inputs_that_stay_outside_a_device_train_alike() -> None:
         curves.append(trainer.train(model, there, protocol).epochs)
         assert there.score_batch(10, 0).inputs.is_cuda
     assert curves[0] == curves[1]
-
-
-def test_decoded_images_are_mapped_and_a_damaged_file_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    folder = write_folder(tmp_path / "pets", PETS)
-    checksum = pb.load_data(f"folder:{folder}").checksum
-    (kept,) = (cache_dir() / "decoded").glob("*/train_inputs.npy")
-    damaged = kept.read_bytes()[:-5]
-    kept.unlink()  # what is mapped stays whole
-    kept.write_bytes(damaged)
-    again = pb.load_data(f"folder:{folder}")
-    assert again.checksum == checksum
-    kept.with_name("test_inputs.npy").unlink()
-    assert pb.load_data(f"folder:{folder}").checksum == checksum
-    mapped = decoded_folder(folder)["train_inputs"]
-    assert isinstance(mapped, np.memmap)
-    mapped[:] = 0  # changes stay in memory
-    assert pb.load_data(f"folder:{folder}").checksum == checksum
-
-
-def test_a_full_disk_is_no_reason_to_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    assert len(pb.load_data(f"folder:{write_folder(tmp_path / 'pets', PETS)}").train.targets) == 3
-    assert not list((cache_dir() / "decoded").iterdir())
-
-
-def test_what_others_decode_at_the_same_time_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another thread or process that decodes the same images: whoever is later takes what is there."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    folder, found, real = write_folder(tmp_path / "pets", PETS), [], images.decode
-
-    def twice(*given: Any) -> None:
-        monkeypatch.setattr(images, "decode", real)
-        found.append(decoded_folder(folder))
-        real(*given)
-
-    monkeypatch.setattr(images, "decode", twice)
-    found.append(decoded_folder(folder))
-    assert all(isinstance(arrays["train_inputs"], np.memmap) for arrays in found)
-    assert np.array_equal(found[0]["train_inputs"], found[1]["train_inputs"])
-    (kept,) = (cache_dir() / "decoded").iterdir()
-    shutil.rmtree(kept)
-    kept.write_text("no folder")
-    assert np.array_equal(decoded_folder(folder)["train_inputs"], found[0]["train_inputs"])
-
-
-def test_images_are_decoded_in_memory_where_nothing_can_be_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "a file").write_text("no folder")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a file"))
-    assert len(pb.load_data(f"folder:{write_folder(tmp_path / 'pets', PETS)}").train.targets) == 3
 
 
 def test_a_validation_set_is_a_part_of_the_training_set() -> None:

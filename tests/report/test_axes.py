@@ -1,0 +1,79 @@
+"""Axes of figures: their ends, their ticks, and what is drawn along them."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+
+from pai_bench.report import tables
+from pai_bench.report.figures import costs
+from pai_bench.report.figures.comparison import accuracy_to_error, ticks, with_room
+from pai_bench.report.summary import comparisons
+from pai_bench.store import as_frame
+from tests.report.records import drawn
+
+
+@pytest.mark.parametrize(("bottom", "top"), [(22, 60), (8.5, 20), (41, 50), (97.2, 99), (0, 100), (99.1, 99.5)])
+def test_an_accuracy_axis_has_room_for_its_ticks(bottom: float, top: float) -> None:
+    found = ticks(bottom, top)
+    assert 3 <= len(found) <= 12
+    assert bottom <= min(found) < max(found) <= top
+    places = [accuracy_to_error(tick) for tick in found]
+    length = accuracy_to_error(top) - accuracy_to_error(bottom)
+    assert min(np.diff(places)) >= 0.07 * length
+
+
+def test_disconnected_seeds_count_in_the_cost_of_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(Axes, "plot", lambda _axes, *args, **_keys: seen.append(args))
+    monkeypatch.setattr(costs, "legend", lambda _figure, _axes: None)
+    records = [drawn("random", 0.5, 0, 0.8)]
+    cut = [drawn("random", 0.5, seed, 0.1, connected=False, curve=()) for seed in (1, 2)]
+    records += [dataclasses.replace(one, status="disconnected") for one in cut]
+    records += [drawn("snip", 0.5, s, 0.71) for s in range(3)]
+    (comparison,) = comparisons(as_frame(records))
+    costs.pareto(comparison, 0.5, Path("x.svg"))
+    assert sorted(round(args[1], 2) for args in seen if isinstance(args[1], float)) == [33.33, 71]
+
+
+def test_an_axis_of_many_sparsities_names_those_that_find_room() -> None:
+    grid = [1 - 0.8**k for k in range(1, 30)]
+    named = with_room(grid, np.log(1.2), np.log(1000))
+    assert grid[-1] in named
+    assert 4 <= len(named) <= 9
+
+
+def test_seconds_are_shown_as_they_are_and_none_are_told_of_what_was_not_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of costs that hardly differ too; and a dense network has no schedule and no memory of scoring."""
+    seen: list[Any] = []
+
+    def look(figure: Any, axes: Axes) -> None:
+        figure.canvas.draw()
+        low, high = axes.get_xlim()
+        seen.append((high - low, low, axes.xaxis.get_offset_text().get_text()))
+
+    monkeypatch.setattr(costs, "legend", look)
+    records = [drawn(c, 0.5, 0, 0.9, train_seconds=1000.0, score_seconds=s) for c, s in (("snip", 0.1), ("grasp", 0.2))]
+    records.append(drawn(None, 0.0, 0, 0.9, score_peak_bytes=None))
+    (comparison,) = comparisons(as_frame(records))
+    costs.pareto(comparison, 0.5, Path("x.svg"))
+    ((width, low, offset),) = seen
+    assert width >= 0.0199 * low
+    assert offset == ""
+    head, *rows = tables.cost(comparison)
+    memory = {row[0]: row[head.index("peak memory")] for row in rows}
+    assert memory == {"dense": "", "snip": "not measured", "grasp": "not measured"}
+
+
+def test_no_axis_shows_accuracies_above_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: list[tuple[float, float]] = []
+    monkeypatch.setattr(costs, "legend", lambda _figure, axes: ends.append(axes.get_ylim()))
+    for accuracies in ((0.95, 1.0), (0.99, 0.99), (0.0, 0.0)):
+        records = [drawn(c, 0.5, 0, a) for c, a in zip(("snip", "grasp"), accuracies, strict=True)]
+        (comparison,) = comparisons(as_frame(records))
+        costs.pareto(comparison, 0.5, Path("x.svg"))
+    assert all(low < high and low > -0.1 and high < 100.1 for low, high in ends)
+    assert [round(high - low, 6) >= 0.1 for low, high in ends] == [True] * 3
