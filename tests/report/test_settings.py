@@ -80,7 +80,9 @@ def test_long_titles_stay_within_their_figures() -> None:
             axes = figure.subplots()
             axes.set_yticks([0], ["a long label to the left of it"])
             axes.set_title(text)
-        extent = axes.title.get_window_extent()
-        assert extent.x0 >= 0
-        assert extent.x1 <= figure.bbox.width
+            axes.set_xlabel(text)
+        for part in (axes.title, axes.xaxis.label):
+            extent = part.get_window_extent()
+            assert extent.x0 >= 0
+            assert extent.x1 <= figure.bbox.width
         assert re.split(r"[,\s]+", axes.title.get_text()) == re.split(r"[,\s]+", text)

@@ -74,8 +74,8 @@ def canvas(path: Path, width: float = 6.4, height: float = 4.2) -> Iterator[Figu
                 artist.set_in_layout(False)  # axes hold them, and measuring them takes long
         # once: a figure that has the engine is laid out, drawn for nothing and drawn
         ConstrainedLayoutEngine().execute(figure)
-        too_long = [axes.title for axes in figure.axes if broken(axes.title, figure.bbox.width)]
-        if too_long:
+        texts = [text for axes in figure.axes for text in (axes.title, axes.xaxis.label)]
+        if [text for text in texts if broken(text, figure.bbox.width)]:
             ConstrainedLayoutEngine().execute(figure)
         path.parent.mkdir(parents=True, exist_ok=True)
         undated = {"Software": None} if path.suffix == ".png" else {"Date": None}
@@ -89,7 +89,7 @@ ROWS = 5
 
 
 def broken(title: Text, width: float) -> bool:
-    """Whether a title that reaches beyond a figure of this `width` has been broken into lines, at its commas.
+    """Whether a title or label that reaches beyond a figure of this `width` has been broken into lines, at its commas.
 
     A part that is too long alone is broken at spaces, or anywhere.
     """
