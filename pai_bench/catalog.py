@@ -1,6 +1,7 @@
 """The objects behind the names of a sweep: data sets, networks, criteria; and with them, its trials."""
 
 import dataclasses
+import inspect
 import itertools
 import json
 from dataclasses import MISSING, dataclass, field
@@ -88,7 +89,7 @@ def later_options(cls: type[Criterion]) -> dict[str, Any]:
     """`Criterion.later` of a class and those it is made of, without what a class has an option of its own for."""
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
-        own = vars(base).get("__annotations__", {})
+        own = inspect.get_annotations(base)
         found = {name: value for name, value in found.items() if name not in own} | dict(vars(base).get("later", {}))
     return found
 

@@ -193,8 +193,7 @@ def keeps_the_loss(criterion: Criterion, model: nn.Module, batch: Batch) -> None
 
 def loss_scale(criterion: Criterion, model: nn.Module, batch: Batch) -> None:
     """A loss ten times as large gives the same mask."""
-    of = F.nll_loss if criterion.loss == "nll" else F.cross_entropy
-    large = dataclasses.replace(batch, loss=lambda output, targets: 10 * of(output, targets))
+    large = dataclasses.replace(batch, loss=lambda output, targets: 10 * LOSSES[criterion.loss](output, targets))
     plain = dataclasses.replace(criterion, loss="cross-entropy")  # a batch's own loss takes the place of this
     small_mask = prune(model, batch, criterion, 0.5, schedule="one-shot")
     large_mask = prune(model, large, plain, 0.5, schedule="one-shot")
@@ -307,4 +306,8 @@ def loss(model: nn.Module, batch: Batch, criterion: Criterion) -> float:
     model = copy.deepcopy(model)  # a forward pass may move running statistics
     for module in model.modules():
         module.training = criterion.bn == "train" and isinstance(module, BATCH_NORMS)
-    return float(F.cross_entropy(model(batch.inputs), batch.targets))
+    return float(LOSSES[criterion.loss](model(batch.inputs), batch.targets))
+
+
+LOSSES = {"cross-entropy": F.cross_entropy, "nll": F.nll_loss}
+"""Option ``loss`` -> the loss."""

@@ -1,11 +1,13 @@
 """The command line as a person uses it, mistakes and interruptions included."""
 
+import functools
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -204,7 +206,10 @@ def test_a_damaged_trial_is_named_set_aside_and_run_again(
 def test_an_interrupt_says_how_to_go_on_and_the_same_command_finishes() -> None:
     command = [sys.executable, "-m", "pai_bench", "run", "--models", "lenet-300-100", "--criteria", "snip,random"]
     command += ["--seeds", "3", "--epochs", "30", "--device", "cpu"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # what runs in the background of a shell is deaf to interrupts, and so would be what it starts
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, preexec_fn=listen) as process:
         deadline = time.monotonic() + 300  # of a busy machine
         trials = Path("results/trials")
         while process.poll() is None and len(list(trials.glob("*.json"))) < 2 and time.monotonic() < deadline:

@@ -1,6 +1,7 @@
 """The contract of a criterion: `Batch` in, `Scores` out, and which parameters are prunable."""
 
 import dataclasses
+import inspect
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -214,8 +215,10 @@ class Criterion(ABC):
         for fact in ("name", "source"):  # a subclass of a registered criterion is another criterion
             if fact not in vars(cls):
                 setattr(cls, fact, "")
-        if hidden := [f.name for f in fields(Criterion) if callable(vars(cls).get(f.name))]:
-            raise UserError(f"{cls.__name__}.{hidden[0]} hides an option of every criterion; give it another name")
+        own = inspect.get_annotations(cls)  # with them, it is an option with another default or another meaning
+        if hidden := [f.name for f in fields(Criterion) if f.name in vars(cls) and f.name not in own]:
+            name = hidden[0]
+            raise UserError(f"{cls.__name__}.{name} hides an option of every criterion: annotate it, or rename it")
         if not hasattr(cls.score, "formula") and not getattr(cls.score, "__isabstractmethod__", False):
             from pai_bench.pruning.guard import guarded
 

@@ -52,6 +52,7 @@ def guarded(formula: Formula) -> Formula:
             return score_masked(self, model, batch)
         if outer.criterion is self:  # super().score(...), on the replica that self was given
             return formula(self, model, batch)
+        outer.loss_taken |= self.loss == outer.criterion.loss
         return score_masked(self, model, batch, outer.mask, seed=outer.seed)
 
     score.__dict__["formula"] = formula
@@ -175,11 +176,11 @@ class Scorer:
 
     def _refuse_ignored(self, batch: Batch) -> None:
         """Refuse options that a formula with gradients of its own making does not know of."""
-        if not self.criterion.uses_data:
-            return
         if self.criterion.loss == "nll" and not self._scoring.loss_taken:
-            raise CriterionError(f"{self.label} ignores loss=nll: it does not take its loss by saliencies() or loss()")
-        if self._scoring.consulted:
+            raise CriterionError(
+                f"{self.label} ignores loss=nll: it does not take the loss by saliencies() or gradients()"
+            )
+        if self._scoring.consulted or not self.criterion.uses_data:
             return
         summed = self.criterion.accumulate == "score" and batch.batches > 1
         for option, given in (("micro_batch", self.criterion.micro_batch), ("accumulate=score", summed)):

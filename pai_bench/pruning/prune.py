@@ -142,11 +142,11 @@ def cut(
     """
     count = kept_count(density, sum(score.numel() for score in scores.values()))
     if ties == "remove" and alive is not None:  # earlier cuts may have left fewer
-        left, sizes = [int(kept.count_nonzero()) for kept in alive.values()], [len(s.view(-1)) for s in scores.values()]
+        left = [int(alive[name].count_nonzero()) for name in scores]
         if division is None:
             count = min(count, sum(left))
         else:  # what a layer lacks does not go to the others
-            limited = list(map(min, division(count, sizes), left))
+            limited = list(map(min, division(count, [score.numel() for score in scores.values()]), left))
             division = lambda _count, _left: limited  # noqa: E731
     mask = _cut(scores, count, alive, division, min_per_layer)
     if ties == "position":

@@ -12,6 +12,7 @@ import pai_bench as pb
 from pai_bench.cli import main
 from pai_bench.pruning import prunable_parameters
 from pai_bench.pruning.selection import select, with_ties
+from pai_bench.randomness import random_state
 
 Example = tuple[nn.Module, pb.Batch]
 
@@ -75,8 +76,9 @@ def test_nothing_is_removed_of_a_whole_network() -> None:
 
 def half_blind() -> Example:
     """A network half of whose inputs are always zero, so that half of its first layer has the score 0."""
-    model = nn.Sequential(nn.Linear(10, 6, bias=False), nn.ReLU(), nn.Linear(6, 3, bias=False)).double()
-    inputs = torch.rand(12, 10, dtype=torch.float64)
+    with random_state(0):  # one hidden unit is dead
+        model = nn.Sequential(nn.Linear(10, 6, bias=False), nn.ReLU(), nn.Linear(6, 3, bias=False)).double()
+        inputs = torch.rand(12, 10, dtype=torch.float64)
     inputs[:, :5] = 0
     return model, pb.Batch(inputs, torch.arange(12) % 3)
 
@@ -151,6 +153,9 @@ def test_another_loss_is_taken_or_refused() -> None:
     OwnGradients().score(model, batch)
     with pytest.raises(pb.UserError, match="OwnGradients ignores loss=nll"):
         OwnGradients(loss="nll").score(model, batch)
+    for name in ("magnitude", "synflow"):
+        with pytest.raises(pb.UserError, match=f"{name}.* ignores loss=nll"):
+            pb.get_criterion(name, loss="nll").score(model, batch)
     own = pb.Batch(batch.inputs, batch.targets, loss=F.cross_entropy)
     with pytest.raises(pb.UserError, match="the batch brings a loss of its own"):
         pb.get_criterion("snip:loss=nll").score(model, own)
@@ -166,6 +171,22 @@ def test_an_option_cannot_be_hidden() -> None:
         class Hides(pb.Criterion):
             def ties(self) -> int:  # type: ignore[override]
                 return 3
+
+    with pytest.raises(pb.UserError, match=r"Forgets\.bn hides .*: annotate it"):
+
+        class Forgets(pb.Criterion):
+            bn = "train"
+
+
+def test_a_criterion_made_of_others_hands_its_loss_on() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Both(pb.Criterion):
+        def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
+            return pb.get_criterion("snip", loss=self.loss).score(model, batch)
+
+    model, batch = half_blind()
+    expected = pb.get_criterion("snip", loss="nll").score(model, batch)
+    assert all(torch.equal(found, expected[name]) for name, found in Both(loss="nll").score(model, batch).items())
 
 
 def test_options_of_ones_own_are_stored_whatever_their_names() -> None:

@@ -100,13 +100,15 @@ def broken(title: Text, width: float) -> bool:
         return False
     middle = (extent.x0 + extent.x1) / 2  # of its axes, which it is centred above
     fitting = max(map(len, text.splitlines())) * 2 * min(middle, width - middle) / extent.width
-    width, parts = max(1, int(fitting)), text.replace("\n", ", ").split(", ")
-    lines: list[str] = []
-    for part in [*(f"{part}," for part in parts[:-1]), parts[-1]]:
-        if lines and len(lines[-1]) + 1 + len(part) <= width:
-            lines[-1] += f" {part}"
-        else:
-            lines += textwrap.wrap(part, width)
+    width, lines = max(1, int(fitting)), list[str]()
+    for line in text.split("\n"):
+        *parts, last = line.split(", ")
+        before = len(lines)
+        for part in [*(f"{part}," for part in parts), last]:
+            if len(lines) > before and len(lines[-1]) + 1 + len(part) <= width:
+                lines[-1] += f" {part}"
+            else:
+                lines += textwrap.wrap(part, width)
     if len(lines) > ROWS:  # there must be room for the figure, and its section has the whole title
         lines = [*lines[: ROWS - 1], f"{lines[ROWS - 1][:-1]}…"]
     title.set_text("\n".join(lines))
