@@ -1,5 +1,6 @@
 """Trials in lanes and in worker processes give what they give one by one, and survive what happens to them."""
 
+import functools
 import logging
 import os
 import random
@@ -241,7 +242,10 @@ def test_workers_go_when_their_parent_is_killed(pictures: Path) -> None:
 def test_an_interrupt_leaves_no_worker_and_the_same_command_goes_on() -> None:
     command = [sys.executable, "-m", "pai_bench", "run", "--criteria", "snip,random", "--models", "lenet-300-100"]
     command += ["--workers", "2", "--epochs", "40", "--device", "cpu", "--sparsities", "0.9"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    # what runs in the background of a shell is deaf to interrupts, and so would be what it starts
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    keys: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True, "start_new_session": True, "preexec_fn": listen}
+    process = subprocess.Popen(command, **keys)
     while len(list(Path("results/trials").glob("*.json"))) < 2:
         assert process.poll() is None
         time.sleep(0.1)
