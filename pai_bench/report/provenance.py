@@ -190,13 +190,13 @@ def limits(comparison: Comparison, found: Sequence[Pair]) -> list[str]:
             f"{comparison.seeds} seeds and {plural(tested, 'pair')}: to be told from chance, the largest difference "
             f"must be at least {least:.3g} times the standard deviation of the paired differences."
         )
-    for (method, sparsity), group in comparison.rows.groupby(["method", "sparsity"], sort=False):
-        exact = group[group.target == "direct"][["achieved_sparsity", "parameters"]].astype(float).mean()
-        found_at, wanted = exact.achieved_sparsity, float(str(sparsity))
-        if abs(found_at - wanted) > max(SAME * (1 - wanted), 1 / exact.parameters):  # whole connections are kept
-            lines.append(
-                f"{method} at {sparsity:.10g} removed {found_at:.4g} of the weights: equal scores stay together there."
-            )
+    direct = comparison.rows[comparison.rows.target == "direct"]
+    both = direct.astype({"achieved_sparsity": float, "parameters": float}).groupby(["method", "sparsity"], sort=False)
+    means = both[["achieved_sparsity", "parameters"]].mean()
+    for (method, wanted), found_at, size in zip(means.index, means.achieved_sparsity, means.parameters, strict=True):
+        if abs(found_at - wanted) > max(SAME * (1 - wanted), 1 / size):  # whole connections are kept
+            text = f"removed {found_at:.4g} of the weights: equal scores stay together there."
+            lines.append(f"{method} at {wanted:.10g} {text}")
     missing = [
         f"{method} at {sparsity:.10g}"
         for method in comparison.methods
