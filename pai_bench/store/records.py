@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pai_bench.errors import UserError
 from pai_bench.identity import identify
-from pai_bench.store.shape import ENVIRONMENT, NAMED, OF_TRIAL, ORIGIN, SCORED, TRAINED, fits
+from pai_bench.store.shape import Environment, Named, OfTrial, Origin, Scored, Trained, fits
 from pai_bench.training.protocol import Protocol
 
 SCHEMA = 1
@@ -112,8 +112,8 @@ class Record:
     def check(self) -> None:
         """Raise an error of some kind if a field that the report needs is not there or not of its type."""
         trial, scored, data = self.trial, self.trial["criterion"] is not None, self.provenance["data"]
-        forms = [(self, Record), (trial, NAMED | TRAINED | (SCORED if scored else {}))]
-        forms += [(self.environment, ENVIRONMENT), (self.provenance, OF_TRIAL)]
+        forms = [(self, Record), (trial, Trained), (trial, Scored if scored else Named)]
+        forms += [(self.environment, Environment), (self.provenance, OfTrial)]
         shares = [self.test_accuracy, self.achieved_sparsity, self.effective_sparsity, trial["sparsity"]]
         shares += [
             trial.get("label_noise"),
@@ -253,8 +253,8 @@ class Cost:
             if raw.get("schema", 0) > SCHEMA:
                 raise NewerSchemaError(f"schema {raw['schema']} is newer than this version reads ({SCHEMA})")
             cost = cls(**{f.name: raw[f.name] for f in fields(cls)})
-            forms = [(cost, Cost), (cost.trial, NAMED | TRAINED | SCORED)]
-            forms += [(cost.environment, ENVIRONMENT), (cost.provenance, ORIGIN)]
+            forms = [(cost, Cost), (cost.trial, Trained), (cost.trial, Scored)]
+            forms += [(cost.environment, Environment), (cost.provenance, Origin)]
             peaks = [p or 0 for p in (cost.peak_bytes, cost.floor_peak_bytes, cost.prune_peak_bytes)]
             ok = [
                 *(fits(value, form) for value, form in forms),
@@ -324,8 +324,8 @@ class Collapse:
                 raise NewerSchemaError(f"schema {raw['schema']} is newer than this version reads ({SCHEMA})")
             raw["tried"] = tuple(Tried(**tried) for tried in raw["tried"])
             found = cls(**{f.name: raw[f.name] for f in fields(cls)})
-            forms = [(found, Collapse), (found.trial, NAMED | SCORED)]
-            forms += [(found.environment, ENVIRONMENT), (found.provenance, ORIGIN)]
+            forms = [(found, Collapse), (found.trial, Scored)]
+            forms += [(found.environment, Environment), (found.provenance, Origin)]
             shares = [one for one in (found.connected_until, found.cut_from) if one is not None]
             shares += [*found.layers_until.values(), *(one.sparsity for one in found.tried)]
             shares += [one.effective_sparsity for one in found.tried if one.effective_sparsity is not None]

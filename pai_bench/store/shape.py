@@ -3,48 +3,94 @@
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, Literal, NotRequired, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NotRequired, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
 Form = Any
-"""A type, with its arguments, or a dictionary of key -> form. A key may be absent whose form is ``NotRequired``."""
+"""A type, with its arguments. Of a mapping that is a ``TypedDict``, keys that it does not name are not looked at."""
 
-NAMED: Form = {"data": str, "model": str, "seed": int}
-"""What the configuration of every trial says."""
 
-SCORED: Form = {
-    "scope": str,
-    "score_batch": int,
-    "score_sampling": str,
-    "score_batches": NotRequired[int],
-    "variant": NotRequired[str],
-    "target": NotRequired[str],
-    "min_per_layer": NotRequired[int],
-    "repair": NotRequired[str],
-    "criterion": {"name": str, "schedule": str, "revision": int, "options": tuple[tuple[str, Any], ...]},
-}
-"""And of one with a criterion."""
+class Named(TypedDict):
+    """What the configuration of every trial says."""
 
-TRAINED: Form = {
-    "sparsity": float,
-    "train_fraction": float,
-    "init": NotRequired[str],
-    "label_noise": NotRequired[float],
-    "validation": NotRequired[float],
-    "protocol": {"batch_size": int, "budget": NotRequired[float]},
-}
-"""And of one that was trained."""
+    data: str
+    model: str
+    seed: int
 
-ENVIRONMENT: Form = {"versions": Mapping[str, Any], "device": str, "processor": str, "system": str, "threads": int}
 
-ORIGIN: Form = {"command": NotRequired[str | None], "commit": NotRequired[str | None]}
-"""The provenance of every result."""
+class UsedCriterion(TypedDict):
+    """The criterion in the configuration of a trial."""
 
-OF_TRIAL: Form = ORIGIN | {
-    "data": {"label": str, "checksum": str, "train": int, "test": int, "shape": NotRequired[tuple[int, ...]]},
-    "workers": NotRequired[int],
-    "lanes": NotRequired[int],
-}
-"""The provenance of a trial."""
+    name: str
+    schedule: str
+    revision: int
+    options: tuple[tuple[str, Any], ...]
+
+
+class Scored(Named):
+    """The configuration of a trial with a criterion."""
+
+    scope: str
+    score_batch: int
+    score_sampling: str
+    score_batches: NotRequired[int]
+    variant: NotRequired[str]
+    target: NotRequired[str]
+    min_per_layer: NotRequired[int]
+    repair: NotRequired[str]
+    criterion: UsedCriterion
+
+
+class UsedProtocol(TypedDict):
+    """The protocol in the configuration of a trial."""
+
+    batch_size: int
+    budget: NotRequired[float]
+
+
+class Trained(Named):
+    """The configuration of a trial that was trained."""
+
+    sparsity: float
+    train_fraction: float
+    init: NotRequired[str]
+    label_noise: NotRequired[float]
+    validation: NotRequired[float]
+    protocol: UsedProtocol
+
+
+class Environment(TypedDict):
+    """Where a result comes from."""
+
+    versions: Mapping[str, Any]
+    device: str
+    processor: str
+    system: str
+    threads: int
+
+
+class Origin(TypedDict):
+    """The provenance of every result."""
+
+    command: NotRequired[str | None]
+    commit: NotRequired[str | None]
+
+
+class UsedData(TypedDict):
+    """The data in the provenance of a trial."""
+
+    label: str
+    checksum: str
+    train: int
+    test: int
+    shape: NotRequired[tuple[int, ...]]
+
+
+class OfTrial(Origin):
+    """The provenance of a trial."""
+
+    data: UsedData
+    workers: NotRequired[int]
+    lanes: NotRequired[int]
 
 
 HUGE, TINY, MOST = 1e300, 1e-300, 2**62
@@ -60,29 +106,27 @@ def fits(value: object, form: Form) -> bool:
     A float may be a whole number; a truth value is no number, and what no measurement gives is none either: infinities,
     more than `HUGE`, or less than `TINY`. A text can be written.
     """
-    if isinstance(form, dict):
-        return isinstance(value, Mapping) and all(
-            fits(value[key], of) if key in value else origin(of) is NotRequired for key, of in form.items()
-        )
     return checker(form)(value)
-
-
-def origin(form: Form) -> Any:
-    """What a type with arguments is made of, or None."""
-    return get_origin(form)
 
 
 @cache
 def checker(form: Form) -> Callable[[Any], bool]:
-    """What tells whether a value has a form that is a type: made once, since a store has many values of few forms."""
+    """What tells whether a value has a form: made once, since a store has many values of few forms."""
     if form is Any:
         return lambda _value: True
     if form in BASIC:
         return BASIC[form]
+    if is_typeddict(form):
+        keys = [(key, key in form.__required_keys__, checker(of)) for key, of in get_type_hints(form).items()]
+        return lambda value: (
+            isinstance(value, Mapping)
+            and all(test(value[key]) if key in value else not needed for key, needed, test in keys)
+        )
     if hasattr(form, "__dataclass_fields__"):
         fields = [(name, checker(of)) for name, of in get_type_hints(form).items()]
         return lambda value: isinstance(value, form) and all(test(getattr(value, name)) for name, test in fields)
-    kind, of = origin(form), get_args(form)
+    kind: Any = get_origin(form)
+    of = get_args(form)
     if kind is None:
         return lambda value: isinstance(value, form)
     if kind is Literal:
@@ -100,7 +144,7 @@ def checker(form: Form) -> Callable[[Any], bool]:
         return lambda value: (
             isinstance(value, Mapping) and all(map(tests[0], value)) and all(map(tests[1], value.values()))
         )
-    return lambda value: any(test(value) for test in tests)  # of a union, or what is not required
+    return lambda value: any(test(value) for test in tests)  # of a union
 
 
 def is_number(value: object) -> bool:
