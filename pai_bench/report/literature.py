@@ -147,11 +147,10 @@ class Beside:
 
 def beside(comparison: Comparison) -> list[Beside]:
     """What is published of the network, data set, criteria and sparsities of a comparison."""
-    if not comparison.trained:
-        return []
     data = DATA.get(comparison.data, comparison.data)
-
     known = [p for p in published() if (p.data, p.model) == (data, comparison.model)]
+    if not comparison.trained or not known:
+        return []
     rows = comparison.rows[comparison.rows.status != "failed"]
     found = []
     for (criterion, method, sparsity), group in rows.groupby(["criterion", "method", "sparsity"], sort=False):

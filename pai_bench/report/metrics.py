@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pai_bench.plan import DENSE
 from pai_bench.report import tables
 from pai_bench.report.statistics import estimate
-from pai_bench.report.summary import SETTING, Comparison, share
+from pai_bench.report.summary import SETTING, Comparison, by_cell, share
 
 Of = Callable[[pd.DataFrame, pd.DataFrame], "pd.Series[float]"]
 """Rows of one method and sparsity, and those of the dense reference -> a value for each row."""
@@ -102,15 +102,11 @@ def measured(comparison: Comparison, metrics: Sequence[Metric]) -> Iterator[Meas
     rows = comparison.rows
     dense = rows[rows.criterion == DENSE]
     values = {metric: metric.of(rows, dense).to_numpy(dtype=float) for metric in metrics}
-    seeds, failed = rows.seed.to_numpy(), (rows.status == "failed").to_numpy()
-    cells = rows.groupby(["method", "sparsity"], sort=False).ngroup().to_numpy()
-    for cell in range(cells.max() + 1):
-        places = np.flatnonzero(cells == cell)
+    failed = (rows.status == "failed").to_numpy()
+    for method, sparsity, places in by_cell(rows):
         done = places[~failed[places]]
-        done = done[np.argsort(seeds[done], kind="stable")]
         found = {metric: each[done][~np.isnan(each[done])] for metric, each in values.items()}
-        method, sparsity = rows.method.iloc[places[0]], rows.sparsity.iloc[places[0]]
-        yield Measured(str(method), float(sparsity), len(done), len(places) - len(done), found)
+        yield Measured(method, sparsity, len(done), len(places) - len(done), found)
 
 
 def table(comparison: Comparison, metrics: Sequence[Metric] = METRICS) -> tables.Table:

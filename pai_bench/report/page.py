@@ -16,7 +16,7 @@ from pai_bench.report.pairs import Pair
 from pai_bench.report.provenance import caveats, provenance
 from pai_bench.report.similarity import similarity
 from pai_bench.report.statistics import LEVEL
-from pai_bench.report.summary import Comparison, comparisons, plural
+from pai_bench.report.summary import Cell, Comparison, comparisons, plural
 from pai_bench.store import Collapse, Cost, Layer, Record, Store, as_frame
 
 
@@ -254,14 +254,13 @@ def layer_densities(comparison: Comparison, records: Mapping[str, Record]) -> st
         columns: dict[str, dict[str, str]] = {}
         sizes: dict[str, int] = {}
         for method in comparison.methods:
-            chosen = comparison.rows[(comparison.rows.method == method) & (comparison.rows.sparsity == sparsity)]
-            masks = [records[i].layers for i in chosen.identity if records[i].layers]
-            if masks:
-                layers = [layer for mask in masks for layer in mask]
-                sizes = {layer.name: layer.size for layer in layers}
-                columns[method] = {
-                    name: shares(same) for name in sizes if (same := [layer for layer in layers if layer.name == name])
-                }
+            same: dict[str, list[Layer]] = {}
+            for identity in comparison.cells.get((method, sparsity), Cell(())).identities:
+                for layer in records[identity].layers:
+                    same.setdefault(layer.name, []).append(layer)
+            if same:
+                sizes = {name: layers[0].size for name, layers in same.items()}
+                columns[method] = {name: shares(layers) for name, layers in same.items()}
         head = ["layer", "weights", *columns]
         body = [
             [name, f"{size:,}", *(column.get(name, "") for column in columns.values())] for name, size in sizes.items()

@@ -202,7 +202,7 @@ def ranking(found: Sequence[Comparison]) -> Ranks | None:
         cells = {s: [block.cells.get((m, s)) for m in shared] for s in block.sparsities}
         common = [s for s, there in cells.items() if all(cell and cell.accuracies for cell in there)]
         if common:
-            rows.append([sum(block.cells[m, s].mean for s in common) / len(common) for m in shared])
+            rows.append([sum(block.cells[m, s].percent.mean for s in common) / len(common) for m in shared])
     return ranks(shared, rows) if len(shared) > 1 and rows else None
 
 

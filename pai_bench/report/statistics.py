@@ -76,7 +76,7 @@ def bca(x: NDArray[np.float64]) -> tuple[float, float]:
     jackknife, sum d^3 / (6 (sum d^2)^1.5), ends are the quantiles Phi(z0 + (z0 + z) / (1 - a (z0 + z))) of the means.
     """
     means, mean = shares(len(x)) @ x, x.mean()
-    below = (np.mean(means < mean) + np.mean(means <= mean)) / 2
+    below = (np.count_nonzero(means < mean) + np.count_nonzero(means <= mean)) / (2 * len(means))
     z0 = special.ndtri(np.clip(below, 1 / (2 * RESAMPLES), 1 - 1 / (2 * RESAMPLES)))
     d = (x - mean) / (len(x) - 1)
     a = (d**3).sum() / (6 * (d**2).sum() ** 1.5)
@@ -137,8 +137,10 @@ def signed_rank(differences: Values) -> float:
     d = d[d != 0]
     if len(d) < 2:
         return math.nan
-    # mean ranks are halves: twice them are whole numbers, whose sums can be counted
-    ranks = np.rint(2 * stats.rankdata(np.round(np.abs(d), 12))).astype(int)
+    sizes = np.round(np.abs(d), 12)
+    ordered = np.sort(sizes)
+    # twice the mean rank of each: whole numbers, whose sums can be counted
+    ranks = np.searchsorted(ordered, sizes, "left") + np.searchsorted(ordered, sizes, "right") + 1
     ways = np.zeros(ranks.sum() + 1)
     ways[0] = 1.0
     for rank in ranks:

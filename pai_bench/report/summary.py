@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pai_bench.plan import DENSE
-from pai_bench.report.statistics import estimate
+from pai_bench.report.statistics import Estimate, estimate
 
 SETTING = ["data", "model", "protocol", "train_fraction", "init", "label_noise", "validation"]
 """What trials must share to stand in one table."""
@@ -40,15 +42,13 @@ class Cell:
     effective_sparsity: float = float("nan")
     """Mean over seeds."""
 
-    @property
-    def mean(self) -> float:
-        """Mean over seeds; NaN without a finished trial."""
-        return float(pd.Series(self.accuracies, dtype=float).mean())
+    identities: tuple[str, ...] = ()
+    """Of all trials, by seed."""
 
     @property
-    def deviation(self) -> float:
-        """Sample standard deviation over seeds (n - 1); NaN below two seeds."""
-        return float(pd.Series(self.accuracies, dtype=float).std(ddof=1))
+    def percent(self) -> Estimate:
+        """Mean over seeds, with deviation and interval, in per cent."""
+        return estimate([100 * accuracy for accuracy in self.accuracies])
 
     def __str__(self) -> str:
         """Per cent, as ``mean ± standard deviation``, and the effective sparsity.
@@ -57,12 +57,12 @@ class Cell:
         """
         if not self.accuracies:
             return "failed" if self.failed else "–"
-        spread = f" ± {100 * self.deviation:.2f}" if len(self.accuracies) > 1 else ""
+        found = self.percent
+        spread = f" ± {found.deviation:.2f}" if found.count > 1 else ""
         marks = " ‡" if self.disconnected else " †" if self.with_dead_layers else ""
         effective = "" if pd.isna(self.effective_sparsity) else f" [{share(self.effective_sparsity)}]"
         failed = f" ({self.failed} failed)" * (self.failed > 0)
-        mean = estimate([100 * accuracy for accuracy in self.accuracies]).mean  # as everywhere: rounding must agree
-        return f"{mean:.2f}{spread}{effective}{marks}{failed}"
+        return f"{found.mean:.2f}{spread}{effective}{marks}{failed}"
 
 
 def share(sparsity: float) -> str:
@@ -147,17 +147,17 @@ def by_setting(rows: pd.DataFrame) -> Iterator[Comparison]:
     for _, group in rows.groupby(SETTING, sort=False):
         group = group.assign(method=method_labels(group))
         dense, pruned = (group[(group.criterion == DENSE) == flag] for flag in (True, False))
-        first = group.iloc[0]
+        first, reference = group.iloc[0], next(iter(cells(dense).values()), Cell(()))
         yield Comparison(
             data=first.data,
             model=first.model,
             protocol=first.protocol,
             train_fraction=first.train_fraction,
             batch_size=int(first.batch_size),
-            dense=dataclasses.replace(cell(dense), effective_sparsity=float("nan")),  # nothing was removed
+            dense=dataclasses.replace(reference, effective_sparsity=float("nan")),  # nothing was removed
             methods=in_order(pruned),
             sparsities=tuple(sorted(pruned.sparsity.unique())),
-            cells={k: cell(g) for k, g in pruned.groupby(["method", "sparsity"], sort=False)},  # type: ignore[misc]
+            cells=cells(pruned),
             rows=group,
             init=first.init,
             label_noise=first.label_noise,
@@ -172,16 +172,37 @@ def in_order(rows: pd.DataFrame) -> tuple[str, ...]:
     return tuple(method for _, method in sorted(pairs))
 
 
-def cell(rows: pd.DataFrame) -> Cell:
-    """The cell of trials that differ in nothing but their seed."""
-    done = rows[rows.status != "failed"]
-    return Cell(
-        accuracies=tuple(done.sort_values("seed").test_accuracy),
-        failed=len(rows) - len(done),
-        with_dead_layers=int(done.dead_layers.map(bool).sum()),
-        disconnected=int((done.connected == False).sum()),  # noqa: E712  # null is neither
-        effective_sparsity=float(done.effective_sparsity.astype(float).mean()),
-    )
+def cells(rows: pd.DataFrame) -> dict[tuple[str, float], Cell]:
+    """The cells of some trials, by method and sparsity."""
+    identities, accuracies = rows.identity.to_numpy(), rows.test_accuracy.to_numpy(float)
+    failed, effective = (rows.status == "failed").to_numpy(), rows.effective_sparsity.to_numpy(float)
+    dead, cut = rows.dead_layers.map(bool).to_numpy(), (rows.connected == False).to_numpy()  # noqa: E712
+    found = {}
+    for method, sparsity, places in by_cell(rows):
+        done = places[~failed[places]]
+        known = effective[done][~np.isnan(effective[done])]
+        found[method, sparsity] = Cell(
+            accuracies=tuple(accuracies[done].tolist()),
+            failed=len(places) - len(done),
+            with_dead_layers=int(dead[done].sum()),
+            disconnected=int(cut[done].sum()),
+            effective_sparsity=float(known.mean()) if len(known) else math.nan,
+            identities=tuple(identities[places]),
+        )
+    return found
+
+
+def by_cell(rows: pd.DataFrame) -> Iterator[tuple[str, float, NDArray[np.intp]]]:
+    """Method, sparsity, and the places in `rows` of the trials that have both, by seed; in order of appearance."""
+    seeds, methods, sparsities = (rows[name].to_numpy() for name in ("seed", "method", "sparsity"))
+    numbers = rows.groupby(["method", "sparsity"], sort=False).ngroup().to_numpy()
+    for number in range(numbers.max(initial=-1) + 1):
+        places = np.flatnonzero(numbers == number)
+        yield (
+            str(methods[places[0]]),
+            float(sparsities[places[0]]),
+            places[np.argsort(seeds[places], kind="stable")],
+        )
 
 
 def method_labels(rows: pd.DataFrame) -> "pd.Series[str]":

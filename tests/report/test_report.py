@@ -37,8 +37,8 @@ def example() -> list[Record]:
 def test_a_cell_by_hand() -> None:
     # mean 0.93; deviations -0.03, -0.01, 0.04: variance (9 + 1 + 16) / 2 * 1e-4 = 13e-4
     cell = Cell((0.90, 0.92, 0.97))
-    assert cell.mean == pytest.approx(0.93)
-    assert cell.deviation == pytest.approx(math.sqrt(13e-4))
+    assert cell.percent.mean == pytest.approx(93)
+    assert cell.percent.deviation == pytest.approx(100 * math.sqrt(13e-4))
     assert str(cell) == "93.00 ± 3.61"
     assert str(Cell((0.5,))) == "50.00"
     assert str(Cell((), failed=2)) == "failed"

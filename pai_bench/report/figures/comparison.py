@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from pai_bench.report.figures.style import COLLAPSED_COLOUR, DENSE_COLOUR, canvas, legend, literal, looks
-from pai_bench.report.statistics import estimate
 from pai_bench.report.summary import Cell, Comparison
 
 COLLAPSED: dict[str, Any] = {"s": 140, "facecolors": "none", "edgecolors": COLLAPSED_COLOUR, "zorder": 3}
@@ -57,7 +56,7 @@ def place(sparsity: float, cell: Cell, x: str) -> float:
 def prepare(axes: Axes, comparison: Comparison, x: str) -> None:
     """Scales, ticks and labels."""
     cells = [cell for cell in (comparison.dense, *comparison.cells.values()) if cell.accuracies]
-    lowest = min((100 * ends(cell)[0] for cell in cells), default=0.0)
+    lowest = min((ends(cell)[0] for cell in cells), default=0.0)
     axes.set_xscale("log")
     places = [place(s, cell, x) for (_, s), cell in comparison.cells.items() if cell.accuracies]
     places = [s for s in (*places, *comparison.sparsities) if s < 1]
@@ -66,7 +65,7 @@ def prepare(axes: Axes, comparison: Comparison, x: str) -> None:
     axes.xaxis.set_major_locator(FixedLocator([1 / (1 - s) for s in named]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([f"{s:.4g}" for s in named])
-    highest = max((100 * ends(cell)[1] for cell in cells), default=100.0)
+    highest = max((ends(cell)[1] for cell in cells), default=100.0)
     error_axis(axes, lowest, highest)
     axes.set_xlabel("effective sparsity (scale: compression)" if x == "effective" else "sparsity (scale: compression)")
     axes.set_ylabel("test accuracy in %, last epoch (scale: error)")
@@ -117,27 +116,27 @@ def error_to_accuracy(scaled: Any) -> Any:
 
 
 def ends(cell: Cell) -> tuple[float, float]:
-    """The ends of the interval over seeds, within what an accuracy can be; the mean twice for a single seed."""
-    found = estimate(cell.accuracies)
-    return (found.mean, found.mean) if found.count < 2 else (max(0.0, found.low), min(1.0, found.high))
+    """The ends of the interval over seeds in per cent, within what they can be; the mean twice for a single seed."""
+    found = cell.percent
+    return (found.mean, found.mean) if found.count < 2 else (max(0.0, found.low), min(100.0, found.high))
 
 
 def draw_dense(axes: Axes, dense: Cell) -> None:
     """The unpruned reference: its mean as a line, its interval as a band."""
     if dense.accuracies:
-        axes.axhline(100 * dense.mean, color=DENSE_COLOUR, linestyle="--", linewidth=1, label="dense")
+        axes.axhline(dense.percent.mean, color=DENSE_COLOUR, linestyle="--", linewidth=1, label="dense")
         low, high = ends(dense)
-        axes.axhspan(100 * low, 100 * high, color=DENSE_COLOUR, alpha=0.2, linewidth=0)
+        axes.axhspan(low, high, color=DENSE_COLOUR, alpha=0.2, linewidth=0)
 
 
 def draw_method(axes: Axes, method: str, points: list[tuple[float, Cell]], colour: str, marker: str, line: str) -> None:
     """One criterion: means with intervals, a ring where some layer is dead."""
     x = [1 / (1 - s) for s, _ in points]
-    y = [100 * cell.mean for _, cell in points]
+    y = [cell.percent.mean for _, cell in points]
     axes.errorbar(
         x,
         y,
-        yerr=np.reshape([[100 * abs(end - cell.mean) for end in ends(cell)] for _, cell in points], (-1, 2)).T,
+        yerr=np.reshape([[abs(end - cell.percent.mean) for end in ends(cell)] for _, cell in points], (-1, 2)).T,
         color=colour,
         marker=marker,
         linestyle=line,

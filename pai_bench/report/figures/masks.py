@@ -24,6 +24,9 @@ GAP = 3
 MOST_NUMBERS = 20
 """Layers up to which a heat map has its numbers written into it."""
 
+SIDE = 1000
+"""Points that a picture of pixels has along a side at least: viewers blur between those of a smaller one."""
+
 WITHIN: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7, "in_layout": False}
 """Text within a field, which needs no room of its own."""
 
@@ -67,7 +70,7 @@ def densities(comparison: Comparison, sparsity: float, records: Mapping[str, Rec
 def write_numbers(axes: Axes, table: NDArray[np.float64], middle: float) -> None:
     """Write each share into its field, in per cent, light on dark."""
     for (row, column), value in np.ndenumerate(table):
-        colour = "white" if value < middle else "black"
+        colour = "white" if 0 < value < middle else "black"  # none: on grey
         axes.text(column, row, f"{100 * value:.3g}", color=colour, **WITHIN)
 
 
@@ -118,7 +121,10 @@ def first_layer(comparison: Comparison, sparsities: Sequence[float], records: Ma
         whole[top : top + height, left : left + width] = found / max(1, found.max())
     with canvas(path, max(WIDTH, 1 + 1.1 * len(methods)), 1 + 1.1 * len(sparsities)) as figure:
         axes = figure.subplots()
-        axes.imshow(whole, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        # enlarged here: matplotlib would do so after it has made floats of four colours of them
+        enlarged = np.kron(np.uint8(255 * whole), np.ones([-(-SIDE // max(whole.shape))] * 2, np.uint8))
+        extent = (-0.5, whole.shape[1] - 0.5, whole.shape[0] - 0.5, -0.5)
+        axes.imshow(enlarged, cmap="gray", vmin=0, vmax=255, interpolation="none", extent=extent)
         names = [literal(method) for method in methods]
         axes.set_xticks(np.arange(len(methods)) * columns + width / 2, names, fontsize=8)
         axes.set_yticks(np.arange(len(sparsities)) * rows + height / 2, [f"{s:.10g}" for s in sparsities], fontsize=8)
