@@ -3,6 +3,7 @@
 import copy
 import pickle
 import random
+import warnings
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -141,6 +142,9 @@ class Decomposed(TorchFunctionMode):
         if name in self.LAYERS and func is getattr(torch._C._VariableFunctions, name):
             operation = getattr(torch.ops.aten, name).input
             func = torch._decomp.get_decompositions([operation])[operation]
+            with warnings.catch_warnings():  # single precision takes oneDNN's layer, lane by lane: that is faster still
+                warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+                return func(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 

@@ -114,6 +114,17 @@ def test_recurrent_networks_may_share_a_program(name: str) -> None:
     assert programs.difference(apart, together, inputs, targets) is None
 
 
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_recurrent_networks_in_lanes_of_single_precision_warn_of_nothing(name: str) -> None:
+    models = [network(name, seed)[0].float() for seed in range(2)]
+    lanes, inputs = programs.Lanes(models, [None] * 2), torch.randn(2, 8, 1, 5, 6, dtype=torch.float32)
+    torch.autograd.grad(lanes.losses(inputs, torch.zeros(2, 8, dtype=torch.long)).sum(), list(lanes.parameters))
+    with torch.no_grad():
+        found = lanes.logits(inputs, by_lane=True)
+        for model, mine, x in zip(models, found, inputs, strict=True):
+            torch.testing.assert_close(mine, model.eval()(x))
+
+
 class Shifting(nn.Module):
     """Takes away a mean, which it follows in a buffer that is not saved."""
 
