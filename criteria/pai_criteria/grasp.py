@@ -37,10 +37,10 @@ class GraSP(Criterion):
 
     def score(self, model: nn.Module, batch: Batch) -> Scores:
         if self.halves:
-            order = batch.targets.argsort(stable=True)
             if batch.targets.dim() > 1:
                 raise CriterionError(f"{self} sorts by class, but the targets are no class indices")
             if batch.batches > 1:
                 raise CriterionError(f"{self} divides one score batch by class; it has {batch.batches}")
+            order = batch.targets.argsort(stable=True)
             batch = dataclasses.replace(batch, inputs=batch.inputs[order], targets=batch.targets[order], batches=2)
         return hessian_saliencies(model, batch, lambda w, hg, _value: hg.mul_(w), temperature=self.temperature)

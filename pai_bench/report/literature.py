@@ -34,7 +34,7 @@ OURS = {"snip-mnist": UNKNOWN, "snip-mnist-adam": f"{UNKNOWN}, and so are the dr
 """Protocol -> what of it the paper does not say."""
 
 SAME = 0.01
-"""Sparsities whose densities differ by less than this share of them are the same."""
+"""Densities that differ by less than this share of them are the same."""
 
 SCHEDULES = {
     "iter-snip": "exponential:steps=60",

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pai_bench.plan import DENSE
+from pai_bench.report.literature import SAME
 from pai_bench.report.pairs import Pair
 from pai_bench.report.statistics import LEVEL, t_quantile
 from pai_bench.report.summary import Comparison, plural
@@ -89,9 +90,6 @@ def describe_commit(record: Record | Cost | Collapse) -> str | None:
         return None
     return f"{commit}, with changes that were not committed" if record.provenance.get("dirty") else commit
 
-
-SAME = 0.01
-"""A density that is off by less than this share of it, or by one connection, is the one asked for."""
 
 ANOTHER_DRAW = ("redrawn", "vs-x", "vs-h", "vs", "rn", "tn")
 
