@@ -60,9 +60,12 @@ def dead_layers(rows: pd.DataFrame, _dense: pd.DataFrame) -> "pd.Series[float]":
     return rows.dead_layers.map(len, na_action="ignore")
 
 
+TRAIN_LOSS = Metric("train_loss", "training loss, last epoch", "", "lower", column("train_loss"), "{:.3g}".format)
+
 METRICS = (
     Metric("accuracy", "test accuracy, last epoch", "%", "higher", column("test_accuracy", 100), "{:.2f}".format, True),
     Metric("drop", "below dense", "points", "lower", drop, "{:.2f}".format, True),
+    TRAIN_LOSS,
     Metric("direct_sparsity", "direct sparsity", "", "", column("achieved_sparsity"), share),
     Metric("effective_sparsity", "effective sparsity", "", "", column("effective_sparsity"), share),
     Metric(
@@ -107,6 +110,23 @@ def measured(comparison: Comparison, metrics: Sequence[Metric]) -> Iterator[Meas
         done = places[~failed[places]]
         found = {metric: each[done][~np.isnan(each[done])] for metric, each in values.items()}
         yield Measured(method, sparsity, len(done), len(places) - len(done), found)
+
+
+def fitted(comparison: Comparison) -> list[str]:
+    """The training loss of every criterion, a sentence for each sparsity: what there is to say of random labels."""
+    known = [one for one in measured(comparison, [TRAIN_LOSS]) if len(one.values[TRAIN_LOSS])]
+    lines = []
+    for sparsity in comparison.sparsities:
+        here = sorted(
+            (o for o in known if o.method == DENSE or o.sparsity == sparsity), key=lambda o: o.method != DENSE
+        )
+        means = [f"{one.method} {TRAIN_LOSS.form(float(one.values[TRAIN_LOSS].mean()))}" for one in here]
+        if means:
+            lines.append(
+                f"At sparsity {sparsity:.10g}, the training loss of the last epoch is {', '.join(means)}, means over "
+                "seeds. Of random labels nothing can be learnt for the test set: its accuracy is chance."
+            )
+    return lines
 
 
 def table(comparison: Comparison, metrics: Sequence[Metric] = METRICS) -> tables.Table:

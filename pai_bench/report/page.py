@@ -130,7 +130,8 @@ def in_short(found: Sequence[Comparison], two_by_two: Sequence[Sequence[Pair]]) 
     """The findings, a sentence for each sparsity."""
     parts = []
     for comparison, same in zip(found, two_by_two, strict=True):
-        if comparison.trained and (lines := pairs.sentences(comparison, same)):
+        lines = metrics.fitted(comparison) if comparison.label_noise == 1 else pairs.sentences(comparison, same)
+        if comparison.trained and lines:
             parts += [
                 f"**{tables.escaped(comparison.title)}**",
                 "\n".join(f"* {tables.escaped(line)}" for line in lines),
@@ -210,6 +211,8 @@ def drawn(comparison: Comparison, records: Mapping[str, Record], folder: Path, f
         add("pareto", f"Accuracy against cost {at}", lambda p: by_cost.pareto(comparison, highest, p))
     add("scoring", "Cost of a mask in training steps", lambda p: by_cost.scoring(comparison, p))
     add("curves", f"Learning curves {at}", lambda p: curves.learning(comparison, highest, records, p))
+    if comparison.label_noise:
+        add("fit", f"Training loss {at}", lambda p: curves.learning(comparison, highest, records, p, loss=True))
     add("layers", f"Density of each layer {at}", lambda p: masks.densities(comparison, highest, records, p))
     if (alike := similarity(comparison, highest, records)) is not None:
         where = f"{comparison.title}\nsparsity {highest:.10g}, {plural(alike.seeds, 'seed')}"

@@ -180,6 +180,7 @@ class Record:
             "parameters_kept": sum(layer.kept for layer in self.layers) if self.layers else None,
             "flops": self.flops,
             "flops_kept": self.flops_kept,
+            "train_loss": self.curve[-1].train_loss if self.curve else None,
             "best_accuracy": max((epoch.test_accuracy for epoch in self.curve), default=self.test_accuracy),
             "train_fraction": trial["train_fraction"],
             "protocol": (protocol := Protocol.of(trial["protocol"])).describe(),

@@ -1,15 +1,16 @@
 """Trials of one network and data set that differ in initial weights, labels or test set are never thrown together."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from pai_bench.report import metrics, pairs, versus
 from pai_bench.report.figures.style import canvas
-from pai_bench.report.page import write_report
+from pai_bench.report.page import page, write_report
 from pai_bench.report.summary import comparisons
-from pai_bench.store import Record, Store, as_frame
+from pai_bench.store import EpochRecord, Record, Store, as_frame
 from tests.report.records import drawn
 
 SETTINGS: tuple[dict[str, object], ...] = ({}, {"init": "tn"}, {"label_noise": 1.0}, {"validation": 0.2})
@@ -52,6 +53,34 @@ def test_ranks_take_the_usual_setting_and_never_false_labels() -> None:
     for order in (found, found[::-1]):
         assert [block.title for block in pairs.blocks_of(order)] == ["net on digits"]
     assert pairs.blocks_of(found[2:3]) == []
+
+
+def test_random_labels_are_told_by_the_training_loss(tmp_path: Path) -> None:
+    curves = {
+        None: [(2.3, 2.0), (2.2, 1.0)],  # two seeds, two epochs
+        "snip": [(2.5, 2.4), (2.4, 2.2)],
+    }
+    records = [
+        drawn(name, 0.9 if name else 0.0, seed, 0.1, trial={"label_noise": 1.0}, curve=epochs(losses))
+        for name, seeds in curves.items()
+        for seed, losses in enumerate(seeds)
+    ]
+    text = page(records, tmp_path / "report.md", [], [])
+    assert "At sparsity 0.9, the training loss of the last epoch is dense 1.5, snip 2.3, means over seeds." in text
+    assert "snip has the highest mean accuracy" not in text
+    (figure,) = (tmp_path / "figures").glob("report-fit-*.svg")
+    assert "training loss" in figure.read_text(encoding="utf-8")
+
+
+def test_a_training_loss_that_was_not_finite_is_not_drawn(tmp_path: Path) -> None:
+    records = [drawn("snip", 0.9, 0, 0.1, trial={"label_noise": 1.0}, curve=epochs((2.0, None)))]
+    text = page(records, tmp_path / "report.md", [], [])
+    assert "training loss of the last epoch" not in text
+    assert not list((tmp_path / "figures").glob("report-fit-*"))
+
+
+def epochs(losses: Sequence[float | None]) -> tuple[EpochRecord, ...]:
+    return tuple(EpochRecord(epoch=i, train_loss=x, test_loss=1.0, test_accuracy=0.1) for i, x in enumerate(losses, 1))
 
 
 def test_a_part_held_out_is_no_other_data_set_of_the_same_name() -> None:

@@ -14,8 +14,10 @@ from pai_bench.report.summary import Comparison
 from pai_bench.store import Record
 
 
-def learning(comparison: Comparison, sparsity: float, records: Mapping[str, Record], path: Path) -> bool:
-    """Test accuracy after each epoch at one sparsity, means over the seeds that were trained.
+def learning(
+    comparison: Comparison, sparsity: float, records: Mapping[str, Record], path: Path, *, loss: bool = False
+) -> bool:
+    """Test accuracy, or training loss, of each epoch at one sparsity, means over the seeds that were trained.
 
     Networks without paths were not. Whether there is something to draw.
     """
@@ -23,13 +25,12 @@ def learning(comparison: Comparison, sparsity: float, records: Mapping[str, Reco
     curves, labels = {}, {}
     for method in (DENSE, *comparison.methods):
         same = rows[(rows.method == method) & ((rows.sparsity == sparsity) | (rows.criterion == DENSE))]
-        seen = [[epoch.test_accuracy for epoch in records[i].curve] for i in same.identity]
+        seen = [value for i in same.identity if (value := values(records[i], loss=loss))]
         cell = comparison.cells.get((method, sparsity), comparison.dense)
         part = f", {len(seen)} of {len(cell.accuracies)} seeds" if len(seen) < len(cell.accuracies) else ""
         labels[method] = literal(method + part)
-
         if seen and min(map(len, seen)) == max(map(len, seen)) > 1:
-            curves[method] = 100 * np.mean(seen, axis=0)
+            curves[method] = np.mean(seen, axis=0)
     if not set(curves) - {DENSE}:
         return False
     with canvas(path) as figure:
@@ -50,14 +51,26 @@ def learning(comparison: Comparison, sparsity: float, records: Mapping[str, Reco
         if DENSE in curves:
             epochs = range(1, len(curves[DENSE]) + 1)
             axes.plot(epochs, curves[DENSE], "--", color=DENSE_COLOUR, label="dense")
-        error_axis(axes, min(map(min, curves.values())), max(map(max, curves.values())))
+        if loss:
+            axes.set_ylim(bottom=0)
+            axes.set_ylabel("training loss, mean of each epoch")
+        else:
+            error_axis(axes, min(map(min, curves.values())), max(map(max, curves.values())))
+            axes.set_ylabel("test accuracy in % (scale: error)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
-        axes.set_ylabel("test accuracy in % (scale: error)")
         axes.set_title(literal(f"{comparison.title}, sparsity {sparsity:.10g}"), fontsize=11)
         axes.grid(alpha=0.25)
         legend(figure, axes)
     return True
+
+
+def values(record: Record, *, loss: bool) -> list[float]:
+    """The training loss of each epoch, or the test accuracy after it in per cent; nothing where a loss is missing."""
+    if not loss:
+        return [100 * epoch.test_accuracy for epoch in record.curve]
+    found = [epoch.train_loss for epoch in record.curve if epoch.train_loss is not None]
+    return found if len(found) == len(record.curve) else []
 
 
 def critical_difference(found: Ranks, path: Path) -> None:
