@@ -255,18 +255,23 @@ def layer_densities(comparison: Comparison, records: Mapping[str, Record]) -> st
     parts = []
     for sparsity in comparison.sparsities:
         columns: dict[str, dict[str, str]] = {}
-        sizes: dict[str, int] = {}
+        sizes: dict[str, set[int]] = {}
         for method in comparison.methods:
             same: dict[str, list[Layer]] = {}
             for identity in comparison.cells.get((method, sparsity), Cell(())).identities:
                 for layer in records[identity].layers:
                     same.setdefault(layer.name, []).append(layer)
             if same:
-                sizes = {name: layers[0].size for name, layers in same.items()}
+                sizes = {name: {layer.size for layer in layers} for name, layers in same.items()}
                 columns[method] = {name: shares(layers) for name, layers in same.items()}
         head = ["layer", "weights", *columns]
         body = [
-            [name, f"{size:,}", *(column.get(name, "") for column in columns.values())] for name, size in sizes.items()
+            [
+                name,
+                " or ".join(f"{one:,}" for one in sorted(size)),
+                *(column.get(name, "") for column in columns.values()),
+            ]
+            for name, size in sizes.items()
         ]
         if body:
             parts.append(f"Sparsity {sparsity:.10g}:\n\n{tables.markdown([head, *body])}")

@@ -135,7 +135,7 @@ def signed_rank(differences: Values) -> float:
     """
     d = np.asarray(differences, dtype=float)
     d = d[d != 0]
-    if len(d) < 2:
+    if len(d) < 2 or np.isnan(d).any():
         return math.nan
     sizes = np.round(np.abs(d), 12)
     ordered = np.sort(sizes)
@@ -188,7 +188,8 @@ def ranks(methods: Sequence[str], blocks: Sequence[Sequence[float]]) -> Ranks:
     Friedman (1937), chi-square with k - 1 degrees of freedom; Nemenyi's critical difference as in Demšar (2006),
     q sqrt(k (k + 1) / (6 N)) with q the quantile of the studentized range by sqrt(2).
     """
-    table = np.asarray(blocks, dtype=float).reshape(len(blocks), len(methods))
+    # sums of the same numbers in another order differ in their last digits
+    table = np.round(np.asarray(blocks, dtype=float).reshape(len(blocks), len(methods)), 9)
     n, k = table.shape
     order = stats.rankdata(-table, axis=1)
     p = critical = math.nan

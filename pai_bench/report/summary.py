@@ -67,9 +67,9 @@ class Cell:
 
 def share(sparsity: float) -> str:
     """A sparsity with three digits of its density, so that 0.99 and 0.999 can be told apart."""
-    if sparsity in (0, 1):
+    if (density := round(1 - sparsity, 12)) in (0, 1):  # 1 - 0.9 is a little less than a tenth
         return f"{sparsity:g}"
-    return f"{sparsity:.{max(3, 2 - math.floor(math.log10(1 - sparsity)))}f}"
+    return f"{sparsity:.{max(3, 2 - math.floor(math.log10(density)))}f}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +147,7 @@ def by_setting(rows: pd.DataFrame) -> Iterator[Comparison]:
     for _, group in rows.groupby(SETTING, sort=False):
         group = group.assign(method=method_labels(group))
         dense, pruned = (group[(group.criterion == DENSE) == flag] for flag in (True, False))
-        first, reference = group.iloc[0], next(iter(cells(dense).values()), Cell(()))
+        first, reference = group.iloc[0], cells(dense).get((DENSE, 0.0), Cell(()))
         yield Comparison(
             data=first.data,
             model=first.model,

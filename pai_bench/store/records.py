@@ -125,7 +125,7 @@ class Record:
         amounts += [self.score_peak_bytes, self.train_seconds, self.images_per_second, self.epochs, self.flops]
         ok = [
             *(fits(value, form) for value, form in forms),
-            trial["sparsity"] < 1,
+            trial["sparsity"] < 1 if scored else trial["sparsity"] == 0,
             all(side > 0 for side in data.get("shape", ())),
             self.status == "failed" or self.test_accuracy is not None,
             bool(self.environment["versions"]),
@@ -156,16 +156,16 @@ class Record:
             "data": trial["data"],
             "model": trial["model"],
             "criterion": criterion["name"] if criterion else "dense",
-            "variant": trial.get("variant", "none"),
+            "variant": trial.get("variant", "none") if criterion else "none",
             "sparsity": trial["sparsity"],
             "seed": trial["seed"],
         }
         metrics = {name: getattr(self, name) for name in COLUMNS}
         tail = {
             "schedule": criterion["schedule"] if criterion else None,
-            "scope": trial.get("scope"),
-            "score_batch": trial.get("score_batch"),
-            "score_sampling": trial.get("score_sampling"),
+            "scope": trial.get("scope") if criterion else None,
+            "score_batch": trial.get("score_batch") if criterion else None,
+            "score_sampling": trial.get("score_sampling") if criterion else None,
             "score_batches": trial.get("score_batches", 1) if criterion else None,
             "target": trial.get("target", "direct") if criterion else None,
             "min_per_layer": trial.get("min_per_layer", 0) if criterion else None,

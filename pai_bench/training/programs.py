@@ -3,7 +3,6 @@
 import copy
 import pickle
 import random
-import warnings
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -85,6 +84,9 @@ class Lanes(Program):
 
     def __init__(self, models: Sequence[nn.Module], masks: Masks) -> None:
         self.models, self.lanes = models, len(models)
+        if any(isinstance(module, nn.RNNBase) for module in models[0].modules()):
+            # in single precision they take oneDNN's layer, lane by lane, which is faster still: no reason to warn
+            torch._C._functorch._set_vmap_fallback_warning_enabled(False)  # type: ignore[attr-defined]
         for model in models:
             model.train()
         self.module = copy.deepcopy(models[0]).to("meta")
@@ -142,9 +144,6 @@ class Decomposed(TorchFunctionMode):
         if name in self.LAYERS and func is getattr(torch._C._VariableFunctions, name):
             operation = getattr(torch.ops.aten, name).input
             func = torch._decomp.get_decompositions([operation])[operation]
-            with warnings.catch_warnings():  # single precision takes oneDNN's layer, lane by lane: that is faster still
-                warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
-                return func(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 

@@ -84,12 +84,13 @@ def changed(document: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["trials", "costs", "collapse"])
+@pytest.mark.parametrize("kind", ["trials", "dense", "costs", "collapse"])
 def test_any_other_value(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     store = Store("r", create=True)
-    if kind == "trials":
-        store.write(drawn("snip", 0.5, 0, 0.9))
+    if kind in ("trials", "dense"):
+        store.write(drawn("snip" if kind == "trials" else None, 0.5 if kind == "trials" else 0.0, 0, 0.9))
         store.write(drawn("random", 0.5, 0, 0.8))
+        kind = "trials"
     elif kind == "costs":
         store.write_cost(cost())
     else:

@@ -13,7 +13,7 @@ from pai_bench.report import tables
 from pai_bench.report.figures.style import LOOKS, looks
 from pai_bench.report.page import write_report
 from pai_bench.report.statistics import estimate
-from pai_bench.report.summary import Cell, comparisons
+from pai_bench.report.summary import Cell, comparisons, share
 from pai_bench.store import Record, Store, as_frame
 from pai_bench.training.protocol import get_protocol
 from tests.report.records import record
@@ -49,6 +49,15 @@ def test_a_cell_by_hand() -> None:
 def test_one_mean_is_rounded_in_one_way() -> None:
     accuracies = (0.9873, 0.9656)
     assert str(Cell(accuracies)).startswith(f"{estimate([100 * one for one in accuracies]).mean:.2f} ")
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "text"),
+    [(0, "0"), (0.9, "0.900"), (0.99, "0.9900"), (0.98761, "0.9876"), (0.9996, "0.999600"), (1, "1")],
+)
+def test_a_sparsity_has_three_digits_of_its_density(sparsity: float, text: str) -> None:
+    assert share(sparsity) == text
+    assert share(sparsity * (1 - 1.2e-16)) == text
 
 
 def test_the_accuracy_table() -> None:

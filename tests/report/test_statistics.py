@@ -104,6 +104,7 @@ def test_differences_that_cannot_be_tested() -> None:
     assert difference([0.5, 0.5], [0.5, 0.5]).p == 1
     assert math.isnan(difference([0.9, 0.8, 0.7], [0.8, 0.7, 0.6]).p)  # always 0.1: no spread to judge by
     assert math.isnan(difference([0.9], [0.8]).p)
+    assert math.isnan(signed_rank([math.nan, 1, 2]))
     assert math.isnan(difference([], []).p)
 
 
@@ -128,6 +129,14 @@ def test_ranks_by_hand() -> None:
     assert math.isnan(few.p)
     assert math.isnan(few.critical)
     assert ranks(["a", "b", "c"], [[1, 1, 1], [2, 2, 2]]).p == 1
+
+
+def test_equal_means_have_equal_ranks_whatever_the_order_of_seeds() -> None:
+    right = [305, 310, 302, 325, 417]  # of 450
+    orders = list(itertools.permutations(right))
+    blocks = [[estimate([100 * n / 450 for n in order]).mean for order in orders[i : i + 3]] for i in range(0, 60, 3)]
+    assert len({mean for block in blocks for mean in block}) > 1  # in their last digits
+    assert set(ranks(["a", "b", "c"], blocks).mean) == {2.0}
 
 
 def at_most(share: float, studies: int) -> int:

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import warnings
 from typing import Any
 
 import pytest
@@ -123,6 +124,25 @@ def test_recurrent_networks_in_lanes_of_single_precision_warn_of_nothing(name: s
         found = lanes.logits(inputs, by_lane=True)
         for model, mine, x in zip(models, found, inputs, strict=True):
             torch.testing.assert_close(mine, model.eval()(x))
+
+
+@pytest.mark.filterwarnings("default")
+def test_what_a_network_itself_warns_of_in_lanes_is_said_once() -> None:
+    class Warns(Rows):
+        def forward(self, x: Tensor) -> Any:
+            warnings.warn("mine", UserWarning, stacklevel=1)
+            return super().forward(x)
+
+    lanes = programs.Lanes([Warns(nn.LSTM, 6, 3) for _ in range(2)], [None] * 2)
+
+    def steps() -> None:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            lanes.losses(torch.randn(2, 8, 1, 5, 6), torch.zeros(2, 8, dtype=torch.long))
+
+    with pytest.warns(UserWarning, match="mine") as seen:
+        steps()
+    assert len(seen) == 1
 
 
 class Shifting(nn.Module):

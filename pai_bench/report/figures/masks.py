@@ -122,7 +122,7 @@ def first_layer(comparison: Comparison, sparsities: Sequence[float], records: Ma
     with canvas(path, max(WIDTH, 1 + 1.1 * len(methods)), 1 + 1.1 * len(sparsities)) as figure:
         axes = figure.subplots()
         # enlarged here: matplotlib would do so after it has made floats of four colours of them
-        enlarged = np.kron(np.uint8(255 * whole), np.ones([-(-SIDE // max(whole.shape))] * 2, np.uint8))
+        enlarged = np.kron(np.rint(255 * whole).astype(np.uint8), np.ones([-(-SIDE // max(whole.shape))] * 2, np.uint8))
         extent = (-0.5, whole.shape[1] - 0.5, whole.shape[0] - 0.5, -0.5)
         axes.imshow(enlarged, cmap="gray", vmin=0, vmax=255, interpolation="none", extent=extent)
         names = [literal(method) for method in methods]
