@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pai_bench.plan import DENSE
 from pai_bench.report import tables
 from pai_bench.report.statistics import estimate
-from pai_bench.report.summary import SETTING, Comparison, by_cell, share
+from pai_bench.report.summary import SETTING, Comparison, by_cell, plural, share
 
 Of = Callable[[pd.DataFrame, pd.DataFrame], "pd.Series[float]"]
 """Rows of one method and sparsity, and those of the dense reference -> a value for each row."""
@@ -122,9 +122,10 @@ def fitted(comparison: Comparison) -> list[str]:
         )
         means = [f"{one.method} {TRAIN_LOSS.form(float(one.values[TRAIN_LOSS].mean()))}" for one in here]
         if means:
+            seeds = plural(min(len(one.values[TRAIN_LOSS]) for one in here), "seed")
             lines.append(
-                f"At sparsity {sparsity:.10g}, the training loss of the last epoch is {', '.join(means)}, means over "
-                "seeds. Of random labels nothing can be learnt for the test set: its accuracy is chance."
+                f"At sparsity {sparsity:.10g}, the mean training loss of the last epoch is {', '.join(means)}, over "
+                f"{seeds} at least. Random labels teach nothing of the test set: accuracies there are chance."
             )
     return lines
 

@@ -66,7 +66,8 @@ def test_random_labels_are_told_by_the_training_loss(tmp_path: Path) -> None:
         for seed, losses in enumerate(seeds)
     ]
     text = page(records, tmp_path / "report.md", [], [])
-    assert "At sparsity 0.9, the training loss of the last epoch is dense 1.5, snip 2.3, means over seeds." in text
+    told = "the mean training loss of the last epoch is dense 1.5, snip 2.3, over 2 seeds at least."
+    assert f"At sparsity 0.9, {told}" in text
     assert "snip has the highest mean accuracy" not in text
     (figure,) = (tmp_path / "figures").glob("report-fit-*.svg")
     assert "training loss" in figure.read_text(encoding="utf-8")
@@ -75,7 +76,7 @@ def test_random_labels_are_told_by_the_training_loss(tmp_path: Path) -> None:
 def test_a_training_loss_that_was_not_finite_is_not_drawn(tmp_path: Path) -> None:
     records = [drawn("snip", 0.9, 0, 0.1, trial={"label_noise": 1.0}, curve=epochs((2.0, None)))]
     text = page(records, tmp_path / "report.md", [], [])
-    assert "training loss of the last epoch" not in text
+    assert "the mean training loss" not in text
     assert not list((tmp_path / "figures").glob("report-fit-*"))
 
 
