@@ -114,20 +114,20 @@ def measured(comparison: Comparison, metrics: Sequence[Metric]) -> Iterator[Meas
 
 def fitted(comparison: Comparison) -> list[str]:
     """The training loss of every criterion, a sentence for each sparsity: what there is to say of random labels."""
-    known = [one for one in measured(comparison, [TRAIN_LOSS]) if len(one.values[TRAIN_LOSS])]
+    known = sorted(measured(comparison, [TRAIN_LOSS]), key=lambda one: one.method != DENSE)
     lines = []
     for sparsity in comparison.sparsities:
-        here = sorted(
-            (o for o in known if o.method == DENSE or o.sparsity == sparsity), key=lambda o: o.method != DENSE
-        )
-        means = [f"{one.method} {TRAIN_LOSS.form(float(one.values[TRAIN_LOSS].mean()))}" for one in here]
-        if means:
-            seeds = plural(min(len(one.values[TRAIN_LOSS]) for one in here), "seed")
-            lines.append(
-                f"At sparsity {sparsity:.10g}, the mean training loss of the last epoch is {', '.join(means)}, over "
-                f"{seeds} at least. Random labels teach nothing of the test set: accuracies there are chance."
-            )
+        said = [loss_of(one) for one in known if one.method == DENSE or one.sparsity == sparsity]
+        lines.append(f"At sparsity {sparsity:.10g}, the mean training loss of the last epoch is {', '.join(said)}.")
     return lines
+
+
+def loss_of(one: Measured) -> str:
+    """A method with its mean training loss, and of how many seeds that is."""
+    losses, seeds = one.values[TRAIN_LOSS], plural(one.seeds + one.failed, "seed")
+    some = seeds if len(losses) == one.seeds + one.failed else f"{len(losses)} of {seeds}"
+    failed = f", {one.failed} failed" if one.failed else ""
+    return f"{one.method} {TRAIN_LOSS.form(float(losses.mean())) if len(losses) else 'unknown'} ({some}{failed})"
 
 
 def table(comparison: Comparison, metrics: Sequence[Metric] = METRICS) -> tables.Table:

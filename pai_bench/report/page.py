@@ -58,7 +58,7 @@ def page(
     records = sorted(records, key=lambda record: record.identity)
     measured_elsewhere = benchmark.section(timings) if timings else []
     found = comparisons(as_frame(records)) if records else []
-    two_by_two = [pairs.pairs(comparison) for comparison in found]
+    two_by_two = [pairs.pairs(comparison) if comparison.label_noise != 1 else [] for comparison in found]
     parts = ["# Pruning at initialisation: a comparison", summary(records)]
     if not records:
         parts = ["# Pruning at initialisation: " + ("what it costs" if measured else "where networks fall apart")]
@@ -126,17 +126,23 @@ SHORT = (
 )
 
 
+RANDOM_LABELS = (
+    "All training labels are random: what can be compared is how well they are fitted. Test accuracies should be those "
+    "of chance, and are not compared."
+)
+
+
 def in_short(found: Sequence[Comparison], two_by_two: Sequence[Sequence[Pair]]) -> list[str]:
     """The findings, a sentence for each sparsity."""
-    parts = []
+    parts, compared = [], False
     for comparison, same in zip(found, two_by_two, strict=True):
-        lines = metrics.fitted(comparison) if comparison.label_noise == 1 else pairs.sentences(comparison, same)
+        fits = comparison.label_noise == 1
+        lines = metrics.fitted(comparison) if fits else pairs.sentences(comparison, same)
         if comparison.trained and lines:
-            parts += [
-                f"**{tables.escaped(comparison.title)}**",
-                "\n".join(f"* {tables.escaped(line)}" for line in lines),
-            ]
-    return ["## In short", SHORT, *parts] if parts else []
+            compared |= not fits
+            parts += [f"**{tables.escaped(comparison.title)}**", *([RANDOM_LABELS] if fits else [])]
+            parts.append("\n".join(f"* {tables.escaped(line)}" for line in lines))
+    return ["## In short", *([SHORT] if compared else []), *parts] if parts else []
 
 
 def section(

@@ -68,7 +68,7 @@ class Cell:
 def share(sparsity: float) -> str:
     """A sparsity with three digits of its density, so that 0.99 and 0.999 can be told apart."""
     if (density := round(1 - sparsity, 12)) in (0, 1):  # 1 - 0.9 is a little less than a tenth
-        return f"{sparsity:g}"
+        return f"{1 - density:g}"
     return f"{sparsity:.{max(3, 2 - math.floor(math.log10(density)))}f}"
 
 

@@ -68,7 +68,8 @@ class Protocol:
             raise UserError(f"learning rate {self.learning_rate} must be positive")
         if not (0 <= self.weight_decay < math.inf):
             raise UserError(f"weight decay {self.weight_decay} must be at least 0")
-        if not all(isinstance(share, float) and 0 < share < 1 for share in self.milestones):
+        given = self.milestones if isinstance(self.milestones, (tuple, list)) else [None]
+        if not all(isinstance(share, float) and 0 < share < 1 for share in given):
             raise UserError(f"milestones {self.milestones!r} must be shares of the training, in (0, 1)")
         if not 0 <= self.momentum < 1 or (self.nesterov and not self.momentum):
             raise UserError(f"momentum {self.momentum} must be in [0, 1), and above 0 for nesterov")

@@ -14,6 +14,8 @@ from tests.report.records import drawn
 
 F_SHAPE = np.array([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0]], bool)
 
+LEFT = np.arange(4) < 2
+
 
 def test_each_mask_has_its_place_the_right_way_up(monkeypatch: pytest.MonkeyPatch) -> None:
     drawings: list[Figure] = []
@@ -22,7 +24,8 @@ def test_each_mask_has_its_place_the_right_way_up(monkeypatch: pytest.MonkeyPatc
     records = []
     for (criterion, sparsity), seen in kept.items():
         first = np.zeros((5, 16), bool)
-        first[:2] = seen.ravel()  # two of the five units look
+        first[:2] = seen.ravel()  # two of the five units look at all of it, and one at its left half
+        first[2] = (seen & LEFT).ravel()
         mask = pack({"a.weight": first, "b.weight": np.ones((3, 5), bool)})
         records.append(drawn(criterion, sparsity, 0, 0.9, mask=mask))
     (comparison,) = comparisons(as_frame(records))
@@ -41,7 +44,7 @@ def test_each_mask_has_its_place_the_right_way_up(monkeypatch: pytest.MonkeyPatc
     for (criterion, sparsity), seen in kept.items():
         x, y = comparison.methods.index(criterion) * step, comparison.sparsities.index(sparsity) * step
         found = [[brightness(x + column, y + row) for column in range(4)] for row in range(4)]
-        assert np.array_equal(found, 255 * seen)
+        assert np.array_equal(found, 170 * seen + 85 * (seen & LEFT))  # a third of 255 for each of three connections
     assert {
         brightness(step * comparison.methods.index("random") + c, step + r) for c in range(4) for r in range(4)
     } == {255}  # not run

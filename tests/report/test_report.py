@@ -53,7 +53,7 @@ def test_one_mean_is_rounded_in_one_way() -> None:
 
 @pytest.mark.parametrize(
     ("sparsity", "text"),
-    [(0, "0"), (0.9, "0.900"), (0.99, "0.9900"), (0.98761, "0.9876"), (0.9996, "0.999600"), (1, "1")],
+    [(0, "0"), (1e-13, "0"), (0.9, "0.900"), (0.99, "0.9900"), (0.98761, "0.9876"), (0.9996, "0.999600"), (1, "1")],
 )
 def test_a_sparsity_has_three_digits_of_its_density(sparsity: float, text: str) -> None:
     assert share(sparsity) == text

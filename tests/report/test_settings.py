@@ -11,7 +11,7 @@ from pai_bench.report.figures.style import canvas
 from pai_bench.report.page import page, write_report
 from pai_bench.report.summary import comparisons
 from pai_bench.store import EpochRecord, Record, Store, as_frame
-from tests.report.records import drawn
+from tests.report.records import drawn, record
 
 SETTINGS: tuple[dict[str, object], ...] = ({}, {"init": "tn"}, {"label_noise": 1.0}, {"validation": 0.2})
 
@@ -66,9 +66,10 @@ def test_random_labels_are_told_by_the_training_loss(tmp_path: Path) -> None:
         for seed, losses in enumerate(seeds)
     ]
     text = page(records, tmp_path / "report.md", [], [])
-    told = "the mean training loss of the last epoch is dense 1.5, snip 2.3, over 2 seeds at least."
+    told = "the mean training loss of the last epoch is dense 1.5 (2 seeds), snip 2.3 (2 seeds)."
     assert f"At sparsity 0.9, {told}" in text
     assert "snip has the highest mean accuracy" not in text
+    assert "points of test accuracy" not in text
     (figure,) = (tmp_path / "figures").glob("report-fit-*.svg")
     assert "training loss" in figure.read_text(encoding="utf-8")
 
@@ -76,8 +77,18 @@ def test_random_labels_are_told_by_the_training_loss(tmp_path: Path) -> None:
 def test_a_training_loss_that_was_not_finite_is_not_drawn(tmp_path: Path) -> None:
     records = [drawn("snip", 0.9, 0, 0.1, trial={"label_noise": 1.0}, curve=epochs((2.0, None)))]
     text = page(records, tmp_path / "report.md", [], [])
-    assert "the mean training loss" not in text
+    assert "the mean training loss of the last epoch is snip unknown (0 of 1 seed)." in text
     assert not list((tmp_path / "figures").glob("report-fit-*"))
+
+
+def test_networks_that_diverge_on_random_labels_are_told_of(tmp_path: Path) -> None:
+    noise = {"label_noise": 1.0}
+    records = [drawn("snip", 0.9, 0, 0.1, trial=noise, curve=epochs((2.0, 1.0)))]
+    records += [record("snip", 0.9, seed, None, trial=noise) for seed in (1, 2)]
+    records += [record(None, 0.0, seed, None, trial=noise) for seed in range(2)]
+    text = page(records, tmp_path / "report.md", [], [])
+    told = "dense unknown (0 of 2 seeds, 2 failed), snip 1 (1 of 3 seeds, 2 failed)."
+    assert f"the mean training loss of the last epoch is {told}" in text
 
 
 def epochs(losses: Sequence[float | None]) -> tuple[EpochRecord, ...]:

@@ -173,6 +173,7 @@ def test_learning_rates() -> None:
         ({"weight_decay": -1.0}, "weight decay -1.0 must be at least 0"),
         ({"lr_schedule": "cosin"}, "did you mean cosine"),
         ({"milestones": "x"}, "milestones 'x' must be shares"),
+        ({"milestones": 0.5}, "milestones 0.5 must be shares"),
         ({"milestones": (0.5, 1.5)}, "milestones .0.5, 1.5. must be shares"),
     ],
 )

@@ -27,7 +27,8 @@ def learning(
         same = rows[(rows.method == method) & ((rows.sparsity == sparsity) | (rows.criterion == DENSE))]
         seen = [value for i in same.identity if (value := values(records[i], loss=loss))]
         cell = comparison.cells.get((method, sparsity), comparison.dense)
-        part = f", {len(seen)} of {len(cell.accuracies)} seeds" if len(seen) < len(cell.accuracies) else ""
+        seeds = len(cell.accuracies) + cell.failed
+        part = f", {len(seen)} of {seeds} seeds" if len(seen) < seeds else ""
         labels[method] = literal(method + part)
         if seen and min(map(len, seen)) == max(map(len, seen)) > 1:
             curves[method] = np.mean(seen, axis=0)
@@ -50,7 +51,7 @@ def learning(
                 )
         if DENSE in curves:
             epochs = range(1, len(curves[DENSE]) + 1)
-            axes.plot(epochs, curves[DENSE], "--", color=DENSE_COLOUR, label="dense")
+            axes.plot(epochs, curves[DENSE], "--", color=DENSE_COLOUR, label=labels[DENSE])
         if loss:
             axes.set_ylim(bottom=0)
             axes.set_ylabel("training loss, mean of each epoch")
