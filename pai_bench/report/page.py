@@ -127,8 +127,8 @@ SHORT = (
 
 
 RANDOM_LABELS = (
-    "All training labels are random: what can be compared is how well they are fitted. Test accuracies should be those "
-    "of chance, and are not compared."
+    "All training labels are random: what can be compared is how well they are fitted. They teach nothing of the test "
+    "set, whose accuracies are not compared."
 )
 
 
