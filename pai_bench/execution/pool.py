@@ -1,18 +1,16 @@
 """Runs cells of trials: in this process, or in worker processes that share its processor."""
 
 import logging
-import os
 import pickle
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 
+from pai_bench import children
 from pai_bench.errors import UserError
 from pai_bench.execution.choice import Choice
 from pai_bench.plan import Trial
@@ -128,15 +126,7 @@ class Pool:
             content = pickle.dumps((sweep, self.runner.command, self.choice, logging.getLogger().level))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise UserError(f"this sweep cannot be given to worker processes ({error}); use --workers 1") from error
-        threads, path = str(self.choice.threads), os.pathsep.join(part or os.getcwd() for part in sys.path)
-        line, theirs = Pipe()
-        with theirs:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "pai_bench.execution.worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONPATH": path},
-            )
+        process, line = children.start("pai_bench.execution.worker", self.choice.threads)
         with suppress(OSError):
             line.send_bytes(content)
         self._workers.append(Worker(process, line))

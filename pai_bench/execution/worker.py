@@ -4,29 +4,18 @@
 """
 
 import logging
-import os
 import pickle
-import signal
-import sys
-import threading
-import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
+
+from pai_bench.children import line_to_parent
 
 
 def main() -> None:
     """Serve until the line is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's, who ends this process
-    threading.Thread(target=leave_with, args=[os.getppid()], daemon=True).start()
+    line = line_to_parent()
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has gone
-        serve(Connection(int(sys.argv[1])))
-
-
-def leave_with(parent: int) -> None:
-    """End this process when its parent has ended without a word, as by a signal, in the middle of a trial too."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+        serve(line)
 
 
 def serve(line: Connection) -> None:

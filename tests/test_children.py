@@ -1,0 +1,124 @@
+"""A map over several processes gives what one process gives, whatever happens to the others."""
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+from operator import floordiv
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from pai_bench import children
+from pai_bench.children import each
+
+SQUARES = [(i, 2) for i in range(20)]
+
+MODULE = """
+import os
+import time
+from pathlib import Path
+
+def met(folder, count):
+    Path(folder, str(os.getpid())).touch()
+    while len(list(Path(folder).iterdir())) < count:
+        time.sleep(0.01)
+
+def works(number, folder):
+    met(folder, 2)
+    return number, os.getpid()
+
+def dies(number, parent, folder):
+    met(folder, 3)
+    return number if os.getpid() == parent else os._exit(3)
+
+def fails(number, parent, folder):
+    met(folder, 2)
+    return number if os.getpid() == parent else 1 // 0
+
+def is_interrupted(number, parent, folder):
+    met(folder, 2)
+    if os.getpid() != parent:
+        time.sleep(1000)
+    raise KeyboardInterrupt
+"""
+
+
+@pytest.fixture
+def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Functions that other processes can import, too."""
+    (tmp_path / "some_jobs.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    return importlib.import_module("some_jobs")
+
+
+@pytest.fixture
+def met(tmp_path: Path) -> Path:
+    """A folder with a file of each process that has begun."""
+    folder = tmp_path / "met"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """The processes that a test starts."""
+    found, start = [], children.start
+
+    def note(module: str, threads: int) -> object:
+        process, line = start(module, threads)
+        found.append(process)
+        return process, line
+
+    monkeypatch.setattr(children, "start", note)
+    return found
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_results_come_in_order(processes: int, started: list[subprocess.Popen[bytes]]) -> None:
+    assert each(pow, SQUARES, processes) == [i**2 for i in range(20)]
+    assert len(started) == processes - 1
+    assert all(process.poll() is not None for process in started)
+    assert each(pow, [], processes) == []
+
+
+def test_several_processes_work(jobs: ModuleType, met: Path) -> None:
+    numbers, processes = zip(*each(jobs.works, [(i, met) for i in range(12)], 2), strict=True)
+    assert numbers == tuple(range(12))
+    assert len({*processes}) == 2
+
+
+def test_what_a_process_leaves_when_it_dies_is_done_here(
+    jobs: ModuleType, met: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    assert each(jobs.dies, [(i, os.getpid(), met) for i in range(9)], 3) == list(range(9))
+    assert [process.poll() for process in started] == [3, 3]
+
+
+def test_what_fails_elsewhere_is_done_here(jobs: ModuleType, met: Path) -> None:
+    assert each(jobs.fails, [(i, os.getpid(), met) for i in range(9)], 2) == list(range(9))
+
+
+def test_what_cannot_be_sent_is_done_here() -> None:
+    assert each(lambda number: 2 * number, [(i,) for i in range(5)], 2) == [0, 2, 4, 6, 8]
+    assert each(next, [(iter([i]),) for i in range(5)], 2) == list(range(5))
+
+
+def test_an_error_of_a_job_is_raised() -> None:
+    with pytest.raises(ZeroDivisionError):
+        each(floordiv, [(1, 1)] * 50 + [(1, 0)], 2)
+
+
+def test_an_interrupt_leaves_no_process(jobs: ModuleType, met: Path, started: list[subprocess.Popen[bytes]]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        each(jobs.is_interrupted, [(i, os.getpid(), met) for i in range(4)], 2)
+    assert [process.poll() for process in started] == [-signal.SIGTERM]
+
+
+def test_a_script_is_not_run_again(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("from pai_bench.children import each\nprint('begun')\nprint(each(pow, [(2, 3)] * 4, 2))\n")
+    done = subprocess.run([sys.executable, script], text=True, capture_output=True, check=True)
+    assert done.stdout.splitlines() == ["begun", "[8, 8, 8, 8]"]
