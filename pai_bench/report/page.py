@@ -2,22 +2,20 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
+from pai_bench.children import each, processors
 from pai_bench.errors import UserError
-from pai_bench.report import benchmark, collapse, costs, literature, metrics, pairs, tables
-from pai_bench.report.figures import costs as by_cost
-from pai_bench.report.figures import curves, masks
-from pai_bench.report.figures.comparison import accuracy
-from pai_bench.report.pairs import Pair
+from pai_bench.report import benchmark, collapse, costs, pairs, tables
+from pai_bench.report.figures import curves
 from pai_bench.report.provenance import caveats, provenance
-from pai_bench.report.similarity import similarity
+from pai_bench.report.section import FIGURES, Section, section
 from pai_bench.report.statistics import LEVEL
-from pai_bench.report.summary import Cell, Comparison, comparisons, plural
-from pai_bench.store import Collapse, Cost, Layer, Record, Store, as_frame
+from pai_bench.report.summary import Comparison, comparisons, plural
+from pai_bench.store import Collapse, Cost, Record, Store, as_frame
 
 
 def write_report(
@@ -58,15 +56,13 @@ def page(
     records = sorted(records, key=lambda record: record.identity)
     measured_elsewhere = benchmark.section(timings) if timings else []
     found = comparisons(as_frame(records)) if records else []
-    two_by_two = [pairs.pairs(comparison) if comparison.label_noise != 1 else [] for comparison in found]
     parts = ["# Pruning at initialisation: a comparison", summary(records)]
     if not records:
         parts = ["# Pruning at initialisation: " + ("what it costs" if measured else "where networks fall apart")]
     figure_for = Figures(path.stem, suffix)
-    parts += in_short(found, two_by_two)
-    by_identity = {record.identity: record for record in records}
-    for comparison, same in zip(found, two_by_two, strict=True):
-        parts += section(comparison, same, by_identity, path.parent, figure_for, x)
+    sections = written(found, records, path.parent, figure_for, x)
+    parts += in_short(found, sections)
+    parts += [part for one in sections for part in one.parts]
     parts += ranking(found, path.parent, figure_for)
     failed = [record for record in records if record.status == "failed"]
     if failed:
@@ -80,7 +76,7 @@ def page(
         parts += collapse.section(collapses, path.parent, figure_for)
     parts += measured_elsewhere
     unread = [f"{name} could not be read and is left out: {why}." for name, why in sorted((left_out or {}).items())]
-    if limits := unread + caveats(found, records, two_by_two):
+    if limits := unread + caveats(found, records, [one.pairs for one in sections]):
         parts += ["## What limits these conclusions", "\n".join(f"* {line}" for line in limits)]
     parts += ["## How these numbers were made", provenance(records, measured, collapses)]
     return "\n\n".join(parts) + "\n"
@@ -132,103 +128,33 @@ RANDOM_LABELS = (
 )
 
 
-def in_short(found: Sequence[Comparison], two_by_two: Sequence[Sequence[Pair]]) -> list[str]:
+def in_short(found: Sequence[Comparison], sections: Sequence[Section]) -> list[str]:
     """The findings, a sentence for each sparsity."""
     parts, compared = [], False
-    for comparison, same in zip(found, two_by_two, strict=True):
-        fits = comparison.label_noise == 1
-        lines = metrics.fitted(comparison) if fits else pairs.sentences(comparison, same)
-        if comparison.trained and lines:
+    for comparison, one in zip(found, sections, strict=True):
+        if one.in_short:
+            fits = comparison.label_noise == 1
             compared |= not fits
             parts += [f"**{tables.escaped(comparison.title)}**", *([RANDOM_LABELS] if fits else [])]
-            parts.append("\n".join(f"* {tables.escaped(line)}" for line in lines))
+            parts.append("\n".join(f"* {tables.escaped(line)}" for line in one.in_short))
     return ["## In short", *([SHORT] if compared else []), *parts] if parts else []
 
 
-def section(
-    comparison: Comparison,
-    same: Sequence[Pair],
-    records: Mapping[str, Record],
-    folder: Path,
-    figure_for: Figures,
-    x: str,
-) -> list[str]:
-    """The part of the report about one network on one data set; draws its figures below `folder`."""
-    title = tables.escaped(comparison.title)
-    parts = [
-        f"## {title}",
-        f"Protocol: {comparison.protocol}. {plural(comparison.seeds, 'seed')}. Score time: median after a warm-up.",
-        tables.markdown(tables.accuracy(comparison)),
-    ]
-    if cuts := tables.disconnections(comparison):
-        parts.append("\n".join(f"* {line}" for line in cuts))
-    parts += against_literature(comparison)
-    if comparison.cells and comparison.trained:
-        figure = figure_for(comparison.title)
-        accuracy(comparison, folder / figure, x)
-        parts.append(f"![Test accuracy against sparsity, {title}]({figure.as_posix()})")
-    if len(same) and comparison.trained:
-        parts += [pairs.power(same) or "", details("All pairs of criteria", tables.markdown(pairs.table(same)))]
-    parts += ["### Cost", tables.markdown(tables.cost(comparison))]
-    parts += drawn(comparison, records, folder, figure_for)
-    parts.append(details("All measured numbers, means over seeds", tables.markdown(metrics.table(comparison))))
-    if comparison.cells:
-        name = "Density of each layer in per cent, kept and effective"
-        parts.append(details(name, layer_densities(comparison, records)))
-    return parts
+FEW = 3
+"""Sections that this process makes before another one has begun."""
 
 
-def details(title: str, text: str) -> str:
-    """A part that a reader has to open."""
-    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
-
-
-def against_literature(comparison: Comparison) -> list[str]:
-    """Published numbers of the same network, data, criteria and sparsities, if there are any."""
-    found = literature.beside(comparison)
-    if not found:
-        return []
-    return [
-        "### Beside published numbers",
-        "Accuracies in per cent, ± standard deviation (number of runs), as far as they are published. The difference "
-        "is ours minus theirs, ours chosen as theirs was: where the published epoch is the best one on the test set, "
-        "so is ours here, and nowhere else in this report. Inside our spread: within the interval in which a mean of "
-        "as many new runs as theirs (one if not known) would fall in 95 % of cases, if theirs were drawn as ours.",
-        tables.markdown(literature.table(found)),
-        "\n".join(f"* {line}" for line in literature.protocols(found, comparison)),
-    ]
-
-
-def drawn(comparison: Comparison, records: Mapping[str, Record], folder: Path, figure_for: Figures) -> list[str]:
-    """The figures of cost, layers, masks and learning, each at the highest sparsity, as far as the records allow."""
-    if not comparison.sparsities:
-        return []
-    highest, parts = comparison.sparsities[-1], []
-
-    def add(name: str, caption: str, draw: Callable[[Path], object]) -> None:
-        figure = figure_for(f"{name} {comparison.title}")
-        (folder / figure).unlink(missing_ok=True)  # of an earlier report
-        draw(folder / figure)
-        if (folder / figure).is_file():
-            parts.append(f"![{caption}, {tables.escaped(comparison.title)}]({figure.as_posix()})")
-
-    at = f"at sparsity {highest:.10g}"
-    if comparison.trained:
-        add("pareto", f"Accuracy against cost {at}", lambda p: by_cost.pareto(comparison, highest, p))
-    add("scoring", "Cost of a mask in training steps", lambda p: by_cost.scoring(comparison, p))
-    add("curves", f"Learning curves {at}", lambda p: curves.learning(comparison, highest, records, p))
-    if comparison.label_noise:
-        add("fit", f"Training loss {at}", lambda p: curves.learning(comparison, highest, records, p, loss=True))
-    add("layers", f"Density of each layer {at}", lambda p: masks.densities(comparison, highest, records, p))
-    if (alike := similarity(comparison, highest, records)) is not None:
-        where = f"{comparison.title}\nsparsity {highest:.10g}, {plural(alike.seeds, 'seed')}"
-        add("likeness", f"Likeness of masks {at}", lambda p: masks.likeness(where, alike, p))
-    add(
-        "pixels",
-        "Connections of each pixel, first seed, each picture as bright as its brightest pixel",
-        lambda p: masks.first_layer(comparison, comparison.sparsities, records, p),
-    )
-    return parts
+def written(
+    found: Sequence[Comparison], records: Sequence[Record], folder: Path, figure_for: Figures, x: str
+) -> list[Section]:
+    """The section of each comparison, by several processes if there are more than a `FEW`."""
+    by_identity = {record.identity: record for record in records}
+    jobs = []
+    for comparison in found:
+        own = {identity: by_identity[identity] for identity in comparison.rows.identity}
+        paths = {name: figure_for(f"{name} {comparison.title}") for name in FIGURES}
+        jobs.append((comparison, own, folder, paths, x))
+    return each(section, jobs, min(processors(), len(jobs) // 2) if len(jobs) > FEW else 1)
 
 
 def ranking(found: Sequence[Comparison], folder: Path, figure_for: Figures) -> list[str]:
@@ -254,38 +180,3 @@ def ranking(found: Sequence[Comparison], folder: Path, figure_for: Figures) -> l
         curves.critical_difference(ranks, folder / figure)
         parts.append(f"![Mean ranks and critical difference]({figure.as_posix()})")
     return parts
-
-
-def layer_densities(comparison: Comparison, records: Mapping[str, Record]) -> str:
-    """Per sparsity, a table of layers by criterion: shares kept and effective, means over seeds, in per cent."""
-    parts = []
-    for sparsity in comparison.sparsities:
-        columns: dict[str, dict[str, str]] = {}
-        sizes: dict[str, set[int]] = {}
-        for method in comparison.methods:
-            same: dict[str, list[Layer]] = {}
-            for identity in comparison.cells.get((method, sparsity), Cell(())).identities:
-                for layer in records[identity].layers:
-                    same.setdefault(layer.name, []).append(layer)
-            if same:
-                sizes = {name: {layer.size for layer in layers} for name, layers in same.items()}
-                columns[method] = {name: shares(layers) for name, layers in same.items()}
-        head = ["layer", "weights", *columns]
-        body = [
-            [
-                name,
-                " or ".join(f"{one:,}" for one in sorted(size)),
-                *(column.get(name, "") for column in columns.values()),
-            ]
-            for name, size in sizes.items()
-        ]
-        if body:
-            parts.append(f"Sparsity {sparsity:.10g}:\n\n{tables.markdown([head, *body])}")
-    return "\n\n".join(parts)
-
-
-def shares(layers: list[Layer]) -> str:
-    """The share of a layer that is kept, and that is effective where that is another, over seeds, in per cent."""
-    size, kept = sum(layer.size for layer in layers), sum(layer.kept for layer in layers)
-    effective = sum(layer.kept if layer.effective is None else layer.effective for layer in layers)
-    return f"{100 * kept / size:.3g}" + (f" / {100 * effective / size:.3g}" if effective != kept else "")

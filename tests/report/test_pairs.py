@@ -9,6 +9,8 @@ import pytest
 from scipy import stats
 
 import pai_bench as pb
+from pai_bench.children import each
+from pai_bench.report import page as report_page
 from pai_bench.report import pairs
 from pai_bench.report.page import write_report
 from pai_bench.report.summary import Comparison, comparisons
@@ -139,6 +141,31 @@ def full(models: tuple[str, ...] = ("net", "other"), seeds: int = 4) -> list[Rec
     ]
 
 
+def test_several_processes_write_what_one_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path / "r", create=True)
+    for one in full(("net", "other", "third", "fourth"), seeds=2):
+        store.write(one)
+    asked = []
+
+    def noted(function: Any, jobs: Any, count: int) -> list[Any]:
+        asked.append(count)
+        return each(function, jobs, count)
+
+    monkeypatch.setattr(report_page, "each", noted)
+    for count in (1, 2):
+        monkeypatch.setattr(report_page, "processors", lambda count=count: count)
+        write_report(store, tmp_path / str(count) / "page.md")
+    assert asked == [1, 2]
+    first, second = (files(tmp_path / str(count)) for count in (1, 2))
+    assert first == second
+    assert len(first) > 28
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    """All files below a folder."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
+
+
 @pytest.mark.parametrize("suffix", ["svg", "png"])
 def test_a_full_report_is_the_same_byte_for_byte(tmp_path: Path, suffix: str) -> None:
     models = ("net", "other", "third")  # with two, no ranks are far enough apart for a figure of them
@@ -146,7 +173,7 @@ def test_a_full_report_is_the_same_byte_for_byte(tmp_path: Path, suffix: str) ->
     for one in full(models):
         store.write(one)
     pages = [write_report(store, tmp_path / name / "page.md", suffix=suffix) for name in "ab"]
-    first, second = ({p.relative_to(page.parent): p.read_bytes() for p in page.parent.rglob("*.*")} for page in pages)
+    first, second = (files(page.parent) for page in pages)
     assert first == second
     names = {path.stem for path in first if path.suffix == f".{suffix}"}
     kinds = ("pareto", "scoring", "curves", "layers", "likeness", "pixels")
