@@ -1,9 +1,7 @@
 """Trials in lanes and in worker processes give what they give one by one, and survive what happens to them."""
 
 import functools
-import logging
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -18,17 +16,14 @@ from PIL import Image
 from torch import nn
 
 import pai_bench as pb
-from pai_bench import runner
 from pai_bench.catalog import resolve
 from pai_bench.execution import Listener, run_catalog
 from pai_bench.execution.choice import Choice
 from pai_bench.execution.pool import Pool
-from pai_bench.identity import stream
 from pai_bench.plan import Trial
 from pai_bench.report.page import write_report
 from pai_bench.runner import Runner
 from pai_bench.store import Store
-from pai_bench.training import trainer
 from tests.test_runner import Count, Fails, sweep
 
 COLUMNS = ["test_accuracy", "test_loss", "achieved_sparsity", "status", "epochs"]
@@ -257,57 +252,6 @@ def test_an_interrupt_leaves_no_worker_and_the_same_command_goes_on() -> None:
         os.killpg(process.pid, 0)
 
 
-def test_no_memory_for_all_lanes_is_tried_with_half_of_them(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    real, sizes = trainer.train_together, []
-
-    def small(models: Any, *arguments: Any, **keys: Any) -> Any:
-        sizes.append(len(models))
-        if len(models) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(models, *arguments, **keys)
-
-    one = pb.run(sweep(lanes=1), out="one")
-    monkeypatch.setattr(runner, "train_together", small)
-    same(one, pb.run(sweep(lanes=6), out="two"))
-    assert sizes == [6, 3, 2, 3, 2]
-    assert "no memory for 6 networks at once; trying half of them" in caplog.text
-
-
-def dropping(shape: tuple[int, ...], classes: int) -> nn.Module:
-    return nn.Sequential(nn.Linear(shape[0], 16), nn.Dropout(0.5), nn.ReLU(), nn.Linear(16, classes))
-
-
-def shaped_by_data(shape: tuple[int, ...], classes: int) -> nn.Module:
-    class Odd(nn.Linear):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return super().forward(x if x.sum() > 0 else -x)
-
-    return nn.Sequential(Odd(shape[0], 16), nn.ReLU(), nn.Linear(16, classes))
-
-
-def test_memory_of_the_processor_is_split_too_and_what_fails_fails_alone(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    real = trainer.train_together
-
-    def together(models: Any, *arguments: Any, **keys: Any) -> Any:
-        if len(models) > 3:
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte")
-        if keys["orders"][0].seed == first:
-            raise RuntimeError("not today")
-        return real(models, *arguments, **keys)
-
-    first = stream(0, "order")
-    one = pb.run(sweep(lanes=1), out="one")
-    monkeypatch.setattr(runner, "train_together", together)
-    same(one, pb.run(sweep(lanes=6), out="two"))
-    assert "no memory for 6 networks at once" in caplog.text
-    assert "3 networks failed together (not today); trying one by one" in caplog.text
-    assert {record.provenance["lanes"] for record in Store("two")} == {1, 3}
-
-
 def test_a_worker_that_dies_as_it_begins(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(pb.UserError, match=r"it ended as it began, with exit code 1\); use --workers 1"):
@@ -315,92 +259,3 @@ def test_a_worker_that_dies_as_it_begins(monkeypatch: pytest.MonkeyPatch, caplog
     monkeypatch.setattr("pai_bench.execution.sweep.choose", lambda _runner, _missing: Choice(workers=2))
     assert set(pb.run(named(workers="auto"), out="r").status) == {"done"}
     assert "it runs in this process" in caplog.text
-
-
-class Tied(nn.Module):
-    """Two layers of one weight, which is not trained."""
-
-    def __init__(self, size: int, classes: int) -> None:
-        super().__init__()
-        self.one, self.two, self.head = nn.Linear(size, size), nn.Linear(size, size), nn.Linear(size, classes)
-        self.two.weight = self.one.weight
-        self.one.weight.requires_grad_(False)
-
-    def forward(self, x: torch.Tensor) -> Any:
-        return self.head(self.two(self.one(x).relu()).relu())
-
-
-class Moving(nn.Module):
-    """A network that replaces its buffer by another."""
-
-    mean: torch.Tensor
-
-    def __init__(self, size: int, classes: int) -> None:
-        super().__init__()
-        self.head = nn.Linear(size, classes)
-        self.register_buffer("mean", torch.zeros(size))
-
-    def forward(self, x: torch.Tensor) -> Any:
-        if self.training:
-            self.mean = 0.9 * self.mean + 0.1 * x.mean(0).detach()
-        return self.head(x - self.mean)
-
-
-class Wired(nn.Module):
-    """A network with a fixed projection, drawn with its weights, that is no buffer."""
-
-    def __init__(self, size: int, classes: int) -> None:
-        super().__init__()
-        self.projection, self.head = torch.randn(size, 16), nn.Linear(16, classes)
-
-    def forward(self, x: torch.Tensor) -> Any:
-        return self.head((x @ self.projection).relu())
-
-
-class Chance(nn.Module):
-    """A network that draws by Python."""
-
-    def __init__(self, size: int, classes: int) -> None:
-        super().__init__()
-        self.head = nn.Linear(size, classes)
-
-    def forward(self, x: torch.Tensor) -> Any:
-        return self.head(x) * (2 if self.training and random.random() < 0.5 else 1)
-
-
-def tied(shape: tuple[int, ...], classes: int) -> nn.Module:
-    return Tied(shape[0], classes)
-
-
-def moving(shape: tuple[int, ...], classes: int) -> nn.Module:
-    return Moving(shape[0], classes)
-
-
-def wired(shape: tuple[int, ...], classes: int) -> nn.Module:
-    return Wired(shape[0], classes)
-
-
-def drawing(shape: tuple[int, ...], classes: int) -> nn.Module:
-    return Chance(shape[0], classes)
-
-
-@pytest.mark.parametrize(
-    ("model", "why"),
-    [
-        (dropping, "'1' draws at random"),
-        (shaped_by_data, "vmap"),
-        (tied, "'two.weight' is another name"),
-        (moving, "would differ"),
-        (wired, "would differ"),
-        (drawing, "it draws at random in training"),
-    ],
-)
-def test_networks_that_cannot_share_a_program_are_trained_one_by_one(
-    model: Any, why: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.WARNING)
-    keys: dict[str, Any] = {"models": [model], "seeds": 2, "train_disconnected": True}
-    same(pb.run(sweep(lanes=1, **keys), out="one"), pb.run(sweep(lanes=4, **keys), out="two"))
-    assert {record.provenance["lanes"] for record in Store("two")} == {1}
-    assert "is trained one at a time: " in caplog.text
-    assert why in caplog.text
