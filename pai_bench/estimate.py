@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from pai_bench.data.facts import FACTS, Facts
-from pai_bench.execution.choice import WORKER, Choice, choose, kind_of, kinds, measured_step
+from pai_bench.execution.choice import WORKER, Choice, choose, evaluation, kind_of, kinds, measured_step, steps_of
 from pai_bench.models import create_model
 from pai_bench.plan import Trial
 from pai_bench.pruning import Scorer, get_schedule, prunable_parameters
@@ -25,9 +25,6 @@ from pai_bench.training.protocol import get_protocol
 
 RECORD, EPOCH, LAYER = 4_000, 120, 250
 """Bytes of a record in its file, about: of its head, of each epoch, and of each layer."""
-
-FORWARD = 1 / 3
-"""The share that a forward pass has in a training step, about: each of its products has two more for the gradients."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class Estimate:
 def estimate(runner: Runner, missing: Sequence[Trial]) -> Estimate:
     """What the `missing` trials will cost on the runner's device."""
     choice, failed = choose(runner, missing), []
-    training = evaluation = 0.0
+    training = testing = 0.0
     memory = 0
     for trial, count in kinds(missing).values():
         try:
@@ -60,18 +57,15 @@ def estimate(runner: Runner, missing: Sequence[Trial]) -> Estimate:
         except Exception as error:  # the trial itself will say the same
             failed.append(f"a step of {trial.model} on {trial.data}: {error}")
             continue
-        data, protocol = runner.whole(trial), trial.protocol
-        size = data.train_size(trial.train_fraction)
-        tests = max(1, protocol.passes(size)) * len(data.test.targets) / protocol.batch_size
-        training += count * protocol.steps(size) * seconds / choice.workers
-        evaluation += count * tests * FORWARD * seconds / choice.workers
+        training += count * steps_of(runner, trial) * seconds / choice.workers
+        testing += count * evaluation(trial, runner.whole(trial)) * seconds / choice.workers
         memory = max(memory, taken)
     scoring, not_scored = score_seconds(runner, missing)
     memory += sum(data.nbytes for data in runner.catalog.data.values())
     if runner.device.type == "cpu":
         memory = choice.workers * (memory + WORKER)
     disk = sum(disk_bytes(runner, trial, count, missing) for trial, count in kinds(missing).values())
-    return Estimate(training, evaluation, scoring / choice.workers, memory, disk, choice, (*failed, *not_scored))
+    return Estimate(training, testing, scoring / choice.workers, memory, disk, choice, (*failed, *not_scored))
 
 
 def disk_bytes(runner: Runner, trial: Trial, count: int, missing: Sequence[Trial]) -> int:

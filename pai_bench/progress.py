@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pai_bench.catalog import Catalog
-from pai_bench.execution.choice import Choice, kind_of
+from pai_bench.execution.choice import Choice, evaluation, kind_of
 from pai_bench.execution.sweep import Listener
 from pai_bench.plan import Trial
 from pai_bench.report.summary import plural
@@ -40,7 +40,8 @@ class Forecast:
         for key in self._kinds(trial):
             if seen := self._seen[key]:
                 return fmean(seen)
-        return trial.protocol.steps(self.size(trial)) * self.choice.seconds_of.get(kind_of(trial), 0.0)
+        steps = trial.protocol.steps(self.size(trial)) + evaluation(trial, self.catalog.data[trial.data])
+        return steps * self.choice.seconds_of.get(kind_of(trial), 0.0)
 
     def size(self, trial: Trial) -> int:
         """How many examples `trial` trains on."""

@@ -11,8 +11,11 @@ from pai_bench import recipe
 from pai_bench.catalog import resolve
 from pai_bench.cli import main
 from pai_bench.estimate import arithmetic, estimate
+from pai_bench.execution.choice import Choice, kind_of
+from pai_bench.progress import Forecast
 from pai_bench.recipe import Recipe
 from pai_bench.runner import Runner
+from tests.test_runner import sweep
 
 
 def test_the_arithmetic_of_a_recipe_is_three_passes_of_every_example() -> None:
@@ -88,3 +91,13 @@ def test_a_dry_run_tells_time_memory_and_disk(capsys: pytest.CaptureFixture[str]
     for word in ("training", "evaluation", "scoring", "of memory", "in the results folder"):
         assert word in shown
     assert not Path("results").exists()
+
+
+def test_the_time_left_counts_the_tests_after_every_epoch() -> None:
+    catalog = resolve(sweep(epochs=4, train_fraction=0.1, batch_size=6, score_batch=9))
+    trial = catalog.trials[0]
+    forecast = Forecast(catalog, Choice(seconds_of={kind_of(trial): 3.0}), [trial])
+    # 4 epochs of 24 examples, and of a third of the work for 60 more, in batches of 6 that take 3 seconds each
+    assert forecast.left() == pytest.approx(4 * (24 + 60 / 3) / 6 * 3)
+    forecast.add(trial, 50.0)
+    assert forecast.seconds(trial) == 50.0

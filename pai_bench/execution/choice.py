@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from pai_bench.data import DataSet
 from pai_bench.memory import free_bytes, no_memory
 from pai_bench.plan import Trial
 from pai_bench.runner import Runner
@@ -37,6 +38,9 @@ GAIN = 1.05
 MOST_LANES = 512
 SMALL = 0.02
 """Seconds of a small step."""
+
+FORWARD = 1 / 3
+"""The share that a forward pass has in a training step, about: each of its products has two more for the gradients."""
 
 SHORT = 0.2
 """Seconds that a measurement takes, about."""
@@ -76,7 +80,10 @@ def choose(runner: Runner, missing: Sequence[Trial]) -> Choice:
     """
     sweep, threads = runner.catalog.sweep, torch.get_num_threads()
     found = kinds(missing)
-    work = {kind: count * steps_of(runner, trial) for kind, (trial, count) in found.items()}
+    work = {
+        kind: count * (steps_of(runner, trial) + evaluation(trial, runner.whole(trial)))
+        for kind, (trial, count) in found.items()
+    }
 
     def measure(kind: Kind, threads: int, lanes: int) -> tuple[float, int]:
         return measured_step(runner, found[kind][0], threads, lanes)
@@ -132,6 +139,12 @@ def kinds(missing: Sequence[Trial]) -> dict[Kind, tuple[Trial, int]]:
 def steps_of(runner: Runner, trial: Trial) -> int:
     """How many steps a trial trains."""
     return trial.protocol.steps(runner.whole(trial).train_size(trial.train_fraction))
+
+
+def evaluation(trial: Trial, data: DataSet) -> float:
+    """What testing a trial's network after every epoch costs, in training steps of `trial` on `data`."""
+    passes = trial.protocol.passes(data.train_size(trial.train_fraction))
+    return FORWARD * max(1, passes) * len(data.test.targets) / trial.protocol.batch_size
 
 
 @contextmanager
