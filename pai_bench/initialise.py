@@ -2,17 +2,15 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pai_bench.errors import UserError
+from pai_bench.law import Law
 
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
-
-Law = Literal["vs-x", "vs-h", "vs", "rn", "tn"]
 
 CUT_OFF = 2.0
 """Where truncated normals end, in deviations of the whole one."""

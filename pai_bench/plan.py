@@ -13,6 +13,7 @@ from typing import Any, Literal, get_type_hints
 from pai_bench import spec
 from pai_bench.errors import UserError
 from pai_bench.identity import identify
+from pai_bench.law import Law
 from pai_bench.training.protocol import Protocol
 
 DENSE = "dense"
@@ -76,7 +77,7 @@ class Sweep:
     train_fraction: float | None = option(
         None, "share of the training set to use, drawn by seed; default: the protocol's, mostly all of it"
     )
-    init: Literal["own", "vs-x", "vs-h", "vs", "rn", "tn"] = option(
+    init: Literal["own", Law] = option(
         "own",
         "initial weights: the network's own, Glorot (vs-x), He (vs-h), LeCun (vs), normal (rn), truncated normal (tn), "
         "the last two of deviation 1",

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 import pai_bench as pb
-from pai_bench.initialise import LAWS, Law, initialise
+from pai_bench.initialise import LAWS, initialise
+from pai_bench.law import Law
 from pai_bench.plan import Sweep
 
 

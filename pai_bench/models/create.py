@@ -6,7 +6,8 @@ from typing import Literal
 from torch import nn
 
 from pai_bench.errors import UserError
-from pai_bench.initialise import Law, initialise
+from pai_bench.initialise import initialise
+from pai_bench.law import Law
 from pai_bench.randomness import random_state
 from pai_bench.registry import MODELS
 

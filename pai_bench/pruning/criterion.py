@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from pai_bench import spec
 from pai_bench.errors import UserError, unknown
+from pai_bench.law import Law
 from pai_bench.pruning.schedule import OneShot, Schedule
 from pai_bench.pruning.selection import Scope, Ties
 
@@ -185,7 +186,7 @@ class Criterion(ABC):
     bn: BatchNormMode = "eval"
     seed: int | None = None
     accumulate: Literal["gradient", "score"] = "gradient"
-    score_init: Literal["trained", "redrawn", "vs-x", "vs-h", "vs", "rn", "tn"] = "trained"
+    score_init: Literal["trained", "redrawn", Law] = "trained"
     loss: Literal["cross-entropy", "nll"] = "cross-entropy"
     ties: Ties = "position"
     biases: bool = False

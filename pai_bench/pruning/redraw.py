@@ -7,7 +7,8 @@ from torch import nn
 
 from pai_bench.errors import UserError
 from pai_bench.identity import stream
-from pai_bench.initialise import Law, initialise
+from pai_bench.initialise import initialise
+from pai_bench.law import Law
 from pai_bench.randomness import random_state
 
 Draw = Callable[[int], nn.Module]

@@ -4,7 +4,9 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import get_args
 
+from pai_bench.law import Law
 from pai_bench.plan import DENSE
 from pai_bench.report.literature import SAME
 from pai_bench.report.pairs import Pair
@@ -91,7 +93,7 @@ def describe_commit(record: Record | Cost | Collapse) -> str | None:
     return f"{commit}, with changes that were not committed" if record.provenance.get("dirty") else commit
 
 
-ANOTHER_DRAW = ("redrawn", "vs-x", "vs-h", "vs", "rn", "tn")
+ANOTHER_DRAW = ("redrawn", *get_args(Law))
 
 ORIGINALLY: dict[str, tuple[tuple[str, tuple[object, ...], str], ...]] = {
     "snip": (
