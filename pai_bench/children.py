@@ -14,7 +14,12 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
+logger = logging.getLogger(__name__)
+
 Result = TypeVar("Result")
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+"""By which libraries let themselves be told how many threads to use."""
 
 
 def start(module: str, threads: int) -> tuple[subprocess.Popen[bytes], Connection]:
@@ -22,15 +27,14 @@ def start(module: str, threads: int) -> tuple[subprocess.Popen[bytes], Connectio
 
     Unlike those of `multiprocessing`, it does not run the program that started it again.
     """
-    path = os.pathsep.join(part or os.getcwd() for part in sys.path)
-    limits = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    path = os.pathsep.join(part or os.getcwd() for part in sys.path if isinstance(part, str))
     line, theirs = Pipe()
     with theirs:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", module, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
-            env=os.environ | limits | {"PYTHONPATH": path},
+            env=os.environ | dict.fromkeys(THREADS, str(threads)) | {"PYTHONPATH": path},
         )
     return process, line
 
@@ -50,8 +54,8 @@ def leave_with(parent: int) -> None:
 
 
 def processors() -> int:
-    """How many processes can run at once here; 1 where they cannot be started as above."""
-    if os.name != "posix":
+    """How many processors this process may use; 1 where no other process can be started as above."""
+    if os.name != "posix" or not sys.executable:
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -59,52 +63,70 @@ def processors() -> int:
 def each(function: Callable[..., Result], jobs: Sequence[tuple[object, ...]], processes: int) -> list[Result]:
     """``function(*job)`` of all `jobs`, in their order, by this process and so many more that make `processes`.
 
-    What another process could not do, because it or the job failed there, is done by this one.
+    A process that is not ready yet holds no job, and is not waited for. What could not be done elsewhere, because the
+    process or the job failed there, is done by this one, which meets the error if it is the job's.
     """
     results: dict[int, Result] = {}
     waiting, left = queue.SimpleQueue[int | None](), list[int]()
     for place in (*range(len(jobs)), *[None] * processes):
         waiting.put(place)
+    ready = set[subprocess.Popen[bytes]]()
 
-    def hand_out(line: Connection) -> None:
-        with line:
-            for place in iter(waiting.get, None):
-                try:
-                    line.send((logging.getLogger().level, function, jobs[place]))
-                    results[place] = line.recv()
-                except Exception:
-                    left.append(place)
-                    return
+    def hand_out(process: subprocess.Popen[bytes], line: Connection) -> None:
+        place = None
+        try:
+            with line:
+                line.send((logging.getLogger().level, function))
+                line.recv()
+                ready.add(process)
+                for place in iter(waiting.get, None):
+                    line.send(jobs[place])
+                    done, found = line.recv()
+                    if done:
+                        results[place] = found
+                    else:
+                        logger.info("job %d is done once more, by this process: %s", place, found)
+                        left.append(place)
+        except Exception as error:  # the process has ended, or the job cannot be sent
+            logger.info("another process does no more jobs: %r", error)
+            left.extend([] if place is None else [place])
 
-    children, threads = [], []
+    helpers: list[tuple[subprocess.Popen[bytes], threading.Thread]] = []
     try:
-        for _ in range(processes - 1):
-            with suppress(OSError):  # fewer will do
-                child, line = start("pai_bench.children", threads=1)
-                children.append(child)
-                threads.append(threading.Thread(target=hand_out, args=[line], daemon=True))
-                threads[-1].start()
+        for _ in range(min(processes, len(jobs)) - 1):
+            with suppress(OSError, RuntimeError):  # no room for another process or thread: fewer will do
+                process, line = start("pai_bench.children", threads=1)
+                helpers.append((process, threading.Thread(target=hand_out, args=[process, line], daemon=True)))
+                helpers[-1][1].start()
         for place in iter(waiting.get, None):
             results[place] = function(*jobs[place])
-        for thread in threads:
-            thread.join()
+        for process, thread in helpers:
+            if process in ready:
+                thread.join()
         for place in left:
             results[place] = function(*jobs[place])
     finally:
-        for child in children:
-            child.terminate()
-        for child in children:
-            child.wait()
+        for process, _ in helpers:
+            process.kill()
+        for process, _ in helpers:
+            process.wait()
     return [results[place] for place in range(len(jobs))]
 
 
 def main() -> None:
-    """Do job after job of `each`, until there are no more or one fails."""
-    with suppress(Exception), line_to_parent() as line:  # the parent does the job again, and meets its error
+    """Do jobs of `each` until there are no more."""
+    gone = EOFError, BrokenPipeError, ConnectionResetError
+    with suppress(*gone), line_to_parent() as line:
+        level, function = line.recv()
+        logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
+        line.send("ready")
         while True:
-            level, function, job = line.recv()
-            logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
-            line.send(function(*job))
+            try:
+                line.send((True, function(*line.recv())))
+            except gone:
+                raise
+            except Exception as error:
+                line.send((False, repr(error)))
 
 
 if __name__ == "__main__":

@@ -12,18 +12,21 @@ from types import ModuleType
 import pytest
 
 from pai_bench import children
-from pai_bench.children import each
+from pai_bench.children import each, processors
 
 SQUARES = [(i, 2) for i in range(20)]
 
 MODULE = """
 import os
+import signal
 import time
 from pathlib import Path
 
 def met(folder, count):
     Path(folder, str(os.getpid())).touch()
+    end = time.monotonic() + 100
     while len(list(Path(folder).iterdir())) < count:
+        assert time.monotonic() < end, "no other process has begun"
         time.sleep(0.01)
 
 def works(number, folder):
@@ -37,6 +40,10 @@ def dies(number, parent, folder):
 def fails(number, parent, folder):
     met(folder, 2)
     return number if os.getpid() == parent else 1 // 0
+
+def answers(number, parent, folder):
+    met(folder, 2)
+    return number if os.getpid() == parent else lambda: number
 
 def is_interrupted(number, parent, folder):
     met(folder, 2)
@@ -81,7 +88,12 @@ def test_results_come_in_order(processes: int, started: list[subprocess.Popen[by
     assert each(pow, SQUARES, processes) == [i**2 for i in range(20)]
     assert len(started) == processes - 1
     assert all(process.poll() is not None for process in started)
-    assert each(pow, [], processes) == []
+
+
+def test_no_jobs_need_no_process(started: list[subprocess.Popen[bytes]]) -> None:
+    assert each(pow, [], 3) == []
+    assert each(pow, [(2, 3)], 3) == [8]
+    assert not started
 
 
 def test_several_processes_work(jobs: ModuleType, met: Path) -> None:
@@ -97,13 +109,18 @@ def test_what_a_process_leaves_when_it_dies_is_done_here(
     assert [process.poll() for process in started] == [3, 3]
 
 
-def test_what_fails_elsewhere_is_done_here(jobs: ModuleType, met: Path) -> None:
-    assert each(jobs.fails, [(i, os.getpid(), met) for i in range(9)], 2) == list(range(9))
+@pytest.mark.parametrize("job", ["fails", "answers"])
+def test_what_fails_elsewhere_is_done_here(
+    job: str, jobs: ModuleType, met: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    assert each(getattr(jobs, job), [(i, os.getpid(), met) for i in range(9)], 2) == list(range(9))
+    assert "is done once more, by this process: " in caplog.text
 
 
 def test_what_cannot_be_sent_is_done_here() -> None:
     assert each(lambda number: 2 * number, [(i,) for i in range(5)], 2) == [0, 2, 4, 6, 8]
-    assert each(next, [(iter([i]),) for i in range(5)], 2) == list(range(5))
+    assert each(next, [((i for i in [number]),) for number in range(5)], 2) == list(range(5))
 
 
 def test_an_error_of_a_job_is_raised() -> None:
@@ -111,10 +128,29 @@ def test_an_error_of_a_job_is_raised() -> None:
         each(floordiv, [(1, 1)] * 50 + [(1, 0)], 2)
 
 
+def test_a_process_that_does_not_begin_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[subprocess.Popen[bytes]]
+) -> None:
+    sleeps = tmp_path / "python"
+    sleeps.write_text("#!/bin/sh\nexec sleep 1000\n")
+    sleeps.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(sleeps))
+    assert each(pow, SQUARES, 2) == [i**2 for i in range(20)]
+    assert [process.poll() for process in started] == [-signal.SIGKILL]
+
+
+def test_where_no_process_can_be_started_this_one_does_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, Path("/somewhere")])
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    assert each(pow, SQUARES, 2) == [i**2 for i in range(20)]
+    monkeypatch.setattr(sys, "executable", None)
+    assert processors() == 1
+
+
 def test_an_interrupt_leaves_no_process(jobs: ModuleType, met: Path, started: list[subprocess.Popen[bytes]]) -> None:
     with pytest.raises(KeyboardInterrupt):
         each(jobs.is_interrupted, [(i, os.getpid(), met) for i in range(4)], 2)
-    assert [process.poll() for process in started] == [-signal.SIGTERM]
+    assert [process.poll() for process in started] == [-signal.SIGKILL]
 
 
 def test_a_script_is_not_run_again(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def dead_layers(rows: pd.DataFrame, _dense: pd.DataFrame) -> "pd.Series[float]":
     return rows.dead_layers.map(len, na_action="ignore")
 
 
-TRAIN_LOSS = Metric("train_loss", "training loss, last epoch", "", "lower", column("train_loss"), "{:.3g}".format)
+TRAIN_LOSS = Metric("train_loss", "training loss, last epoch", "", "lower", column("train_loss"), "{:.4g}".format)
 
 METRICS = (
     Metric("accuracy", "test accuracy, last epoch", "%", "higher", column("test_accuracy", 100), "{:.2f}".format, True),

@@ -60,7 +60,7 @@ def page(
     if not records:
         parts = ["# Pruning at initialisation: " + ("what it costs" if measured else "where networks fall apart")]
     figure_for = Figures(path.stem, suffix)
-    sections = written(found, records, path.parent, figure_for, x)
+    sections = sections_of(found, records, path.parent, figure_for, x)
     parts += in_short(found, sections)
     parts += [part for one in sections for part in one.parts]
     parts += ranking(found, path.parent, figure_for)
@@ -124,7 +124,7 @@ SHORT = (
 
 RANDOM_LABELS = (
     "All training labels are random: what can be compared is how well they are fitted. They teach nothing of the test "
-    "set, whose accuracies are not compared."
+    "set; its accuracies, where they stand, and their differences are chance."
 )
 
 
@@ -132,19 +132,19 @@ def in_short(found: Sequence[Comparison], sections: Sequence[Section]) -> list[s
     """The findings, a sentence for each sparsity."""
     parts, compared = [], False
     for comparison, one in zip(found, sections, strict=True):
-        if one.in_short:
+        if one.findings:
             fits = comparison.label_noise == 1
             compared |= not fits
             parts += [f"**{tables.escaped(comparison.title)}**", *([RANDOM_LABELS] if fits else [])]
-            parts.append("\n".join(f"* {tables.escaped(line)}" for line in one.in_short))
+            parts.append("\n".join(f"* {tables.escaped(line)}" for line in one.findings))
     return ["## In short", *([SHORT] if compared else []), *parts] if parts else []
 
 
-FEW = 3
-"""Sections that this process makes before another one has begun."""
+FEW, MOST = 3, 4
+"""Sections that are not worth another process, which has to import what they need; and processes at most."""
 
 
-def written(
+def sections_of(
     found: Sequence[Comparison], records: Sequence[Record], folder: Path, figure_for: Figures, x: str
 ) -> list[Section]:
     """The section of each comparison, by several processes if there are more than a `FEW`."""
@@ -152,9 +152,10 @@ def written(
     jobs = []
     for comparison in found:
         own = {identity: by_identity[identity] for identity in comparison.rows.identity}
-        paths = {name: figure_for(f"{name} {comparison.title}") for name in FIGURES}
+        title = comparison.title
+        paths = {name: figure_for(title if name == "accuracy" else f"{name} {title}") for name in FIGURES}
         jobs.append((comparison, own, folder, paths, x))
-    return each(section, jobs, min(processors(), len(jobs) // 2) if len(jobs) > FEW else 1)
+    return each(section, jobs, min(processors(), MOST) if len(jobs) > FEW else 1)
 
 
 def ranking(found: Sequence[Comparison], folder: Path, figure_for: Figures) -> list[str]:

@@ -19,15 +19,15 @@ class Section:
     """What the report of one comparison consists of."""
 
     pairs: list[Pair]
-    in_short: list[str]
-    """Its findings, a sentence each."""
+    findings: list[str]
+    """A sentence each."""
 
     parts: list[str]
-    """Paragraphs and tables."""
+    """Paragraphs, tables and figures, in markdown."""
 
 
-FIGURES = ("", "pareto", "scoring", "curves", "fit", "layers", "likeness", "pixels")
-"""What the names of its figures begin with; the first is that of accuracy against sparsity."""
+FIGURES = ("accuracy", "pareto", "scoring", "curves", "fit", "layers", "likeness", "pixels")
+"""All that a section may have."""
 
 Paths = Mapping[str, Path]
 """Of all `FIGURES`, relative to the report."""
@@ -37,7 +37,9 @@ def section(comparison: Comparison, records: Mapping[str, Record], folder: Path,
     """The section about `comparison`, of `records` by their identity; draws its figures below `folder`."""
     fits = comparison.label_noise == 1  # the test set says nothing of how well
     same = [] if fits else pairs.pairs(comparison)
-    short = metrics.fitted(comparison) if fits else pairs.sentences(comparison, same)
+    findings = metrics.fitted(comparison) if fits else pairs.sentences(comparison, same)
+    for path in paths.values():
+        (folder / path).unlink(missing_ok=True)  # of an earlier report
     title = tables.escaped(comparison.title)
     parts = [
         f"## {title}",
@@ -48,8 +50,8 @@ def section(comparison: Comparison, records: Mapping[str, Record], folder: Path,
         parts.append("\n".join(f"* {line}" for line in cuts))
     parts += against_literature(comparison)
     if comparison.cells and comparison.trained:
-        accuracy(comparison, folder / paths[""], x)
-        parts.append(f"![Test accuracy against sparsity, {title}]({paths[''].as_posix()})")
+        accuracy(comparison, folder / paths["accuracy"], x)
+        parts.append(f"![Test accuracy against sparsity, {title}]({paths['accuracy'].as_posix()})")
     if same and comparison.trained:
         parts += [pairs.power(same) or "", details("All pairs of criteria", tables.markdown(pairs.table(same)))]
     parts += ["### Cost", tables.markdown(tables.cost(comparison))]
@@ -58,7 +60,7 @@ def section(comparison: Comparison, records: Mapping[str, Record], folder: Path,
     if comparison.cells:
         name = "Density of each layer in per cent, kept and effective"
         parts.append(details(name, layer_densities(comparison, records)))
-    return Section(same, short if comparison.trained else [], parts)
+    return Section(same, findings if comparison.trained else [], parts)
 
 
 def details(title: str, text: str) -> str:
@@ -90,13 +92,12 @@ def drawn(comparison: Comparison, records: Mapping[str, Record], folder: Path, p
 
     def add(name: str, caption: str, draw: Callable[[Path], object]) -> None:
         figure = paths[name]
-        (folder / figure).unlink(missing_ok=True)  # of an earlier report
         draw(folder / figure)
         if (folder / figure).is_file():
             parts.append(f"![{caption}, {tables.escaped(comparison.title)}]({figure.as_posix()})")
 
     at = f"at sparsity {highest:.10g}"
-    if comparison.trained:
+    if comparison.trained and comparison.label_noise != 1:  # there, accuracies are chance
         add("pareto", f"Accuracy against cost {at}", lambda p: by_cost.pareto(comparison, highest, p))
     add("scoring", "Cost of a mask in training steps", lambda p: by_cost.scoring(comparison, p))
     add("curves", f"Learning curves {at}", lambda p: curves.learning(comparison, highest, records, p))

@@ -9,8 +9,6 @@ import pytest
 from scipy import stats
 
 import pai_bench as pb
-from pai_bench.children import each
-from pai_bench.report import page as report_page
 from pai_bench.report import pairs
 from pai_bench.report.page import write_report
 from pai_bench.report.summary import Comparison, comparisons
@@ -139,26 +137,6 @@ def full(models: tuple[str, ...] = ("net", "other"), seeds: int = 4) -> list[Rec
         for sparsity in ((0.0,) if name is None else (0.5, 0.8))
         for seed in range(seeds)
     ]
-
-
-def test_several_processes_write_what_one_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store(tmp_path / "r", create=True)
-    for one in full(("net", "other", "third", "fourth"), seeds=2):
-        store.write(one)
-    asked = []
-
-    def noted(function: Any, jobs: Any, count: int) -> list[Any]:
-        asked.append(count)
-        return each(function, jobs, count)
-
-    monkeypatch.setattr(report_page, "each", noted)
-    for count in (1, 2):
-        monkeypatch.setattr(report_page, "processors", lambda count=count: count)
-        write_report(store, tmp_path / str(count) / "page.md")
-    assert asked == [1, 2]
-    first, second = (files(tmp_path / str(count)) for count in (1, 2))
-    assert first == second
-    assert len(first) > 28
 
 
 def files(folder: Path) -> dict[Path, bytes]:
