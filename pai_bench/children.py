@@ -1,5 +1,6 @@
 """Processes of Python beside this one: how they start and end, and a map over several of them."""
 
+import itertools
 import logging
 import os
 import queue
@@ -60,17 +61,27 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def each(function: Callable[..., Result], jobs: Sequence[tuple[object, ...]], processes: int) -> list[Result]:
+def each(
+    function: Callable[..., Result],
+    jobs: Sequence[tuple[object, ...]],
+    processes: int,
+    done: Callable[[int], None] = lambda count: None,
+) -> list[Result]:
     """``function(*job)`` of all `jobs`, in their order, by this process and so many more that make `processes`.
 
     A process that is not ready yet holds no job, and is not waited for. What could not be done elsewhere, because the
-    process or the job failed there, is done by this one, which meets the error if it is the job's.
+    process or the job failed there, is done by this one, which meets the error if it is the job's. `done` is called
+    with the number of jobs done so far, from any thread.
     """
     results: dict[int, Result] = {}
     waiting, left = queue.SimpleQueue[int | None](), list[int]()
     for place in (*range(len(jobs)), *[None] * processes):
         waiting.put(place)
-    ready = set[subprocess.Popen[bytes]]()
+    ready, counts = set[subprocess.Popen[bytes]](), itertools.count(1)
+
+    def take(place: int, result: Result) -> None:
+        results[place] = result
+        done(next(counts))
 
     def hand_out(process: subprocess.Popen[bytes], line: Connection) -> None:
         place = None
@@ -81,9 +92,9 @@ def each(function: Callable[..., Result], jobs: Sequence[tuple[object, ...]], pr
                 ready.add(process)
                 for place in iter(waiting.get, None):
                     line.send(jobs[place])
-                    done, found = line.recv()
-                    if done:
-                        results[place] = found
+                    succeeded, found = line.recv()
+                    if succeeded:
+                        take(place, found)
                     else:
                         logger.info("job %d is done once more, by this process: %s", place, found)
                         left.append(place)
@@ -99,12 +110,12 @@ def each(function: Callable[..., Result], jobs: Sequence[tuple[object, ...]], pr
                 helpers.append((process, threading.Thread(target=hand_out, args=[process, line], daemon=True)))
                 helpers[-1][1].start()
         for place in iter(waiting.get, None):
-            results[place] = function(*jobs[place])
+            take(place, function(*jobs[place]))
         for process, thread in helpers:
             if process in ready:
                 thread.join()
         for place in left:
-            results[place] = function(*jobs[place])
+            take(place, function(*jobs[place]))
     finally:
         for process, _ in helpers:
             process.kill()

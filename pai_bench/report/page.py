@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -17,14 +17,23 @@ from pai_bench.report.statistics import LEVEL
 from pai_bench.report.summary import Comparison, comparisons, plural
 from pai_bench.store import Collapse, Cost, Record, Store, as_frame
 
+Told = Callable[[int, int], None]
+"""Called with how many sections are done, of how many."""
+
 
 def write_report(
-    store: Store, path: Path, *, x: str = "direct", suffix: str = "svg", timings: Path | None = None
+    store: Store,
+    path: Path,
+    *,
+    x: str = "direct",
+    suffix: str = "svg",
+    timings: Path | None = None,
+    told: Told = lambda done, total: None,
 ) -> Path:
     """Write the report of everything in `store` to `path`, its figures into ``figures/`` beside it.
 
     The figures' axis `x` is the ``direct`` sparsity or the ``effective`` one; their format is ``svg`` or ``png``.
-    `timings` is a file of pytest-benchmark, which becomes a part of the report.
+    `timings` is a file of pytest-benchmark, which becomes a part of the report; `told` is called as it is made.
     """
     records, measured, collapses = list(store), store.read_costs(), store.read_collapses()
     if not records and not measured and not collapses:
@@ -34,7 +43,9 @@ def write_report(
     store.refuse(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = page(records, path, measured, collapses, x=x, suffix=suffix, timings=timings, left_out=store.left_out)
+        text = page(
+            records, path, measured, collapses, x=x, suffix=suffix, timings=timings, left_out=store.left_out, told=told
+        )
         path.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"the report cannot be written to {path} ({error.strerror or error})") from error
@@ -51,6 +62,7 @@ def page(
     suffix: str = "svg",
     timings: Path | None = None,
     left_out: Mapping[str, str] | None = None,
+    told: Told = lambda done, total: None,
 ) -> str:
     """The text of the report; draws its figures on the way. `left_out` are files that could not be read."""
     records = sorted(records, key=lambda record: record.identity)
@@ -60,7 +72,7 @@ def page(
     if not records:
         parts = ["# Pruning at initialisation: " + ("what it costs" if measured else "where networks fall apart")]
     figure_for = Figures(path.stem, suffix)
-    sections = sections_of(found, records, path.parent, figure_for, x)
+    sections = sections_of(found, records, path.parent, figure_for, x, told)
     parts += in_short(found, sections)
     parts += [part for one in sections for part in one.parts]
     parts += ranking(found, path.parent, figure_for)
@@ -145,7 +157,7 @@ FEW, MOST = 3, 4
 
 
 def sections_of(
-    found: Sequence[Comparison], records: Sequence[Record], folder: Path, figure_for: Figures, x: str
+    found: Sequence[Comparison], records: Sequence[Record], folder: Path, figure_for: Figures, x: str, told: Told
 ) -> list[Section]:
     """The section of each comparison, by several processes if there are more than a `FEW`."""
     by_identity = {record.identity: record for record in records}
@@ -155,7 +167,9 @@ def sections_of(
         title = comparison.title
         paths = {name: figure_for(title if name == "accuracy" else f"{name} {title}") for name in FIGURES}
         jobs.append((comparison, own, folder, paths, x))
-    return each(section, jobs, min(processors(), MOST) if len(jobs) > FEW else 1)
+    told(0, len(jobs))
+    processes = min(processors(), MOST) if len(jobs) > FEW else 1
+    return each(section, jobs, processes, lambda done: told(done, len(jobs)))
 
 
 def ranking(found: Sequence[Comparison], folder: Path, figure_for: Figures) -> list[str]:

@@ -6,7 +6,14 @@ from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from pai_bench.verbs.console import FAILED, INTERRUPTED, make_console, print_failure, print_table
+from pai_bench.verbs.console import (
+    FAILED,
+    INTERRUPTED,
+    make_console,
+    print_failure,
+    print_report,
+    print_table,
+)
 from pai_bench.verbs.sweeps import sweeps
 
 if TYPE_CHECKING:
@@ -39,7 +46,6 @@ def collapse(given: argparse.Namespace) -> int:
     from pai_bench.catalog import resolve
     from pai_bench.collapse import Settings, check_counts, stored
     from pai_bench.report import collapse as report
-    from pai_bench.report.page import write_report
     from pai_bench.runner import Runner
     from pai_bench.store import Store
 
@@ -72,7 +78,7 @@ def collapse(given: argparse.Namespace) -> int:
             print_table(console, report.title(group[0]), report.table(group))
         for store in stores.values():
             if store.read_collapses():
-                console.print(f"report: {write_report(store, store.path / 'report.md')}", highlight=False, markup=False)
+                print_report(console, store, store.path / "report.md")
     return FAILED if failed else 0
 
 

@@ -1,9 +1,12 @@
 """What all verbs print by, and the exit codes."""
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from pai_bench.store import Store
 
 FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
 
@@ -34,3 +37,18 @@ def print_table(console: "Console", title: str, rows: list[list[str]]) -> None:
     for row in body:
         table.add_row(*map(escape, row))
     console.print(table)
+
+
+def print_report(console: "Console", store: "Store", path: Path, **options: Any) -> None:
+    """Write the report of `store` to `path`, showing how far it is, and say where it stands."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("report"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        from pai_bench.report.page import write_report
+
+        task = progress.add_task("", total=None)  # as long as results are read
+        path = write_report(
+            store, path, told=lambda done, total: progress.update(task, completed=done, total=total), **options
+        )
+    console.print(f"report: {path}", highlight=False, markup=False)

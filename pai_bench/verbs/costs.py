@@ -5,7 +5,7 @@ import argparse
 from pai_bench import recipe
 from pai_bench.errors import UserError
 from pai_bench.plan import Sweep
-from pai_bench.verbs.console import FAILED, make_console, print_failure, print_table
+from pai_bench.verbs.console import FAILED, make_console, print_failure, print_report, print_table
 
 
 def time(given: argparse.Namespace) -> int:
@@ -16,7 +16,6 @@ def time(given: argparse.Namespace) -> int:
     from pai_bench.catalog import resolve
     from pai_bench.cost import measure_cost, measure_step
     from pai_bench.report import costs
-    from pai_bench.report.page import write_report
     from pai_bench.runner import Runner
     from pai_bench.store import Cost, Store
 
@@ -48,5 +47,5 @@ def time(given: argparse.Namespace) -> int:
         for group in costs.groups(measured):
             print_table(console, f"{costs.title(group[0])}: {costs.describe(group)}", costs.table(group))
         if store.read_costs() or any(store):
-            console.print(f"report: {write_report(store, store.path / 'report.md')}", highlight=False, markup=False)
+            print_report(console, store, store.path / "report.md")
     return FAILED if failed else 0

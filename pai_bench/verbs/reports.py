@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pai_bench.errors import UserError
-from pai_bench.verbs.console import make_console
+from pai_bench.verbs.console import make_console, print_report
 
 if TYPE_CHECKING:
     from pai_bench.store import Store
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 def report(given: argparse.Namespace) -> int:
     """``pai-bench report``."""
-    from pai_bench.report.page import write_report
     from pai_bench.store import Store
 
     store = Store(given.results)
@@ -22,11 +21,11 @@ def report(given: argparse.Namespace) -> int:
     path = Path(getattr(given, "output", store.path / f"report.{suffix}"))
     if given.format == "markdown":
         timings = Path(given.timings) if "timings" in given else None
-        path = write_report(store, path, x=given.x, suffix=given.figures, timings=timings)
-    else:
-        if "timings" in given:
-            raise UserError("--timings goes into the markdown report, not into a table of another --format")
-        write_tables(store, given.format, path)
+        print_report(make_console(), store, path, x=given.x, suffix=given.figures, timings=timings)
+        return 0
+    if "timings" in given:
+        raise UserError("--timings goes into the markdown report, not into a table of another --format")
+    write_tables(store, given.format, path)
     make_console().print(f"report: {path}", highlight=False, markup=False)
     return 0
 

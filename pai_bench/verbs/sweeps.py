@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pai_bench import recipe
 from pai_bench.plan import Sweep
-from pai_bench.verbs.console import FAILED, INTERRUPTED, make_console
+from pai_bench.verbs.console import FAILED, INTERRUPTED, make_console, print_report
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,7 +55,6 @@ def run_folder(console: "Console", catalogs: "list[tuple[Catalog, str]]", out: s
     """Run the sweeps that go into one results folder; the number of failed trials."""
     from pai_bench.execution import run_catalog
     from pai_bench.progress import Display
-    from pai_bench.report.page import write_report
     from pai_bench.store import Store
 
     retry = getattr(given, "retry_failed", False)
@@ -63,9 +62,8 @@ def run_folder(console: "Console", catalogs: "list[tuple[Catalog, str]]", out: s
     for catalog in (catalog for catalog, folder in catalogs if folder == out):
         made = run_catalog(catalog, out, retry_failed=retry, listener=Display(console), command=given.command)
         records |= {record.identity: record for record in made}
-    path = write_report(Store(out), Path(out) / "report.md")
     print_tables(console, list(records.values()))
-    console.print(f"report: {path}", highlight=False, markup=False)
+    print_report(console, Store(out), Path(out) / "report.md")
     return sum(record.status == "failed" for record in records.values())
 
 

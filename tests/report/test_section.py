@@ -39,7 +39,9 @@ def test_several_processes_write_what_one_writes(
     monkeypatch.setattr(page, "processors", lambda: 2)
     monkeypatch.setattr(home, "section", waits)
     monkeypatch.setattr(page, "section", waits)
-    write_report(store, tmp_path / "2" / "page.md")
+    counts: list[tuple[int, int]] = []
+    write_report(store, tmp_path / "2" / "page.md", told=lambda done, total: counts.append((done, total)))
+    assert sorted(counts) == [(done, 4) for done in range(5)]
     assert 0 < len(here) < 4
     assert not caplog.records
     first, second = (files(tmp_path / name) for name in "12")
