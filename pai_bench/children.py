@@ -30,19 +30,25 @@ def start(module: str, threads: int) -> tuple[subprocess.Popen[bytes], Connectio
     """
     path = os.pathsep.join(part or os.getcwd() for part in sys.path if isinstance(part, str))
     line, theirs = Pipe()
-    with theirs:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module, str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            env=os.environ | dict.fromkeys(THREADS, str(threads)) | {"PYTHONPATH": path},
-        )
+    # an interrupt is this process's, who ends the other: that one is deaf to it from its first moment
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", module, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=os.environ | dict.fromkeys(THREADS, str(threads)) | {"PYTHONPATH": path},
+            )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return process, line
 
 
 def line_to_parent() -> Connection:
     """The other end of the line, for a process that was started so; it ends when its parent has ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's, who ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # that which it may start can hear it
     threading.Thread(target=leave_with, args=[os.getppid()], daemon=True).start()
     return Connection(int(sys.argv[1]))
 

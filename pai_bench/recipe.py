@@ -169,7 +169,8 @@ def look_up(key: str, value: Any) -> None:
 def typed(value: Any, to: Any, label: str) -> Any:
     """`value` if it is of the type `to`; unlike on a command line, no number is read out of a text."""
     if isinstance(value, str) and not accepts_text(to):
-        raise UserError(f"{label} = {value!r} must be a number, not a text")
+        wanted = "true or false" if to is bool else "a number"
+        raise UserError(f"{label} = {value!r} must be {wanted}, not a text")
     return spec.convert(value, to, label)
 
 

@@ -37,6 +37,7 @@ def test_grids_share_the_keys_at_the_top() -> None:
     ("text", "message"),
     [
         ("sparsites = [0.9]", "unknown key in recipe r.toml, line 1 'sparsites': did you mean sparsities"),
+        ('compile = "yes"', "recipe r.toml, line 1: compile = 'yes' must be true or false, not a text"),
         ('seeds = "3"', "recipe r.toml, line 1: seeds = '3' must be a number"),
         ("\nseeds = 2.5", "recipe r.toml, line 2: seeds=2.5 is not a whole number"),
         ("seeds = true", "recipe r.toml, line 1: seeds=True is not a whole number"),

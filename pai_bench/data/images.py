@@ -67,11 +67,20 @@ def decoded_folder(root: Path, files: Iterable[File] | None = None, side: int | 
 def folder_files(root: Path) -> Iterator[File]:
     """The image files under `root`, at any depth below ``PART/CLASS/``, by path relative to it."""
     classes = {path.name for path in (root / "train").glob("*/") if is_shown(path, root)}
+    for name in sorted(classes):
+        if not any(is_image(path, root) for path in (root / "train" / name).rglob("*")):
+            kinds = ", ".join(sorted(SUFFIXES))
+            raise UserError(f"{root} has no images ({kinds}) in train/{name}/: remove that class, or add some")
     tests = [name for name in TEST_NAMES if any(path.name in classes for path in (root / name).glob("*/"))]
     for part in ("train", *tests[:1]):  # of two, val is neither for training nor for the test
         for path in sorted((root / part).glob("*/**/*")):
-            if path.suffix.lower() in SUFFIXES and path.is_file() and is_shown(path, root):
+            if is_image(path, root):
                 yield path.relative_to(root), path
+
+
+def is_image(path: Path, root: Path) -> bool:
+    """Whether a file has the name of an image that can be read, and is not hidden below `root`."""
+    return path.suffix.lower() in SUFFIXES and path.is_file() and is_shown(path, root)
 
 
 def is_shown(path: PurePath, root: PurePath | None = None) -> bool:

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pai_bench.plan import DENSE
-from pai_bench.report.statistics import LEVEL, Difference, Ranks, difference, holm, least_signed_rank, ranks
+from pai_bench.report.statistics import DIGITS, LEVEL, Difference, Ranks, difference, holm, least_signed_rank, ranks
 from pai_bench.report.summary import Comparison, plural
 from pai_bench.report.tables import Table
 
@@ -79,8 +79,14 @@ def sentences(comparison: Comparison, found: Sequence[Pair]) -> list[str]:
             continue
         here = pd.DataFrame(columns)
         common = here.dropna() if len(here.dropna()) else here  # what is compared is compared on the same seeds
-        best = str(common.mean().idxmax())
-        start = f"At sparsity {sparsity:.10g}, {best} has the highest mean accuracy, {common[best].mean():.2f} %"
+        means = common.mean().round(DIGITS)
+        best, *same = (str(method) for method in means.index[means == means.max()])
+        leads = f"{named(best)} has the highest mean accuracy"
+        if same:
+            leads = f"{listing([named(one) for one in (best, *same)])} have the same, highest mean accuracy"
+        start = f"At sparsity {sparsity:.10g}, {leads}, {common[best].mean():.2f} %"
+        if len(common) < here[best].count():  # its cell in the table is over more seeds
+            start += f" over the {plural(len(common), 'seed')} that all have"
         against = {
             pair.worse if pair.better == best else pair.better: pair
             for pair in found
@@ -90,7 +96,7 @@ def sentences(comparison: Comparison, found: Sequence[Pair]) -> list[str]:
         if not against:
             lines.append(f"{start}; nothing stands beside it.")
         elif max(seeds) < 2:
-            names = ", ".join(against)
+            names = ", ".join(map(named, against))
             lines.append(f"{start}. With one seed it cannot be told from chance whether it differs from {names}.")
         else:
             counts = f"{min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else plural(max(seeds), "seed")
@@ -105,10 +111,10 @@ def verdicts(best: str, against: Mapping[str, Pair]) -> list[str]:
         sign = 1 if pair.better == best else -1
         if math.isnan(pair.difference.p):
             why = "one common seed" if pair.difference.seeds < 2 else "the same difference for all seeds"
-            text = f"{name} ({sign * pair.difference.estimate.mean:.2f}, {why})"
+            text = f"{named(name)} ({sign * pair.difference.estimate.mean:.2f}, {why})"
             said.setdefault("it could not be tested against", []).append(text)
         elif not pair.apart:
-            text = f"{name} ({pair.points(sign, inside=True)})"
+            text = f"{named(name)} ({pair.points(sign, inside=True)})"
             verdict = (
                 "before correction alone it differs from"
                 if pair.difference.p <= LEVEL
@@ -116,11 +122,16 @@ def verdicts(best: str, against: Mapping[str, Pair]) -> list[str]:
             )
             said.setdefault(verdict, []).append(text)
         elif sign > 0:
-            said.setdefault("it beats", []).append(f"{name} by {pair.points()}")
+            said.setdefault("it beats", []).append(f"{named(name)} by {pair.points()}")
         else:
-            said.setdefault("over the seeds of both it is beaten by", []).append(f"{name} by {pair.points()}")
+            said.setdefault("over the seeds of both it is beaten by", []).append(f"{named(name)} by {pair.points()}")
     order = ("it beats", "over the seeds", "before correction", "it is not", "it could not")
     return [f"{k} {listing(v)}" for start in order for k, v in said.items() if k.startswith(start)]
+
+
+def named(method: str) -> str:
+    """A method as it stands among others in a sentence: in quotes where its own commas would end it."""
+    return f"“{method}”" if ", " in method else method
 
 
 def listing(names: Sequence[str]) -> str:

@@ -215,7 +215,8 @@ def limits(comparison: Comparison, found: Sequence[Pair]) -> list[str]:
     if 0 < len(comparison.dense.accuracies) < comparison.seeds:
         lines.append(f"the dense reference has {plural(len(comparison.dense.accuracies), 'seed')}.")
     if not comparison.dense.accuracies:
-        lines.append("no dense reference: nothing says what pruning costs in accuracy.")
+        why = "the dense reference failed" if comparison.dense.failed else "no dense reference"
+        lines.append(f"{why}: nothing says what pruning costs in accuracy.")
     if cut := sum(cell.disconnected for cell in comparison.cells.values()):
         lines.append(f"{plural(cut, 'trial')} with no path from input to output; their accuracy is that of a constant.")
     alive = comparison.rows[(comparison.rows.criterion != DENSE) & (comparison.rows.connected != False)]  # noqa: E712

@@ -38,8 +38,6 @@ def section(comparison: Comparison, records: Mapping[str, Record], folder: Path,
     fits = comparison.label_noise == 1  # the test set says nothing of how well
     same = [] if fits else pairs.pairs(comparison)
     findings = metrics.fitted(comparison) if fits else pairs.sentences(comparison, same)
-    for path in paths.values():
-        (folder / path).unlink(missing_ok=True)  # of an earlier report
     title = tables.escaped(comparison.title)
     parts = [
         f"## {title}",
@@ -51,7 +49,7 @@ def section(comparison: Comparison, records: Mapping[str, Record], folder: Path,
     parts += against_literature(comparison)
     if comparison.cells and comparison.trained:
         accuracy(comparison, folder / paths["accuracy"], x)
-        parts.append(f"![Test accuracy against sparsity, {title}]({paths['accuracy'].as_posix()})")
+        parts.append(picture(f"Test accuracy against sparsity, {title}", paths["accuracy"]))
     if same and comparison.trained:
         parts += [pairs.power(same) or "", details("All pairs of criteria", tables.markdown(pairs.table(same)))]
     parts += ["### Cost", tables.markdown(tables.cost(comparison))]
@@ -60,7 +58,16 @@ def section(comparison: Comparison, records: Mapping[str, Record], folder: Path,
     if comparison.cells:
         name = "Density of each layer in per cent, kept and effective"
         parts.append(details(name, layer_densities(comparison, records)))
+    shown = "\n".join(parts)
+    for path in paths.values():
+        if path.as_posix() not in shown:
+            (folder / path).unlink(missing_ok=True)  # of an earlier report
     return Section(same, findings if comparison.trained else [], parts)
+
+
+def picture(caption: str, path: Path) -> str:
+    """A figure with its caption."""
+    return f"![{caption}]({path.as_posix()})"
 
 
 def details(title: str, text: str) -> str:
@@ -90,11 +97,9 @@ def drawn(comparison: Comparison, records: Mapping[str, Record], folder: Path, p
         return []
     highest, parts = comparison.sparsities[-1], []
 
-    def add(name: str, caption: str, draw: Callable[[Path], object]) -> None:
-        figure = paths[name]
-        draw(folder / figure)
-        if (folder / figure).is_file():
-            parts.append(f"![{caption}, {tables.escaped(comparison.title)}]({figure.as_posix()})")
+    def add(name: str, caption: str, draw: Callable[[Path], bool]) -> None:
+        if draw(folder / paths[name]):
+            parts.append(picture(f"{caption}, {tables.escaped(comparison.title)}", paths[name]))
 
     at = f"at sparsity {highest:.10g}"
     if comparison.trained and comparison.label_noise != 1:  # there, accuracies are chance

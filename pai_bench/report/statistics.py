@@ -16,6 +16,9 @@ Values = Sequence[float] | NDArray[Any]
 LEVEL = 0.05
 """Share of studies without any difference in which one may be declared; intervals hold the rest."""
 
+DIGITS = 9
+"""Of means in per cent, behind the point, that count: sums of the same numbers differ in their last digits."""
+
 FROM_BOOTSTRAP = 10
 """Number of seeds from which intervals are bootstrapped."""
 
@@ -188,8 +191,7 @@ def ranks(methods: Sequence[str], blocks: Sequence[Sequence[float]]) -> Ranks:
     Friedman (1937), chi-square with k - 1 degrees of freedom; Nemenyi's critical difference as in Demšar (2006),
     q sqrt(k (k + 1) / (6 N)) with q the quantile of the studentized range by sqrt(2).
     """
-    # sums of the same numbers in another order differ in their last digits
-    table = np.round(np.asarray(blocks, dtype=float).reshape(len(blocks), len(methods)), 9)
+    table = np.round(np.asarray(blocks, dtype=float).reshape(len(blocks), len(methods)), DIGITS)
     n, k = table.shape
     order = stats.rankdata(-table, axis=1)
     p = critical = math.nan

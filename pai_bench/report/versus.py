@@ -135,12 +135,14 @@ def verdict(found: Sequence[Change], before: Sequence[Record], after: Sequence[R
     """What came of the comparison, in a few sentences."""
     ids = [{record.identity for record in records} for records in (before, after)]
     changed, same = sum(one.beyond for one in found), sum(one.identical and not one.status for one in found)
-    untested = sum(math.isnan(one.p) for one in found)
+    untested, moved = sum(math.isnan(one.p) for one in found), sum(bool(one.status) for one in found)
     text = (
         f"{plural(len(ids[0] & ids[1]), 'trial')} in both, {len(ids[0] - ids[1]):,} only in A, "
         f"{len(ids[1] - ids[0]):,} only in B. Of {plural(len(found), 'cell')}, {same:,} identical in every accuracy, "
         f"{changed:,} changed beyond the spread of their seeds (Welch's t test, {LEVEL:.0%}, Holm's correction)."
     )
+    if moved:
+        text += f" In {plural(moved, 'cell')} a trial changed its status."
     return text + (f" {plural(untested, 'cell')} could not be tested: fewer than two seeds." if untested else "")
 
 

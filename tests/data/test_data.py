@@ -187,6 +187,7 @@ def test_grey_images_have_one_channel(tmp_path: Path) -> None:
         ({"train/cat/3.png": b"nonsense"}, r"train/cat/3.png cannot be read as an image"),
         ({"train/cat/3.ppm": b"P6\n"}, r"train/cat/3.ppm cannot be read as an image"),
         ({"train/cat/3.png": png(1, "I;16")}, r"train/cat/3.png has pixels of mode I;16; images need 8 bits"),
+        ({"train/cow/1.gif": b""}, r"has no images \(.bmp, .jpeg.*\) in train/cow/: remove that class, or add some"),
         ({"train/cat/3.png": png(1)[:40]}, r"train/cat/3.png cannot be read as an image"),
         ({"val/bird/1.png": png(1)}, r"class 'bird' of val/bird/1.png has no training images"),
     ],

@@ -35,6 +35,23 @@ def test_a_difference_is_said_in_points() -> None:
     assert line == f"{start}: it beats random by 3.06 points (2.92 to 3.20); 5 seeds."
 
 
+def test_a_mean_over_fewer_seeds_than_in_the_table_says_so() -> None:
+    comparison = compared({"snip": [0.95, 0.97, 0.96], "random": [0.9]})
+    (line,) = pairs.sentences(comparison, pairs.pairs(comparison))
+    assert line.startswith("At sparsity 0.9, snip has the highest mean accuracy, 95.00 % over the 1 seed that all have")
+
+
+def test_equal_means_are_both_named() -> None:
+    comparison = compared({"snip": [0.1, 0.2, 0.3], "random": [0.3, 0.1, 0.2], "grasp": [0.1] * 3})
+    (line,) = pairs.sentences(comparison, pairs.pairs(comparison))
+    assert line.startswith("At sparsity 0.9, snip and random have the same, highest mean accuracy, 20.00 %: ")
+
+
+def test_names_with_commas_stand_in_quotes() -> None:
+    assert pairs.named("snip, balanced") == "“snip, balanced”"
+    assert pairs.named("snip + shuffle") == "snip + shuffle"
+
+
 def test_what_is_not_distinguishable_is_said_so() -> None:
     comparison = compared({"snip": [0.97, 0.96, 0.98], "random": [0.95, 0.98, 0.97], "grasp": [0.5, 0.52, 0.51]})
     found = pairs.pairs(comparison)

@@ -9,9 +9,12 @@ import pytest
 
 from pai_bench.report import page
 from pai_bench.report import section as home
+from pai_bench.report.figures import comparison as figure
+from pai_bench.report.figures import style
 from pai_bench.report.page import write_report
 from pai_bench.report.section import Section, section
-from pai_bench.store import Store
+from pai_bench.report.summary import comparisons
+from pai_bench.store import Store, as_frame
 from tests.report.test_pairs import files, full
 
 
@@ -47,3 +50,57 @@ def test_several_processes_write_what_one_writes(
     first, second = (files(tmp_path / name) for name in "12")
     assert first == second
     assert len(first) > 28
+
+
+def test_pictures_of_an_earlier_report_stay_until_there_are_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, path = Store(tmp_path / "r", create=True), tmp_path / "page.md"
+    for one in full(("net",), seeds=2):
+        store.write(one)
+    write_report(store, path)
+    before = files(tmp_path)
+    draw = style.lay_out
+    drawn: list[object] = []
+
+    def interrupted(figure: Any) -> None:
+        drawn.append(figure)
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        draw(figure)
+
+    monkeypatch.setattr(style, "lay_out", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_report(store, path)
+    assert files(tmp_path) == before
+    stale = tmp_path / "figures" / "page-fit-net-on-digits.svg"
+    stale.touch()
+    monkeypatch.setattr(style, "lay_out", draw)
+    write_report(store, path)
+    assert not stale.exists()
+
+
+def test_names_in_any_script_are_no_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    store = Store(tmp_path / "r", create=True)
+    for one in full(("花",), seeds=2):
+        store.write(one)
+    write_report(store, tmp_path / "page.md")
+    assert not [str(one.message) for one in recwarn]
+
+
+def test_criteria_at_one_sparsity_stand_beside_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places: list[float] = []
+
+    def note(_axes: Any, _method: str, points: list[tuple[float, Any]], *_look: str) -> None:
+        places.extend(place for place, _ in points)
+
+    monkeypatch.setattr(figure, "draw_method", note)
+    (comparison,) = comparisons(as_frame([r for r in full(("net",)) if r.trial["sparsity"] in (0.0, 0.8)]))
+    figure.accuracy(comparison, tmp_path / "one.svg")
+    assert sorted(places) == places
+    assert places[1] == pytest.approx(5)
+    assert len({*places}) == 3
+    places.clear()
+    (comparison,) = comparisons(as_frame(full(("net",))))
+    figure.accuracy(comparison, tmp_path / "two.svg")
+    assert {round(place, 9) for place in places} == {2.0, 5.0}

@@ -1,5 +1,6 @@
 """Accuracy against sparsity."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from pai_bench.report.figures.style import COLLAPSED_COLOUR, DENSE_COLOUR, canvas, legend, literal, looks
-from pai_bench.report.summary import Cell, Comparison
+from pai_bench.report.summary import Cell, Comparison, share
 
 COLLAPSED: dict[str, Any] = {"s": 140, "facecolors": "none", "edgecolors": COLLAPSED_COLOUR, "zorder": 3}
 
@@ -22,6 +23,9 @@ FEWEST = 3
 APART, WIDE = 0.07, 0.11
 """Of an axis, between two ticks above or beside each other."""
 
+BESIDE = 0.18
+"""How far to either side points of one sparsity may stand, where there is no other, in units of log compression."""
+
 FLOOR = 0.3
 """Per cent added to the error before its logarithm is taken, so that 100 % has a place on the axis."""
 
@@ -29,20 +33,23 @@ FLOOR = 0.3
 def accuracy(comparison: Comparison, path: Path, x: str = "direct") -> None:
     """Test accuracy against direct or effective sparsity, with 95 % intervals over seeds.
 
-    Sparsity is on a scale of log compression, accuracy on a scale of log error, so that both ends can be read.
+    Sparsity is on a scale of log compression, accuracy on a scale of log error, so that both ends can be read. Of a
+    single sparsity, criteria stand beside each other, and not on top of each other.
     """
     with canvas(path) as figure:
         axes = figure.subplots()
         prepare(axes, comparison, x)
         draw_dense(axes, comparison.dense)
-        for method, look in looks(comparison.methods).items():
+        beside = np.linspace(-BESIDE, BESIDE, len(comparison.methods)) * (len(comparison.sparsities) == 1)
+        for (method, look), aside in zip(looks(comparison.methods).items(), beside, strict=True):
             points = [
                 (place(s, comparison.cells[method, s], x), comparison.cells[method, s])
                 for s in comparison.sparsities
                 if (method, s) in comparison.cells
             ]
             # a network without paths has no place on an axis of effective compression
-            draw_method(axes, method, [(s, cell) for s, cell in points if cell.accuracies and s < 1], *look)
+            points = [(math.exp(aside) / (1 - s), cell) for s, cell in points if cell.accuracies and s < 1]
+            draw_method(axes, method, points, *look)
         if any(cell.with_dead_layers for cell in comparison.cells.values()):
             axes.scatter([], [], **COLLAPSED, label="a layer is dead")
         legend(figure, axes)
@@ -64,7 +71,7 @@ def prepare(axes: Axes, comparison: Comparison, x: str) -> None:
     named = with_room(comparison.sparsities, *np.log(axes.get_xlim()))
     axes.xaxis.set_major_locator(FixedLocator([1 / (1 - s) for s in named]))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([f"{s:.4g}" for s in named])
+    axes.set_xticklabels([f"{s:.4g}" if float(f"{s:.4g}") < 1 else share(s) for s in named])
     highest = max((ends(cell)[1] for cell in cells), default=100.0)
     error_axis(axes, lowest, highest)
     axes.set_xlabel("effective sparsity (scale: compression)" if x == "effective" else "sparsity (scale: compression)")
@@ -130,8 +137,8 @@ def draw_dense(axes: Axes, dense: Cell) -> None:
 
 
 def draw_method(axes: Axes, method: str, points: list[tuple[float, Cell]], colour: str, marker: str, line: str) -> None:
-    """One criterion: means with intervals, a ring where some layer is dead."""
-    x = [1 / (1 - s) for s, _ in points]
+    """One criterion: means with intervals at some compressions, a ring where some layer is dead."""
+    x = [compression for compression, _ in points]
     y = [cell.percent.mean for _, cell in points]
     axes.errorbar(
         x,

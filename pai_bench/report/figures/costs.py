@@ -41,11 +41,11 @@ LOWEST = 0.2
 """The least height of an axis of accuracies, in points."""
 
 
-def pareto(comparison: Comparison, sparsity: float, path: Path) -> None:
+def pareto(comparison: Comparison, sparsity: float, path: Path) -> bool:
     """Accuracy at one sparsity against the seconds of scoring and training together.
 
     Training is the median over all trials of the comparison: masks do not change what a step costs. What no other
-    criterion beats in both is joined by a line.
+    criterion beats in both is joined by a line. Whether there is something to draw.
     """
     training = comparison.rows[comparison.rows.status == "done"].train_seconds.astype(float).median()
     points = {}
@@ -56,7 +56,7 @@ def pareto(comparison: Comparison, sparsity: float, path: Path) -> None:
         if not np.isnan(total):
             points[method] = float(total), 100 * float(rows.test_accuracy.mean())
     if not points:
-        return
+        return False
     with canvas(path) as figure:
         axes = figure.subplots()
         for method, (colour, marker, _) in looks(comparison.methods).items():
@@ -81,10 +81,14 @@ def pareto(comparison: Comparison, sparsity: float, path: Path) -> None:
         axes.set_ylim(max(low, -LOWEST / 20), min(high, 100 + LOWEST / 20))  # no accuracy is above 100 %
         axes.grid(alpha=0.25)
         legend(figure, axes)
+    return True
 
 
-def scoring(comparison: Comparison, path: Path) -> None:
-    """Bars of what one mask costs by each criterion, in units of a training step, on a log scale."""
+def scoring(comparison: Comparison, path: Path) -> bool:
+    """Bars of what one mask costs by each criterion, in units of a training step, on a log scale.
+
+    Whether there is something to draw.
+    """
     found = {}
     for method in comparison.methods:
         rows = comparison.rows[comparison.rows.method == method]
@@ -93,7 +97,7 @@ def scoring(comparison: Comparison, path: Path) -> None:
         if cost > 0:
             found[method] = cost
     if not found:
-        return
+        return False
     with canvas(path, height=1.2 + 0.32 * len(found)) as figure:
         axes = figure.subplots()
         names, values = list(found), np.array(list(found.values()))
@@ -108,3 +112,4 @@ def scoring(comparison: Comparison, path: Path) -> None:
         axes.invert_yaxis()
         axes.set_xlabel("training steps (logarithmic)")
         axes.set_title(literal(f"Cost of a mask, {comparison.title}"), fontsize=11)
+    return True

@@ -74,7 +74,7 @@ def write_numbers(axes: Axes, table: NDArray[np.float64], middle: float) -> None
         axes.text(column, row, f"{100 * value:.3g}", color=colour, **WITHIN)
 
 
-def likeness(where: str, found: Similarity, path: Path) -> None:
+def likeness(where: str, found: Similarity, path: Path) -> bool:
     """Jaccard indices of masks, and behind a stroke what chance would give between layers of the same densities."""
     count = len(found.methods)
     with canvas(path, max(WIDTH, 2.2 + 0.75 * count), 1.6 + 0.6 * count) as figure:
@@ -93,6 +93,7 @@ def likeness(where: str, found: Similarity, path: Path) -> None:
         axes.set_ylim(count - 0.5, 0.5)
         figure.colorbar(image, ax=axes, use_gridspec=False, label="Jaccard index")
         axes.set_title(literal(f"Likeness of masks, {where}: Jaccard index / by chance"), fontsize=10)
+    return True
 
 
 def first_layer(comparison: Comparison, sparsities: Sequence[float], records: Mapping[str, Record], path: Path) -> bool:

@@ -1,5 +1,6 @@
 """What all figures share: colours and markers that stand for the same criterion everywhere, and files without dates."""
 
+import os
 import re
 import textwrap
 import warnings
@@ -69,19 +70,34 @@ def canvas(path: Path, width: float = 6.4, height: float = 4.2) -> Iterator[Figu
         figure = Figure(figsize=(width, height))
         FigureCanvasAgg(figure)  # measures text several times faster than the canvas of an SVG would
         yield figure
-        for axes in figure.axes:
-            for artist in (*axes.lines, *axes.images, *axes.collections):
-                artist.set_in_layout(False)  # axes hold them, and measuring them takes long
-        # once: a figure that has the engine is laid out, drawn for nothing and drawn
-        ConstrainedLayoutEngine().execute(figure)
-        texts = [text for axes in figure.axes for text in (axes.title, axes.xaxis.label)]
-        if [text for text in texts if broken(text, figure.bbox.width)]:
-            ConstrainedLayoutEngine().execute(figure)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        undated = {"Software": None} if path.suffix == ".png" else {"Date": None}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph", UserWarning)  # the reader's fonts may have it
-            figure.savefig(path, dpi=PIXELS, metadata=undated)
+            lay_out(figure)
+            save(figure, path)
+
+
+def lay_out(figure: Figure) -> None:
+    """Give all parts of a figure their places."""
+    for axes in figure.axes:
+        for artist in (*axes.lines, *axes.images, *axes.collections):
+            artist.set_in_layout(False)  # axes hold them, and measuring them takes long
+    # once: a figure that has the engine is laid out, drawn for nothing and drawn
+    ConstrainedLayoutEngine().execute(figure)
+    texts = [text for axes in figure.axes for text in (axes.title, axes.xaxis.label)]
+    if [text for text in texts if broken(text, figure.bbox.width)]:
+        ConstrainedLayoutEngine().execute(figure)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure whole or not at all, in place of an earlier one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    undated = {"Software": None} if path.suffix == ".png" else {"Date": None}
+    beside = path.with_name(f".{os.getpid()}.tmp")
+    try:
+        figure.savefig(beside, format=path.suffix[1:], dpi=PIXELS, metadata=undated)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 ROWS = 5
@@ -125,7 +141,7 @@ def looks(methods: Iterable[str]) -> dict[str, Look]:
     """Colour, marker and line of each method, no two the same.
 
     A criterion has the same look in every figure; variants and other uses of it, which its name goes on with behind a
-    comma or a plus, have its colour, and another marker or line.
+    comma or a plus, have its colour, and another marker or line. So has one with options where the plain one is there.
     """
     found: dict[str, Look] = {}
     methods = list(methods)
@@ -147,8 +163,8 @@ def legend(figure: Figure, axes: Axes) -> None:
 
 
 def criterion_of(method: str) -> str:
-    """The criterion that a method uses."""
-    return re.split(r", | \+ ", method)[0]
+    """The criterion that a method uses, without its options."""
+    return re.split(r", | \+ |:(?=[\w-]+=)", method)[0]
 
 
 def own_look(criterion: str) -> Look:
