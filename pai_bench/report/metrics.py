@@ -60,7 +60,7 @@ def dead_layers(rows: pd.DataFrame, _dense: pd.DataFrame) -> "pd.Series[float]":
     return rows.dead_layers.map(len, na_action="ignore")
 
 
-TRAIN_LOSS = Metric("train_loss", "training loss, last epoch", "", "lower", column("train_loss"), "{:.4g}".format)
+TRAIN_LOSS = Metric("train_loss", "training loss, last epoch", "", "lower", column("train_loss"), "{:#.4g}".format)
 
 METRICS = (
     Metric("accuracy", "test accuracy, last epoch", "%", "higher", column("test_accuracy", 100), "{:.2f}".format, True),
@@ -197,8 +197,8 @@ def latex(text: str) -> str:
 
 
 def as_html(comparisons: Sequence[Comparison]) -> str:
-    """An HTML table for each comparison."""
-    parts = []
+    """A page with an HTML table for each comparison."""
+    parts = ['<!doctype html>\n<meta charset="utf-8">\n<title>pai-bench</title>']
     for comparison in comparisons:
         head, *body = ([html.escape(cell) for cell in row] for row in table(comparison))
         caption = html.escape(f"{comparison.title}. {comparison.protocol}")

@@ -57,6 +57,7 @@ def test_formats_hold_the_same_numbers() -> None:
     assert text in Path("x.tex").read_text()
     assert text in Path("x.html").read_text()
     assert Path("x.tex").read_text().count(r"\begin{tabular}") == 2
+    assert Path("x.html").read_text().startswith('<!doctype html>\n<meta charset="utf-8">\n')
     assert Path("x.html").read_text().count("<table>") == Path("x.html").read_text().count("</table>") == 2
 
 

@@ -66,7 +66,7 @@ def test_random_labels_are_told_by_the_training_loss(tmp_path: Path) -> None:
         for seed, losses in enumerate(seeds)
     ]
     text = page(records, tmp_path / "report.md", [], [])
-    told = "the mean training loss of the last epoch is dense 1.5 (2 seeds), snip 2.3 (2 seeds)."
+    told = "the mean training loss of the last epoch is dense 1.500 (2 seeds), snip 2.300 (2 seeds)."
     assert f"At sparsity 0.9, {told}" in text
     assert "snip has the highest mean accuracy" not in text
     assert "points of test accuracy" not in text
@@ -87,7 +87,7 @@ def test_networks_that_diverge_on_random_labels_are_told_of(tmp_path: Path) -> N
     records += [record("snip", 0.9, seed, None, trial=noise) for seed in (1, 2)]
     records += [record(None, 0.0, seed, None, trial=noise) for seed in range(2)]
     text = page(records, tmp_path / "report.md", [], [])
-    told = "dense unknown (0 of 2 seeds, 2 failed), snip 1 (1 of 3 seeds, 2 failed)."
+    told = "dense unknown (0 of 2 seeds, 2 failed), snip 1.000 (1 of 3 seeds, 2 failed)."
     assert f"the mean training loss of the last epoch is {told}" in text
 
 

@@ -40,7 +40,8 @@ def accuracy(comparison: Comparison, path: Path, x: str = "direct") -> None:
         axes = figure.subplots()
         prepare(axes, comparison, x)
         draw_dense(axes, comparison.dense)
-        beside = np.linspace(-BESIDE, BESIDE, len(comparison.methods)) * (len(comparison.sparsities) == 1)
+        places = np.arange(len(comparison.methods)) - (len(comparison.methods) - 1) / 2
+        beside = places * (2 * BESIDE / max(1, len(places)) if len(comparison.sparsities) == 1 else 0)
         for (method, look), aside in zip(looks(comparison.methods).items(), beside, strict=True):
             points = [
                 (place(s, comparison.cells[method, s], x), comparison.cells[method, s])
