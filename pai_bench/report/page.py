@@ -146,7 +146,7 @@ def in_short(found: Sequence[Comparison], sections: Sequence[Section]) -> list[s
     for comparison, one in zip(found, sections, strict=True):
         if one.findings:
             fits = comparison.label_noise == 1
-            compared |= not fits
+            compared |= bool(one.pairs)
             parts += [f"**{tables.escaped(comparison.title)}**", *([RANDOM_LABELS] if fits else [])]
             parts.append("\n".join(f"* {tables.escaped(line)}" for line in one.findings))
     return ["## In short", *([SHORT] if compared else []), *parts] if parts else []

@@ -38,6 +38,8 @@ def section(comparison: Comparison, records: Mapping[str, Record], folder: Path,
     fits = comparison.label_noise == 1  # the test set says nothing of how well
     same = [] if fits else pairs.pairs(comparison)
     findings = metrics.fitted(comparison) if fits else pairs.sentences(comparison, same)
+    if (comparison.rows.status == "failed").all():
+        findings = [f"Every trial failed ({len(comparison.rows)}): nothing is compared."]
     title = tables.escaped(comparison.title)
     parts = [
         f"## {title}",
@@ -47,7 +49,7 @@ def section(comparison: Comparison, records: Mapping[str, Record], folder: Path,
     if cuts := tables.disconnections(comparison):
         parts.append("\n".join(f"* {line}" for line in cuts))
     parts += against_literature(comparison)
-    if comparison.cells and comparison.trained:
+    if any(cell.accuracies for cell in comparison.cells.values()) and comparison.trained:
         accuracy(comparison, folder / paths["accuracy"], x)
         parts.append(picture(f"Test accuracy against sparsity, {title}", paths["accuracy"]))
     if same and comparison.trained:
@@ -55,9 +57,8 @@ def section(comparison: Comparison, records: Mapping[str, Record], folder: Path,
     parts += ["### Cost", tables.markdown(tables.cost(comparison))]
     parts += drawn(comparison, records, folder, paths)
     parts.append(details("All measured numbers, means over seeds", tables.markdown(metrics.table(comparison))))
-    if comparison.cells:
-        name = "Density of each layer in per cent, kept and effective"
-        parts.append(details(name, layer_densities(comparison, records)))
+    if densities := layer_densities(comparison, records):
+        parts.append(details("Density of each layer in per cent, kept and effective", densities))
     shown = "\n".join(parts)
     for path in paths.values():
         if path.as_posix() not in shown:

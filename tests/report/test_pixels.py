@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from pai_bench.report.figures import masks
+from pai_bench.report.figures import masks, style
 from pai_bench.report.summary import comparisons
 from pai_bench.store import as_frame
 from pai_bench.store.bits import pack
@@ -19,7 +19,7 @@ LEFT = np.arange(4) < 2
 
 def test_each_mask_has_its_place_the_right_way_up(monkeypatch: pytest.MonkeyPatch) -> None:
     drawings: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawings.append(figure))
+    monkeypatch.setattr(style, "save", lambda figure, _path: drawings.append(figure))
     kept = {("snip", 0.5): F_SHAPE, ("snip", 0.9): F_SHAPE.T, ("random", 0.5): ~F_SHAPE}
     records = []
     for (criterion, sparsity), seen in kept.items():

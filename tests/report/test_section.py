@@ -15,6 +15,7 @@ from pai_bench.report.page import write_report
 from pai_bench.report.section import Section, section
 from pai_bench.report.summary import comparisons
 from pai_bench.store import Store, as_frame
+from tests.report.records import record
 from tests.report.test_pairs import files, full
 
 
@@ -104,3 +105,15 @@ def test_criteria_at_one_sparsity_stand_beside_each_other(tmp_path: Path, monkey
     (comparison,) = comparisons(as_frame(full(("net",))))
     figure.accuracy(comparison, tmp_path / "two.svg")
     assert {round(place, 9) for place in places} == {2.0, 5.0}
+
+
+def test_a_store_of_failures_says_so(tmp_path: Path) -> None:
+    store = Store(tmp_path / "r", create=True)
+    for name in (None, "snip", "random"):
+        store.write(record(name, 0.9 if name else 0.0, 0, None, layers=(), score_seconds=None))
+    text = write_report(store, tmp_path / "page.md").read_text()
+    assert "* Every trial failed (3): nothing is compared." in text
+    assert "Differences are in points" not in text
+    assert "the dense reference failed: nothing says what pruning costs in accuracy." in text
+    assert "![" not in text
+    assert "Density of each layer" not in text
