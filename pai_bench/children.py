@@ -30,25 +30,33 @@ def start(module: str, threads: int) -> tuple[subprocess.Popen[bytes], Connectio
     """
     path = os.pathsep.join(part or os.getcwd() for part in sys.path if isinstance(part, str))
     line, theirs = Pipe()
+    process = None
     # an interrupt is this process's, who ends the other: that one is deaf to it from its first moment
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        with theirs:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", module, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=os.environ | dict.fromkeys(THREADS, str(threads)) | {"PYTHONPATH": path},
-            )
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        try:
+            with theirs:
+                process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", module, str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    env=os.environ | dict.fromkeys(THREADS, str(threads)) | {"PYTHONPATH": path},
+                )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    except BaseException:  # an interrupt that came meanwhile, too
+        line.close()
+        if process is not None:
+            process.kill()
+            process.wait()
+        raise
     return process, line
 
 
 def line_to_parent() -> Connection:
     """The other end of the line, for a process that was started so; it ends when its parent has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # that which it may start can hear it
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # what came meanwhile is ignored, too
     threading.Thread(target=leave_with, args=[os.getppid()], daemon=True).start()
     return Connection(int(sys.argv[1]))
 
@@ -83,7 +91,8 @@ def each(
     waiting, left = queue.SimpleQueue[int | None](), list[int]()
     for place in (*range(len(jobs)), *[None] * processes):
         waiting.put(place)
-    ready, counts = set[subprocess.Popen[bytes]](), itertools.count(1)
+    ready: set[subprocess.Popen[bytes]] = set()
+    counts = itertools.count(1)
 
     def take(place: int, result: Result) -> None:
         results[place] = result

@@ -8,6 +8,7 @@ import sys
 from operator import floordiv
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -151,6 +152,35 @@ def test_an_interrupt_leaves_no_process(jobs: ModuleType, met: Path, started: li
     with pytest.raises(KeyboardInterrupt):
         each(jobs.is_interrupted, [(i, os.getpid(), met) for i in range(4)], 2)
     assert [process.poll() for process in started] == [-signal.SIGKILL]
+
+
+def test_a_process_is_deaf_to_interrupts_while_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = []
+
+    class Noted(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **keys: Any) -> None:
+            masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+            super().__init__(*arguments, **keys)
+
+    monkeypatch.setattr(subprocess, "Popen", Noted)
+    assert each(pow, SQUARES, 2) == [i**2 for i in range(20)]
+    assert [signal.SIGINT in mask for mask in masks] == [True]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_an_interrupt_while_a_process_begins_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[subprocess.Popen[bytes]] = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **keys: Any) -> None:
+            super().__init__(*arguments, **keys)
+            made.append(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        each(pow, SQUARES, 2)
+    assert [process.poll() for process in made] == [-signal.SIGKILL]
 
 
 def test_a_script_is_not_run_again(tmp_path: Path) -> None:

@@ -60,7 +60,12 @@ def dead_layers(rows: pd.DataFrame, _dense: pd.DataFrame) -> "pd.Series[float]":
     return rows.dead_layers.map(len, na_action="ignore")
 
 
-TRAIN_LOSS = Metric("train_loss", "training loss, last epoch", "", "lower", column("train_loss"), "{:#.4g}".format)
+def four_digits(value: float) -> str:
+    """A number with four digits that count, noughts too."""
+    return f"{value:#.4g}".rstrip(".")
+
+
+TRAIN_LOSS = Metric("train_loss", "training loss, last epoch", "", "lower", column("train_loss"), four_digits)
 
 METRICS = (
     Metric("accuracy", "test accuracy, last epoch", "%", "higher", column("test_accuracy", 100), "{:.2f}".format, True),

@@ -80,28 +80,39 @@ def sentences(comparison: Comparison, found: Sequence[Pair]) -> list[str]:
         here = pd.DataFrame(columns)
         common = here.dropna() if len(here.dropna()) else here  # what is compared is compared on the same seeds
         means = common.mean().round(DIGITS)
-        best, *same = (str(method) for method in means.index[means == means.max()])
-        leads = f"{named(best)} has the highest mean accuracy"
-        if same:
-            leads = f"{listing([named(one) for one in (best, *same)])} have the same, highest mean accuracy"
-        start = f"At sparsity {sparsity:.10g}, {leads}, {common[best].mean():.2f} %"
-        if len(common) < here[best].count():  # its cell in the table is over more seeds
+        leaders = [str(method) for method in means.index[means == means.max()]]
+        leads = " has the highest" if len(leaders) == 1 else " have the same, highest"
+        start = f"At sparsity {sparsity:.10g}, {listing(list(map(named, leaders)))}{leads} mean accuracy, "
+        start += f"{means.max():.2f} %"
+        if len(common) < here.count().max():  # cells in the table are over more seeds
             start += f" over the {plural(len(common), 'seed')} that all have"
-        against = {
-            pair.worse if pair.better == best else pair.better: pair
-            for pair in found
-            if pair.sparsity == sparsity and best in (pair.better, pair.worse)
-        }
-        seeds = {pair.difference.seeds for pair in against.values()}
-        if not against:
-            lines.append(f"{start}; nothing stands beside it.")
-        elif max(seeds) < 2:
-            names = ", ".join(map(named, against))
-            lines.append(f"{start}. With one seed it cannot be told from chance whether it differs from {names}.")
+        said = []
+        for leader in leaders:
+            others = {
+                pair.worse if pair.better == leader else pair.better: pair
+                for pair in found
+                if pair.sparsity == sparsity and leader in (pair.better, pair.worse)
+            }
+            said.append(compared(leader, {name: pair for name, pair in others.items() if name not in leaders}))
+        if len(leaders) > 1:
+            each = [f"{named(one)}: {text}" for one, text in zip(leaders, said, strict=True) if text]
+            lines.append(". ".join([start, *each]) + ".")
+        elif not said[0]:
+            lines.append(f"{start}; nothing {'with common seeds ' * (len(columns) > 1)}stands beside it.")
         else:
-            counts = f"{min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else plural(max(seeds), "seed")
-            lines.append(f"{start}: {'; '.join([*verdicts(best, against), counts])}.")
+            lines.append(f"{start}{'.' if said[0].startswith('With') else ':'} {said[0]}.")
     return lines
+
+
+def compared(best: str, against: Mapping[str, Pair]) -> str:
+    """What the pairs of one criterion say of it; nothing without any."""
+    seeds = {pair.difference.seeds for pair in against.values()}
+    if not against:
+        return ""
+    if max(seeds) < 2:
+        return f"With one seed it cannot be told from chance whether it differs from {', '.join(map(named, against))}"
+    counts = f"{min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else plural(max(seeds), "seed")
+    return "; ".join([*verdicts(best, against), counts])
 
 
 def verdicts(best: str, against: Mapping[str, Pair]) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pai_bench.plan import DENSE
 from pai_bench.report import literature, metrics, pairs, tables
 from pai_bench.report.figures import costs as by_cost
 from pai_bench.report.figures import curves, masks
@@ -38,8 +39,9 @@ def section(comparison: Comparison, records: Mapping[str, Record], folder: Path,
     fits = comparison.label_noise == 1  # the test set says nothing of how well
     same = [] if fits else pairs.pairs(comparison)
     findings = metrics.fitted(comparison) if fits else pairs.sentences(comparison, same)
-    if (comparison.rows.status == "failed").all():
-        findings = [f"Every trial failed ({len(comparison.rows)}): nothing is compared."]
+    pruned = comparison.rows[comparison.rows.criterion != DENSE]
+    if len(pruned) and (pruned.status == "failed").all():
+        findings = [f"Every pruned trial failed ({len(pruned)}): nothing is compared."]
     title = tables.escaped(comparison.title)
     parts = [
         f"## {title}",

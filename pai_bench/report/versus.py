@@ -142,7 +142,7 @@ def verdict(found: Sequence[Change], before: Sequence[Record], after: Sequence[R
         f"{changed:,} changed beyond the spread of their seeds (Welch's t test, {LEVEL:.0%}, Holm's correction)."
     )
     if moved:
-        text += f" In {plural(moved, 'cell')} a trial changed its status."
+        text += f" In {plural(moved, 'cell')} at least one trial changed its status."
     return text + (f" {plural(untested, 'cell')} could not be tested: fewer than two seeds." if untested else "")
 
 

@@ -42,9 +42,15 @@ def test_a_mean_over_fewer_seeds_than_in_the_table_says_so() -> None:
 
 
 def test_equal_means_are_both_named() -> None:
-    comparison = compared({"snip": [0.1, 0.2, 0.3], "random": [0.3, 0.1, 0.2], "grasp": [0.1] * 3})
+    comparison = compared(
+        {"snip": [0.8, 0.9, 1.0, 0.85, 0.95], "random": [0.91, 0.89, 0.9, 0.9, 0.9], "grasp": [0.85] * 5}
+    )
     (line,) = pairs.sentences(comparison, pairs.pairs(comparison))
-    assert line.startswith("At sparsity 0.9, snip and random have the same, highest mean accuracy, 20.00 %: ")
+    assert line.startswith("At sparsity 0.9, snip and random have the same, highest mean accuracy, 90.00 %. ")
+    assert "snip: it is not distinguishable from grasp (5.00, -4.82 to 14.82); 5 seeds. " in line
+    assert line.endswith(" random: it beats grasp by 5.00 points (4.12 to 5.88); 5 seeds.")
+    (line,) = pairs.sentences(one := compared({"snip": [0.1], "random": [0.1]}), pairs.pairs(one))
+    assert line == "At sparsity 0.9, snip and random have the same, highest mean accuracy, 10.00 %."
 
 
 def test_names_with_commas_stand_in_quotes() -> None:
@@ -70,9 +76,8 @@ def test_the_best_is_the_best_of_what_is_compared() -> None:
     snip, random = [0.8, 0.802, 0.801, 0.799, 0.8, 0.99, 0.991, 0.992, 0.99, 0.99], [0.85, 0.851, 0.852, 0.85, 0.849]
     comparison = compared({"snip": snip, "random": random})
     (line,) = pairs.sentences(comparison, pairs.pairs(comparison))
-    assert line.startswith(
-        "At sparsity 0.9, random has the highest mean accuracy, 85.04 %: it beats snip by 5.00 points ("
-    )
+    best = "At sparsity 0.9, random has the highest mean accuracy, 85.04 % over the 5 seeds that all have"
+    assert line.startswith(f"{best}: it beats snip by 5.00 points (")
 
 
 def test_pairs_without_spread_are_said_to_be_untested() -> None:

@@ -177,7 +177,7 @@ def test_methods_of_a_figure_can_be_told_apart() -> None:
     assert looks(["random", "mine"])["mine"] == looks(["mine", "snip", "erk"])["mine"]  # the same in every figure
     assert looks(["snip, layerwise", "snip"])["snip"] == LOOKS["snip"]
     options = looks(["grasp", "snip:bn=train", "snip:bn=train + shuffle", "./mine.py:Mine", "./mine.py:Other"])
-    assert options["snip:bn=train"] == LOOKS["snip"]
+    assert options["snip:bn=train"] == looks(["snip:bn=train", "snip + shuffle"])["snip:bn=train"] == LOOKS["snip"]
     assert options["snip:bn=train + shuffle"][0] == LOOKS["snip"][0]
     assert options["./mine.py:Mine"] == looks(["./mine.py:Mine"])["./mine.py:Mine"] != options["./mine.py:Other"]
     assert looks(["snip:bn=train", "snip"])["snip"] == LOOKS["snip"]

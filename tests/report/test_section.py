@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from pai_bench.report import page
 from pai_bench.report import section as home
@@ -102,6 +103,10 @@ def test_criteria_at_one_sparsity_stand_beside_each_other(tmp_path: Path, monkey
     assert places[1] == pytest.approx(5)
     assert len({*places}) == 3
     places.clear()
+    figure.accuracy(comparison, tmp_path / "effective.svg", "effective")
+    ends = {1 / (1 - cell.effective_sparsity) for cell in comparison.cells.values()}
+    assert set(places) == ends
+    places.clear()
     (comparison,) = comparisons(as_frame(full(("net",))))
     figure.accuracy(comparison, tmp_path / "two.svg")
     assert {round(place, 9) for place in places} == {2.0, 5.0}
@@ -112,8 +117,30 @@ def test_a_store_of_failures_says_so(tmp_path: Path) -> None:
     for name in (None, "snip", "random"):
         store.write(record(name, 0.9 if name else 0.0, 0, None, layers=(), score_seconds=None))
     text = write_report(store, tmp_path / "page.md").read_text()
-    assert "* Every trial failed (3): nothing is compared." in text
+    assert "* Every pruned trial failed (2): nothing is compared." in text
     assert "Differences are in points" not in text
     assert "the dense reference failed: nothing says what pruning costs in accuracy." in text
     assert "![" not in text
     assert "Density of each layer" not in text
+
+
+@pytest.mark.parametrize("error", [OSError("no space left"), KeyboardInterrupt()])
+def test_a_figure_is_written_whole_or_not_at_all(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "figure.svg"
+    with style.canvas(path) as drawn:
+        drawn.subplots()
+    before = path.read_bytes()
+    (tmp_path / ".figure.svg.1.tmp").touch()  # of a process that was killed
+    save = Figure.savefig
+
+    def half(one: Figure, to: Path, **keys: Any) -> None:
+        save(one, to, **keys)
+        to.write_bytes(to.read_bytes()[:100])
+        raise error
+
+    monkeypatch.setattr(Figure, "savefig", half)
+    with pytest.raises(type(error)), style.canvas(path) as drawn:
+        drawn.subplots()
+    assert files(tmp_path) == {Path("figure.svg"): before}

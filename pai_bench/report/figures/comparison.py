@@ -34,14 +34,15 @@ def accuracy(comparison: Comparison, path: Path, x: str = "direct") -> None:
     """Test accuracy against direct or effective sparsity, with 95 % intervals over seeds.
 
     Sparsity is on a scale of log compression, accuracy on a scale of log error, so that both ends can be read. Of a
-    single sparsity, criteria stand beside each other, and not on top of each other.
+    single direct sparsity, criteria stand beside each other, and not on top of each other.
     """
     with canvas(path) as figure:
         axes = figure.subplots()
         prepare(axes, comparison, x)
         draw_dense(axes, comparison.dense)
         places = np.arange(len(comparison.methods)) - (len(comparison.methods) - 1) / 2
-        beside = places * (2 * BESIDE / max(1, len(places)) if len(comparison.sparsities) == 1 else 0)
+        alone = x == "direct" and len(comparison.sparsities) == 1  # else places say something
+        beside = places * (2 * BESIDE / max(1, len(places)) if alone else 0)
         for (method, look), aside in zip(looks(comparison.methods).items(), beside, strict=True):
             points = [
                 (place(s, comparison.cells[method, s], x), comparison.cells[method, s])

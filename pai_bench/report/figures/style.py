@@ -1,5 +1,6 @@
 """What all figures share: colours and markers that stand for the same criterion everywhere, and files without dates."""
 
+import glob
 import os
 import re
 import textwrap
@@ -92,7 +93,9 @@ def save(figure: Figure, path: Path) -> None:
     """Write a figure whole or not at all, in place of an earlier one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     undated = {"Software": None} if path.suffix == ".png" else {"Date": None}
-    beside = path.with_name(f".{os.getpid()}.tmp")
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # of a process that was killed
+        left.unlink(missing_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         figure.savefig(beside, format=path.suffix[1:], dpi=PIXELS, metadata=undated)
         beside.replace(path)
@@ -145,7 +148,7 @@ def looks(methods: Iterable[str]) -> dict[str, Look]:
     """
     found: dict[str, Look] = {}
     methods = list(methods)
-    for method in sorted(methods, key=lambda method: (criterion_of(method) != method, method)):
+    for method in sorted(methods, key=lambda method: (criterion_of(method) != method, is_use(method), method)):
         own = own_look(criterion_of(method))
         others = [(own[0], marker, line) for line, marker in product(LINES, MARKERS)]
         others += [(colour, marker, line) for line, marker, colour in product(LINES, MARKERS, COLOURS)]
@@ -165,6 +168,11 @@ def legend(figure: Figure, axes: Axes) -> None:
 def criterion_of(method: str) -> str:
     """The criterion that a method uses, without its options."""
     return re.split(r", | \+ |:(?=[\w-]+=)", method)[0]
+
+
+def is_use(method: str) -> bool:
+    """Whether a method is a variant or another use of its criterion."""
+    return re.search(r", | \+ ", method) is not None
 
 
 def own_look(criterion: str) -> Look:
