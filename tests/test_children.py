@@ -19,7 +19,6 @@ SQUARES = [(i, 2) for i in range(20)]
 
 MODULE = """
 import os
-import signal
 import time
 from pathlib import Path
 

@@ -6,14 +6,7 @@ from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from pai_bench.verbs.console import (
-    FAILED,
-    INTERRUPTED,
-    make_console,
-    print_failure,
-    print_report,
-    print_table,
-)
+from pai_bench.verbs.console import FAILED, INTERRUPTED, make_console, print_failure, print_report, print_table
 from pai_bench.verbs.sweeps import sweeps
 
 if TYPE_CHECKING:
