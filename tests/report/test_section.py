@@ -1,6 +1,7 @@
 """Sections of a report are the same whichever process writes them."""
 
 import functools
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,10 @@ def test_a_figure_is_written_whole_or_not_at_all(
     with style.canvas(path) as drawn:
         drawn.subplots()
     before = path.read_bytes()
-    (tmp_path / ".figure.svg.1.tmp").touch()  # of a process that was killed
+    killed, writing = (tmp_path / f".figure.svg.{pid}.tmp" for pid in (1, 2))
+    for one, age in ((killed, 10_000), (writing, 0)):
+        one.touch()
+        os.utime(one, times=(time.time() - age,) * 2)
     save = Figure.savefig
 
     def half(one: Figure, to: Path, **keys: Any) -> None:
@@ -143,4 +147,4 @@ def test_a_figure_is_written_whole_or_not_at_all(
     monkeypatch.setattr(Figure, "savefig", half)
     with pytest.raises(type(error)), style.canvas(path) as drawn:
         drawn.subplots()
-    assert files(tmp_path) == {Path("figure.svg"): before}
+    assert files(tmp_path) == {Path("figure.svg"): before, Path(writing.name): b""}

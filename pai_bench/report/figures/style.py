@@ -4,10 +4,11 @@ import glob
 import os
 import re
 import textwrap
+import time
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,9 @@ INSIDE = 6
 PIXELS = 150
 """Of a PNG, per inch."""
 
+ABANDONED = 600
+"""Seconds after which nobody writes a figure any more that is not whole: its process was killed."""
+
 
 @contextmanager
 def canvas(path: Path, width: float = 6.4, height: float = 4.2) -> Iterator[Figure]:
@@ -93,8 +97,10 @@ def save(figure: Figure, path: Path) -> None:
     """Write a figure whole or not at all, in place of an earlier one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     undated = {"Software": None} if path.suffix == ".png" else {"Date": None}
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # of a process that was killed
-        left.unlink(missing_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                left.unlink()
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         figure.savefig(beside, format=path.suffix[1:], dpi=PIXELS, metadata=undated)
