@@ -17,7 +17,8 @@ from benchmarks.floors import arithmetic, repeated, usual_loop, write_mnist
 from pai_bench.data import Split
 from pai_bench.memory import keep_freed_memory
 from pai_bench.training.batches import Batches, Order
-from pai_bench.training.programs import Alone, Lanes, Program, prepare_layout
+from pai_bench.training.layout import prepare_layout
+from pai_bench.training.programs import Alone, Lanes, Program
 from pai_bench.training.protocol import Augmentation, Protocol
 from pai_bench.training.step import FIRST, step_for
 

@@ -26,7 +26,7 @@ from pai_bench.remains import left_of, links_of
 from pai_bench.store import EpochRecord, Record
 from pai_bench.timing import Measurement, measured
 from pai_bench.training.batches import Order
-from pai_bench.training.programs import difference
+from pai_bench.training.equivalence import difference
 from pai_bench.training.trainer import DivergedError, Epoch, History, evaluate, train, train_together
 
 logger = logging.getLogger(__name__)

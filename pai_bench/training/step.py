@@ -9,8 +9,9 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from pai_bench.errors import UserError
-from pai_bench.training.programs import Program, beside_tensors
+from pai_bench.training.programs import Program
 from pai_bench.training.protocol import Protocol
+from pai_bench.training.snapshot import beside_tensors
 
 logger = logging.getLogger(__name__)
 

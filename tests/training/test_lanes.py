@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import pai_bench as pb
 from pai_bench.data import Split
-from pai_bench.training import programs
+from pai_bench.training import equivalence, layout, programs, stacked_layers
 from pai_bench.training.batches import Order
 from pai_bench.training.protocol import Protocol
 from pai_bench.training.trainer import History, train, train_together
@@ -112,7 +112,7 @@ def test_recurrent_networks_may_share_a_program(name: str) -> None:
     examples = data(*network(name, 0)[1])
     inputs, targets = (part[:8] for part in examples.train)
     apart, together = ([network(name, seed)[0] for seed in range(2)] for _ in range(2))
-    assert programs.difference(apart, together, inputs, targets) is None
+    assert equivalence.difference(apart, together, inputs, targets) is None
 
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
@@ -176,10 +176,10 @@ class Clipped(nn.Module):
 def test_what_a_lane_would_lose_is_seen() -> None:
     inputs, targets = (part[:8] for part in data(1, 2, 3).train)
     shifting = [[Shifting().double() for _ in range(2)] for _ in range(2)]
-    assert programs.difference(shifting[0], shifting[1], inputs, targets) is not None
+    assert equivalence.difference(shifting[0], shifting[1], inputs, targets) is not None
     clipped = [Clipped().double() for _ in range(2)]
     with pytest.raises(pb.UserError, match=r"'head.weight' has a hook on its gradient"):
-        programs.difference(clipped, clipped, inputs, targets)
+        equivalence.difference(clipped, clipped, inputs, targets)
 
 
 class Odd(nn.Module):
@@ -202,7 +202,7 @@ class Odd(nn.Module):
 
 def test_laying_out_weights_changes_nothing_else() -> None:
     model = Odd().double()
-    programs.prepare_layout(model, data(1, 8, 8).train.inputs[:2])
+    layout.prepare_layout(model, data(1, 8, 8).train.inputs[:2])
     assert model.conv.weight.is_contiguous(memory_format=torch.channels_last)
     assert not model.seen
 
@@ -211,10 +211,13 @@ def test_a_small_wrong_gradient_is_seen(monkeypatch: pytest.MonkeyPatch) -> None
     torch.manual_seed(0)
     inputs, targets = (part[:8] for part in sentences())
     models = [Words(0) for _ in range(2)]
-    assert programs.difference(copy.deepcopy(models), copy.deepcopy(models), inputs, targets) is None
-    monkeypatch.setattr(programs.Decomposed, "__torch_function__", lambda _s, f, _t, a=(), k=None: f(*a, **(k or {})))
+    assert equivalence.difference(copy.deepcopy(models), copy.deepcopy(models), inputs, targets) is None
+    monkeypatch.setattr(
+        stacked_layers.Decomposed, "__torch_function__", lambda _s, f, _t, a=(), k=None: f(*a, **(k or {}))
+    )
     assert (
-        programs.difference(models, copy.deepcopy(models), inputs, targets) == "in lanes, its table.weight would differ"
+        equivalence.difference(models, copy.deepcopy(models), inputs, targets)
+        == "in lanes, its table.weight would differ"
     )
 
 
@@ -302,7 +305,7 @@ def test_each_lane_has_its_own_part_of_the_training_set() -> None:
 
 
 def test_networks_that_draw_at_random_are_refused_a_lane() -> None:
-    programs.refuse_chance(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0)))
+    equivalence.refuse_chance(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0)))
     for part in (nn.Dropout(0.5), nn.LSTM(2, 2, num_layers=2, dropout=0.1)):
         with pytest.raises(pb.UserError, match=r"'1' draws at random"):
-            programs.refuse_chance(nn.Sequential(nn.Linear(2, 2), part))
+            equivalence.refuse_chance(nn.Sequential(nn.Linear(2, 2), part))

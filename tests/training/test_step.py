@@ -15,8 +15,9 @@ from pai_bench.data import Split
 from pai_bench.training import step as steps
 from pai_bench.training.batches import Order
 from pai_bench.training.precision import arithmetic
-from pai_bench.training.programs import Alone, beside_tensors
+from pai_bench.training.programs import Alone
 from pai_bench.training.protocol import Protocol
+from pai_bench.training.snapshot import beside_tensors
 from pai_bench.training.trainer import History, train, train_together
 
 PROTOCOL = Protocol(name="test", epochs=3, batch_size=8, learning_rate=0.05, weight_decay=0.01)

@@ -1,0 +1,94 @@
+"""Whether networks that are trained together come out as each would alone."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from pai_bench.errors import UserError
+from pai_bench.training.programs import Alone, Lanes, Program
+from pai_bench.training.snapshot import beside_tensors
+
+
+def refuse_chance(model: nn.Module) -> None:
+    """Refuse lanes to a network that draws at random: what a lane draws would depend on those beside it."""
+    for name, module in model.named_modules():
+        if (isinstance(module, _DropoutNd) and module.p) or (isinstance(module, nn.RNNBase) and module.dropout):
+            raise UserError(f"{name!r} draws at random in training, so that each network has to be trained alone")
+
+
+def refuse_ties(model: nn.Module) -> None:
+    """Refuse lanes to a network in which a tensor has two names, of which only one would be stacked."""
+    for named in (model.named_parameters, model.named_buffers):
+        once = dict(named())
+        if two := [name for name, _ in named(remove_duplicate=False) if name not in once]:
+            raise UserError(f"{two[0]!r} is another name of a tensor that has one")
+
+
+def refuse_hooks(model: nn.Module) -> None:
+    """Refuse lanes to a network whose parameters have hooks, which see no gradient of a lane."""
+    for name, weight in model.named_parameters():
+        if weight._backward_hooks or weight._post_accumulate_grad_hooks:
+            raise UserError(f"{name!r} has a hook on its gradient")
+
+
+def difference(
+    apart: Sequence[nn.Module], together: Sequence[nn.Module], inputs: Tensor, targets: Tensor
+) -> str | None:
+    """What tells networks that are trained in lanes from equal ones that are trained `apart`, after two steps.
+
+    None if nothing does. Raises what torch does where it cannot make lanes of them.
+    """
+    refuse_chance(apart[0])
+    refuse_ties(apart[0])
+    refuse_hooks(apart[0])
+    start = [{name: value.clone() for name, value in tensors(model).items()} for model in apart]
+    lanes, count = Lanes(together, [None] * len(together)), len(together)
+    before = beside_tensors(lanes.module)
+    losses = [steps(lanes, torch.stack([inputs] * count), torch.stack([targets] * count))]
+    logits = lanes.logits(inputs)
+    if beside_tensors(lanes.module) != before:
+        return "it draws at random in training, or keeps a state of its own"
+    lanes.finish()
+    alone = [Alone(model) for model in apart]
+    losses.append(torch.cat([steps(program, inputs[None], targets[None]) for program in alone], 1))
+    pairs = {"losses": (losses[0], losses[1]), "outputs": (logits, torch.cat([one.logits(inputs) for one in alone]))}
+    for name, (lane, alike) in pairs.items():
+        if not torch.allclose(lane, alike, rtol=1e-3, atol=1e-3, equal_nan=True):
+            return f"in lanes, its {name} would differ"
+    for one, other, begun in zip(together, apart, start, strict=True):
+        found = tensors(one)
+        for name, value in tensors(other).items():
+            if not changed_alike(begun[name], found[name], value):
+                return f"in lanes, its {name} would differ"
+    return None
+
+
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers, also those that are not saved."""
+    return {name: value.detach() for of in (model.named_parameters(), model.named_buffers()) for name, value in of}
+
+
+def changed_alike(start: Tensor, one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have changed from `start` by the same, up to rounding: a hundredth of the largest change."""
+    start, one, other = start.double(), one.double(), other.double()
+    if not start.numel():
+        return True
+    largest = max(float((one - start).abs().max()), float((other - start).abs().max()))
+    rounding = 1e-6 * float(start.abs().max())
+    return bool(torch.allclose(one, other, rtol=0, atol=0.01 * largest + rounding, equal_nan=True))
+
+
+def steps(program: Program, inputs: Tensor, targets: Tensor) -> Tensor:
+    """The losses (2, lanes) of two steps of plain gradient descent."""
+    found = []
+    weights = [weight for weight in program.parameters if weight.requires_grad]
+    for _ in range(2):
+        losses = program.losses(inputs, targets)
+        gradients = torch.autograd.grad(losses.sum(), weights, materialize_grads=True)
+        with torch.no_grad():
+            for weight, gradient in zip(weights, gradients, strict=True):
+                weight.sub_(gradient, alpha=0.01)
+        found.append(losses.detach())
+    return torch.stack(found)
