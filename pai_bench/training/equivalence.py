@@ -1,5 +1,6 @@
 """Whether networks that are trained together come out as each would alone."""
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from pai_bench.errors import UserError
+from pai_bench.training.precision import arithmetic
 from pai_bench.training.programs import Alone, Lanes, Program
 from pai_bench.training.snapshot import beside_tensors
 
@@ -38,11 +40,35 @@ def difference(
 ) -> str | None:
     """What tells networks that are trained in lanes from equal ones that are trained `apart`, after two steps.
 
-    None if nothing does. Raises what torch does where it cannot make lanes of them.
+    None if nothing does. The networks, which are changed, take the steps in double precision where they can: in single
+    precision, and more so with factors rounded to TF32, rounding alone can exceed the tolerance. Raises what torch does
+    where it cannot make lanes of them.
     """
     refuse_chance(apart[0])
     refuse_ties(apart[0])
     refuse_hooks(apart[0])
+    with arithmetic("fp32", inputs.device):
+        in_double = inputs.double() if inputs.is_floating_point() else inputs
+        if runs_in_double(apart[0], in_double):
+            inputs = in_double
+            for model in (*apart, *together):
+                model.double()
+        return _difference(apart, together, inputs, targets)
+
+
+def runs_in_double(model: nn.Module, in_double: Tensor) -> bool:
+    """Whether `model` can be copied and run in double precision, which one that holds single-precision tensors cannot."""
+    try:
+        with torch.no_grad():
+            copy.deepcopy(model).double().eval()(in_double[:1])
+    except Exception:  # whatever a network raises that cannot be copied or run so
+        return False
+    return True
+
+
+def _difference(
+    apart: Sequence[nn.Module], together: Sequence[nn.Module], inputs: Tensor, targets: Tensor
+) -> str | None:
     start = [{name: value.clone() for name, value in tensors(model).items()} for model in apart]
     lanes, count = Lanes(together, [None] * len(together)), len(together)
     before = beside_tensors(lanes.module)

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 import pai_bench as pb
 from pai_bench.data import Split
@@ -219,6 +221,55 @@ def test_a_small_wrong_gradient_is_seen(monkeypatch: pytest.MonkeyPatch) -> None
         equivalence.difference(models, copy.deepcopy(models), inputs, targets)
         == "in lanes, its table.weight would differ"
     )
+
+
+class RoundedToTF32(TorchFunctionMode):
+    """Convolutions in single precision as tensor cores compute them: of factors with 10 bits after the binary point."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.conv2d and args[0].dtype == torch.float32:
+            args = (self.rounded(args[0]), self.rounded(args[1]), *args[2:])
+        return func(*args, **(kwargs or {}))
+
+    @staticmethod
+    def rounded(x: Tensor) -> Tensor:
+        split = (x * (2**13 + 1)).detach()  # Veltkamp's splitting
+        return x + ((split - (split - x.detach())) - x.detach())
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_convolutions_rounded_to_tf32_are_no_difference(seed: int) -> None:
+    torch.set_default_dtype(torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    inputs, targets = torch.randn(8, 3, 16, 16, generator=generator), torch.arange(8) % 3
+
+    def resnets() -> list[nn.Module]:
+        shape = (3, 16, 16)
+        return [pb.create_model("resnet-20", input_shape=shape, num_classes=3, seed=seed + i) for i in range(2)]
+
+    with RoundedToTF32():
+        single = equivalence._difference(resnets(), resnets(), inputs, targets)
+        assert single is not None  # the rounding is there
+        assert equivalence.difference(resnets(), resnets(), inputs, targets) is None
+
+
+def test_a_network_that_holds_single_precision_is_compared_in_it() -> None:
+    torch.set_default_dtype(torch.float32)
+
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.projection = nn.Linear(4, 3), torch.linspace(-1, 1, 24).view(6, 4)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.head(x @ self.projection)
+
+    inputs, targets = torch.linspace(0, 1, 48).view(8, 6), torch.arange(8) % 3
+    model = Fixed()
+    assert not equivalence.runs_in_double(model, inputs.double())
+    apart, together = ([copy.deepcopy(model) for _ in range(2)] for _ in range(2))
+    assert equivalence.difference(apart, together, inputs, targets) is None
+    assert model.head.weight.dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", ["lenet-300-100", "lenet-5-caffe", "resnet-20", "LSTM", "GRU", "RNN"])
