@@ -14,11 +14,11 @@ import torch
 from pai_bench.data import DataSet
 from pai_bench.memory import free_bytes, no_memory
 from pai_bench.plan import Trial
+from pai_bench.precision import arithmetic
 from pai_bench.runner import Runner
 from pai_bench.timing import measured, synchronise
 from pai_bench.training.batches import Batches, Order
 from pai_bench.training.layout import prepare_layout
-from pai_bench.training.precision import arithmetic
 from pai_bench.training.programs import Alone, Lanes, Program
 from pai_bench.training.step import FIRST, step_for
 

@@ -300,7 +300,18 @@ def differentiable(model: nn.Module, *, twice: bool = False) -> Iterator[None]:
     """Keep to kernels with a derivative, of which cuDNN's recurrent ones have none in eval mode; or a second one."""
     with ExitStack() as stack:
         if any(isinstance(module, nn.RNNBase) for module in model.modules()):
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            stack.enter_context(without_cudnn())
         if twice:
             stack.enter_context(TwiceDifferentiable())
         yield
+
+
+@contextmanager
+def without_cudnn() -> Iterator[None]:
+    """A block in which torch's own kernels are used in place of cuDNN's."""
+    enabled = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False  # torch.backends.cudnn.flags would also switch TF32 on
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = enabled

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from pai_bench.errors import UserError, unknown
+from pai_bench.precision import Precision
 
 LearningRateSchedule = Literal["constant", "steps", "cosine", "one-cycle"]
 Optimizer = Literal["sgd", "adam"]
 Augmentation = Literal["none", "flip-crop"]
-Precision = Literal["fp32", "tf32", "bf16"]
 
 WARM_UP = 0.25
 """Share of a one-cycle schedule in which the learning rate rises."""
@@ -39,7 +39,7 @@ class Protocol:
     (0, 1)); ``cosine`` to zero; ``one-cycle``, linearly up for a quarter of the steps and linearly down to zero.
     `augmentation`: ``none``; or ``flip-crop``, half of the images mirrored, and all shifted by up to 4 pixels each way.
     `budget` says which share of its length is left of a protocol that was `scaled`; `precision` how products are
-    computed (`pai_bench.training.precision`).
+    computed (`pai_bench.precision`).
     """
 
     name: str

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pai_bench.data import DataSet, Split
+from pai_bench.precision import arithmetic
 from pai_bench.training.batches import Batches, Order
 from pai_bench.training.layout import prepare_layout
-from pai_bench.training.precision import arithmetic
 from pai_bench.training.programs import Alone, Lanes, Masks, Program
 from pai_bench.training.protocol import Protocol
 from pai_bench.training.step import step_for

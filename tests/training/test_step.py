@@ -14,7 +14,6 @@ import pai_bench as pb
 from pai_bench.data import Split
 from pai_bench.training import step as steps
 from pai_bench.training.batches import Order
-from pai_bench.training.precision import arithmetic
 from pai_bench.training.programs import Alone
 from pai_bench.training.protocol import Protocol
 from pai_bench.training.snapshot import beside_tensors
@@ -75,15 +74,6 @@ def test_a_network_without_anything_to_train_is_named() -> None:
     model = pb.create_model("lenet-300-100", input_shape=(1, 12, 12), num_classes=3).requires_grad_(False)
     with pytest.raises(pb.UserError, match="there is nothing to train"):
         train(model, data(), PROTOCOL)
-
-
-def test_settings_are_put_back() -> None:
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    with arithmetic("fp32", torch.device("cpu")):
-        assert not torch.backends.cudnn.allow_tf32
-    with arithmetic("tf32", torch.device("cpu")):
-        assert torch.backends.cuda.matmul.allow_tf32
-    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
 
 
 def test_tf32_is_for_cuda_devices() -> None:

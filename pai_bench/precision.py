@@ -1,0 +1,92 @@
+"""In which arithmetic a block of training or scoring computes, whatever was set outside of it."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+Precision = Literal["fp32", "tf32", "bf16"]
+
+Key = tuple[str, str]
+"""Backend and operation, in torch's words."""
+
+GENERAL: tuple[Key, ...] = (("generic", "all"), ("cuda", "all"), ("mkldnn", "all"))
+OPERATIONS: tuple[Key, ...] = tuple((backend, op) for backend in ("cuda", "mkldnn") for op in ("matmul", "conv", "rnn"))
+"""The operations that torch rounds the factors of, each by its own setting or, without one, by a general one."""
+
+
+@contextmanager
+def arithmetic(precision: Precision, device: "torch.device") -> Iterator[None]:
+    """A block in which matrix products and convolutions are computed in `precision`, by the same kernels every time.
+
+    ``fp32`` is single precision throughout; ``tf32`` rounds the factors of products to 10 bits, on CUDA devices that
+    can, and adds in single precision; ``bf16`` is torch's autocast to bfloat16, with weights in single precision.
+    cuDNN uses deterministic kernels and measures none. Afterwards every setting is what it was.
+    """
+    import torch
+
+    before = _Settings.read()
+    try:
+        _Settings.of(precision).write()
+        # its cache would keep the first step's weights until the end of the block
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False):
+            yield
+    finally:
+        before.write()
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What torch is told about the rounding of factors, by both of its interfaces, and about cuDNN's kernels.
+
+    The two interfaces write to the same values, but the older one also keeps a copy of its own, and reading it, as
+    ``torch.backends.cudnn.flags`` and the compiler do, is an error where the copy differs. So both are set.
+    """
+
+    precisions: Mapping[Key, str]
+    """By operation; with ``none`` it has that of its backend, and this the one for all."""
+    convolutions: bool
+    products: str
+    deterministic: bool = True
+    benchmark: bool = False
+
+    @classmethod
+    def of(cls, precision: Precision) -> "_Settings":
+        """The settings of a block in `precision`; only CUDA devices round, and only in ``tf32``."""
+        rounds = precision == "tf32"
+        keys = (*GENERAL, *OPERATIONS)
+        precisions = {key: "tf32" if rounds and key[0] != "mkldnn" else "ieee" for key in keys}
+        return cls(precisions, rounds, "high" if rounds else "highest")
+
+    @classmethod
+    def read(cls) -> "_Settings":
+        """The settings as they are. Reading clears some of them, so they must be written again."""
+        import torch
+
+        seen = {key: torch._C._get_fp32_precision_getter(*key) for key in OPERATIONS}
+        precisions = {}
+        for key in (*GENERAL, *OPERATIONS):
+            precisions[key] = torch._C._get_fp32_precision_getter(*key)
+            torch._C._set_fp32_precision_setter(*key, "none")  # or else what follows it would read as this
+        # cuDNN's default in later versions of torch yields to general settings, but cannot be written
+        precisions |= {key: "none" for key, value in seen.items() if precisions[key] != value}
+        cudnn = torch.backends.cudnn
+        try:
+            convolutions = cudnn.allow_tf32
+        except RuntimeError:  # it differs from the cleared values, which are off
+            convolutions = True
+        return cls(precisions, convolutions, torch.get_float32_matmul_precision(), cudnn.deterministic, cudnn.benchmark)
+
+    def write(self) -> None:
+        """Make torch compute by these settings."""
+        import torch
+
+        cudnn = torch.backends.cudnn
+        cudnn.allow_tf32 = self.convolutions
+        torch.set_float32_matmul_precision(self.products)
+        for key, precision in self.precisions.items():  # last, since the older interface sets some of them
+            torch._C._set_fp32_precision_setter(*key, precision)
+        cudnn.deterministic, cudnn.benchmark = self.deterministic, self.benchmark

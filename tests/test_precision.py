@@ -1,0 +1,222 @@
+"""The arithmetic of a block, whatever was set before by either of torch's two interfaces; and that all is put back."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import pai_bench as pb
+from pai_bench.precision import GENERAL, OPERATIONS, Precision, arithmetic
+from pai_bench.pruning.gradients import differentiable
+
+CPU = torch.device("cpu")
+# some of their properties are not among torch's annotations
+backends: Any = torch.backends
+cudnn, mkldnn = backends.cudnn, backends.mkldnn
+matmul = torch.backends.cuda.matmul
+
+
+def reading(what: Callable[[], Any]) -> Any:
+    """What is read, or the error that reading raises."""
+    try:
+        return what()
+    except RuntimeError as error:
+        return str(error)
+
+
+def seen() -> list[Any]:
+    """Everything that is known of precisions and kernels, read as users read it."""
+    properties: list[Callable[[], Any]] = [
+        lambda: cudnn.allow_tf32,
+        lambda: matmul.allow_tf32,
+        torch.get_float32_matmul_precision,
+        lambda: (cudnn.enabled, cudnn.deterministic, cudnn.benchmark),
+        *(lambda key=key: torch._C._get_fp32_precision_getter(*key) for key in (*GENERAL, *OPERATIONS)),
+    ]
+    return [reading(what) for what in properties]
+
+
+def inherited() -> list[list[Any]]:
+    """`seen` under other general settings: what follows them shows then."""
+    found = [seen()]
+    for general in ("tf32", "ieee", "none"):
+        backends.fp32_precision = general
+        found.append(seen())
+    return found
+
+
+def nothing() -> None:
+    pass
+
+
+def older_interface() -> None:
+    matmul.allow_tf32, cudnn.allow_tf32 = True, False
+
+
+def convolutions_in_ieee() -> None:
+    cudnn.conv.fp32_precision = "ieee"
+
+
+def recurrent_in_ieee() -> None:
+    cudnn.rnn.fp32_precision = "ieee"
+
+
+def all_in_tf32() -> None:
+    backends.fp32_precision = "tf32"
+
+
+def everything_follows_tf32() -> None:
+    backends.fp32_precision = "tf32"
+    cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = matmul.fp32_precision = "none"
+
+
+def convolutions_follow_cudnn() -> None:
+    cudnn.fp32_precision = "tf32"
+    cudnn.conv.fp32_precision = "none"
+
+
+def bfloat16_on_processors() -> None:
+    torch.set_float32_matmul_precision("medium")
+    mkldnn.conv.fp32_precision = "bf16"
+
+
+def both_interfaces() -> None:
+    cudnn.allow_tf32 = False
+    cudnn.conv.fp32_precision = matmul.fp32_precision = "tf32"
+
+
+def quick_kernels() -> None:
+    cudnn.deterministic, cudnn.benchmark = False, True
+
+
+SETTINGS = [
+    nothing,
+    older_interface,
+    convolutions_in_ieee,
+    recurrent_in_ieee,
+    all_in_tf32,
+    everything_follows_tf32,
+    convolutions_follow_cudnn,
+    bfloat16_on_processors,
+    both_interfaces,
+    quick_kernels,
+]
+
+
+def defaults() -> None:
+    """What torch begins with, set by a way that does not depend on what is tested."""
+    cudnn.enabled, cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = True, False, False, True
+    torch.set_float32_matmul_precision("highest")
+    for key in (*GENERAL, *OPERATIONS):
+        torch._C._set_fp32_precision_setter(*key, "tf32" if key in (("cuda", "conv"), ("cuda", "rnn")) else "none")
+
+
+@pytest.fixture(autouse=True)
+def _untouched() -> Iterator[None]:
+    defaults()
+    yield
+    defaults()
+
+
+def check_block(precision: Precision) -> None:
+    """Assert that every product is computed in `precision`, by either interface."""
+    rounded = precision == "tf32"
+    for backend, op in OPERATIONS:
+        found = torch._C._get_fp32_precision_getter(backend, op)
+        assert found == ("tf32" if rounded and backend == "cuda" else "ieee"), (backend, op)
+    assert (matmul.allow_tf32, cudnn.allow_tf32) == (rounded, rounded)
+    assert torch.get_float32_matmul_precision() == ("high" if rounded else "highest")
+    assert (cudnn.deterministic, cudnn.benchmark) == (True, False)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_block_has_its_precision_and_leaves_what_was_set(setting: Callable[[], None], precision: Precision) -> None:
+    setting()
+    before = seen()
+    with arithmetic(precision, CPU):
+        check_block(precision)
+        with arithmetic("fp32", CPU):
+            check_block("fp32")
+        check_block(precision)
+    assert seen() == before
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_what_followed_a_general_setting_follows_it_afterwards(setting: Callable[[], None]) -> None:
+    setting()
+    expected = inherited()
+    defaults()
+    setting()
+    with pytest.raises(KeyError), arithmetic("fp32", CPU):
+        raise KeyError
+    assert inherited() == expected
+
+
+NEVER_SET = """
+import torch
+from pai_bench.precision import GENERAL, OPERATIONS, arithmetic
+
+def seen():
+    return [torch._C._get_fp32_precision_getter(*key) for key in (*GENERAL, *OPERATIONS)]
+
+torch.backends.fp32_precision = {general!r}
+before = seen()
+for _ in range(2):
+    with arithmetic("fp32", torch.device("cpu")):
+        assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+        assert not torch.backends.cudnn.allow_tf32
+    assert seen() == before, (seen(), before)
+"""
+
+
+@pytest.mark.parametrize("general", ["none", "ieee", "tf32", "bf16"])
+def test_settings_that_nobody_has_touched(general: str) -> None:
+    """In a process of its own: torch has defaults that cannot be set again."""
+    subprocess.run([sys.executable, "-c", NEVER_SET.format(general=general)], check=True)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_recurrent_networks_switch_cudnn_off_and_nothing_else(setting: Callable[[], None]) -> None:
+    setting()
+    before = seen()
+    model = pb.create_model("lstm-s", input_shape=(1, 8, 8), num_classes=3)
+    with arithmetic("fp32", CPU), differentiable(model):
+        check_block("fp32")
+        assert not cudnn.enabled
+    assert seen() == before
+    with differentiable(nn.Linear(1, 1)):
+        assert cudnn.enabled
+
+
+def test_cudnn_flags_inside_a_block_end_with_its_precision() -> None:
+    """A network of one's own may use them."""
+    all_in_tf32()
+    with arithmetic("fp32", CPU):
+        with cudnn.flags(enabled=False):
+            assert not cudnn.enabled
+        assert cudnn.conv.fp32_precision == cudnn.rnn.fp32_precision == "ieee"
+        assert not cudnn.allow_tf32
+
+
+@pytest.mark.gpu
+def test_products_on_a_gpu_are_rounded_in_tf32_and_not_in_fp32() -> None:
+    """1 + 2^-13 has no place in 10 bits; a convolution in single precision may be off by rounding, but not so far."""
+    device = torch.device("cuda")
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        pytest.skip("the device has no TF32")
+    all_in_tf32()
+    small = 1 + 2**-13
+    images, filters = torch.full((8, 64, 16, 16), small, device=device), torch.ones(64, 64, 3, 3, device=device)
+    left, right = torch.full((256, 256), small, device=device), torch.ones(256, 256, device=device)
+    with arithmetic("fp32", device):
+        assert ((left @ right) == 256 * small).all()
+        convolved = nn.functional.conv2d(images, filters)
+        assert ((convolved / (64 * 9) - small).abs() < 2**-17).all()
+    with arithmetic("tf32", device):
+        assert ((left @ right) == 256).all()
+        assert ((nn.functional.conv2d(images, filters) / (64 * 9) - 1).abs() < 2**-17).all()
