@@ -24,16 +24,25 @@ def arithmetic(precision: Precision, device: "torch.device") -> Iterator[None]:
 
     ``fp32`` is single precision throughout; ``tf32`` rounds the factors of products to 10 bits, on CUDA devices that
     can, and adds in single precision; ``bf16`` is torch's autocast to bfloat16, with weights in single precision.
-    cuDNN uses deterministic kernels and measures none. Afterwards every setting is what it was.
     """
     import torch
 
+    # its cache would keep the first step's weights until the end of the block
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
+    with rounding(precision), autocast:
+        yield
+
+
+@contextmanager
+def rounding(precision: Precision) -> Iterator[None]:
+    """A block in which factors in single precision are rounded in ``tf32`` only, on any device, without autocast.
+
+    cuDNN uses deterministic kernels and measures none. Afterwards every setting is what it was.
+    """
     before = _Settings.read()
     try:
         _Settings.of(precision).write()
-        # its cache would keep the first step's weights until the end of the block
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False):
-            yield
+        yield
     finally:
         before.write()
 

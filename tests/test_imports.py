@@ -39,7 +39,10 @@ def ours(module: str) -> bool:
 @pytest.mark.parametrize(
     ("room", "allowed"),
     [
-        ("pruning", ("pruning", "registry", "errors", "spec", "randomness", "identity", "initialise", "law")),
+        (
+            "pruning",
+            ("pruning", "registry", "errors", "spec", "randomness", "identity", "initialise", "law", "precision"),
+        ),
         ("models", ("models", "registry", "errors", "randomness", "initialise", "law")),
         ("data", ("data", "registry", "errors")),
         ("training", ("training", "data", "errors", "precision")),

@@ -1,16 +1,20 @@
 """The arithmetic of a block, whatever was set before by either of torch's two interfaces; and that all is put back."""
 
+import copy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import pai_bench as pb
+from pai_bench.cost import bare
 from pai_bench.precision import GENERAL, OPERATIONS, Precision, arithmetic
+from pai_bench.pruning import Scores, saliencies
 from pai_bench.pruning.gradients import differentiable
 
 CPU = torch.device("cpu")
@@ -155,6 +159,73 @@ def test_what_followed_a_general_setting_follows_it_afterwards(setting: Callable
     with pytest.raises(KeyError), arithmetic("fp32", CPU):
         raise KeyError
     assert inherited() == expected
+
+
+class _Asserting(torch.autograd.Function):
+    """The identity, which must be computed in single precision, forward and backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, passes: list[str]) -> Tensor:
+        check_block("fp32")
+        passes.append("forward")
+        ctx.passes = passes
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        check_block("fp32")
+        ctx.passes.append("backward")
+        return gradients[0], None
+
+
+class Asserting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc, self.passes = nn.Conv2d(1, 2, 3), nn.Linear(2, 3), list[str]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(_Asserting.apply(self.conv(x), self.passes).mean((2, 3)))
+        return logits
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Asserting":
+        memo[id(self.passes)] = self.passes  # one list for all copies
+        copied = Asserting.__new__(Asserting)
+        memo[id(self)] = copied
+        copied.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return copied
+
+
+@dataclass(frozen=True)
+class Formula(pb.Criterion):
+    """Asserts in the formula and in the preparation."""
+
+    def prepare(self, model: nn.Module) -> None:
+        check_block("fp32")
+
+    def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
+        check_block("fp32")
+        return saliencies(model, batch, self.one)
+
+    def one(self, weight: Tensor, gradient: Tensor, value: Tensor) -> Tensor:
+        check_block("fp32")
+        return gradient
+
+
+@pytest.mark.parametrize("criterion", ["snip", "grasp", "synflow", Formula()])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_scores_and_their_floor_are_in_single_precision(
+    setting: Callable[[], None], criterion: str | pb.Criterion
+) -> None:
+    model, batch = Asserting(), pb.Batch(torch.randn(4, 1, 5, 5), torch.tensor([0, 1, 2, 0]))
+    chosen = pb.get_criterion(criterion)
+    setting()
+    before = seen()
+    chosen.score(model, batch)
+    assert set(model.passes) == {"forward", "backward"}
+    model.passes.clear()
+    bare(model, batch, chosen)()
+    assert model.passes == ["forward", "backward"]
+    assert seen() == before
 
 
 NEVER_SET = """

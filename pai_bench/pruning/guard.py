@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pai_bench.errors import CriterionError, UserError
+from pai_bench.precision import rounding
 from pai_bench.pruning.criterion import (
     SCORING,
     Batch,
@@ -227,12 +228,16 @@ def overwritten(formula: Callable[..., Scores]) -> Callable[..., Scores]:
 
 @contextmanager
 def edges(seed: int) -> Iterator[None]:
-    """A block that a formula runs in: seeded, gradients on, and all of it put back afterwards."""
+    """A block that a formula runs in: seeded, gradients on, and all of it put back afterwards.
+
+    Scores are in the precision of the weights, and of single precision nothing is rounded away.
+    """
     with ExitStack() as stack:
         stack.enter_context(random_state(seed))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        for device in ("cpu", "cuda"):  # scores are in the precision of the weights
+        stack.enter_context(rounding("fp32"))
+        for device in ("cpu", "cuda"):
             stack.enter_context(torch.autocast(device, enabled=False))
         yield
 
