@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from pai_bench.environment import describe
 from pai_bench.plan import Trial
-from pai_bench.precision import rounding
+from pai_bench.precision import reproducible
 from pai_bench.pruning import Batch, Criterion, Scorer, get_schedule, prunable_parameters, prune
 from pai_bench.pruning.guard import BATCH_NORMS
 from pai_bench.runner import Runner
@@ -82,7 +82,7 @@ def bare(model: nn.Module, batch: Batch, criterion: Criterion) -> Callable[[], A
         module.training = criterion.bn == "train" and isinstance(module, BATCH_NORMS)
 
     def pass_() -> None:
-        with rounding("fp32"):  # as scores are computed
+        with reproducible(batch.inputs.device):  # as scores are computed
             for part in batch.split():
                 torch.autograd.grad(F.cross_entropy(twin(part.inputs), part.targets), weights)
 

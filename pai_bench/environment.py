@@ -38,7 +38,7 @@ def select_device(name: str) -> "torch.device":
 
 
 def describe(device: "torch.device") -> dict[str, Any]:
-    """Versions, operating system, processor, threads and accelerator."""
+    """Versions, operating system, processor, threads and accelerator, and how an accelerator is held to one result."""
     import torch
 
     return {
@@ -47,6 +47,7 @@ def describe(device: "torch.device") -> dict[str, Any]:
         "processor": processor(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        **({"kernels": "deterministic cuDNN"} if device.type == "cuda" else {}),
     }
 
 

@@ -1,7 +1,7 @@
 """In which arithmetic a block of training or scoring computes, whatever was set outside of it."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -45,6 +45,32 @@ def rounding(precision: Precision) -> Iterator[None]:
         yield
     finally:
         before.write()
+
+
+@contextmanager
+def reproducible(device: "torch.device") -> Iterator[None]:
+    """A block in ``fp32`` that gives the same bits every time, forwards and backwards, as far as torch can.
+
+    On a CUDA device, the order of a sum may depend on chance. In the networks that are scored here, it would in:
+
+    * gradients of convolutions: cuDNN has deterministic kernels, which are used;
+    * gradients of fused attention over more than one block of keys: attention is two products and a softmax instead,
+      which takes memory for all pairs of places.
+
+    Products (torch gives cuBLAS a workspace for each stream), sums, normalisation, max pooling, average pooling, and
+    adaptive pooling to a size that divides the input's, have one order. Others have not: gradients through lookups of
+    weights by index, scattering, resizing, padding by reflection, other adaptive pooling. A part of these would get an
+    order, but by ``torch.use_deterministic_algorithms(True, warn_only=True)``, which is not switched on here: it
+    leaves attention and adaptive pooling as they are, warns of every product unless an environment variable is set
+    before the first one, and fills all new memory. Where a user has switched it on, it stays so.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(rounding("fp32"))
+        if device.type == "cuda":
+            from torch.nn.attention import SDPBackend, sdpa_kernel
+
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        yield
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 
 import pai_bench as pb
 from pai_bench.cost import bare
-from pai_bench.precision import GENERAL, OPERATIONS, Precision, arithmetic
+from pai_bench.environment import describe
+from pai_bench.precision import GENERAL, OPERATIONS, Precision, arithmetic, reproducible
 from pai_bench.pruning import Scores, saliencies
 from pai_bench.pruning.gradients import differentiable
+from pai_bench.report.provenance import describe_environment
 
 CPU = torch.device("cpu")
 # some of their properties are not among torch's annotations
@@ -226,6 +229,32 @@ def test_scores_and_their_floor_are_in_single_precision(
     bare(model, batch, chosen)()
     assert model.passes == ["forward", "backward"]
     assert seen() == before
+
+
+def fused() -> list[bool]:
+    """Which fused kernels attention may use."""
+    cuda = backends.cuda
+    return [cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.cudnn_sdp_enabled()]
+
+
+def test_attention_on_a_gpu_is_computed_in_one_order_while_scoring() -> None:
+    before = fused()
+    assert any(before)
+    with reproducible(torch.device("cuda")):
+        assert not any(fused())
+        assert backends.cuda.math_sdp_enabled()
+    assert fused() == before
+    with reproducible(CPU):  # whose kernels have one order
+        assert fused() == before
+
+
+def test_a_record_from_a_gpu_says_which_kernels_were_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "kernels" not in describe(CPU)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "NVIDIA X")
+    environment = describe(torch.device("cuda"))
+    assert environment["kernels"] == "deterministic cuDNN"
+    cost = SimpleNamespace(environment=environment)
+    assert describe_environment(cost).startswith("NVIDIA X, deterministic cuDNN; ")  # type: ignore[arg-type]
 
 
 NEVER_SET = """

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pai_bench.errors import CriterionError, UserError
-from pai_bench.precision import rounding
+from pai_bench.precision import reproducible
 from pai_bench.pruning.criterion import (
     SCORING,
     Batch,
@@ -102,7 +102,8 @@ class Scorer:
         with self._named(model):
             found = prunable_parameters(model, biases=criterion.biases, only=only)
             names = list(found)
-        with edges(seed), self._named(model):
+        self._device = next(iter(found.values())).device
+        with edges(seed, self._device), self._named(model):
             if criterion.score_init == "redrawn":
                 model = redrawn(model, seed, draw)
             elif criterion.score_init != "trained":
@@ -157,7 +158,7 @@ class Scorer:
         with torch.inference_mode(False):
             self._lay(mask)
         before = fingerprints(self.replica)
-        with edges(self._scoring.seed), self._named(self.replica):
+        with edges(self._scoring.seed, self._device), self._named(self.replica):
             # copies, since a network may begin with an operation in place
             own = dataclasses.replace(batch, inputs=batch.inputs.clone(), targets=batch.targets.clone())
             scores = formula(self.criterion, self.replica, own)
@@ -227,18 +228,18 @@ def overwritten(formula: Callable[..., Scores]) -> Callable[..., Scores]:
 
 
 @contextmanager
-def edges(seed: int) -> Iterator[None]:
+def edges(seed: int, device: torch.device) -> Iterator[None]:
     """A block that a formula runs in: seeded, gradients on, and all of it put back afterwards.
 
-    Scores are in the precision of the weights, and of single precision nothing is rounded away.
+    Scores are in the precision of the weights, of which nothing is rounded away, and the same on the same device.
     """
     with ExitStack() as stack:
         stack.enter_context(random_state(seed))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(rounding("fp32"))
-        for device in ("cpu", "cuda"):
-            stack.enter_context(torch.autocast(device, enabled=False))
+        stack.enter_context(reproducible(device))
+        for place in ("cpu", "cuda"):
+            stack.enter_context(torch.autocast(place, enabled=False))
         yield
 
 

@@ -74,7 +74,8 @@ def describe_environment(record: Record | Cost | Collapse) -> str:
     environment = record.environment
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     machine = f"{environment['processor']}, {environment['threads']} threads, {environment['system']}"
-    return f"{environment['device']}; {machine}; {versions}"
+    device = ", ".join(environment[key] for key in ("device", "kernels") if key in environment)
+    return f"{device}; {machine}; {versions}"
 
 
 def describe_company(record: Record) -> str | None:

@@ -66,6 +66,7 @@ class Environment(TypedDict):
     processor: str
     system: str
     threads: int
+    kernels: NotRequired[str]
 
 
 class Origin(TypedDict):
