@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pai_bench.arguments import parser
-from pai_bench.environment import command
+from pai_bench.environment import command, ignore_harmless_warnings
 from pai_bench.errors import UserError
 from pai_bench.verbs.checks import check
 from pai_bench.verbs.collapses import collapse
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given, rest = parser().parse_known_args(arguments)
         given.parser.refuse(rest)
         given.command = command(arguments)
+        ignore_harmless_warnings()
         logging.basicConfig(level=given.log_level.upper(), format="%(levelname)s: %(message)s")
         return VERBS[given.verb](given)
     except UserError as error:

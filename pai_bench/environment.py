@@ -5,6 +5,7 @@ import platform
 import re
 import shlex
 import subprocess
+import warnings
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path, PurePath
@@ -14,6 +15,18 @@ if TYPE_CHECKING:
     import torch
 
 PACKAGES = ("pai-bench", "torch", "torchvision", "numpy")
+
+HARMLESS = (
+    "Attempting to run cuBLAS, but there was no current CUDA context",  # in the first backward pass: torch makes one
+    "TensorFloat32 tensor cores for float32 matrix multiplication available but not enabled",  # as --precision says
+)
+"""How warnings of torch begin that are no concern of those who run an experiment."""
+
+
+def ignore_harmless_warnings() -> None:
+    """Show none of the `HARMLESS` warnings in this process, which runs nothing but pai-bench."""
+    for message in HARMLESS:
+        warnings.filterwarnings("ignore", re.escape(message))
 
 
 def select_device(name: str) -> "torch.device":

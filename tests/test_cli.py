@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 import pai_bench as pb
 from pai_bench.cli import main
-from pai_bench.environment import command, without_paths
+from pai_bench.environment import HARMLESS, command, without_paths
 
 FAST = ["--quick", "--models", "lenet-300-100", "--device", "cpu"]
 
@@ -263,3 +264,13 @@ def test_commands_are_stored_without_paths_of_the_machine(arguments: list[str], 
 )
 def test_errors_are_stored_without_paths_of_the_machine(text: str, shown: str) -> None:
     assert without_paths(text) == shown
+
+
+def test_harmless_warnings_of_torch_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        assert main(["list", "recipes"]) == 0
+        warnings.warn(f"{HARMLESS[0]}! Attempting to set the primary context...", UserWarning, stacklevel=1)
+        warnings.warn(f"{HARMLESS[1]}. Consider setting", UserWarning, stacklevel=1)
+        warnings.warn("mine", UserWarning, stacklevel=1)
+    assert [str(one.message) for one in seen] == ["mine"]

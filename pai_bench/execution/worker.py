@@ -23,11 +23,13 @@ def serve(line: Connection) -> None:
     import torch
 
     from pai_bench.catalog import resolve
+    from pai_bench.environment import ignore_harmless_warnings
     from pai_bench.memory import keep_freed_memory
     from pai_bench.plan import Trial
     from pai_bench.runner import Runner
 
     keep_freed_memory()
+    ignore_harmless_warnings()
     content = line.recv_bytes()
     try:
         sweep, command, choice, level = pickle.loads(content)
