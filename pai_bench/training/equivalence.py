@@ -57,7 +57,7 @@ def difference(
 
 
 def runs_in_double(model: nn.Module, in_double: Tensor) -> bool:
-    """Whether `model` can be copied and run in double precision, which one that holds single-precision tensors cannot."""
+    """Whether `model` can be copied and run in double precision; one that holds single tensors may not."""
     try:
         with torch.no_grad():
             copy.deepcopy(model).double().eval()(in_double[:1])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 from torch.nn import functional as F
 
-from pai_bench.training.stacked_layers import Decomposed
+from pai_bench.training.stacked_layers import StackedLayers
 
 Masks = Sequence[Mapping[str, Tensor] | None]
 
@@ -104,7 +104,7 @@ class Lanes(Program):
             return functional_call(self.module, (state, buffers), (x,))
 
         self.module.train(training)
-        with Decomposed():
+        with StackedLayers():
             found: Tensor = torch.vmap(one, in_dims=(0, 0, dim))(self.state, self.buffers, inputs)
         return found
 

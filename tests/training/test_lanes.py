@@ -215,7 +215,7 @@ def test_a_small_wrong_gradient_is_seen(monkeypatch: pytest.MonkeyPatch) -> None
     models = [Words(0) for _ in range(2)]
     assert equivalence.difference(copy.deepcopy(models), copy.deepcopy(models), inputs, targets) is None
     monkeypatch.setattr(
-        stacked_layers.Decomposed, "__torch_function__", lambda _s, f, _t, a=(), k=None: f(*a, **(k or {}))
+        stacked_layers.StackedLayers, "__torch_function__", lambda _s, f, _t, a=(), k=None: f(*a, **(k or {}))
     )
     assert (
         equivalence.difference(models, copy.deepcopy(models), inputs, targets)
@@ -223,22 +223,21 @@ def test_a_small_wrong_gradient_is_seen(monkeypatch: pytest.MonkeyPatch) -> None
     )
 
 
-class RoundedToTF32(TorchFunctionMode):
-    """Convolutions in single precision as tensor cores compute them: of factors with 10 bits after the binary point."""
+class Noisy(TorchFunctionMode):
+    """Convolutions in single precision with other roundings in every call, as large as those of TF32."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.conv2d and args[0].dtype == torch.float32:
-            args = (self.rounded(args[0]), self.rounded(args[1]), *args[2:])
-        return func(*args, **(kwargs or {}))
+        found = func(*args, **(kwargs or {}))
+        if func is not F.conv2d or found.dtype != torch.float32:
+            return found
+        return found * (1 + 2**-10 * torch.randn(1, generator=self.chance))
 
-    @staticmethod
-    def rounded(x: Tensor) -> Tensor:
-        split = (x * (2**13 + 1)).detach()  # Veltkamp's splitting
-        return x + ((split - (split - x.detach())) - x.detach())
+    chance = torch.Generator().manual_seed(0)
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_convolutions_rounded_to_tf32_are_no_difference(seed: int) -> None:
+def test_the_rounding_of_convolutions_is_no_difference(seed: int) -> None:
+    """On a GPU, TF32 rounds the factors of convolutions to 10 bits, and sums are taken in another order."""
     torch.set_default_dtype(torch.float32)
     generator = torch.Generator().manual_seed(seed)
     inputs, targets = torch.randn(8, 3, 16, 16, generator=generator), torch.arange(8) % 3
@@ -247,9 +246,8 @@ def test_convolutions_rounded_to_tf32_are_no_difference(seed: int) -> None:
         shape = (3, 16, 16)
         return [pb.create_model("resnet-20", input_shape=shape, num_classes=3, seed=seed + i) for i in range(2)]
 
-    with RoundedToTF32():
-        single = equivalence._difference(resnets(), resnets(), inputs, targets)
-        assert single is not None  # the rounding is there
+    with Noisy():
+        assert equivalence._difference(resnets(), resnets(), inputs, targets) is not None  # the rounding is there
         assert equivalence.difference(resnets(), resnets(), inputs, targets) is None
 
 

@@ -1,0 +1,138 @@
+"""Layers of a stack of networks give what the layers of each network give, and keep its precision and layout."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pai_bench.precision import arithmetic
+from pai_bench.training.programs import Alone, Lanes
+from pai_bench.training.stacked_layers import FAST_LAYERS, StackedLayers
+
+K = 3
+"""Networks in a stack."""
+
+
+def stacked(*shape: int, seed: int = 0) -> Tensor:
+    """Numbers of `K` networks, with a gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(K, *shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+
+Layer = Callable[..., Tensor]
+
+
+def pool(function: Layer, *sizes: Any, **options: Any) -> tuple[Layer, list[Tensor]]:
+    return (lambda x: function(x, *sizes, **options)), [stacked(2, 4, 6, 6)]
+
+
+LAYERS: dict[str, tuple[Layer, list[Tensor]]] = {
+    "linear": (F.linear, [stacked(5, 4), stacked(3, 4, seed=1), stacked(3, seed=2)]),
+    "linear of tokens": (F.linear, [stacked(5, 2, 4), stacked(3, 4, seed=1)]),
+    "conv1d": (F.conv1d, [stacked(2, 4, 9), stacked(6, 4, 3, seed=1), stacked(6, seed=2)]),
+    "conv2d": (F.conv2d, [stacked(2, 4, 6, 6), stacked(6, 4, 3, 3, seed=1), stacked(6, seed=2)]),
+    "conv2d in groups": (
+        lambda x, w: F.conv2d(x, w, stride=2, padding=1, groups=2),
+        [stacked(2, 4, 6, 6), stacked(6, 2, 3, 3, seed=1)],
+    ),
+    "conv3d": (lambda x, w: F.conv3d(x, w, padding="same"), [stacked(1, 2, 3, 4, 4), stacked(3, 2, 3, 3, 3, seed=1)]),
+    "batch norm": (
+        lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True),
+        [stacked(5, 4, 3, 3), stacked(4, seed=1), stacked(4, seed=2)],
+    ),
+    "max pooling": pool(F.max_pool2d, 3, stride=2, padding=1),
+    "average pooling": pool(F.avg_pool2d, 2),
+    "adaptive pooling": pool(F.adaptive_avg_pool2d, 1),
+    "adaptive maximum": pool(F.adaptive_max_pool2d, 2),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_and_its_gradients_are_those_of_each_network(name: str) -> None:
+    layer, tensors = LAYERS[name]
+    with StackedLayers():
+        found = torch.vmap(layer)(*tensors)
+    expected = torch.stack([layer(*(tensor[i] for tensor in tensors)) for i in range(K)])
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    direction = torch.randn_like(expected)
+    for one, other in zip(*(torch.autograd.grad(y, tensors, direction) for y in (found, expected)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_images_that_all_networks_share(groups: int) -> None:
+    images, kernels = torch.randn(2, 4, 6, 6, dtype=torch.float64), stacked(6, 4 // groups, 3, 3)
+    with StackedLayers():
+        found = torch.vmap(lambda w: F.conv2d(images, w, groups=groups))(kernels)
+    torch.testing.assert_close(found, torch.stack([F.conv2d(images, w, groups=groups) for w in kernels]))
+
+
+def test_running_statistics_move_in_each_network() -> None:
+    x, means, variances = stacked(5, 4, 3, 3), torch.zeros(K, 4).double(), torch.ones(K, 4).double()
+    one, other = (means.clone(), variances.clone()), (means.clone(), variances.clone())
+    with StackedLayers():
+        torch.vmap(lambda x, m, v: F.batch_norm(x, m, v, training=True))(x, *one)
+    for i in range(K):
+        F.batch_norm(x[i], other[0][i], other[1][i], training=True)
+    assert not torch.equal(one[0], means)
+    for mine, theirs in zip(one, other, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_every_layer_says_where_it_does_not_apply() -> None:
+    """Then it is what `torch.vmap` makes of it: weights that all share, layers of no stack, nested transforms."""
+    shared, x = torch.randn(3, 4, dtype=torch.float64), stacked(5, 4)
+    with StackedLayers():
+        assert torch.equal(F.linear(x[0], shared), x[0] @ shared.T)
+        torch.testing.assert_close(torch.vmap(lambda x: F.linear(x, shared))(x), x @ shared.T)
+        nested = torch.vmap(lambda x: torch.vmap(lambda row: F.linear(row, shared))(x))(x)
+        torch.testing.assert_close(nested, x @ shared.T)
+        values, places = torch.vmap(lambda x: F.max_pool2d(x, 2, return_indices=True))(stacked(2, 4, 6, 6))
+    assert values.shape == places.shape == (K, 2, 4, 3, 3)
+    assert F.linear in FAST_LAYERS
+
+
+class Operations(TorchDispatchMode):
+    """Notes the operations that are made, with the data types of their tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.made: list[tuple[str, torch.dtype | None]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        dtype = next((arg.dtype for arg in args if isinstance(arg, Tensor)), None)
+        self.made.append((func.overloadpacket.__name__, dtype))
+        return func(*args, **(kwargs or {}))
+
+
+def small() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3)
+    )
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_bf16_is_the_arithmetic_of_convolutions_and_linear_layers(together: bool) -> None:
+    """`torch.vmap` by itself makes operations of convolutions that autocast on a processor does not know."""
+    models = [small() for _ in range(2)]
+    program = Lanes(models, [None] * 2) if together else Alone(models[0])
+    x = torch.randn(program.lanes, 6, 2, 6, 6)
+    with arithmetic("bf16", torch.device("cpu")), Operations() as operations:
+        program.losses(x, torch.zeros(program.lanes, 6, dtype=torch.long))
+        assert program.logits(x, by_lane=True).dtype == torch.bfloat16
+    products = [(name, dtype) for name, dtype in operations.made if name in ("convolution", "addmm", "baddbmm")]
+    assert {name for name, _ in products} == {"convolution", "baddbmm" if together else "addmm"}
+    assert {dtype for _, dtype in products} == {torch.bfloat16}
+
+
+def test_gradients_have_the_layout_of_their_weights() -> None:
+    """Or else the optimiser would have to copy every one of them."""
+    models = [small() for _ in range(2)]
+    lanes = Lanes(models, [None] * 2)
+    losses = lanes.losses(torch.randn(2, 6, 2, 6, 6), torch.zeros(2, 6, dtype=torch.long))
+    for weight, gradient in zip(lanes.parameters, torch.autograd.grad(losses.sum(), lanes.parameters), strict=True):
+        assert weight.stride() == gradient.stride()
