@@ -3,13 +3,12 @@
 ``tox -e benchmarks -- benchmarks/test_training.py --speed-report report.md`` writes what was measured down.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import pai_bench as pb
 from benchmarks.conftest import Beside
@@ -17,10 +16,9 @@ from benchmarks.floors import arithmetic, repeated, usual_loop, write_mnist
 from pai_bench.data import Split
 from pai_bench.memory import keep_freed_memory
 from pai_bench.training.batches import Batches, Order
-from pai_bench.training.layout import prepare_layout
-from pai_bench.training.programs import Alone, Lanes, Program
 from pai_bench.training.protocol import Augmentation, Protocol
-from pai_bench.training.step import FIRST, step_for
+from pai_bench.training.recorded import WARM_UP, step_for
+from pai_bench.training.trainer import ENGINE
 
 CASES: dict[str, tuple[tuple[int, ...], int, Augmentation, int, float]] = {
     "lenet-300-100": ((1, 28, 28), 100, "none", 200, 0.60),
@@ -57,25 +55,15 @@ def training(name: str, device: torch.device, lanes: int = 1, steps: int | None 
     weights = dict(models[0].named_parameters())
     mask = {n: torch.rand(p.shape, device=device) < 0.1 for n, p in weights.items() if p.dim() > 1}
     protocol = Protocol(name="", epochs=1, batch_size=batch, learning_rate=0.01, augmentation=augmentation)
-    program: Program
-    if lanes == 1:
-        prepare_layout(models[0], data.normalised(data.train.inputs[:2]))
-        program = Alone(models[0], mask)
-    else:
-        program = Lanes(models, [mask] * lanes)
-    step, batches = step_for(program, protocol, device), Batches(data, [Order(i) for i in range(lanes)], protocol)
-
-    def endless() -> Iterator[tuple[Tensor, Tensor]]:
-        while True:
-            yield from batches.epoch()
-
-    stream = endless()
+    program = ENGINE.program(models, [mask] * lanes, data.normalised(data.train.inputs[:2]))
+    step = step_for(program, protocol, device)
+    stream = Batches(data, [Order(i) for i in range(lanes)], protocol).endless()
 
     def work() -> None:
         for _ in range(steps or usual):
             step(*next(stream), 0.01)
 
-    for _ in range(FIRST + 2):
+    for _ in range(WARM_UP + 2):
         step(*next(stream), 0.01)
     return work
 

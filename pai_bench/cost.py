@@ -1,8 +1,8 @@
 """What scoring costs: seconds and memory of a criterion, beside a bare forward and backward and a training step."""
 
 import copy
+import dataclasses
 import math
-import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pai_bench.environment import describe
+from pai_bench.execution.measure import step_seconds
 from pai_bench.plan import Trial
 from pai_bench.precision import reproducible
 from pai_bench.pruning import Batch, Criterion, Scorer, get_schedule, prunable_parameters, prune
@@ -18,11 +19,14 @@ from pai_bench.pruning.guard import BATCH_NORMS
 from pai_bench.runner import Runner
 from pai_bench.store import Cost
 from pai_bench.timing import repeat
+from pai_bench.training.trainer import ENGINE
 
 
-def measure_step(runner: Runner, trial: Trial, *, rounds: int = 5) -> float:
-    """Median seconds of one training step of the trial's network, each measured after a warm-up."""
-    return statistics.median(runner.step_seconds(trial) for _ in range(rounds))
+def measure_step(runner: Runner, trial: Trial, *, seconds: float = 1.0) -> float:
+    """Seconds of a training step of the trial's network, as it is trained by itself, over about so many `seconds`."""
+    # a protocol of no epochs has a step, too
+    lasting = dataclasses.replace(trial, protocol=trial.protocol.lasting(1))
+    return step_seconds(runner, lasting, 1, ENGINE, seconds=seconds)[0]
 
 
 def measure_cost(runner: Runner, trial: Trial, step_seconds: float, *, rounds: int = 5, budget: float = 30.0) -> Cost:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from pai_bench.data.facts import FACTS, Facts
-from pai_bench.execution.choice import WORKER, Choice, choose, evaluation, kind_of, kinds, measured_step, steps_of
+from pai_bench.execution.choice import WORKER, Choice, choose, evaluation, kind_of, kinds
+from pai_bench.execution.measure import measured_step, steps_of
 from pai_bench.models import create_model
 from pai_bench.plan import Trial
 from pai_bench.pruning import Scorer, get_schedule, prunable_parameters
@@ -53,7 +54,7 @@ def estimate(runner: Runner, missing: Sequence[Trial]) -> Estimate:
     memory = 0
     for trial, count in kinds(missing).values():
         try:
-            seconds, taken = measured_step(runner, trial, choice.threads, choice.lanes(trial))
+            seconds, taken = measured_step(runner, trial, choice.threads, choice.lanes(trial), choice.engine(trial))
         except Exception as error:  # the trial itself will say the same
             failed.append(f"a step of {trial.model} on {trial.data}: {error}")
             continue

@@ -94,6 +94,9 @@ class Sweep:
         "auto", "worker processes, which share the processor's threads (1: trials run in this process)", least=1
     )
     lanes: int | Literal["auto"] = option("auto", "trials trained together, in one program (1: one by one)", least=1)
+    together: Literal["auto", "stacked", "branches"] = option(
+        "auto", "how they are: as one stack of parameters, or as branches side by side; auto measures both on a GPU"
+    )
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import math
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from pai_bench.catalog import Catalog
-from pai_bench.data import DataSet, Split
+from pai_bench.data import DataSet
 from pai_bench.environment import commit, describe, without_paths
 from pai_bench.identity import stream
 from pai_bench.materials import Materials
@@ -26,8 +27,19 @@ from pai_bench.remains import left_of, links_of
 from pai_bench.store import EpochRecord, Record
 from pai_bench.timing import Measurement, measured
 from pai_bench.training.batches import Order
-from pai_bench.training.equivalence import difference
-from pai_bench.training.trainer import DivergedError, Epoch, History, evaluate, train, train_together
+from pai_bench.training.equivalence import difference, draws_at_random
+from pai_bench.training.layout import prepare_layout
+from pai_bench.training.trainer import (
+    ENGINE,
+    DivergedError,
+    Engine,
+    Epoch,
+    History,
+    Together,
+    evaluate,
+    train,
+    train_together,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +76,7 @@ class Runner(Materials):
     def __init__(self, catalog: Catalog, command: str | None = None, *, workers: int = 1) -> None:
         super().__init__(catalog)
         self.command, self.workers = command, workers
-        self._alone: dict[tuple[str, str], str | None] = {}
+        self._alone: dict[tuple[str, str, Together], str | None] = {}
         self.measured_steps: dict[object, tuple[float, int]] = {}
         self._peaks: dict[tuple[str, str, str, str], int | None] = {}
 
@@ -73,7 +85,9 @@ class Runner(Materials):
         (record,) = self.run_together([trial], lambda _trial, epoch: on_epoch(epoch))
         return record
 
-    def run_together(self, trials: Sequence[Trial], on_epoch: Callable[[Trial, int], None]) -> list[Record]:
+    def run_together(
+        self, trials: Sequence[Trial], on_epoch: Callable[[Trial, int], None], engine: Engine = ENGINE
+    ) -> list[Record]:
         """The records of trials that share data, network and protocol, trained in one program where they are several.
 
         `on_epoch` is told when a trial begins to train (0), and of every epoch that it has finished.
@@ -86,12 +100,14 @@ class Runner(Materials):
                 raise ListenerError(error) from error
 
         try:
-            return self._run_together(trials, tell)
+            return self._run_together(trials, tell, engine)
         except ListenerError as listener:
             found = listener.error
         raise found  # as it was raised, with what had caused it
 
-    def _run_together(self, trials: Sequence[Trial], on_epoch: Callable[[Trial, int], None]) -> list[Record]:
+    def _run_together(
+        self, trials: Sequence[Trial], on_epoch: Callable[[Trial, int], None], engine: Engine
+    ) -> list[Record]:
         records: dict[str, Record] = {}
         ready = []
         for trial in trials:
@@ -100,23 +116,27 @@ class Runner(Materials):
                 made = self._prepare(trial)
                 on_epoch(trial, 0)
                 if made.cut:
-                    records[trial.identity] = self._finish(made, self._train_alone(made, on_epoch))
+                    records[trial.identity] = self._finish(made, self._train_alone(made, on_epoch, engine), engine)
                 else:
                     ready.append(made)
             except Exception as error:
                 records[trial.identity] = self.failure(trial, error)
-        waiting = deque(self._parts(ready))
+        waiting = deque(self._parts(ready, engine))
+        begun = False
         while waiting:
             part = waiting.popleft()
             try:
-                histories = self._train(part, on_epoch)
+                if begun:
+                    part = [self._prepare(made.trial) for made in part]
+                histories = self._train(part, on_epoch, engine)
             except Exception as error:
                 waiting.extendleft(reversed(self._smaller(part, error)))
                 if len(part) == 1:
                     records[part[0].trial.identity] = self.failure(part[0].trial, error)
+                begun = engine.together == "branches"  # which are trained in place; a stack is a copy
                 continue
             for made, history in zip(part, histories, strict=True):
-                records[made.trial.identity] = self._finish(made, history, len(part))
+                records[made.trial.identity] = self._finish(made, history, engine, len(part))
         return [records[trial.identity] for trial in trials]
 
     def failure(self, trial: Trial, error: Exception) -> Record:
@@ -140,11 +160,11 @@ class Runner(Materials):
             mask.apply_(model)
         return Prepared(trial, model, mask, score, links, cut)
 
-    def _parts(self, ready: Sequence[Prepared]) -> list[Sequence[Prepared]]:
+    def _parts(self, ready: Sequence[Prepared], engine: Engine) -> list[Sequence[Prepared]]:
         """All at once, or one by one where they cannot share a program."""
         if len(ready) < 2:
             return [ready] if ready else []
-        if (why := self.alone(ready[0].trial)) is None:
+        if (why := self.alone(ready[0].trial, engine.together)) is None:
             return [ready]
         logger.warning("%s is trained one at a time: %s", ready[0].trial.model, why)
         return [[made] for made in ready]
@@ -156,31 +176,37 @@ class Runner(Materials):
         if no_memory(error):
             logger.warning("no memory for %d networks at once; trying half of them", len(part))
             if self.device.type == "cuda":
+                forget_frames(error)
                 torch.cuda.empty_cache()
             return [part[: len(part) // 2], part[len(part) // 2 :]]
         logger.warning("%d networks failed together (%s); trying one by one", len(part), error)
         return [[made] for made in part]
 
-    def alone(self, trial: Trial) -> str | None:
-        """Why the networks of a trial's kind cannot be trained together; None if they can."""
-        if (kind := (trial.data, trial.model)) not in self._alone:
+    def alone(self, trial: Trial, together: Together = "stacked") -> str | None:
+        """Why the networks of a trial's kind cannot be trained `together`; None if they can."""
+        if (kind := (trial.data, trial.model, together)) not in self._alone:
             data = self.data(trial)
             # by the network's own law: another may have steps that diverge, which tells nothing
             kinds = [dataclasses.replace(trial, seed=seed, init="own") for seed in (0, 1)]
-            apart, together = ([self.model(one) for one in kinds] for _ in range(2))
             spread = torch.linspace(0, len(data.train.targets) - 1, PROBE).long().to(self.device)
             inputs, targets = (tensor[spread.to(tensor.device)] for tensor in data.train)
+            examples = data.normalised(inputs)
             try:
                 with random_state(0):
-                    self._alone[kind] = difference(apart, together, data.normalised(inputs), targets)
+                    apart, joint = ([self.model(one) for one in kinds] for _ in range(2))
+                    prepare_layout([*apart, *joint], examples)
+                    if together == "branches":
+                        self._alone[kind] = draws_at_random(joint, examples, targets)
+                    else:
+                        self._alone[kind] = difference(apart, joint, examples, targets)
             except Exception as error:  # whatever torch.vmap says of operations that it does not know
                 self._alone[kind] = f"{error}".partition("\n")[0]
         return self._alone[kind]
 
-    def _train(self, part: Sequence[Prepared], on_epoch: Callable[[Trial, int], None]) -> list[History]:
+    def _train(self, part: Sequence[Prepared], on_epoch: Callable[[Trial, int], None], engine: Engine) -> list[History]:
         """Train networks together, or the only one alone."""
         if len(part) == 1:
-            return [self._train_alone(part[0], on_epoch)]
+            return [self._train_alone(part[0], on_epoch, engine)]
         trials = [made.trial for made in part]
 
         def tell(epochs: Sequence[Epoch | None]) -> None:
@@ -195,10 +221,10 @@ class Runner(Materials):
             masks=[made.mask for made in part],
             orders=[Order(stream(trial.seed, "order"), self.chosen(trial), self.labels(trial)) for trial in trials],
             on_epoch=tell,
-            compile=self.catalog.sweep.compile,
+            engine=engine,
         )
 
-    def _train_alone(self, made: Prepared, on_epoch: Callable[[Trial, int], None]) -> History:
+    def _train_alone(self, made: Prepared, on_epoch: Callable[[Trial, int], None], engine: Engine) -> History:
         trial = made.trial
         with random_state(stream(trial.seed, "training")):  # dropout and the like
             return train(
@@ -208,11 +234,11 @@ class Runner(Materials):
                 mask=made.mask,
                 seed=stream(trial.seed, "order"),
                 on_epoch=lambda epoch: on_epoch(trial, epoch.epoch),
-                compile=self.catalog.sweep.compile and not made.cut,
+                engine=dataclasses.replace(engine, compile=engine.compile and not made.cut),
             )
 
-    def _finish(self, made: Prepared, history: History, lanes: int = 1) -> Record:
-        """The record of a network that was trained, beside others in `lanes`."""
+    def _finish(self, made: Prepared, history: History, engine: Engine, lanes: int = 1) -> Record:
+        """The record of a network that was trained by `engine`, beside others in `lanes`."""
         trial, model, links = made.trial, made.model, made.links
         if history.diverged is not None:
             return self.failure(trial, DivergedError(history.diverged))
@@ -224,6 +250,7 @@ class Runner(Materials):
             trial,
             "disconnected" if made.cut else "done",
             lanes=lanes,
+            engine=engine,
             error=why,
             test_accuracy=test_accuracy,
             test_loss=_finite(test_loss),
@@ -294,21 +321,14 @@ class Runner(Materials):
         has_one = any(isinstance(module, BATCH_NORMS) for module in model.modules())
         return criterion.bn if criterion is not None and criterion.uses_data and has_one else None
 
-    def step_seconds(self, trial: Trial) -> float:
-        """Seconds of one training step of the trial's network and data, measured after one step of warm-up."""
-        data = self.data(trial)
-        model = self.model(trial)
-        count = 2 * trial.protocol.batch_size
-        few = dataclasses.replace(data, train=_head(data.train, count), test=_head(data.test, 2))
-        train(model, few, trial.protocol.lasting(1))
-        return train(model, few, trial.protocol.lasting(1)).seconds / 2
-
     def provenance(self) -> dict[str, Any]:
         """The command, and the state of the code that runs it."""
         revision, dirty = commit()
         return {"command": self.command, "commit": revision, "dirty": dirty}
 
-    def _record(self, trial: Trial, status: str, *, lanes: int = 1, **measured_values: Any) -> Record:
+    def _record(
+        self, trial: Trial, status: str, *, lanes: int = 1, engine: Engine = ENGINE, **measured_values: Any
+    ) -> Record:
         data = self.catalog.data[trial.data]
         return Record(
             identity=trial.identity,
@@ -321,7 +341,9 @@ class Runner(Materials):
                 **self.provenance(),
                 "workers": self.workers,
                 "lanes": lanes,
-                "compiled": self.catalog.sweep.compile,
+                "together": engine.together if lanes > 1 else None,
+                "channels_last": engine.channels_last,
+                "compiled": engine.compile,
                 "data": {
                     "label": data.label,
                     "checksum": data.checksum,
@@ -338,5 +360,8 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _head(split: Split, count: int) -> Split:
-    return Split(*(t.repeat(-(-count // len(t)), *(1,) * (t.dim() - 1))[:count] for t in split))
+def forget_frames(error: BaseException | None) -> None:
+    """Let go of the variables of the calls that `error` has come through, and of those of the errors before it."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__

@@ -45,7 +45,7 @@ def ours(module: str) -> bool:
         ),
         ("models", ("models", "registry", "errors", "randomness", "initialise", "law")),
         ("data", ("data", "registry", "errors")),
-        ("training", ("training", "data", "errors", "precision")),
+        ("training", ("training", "data", "errors", "memory", "precision")),
         ("report", ("report", "store", "plan", "errors", "training.protocol", "children", "law")),
         ("plan", ("training.protocol", "errors", "spec", "identity", "law")),
         ("store", ("store", "training.protocol", "errors", "identity")),

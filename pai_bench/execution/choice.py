@@ -1,26 +1,21 @@
-"""How many worker processes and how many lanes: as asked for, or what is measured to be fastest."""
+"""How many worker processes, how many trials in one program, and how: as asked for, or what is measured fastest."""
 
 import functools
 import logging
 import os
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from pai_bench.data import DataSet
-from pai_bench.memory import free_bytes, no_memory
+from pai_bench.execution.measure import measured_step, steps_of
+from pai_bench.execution.search import Search
+from pai_bench.memory import free_bytes
 from pai_bench.plan import Trial
-from pai_bench.precision import arithmetic
 from pai_bench.runner import Runner
-from pai_bench.timing import measured, synchronise
-from pai_bench.training.batches import Batches, Order
-from pai_bench.training.layout import prepare_layout
-from pai_bench.training.programs import Alone, Lanes, Program
-from pai_bench.training.step import FIRST, step_for
+from pai_bench.training.trainer import ENGINE, Engine
 
 logger = logging.getLogger(__name__)
 
@@ -34,17 +29,10 @@ WORKER = 2**29
 """Bytes of memory that a worker takes beside its data and its training."""
 
 GAIN = 1.05
-"""How much faster another way must be to be taken."""
-
-MOST_LANES = 512
-SMALL = 0.02
-"""Seconds of a small step."""
+"""How much faster worker processes must be to be taken."""
 
 FORWARD = 1 / 3
 """The share that a forward pass has in a training step, about: each of its products has two more for the gradients."""
-
-SHORT = 0.2
-"""Seconds that a measurement takes, about."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +43,17 @@ class Choice:
     threads: int = 1
     """Of the processor, for each worker."""
     lanes_of: dict[Kind, int] = field(default_factory=dict)
+    engine_of: dict[Kind, Engine] = field(default_factory=dict)
     seconds_of: dict[Kind, float] = field(default_factory=dict)
     """Seconds for a step of one trial of a kind, when all that run at once are counted."""
 
     def lanes(self, trial: Trial) -> int:
         """How many trials of this kind are trained together."""
         return self.lanes_of.get(kind_of(trial), 1)
+
+    def engine(self, trial: Trial) -> Engine:
+        """How trials of this kind are trained."""
+        return self.engine_of.get(kind_of(trial), ENGINE)
 
     def __str__(self) -> str:
         most = max(self.lanes_of.values(), default=1)
@@ -86,8 +79,8 @@ def choose(runner: Runner, missing: Sequence[Trial]) -> Choice:
         for kind, (trial, count) in found.items()
     }
 
-    def measure(kind: Kind, threads: int, lanes: int) -> tuple[float, int]:
-        return measured_step(runner, found[kind][0], threads, lanes)
+    def measure(kind: Kind, threads: int, networks: int, engine: Engine) -> tuple[float, int]:
+        return measured_step(runner, found[kind][0], threads, networks, engine)
 
     own = WORKER + sum(data.nbytes for data in runner.catalog.data.values())
 
@@ -95,11 +88,12 @@ def choose(runner: Runner, missing: Sequence[Trial]) -> Choice:
         share, room = max(1, threads // workers), free_bytes(runner.device) // workers
         room -= own if workers > 1 else 0
         best = {
-            kind: best_lanes(runner, trial, -(-count // workers), lanes, room, functools.partial(measure, kind, share))
+            kind: Search(runner, trial, -(-count // workers), room, functools.partial(measure, kind, share)).best(lanes)
             for kind, (trial, count) in found.items()
         }
-        seconds = {kind: one / workers for kind, (_, one) in best.items()}
-        return Choice(workers, share, {kind: lanes for kind, (lanes, _) in best.items()}, seconds)
+        lanes_of = {kind: networks for kind, (networks, _, _) in best.items()}
+        engines = {kind: engine for kind, (_, engine, _) in best.items()}
+        return Choice(workers, share, lanes_of, engines, {kind: one / workers for kind, (_, _, one) in best.items()})
 
     def total(choice: Choice) -> float:
         return sum(choice.seconds_of[kind] * count for kind, count in work.items())
@@ -117,7 +111,7 @@ def choose(runner: Runner, missing: Sequence[Trial]) -> Choice:
     def needs(kind: Kind) -> int:
         lanes = 1 if sweep.lanes == "auto" else min(int(sweep.lanes), found[kind][1])
         try:
-            return measure(kind, threads, lanes)[1]
+            return measure(kind, threads, lanes, Engine(compile=sweep.compile))[1]
         except Exception:  # the trial itself will fail, and say why
             return 0
 
@@ -137,105 +131,7 @@ def kinds(missing: Sequence[Trial]) -> dict[Kind, tuple[Trial, int]]:
     return {kind_of(trial): (trial, counts[kind_of(trial)]) for trial in reversed(missing)}
 
 
-def steps_of(runner: Runner, trial: Trial) -> int:
-    """How many steps a trial trains."""
-    return trial.protocol.steps(runner.whole(trial).train_size(trial.train_fraction))
-
-
 def evaluation(trial: Trial, data: DataSet) -> float:
     """What testing a trial's network after every epoch costs, in training steps of `trial` on `data`."""
     passes = trial.protocol.passes(data.train_size(trial.train_fraction))
     return FORWARD * max(1, passes) * len(data.test.targets) / trial.protocol.batch_size
-
-
-@contextmanager
-def using(threads: int) -> Iterator[None]:
-    """A block in which torch uses so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def best_lanes(
-    runner: Runner, trial: Trial, count: int, asked: int | str, room: int, measure: Callable[[int], tuple[float, int]]
-) -> tuple[int, float]:
-    """How many of `count` trials to train together, and what a step of one of them takes then, in seconds.
-
-    Lanes are doubled as long as that is faster and they fit into `room` bytes. `measure` gives seconds and bytes of
-    some lanes.
-    """
-    try:
-        if asked != "auto":
-            lanes = min(int(asked), count)
-            if lanes > 1 and (why := runner.alone(trial)) is not None:
-                logger.warning("%s is trained one at a time: %s", trial.model, why)
-                lanes = 1
-            try:
-                return lanes, measure(lanes)[0]
-            except Exception as error:
-                if not no_memory(error):
-                    raise
-                return lanes, measure(1)[0]  # they will be split
-        lanes, (seconds, taken) = 1, measure(1)
-    except Exception:  # the trial itself will fail, and say why
-        return 1, 0.0
-    # on a processor, lanes are for networks whose steps are too small to keep it busy
-    most = min(count, MOST_LANES) if runner.device.type != "cpu" or seconds < SMALL else 1
-    while 2 * lanes <= most and 2.5 * taken < room and runner.alone(trial) is None:
-        try:
-            found, taken = measure(2 * lanes)
-        except Exception as error:  # as many as have worked will do
-            logger.debug("%s is not trained %d at a time: %s", trial.model, 2 * lanes, error)
-            break
-        if found * GAIN > seconds:
-            break
-        lanes, seconds = 2 * lanes, found
-    return lanes, seconds
-
-
-def measured_step(runner: Runner, trial: Trial, threads: int, lanes: int) -> tuple[float, int]:
-    """`step_seconds` with so many threads, measured once for each kind of trial."""
-    key = kind_of(trial), threads, lanes
-    if key not in runner.measured_steps:
-        with using(threads):
-            runner.measured_steps[key] = step_seconds(runner, trial, lanes)
-    return runner.measured_steps[key]
-
-
-def step_seconds(runner: Runner, trial: Trial, lanes: int) -> tuple[float, int]:
-    """Seconds for a training step of one of several trials, after a warm-up, and the bytes that all of them take."""
-    if not steps_of(runner, trial):
-        return 0.0, 0
-    with arithmetic(trial.protocol.precision, runner.device):
-        return _step_seconds(runner, trial, lanes)
-
-
-def _step_seconds(runner: Runner, trial: Trial, lanes: int) -> tuple[float, int]:
-    data = runner.data(trial)
-    batches = Batches(data, [Order(i) for i in range(lanes)], trial.protocol)
-    rate = trial.protocol.rate(0, 1)
-    with measured(runner.device, memory=True) as first:  # weights, gradients, the optimiser's memory, activations
-        model = runner.model(trial)
-        program: Program
-        if lanes == 1:
-            prepare_layout(model, data.normalised(data.train.inputs[:2]))
-            program = Alone(model)
-        else:
-            program = Lanes([model] * lanes, [None] * lanes)
-        step = step_for(program, trial.protocol, runner.device, compile=runner.catalog.sweep.compile)
-        step(*next(batches.epoch()), rate)
-    for _ in range(FIRST if runner.device.type == "cuda" else 0):  # until the step is recorded
-        step(*next(batches.epoch()), rate)
-    synchronise(runner.device)
-    start, done = time.perf_counter(), 0
-    while not done or time.perf_counter() - start < SHORT:
-        for inputs, targets in batches.epoch():
-            step(inputs, targets, rate)
-            done += 1
-            if time.perf_counter() - start > SHORT:
-                break
-    synchronise(runner.device)
-    return (time.perf_counter() - start) / done / lanes, first.peak_bytes or 0

@@ -72,7 +72,7 @@ class Pool:
         while waiting:
             if wanted := ask(waiting.popleft()):
                 start = time.perf_counter()
-                records = self.runner.run_together(wanted, epoch)
+                records = self.runner.run_together(wanted, epoch, self.choice.engine(wanted[0]))
                 take(wanted, records, time.perf_counter() - start)
 
     def _run_apart(self, waiting: "deque[Cell]", ask: Ask, epoch: Told, take: Take) -> None:

@@ -47,7 +47,7 @@ def serve(line: Connection) -> None:
         def tell(trial: Trial, epoch: int, cell: list[Trial] = cell) -> None:
             line.send(("epoch", (cell.index(trial), epoch)))
 
-        line.send(("records", runner.run_together(cell, tell)))
+        line.send(("records", runner.run_together(cell, tell, choice.engine(cell[0]))))
 
 
 if __name__ == "__main__":

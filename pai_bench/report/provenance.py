@@ -82,7 +82,8 @@ def describe_company(record: Record) -> str | None:
     """What ran beside a trial, which its times depend on."""
     workers, lanes = (record.provenance.get(key, 1) for key in ("workers", "lanes"))
     parts = [f"one of {workers} worker processes"] if workers > 1 else []
-    parts += [f"trained in one program with {plural(lanes - 1, 'other')}"] if lanes > 1 else []
+    side_by_side = ", as branches" if record.provenance.get("together") == "branches" else ""
+    parts += [f"trained in one program with {plural(lanes - 1, 'other')}{side_by_side}"] if lanes > 1 else []
     parts += ["compiled"] if record.provenance.get("compiled") else []
     return ", ".join(parts) or None
 

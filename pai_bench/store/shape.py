@@ -92,6 +92,7 @@ class OfTrial(Origin):
     data: UsedData
     workers: NotRequired[int]
     lanes: NotRequired[int]
+    together: NotRequired[str | None]
 
 
 HUGE, TINY, MOST = 1e300, 1e-300, 2**62

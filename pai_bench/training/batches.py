@@ -55,27 +55,48 @@ class Batches:
         own = [self.targets if order.labels is None else order.labels for order in orders]
         self._labels = None if all(order.labels is None for order in orders) else torch.stack(own)
         self._streams = [torch.Generator().manual_seed(order.seed) for order in orders]
+        self._drawn: list[Tensor] | None = None
         # each trial's training images have mean 0 and deviation 1
         self.by_lane = self.inputs.dtype == torch.uint8 and any(chosen is not None for chosen in self.chosen)
         if self.by_lane:
             scales = [data.scale_of(chosen) for chosen in self.chosen]
             self._mean, self._std = (torch.stack(parts)[:, None] for parts in zip(*scales, strict=True))
 
-    def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs (lanes, batch, ...), as networks take them, and targets (lanes, batch), batch by batch."""
-        device, batch = self.targets.device, self.protocol.batch_size
-        count = self.per_epoch * batch
-        order = torch.stack([torch.randperm(self.size, generator=one)[:count] for one in self._streams]).to(device)
-        order = torch.stack([o if c is None else c[o] for c, o in zip(self.chosen, order, strict=True)])
-        drawn: list[Tensor] = []
+    def draw_ahead(self) -> None:
+        """Draw the order of the next epoch now, while the device may still be busy with this one."""
+        if self._drawn is None:
+            self._drawn = self._draw()
+
+    def _draw(self) -> list[Tensor]:
+        """Places of an epoch's examples, (lanes, examples), and how each is changed."""
+        count = self.per_epoch * self.protocol.batch_size
+        drawn = [torch.stack([torch.randperm(self.size, generator=one)[:count] for one in self._streams])]
         if self.protocol.augmentation != "none":
             each = zip(*(draw_flips_and_shifts(count, PADDING, one) for one in self._streams), strict=True)
-            drawn = [torch.stack(part).to(device) for part in each]
+            drawn += map(torch.stack, each)
+        order, *changes = (self._sent(part) for part in drawn)
+        order = torch.stack([o if c is None else c[o] for c, o in zip(self.chosen, order, strict=True)])
+        return [order, *changes]
+
+    def _sent(self, part: Tensor) -> Tensor:
+        """A tensor on the device, which is not waited for."""
+        device = self.targets.device
+        return part.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else part
+
+    def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs (lanes, batch, ...), as networks take them, and targets (lanes, batch), batch by batch."""
+        drawn, self._drawn = self._drawn or self._draw(), None
+        batch = self.protocol.batch_size
         # (batches, lanes, batch, ...), several batches at a time
-        parts = [part.unflatten(1, (-1, batch)).transpose(0, 1).split(self._at_once) for part in (order, *drawn)]
+        parts = [part.unflatten(1, (-1, batch)).transpose(0, 1).split(self._at_once) for part in drawn]
         for places, *change in zip(*parts, strict=True):
             inputs = self.inputs_at(places, *change)
             yield from zip(inputs, self.targets_at(places), strict=True)
+
+    def endless(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of one epoch after the other."""
+        while True:
+            yield from self.epoch()
 
     def targets_at(self, places: Tensor) -> Tensor:
         """The training labels at `places` (batches, lanes, batch)."""

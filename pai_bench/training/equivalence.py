@@ -9,8 +9,8 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from pai_bench.errors import UserError
 from pai_bench.precision import arithmetic
-from pai_bench.training.programs import Alone, Lanes, Program
-from pai_bench.training.snapshot import beside_tensors
+from pai_bench.training.programs import Alone, Branches, Lanes, Program
+from pai_bench.training.snapshot import beside_tensors, chance
 
 
 def refuse_chance(model: nn.Module) -> None:
@@ -33,6 +33,15 @@ def refuse_hooks(model: nn.Module) -> None:
     for name, weight in model.named_parameters():
         if weight._backward_hooks or weight._post_accumulate_grad_hooks:
             raise UserError(f"{name!r} has a hook on its gradient")
+
+
+def draws_at_random(models: Sequence[nn.Module], inputs: Tensor, targets: Tensor) -> str | None:
+    """Why networks cannot be branches of one program: they draw at random in a step, so that the order would matter."""
+    refuse_chance(models[0])
+    program, count = Branches(models, [None] * len(models)), len(models)
+    before = chance(inputs.device)
+    steps(program, torch.stack([inputs] * count), torch.stack([targets] * count))
+    return None if chance(inputs.device) == before else "it draws at random in training"
 
 
 def difference(

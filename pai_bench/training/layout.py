@@ -1,29 +1,50 @@
 """In which order the weights of convolutions lie in memory."""
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 
 @torch.no_grad()
-def prepare_layout(model: nn.Module, examples: Tensor) -> None:
-    """Lay out convolution weights channels-last, in which both oneDNN and cuDNN are fastest on small networks.
+def prepare_layout(models: Sequence[nn.Module], examples: Tensor, *, channels_last: bool = True) -> None:
+    """Lay out the convolution weights of networks of one kind channels-last, or contiguous if that is asked for.
 
-    A network that cannot be run on `examples` like this, as one that calls ``view`` on a feature map, stays as it was.
-    A copy is tried, since a network may change its buffers when it runs.
+    Channels-last is the layout in which both oneDNN and cuDNN are fastest on small networks. Networks that cannot be
+    run on `examples` like this, as those that call ``view`` on a feature map, stay as they were. A copy is tried, since
+    a network may change its buffers when it runs.
     """
-    if any(isinstance(module, nn.Conv2d) for module in model.modules()):
+    if not any(isinstance(module, nn.Conv2d) for module in models[0].modules()):
+        return
+    if channels_last:
         try:
-            lay_out(copy.deepcopy(model).eval())(examples)
+            lay_out(copy.deepcopy(models[0]).eval())(examples)
         except Exception:  # whatever keeps it from being copied or run
             return
-        lay_out(model)
+    for model in models:
+        lay_out(model, torch.channels_last if channels_last else torch.contiguous_format)
 
 
-def lay_out(model: nn.Module) -> nn.Module:
-    """The same network, its weights of two-dimensional convolutions channels-last."""
+def lay_out(model: nn.Module, memory_format: torch.memory_format = torch.channels_last) -> nn.Module:
+    """The same network, its weights of two-dimensional convolutions in `memory_format`."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            module.to(memory_format=torch.channels_last)
+            module.to(memory_format=memory_format)
     return model
+
+
+def channels_last_weights(model: nn.Module) -> list[str]:
+    """Names of the weights of two-dimensional convolutions that lie channels-last."""
+    found = {id(m.weight) for m in model.modules() if isinstance(m, nn.Conv2d)}
+    return [
+        name
+        for name, weight in model.named_parameters()
+        if id(weight) in found and weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last)
+    ]
+
+
+def stacked_channels_last(weight: Tensor) -> Tensor:
+    """The kernels of several two-dimensional convolutions, channels-last as those of one convolution with groups."""
+    kernels = weight.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    return kernels.view(*weight.shape[:2], *kernels.shape[1:])

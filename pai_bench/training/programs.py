@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 from torch.nn import functional as F
 
+from pai_bench.training.layout import channels_last_weights, stacked_channels_last
 from pai_bench.training.stacked_layers import StackedLayers
 
 Masks = Sequence[Mapping[str, Tensor] | None]
@@ -33,6 +34,9 @@ class Program(ABC):
     @abstractmethod
     def logits(self, inputs: Tensor, *, by_lane: bool = False) -> Tensor:
         """(lanes, batch, classes), in evaluation mode, of inputs (batch, ...), or `by_lane` (lanes, batch, ...)."""
+
+    def join(self) -> None:  # noqa: B027  # most programs compute where they are
+        """Make the current stream of the device wait for all that the program computes elsewhere."""
 
     @abstractmethod
     def finish(self) -> None:
@@ -84,6 +88,8 @@ class Lanes(Program):
             model.train()
         self.module = copy.deepcopy(models[0]).to("meta")
         self.state, self.buffers = stack_module_state(list(models))
+        for name in channels_last_weights(models[0]):
+            self.state[name].data = stacked_channels_last(self.state[name].data)
         self.parameters = list(self.state.values())
         names = [name for name in self.state if any(mask is not None and name in mask for mask in masks)]
         whole = {name: torch.ones_like(self.state[name][0], dtype=torch.bool) for name in names}
@@ -116,17 +122,66 @@ class Lanes(Program):
                     tensor.copy_(stacked[name][lane])
 
 
+class Branches(Program):
+    """Several networks as they are, side by side: on a CUDA device each has a stream of its own.
+
+    Each computes what it would compute alone, to the bit, since its kernels are the same. Recorded as one graph, they
+    share the device without waiting for the processor, which is faster than stacking wherever the kernels of a stack
+    are slow, as those of convolutions with groups are.
+    """
+
+    def __init__(self, models: Sequence[nn.Module], masks: Masks) -> None:
+        self.branches, self.lanes = [Alone(*pair) for pair in zip(models, masks, strict=True)], len(models)
+        self.module = nn.ModuleList(models)
+        self.parameters = [weight for branch in self.branches for weight in branch.parameters]
+        exacts = [branch.exact for branch in self.branches]
+        self.exact = Exact([w for one in exacts for w in one.weights], [k for one in exacts for k in one.keeps])
+        device = self.parameters[0].device
+        self._streams = [torch.cuda.Stream(device) for _ in models] if device.type == "cuda" else None
+
+    def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return torch.cat(self._each(lambda i, branch: branch.losses(inputs[i : i + 1], targets[i : i + 1])))
+
+    def logits(self, inputs: Tensor, *, by_lane: bool = False) -> Tensor:
+        return torch.cat(self._each(lambda i, branch: branch.logits(inputs[i] if by_lane else inputs)))
+
+    def _each(self, work: Callable[[int, Alone], Tensor]) -> list[Tensor]:
+        """What `work` gives for every branch, to be used on the current stream."""
+        if self._streams is None:
+            return [work(i, branch) for i, branch in enumerate(self.branches)]
+        found, current = [], torch.cuda.current_stream(self.parameters[0].device)
+        for i, (branch, stream) in enumerate(zip(self.branches, self._streams, strict=True)):
+            stream.wait_stream(current)
+            with torch.cuda.stream(stream):
+                found.append(work(i, branch))
+        self.join()
+        return found
+
+    def join(self) -> None:
+        for stream in self._streams or ():
+            torch.cuda.current_stream(self.parameters[0].device).wait_stream(stream)
+
+    def finish(self) -> None:
+        pass
+
+
 class Exact:
     """Sets removed weights to zero, all layers in one call."""
 
     def __init__(self, weights: Sequence[Tensor], keeps: Sequence[Tensor]) -> None:
-        self.weights = list(weights)
-        self.factors = [
-            torch.empty_like(weight, requires_grad=False).copy_(keep)
-            for weight, keep in zip(weights, keeps, strict=True)
+        self.weights, self.keeps = list(weights), list(keeps)
+        self._on_cuda = any(weight.device.type == "cuda" for weight in weights)
+        # there, a step of a small network is bound by memory, and a mask of bytes is a quarter of one of factors
+        dtypes = [torch.bool if self._on_cuda else weight.dtype for weight in weights]
+        self._masks = [
+            torch.empty_like(weight, dtype=dtype, requires_grad=False).copy_(~keep if self._on_cuda else keep)
+            for weight, dtype, keep in zip(weights, dtypes, keeps, strict=True)
         ]
 
     @torch.no_grad()
     def __call__(self) -> None:
-        if self.weights:
-            torch._foreach_mul_(self.weights, self.factors)
+        if self._on_cuda:
+            for weight, removed in zip(self.weights, self._masks, strict=True):
+                weight.masked_fill_(removed, 0.0)
+        elif self.weights:
+            torch._foreach_mul_(self.weights, self._masks)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 
-def chance() -> bytes:
-    """The states of all generators that a network may draw from without being asked."""
-    return pickle.dumps((torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()))
+def chance(device: torch.device | None = None) -> bytes:
+    """The states of all generators that a network may draw from without being asked, on a CUDA `device` too."""
+    of_device = torch.cuda.get_rng_state(device).tolist() if device is not None and device.type == "cuda" else []
+    return pickle.dumps((torch.get_rng_state().tolist(), of_device, random.getstate(), np.random.get_state()))
 
 
 def beside_tensors(module: nn.Module, *, attributes: bool = False) -> list[object]:

@@ -1,6 +1,5 @@
 """A training step: losses, gradients, the optimiser's kernel, and exact zeros, without waiting for the device."""
 
-import logging
 from collections.abc import Callable
 
 import torch
@@ -11,12 +10,6 @@ from torch.optim.sgd import sgd
 from pai_bench.errors import UserError
 from pai_bench.training.programs import Program
 from pai_bench.training.protocol import Protocol
-from pai_bench.training.snapshot import beside_tensors
-
-logger = logging.getLogger(__name__)
-
-FIRST = 3
-"""Steps on a CUDA device before one is recorded: libraries are loaded in them, and memory is found."""
 
 
 class Step:
@@ -46,6 +39,7 @@ class Step:
         """The losses (lanes,) before the step, at the learning rate `rate`."""
         losses = self._losses(inputs, targets)
         gradients = torch.autograd.grad(losses, self.weights, self._ones, allow_unused=True)
+        self.program.join()
         with torch.no_grad():
             # a weight that took no part is left as it is, without decay and momentum, as by torch's own optimisers
             pairs = {i: (self.weights[i], g) for i, g in enumerate(gradients) if g is not None}
@@ -94,66 +88,3 @@ def alike(gradient: Tensor, weight: Tensor) -> Tensor:
     if gradient.layout is not torch.strided:  # of an embedding that was asked for sparse ones
         gradient = gradient.to_dense()
     return gradient if gradient.stride() == weight.stride() else torch.empty_like(weight).copy_(gradient)
-
-
-class Recorded:
-    """The steps of a CUDA device: the first ones as they are, then one that is recorded as a graph and played again.
-
-    Launching a graph costs the processor as much as launching one kernel, so that small networks keep the device busy.
-    A step that cannot be recorded is taken as it is, every time, and one that changes more than tensors in place: a
-    network that counts in Python, replaces a buffer or draws on the processor would do none of it in a graph.
-    """
-
-    def __init__(self, step: Step) -> None:
-        self.step, self._taken = step, 0
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._steady = True
-        """Whether no step has changed more than tensors in place."""
-
-    def __call__(self, inputs: Tensor, targets: Tensor, rate: float) -> Tensor:
-        """As `Step`."""
-        if self._taken == 0:
-            self._rate = torch.tensor(rate, device=inputs.device)
-            self._side = torch.cuda.Stream(inputs.device)
-        self._rate.fill_(rate)
-        self._taken += 1
-        if self._graph is not None:
-            self._inputs.copy_(inputs)
-            self._targets.copy_(targets)
-            self._graph.replay()
-            return self._found.clone()
-        if self._taken <= FIRST:
-            self._side.wait_stream(torch.cuda.current_stream(inputs.device))
-            before = self._state()
-            with torch.cuda.stream(self._side):
-                losses = self.step(inputs, targets, self._rate)
-            # the first step may fill what a network makes when it is first used
-            self._steady = self._taken == 1 or (self._steady and self._state() == before)
-            torch.cuda.current_stream(inputs.device).wait_stream(self._side)
-            return losses
-        if self._taken == FIRST + 1 and self._steady and self._record(inputs, targets):
-            return self(inputs, targets, rate)
-        return self.step(inputs, targets, self._rate)
-
-    def _state(self) -> list[object]:
-        return beside_tensors(self.step.program.module, attributes=True)
-
-    def _record(self, inputs: Tensor, targets: Tensor) -> bool:
-        """Record a step, which is not taken thereby."""
-        self._inputs, self._targets, graph = inputs.clone(), targets.clone(), torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph):
-                self._found = self.step(self._inputs, self._targets, self._rate)
-        except RuntimeError as error:
-            logger.debug("the step cannot be recorded: %s", error)
-            torch.cuda.synchronize(inputs.device)
-            return False
-        self._graph = graph
-        return True
-
-
-def step_for(program: Program, protocol: Protocol, device: torch.device, *, compile: bool = False) -> "Step | Recorded":
-    """The fastest way to take a step on `device`."""
-    step = Step(program, protocol, compile=compile)
-    # a compiled program may bring graphs of its own
-    return Recorded(step) if device.type == "cuda" and not compile else step

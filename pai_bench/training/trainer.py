@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +14,45 @@ from pai_bench.data import DataSet, Split
 from pai_bench.precision import arithmetic
 from pai_bench.training.batches import Batches, Order
 from pai_bench.training.layout import prepare_layout
-from pai_bench.training.programs import Alone, Lanes, Masks, Program
+from pai_bench.training.programs import Alone, Branches, Lanes, Masks, Program
 from pai_bench.training.protocol import Protocol
-from pai_bench.training.step import step_for
+from pai_bench.training.recorded import step_for
 
 EVALUATION_BATCH, AT_ONCE = 1000, 4_000
 """Examples in a batch of the test set, and at most in all lanes, if a step has not more: about its memory."""
 
+AT_ONCE_ON_CUDA = 2**28
+"""Elements of the inputs of all lanes at most, on a CUDA device, which small batches leave idle: 1 GiB."""
+
+
+Together = Literal["stacked", "branches"]
+"""How several networks are trained in one program: by stacked parameters (`Lanes`), or side by side (`Branches`)."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How training is executed; what comes out is the same, up to the order in which sums are taken."""
+
+    together: Together = "stacked"
+    channels_last: bool = True
+    """Whether weights of two-dimensional convolutions lie channels-last, for networks that can be run so."""
+    compile: bool = False
+    """Whether `torch.compile` makes the losses of a step."""
+
+    def program(self, models: Sequence[nn.Module], masks: Masks, examples: Tensor) -> Program:
+        """The program that trains `models`, laid out for inputs like `examples`."""
+        prepare_layout(models, examples, channels_last=self.channels_last)
+        if len(models) == 1:
+            return Alone(models[0], masks[0])
+        return (Branches if self.together == "branches" else Lanes)(models, masks)
+
 
 class DivergedError(RuntimeError):
     """The training loss is no longer finite."""
+
+
+ENGINE = Engine()
+"""One network by itself, or several stacked."""
 
 
 @dataclass(frozen=True)
@@ -62,20 +92,21 @@ def train(
     mask: Mapping[str, Tensor] | None = None,
     seed: int = 0,
     on_epoch: Callable[[Epoch], None] = lambda _epoch: None,
-    compile: bool = False,
+    engine: Engine = ENGINE,
 ) -> History:
     """Train `model` in place on `data`, both on one device, and evaluate it after every epoch.
 
     Weights that `mask` removes are exactly 0.0 before the first and after every step. The order of the examples depends
     on `seed` alone. Each epoch takes ``len(train) // batch_size`` whole batches; the rest is left out of that epoch.
     """
-    prepare_layout(model, data.normalised(data.train.inputs[:2]))
 
     def tell(epochs: Sequence[Epoch | None]) -> None:
         if epochs[0] is not None:
             on_epoch(epochs[0])
 
-    (history,) = fit(Alone(model, mask), data, protocol, [Order(seed)], on_epoch=tell, compile=compile)
+    (history,) = train_together(
+        [model], data, protocol, masks=[mask], orders=[Order(seed)], on_epoch=tell, engine=engine
+    )
     if history.diverged is not None:
         raise DivergedError(history.diverged)
     return history
@@ -89,28 +120,18 @@ def train_together(
     masks: Masks,
     orders: Sequence[Order],
     on_epoch: Callable[[Sequence[Epoch | None]], None] = lambda _epochs: None,
-    compile: bool = False,
+    engine: Engine = ENGINE,
 ) -> list[History]:
     """Train several networks of one kind in place, in one program, each as `train` would train it alone.
 
-    A network whose loss is no longer finite says so in its history and does no harm to the others.
+    The device is waited for once an epoch. A network whose loss is no longer finite says so in its history and does no
+    harm to the others.
     """
-    return fit(Lanes(models, masks), data, protocol, orders, on_epoch=on_epoch, compile=compile)
-
-
-def fit(
-    program: Program,
-    data: DataSet,
-    protocol: Protocol,
-    orders: Sequence[Order],
-    *,
-    on_epoch: Callable[[Sequence[Epoch | None]], None],
-    compile: bool = False,
-) -> list[History]:
-    """Train what is in `program`; the device is waited for once an epoch."""
     device = data.train.targets.device
     with arithmetic(protocol.precision, device):
-        return _fit(program, data, protocol, orders, on_epoch, step_for(program, protocol, device, compile=compile))
+        program = engine.program(models, masks, data.normalised(data.train.inputs[:2]))
+        step = step_for(program, protocol, device, compile=engine.compile)
+        return _fit(program, data, protocol, orders, on_epoch, step)
 
 
 def _fit(
@@ -133,13 +154,15 @@ def _fit(
             done += 1
             if done == steps:
                 break
+        if done < steps:
+            batches.draw_ahead()
         seen = torch.stack(losses).cpu()  # waits for the device
         seconds += time.perf_counter() - start
         for lane, bad in enumerate((~seen.isfinite()).int().T):
             if bad.any() and trouble[lane] is None:
                 first = done - len(losses) + int(bad.argmax())
                 trouble[lane] = f"diverged at step {first + 1}: the training loss is {float(seen[bad.argmax(), lane])}"
-        at_once = max(AT_ONCE, program.lanes * protocol.batch_size)
+        at_once = max(evaluated_at_once(data.test), program.lanes * protocol.batch_size)
         tested = evaluate_lanes(program, data.test, batches.normalised, by_lane=batches.by_lane, at_once=at_once)
         epochs = [Epoch(number, float(mean), *found) for mean, found in zip(seen.double().mean(0), tested, strict=True)]
         for lane, epoch in enumerate(epochs):
@@ -154,6 +177,13 @@ def _fit(
     return [
         History(tuple(curve), seconds / program.lanes, images, bad) for curve, bad in zip(curves, trouble, strict=True)
     ]
+
+
+def evaluated_at_once(split: Split) -> int:
+    """Examples that go through all lanes at once."""
+    if split.targets.device.type == "cpu":
+        return AT_ONCE
+    return AT_ONCE_ON_CUDA // max(1, split.inputs[0].numel())
 
 
 @torch.inference_mode()
@@ -175,6 +205,7 @@ def evaluate_lanes(
 
 
 def evaluate(model: nn.Module, data: DataSet, split: Split) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy (in [0, 1]) of `model`, in eval mode, on `split` of `data`."""
-    (found,) = evaluate_lanes(Alone(model), split, data.normalised, by_lane=False)
+    """Cross-entropy and accuracy (in [0, 1]) of `model` on `split` of `data`, in eval mode, in single precision."""
+    with arithmetic("fp32", data.device):
+        (found,) = evaluate_lanes(Alone(model), split, data.normalised, by_lane=False)
     return found

@@ -35,7 +35,7 @@ def time(given: argparse.Namespace) -> int:
                 progress.update(task, description=escape(f"timing {trial.criterion_name} on {trial.model}"))
                 try:
                     if (key := (trial.data, trial.model)) not in steps:
-                        steps[key] = measure_step(runner, trial, rounds=given.rounds)
+                        steps[key] = measure_step(runner, trial)
                     measured.append(measure_cost(runner, trial, steps[key], rounds=given.rounds, budget=given.seconds))
                 except Exception as error:  # the others are worth measuring
                     failed += 1

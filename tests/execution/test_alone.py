@@ -2,6 +2,7 @@
 
 import logging
 import random
+import weakref
 from typing import Any
 
 import pytest
@@ -33,6 +34,56 @@ def test_no_memory_for_all_lanes_is_tried_with_half_of_them(
     same(one, pb.run(sweep(lanes=6), out="two"))
     assert sizes == [6, 3, 2, 3, 2]
     assert "no memory for 6 networks at once; trying half of them" in caplog.text
+
+
+def test_branches_that_had_no_memory_begin_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are trained in place: what a failure leaves of them is no longer initialised."""
+    real, sizes = trainer.train_together, []
+
+    def small(models: Any, *arguments: Any, **keys: Any) -> Any:
+        sizes.append(len(models))
+        found = real(models, *arguments, **keys)
+        if len(models) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return found
+
+    one = pb.run(sweep(lanes=1), out="one")
+    monkeypatch.setattr(runner, "train_together", small)
+    two = pb.run(sweep(lanes=6, together="branches"), out="two")
+    assert one.test_accuracy.tolist() == two.test_accuracy.tolist()
+    assert [record.curve for record in Store("one")] != []
+    for before, after in zip(Store("one"), Store("two"), strict=True):
+        assert [epoch.train_loss for epoch in before.curve] == [epoch.train_loss for epoch in after.curve]
+    assert sizes == [6, 3, 3]
+    assert "no memory for 6 networks at once; trying half of them" in caplog.text
+    assert {record.provenance["together"] for record in Store("two")} == {"branches"}
+
+
+def test_an_error_lets_go_of_the_tensors_of_its_calls() -> None:
+    """They would take the memory that is to be used again."""
+    held: list[Any] = []
+
+    def inner() -> None:
+        tensor = torch.zeros(3)
+        held.append(weakref.ref(tensor))
+        raise RuntimeError("inner")
+
+    def outer() -> None:
+        tensor = torch.zeros(3)
+        held.append(weakref.ref(tensor))
+        try:
+            inner()
+        except RuntimeError:
+            raise torch.OutOfMemoryError("outer")  # noqa: B904  # the context is what matters here
+
+    try:
+        outer()
+    except torch.OutOfMemoryError as error:
+        assert all(one() is not None for one in held)
+        runner.forget_frames(error)
+        assert all(one() is None for one in held)
 
 
 def dropping(shape: tuple[int, ...], classes: int) -> nn.Module:

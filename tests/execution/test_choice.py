@@ -9,11 +9,13 @@ import torch
 
 from pai_bench import memory
 from pai_bench.catalog import resolve
-from pai_bench.execution import choice
-from pai_bench.execution.choice import Choice, choose, step_seconds
+from pai_bench.execution import choice, measure, search
+from pai_bench.execution.choice import Choice, choose
+from pai_bench.execution.measure import step_seconds
 from pai_bench.execution.sweep import cells
 from pai_bench.plan import Trial
 from pai_bench.runner import Runner
+from pai_bench.training.trainer import Engine, Together
 from tests.execution.test_pool import named
 from tests.test_runner import sweep
 
@@ -29,11 +31,11 @@ def choose_by(
     """The choice where a step takes table[threads, lanes] seconds."""
     asked = Runner(resolve(named(**{"seeds": 8, "lanes": "auto", "workers": "auto"} | changes)))
 
-    def measured(_runner: Runner, _trial: Trial, lanes: int) -> tuple[float, int]:
+    def measured(_runner: Runner, _trial: Trial, lanes: int, _engine: Engine) -> tuple[float, int]:
         return table.get((torch.get_num_threads(), lanes), 9.0), taken * lanes
 
-    monkeypatch.setattr(choice, "step_seconds", measured)
-    monkeypatch.setattr(choice, "SMALL", 5.0)
+    monkeypatch.setattr(measure, "step_seconds", measured)
+    monkeypatch.setattr(search, "SMALL", 5.0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: THREADS[-1])
     monkeypatch.setattr(torch, "set_num_threads", THREADS.append)
     THREADS[:] = [2]
@@ -131,14 +133,14 @@ def test_what_is_asked_for_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_own_objects_are_run_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "step_seconds", lambda _runner, _trial, lanes: (1.0 / lanes**0.01, 0))
+    monkeypatch.setattr(measure, "step_seconds", lambda _runner, _trial, lanes, _engine: (1.0 / lanes**0.01, 0))
     asked = Runner(resolve(sweep(seeds=8)))
     assert choose(asked, asked.catalog.trials).workers == 1
 
 
-@pytest.mark.parametrize("lanes", [1, 3])
-def test_a_step_is_measured(runner: Runner, lanes: int) -> None:
-    seconds, taken = step_seconds(runner, runner.catalog.trials[0], lanes)
+@pytest.mark.parametrize(("lanes", "together"), [(1, "stacked"), (3, "stacked"), (3, "branches")])
+def test_a_step_is_measured(runner: Runner, lanes: int, together: Together) -> None:
+    seconds, taken = step_seconds(runner, runner.catalog.trials[0], lanes, Engine(together=together))
     assert 0 < seconds < 1
     assert taken >= 0
 

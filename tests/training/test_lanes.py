@@ -204,7 +204,7 @@ class Odd(nn.Module):
 
 def test_laying_out_weights_changes_nothing_else() -> None:
     model = Odd().double()
-    layout.prepare_layout(model, data(1, 8, 8).train.inputs[:2])
+    layout.prepare_layout([model], data(1, 8, 8).train.inputs[:2])
     assert model.conv.weight.is_contiguous(memory_format=torch.channels_last)
     assert not model.seen
 

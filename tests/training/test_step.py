@@ -12,12 +12,13 @@ from torch import nn
 
 import pai_bench as pb
 from pai_bench.data import Split
+from pai_bench.training import recorded
 from pai_bench.training import step as steps
 from pai_bench.training.batches import Order
 from pai_bench.training.programs import Alone
 from pai_bench.training.protocol import Protocol
 from pai_bench.training.snapshot import beside_tensors
-from pai_bench.training.trainer import History, train, train_together
+from pai_bench.training.trainer import Engine, History, train, train_together
 
 PROTOCOL = Protocol(name="test", epochs=3, batch_size=8, learning_rate=0.05, weight_decay=0.01)
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)
@@ -31,14 +32,15 @@ def data() -> pb.DataSet:
 
 
 def trained(device: str, name: str = "resnet-20", lanes: int = 1, **changes: Any) -> tuple[list[nn.Module], History]:
-    protocol = dataclasses.replace(PROTOCOL, **{k: v for k, v in changes.items() if k != "compile"})
+    kinds: tuple[Any, ...] = ("together", "compile")
+    engine = Engine(**{key: changes.pop(key) for key in kinds if key in changes})
+    protocol = dataclasses.replace(PROTOCOL, **changes)
     models = [pb.create_model(name, input_shape=(3, 8, 8), num_classes=3, seed=i).to(device) for i in range(lanes)]
-    keys: dict[str, Any] = {"compile": changes.get("compile", False)}
     examples = data().to(device)
     if lanes == 1:
-        return models, train(models[0], examples, protocol, seed=0, **keys)
+        return models, train(models[0], examples, protocol, seed=0, engine=engine)
     orders = [Order(i) for i in range(lanes)]
-    return models, train_together(models, examples, protocol, masks=[None] * lanes, orders=orders, **keys)[0]
+    return models, train_together(models, examples, protocol, masks=[None] * lanes, orders=orders, engine=engine)[0]
 
 
 def close(one: nn.Module, other: nn.Module, tolerance: float) -> bool:
@@ -96,16 +98,16 @@ def test_a_compiled_step_gives_the_same(device: str, lanes: int) -> None:
 @pytest.mark.parametrize("name", ["lenet-300-100", "resnet-20"])
 def test_recorded_steps_give_the_same(name: str, optimizer: str, lanes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     played: list[bool] = []
-    real = steps.Recorded._record
+    real = recorded.Recorded._record
 
-    def record(self: steps.Recorded, *arguments: Any) -> bool:
+    def record(self: recorded.Recorded, *arguments: Any) -> bool:
         played.append(real(self, *arguments))
         return played[-1]
 
-    monkeypatch.setattr(steps.Recorded, "_record", record)
+    monkeypatch.setattr(recorded.Recorded, "_record", record)
     one, _ = trained("cuda", name, lanes, optimizer=optimizer)
     assert played == [True]
-    monkeypatch.setattr(steps, "FIRST", 10**9)
+    monkeypatch.setattr(recorded, "WARM_UP", 10**9)
     other, _ = trained("cuda", name, lanes, optimizer=optimizer)
     assert all(close(a, b, 1e-4) for a, b in zip(one, other, strict=True))
 

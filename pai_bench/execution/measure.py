@@ -1,0 +1,99 @@
+"""What a training step takes, as training takes it: recorded where training records it, and with its batches."""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+
+import torch
+
+from pai_bench.plan import Trial
+from pai_bench.precision import arithmetic
+from pai_bench.runner import Runner
+from pai_bench.timing import measured, synchronise
+from pai_bench.training.batches import Batches, Order
+from pai_bench.training.recorded import WARM_UP, Recorded, step_for
+from pai_bench.training.step import Step
+from pai_bench.training.trainer import Engine
+
+SECONDS = 0.2
+"""What a measurement takes, about."""
+
+IN_FLIGHT = 2
+"""Steps that a device may have before it: the clock of the processor would stop long before a longer queue is done."""
+
+
+@contextmanager
+def using(threads: int) -> Iterator[None]:
+    """A block in which torch uses so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def steps_of(runner: Runner, trial: Trial) -> int:
+    """How many steps a trial trains."""
+    return trial.protocol.steps(runner.whole(trial).train_size(trial.train_fraction))
+
+
+def measured_step(runner: Runner, trial: Trial, threads: int, networks: int, engine: Engine) -> tuple[float, int]:
+    """`step_seconds` with so many threads, measured once for each kind of trial."""
+    key = trial.data, trial.model, trial.protocol, threads, networks, engine
+    if key not in runner.measured_steps:
+        with using(threads):
+            runner.measured_steps[key] = step_seconds(runner, trial, networks, engine)
+    return runner.measured_steps[key]
+
+
+def step_seconds(
+    runner: Runner, trial: Trial, networks: int, engine: Engine, *, seconds: float = SECONDS
+) -> tuple[float, int]:
+    """Seconds for a step of one of several trials that `engine` trains together, and the bytes that all of them take.
+
+    Steps are taken for about so many `seconds`, one at least, after a warm-up.
+    """
+    if not steps_of(runner, trial):
+        return 0.0, 0
+    data, device, rate = runner.data(trial), runner.device, trial.protocol.rate(0, 1)
+    with arithmetic(trial.protocol.precision, device):
+        batches = Batches(data, [Order(i) for i in range(networks)], trial.protocol)
+        stream = batches.endless()
+        with measured(device, memory=True) as first:  # weights, gradients, the optimiser's memory, activations
+            # branches are trained in place, and networks that share weights would train them all
+            models = [runner.model(trial) for _ in range(networks if engine.together == "branches" else 1)]
+            models *= networks // len(models)
+            program = engine.program(models, [None] * networks, data.normalised(data.train.inputs[:2]))
+            step = step_for(program, trial.protocol, device, compile=engine.compile)
+            step(*next(stream), rate)
+        if device.type == "cuda":
+            for inputs, targets in islice(stream, WARM_UP + 1):  # until the step is recorded
+                step(inputs, targets, rate)
+        batches.draw_ahead()
+        return timed(step, stream, rate, device, seconds) / networks, first.peak_bytes or 0
+
+
+def timed(
+    step: Step | Recorded,
+    batches: Iterator[tuple[torch.Tensor, torch.Tensor]],
+    rate: float,
+    device: torch.device,
+    seconds: float,
+) -> float:
+    """Seconds of a step with its batch, by the wall clock, over about so many `seconds`."""
+    waiting: deque[torch.cuda.Event] = deque()
+    synchronise(device)
+    start, done = time.perf_counter(), 0
+    while not done or time.perf_counter() - start < seconds:
+        step(*next(batches), rate)
+        done += 1
+        if device.type == "cuda":
+            waiting.append(torch.cuda.Event())
+            waiting[-1].record(torch.cuda.current_stream(device))
+            if len(waiting) > IN_FLIGHT:
+                waiting.popleft().synchronize()
+    synchronise(device)
+    return (time.perf_counter() - start) / done

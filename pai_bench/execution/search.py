@@ -1,0 +1,129 @@
+"""The fastest way to train several trials of one kind: how many at once, how, and in which memory layout."""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from pai_bench.memory import no_memory
+from pai_bench.plan import Trial
+from pai_bench.runner import Runner
+from pai_bench.training.trainer import Engine, Together
+
+logger = logging.getLogger(__name__)
+
+GAIN = 1.05
+"""How much faster another way must be to be taken."""
+
+MOST_NETWORKS = 512
+
+SMALL = 0.02
+"""Seconds of a small step."""
+
+Measure = Callable[[int, Engine], tuple[float, int]]
+"""Seconds for a step of one of so many networks that an engine trains together, and the bytes that all of them take."""
+
+Way = tuple[int, Engine, float]
+"""How many networks are trained together, how, and the seconds for a step of one of them."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """The ways to train `count` trials of the kind of `trial`, of which those are tried that fit into `room` bytes."""
+
+    runner: Runner
+    trial: Trial
+    count: int
+    room: int
+    measure: Measure
+
+    @property
+    def default(self) -> Engine:
+        """The engine that is measured first."""
+        return Engine(compile=self.runner.catalog.sweep.compile)
+
+    def best(self, asked: int | str) -> Way:
+        """The fastest way to train as many at once as `asked` for, or as many as are fastest for ``auto``."""
+        try:
+            if asked != "auto":
+                return self.of_number(min(int(asked), self.count))
+            seconds, taken = self.measure(1, self.default)
+            engine, seconds = self.best_layout(seconds)
+        except Exception:  # the trial itself will fail, and say why
+            return 1, self.default, 0.0
+        best = 1, engine, seconds
+        # on a processor, more at a time are for networks whose steps are too small to keep it busy
+        if self.runner.device.type == "cpu" and seconds >= SMALL:
+            return best
+        for together in self.ways:
+            found = self.doubled(dataclasses.replace(engine, together=together), seconds, taken)
+            if found[2] * GAIN < best[2]:
+                best = found
+        return best
+
+    @property
+    def ways(self) -> list[Together]:
+        """The ways of training together that are worth measuring."""
+        sweep = self.runner.catalog.sweep
+        if sweep.together != "auto":
+            return [sweep.together]
+        # the kernels of branches run side by side on a CUDA device only, and torch.compile knows no streams
+        return ["stacked"] if self.runner.device.type == "cpu" or sweep.compile else ["stacked", "branches"]
+
+    def best_layout(self, seconds: float) -> tuple[Engine, float]:
+        """The default engine, a step of which takes so many `seconds`, or contiguous weights if they are faster.
+
+        Channels-last is faster on processors, and on CUDA devices in low precision, but not always in single precision.
+        """
+        convolves = any(isinstance(module, nn.Conv2d) for module in self.runner.model(self.trial).modules())
+        if self.runner.device.type == "cpu" or not convolves:
+            return self.default, seconds
+        contiguous = dataclasses.replace(self.default, channels_last=False)
+        found = self.measure(1, contiguous)[0]
+        return (contiguous, found) if found * GAIN < seconds else (self.default, seconds)
+
+    def doubled(self, engine: Engine, seconds: float, taken: int) -> Way:
+        """The number at which `engine` is fastest, doubled as long as that is faster and memory has room.
+
+        One network takes so many `seconds`, and as many bytes as are `taken`.
+        """
+        networks, most = 1, min(self.count, MOST_NETWORKS)
+        while 2 * networks <= most and 2.5 * taken < self.room and self._fits(engine.together):
+            try:
+                found, taken = self.measure(2 * networks, engine)
+            except Exception as error:  # as many as have worked will do
+                logger.debug("%s is not trained %d at a time: %s", self.trial.model, 2 * networks, error)
+                break
+            if found * GAIN > seconds:
+                break
+            networks, seconds = 2 * networks, found
+        return networks, engine, seconds
+
+    def _fits(self, together: Together) -> bool:
+        return self.runner.alone(self.trial, together) is None
+
+    def of_number(self, networks: int) -> Way:
+        """The fastest way for so many at once; one by one where they cannot be trained together."""
+        reasons = {together: self.runner.alone(self.trial, together) for together in self.ways if networks > 1}
+        engines = [dataclasses.replace(self.default, together=way) for way, why in reasons.items() if why is None]
+        if not engines:
+            for why in reasons.values():
+                logger.warning("%s is trained one at a time: %s", self.trial.model, why)
+            return 1, self.default, self.measure(1, self.default)[0]
+        found = {engine: self._unless_memory_is_short(networks, engine) for engine in engines}
+        engine = min(engines, key=found.__getitem__)
+        if math.isinf(found[engine]):  # they will be split
+            return networks, engine, self.measure(1, engine)[0]
+        return networks, engine, found[engine]
+
+    def _unless_memory_is_short(self, networks: int, engine: Engine) -> float:
+        """Seconds for a step, infinitely many if memory is too short for so many."""
+        try:
+            return self.measure(networks, engine)[0]
+        except Exception as error:
+            if no_memory(error):
+                return math.inf
+            raise

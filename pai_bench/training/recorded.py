@@ -1,0 +1,152 @@
+"""Training steps on a CUDA device, recorded as a graph and played again."""
+
+import logging
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pai_bench.memory import no_memory
+from pai_bench.training.programs import Program
+from pai_bench.training.protocol import Protocol
+from pai_bench.training.snapshot import beside_tensors
+from pai_bench.training.step import Step
+
+logger = logging.getLogger(__name__)
+
+WARM_UP = 3
+"""Steps before one is recorded: libraries are loaded in them, and memory is found."""
+
+SYNCHRONISES = "called a synchronizing CUDA operation"
+"""What torch warns of in its debug mode."""
+
+RELEASES_BY_ITSELF = (2, 14)
+"""The version of torch from which a graph whose recording failed gives its memory back (pytorch #180395, #190348)."""
+
+unrecordable: set[tuple[type, str]] = set()
+"""Kinds of networks whose steps cannot be recorded, in this process: each failure costs memory and time."""
+
+
+class Recorded:
+    """The first steps as they are, then one that is recorded as a graph and played again.
+
+    Launching a graph costs the processor as much as launching one kernel, so that small networks keep the device busy.
+    A step that cannot be recorded is taken as it is, every time: one that waits for the device, as a network does that
+    turns a tensor into a number, and one that changes more than tensors in place, as a network does that counts in
+    Python, replaces a buffer or draws on the processor, which would do none of it in a graph.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self.step, self._taken = step, 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._kind = type(step.program.module), str(step.program.module)
+        self._recordable = self._kind not in unrecordable
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether steps are played by now."""
+        return self._graph is not None
+
+    def __call__(self, inputs: Tensor, targets: Tensor, rate: float) -> Tensor:
+        """As `Step`."""
+        if self._taken == 0:
+            self._rate = torch.tensor(rate, device=inputs.device)
+            self._side = torch.cuda.Stream(inputs.device)
+        self._rate.fill_(rate)
+        self._taken += 1
+        if self._graph is not None:
+            self._inputs.copy_(inputs)
+            self._targets.copy_(targets)
+            self._graph.replay()
+            return self._losses.clone()
+        if self._taken <= WARM_UP:
+            return self._warm_up(inputs, targets)
+        if self._taken == WARM_UP + 1 and self._recordable and self._record(inputs, targets):
+            return self(inputs, targets, rate)
+        return self.step(inputs, targets, self._rate)
+
+    def _warm_up(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """A step as it is, on the stream of the recording, which finds out whether it can be recorded."""
+
+        def step() -> Tensor:
+            return self.step(inputs, targets, self._rate)
+
+        self._side.wait_stream(torch.cuda.current_stream(inputs.device))
+        before, waits = self._state(), False
+        with torch.cuda.stream(self._side):
+            if self._taken == WARM_UP:  # the first ones may wait for what is made only once
+                losses, waits = watched(step)
+            else:
+                losses = step()
+        torch.cuda.current_stream(inputs.device).wait_stream(self._side)
+        if waits:
+            unrecordable.add(self._kind)
+        # the first step may fill what a network makes when it is first used
+        if waits or (self._taken > 1 and self._state() != before):
+            self._recordable = False
+        return losses
+
+    def _state(self) -> list[object]:
+        return beside_tensors(self.step.program.module, attributes=True)
+
+    def _record(self, inputs: Tensor, targets: Tensor) -> bool:
+        """Record a step, which is not taken thereby."""
+        self._inputs, self._targets = inputs.clone(), targets.clone()
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+        failure = self._capture(graph, pool)
+        if failure is None:
+            self._graph = graph
+            return True
+        logger.debug("the step cannot be recorded: %s", failure)
+        release(graph, pool, inputs.device)
+        return False
+
+    def _capture(self, graph: torch.cuda.CUDAGraph, pool: Any) -> str | None:
+        """Record into `graph`; what ended it, if it failed, as a text: an error would hold the tensors of the step."""
+        try:
+            # the recording would otherwise be made on the current device, whichever that is
+            with torch.cuda.device(self._inputs.device), torch.cuda.graph(graph, pool=pool, stream=self._side):
+                self._losses = self.step(self._inputs, self._targets, self._rate)
+        except RuntimeError as error:
+            # the end of a failed recording raises an error of its own, whose context is the true one
+            if not any(no_memory(one) for one in (error, error.__context__) if isinstance(one, Exception)):
+                unrecordable.add(self._kind)
+            return f"{error.__context__ or error}"
+        return None
+
+
+def watched(work: Callable[[], Tensor]) -> tuple[Tensor, bool]:
+    """What `work` gives, and whether it made an operation that waits for the device."""
+    mode = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            found = work()
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
+    messages = [str(one.message) for one in seen]
+    for one, message in zip(seen, messages, strict=True):
+        if SYNCHRONISES not in message and "Synchronization debug mode" not in message:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    return found, any(SYNCHRONISES in message for message in messages)
+
+
+def release(graph: torch.cuda.CUDAGraph, pool: Any, device: torch.device) -> None:
+    """Give back the memory of a graph whose recording has failed, which older versions of torch keep for ever."""
+    torch.cuda.synchronize(device)
+    graph.reset()
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    if version < RELEASES_BY_ITSELF:
+        for undo in (torch._C._cuda_endAllocateToPool, torch._C._cuda_releasePool):
+            with suppress(RuntimeError):  # the recording failed before or after what is undone here
+                undo(device.index, pool)
+
+
+def step_for(program: Program, protocol: Protocol, device: torch.device, *, compile: bool = False) -> Step | Recorded:
+    """The fastest way to take a step on `device`."""
+    step = Step(program, protocol, compile=compile)
+    return Recorded(step) if device.type == "cuda" else step
