@@ -29,8 +29,11 @@ Rule = Callable[["Reach", Operation], Any]
 
 RULES: dict[str, Rule] = {}
 
-MOVED = ("self", "tensors", "src", "source", "values", "input", "data", "other", "tensor")
+MOVED = ("self", "tensors", "src", "source", "values", "input", "data", "other", "tensor", "value", "padding_value")
 """Arguments whose elements are moved; others say where to."""
+
+CONSTANT_VALUES = ("value", "padding_value")
+"""Those that may be a number: it is written wherever one says."""
 
 
 class Settled(Function):
@@ -93,17 +96,19 @@ def moves(operation: Operation) -> bool:
     return operation.is_view or operation.name in MOVES
 
 
-def move(operation: Operation, value: Callable[[Tensor], Tensor]) -> Any:
-    """The operation done to the `value` of what it moves."""
+def move(
+    operation: Operation, value: Callable[[Tensor], Tensor], constant: Callable[[float], float] = lambda number: 0
+) -> Any:
+    """The operation done to the `value` of what it moves, and to the `constant` of a number that it writes."""
     arguments = dict(operation.arguments)
     for name in MOVED:
         if name in arguments:
             arguments[name] = mapped(arguments[name], value)
     if "alpha" in arguments:
         arguments["alpha"] = 1
-    for name in ("value", "padding_value"):
-        if isinstance(arguments.get(name), (int, float)):
-            arguments[name] = 0
+    for name in CONSTANT_VALUES:
+        if isinstance(number := arguments.get(name), (int, float)):
+            arguments[name] = constant(number)
     if operation.name in ("clone", "_to_copy", "contiguous"):
         return arguments["self"].clone()
     if operation.name == "copy":

@@ -35,7 +35,7 @@ def forbidden(state: "Reach", operation: Operation) -> Tensor | None:
     if name in ("masked_fill", "where", "add", "sub", "baddbmm", "addmm"):
         parts = [state.forbidden[state.key(tensor)] for tensor in known]
         constant = [t for t in operation.given if state.fixed(t) and state.support(t) is None]
-        if name == "masked_fill" and state.fixed(given["mask"]) and float(given["value"]) == -math.inf:
+        if name == "masked_fill" and state.fixed(given["mask"]) and minus_infinity(state, given["value"]):
             parts.append(given["mask"])
         elif name == "where" and state.fixed(given["condition"]):
             parts.append((operation.results[0] == -math.inf) & chosen_constant(state, given))
@@ -53,10 +53,17 @@ def forbidden(state: "Reach", operation: Operation) -> Tensor | None:
         if name in ("mul", "div"):
             return state.forbidden[state.key(known[0])].expand(operation.results[0].shape)
         moved_along = move(
-            operation, lambda t: state.forbidden.get(state.key(t), torch.zeros(t.shape, dtype=torch.bool))
+            operation,
+            lambda t: state.forbidden.get(state.key(t), torch.zeros(t.shape, dtype=torch.bool)),
+            lambda number: number == -math.inf,
         )
         return moved_along if isinstance(moved_along, Tensor) else None
     return None
+
+
+def minus_infinity(state: "Reach", value: Any) -> bool:
+    """Whether a number, or a tensor of one, is minus infinity for all data."""
+    return (not isinstance(value, Tensor) or state.fixed(value)) and float(value) == -math.inf
 
 
 def chosen_constant(state: "Reach", given: Any) -> Tensor:
@@ -94,7 +101,7 @@ def known_supports(state: "Reach", operation: Operation, *, reached: bool) -> An
         constant = name == "masked_fill" and not isinstance(values[2], Tensor) and values[2]
         return everywhere(state, operation) if constant else Settled.apply(added(operation.results[0], parts))
     if moves(operation) and name not in RULES:
-        return move(operation, state.factor)
+        return move(operation, state.factor, lambda number: float(number != 0))
     given = operation.given
     if name in ZERO_PRESERVING or (name == "mul" and len(given) == 1):
         first = given[0]
