@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pai_bench.errors import UserError
+from pai_bench.pruning.attention import is_fused_attention, plain_attention
 from pai_bench.pruning.gradients import forward
 
 Key = tuple[Any, ...]
@@ -127,6 +128,8 @@ def plain_operations(model: nn.Module) -> Iterator[None]:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         if any(isinstance(module, nn.RNNBase) for module in model.modules()):
             stack.callback(torch.backends.mkldnn.set_flags, torch.backends.mkldnn.set_flags(False)[0])
+            stack.callback(setattr, torch.backends.cudnn, "enabled", torch.backends.cudnn.enabled)
+            torch.backends.cudnn.enabled = False
         stack.enter_context(torch.no_grad())
         yield
 
@@ -155,9 +158,16 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if self.paused:
             return func(*args, **(kwargs or {}))
+        with self:  # in inference mode, torch leaves to the backend what it composes of simpler operations elsewhere
+            if (composed := func.decompose(*args, **(kwargs or {}))) is not NotImplemented:
+                return composed
         schema = func._schema.arguments
         arguments = {argument.name: argument.default_value for argument in schema}
         arguments |= dict(zip(arguments, args, strict=False)) | (kwargs or {})
+        if is_fused_attention(func):
+            with self:
+                output = plain_attention(arguments)
+            return output, *func(*args, **(kwargs or {}))[1:]
         written = list(
             tensors([arguments[a.name] for a in schema if a.alias_info is not None and a.alias_info.is_write])
         )

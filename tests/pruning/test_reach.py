@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -80,6 +81,23 @@ def test_constant_masks_forbid(forbid: Callable[[Tensor], Tensor]) -> None:
     model = attend(forbid)
     found = {layer.name: layer for layer in pb.connectivity(model, whole(model), torch.ones(1, 3, 2)).layers}
     assert found["v.layer.weight"].dead_units == 4
+
+
+@pytest.mark.parametrize("backend", [SDPBackend.MATH, SDPBackend.FLASH_ATTENTION])
+def test_attention_in_one_kernel_forbids_what_comes_later(backend: SDPBackend) -> None:
+    def run(net: Any, x: Tensor) -> Tensor:
+        query, key, value = net.q(x)[:, None], net.k(x)[:, None], net.v(x).view(1, 1, 3, 2)
+        with sdpa_kernel(backend):
+            return F.scaled_dot_product_attention(query, key, value, is_causal=True)[:, 0, 0]
+
+    model = Net(run, q=nn.Linear(2, 2), k=nn.Linear(2, 2), v=Positions())
+    found = pb.connectivity(model, whole(model), torch.ones(1, 3, 2))
+    assert not found.unknown
+    assert {layer.name: layer.dead_units for layer in found.layers} == {
+        "q.weight": 0,
+        "k.weight": 0,
+        "v.layer.weight": 4,
+    }
 
 
 def test_weights_that_are_computed() -> None:
