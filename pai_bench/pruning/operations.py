@@ -35,10 +35,10 @@ ZERO_PRESERVING = frozenset(
 
 ELEMENTWISE = frozenset(
     """
-    hardswish log_sigmoid log_sigmoid_forward prelu _prelu_kernel rrelu_with_noise dropout
+    hardswish leaky_relu log_sigmoid log_sigmoid_forward prelu _prelu_kernel rrelu_with_noise dropout
     """.split()  # noqa: SIM905  # a list of a hundred strings is harder to read
 )
-"""Functions of single elements that torch does not tag as such."""
+"""Functions of single elements that torch does not tag as such, in one of its versions at least."""
 
 CONSTANTS = frozenset(
     """

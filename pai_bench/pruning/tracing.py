@@ -180,6 +180,7 @@ class Recorder(TorchDispatchMode):
             overload = func._overloadname if not func._overloadname.endswith("out") else "default"
             function = getattr(packet, overload, getattr(packet, "default", func))
             arguments.pop("out", None)
+        tags = {*func.tags, *getattr(function, "tags", ())}  # not all that work in place are tagged as the others
         turned = False
         for tensor, old in zip(written, before, strict=True):
             if key(tensor) != key(old):  # transposed in place, say: another view of the same memory from here on
@@ -193,8 +194,8 @@ class Recorder(TorchDispatchMode):
                 self.running[-1],
                 in_place=bool(written) and not turned,
                 is_view=turned or (not written and (name in UNSAFE or aliases(func))),
-                pointwise=torch.Tag.pointwise in func.tags,
-                random=torch.Tag.nondeterministic_seeded in func.tags,
+                pointwise=torch.Tag.pointwise in tags,
+                random=torch.Tag.nondeterministic_seeded in tags,
             )
         )
         return result
