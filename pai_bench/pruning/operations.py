@@ -2,19 +2,21 @@
 
 DATA_DEPENDENT = frozenset(
     """
-    _local_scalar_dense nonzero masked_select is_nonzero equal _unique2 unique_dim
+    _local_scalar_dense nonzero is_nonzero equal _unique _unique2 unique_dim unique_consecutive
+    unique_dim_consecutive
     """.split()  # noqa: SIM905  # a list of a hundred strings is harder to read
 )
 """Operations after which a network can do different things for different data."""
 
 MOVES = frozenset(
     """
-    cat stack clone copy _to_copy contiguous roll flip index index_select gather take constant_pad_nd
-    reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d repeat
-    _unsafe_view pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle im2col tril triu where
-    masked_fill slice_scatter select_scatter diagonal_scatter as_strided_scatter index_put index_copy index_fill
-    scatter unsafe_split unsafe_split_with_sizes unsafe_chunk repeat_interleave rot90 diag_embed
-    _pack_padded_sequence _pad_packed_sequence fill zero
+    cat stack clone copy _to_copy contiguous roll flip index index_select gather take constant_pad_nd reflection_pad1d
+    reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d repeat _unsafe_view
+    pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle im2col tril triu where masked_fill
+    masked_scatter masked_select slice_scatter select_scatter diagonal_scatter as_strided_scatter index_copy
+    index_fill _unsafe_index index_put _index_put_impl _unsafe_index_put put scatter unsafe_split
+    unsafe_split_with_sizes unsafe_chunk repeat_interleave rot90 diag_embed _pack_padded_sequence _pad_packed_sequence
+    fill zero _reshape_copy
     """.split()  # noqa: SIM905  # a list of a hundred strings is harder to read
 )
 """Operations that put elements elsewhere and add zeros or constants."""
@@ -24,6 +26,9 @@ SPLITS = frozenset({"split", "split_with_sizes", "unsafe_split", "unsafe_split_w
 
 SUMMING_MOVES = frozenset({"col2im", "index_add", "scatter_add"})
 """Operations that put elements elsewhere, several of them in one place."""
+
+REDUCING_MOVES = frozenset({"scatter", "scatter_reduce", "index_reduce"})
+"""Those that may combine, by a `reduce` of one's choice, what they put in one place with what is there."""
 
 ZERO_PRESERVING = frozenset(
     """

@@ -15,6 +15,7 @@ from pai_bench.pruning.operations import (
     DATA_DEPENDENT,
     ELEMENTWISE,
     MOVES,
+    REDUCING_MOVES,
     REDUCTIONS,
     SPLITS,
     SUMMING_MOVES,
@@ -50,7 +51,8 @@ class Settled(Function):
 
 def reaches(state: "Reach", operation: Operation) -> Any:
     """The reaches of an operation's results, when one of its arguments at least depends on the input."""
-    chosen = [tensor for tensor in tensors(operation.arguments.get("indices")) if state.reach(tensor) is not None]
+    choosing = operation.arguments["mask"] if operation.name == "masked_select" else operation.arguments.get("indices")
+    chosen = [tensor for tensor in tensors(choosing) if state.reach(tensor) is not None]
     if operation.name in DATA_DEPENDENT or any(tensor.dtype is torch.bool for tensor in chosen):
         raise UserError(f"the network does different things for different data ({operation})")
     try:
@@ -70,6 +72,8 @@ def rule_for(operation: Operation) -> Rule:
         return RULES[name]
     if name in CONSTANTS:
         return lambda _state, _operation: ()
+    if name in REDUCING_MOVES and operation.arguments.get("reduce") is not None:
+        return moved_and_reduced
     if moves(operation) or name in SUMMING_MOVES:
         return moved
     if operation.pointwise or name in ELEMENTWISE:
@@ -93,7 +97,7 @@ def unknown(_state: "Reach", _operation: Operation) -> None:
 
 def moves(operation: Operation) -> bool:
     """Whether an operation only puts elements elsewhere."""
-    return operation.is_view or operation.name in MOVES
+    return operation.is_view or operation.copies_view or operation.name in MOVES
 
 
 def move(
@@ -128,7 +132,25 @@ def moved(state: "Reach", operation: Operation) -> Any:
     found = move(operation, lambda tensor: reach_or_zero(state, tensor))
     if operation.name in ("_pack_padded_sequence", "_pad_packed_sequence"):
         return found[0]  # the lengths are given
-    return state.settle(found) if operation.name in SUMMING_MOVES else found
+    sums = operation.name in SUMMING_MOVES or operation.arguments.get("accumulate")
+    return state.settle(found) if sums else found
+
+
+def moved_and_reduced(state: "Reach", operation: Operation) -> Any:
+    """What is combined in one place depends on each of its parts, whichever way they are combined."""
+    given = operation.arguments
+    dim, index, source = given["dim"], given["index"], given.get("src", given.get("source"))
+    if state.reach(index) is not None or state.drawn(index):
+        return None
+    found = reach_or_zero(state, given["self"])
+    indexed = operation.name == "index_reduce"
+    if not given.get("include_self", True):
+        found = found.index_fill(dim, index, 0) if indexed else found.scatter(dim, index, 0)
+    state.countable = False
+    if isinstance(source, Tensor):
+        reach = reach_or_zero(state, source)
+        found = found.index_add(dim, index, reach) if indexed else found.scatter_add(dim, index, reach)
+    return state.settle(found)
 
 
 def reach_or_zero(state: "Reach", tensor: Tensor) -> Tensor:

@@ -57,6 +57,8 @@ class Operation:
     """The innermost module that was running."""
     in_place: bool = False
     is_view: bool = False
+    copies_view: bool = False
+    """Whether it copies what a view of the same name shows."""
     pointwise: bool = False
     random: bool = False
 
@@ -181,19 +183,21 @@ class Recorder(TorchDispatchMode):
             function = getattr(packet, overload, getattr(packet, "default", func))
             arguments.pop("out", None)
         tags = {*func.tags, *getattr(function, "tags", ())}  # not all that work in place are tagged as the others
+        copies_view = torch.Tag.view_copy in tags
         turned = False
         for tensor, old in zip(written, before, strict=True):
             if key(tensor) != key(old):  # transposed in place, say: another view of the same memory from here on
                 turned, arguments = True, self._as_it_was(arguments, tensor, old)
         self.operations.append(
             Operation(
-                name,
+                name.removesuffix("_copy") if copies_view else name,
                 function,
                 arguments,
-                list(tensors(result)),
+                written if not func._schema.returns else list(tensors(result)),
                 self.running[-1],
                 in_place=bool(written) and not turned,
                 is_view=turned or (not written and (name in UNSAFE or aliases(func))),
+                copies_view=copies_view,
                 pointwise=torch.Tag.pointwise in tags,
                 random=torch.Tag.nondeterministic_seeded in tags,
             )

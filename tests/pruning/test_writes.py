@@ -14,6 +14,7 @@ from tests.pruning.kinds import Net
 
 CHOSEN = torch.tensor([True, False, True, False, False, True])
 PLACES = torch.tensor([1, 2])
+UNTYPED: Any = torch  # its annotations say that some functions return nothing
 
 
 def in_room(write: Callable[[Tensor, Tensor], Tensor | None]) -> Callable[[Tensor], Tensor]:
@@ -94,3 +95,64 @@ def test_ones_that_are_written_into_removed_weights(write: Callable[[Tensor], Te
     mask = {"a.weight": torch.zeros(3, 3, dtype=torch.bool), "b.weight": torch.ones(1, 3, dtype=torch.bool)}
     found = pb.connectivity(model, mask, torch.zeros(1, 3)).effective_mask["b.weight"]
     assert found.tolist() == [[False, True, False]]
+
+
+@pytest.mark.filterwarnings("ignore:index_reduce.. is in beta:UserWarning")
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda room, x: torch.ops.aten._unsafe_index_put(room, [torch.tensor([0, 0]), PLACES], torch.ones(2)),
+        lambda room, x: torch.ops.aten._index_put_impl_(room, [torch.tensor([0, 0]), PLACES], x[0, 2:]),
+        lambda room, x: room.index_put((torch.tensor([0, 0]), PLACES), x[0, 2:], accumulate=True),
+        lambda room, x: room.put_(PLACES, torch.ones(2)),
+        lambda room, x: room.put(torch.tensor([0, 2]), x[0, 2:], accumulate=True),
+        lambda room, x: room.masked_scatter_(CHOSEN, x),
+        lambda room, x: room.masked_select(CHOSEN),
+        lambda room, x: room.scatter_(1, PLACES[None], 5.0),
+        lambda room, x: room.scatter_add_(1, PLACES[None], x[:, 2:]),
+        lambda room, x: room.scatter_reduce_(1, PLACES[None], x[:, 2:], "sum"),
+        lambda room, x: room.scatter_reduce(1, PLACES[None], x[:, 2:], "prod"),
+        lambda room, x: room.scatter_reduce(1, PLACES[None], x[:, 2:], "amax", include_self=False),
+        lambda room, x: room.index_reduce_(1, PLACES, x[:, 2:], "amax"),
+        lambda room, x: room.index_reduce(1, PLACES, x[:, 2:], "mean", include_self=False),
+        lambda room, x: room.slice_scatter(x[:, 2:], 1, 1, 3),
+        lambda room, x: room.select_scatter(torch.ones(1), 1, 3),
+        lambda room, x: torch.slice_copy(room, 1, 1, 3),
+        lambda room, x: torch.select_copy(room, 1, 3),
+        lambda room, x: torch.permute_copy(room, (1, 0)),
+        lambda room, x: torch.expand_copy(room, (2, 6)),
+        lambda room, x: UNTYPED.split_copy(room, 2, 1)[1],
+        lambda room, x: UNTYPED.split_with_sizes_copy(room, [2, 4], 1)[1],
+        lambda room, x: UNTYPED.unbind_copy(room, 1)[3],
+        lambda room, x: torch.diagonal_copy(room.view(2, 3)),
+        lambda room, x: torch.as_strided_copy(room, (1, 2), (1, 1), 2),
+        lambda room, x: torch.ops.aten._reshape_copy(room, (2, 3)),
+        lambda room, x: torch.ops.aten.lift_fresh_copy(room),
+    ],
+)
+def test_elements_that_are_put_elsewhere(write: Callable[[Tensor, Tensor], Tensor]) -> None:
+    function = in_room(write)
+    assert by_masks(function) == by_gradients(function)
+
+
+@pytest.mark.filterwarnings("ignore:The reduce argument of torch.scatter:UserWarning")
+def test_a_part_multiplied_in_place_by_constants_depends_on_what_it_did() -> None:
+    index = torch.tensor([[1, 2]])
+    found = by_masks(lambda x: (x + 0).scatter_(1, index, torch.full((1, 2), 2.0), reduce="multiply"))
+    assert found == torch.eye(4, dtype=torch.bool).tolist()
+
+
+def test_several_tensors_written_at_once_are_taken_to_pass_everything() -> None:
+    """Such functions of torch return nothing: what they write is their result."""
+
+    def run(net: Any, x: Tensor) -> Tensor:
+        y = torch.zeros(1, 3)
+        torch._foreach_copy_([y], [net.a(x)])
+        output: Tensor = net.b(y)
+        return output
+
+    model = Net(run, a=nn.Linear(3, 3), b=nn.Linear(3, 1))
+    mask = {"a.weight": torch.eye(3, dtype=torch.bool), "b.weight": torch.ones(1, 3, dtype=torch.bool)}
+    found = pb.connectivity(model, mask, torch.zeros(1, 3))
+    assert found.effective_sparsity == pytest.approx(1 - 6 / 12)
+    assert any("_foreach_copy" in name for name in found.unknown)
