@@ -204,13 +204,16 @@ def test_units_of_a_transposed_layer_whose_weight_is_computed() -> None:
     assert (found.units, found.features, found.dead_units) == (6, 4, 0)
 
 
+JIT_WARNINGS = (DeprecationWarning, FutureWarning)  # the first from torch 2.11, the second from later versions
+
+
 def test_models_that_cannot_be_followed_are_named() -> None:
     mask = {"0.weight": torch.ones(3, 6, dtype=torch.bool)}
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(6, 3))
     with pytest.raises(pb.UserError, match=r"'0\.weight' is on the device meta"):
         pb.connectivity(model, mask, torch.zeros(1, 6))
-    with pytest.warns(FutureWarning):
+    with pytest.warns(JIT_WARNINGS, match=r"torch\.jit"):
         scripted = torch.jit.trace(nn.Sequential(nn.Linear(6, 3)), torch.zeros(1, 6))
     with pytest.raises(pb.UserError, match=r"the model is compiled by torch\.jit"):
         pb.connectivity(scripted, mask, torch.zeros(1, 6))
@@ -224,7 +227,7 @@ class Scripted(nn.Module):
 
 
 def test_a_compiled_part_can_be_scored_though_it_cannot_be_followed() -> None:
-    with pytest.warns(FutureWarning):
+    with pytest.warns(JIT_WARNINGS, match=r"torch\.jit"):
         part = torch.jit.trace(Scripted(), torch.zeros(1, 4))
     model = nn.Sequential(nn.Linear(6, 4), part, nn.Linear(4, 3))
     mask = pb.prune(model, (torch.randn(4, 6), torch.arange(4) % 3), "snip", 0.5)
