@@ -9,10 +9,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from types import FrameType
 from typing import TypeVar
 
 logger = logging.getLogger(__name__)
@@ -23,34 +24,73 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB
 """By which libraries let themselves be told how many threads to use."""
 
 
+@contextmanager
+def interrupts_deferred() -> Iterator[None]:
+    """A block that an interrupt does not break off: the handler of SIGINT is called at its end.
+
+    Blocking the signal would not do: the system then gives it to another thread, and Python calls the handler in the
+    main thread all the same. Nothing is changed in other threads, in which no handler is called, nor where the signal
+    is ignored, ends the process, or has a handler that is not Python's.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    pending: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda *interrupt: pending.append(interrupt))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if pending:
+            handler(*pending[0])
+
+
 def start(module: str, threads: int) -> tuple[subprocess.Popen[bytes], Connection]:
     """A process that runs `module` on so many `threads`, and the line to it.
 
-    Unlike those of `multiprocessing`, it does not run the program that started it again.
+    Unlike those of `multiprocessing`, it does not run the program that started it again. To lose no process by an
+    interrupt, note it in the same `interrupts_deferred` block.
     """
     path = os.pathsep.join(part or os.getcwd() for part in sys.path if isinstance(part, str))
     line, theirs = Pipe()
     process = None
-    # an interrupt is this process's, who ends the other: that one is deaf to it from its first moment
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        try:
-            with theirs:
-                process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", module, str(theirs.fileno())],
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    env=os.environ | dict.fromkeys(THREADS, str(threads)) | {"PYTHONPATH": path},
-                )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        with interrupts_deferred(), theirs, interrupts_blocked():
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", module, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=os.environ | dict.fromkeys(THREADS, str(threads)) | {"PYTHONPATH": path},
+            )
     except BaseException:  # an interrupt that came meanwhile, too
         line.close()
         if process is not None:
-            process.kill()
-            process.wait()
+            kill([process])
         raise
     return process, line
+
+
+@contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """A block in which processes that this thread starts are deaf to interrupts from their first moment.
+
+    An interrupt is for the process that started them, which ends them.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End some processes at once, and wait until they have ended."""
+    with interrupts_deferred():
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.wait()
 
 
 def line_to_parent() -> Connection:
@@ -120,7 +160,8 @@ def each(
     helpers: list[tuple[subprocess.Popen[bytes], threading.Thread]] = []
     try:
         for _ in range(min(processes, len(jobs)) - 1):
-            with suppress(OSError, RuntimeError):  # no room for another process or thread: fewer will do
+            # no room for another process or thread: fewer will do
+            with suppress(OSError, RuntimeError), interrupts_deferred():
                 process, line = start("pai_bench.children", threads=1)
                 helpers.append((process, threading.Thread(target=hand_out, args=[process, line], daemon=True)))
                 helpers[-1][1].start()
@@ -132,10 +173,7 @@ def each(
         for place in left:
             take(place, function(*jobs[place]))
     finally:
-        for process, _ in helpers:
-            process.kill()
-        for process, _ in helpers:
-            process.wait()
+        kill([process for process, _ in helpers])
     return [results[place] for place in range(len(jobs))]
 
 

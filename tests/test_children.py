@@ -5,6 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from operator import floordiv
 from pathlib import Path
 from types import ModuleType
@@ -70,7 +73,7 @@ def met(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[bytes]]]:
     """The processes that a test starts."""
     found, start = [], children.start
 
@@ -80,7 +83,10 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
         return process, line
 
     monkeypatch.setattr(children, "start", note)
-    return found
+    yield found
+    for process in found:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
@@ -167,23 +173,116 @@ def test_a_process_is_deaf_to_interrupts_while_it_begins(monkeypatch: pytest.Mon
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
-def test_an_interrupt_while_a_process_begins_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[subprocess.Popen[bytes]] = []
+Interrupt = Callable[[], None]
+
+
+@pytest.fixture(params=["this thread", "another thread"])
+def interrupt(request: pytest.FixtureRequest) -> Iterator[Interrupt]:
+    """Lets the system give SIGINT to this thread, or to another one, as it may whenever there is one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background, it is ignored
+    wanted, delivered = threading.Event(), threading.Event()
+
+    def receive() -> None:
+        wanted.wait()
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        delivered.set()
+
+    def send() -> None:
+        if request.param == "this thread":
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        else:
+            wanted.set()
+            delivered.wait()
+
+    thread = threading.Thread(target=receive)
+    if request.param == "another thread":
+        thread.start()
+    yield send
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    wanted.set()
+    if thread.ident is not None:
+        thread.join()
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch, interrupt: Interrupt) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """The processes that a test has made, each of which is interrupted between its beginning and its return."""
+    found: list[subprocess.Popen[bytes]] = []
 
     class Interrupted(subprocess.Popen[bytes]):
         def __init__(self, *arguments: Any, **keys: Any) -> None:
             super().__init__(*arguments, **keys)
-            made.append(self)
-            os.kill(os.getpid(), signal.SIGINT)
+            found.append(self)
+            interrupt()
 
     monkeypatch.setattr(subprocess, "Popen", Interrupted)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background, it is ignored
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            each(pow, SQUARES, 2)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert [process.poll() for process in made] == [-signal.SIGKILL]
+    yield found
+    for process in found:
+        process.kill()
+        process.wait()
+
+
+def test_an_interrupt_while_a_process_begins_leaves_none(made: list[subprocess.Popen[bytes]]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        each(pow, SQUARES, 2)
+    assert [process.returncode for process in made] == [-signal.SIGKILL]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_before_a_process_is_noted_leaves_none(
+    interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch, started: list[subprocess.Popen[bytes]]
+) -> None:
+    start = children.start
+
+    def interrupted(module: str, threads: int) -> object:
+        found = start(module, threads)
+        interrupt()
+        return found
+
+    monkeypatch.setattr(children, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        each(pow, SQUARES, 2)
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
+
+
+def test_a_handler_of_ones_own_is_called_when_the_process_has_begun(made: list[subprocess.Popen[bytes]]) -> None:
+    calls: list[int] = []
+
+    def handler(number: int, _frame: object) -> None:
+        assert [process.poll() for process in made] == [None]
+        calls.append(number)
+
+    signal.signal(signal.SIGINT, handler)
+    assert each(pow, SQUARES, 2) == [i**2 for i in range(20)]
+    assert calls == [signal.SIGINT]
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_an_ignored_interrupt_stays_ignored(made: list[subprocess.Popen[bytes]]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    assert each(pow, SQUARES, 2) == [i**2 for i in range(20)]
+    assert len(made) == 1
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_processes_that_another_thread_starts_outlive_an_interrupt_of_the_main_one(
+    made: list[subprocess.Popen[bytes]],
+) -> None:
+    """No handler is ever called in that thread, which goes on."""
+    results: list[list[int]] = []
+    thread = threading.Thread(target=lambda: results.append(each(pow, SQUARES, 2)))
+
+    def wait() -> None:
+        thread.start()
+        thread.join()
+        time.sleep(0)  # a handler is called between two steps of the interpreter
+
+    with pytest.raises(KeyboardInterrupt):
+        wait()
+    thread.join()
+    assert results == [[i**2 for i in range(20)]]
+    assert len(made) == 1
 
 
 def test_a_script_is_not_run_again(tmp_path: Path) -> None:

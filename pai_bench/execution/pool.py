@@ -126,11 +126,12 @@ class Pool:
             content = pickle.dumps((sweep, self.runner.command, self.choice, logging.getLogger().level))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise UserError(f"this sweep cannot be given to worker processes ({error}); use --workers 1") from error
-        process, line = children.start("pai_bench.execution.worker", self.choice.threads)
+        with children.interrupts_deferred():
+            worker = Worker(*children.start("pai_bench.execution.worker", self.choice.threads))
+            self._workers.append(worker)
         with suppress(OSError):
-            line.send_bytes(content)
-        self._workers.append(Worker(process, line))
-        return self._workers[-1]
+            worker.line.send_bytes(content)
+        return worker
 
     def _bury(self, worker: Worker, attempts: dict[str, int], take: Take) -> list[Cell]:
         """What a worker that has died leaves to be run again; a trial that has had its chances is taken as failed.

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 import pai_bench as pb
+from pai_bench import children
 from pai_bench.catalog import resolve
 from pai_bench.execution import Listener, run_catalog
 from pai_bench.execution.choice import Choice
@@ -250,6 +251,30 @@ def test_an_interrupt_leaves_no_worker_and_the_same_command_goes_on() -> None:
     assert "of 9 trials are stored in results; the same command runs the rest" in out
     with pytest.raises(ProcessLookupError):  # nobody is left in its group
         os.killpg(process.pid, 0)
+
+
+def test_an_interrupt_as_a_worker_begins_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[subprocess.Popen[bytes]] = []
+    start = children.start
+
+    def interrupted(module: str, threads: int) -> object:
+        process, line = start(module, threads)
+        made.append(process)
+        signal.raise_signal(signal.SIGINT)
+        return process, line
+
+    monkeypatch.setattr(children, "start", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background, it is ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pb.run(named(workers=2))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    codes = [process.returncode for process in made]
+    for process in made:
+        process.kill()
+        process.wait()
+    assert codes == [-signal.SIGTERM]
 
 
 def test_a_worker_that_dies_as_it_begins(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
