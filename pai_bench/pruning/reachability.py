@@ -55,6 +55,7 @@ class Reach:
         self._flats: dict[int, Tensor] = {}
         one = torch.ones(())
         self._supports = {key(p): like(p, kept.get(name, one).expand(p.shape)) for name, p in parameters.items()}
+        self._flat_supports: dict[int, Tensor] = {}  # of whole memories that are written to in parts
         self._added = set(self._supports)  # parameters, and what is moved of them: those that may be biases
         self._names = {key(parameters[name]): frozenset([name]) for name in kept}
         self._drawn: set[Key] = set()  # keys, and for what is written in place, memories
@@ -87,7 +88,12 @@ class Reach:
 
     def support(self, tensor: Any) -> Tensor | None:
         """Where `tensor` may differ from zero, if something is known of that: kept weights, and allowed attention."""
-        return self._supports.get(self.key(tensor)) if isinstance(tensor, Tensor) else None
+        if not isinstance(tensor, Tensor):
+            return None
+        where = self.key(tensor)
+        if (found := self._supports.get(where)) is None and (flat := self._flat_supports.get(where[0])) is not None:
+            found = flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+        return found
 
     def bias(self, tensor: Any) -> Tensor | None:
         """What is kept of `tensor`, if it is a parameter, or moved from one, that can be pruned."""
@@ -116,7 +122,8 @@ class Reach:
 
     def names(self, arguments: Iterable[Tensor]) -> frozenset[str]:
         """The parameters that some tensors are made of."""
-        return frozenset().union(*(self._names.get(self.key(tensor), frozenset()) for tensor in arguments))
+        keys = [self.key(tensor) for tensor in arguments]
+        return frozenset().union(*(self._names.get(where, frozenset()) for key in keys for where in (key, key[:1])))
 
     def allow(self, tensor: Tensor, allowed: Tensor) -> None:
         """Note where attention is not forbidden."""
@@ -152,8 +159,13 @@ class Reach:
                 self._reaches[self.key(result)] = like(result, reach)
             self._sources[self.key(result)] = operation.module
         for result, support in zip(operation.results, tensors(found), strict=False):
-            self._supports[self.key(result)] = like(result, support)
-            self._names[self.key(result)] = self.names(given)
+            names = self.names(given)
+            if operation.in_place and not reached:
+                self._overwrite_support(result, support)
+                self._names[self.key(result)[:1]] = names | self.names([result])
+            else:
+                self._supports[self.key(result)] = like(result, support)
+            self._names[self.key(result)] = names
             if rules.moves(operation) and any(self.key(tensor) in self._added for tensor in given):
                 self._added.add(self.key(result))
 
@@ -181,7 +193,26 @@ class Reach:
             old = self.reach(tensor)
             assert old is not None
         old.copy_(reach.expand(tensor.shape))
-        self._supports = {where: known for where, known in self._supports.items() if where[0] != self.key(tensor)[0]}
+        self._forget_supports(self.key(tensor)[0])
+
+    def _forget_supports(self, memory: int) -> None:
+        self._supports = {where: known for where, known in self._supports.items() if where[0] != memory}
+        self._flat_supports.pop(memory, None)
+
+    def _overwrite_support(self, tensor: Tensor, support: Tensor) -> None:
+        """Let what is known of what is written into `tensor` be known of all that share its memory."""
+        memory = self.key(tensor)[0]
+        if (flat := self._flat_supports.get(memory)) is None:
+            content = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())
+            flat = torch.ones(content.shape) if self.drawn(tensor) else (content != 0).float()
+            for (storage, offset, shape, stride), known in self._supports.items():
+                if storage == memory:
+                    flat.as_strided(shape, stride, offset).copy_(known)
+        else:
+            flat = flat.clone()  # what was multiplied with it before keeps what it was
+        flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).copy_(support.expand(tensor.shape))
+        self._forget_supports(memory)
+        self._flat_supports[memory] = flat
 
 
 class Count(Reach):

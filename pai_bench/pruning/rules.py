@@ -117,6 +117,8 @@ def move(
         return arguments["self"].clone()
     if operation.name == "copy":
         return arguments["src"]
+    if operation.name == "detach":  # from the gradients of training, which are no matter here
+        return arguments["self"]
     if operation.name in SPLITS:  # views that may be written into, each by itself
         dim, ends = arguments["dim"], accumulate(result.shape[arguments["dim"]] for result in operation.results)
         pairs = zip(ends, operation.results, strict=True)

@@ -156,3 +156,54 @@ def test_several_tensors_written_at_once_are_taken_to_pass_everything() -> None:
     found = pb.connectivity(model, mask, torch.zeros(1, 3))
     assert found.effective_sparsity == pytest.approx(1 - 6 / 12)
     assert any("_foreach_copy" in name for name in found.unknown)
+
+
+def cloned(write: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
+    """A copy of a weight, into which something is written."""
+
+    def function(weight: Tensor) -> Tensor:
+        copied = weight.clone()
+        write(copied)
+        return copied
+
+    return function
+
+
+def assembled(weight: Tensor) -> Tensor:
+    room = torch.zeros(3, 3)
+    room[1] = weight[0]
+    return room
+
+
+def masked(weight: Tensor) -> Tensor:
+    """As in autoregressive networks, the weight of the layer itself."""
+    weight.data *= FIRST_TWO
+    return weight
+
+
+FIRST_TWO = torch.tensor([1.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("write", "effective", "features"),
+    [
+        (cloned(lambda w: w[1].fill_(1.0)), [[1, 1, 1], [0, 0, 0], [0, 1, 0]], [1, 1, 1]),
+        (cloned(lambda w: w[0].zero_()), [[0, 0, 0], [0, 0, 0], [0, 1, 0]], [0, 0, 1]),
+        (cloned(lambda w: w[1].copy_(w[0])), [[1, 1, 1], [0, 0, 0], [0, 1, 0]], [1, 1, 1]),
+        (cloned(lambda w: w[0].mul_(FIRST_TWO)), [[1, 1, 0], [0, 0, 0], [0, 1, 0]], [1, 0, 1]),
+        (cloned(lambda w: w.mul_(FIRST_TWO)), [[1, 1, 0], [0, 0, 0], [0, 1, 0]], [1, 0, 1]),
+        (assembled, [[1, 1, 1], [0, 0, 0], [0, 0, 0]], [0, 1, 0]),
+        (masked, [[1, 1, 0], [0, 0, 0], [0, 1, 0]], [1, 0, 1]),
+    ],
+)
+def test_weights_that_are_written_into(
+    write: Callable[[Tensor], Tensor], effective: list[list[int]], features: list[int]
+) -> None:
+    """Of the first weight, the first row and one element of the last are kept."""
+    model = Net(lambda net, x: net.b(F.linear(x, write(net.a.weight))), a=nn.Linear(3, 3), b=nn.Linear(3, 1))
+    kept = torch.tensor([[True, True, True], [False, False, False], [False, True, False]])
+    mask = {"a.weight": kept, "b.weight": torch.ones(1, 3, dtype=torch.bool)}
+    found = pb.connectivity(model, mask, torch.zeros(1, 3))
+    assert not found.unknown
+    assert found.effective_mask["a.weight"].int().tolist() == effective
+    assert found.effective_mask["b.weight"].int().tolist() == [features]
