@@ -38,15 +38,24 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+SHORT = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
+"""What says so beside torch's errors of its own: the processor's allocator, and CUDA's libraries of their memory."""
+
+
 def no_memory(error: Exception) -> bool:
     """Whether an error says that memory was short, of a device or of the processor."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in SHORT)
 
 
 def free_bytes(device: torch.device) -> int:
     """Memory that can be had: without swapping, and within what a container may use."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(
+            device
+        )  # by torch, for its next tensors
+        return torch.cuda.mem_get_info(device)[0] + kept
     return min(free() for free in (of_machine, of_container))
 
 
