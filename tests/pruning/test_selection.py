@@ -189,7 +189,7 @@ def test_a_sample_meets_every_place_in_a_kernel() -> None:
 
 def allocated(work: Callable[[], object]) -> int:
     """The most bytes that torch has allocated at once during `work`."""
-    with profile(profile_memory=True) as profiler:
+    with profile(profile_memory=True, acc_events=True) as profiler:
         work()
     assert profiler.profiler is not None
     assert profiler.profiler.kineto_results is not None
