@@ -84,6 +84,7 @@ def test_tf32_is_for_cuda_devices() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")  # torch 2.11's own compiler calls it
 @pytest.mark.parametrize("device", ["cpu", GPU])
 @pytest.mark.parametrize("lanes", [1, 2])
 def test_a_compiled_step_gives_the_same(device: str, lanes: int) -> None:
