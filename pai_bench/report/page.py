@@ -9,13 +9,13 @@ from pathlib import Path
 
 from pai_bench.children import each, processors
 from pai_bench.errors import UserError
-from pai_bench.report import benchmark, collapse, costs, pairs, tables
+from pai_bench.report import benchmark, collapse, costs, measurements, pairs, tables
 from pai_bench.report.figures import curves
 from pai_bench.report.provenance import caveats, provenance
 from pai_bench.report.section import FIGURES, Section, section
 from pai_bench.report.statistics import LEVEL
 from pai_bench.report.summary import Comparison, comparisons, plural
-from pai_bench.store import Collapse, Cost, Record, Store, as_frame
+from pai_bench.store import BenchmarkResult, Collapse, Cost, Record, Store, as_frame
 
 Told = Callable[[int, int], None]
 """Called with how many sections are done, of how many."""
@@ -36,7 +36,7 @@ def write_report(
     `timings` is a file of pytest-benchmark, which becomes a part of the report; `told` is called as it is made.
     """
     records, measured, collapses = list(store), store.read_costs(), store.read_collapses()
-    if not records and not measured and not collapses:
+    if not (benchmarks := store.read_benchmarks()) and not records and not measured and not collapses:
         raise UserError(f"results folder {store.path} has no readable results")
     with suppress(OSError):  # of a name that is too long: writing it says so
         path = path / "report.md" if path.is_dir() else path
@@ -44,7 +44,16 @@ def write_report(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         text = page(
-            records, path, measured, collapses, x=x, suffix=suffix, timings=timings, left_out=store.left_out, told=told
+            records,
+            path,
+            measured,
+            collapses,
+            benchmarks,
+            x=x,
+            suffix=suffix,
+            timings=timings,
+            left_out=store.left_out,
+            told=told,
         )
         path.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
@@ -57,6 +66,7 @@ def page(
     path: Path,
     measured: list[Cost],
     collapses: list[Collapse],
+    benchmarks: Sequence[BenchmarkResult] = (),
     *,
     x: str = "direct",
     suffix: str = "svg",
@@ -70,7 +80,7 @@ def page(
     found = comparisons(as_frame(records)) if records else []
     parts = ["# Pruning at initialisation: a comparison", summary(records)]
     if not records:
-        parts = ["# Pruning at initialisation: " + ("what it costs" if measured else "where networks fall apart")]
+        parts = ["# Pruning at initialisation: " + subject(measured, collapses)]
     figure_for = Figures(path.stem, suffix)
     sections = sections_of(found, records, path.parent, figure_for, x, told)
     parts += in_short(found, sections)
@@ -86,12 +96,21 @@ def page(
         parts += costs.section(measured, path.parent, figure_for)
     if collapses:
         parts += collapse.section(collapses, path.parent, figure_for)
+    if benchmarks:
+        parts += measurements.section(list(benchmarks), path.parent, figure_for)
     parts += measured_elsewhere
     unread = [f"{name} could not be read and is left out: {why}." for name, why in sorted((left_out or {}).items())]
     if limits := unread + caveats(found, records, [one.pairs for one in sections]):
         parts += ["## What limits these conclusions", "\n".join(f"* {line}" for line in limits)]
-    parts += ["## How these numbers were made", provenance(records, measured, collapses)]
+    parts += ["## How these numbers were made", provenance(records, measured, collapses, benchmarks)]
     return "\n\n".join(parts) + "\n"
+
+
+def subject(measured: Sequence[Cost], collapses: Sequence[Collapse]) -> str:
+    """What a report without trials is about."""
+    if measured:
+        return "what it costs"
+    return "where networks fall apart" if collapses else "checks and measurements"
 
 
 class Figures:

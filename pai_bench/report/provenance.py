@@ -12,10 +12,17 @@ from pai_bench.report.literature import SAME
 from pai_bench.report.pairs import Pair
 from pai_bench.report.statistics import LEVEL, t_quantile
 from pai_bench.report.summary import Comparison, plural
-from pai_bench.store import Collapse, Cost, Record
+from pai_bench.store import BenchmarkResult, Collapse, Cost, Record
+
+Measured = Record | Cost | Collapse | BenchmarkResult
 
 
-def provenance(records: Sequence[Record], measured: Sequence[Cost], collapses: Sequence[Collapse]) -> str:
+def provenance(
+    records: Sequence[Record],
+    measured: Sequence[Cost],
+    collapses: Sequence[Collapse],
+    benchmarks: Sequence[BenchmarkResult] = (),
+) -> str:
     """Commands, data, versions and machines, as the records hold them."""
     lines = []
     for title, values in (
@@ -25,6 +32,9 @@ def provenance(records: Sequence[Record], measured: Sequence[Cost], collapses: S
         ("Collapse command", [describe_command(one) for one in collapses]),
         ("Collapse environment", [describe_environment(one) for one in collapses]),
         ("Collapse commit", [describe_commit(one) for one in collapses]),
+        ("Benchmark command", [describe_command(one) for one in benchmarks]),
+        ("Benchmark environment", [describe_environment(one) for one in benchmarks]),
+        ("Benchmark commit", [describe_commit(one) for one in benchmarks]),
         ("Command", [describe_command(record) for record in records]),
         ("Data", [describe_data(record) for record in records]),
         ("Criterion", [describe_criterion(record) for record in records]),
@@ -33,13 +43,12 @@ def provenance(records: Sequence[Record], measured: Sequence[Cost], collapses: S
         ("Commit", [describe_commit(record) for record in records]),
     ):
         for value, count in sorted(Counter(v for v in values if v).items()):
-            lines.append(
-                f"* {title}: {value} ({plural(count, 'row' if title.startswith(('Timing', 'Collapse')) else 'trial')})"
-            )
+            unit = "row" if title.startswith(("Timing", "Collapse", "Benchmark")) else "trial"
+            lines.append(f"* {title}: {value} ({plural(count, unit)})")
     return "\n".join(lines)
 
 
-def describe_command(record: Record | Cost | Collapse) -> str | None:
+def describe_command(record: Measured) -> str | None:
     """The command that made the record, as code."""
     command = record.provenance.get("command")
     return f"`{command}`" if command else None
@@ -69,7 +78,7 @@ def describe_criterion(record: Record) -> str | None:
     return f"{criterion['name']}: {scope}, score batch {batch}" + (f"; {options}" if options else "")
 
 
-def describe_environment(record: Record | Cost | Collapse) -> str:
+def describe_environment(record: Measured) -> str:
     """Versions, processor, threads and device."""
     environment = record.environment
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
@@ -88,7 +97,7 @@ def describe_company(record: Record) -> str | None:
     return ", ".join(parts) or None
 
 
-def describe_commit(record: Record | Cost | Collapse) -> str | None:
+def describe_commit(record: Measured) -> str | None:
     """The commit that made the record, if it was made from a checkout."""
     if not (commit := record.provenance.get("commit")):
         return None

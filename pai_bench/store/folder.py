@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pai_bench.errors import UserError
-from pai_bench.store.records import Collapse, Cost, NewerSchemaError, Record
+from pai_bench.store.records import BenchmarkResult, Collapse, Cost, NewerSchemaError, Record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +25,8 @@ class Store:
 
     def __init__(self, path: str | Path, *, create: bool = False) -> None:
         self.path = Path(path)
-        self.trials, self.costs, self.collapses = (self.path / name for name in ("trials", "costs", "collapse"))
+        folders = [self.path / name for name in ("trials", "costs", "collapse", "benchmarks")]
+        self.trials, self.costs, self.collapses, self.benchmarks = self.folders = folders
         self.left_out: dict[str, str] = {}
         """File -> why it could not be read, of what was asked for so far."""
         if create:
@@ -39,13 +40,13 @@ class Store:
                 raise UserError(
                     f"results folder {path} cannot be written ({reason}); give another with --out"
                 ) from error
-        elif not any(any(folder.glob("*.json")) for folder in (self.trials, self.costs, self.collapses)):
+        elif not any(any(folder.glob("*.json")) for folder in self.folders):
             state = "has no results" if self.path.is_dir() else "does not exist"
             raise UserError(f"results folder {path} {state}; `pai-bench run --out {path}` makes some")
 
     def refuse(self, path: Path) -> None:
         """An error if a document is to be written to where the results are."""
-        if {folder.resolve() for folder in (self.trials, self.costs, self.collapses)} & {*path.resolve().parents}:
+        if {folder.resolve() for folder in self.folders} & {*path.resolve().parents}:
             raise UserError(f"the report cannot be written to {path}, where the results are")
 
     def write(self, record: Record) -> None:
@@ -67,6 +68,14 @@ class Store:
     def read_collapses(self) -> list[Collapse]:
         """All collapses; a damaged file is named and passed over."""
         return list(self._read_all(self.collapses, Collapse.from_json))
+
+    def write_benchmark(self, result: BenchmarkResult) -> None:
+        """Store `result`, in place of an earlier one of the same benchmark and machine."""
+        self._write(self.benchmarks / f"{result.identity}.json", result.to_json())
+
+    def read_benchmarks(self) -> list[BenchmarkResult]:
+        """All results of benchmarks; a damaged file is named and passed over."""
+        return list(self._read_all(self.benchmarks, BenchmarkResult.from_json))
 
     def _read_all(self, folder: Path, read: Callable[[str], Kind]) -> Iterator[Kind]:
         for path in sorted(folder.glob("*.json")):

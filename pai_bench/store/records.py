@@ -269,6 +269,61 @@ class Cost:
         return cost
 
 
+Value = float | str | None
+"""What a benchmark may measure: a number, or a word."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkResult:
+    """What one benchmark measured, or one check found. Times are seconds, memory is bytes.
+
+    `stage` and `group` say in which run and in which table it stands. `values` are the measurements by name; `limits`
+    say how large those of the same name may be: a check that respects them has ``passed``, what has no limits is
+    ``measured``, and `reason` says why it has ``failed`` or was ``skipped``. A figure shows the value called `bar`.
+    A raised `version` says that the benchmark is no longer the same.
+    """
+
+    stage: str
+    group: str
+    name: str
+    version: int
+    status: Literal["passed", "failed", "skipped", "measured"]
+    reason: str | None
+    values: Mapping[str, Value]
+    limits: Mapping[str, float]
+    bar: str | None
+    seconds: float
+    device: str
+    environment: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    schema: int = SCHEMA
+
+    @property
+    def identity(self) -> str:
+        """What was measured and where, as a file name."""
+        what = [self.stage, self.group, self.name]
+        return identify("-".join(what), [*what, self.version, self.device, dict(self.environment)])
+
+    def to_json(self) -> str:
+        """The text of the file."""
+        return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "BenchmarkResult":
+        """A result from the text of its file, or ValueError."""
+        try:
+            raw = json.loads(text, parse_constant=refuse_constant)
+            if raw.get("schema", 0) > SCHEMA:
+                raise NewerSchemaError(f"schema {raw['schema']} is newer than this version reads ({SCHEMA})")
+            found = cls(**{f.name: raw[f.name] for f in fields(cls)})
+            forms = [(found, BenchmarkResult), (found.environment, Environment), (found.provenance, Origin)]
+            if not all(fits(value, form) for value, form in forms) or found.seconds < 0:
+                raise ValueError("a field has an impossible value")
+        except MALFORMED as error:
+            raise ValueError(f"a field is missing or malformed: {error!r}") from error
+        return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tried:
     """What one mask left of a network."""

@@ -12,7 +12,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from pai_bench.cli import main
 from pai_bench.plan import Choice, Trial
-from pai_bench.store import Collapse, Cost, Store, Tried
+from pai_bench.store import BenchmarkResult, Collapse, Cost, Store, Tried
 from pai_bench.training.protocol import PROTOCOLS
 from tests.report.records import drawn
 
@@ -60,6 +60,15 @@ def collapse() -> Collapse:
     )  # fmt: skip
 
 
+def benchmark() -> BenchmarkResult:
+    """What a benchmark measured."""
+    return BenchmarkResult(
+        stage="speed", group="net", name="alone", version=1, status="passed", reason=None,
+        values={"seconds": 0.5, "way": "alone"}, limits={"seconds": 1.0}, bar="seconds", seconds=1.0, device="cpu",
+        environment=ENVIRONMENT, provenance=ORIGIN,
+    )  # fmt: skip
+
+
 def places(value: Any) -> Iterator[tuple[Any, ...]]:
     """The path of every value in a JSON document, but of all entries of a list only the first."""
     entries: list[tuple[Any, Any]] = []
@@ -84,7 +93,7 @@ def changed(document: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["trials", "dense", "costs", "collapse"])
+@pytest.mark.parametrize("kind", ["trials", "dense", "costs", "collapse", "benchmarks"])
 def test_any_other_value(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     store = Store("r", create=True)
     if kind in ("trials", "dense"):
@@ -93,6 +102,8 @@ def test_any_other_value(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
         kind = "trials"
     elif kind == "costs":
         store.write_cost(cost())
+    elif kind == "benchmarks":
+        store.write_benchmark(benchmark())
     else:
         store.write_collapse(collapse())
     path = min((store.path / kind).glob("*.json"))
