@@ -1,0 +1,81 @@
+"""What a stage has to do, and what became of each piece of it: kept in its archive."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from benchmarks.gpu.archive import Archive
+
+NAME = "stage.json"
+NO_TIME = "not enough time"
+
+Status = Literal["missing", "running", "passed", "failed", "skipped", "measured"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One piece of a stage. `run` is the run that tried it last; `fatal` says that it ended the process."""
+
+    group: str
+    name: str
+    version: int = 1
+    status: Status = "missing"
+    reason: str | None = NO_TIME
+    seconds: float = 0.0
+    run: str = ""
+    fatal: bool = False
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What has to be equal for an earlier result to be this piece's."""
+        return self.group, self.name, self.version
+
+    @property
+    def title(self) -> str:
+        """Group and name."""
+        return f"{self.group}: {self.name}"
+
+
+class Ledger:
+    """The pieces of a stage on one device, in their order; `state` is for what the stage wants to know next time."""
+
+    def __init__(self, archive: Archive) -> None:
+        self.archive = archive
+        raw: dict[str, Any] = json.loads(archive.texts.get(NAME, "{}"))
+        self.device: str = raw.get("device", "")
+        self.error: str | None = raw.get("error")
+        self.state: dict[str, Any] = raw.get("state", {})
+        self.entries = {entry.key: entry for entry in (Entry(**one) for one in raw.get("pieces", []))}
+
+    def plan(self, entries: Iterable[Entry], device: str) -> None:
+        """Begin with these pieces; what an earlier run found of them on the same kind of device stays."""
+        before = self.entries if self.device == device else {}
+        self.state = self.state if self.device == device else {}
+        self.entries = {entry.key: before.get(entry.key, entry) for entry in entries}
+        self.device, self.error = device, None
+        self.write()
+
+    def set(
+        self, key: tuple[str, str, int], texts: dict[str, str] | None = None, *, without: str = "", **changes: Any
+    ) -> None:
+        """Change an entry, and write it together with the `texts` that belong to it, and `without` an earlier one."""
+        self.entries[key] = replace(self.entries[key], **changes)
+        self.write(texts, without=without)
+
+    def settle(self, reason: str) -> None:
+        """The process has ended: whatever was running has failed for this `reason`."""
+        for key, entry in self.entries.items():
+            if entry.status == "running":
+                self.entries[key] = replace(entry, status="failed", reason=reason, fatal=True)
+        self.write()
+
+    def write(self, texts: dict[str, str] | None = None, *, without: str = "") -> None:
+        """Write the archive."""
+        content = {
+            "device": self.device,
+            "error": self.error,
+            "state": self.state,
+            "pieces": [asdict(entry) for entry in self.entries.values()],
+        }
+        self.archive.add({NAME: json.dumps(content, indent=1), **(texts or {})}, without=without)
