@@ -32,9 +32,12 @@ def counts(entries: Sequence[Entry]) -> str:
 
 
 def listed(entries: Sequence[Entry], status: str) -> list[str]:
-    """Pieces that were not done, by reason."""
-    found: defaultdict[str, list[str]] = defaultdict(list)
+    """Pieces that were not done, by reason and group."""
+    found: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for one in entries:
         if one.status == status:
-            found[one.reason or ""].append(one.title)
-    return [f"  {status} ({reason}): {'; '.join(titles)}" for reason, titles in found.items()]
+            found[one.reason or ""][one.group].append(one.name)
+    return [
+        f"  {status} ({reason}): " + "; ".join(f"{group}: {' | '.join(names)}" for group, names in groups.items())
+        for reason, groups in found.items()
+    ]

@@ -34,6 +34,8 @@ STAGES = {
     "hangs": "    return [Piece('g', 'first', lambda: note('first')), Piece('g', 'hang', lambda: time.sleep(600))]",
     "dies": "    return [Piece('g', 'kill', lambda: os.kill(os.getpid(), signal.SIGKILL)),"
     " Piece('g', 'after', lambda: note('after'))]",
+    "skips": "    def skip():\n        raise SkippedError('missing: not in this version')\n"
+    "    return [Piece('g', 'a', skip)]",
     "lacks": "    import a_package_that_is_not_installed",
 }
 
@@ -67,7 +69,7 @@ def options(stages: Mapping[str, str], *names: str, **changes: Any) -> Options:
 def test_a_stage_that_fails_is_named_and_the_others_go_on(
     stages: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(options(stages, "lacks", "broken", "good")) == 1
+    assert run(options(stages, "lacks", "broken", "skips", "good")) == 1
     text = Path("out/summary.txt").read_text()
     assert text.splitlines() == [
         "lacks: nothing was done",
@@ -75,11 +77,13 @@ def test_a_stage_that_fails_is_named_and_the_others_go_on(
         "broken: 0 passed, 2 failed",
         "  failed: g: a: x is 3, above 2",
         "  failed: g: b: ZeroDivisionError: division by zero",
+        "skips: 0 passed, 0 failed, 1 skipped",
+        "  skipped (missing: not in this version): g: a",
         "good: 2 passed, 0 failed",
     ]
     assert capsys.readouterr().out.endswith(text)  # these are the last lines
     assert sorted(path.name for path in Path("out").iterdir()) == [
-        *("broken.tar", "good.tar", "lacks.tar", "log.txt", "summary.txt")
+        *("broken.tar", "good.tar", "lacks.tar", "log.txt", "skips.tar", "summary.txt")
     ]
     assert "Traceback" in Path("out/log.txt").read_text()
     one, two = results(Path("out"), "good")
@@ -94,7 +98,7 @@ def test_a_stage_that_fails_is_named_and_the_others_go_on(
 
 def test_a_stage_that_hangs_is_ended_and_named(stages: dict[str, str]) -> None:
     start = time.monotonic()
-    assert run(options(stages, "hangs", minutes=0.3)) == 1
+    assert run(options(stages, "hangs", minutes=0.2)) == 1
     assert time.monotonic() - start < 60
     assert states(Path("out"), "hangs") == {"first": "passed", "hang": "failed"}
     assert "failed: g: hang: stopped: its time was over" in Path("out/summary.txt").read_text()
@@ -180,7 +184,7 @@ def test_the_ends_of_a_piece(tmp_path: Path) -> None:
         "  failed: g: said: y",
         "  skipped (needs CUDA): g: cuda",
         "  skipped (missing: not in this version): g: skipped",
-        "  missing (not enough time): g: no time; g: long",
+        "  missing (not enough time): g: no time | long",
     ]
     assert sum(name.startswith("benchmarks/") for name in given.ledger.archive.texts) == 7
 

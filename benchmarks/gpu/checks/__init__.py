@@ -1,0 +1,1 @@
+"""What the stage `correct` checks, by subject."""

@@ -1,0 +1,318 @@
+"""All that the run uses of pai-bench's inside, in one place: who changes the engine changes this file."""
+
+import copy
+import dataclasses
+import functools
+import gc
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+import pai_bench as pb
+from benchmarks.gpu.stage import SkippedError
+from pai_bench import conformance, pruning
+from pai_bench.data import Split
+from pai_bench.pruning import Schedule, Scorer, get_schedule, prunable_parameters
+from pai_bench.pruning.prune import by_scope, scored
+from pai_bench.pruning.schedule import SCHEDULES
+from pai_bench.pruning.variant import KINDS
+from pai_bench.registry import CRITERIA
+from pai_bench.training import precision as precisions
+from pai_bench.training import programs
+from pai_bench.training.batches import Batches, Order
+from pai_bench.training.programs import Program
+from pai_bench.training.protocol import Augmentation, Precision, Protocol
+from pai_bench.training.step import FIRST, Recorded, Step
+
+Way = Literal["alone", "stacked", "stacked channels-last", "branches"]
+Layout = Literal["contiguous", "channels-last"]
+TakeStep = Callable[[Tensor, Tensor, float], Tensor]
+
+NOT_HERE = "missing: not in this version"
+
+
+def criteria() -> list[str]:
+    """Names of all criteria that are registered."""
+    return [plugin.name for plugin in CRITERIA.plugins()]
+
+
+def schedules(steps: int | None = None) -> list[Schedule]:
+    """Every schedule, with several cuts also with connections that return; with so many `steps` at most."""
+    found: list[Schedule] = []
+    for name, cls in SCHEDULES.items():
+        usual = cls() if steps is None or name == "one-shot" else cls(steps=min(steps, cls().steps))
+        found += [usual, *([] if name == "one-shot" else [dataclasses.replace(usual, returns=True)])]
+    return found
+
+
+def shortened(criterion: pb.Criterion, steps: int | None) -> Schedule:
+    """The criterion's own schedule, in so many steps at most."""
+    own = criterion.schedule
+    return own if steps is None else dataclasses.replace(own, steps=min(steps, own.steps))
+
+
+def variants() -> list[str]:
+    """Every sanity variant, `erk` standing for the criteria that a quota may come from."""
+    return [kind.replace("NAME", "erk") for kind in KINDS]
+
+
+def kinds() -> list[str]:
+    """Names of small networks, one of each kind that the conformance suite has."""
+    return list(conformance.NETWORKS)
+
+
+def example(kind: str) -> tuple[nn.Module, pb.Batch]:
+    """A small network in float64, and a batch for it."""
+    return conformance.example(kind)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One cut of a schedule, by the CPU and by the device, both from the CPU's mask of the cut before."""
+
+    scores: Mapping[str, Tensor]
+    device_scores: Mapping[str, Tensor]
+    mask: Mapping[str, Tensor]
+    device_mask: Mapping[str, Tensor]
+    """On the CPU, as all others."""
+    by_layer: bool
+    """Whether each layer is ranked for itself."""
+
+
+def cuts(
+    model: nn.Module,
+    batch: pb.Batch,
+    criterion: pb.Criterion,
+    device: torch.device,
+    *,
+    sparsity: float = 0.9,
+    schedule: Schedule | str | None = None,
+    seed: int = 0,
+) -> Iterator[Cut]:
+    """The cuts of a pruning of `model`, on the CPU and on the device."""
+    steps = criterion.schedule if schedule is None else get_schedule(schedule)
+    twin, there_batch = copy.deepcopy(model).to(device), batch.to(device)
+    mask: Mapping[str, Tensor] | None = None
+    options: dict[str, Any] = {"seed": seed, "returns": steps.returns}
+    with Scorer(criterion, model, **options) as here, Scorer(criterion, twin, **options) as there:
+        division = by_scope(here, criterion.scope)
+        for density in steps.densities(1 - sparsity):
+            moved = None if mask is None else pb.Mask(mask).to(device)
+            pairs = [(here, batch, mask), (there, there_batch, moved)]
+            found = [scored(scorer, given, density, before) for scorer, given, before in pairs]
+            masks = [
+                pruning.cut(
+                    scores,
+                    density,
+                    alive=None if steps.returns else before,
+                    division=division,
+                    ties=criterion.ties,
+                )
+                for scores, (_, _, before) in zip(found, pairs, strict=True)
+            ]
+            there_scores = {name: score.cpu() for name, score in found[1].items()}
+            yield Cut(found[0], there_scores, masks[0], masks[1].to("cpu"), division is not None)
+            mask = masks[0]
+
+
+@contextmanager
+def without_onednn() -> Iterator[None]:
+    """A block in which convolutions of the CPU are torch's own."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "TF32 acceleration", UserWarning)  # its flag knows of other devices
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
+
+
+def rounded() -> list[str]:
+    """Which products in single precision are rounded to TF32 now."""
+    backends: Any = torch.backends
+    chains = {
+        "matrix products": [backends.cuda.matmul],
+        "convolutions": [backends.cudnn.conv, backends.cudnn],
+        "recurrent layers": [backends.cudnn.rnn, backends.cudnn],
+    }
+    found = {
+        name: next((p for one in [*chain, backends] if (p := one.fp32_precision) != "none"), "none")
+        for name, chain in chains.items()
+    }
+    return [name for name, precision in found.items() if precision == "tf32"]
+
+
+def rounded_while_scoring(device: torch.device) -> list[str]:
+    """Which products are rounded to TF32 while a formula runs."""
+    seen: list[str] = []
+
+    @dataclass(frozen=True)
+    class Looks(pb.Criterion):
+        def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
+            seen.extend(rounded())
+            return pruning.uniform_scores(model)
+
+    batch = pb.Batch(torch.zeros(2, 2), torch.zeros(2, dtype=torch.int64))
+    Looks().score(nn.Linear(2, 2).to(device), batch.to(device))
+    return seen
+
+
+def select(scores: Mapping[str, Tensor], count: int, alive: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Masks of the `count` highest scores over all tensors together."""
+    return pruning.select(scores, count, alive)
+
+
+def cut(scores: Mapping[str, Tensor], count: int, ties: Literal["keep", "remove"]) -> Mapping[str, Tensor]:
+    """Masks of about `count` of the highest scores, in which equal ones are treated alike."""
+    size = sum(score.numel() for score in scores.values())
+    return pruning.cut(dict(scores), count / size, ties=ties)
+
+
+def random_images(shape: tuple[int, ...], count: int, *, classes: int = 10, name: str = "random") -> pb.DataSet:
+    """A data set of random images, whose classes differ in their mean."""
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.arange(count) % classes
+    noise = torch.randint(0, 128, (count, *shape), generator=generator)
+    bias = (targets * (127 // classes)).view(-1, *(1,) * len(shape))
+    split = Split((noise + bias).to(torch.uint8), targets)
+    return pb.DataSet(name, split, Split(*(t[: max(classes, count // 5)] for t in split)), num_classes=classes)
+
+
+def random_mask(model: nn.Module, density: float = 0.5) -> dict[str, Tensor]:
+    """A random mask of the network's prunable weights, the same on every device."""
+    generator = torch.Generator().manual_seed(1)
+    weights = prunable_parameters(model)
+    return {n: (torch.rand(w.shape, generator=generator) < density).to(w.device) for n, w in weights.items()}
+
+
+def protocol(
+    optimizer: str = "sgd",
+    precision: Precision = "fp32",
+    *,
+    batch_size: int = 64,
+    augmentation: Augmentation = "none",
+    epochs: int = 1,
+) -> Protocol:
+    """A protocol with a constant learning rate: ``sgd`` with momentum, ``nesterov``, or ``adam``."""
+    adam = optimizer == "adam"
+    return Protocol(
+        name="",
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=1e-3 if adam else 0.02,
+        lr_schedule="constant",
+        optimizer="adam" if adam else "sgd",
+        nesterov=optimizer == "nesterov",
+        precision=precision,
+        augmentation=augmentation,
+    )
+
+
+def arithmetic(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
+    """A block in which training computes in `precision`."""
+    return precisions.arithmetic(precision, device)
+
+
+def lay_out(model: nn.Module, layout: Layout) -> None:
+    """Lay out a network's weights."""
+    if layout == "channels-last":
+        programs.lay_out(model)
+
+
+def default_layout(model: nn.Module, data: pb.DataSet) -> None:
+    """Lay out a network's weights as a training that nobody has told how does."""
+    programs.prepare_layout(model, data.normalised(data.train.inputs[:2]))
+
+
+def program(models: Sequence[nn.Module], masks: Sequence[Mapping[str, Tensor] | None], way: Way) -> Program:
+    """Networks that are trained together in some way, or SkippedError if this version does not have it."""
+    if way == "alone":
+        return programs.Alone(models[0], masks[0])
+    if way == "stacked":
+        return programs.Lanes(models, masks)
+    if way == "branches":
+        branches = getattr(programs, "Branches", None)
+        if branches is None:
+            raise SkippedError(NOT_HERE)
+        found: Program = branches(models, masks)
+        return found
+    return stacked_channels_last(models, masks)
+
+
+def stacked_channels_last(
+    models: Sequence[nn.Module], masks: Sequence[Mapping[str, Tensor] | None]
+) -> Program:  # to come: an option of Lanes
+    """Stacked networks whose convolutions are laid out channels-last."""
+    options = programs.Lanes.__init__.__annotations__
+    if "channels_last" not in options:
+        raise SkippedError(NOT_HERE)
+    found: Program = programs.Lanes(models, masks, channels_last=True)  # type: ignore[call-arg]
+    return found
+
+
+def step(program: Program, protocol: Protocol, device: torch.device, *, recorded: bool) -> TakeStep:
+    """What takes a step: as it is, or on CUDA recorded as a graph after the first ones."""
+    plain = Step(program, protocol)
+    if not recorded:
+        return plain
+    if device.type != "cuda":
+        raise SkippedError("needs CUDA")
+    return Recorded(plain)
+
+
+def is_recorded(step: TakeStep) -> bool:
+    """Whether a step is played from a graph by now."""
+    return getattr(step, "_graph", None) is not None
+
+
+WARM_UP = FIRST + 3
+"""Steps after which a step is as it will be."""
+
+
+def batches(data: pb.DataSet, protocol: Protocol, networks: int = 1) -> Batches:
+    """The training batches of some networks, each in its own order."""
+    return Batches(data, [Order(i) for i in range(networks)], protocol)
+
+
+def endless(made: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+    """Epoch after epoch."""
+    while True:
+        yield from made.epoch()
+
+
+def train(model: nn.Module, data: pb.DataSet, protocol: Protocol, mask: Mapping[str, Tensor] | None = None) -> None:
+    """Train a network as a trial does."""
+    from pai_bench.training.trainer import train as train_alone
+
+    train_alone(model, data, protocol, mask=mask)
+
+
+@contextmanager
+def deterministic(on: bool = True) -> Iterator[None]:
+    """A block in which cuDNN takes algorithms that give the same bits every time, and does not try which are fast."""
+    flags = torch.backends.cudnn
+    before = flags.deterministic, flags.benchmark
+    flags.deterministic, flags.benchmark = on, False
+    try:
+        yield
+    finally:
+        flags.deterministic, flags.benchmark = before
+
+
+def settle_memory(device: torch.device) -> tuple[int, int]:
+    """Bytes of the device that tensors hold, and that torch holds, after all that can be given back was."""
+    gc.collect()
+    if device.type != "cuda":
+        return 0, 0
+    torch.cuda.synchronize(device)
+    torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+
+
+@functools.cache
+def model(name: str, shape: tuple[int, ...], seed: int = 0, classes: int = 10) -> nn.Module:
+    """A network on the CPU; to be copied before it is changed."""
+    return pb.create_model(name, input_shape=shape, num_classes=classes, seed=seed)
