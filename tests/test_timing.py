@@ -147,12 +147,48 @@ def test_what_cannot_be_compared_stands_in_another_table() -> None:
         cost({"sparsity": 0.5}),
         cost({"protocol": {"batch_size": 5}}),
         cost(environment=ENVIRONMENT | {"threads": 1}),
+        cost(precision="tf32"),
+        cost(memory_format="channels-last"),
     ]
-    assert [len(group) for group in costs.groups([cost(), *others])] == [1] * 8
+    assert [len(group) for group in costs.groups([cost(), *others])] == [1] * 10
     same = [cost(), cost({"criterion": {"name": "er", "schedule": "one-shot"}}), cost({"scope": "layerwise"})]
     assert [len(group) for group in costs.groups(same)] == [3]
     assert [costs.label(one) for one in same] == ["snip", "er", "snip, layerwise"]
-    assert len({one.identity for one in (*others, *same)}) == 10
+    assert len({one.identity for one in (*others[:-2], *same)}) == 10
+
+
+def test_machines_side_by_side() -> None:
+    gpu: dict[str, Any] = {"device": "cuda", "environment": ENVIRONMENT | {"device": "NVIDIA X"}, "prune_seconds": 0.01}
+    er = {"criterion": {"name": "er", "schedule": "one-shot"}}
+    found = [cost(), cost(seconds=0.004, floor_seconds=0.002, **gpu), cost(er, seconds=0.001, **gpu)]
+    (group,) = costs.on_several_machines([*found, cost({"model": "other"})])
+    assert costs.machines_table(group) == [
+        ["criterion", "score, NVIDIA X", "÷ bare pass, NVIDIA X", "pruning, NVIDIA X",
+         "score, a cpu", "÷ bare pass, a cpu", "pruning, a cpu"],
+        ["er", "1 ms", "0.005", "10 ms", "", "", ""],
+        ["snip", "4 ms", "2", "10 ms", "300 ms", "1.5", "600 ms"],
+    ]  # fmt: skip
+    assert costs.seconds_of(group) == {"NVIDIA X": {"er": 0.001, "snip": 0.004}, "a cpu": {"snip": 0.3}}
+    store = Store("r", create=True)
+    for one in found:
+        store.write_cost(one)
+    assert main(["report", "r"]) == 0
+    page = Path("r/report.md").read_text()
+    assert "### net on d, machine by machine" in page
+    assert "report-cost-net-on-d-machine-by-machine.svg" in page
+    other = cost(environment=ENVIRONMENT | {"threads": 1})
+    assert sorted(costs.machine_names([cost(), other]).values()) == [
+        "a cpu (torch 2, 1 threads)",
+        "a cpu (torch 2, 2 threads)",
+    ]
+
+
+def test_a_cost_of_an_earlier_version_is_read() -> None:
+    store = Store("r", create=True)
+    earlier = {k: v for k, v in dataclasses.asdict(cost()).items() if k not in ("precision", "memory_format")}
+    store.costs.mkdir()
+    (store.costs / "earlier.json").write_text(json.dumps(earlier))
+    assert store.read_costs() == [cost()]
 
 
 @pytest.mark.parametrize(

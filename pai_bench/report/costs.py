@@ -1,12 +1,13 @@
 """The part of a report about what scoring costs."""
 
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pai_bench.report import tables
-from pai_bench.report.figures.costs import bars
+from pai_bench.report.figures.costs import bars, by_machine
 from pai_bench.store import Cost
 
 CAPTION = (
@@ -34,6 +35,12 @@ def section(costs: list[Cost], folder: Path, figure_for: Callable[[str], Path]) 
             tables.markdown(table(group)),
             f"![{heading}: scoring and pruning in training steps]({figure.as_posix()})",
         ]
+    for group in on_several_machines(costs):
+        heading = f"{group[0].trial['model']} on {group[0].trial['data']}, machine by machine"
+        figure = figure_for(f"cost {heading}")
+        by_machine(heading, seconds_of(group), folder / figure)
+        heading = tables.escaped(heading)
+        parts += [f"### {heading}", tables.markdown(machines_table(group)), f"![{heading}]({figure.as_posix()})"]
     return parts
 
 
@@ -41,15 +48,74 @@ def groups(costs: list[Cost]) -> list[list[Cost]]:
     """Costs that can stand in one table: of one network, data, score batch, sparsity, protocol and machine."""
     found: defaultdict[str, list[Cost]] = defaultdict(list)
     for cost in sorted(costs, key=lambda cost: cost.seconds):
-        shared = {key: value for key, value in cost.trial.items() if key not in ("criterion", "scope", "variant")}
-        found[str((title(cost), shared, cost.environment))].append(cost)
+        found[str((title(cost), shared(cost), cost.environment, cost.precision, cost.memory_format))].append(cost)
     return sorted(found.values(), key=lambda group: (title(group[0]), describe(group)))
+
+
+def shared(cost: Cost) -> dict[str, Any]:
+    """What the trials of one table have in common."""
+    return {key: value for key, value in cost.trial.items() if key not in ("criterion", "scope", "variant")}
+
+
+def on_several_machines(costs: list[Cost]) -> list[list[Cost]]:
+    """Costs of the same trials that were measured on more than one machine."""
+    found: defaultdict[str, list[Cost]] = defaultdict(list)
+    for cost in sorted(costs, key=lambda cost: cost.seconds):
+        found[str(shared(cost))].append(cost)
+    return [group for _, group in sorted(found.items()) if len({str(cost.environment) for cost in group}) > 1]
+
+
+def machine_names(group: list[Cost]) -> dict[str, str]:
+    """Environment -> the machine's name, with versions and threads where names are equal."""
+    names = {str(cost.environment): machine(cost) for cost in group}
+    longer = {
+        str(cost.environment): f"torch {cost.environment['versions'].get('torch')}, "
+        f"{cost.environment['threads']} threads"
+        for cost in group
+    }
+    counts = Counter(names.values())
+    return {key: f"{name} ({longer[key]})" if counts[name] > 1 else name for key, name in names.items()}
+
+
+def seconds_of(group: list[Cost]) -> dict[str, dict[str, float]]:
+    """Machine -> criterion -> seconds of a score."""
+    names = machine_names(group)
+    found: dict[str, dict[str, float]] = {name: {} for name in sorted(names.values())}
+    for cost in group:
+        found[names[str(cost.environment)]][label(cost)] = cost.seconds
+    return found
+
+
+def machines_table(group: list[Cost]) -> tables.Table:
+    """One row for each criterion, and for each machine a score, its ratio to a bare pass, and a whole pruning."""
+    names = machine_names(group)
+    columns = sorted(names, key=lambda key: names[key])
+    head = ["criterion", *(f"{what}, {names[key]}" for key in columns for what in ("score", "÷ bare pass", "pruning"))]
+    body = []
+    for method in dict.fromkeys(map(label, group)):
+        row = [method]
+        for key in columns:
+            cost = next((one for one in group if label(one) == method and str(one.environment) == key), None)
+            row += [""] * 3 if cost is None else short(cost)
+        body.append(row)
+    return [head, *body]
+
+
+def short(cost: Cost) -> list[str]:
+    """A score, its ratio to a bare pass, and a whole pruning."""
+    ratio = f"{cost.seconds / cost.floor_seconds:.3g}"
+    return [tables.duration(cost.seconds), ratio, tables.duration(cost.prune_seconds)]
 
 
 def title(cost: Cost) -> str:
     """Network, data and device in a few words."""
-    device = cost.environment["device"] if cost.device != "cpu" else cost.environment["processor"]
-    return f"{cost.trial['model']} on {cost.trial['data']}, {device}"
+    return f"{cost.trial['model']} on {cost.trial['data']}, {machine(cost)}"
+
+
+def machine(cost: Cost) -> str:
+    """The device, or the processor where that is the device."""
+    name: str = cost.environment["device"] if cost.device != "cpu" else cost.environment["processor"]
+    return name
 
 
 def describe(group: list[Cost]) -> str:
@@ -59,7 +125,8 @@ def describe(group: list[Cost]) -> str:
     batch = f"{batches} x {trial['score_batch']}" if batches > 1 else f"{trial['score_batch']}"
     return (
         f"{first.weights:,} prunable weights, score batch {batch}, sparsity {trial['sparsity']:.10g}, "
-        f"{first.environment.get('threads')} threads; a training step on a batch of {trial['protocol']['batch_size']} "
+        f"{first.environment.get('threads')} threads; scores and bare passes in {first.precision}, weights "
+        f"{first.memory_format}; a training step on a batch of {trial['protocol']['batch_size']} "
         f"takes {tables.duration(step_seconds(group))}"
     )
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from pai_bench.errors import UserError
@@ -215,7 +215,8 @@ class Cost:
 
     ``seconds`` is of one score, ``prune_seconds`` of a whole pruning in ``cuts`` cuts, ``floor_seconds`` of one bare
     forward and backward pass on the same batch, and ``step_seconds`` of one training step. What was ``cold`` had no
-    warm-up. `trial` is the configuration that all of it belongs to.
+    warm-up. Score and bare pass were computed in ``precision``, the weights laid out in ``memory_format``. `trial` is
+    the configuration that all of it belongs to.
     """
 
     trial: Mapping[str, Any]
@@ -238,6 +239,8 @@ class Cost:
     device: str
     environment: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    precision: str = "fp32"
+    memory_format: str = "contiguous"
     schema: int = SCHEMA
 
     @property
@@ -253,7 +256,7 @@ class Cost:
             raw = json.loads(text)
             if raw.get("schema", 0) > SCHEMA:
                 raise NewerSchemaError(f"schema {raw['schema']} is newer than this version reads ({SCHEMA})")
-            cost = cls(**{f.name: raw[f.name] for f in fields(cls)})
+            cost = cls(**{f.name: raw[f.name] for f in fields(cls) if f.name in raw or f.default is MISSING})
             forms = [(cost, Cost), (cost.trial, Trained), (cost.trial, Scored)]
             forms += [(cost.environment, Environment), (cost.provenance, Origin)]
             peaks = [p or 0 for p in (cost.peak_bytes, cost.floor_peak_bytes, cost.prune_peak_bytes)]

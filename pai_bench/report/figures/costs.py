@@ -1,5 +1,6 @@
 """What scoring costs, and what it buys."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,29 @@ def bars(title: str, rows: list[Cost], path: Path) -> None:
         axes.set_xlabel("training steps (logarithmic)")
         axes.set_title(literal(title), fontsize=10)
         axes.legend(frameon=False, fontsize=9)
+
+
+def by_machine(title: str, seconds: Mapping[str, Mapping[str, float]], path: Path) -> None:
+    """Bars of the seconds of one score by each criterion, a colour for each machine, on a log scale."""
+    methods = list(dict.fromkeys(method for of in seconds.values() for method in of))
+    values = [value for of in seconds.values() for value in of.values()]
+    lowest, width = min(values) / 2, 0.8 / len(seconds)
+    with canvas(path, height=1.4 + 0.25 * len(methods) * len(seconds)) as figure:
+        axes = figure.subplots()
+        for i, (machine, of) in enumerate(seconds.items()):
+            places = [methods.index(method) + (i - (len(seconds) - 1) / 2) * width for method in of]
+            ends = np.array(list(of.values()))
+            colour = COLOURS[i % len(COLOURS)]
+            drawn = axes.barh(places, ends - lowest, width, left=lowest, color=colour, label=literal(machine))
+            axes.bar_label(drawn, labels=[f"{end:.3g}" for end in ends], padding=3, fontsize=8)
+        axes.set_xscale("log")
+        plain(axes.xaxis)
+        axes.set_xlim(lowest, 3 * max(values))
+        axes.set_yticks(range(len(methods)), list(map(literal, methods)))
+        axes.invert_yaxis()
+        axes.set_xlabel("seconds of one score (logarithmic)")
+        axes.set_title(literal(title), fontsize=10)
+        legend(figure, axes)
 
 
 LEAST = 0.02
