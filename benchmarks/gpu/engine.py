@@ -15,13 +15,20 @@ from torch import Tensor, nn
 
 import pai_bench as pb
 from benchmarks.gpu.stage import SkippedError
-from pai_bench import conformance, pruning
+from pai_bench import conformance, pruning, timing
+from pai_bench.catalog import resolve
+from pai_bench.cost import measure_cost, measure_step
 from pai_bench.data import Split
+from pai_bench.models import find_model
+from pai_bench.plan import Trial
 from pai_bench.pruning import Schedule, Scorer, get_schedule, prunable_parameters
 from pai_bench.pruning.prune import by_scope, scored
 from pai_bench.pruning.schedule import SCHEDULES
 from pai_bench.pruning.variant import KINDS
 from pai_bench.registry import CRITERIA
+from pai_bench.runner import Runner
+from pai_bench.store import Cost
+from pai_bench.timing import Timing
 from pai_bench.training import precision as precisions
 from pai_bench.training import programs
 from pai_bench.training.batches import Batches, Order
@@ -316,3 +323,71 @@ def settle_memory(device: torch.device) -> tuple[int, int]:
 def model(name: str, shape: tuple[int, ...], seed: int = 0, classes: int = 10) -> nn.Module:
     """A network on the CPU; to be copied before it is changed."""
     return pb.create_model(name, input_shape=shape, num_classes=classes, seed=seed)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """A network, the criteria by which it is scored, and what measures them."""
+
+    runner: Runner
+    trials: Mapping[str, Trial]
+    """Criterion -> trial."""
+
+    def step_seconds(self, rounds: int) -> float:
+        """Seconds of a training step."""
+        return measure_step(self.runner, next(iter(self.trials.values())), rounds=rounds)
+
+    def measure(self, criterion: str, step: float, *, rounds: int, budget: float) -> Cost:
+        """What a criterion costs, beside the seconds of a training `step`."""
+        found = measure_cost(self.runner, self.trials[criterion], step, rounds=rounds, budget=budget)
+        products = rounded_while_scoring(self.runner.device)
+        precision = f"fp32 with {' and '.join(products)} in tf32" if products and self.cuda else "fp32"
+        return dataclasses.replace(found, precision=precision, memory_format="contiguous")
+
+    @property
+    def cuda(self) -> bool:
+        """Whether the device is a GPU."""
+        return self.runner.device.type == "cuda"
+
+
+def costs(name: str, data: pb.DataSet, device: torch.device, *, batch: int) -> Costs:
+    """What measures the costs of all criteria on a network, with score batches and training batches of one size."""
+    sweep = pb.Sweep(
+        criteria=criteria(),
+        models=[built_once(name)],
+        data=[data],
+        sparsities=(0.95,),
+        seeds=1,
+        score_batch=batch,
+        batch_size=batch,
+        device=str(device),
+    )
+    catalog = resolve(sweep)
+    trials = {trial.criterion.name: trial for trial in catalog.trials if trial.criterion is not None}
+    return Costs(Runner(catalog), trials)
+
+
+def built_once(name: str) -> Callable[[tuple[int, ...], int], nn.Module]:
+    """A function that builds a network of 100 million weights in no time, after the first: its initial weights stay."""
+    canonical, builder = find_model(name)
+    built: dict[tuple[tuple[int, ...], int], nn.Module] = {}
+
+    def build(shape: tuple[int, ...], classes: int) -> nn.Module:
+        if (shape, classes) not in built:
+            built[shape, classes] = builder(shape, classes)
+        return copy.deepcopy(built[shape, classes])
+
+    build.__name__ = canonical
+    return build
+
+
+def prunable_shapes(name: str, shape: tuple[int, ...]) -> dict[str, torch.Size]:
+    """Shapes of a network's prunable weights, without drawing any."""
+    with torch.device("meta"):
+        found = pb.create_model(name, input_shape=shape, num_classes=10)
+    return {key: weight.shape for key, weight in prunable_parameters(found).items()}
+
+
+def repeat(work: Callable[[], object], device: torch.device, *, rounds: int, budget: float) -> Timing:
+    """Seconds of some work, after a warm-up, in so many rounds or about so many seconds."""
+    return timing.repeat(work, device, rounds=rounds, budget=budget)

@@ -239,7 +239,7 @@ def main(arguments: Sequence[str]) -> int:
         stage = given.archive.stem
         device = select_device(given.device)
         context = Context(stage, device, given.rehearse, given.until, ledger, given.provenance, given.run)
-        pieces = module.pieces(context)
+        pieces = list(module.pieces(context))
         work(context, pieces)
     except Exception as error:  # whatever is not installed here, it costs this stage alone
         traceback.print_exc()
