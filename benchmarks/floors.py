@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torchvision
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import transforms
@@ -100,6 +101,49 @@ def write_mnist(root: Path, count: int) -> None:
         header = struct.pack(">IIII", 2051, count, 28, 28)
         (folder / f"{part}-images-idx3-ubyte").write_bytes(header + images.numpy().tobytes())
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, count) + labels.numpy().tobytes())
+
+
+class Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """Images as torchvision's own data sets hold them: in one array, a picture made of each when it is asked for."""
+
+    def __init__(self, images: Tensor, targets: Tensor, *, augment: bool) -> None:
+        self.images = images.permute(0, 2, 3, 1).squeeze(3).numpy()  # uint8, channels last or none
+        self.targets = targets.tolist()
+        channels = images.shape[1]
+        more = (
+            [transforms.RandomCrop(images.shape[-1], padding=4), transforms.RandomHorizontalFlip()] if augment else []
+        )
+        self.transform = transforms.Compose(
+            [*more, transforms.ToTensor(), transforms.Normalize((0.5,) * channels, (0.25,) * channels)]
+        )
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.images[place])), self.targets[place]
+
+
+def usual_steps(pictures: Pictures, model: nn.Module, batch: int, device: torch.device, workers: int) -> Iterator[None]:
+    """Training steps without end, by a DataLoader and torch's SGD, as most people would write them."""
+    loader = torch.utils.data.DataLoader(
+        pictures,
+        batch_size=batch,
+        shuffle=True,
+        num_workers=workers,
+        drop_last=True,
+        pin_memory=device.type == "cuda",
+        persistent_workers=workers > 0,
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    model.train()
+    while True:
+        for inputs, targets in loader:
+            optimizer.zero_grad()
+            inputs, targets = inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+            F.cross_entropy(model(inputs), targets).backward()
+            optimizer.step()
+            yield
 
 
 def usual_loop(root: Path, model: nn.Module, batch: int, device: torch.device, workers: int) -> Product:

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import functools
 import gc
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -15,20 +16,22 @@ from torch import Tensor, nn
 
 import pai_bench as pb
 from benchmarks.gpu.stage import SkippedError
-from pai_bench import conformance, pruning, timing
+from pai_bench import conformance, memory, pruning, timing
 from pai_bench.catalog import resolve
 from pai_bench.cost import measure_cost, measure_step
 from pai_bench.data import Split
+from pai_bench.execution import choice as choice_of
 from pai_bench.models import find_model
 from pai_bench.plan import Trial
 from pai_bench.pruning import Schedule, Scorer, get_schedule, prunable_parameters
+from pai_bench.pruning.flops import flops
 from pai_bench.pruning.prune import by_scope, scored
 from pai_bench.pruning.schedule import SCHEDULES
 from pai_bench.pruning.variant import KINDS
 from pai_bench.registry import CRITERIA
 from pai_bench.runner import Runner
 from pai_bench.store import Cost
-from pai_bench.timing import Timing
+from pai_bench.timing import Timing, measured, synchronise
 from pai_bench.training import precision as precisions
 from pai_bench.training import programs
 from pai_bench.training.batches import Batches, Order
@@ -391,3 +394,115 @@ def prunable_shapes(name: str, shape: tuple[int, ...]) -> dict[str, torch.Size]:
 def repeat(work: Callable[[], object], device: torch.device, *, rounds: int, budget: float) -> Timing:
     """Seconds of some work, after a warm-up, in so many rounds or about so many seconds."""
     return timing.repeat(work, device, rounds=rounds, budget=budget)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way of training some networks at once."""
+
+    count: int = 1
+    way: Way = "alone"
+    precision: Precision = "fp32"
+    layout: Layout = "channels-last"
+    recorded: bool = True
+
+    def __str__(self) -> str:
+        networks = "1 network" if self.count == 1 else f"{self.count} networks, {self.way}"
+        layout = f", {self.layout}" if self.way in ("alone", "branches") else ""
+        return f"{networks}, {self.precision}{layout}, {'recorded' if self.recorded else 'eager'}"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds of a training step of one of the networks, all that run at once counted, and bytes of all of them."""
+
+    seconds: float
+    peak_bytes: int | None
+
+
+def speed(model: nn.Module, data: pb.DataSet, protocol: Protocol, cell: Cell, *, seconds: float) -> Speed:
+    """Measure a cell for about so many seconds, after a warm-up: batches, steps and exact zeros."""
+    device = data.device
+    protocol = dataclasses.replace(protocol, precision=cell.precision)
+    models = [copy.deepcopy(model).to(device) for _ in range(cell.count)]
+    for one in models:
+        lay_out(one, cell.layout)
+    with arithmetic(cell.precision, device), measured(device, memory=device.type == "cuda") as whole:
+        made = program(models, [random_mask(model, 0.1)] * cell.count, cell.way)
+        take, stream = (
+            step(made, protocol, device, recorded=cell.recorded),
+            endless(batches(data, protocol, cell.count)),
+        )
+
+        def steps(number: int) -> float:
+            synchronise(device)
+            start = time.perf_counter()
+            for _ in range(number):
+                take(*next(stream), protocol.learning_rate)
+            synchronise(device)
+            return time.perf_counter() - start
+
+        steps(WARM_UP)
+        if cell.recorded and not is_recorded(take):
+            raise RuntimeError("the step was not recorded")
+        pilot = steps(3) / 3
+        number = max(2, round(seconds / 2 / pilot))
+        found = min(steps(number), steps(number)) / number / cell.count
+    return Speed(found, whole.peak_bytes)
+
+
+def no_memory(error: Exception) -> bool:
+    """Whether an error says that memory was short."""
+    return memory.no_memory(error)
+
+
+def flops_of_step(model: nn.Module, shape: tuple[int, ...], batch: int) -> float:
+    """Floating-point operations of a training step: three times those of a forward pass."""
+    return 3.0 * batch * flops(copy.deepcopy(model), torch.zeros(1, *shape)).total
+
+
+def chosen(
+    build: Callable[[tuple[int, ...], int], nn.Module],
+    data: pb.DataSet,
+    protocol: Protocol,
+    device: torch.device,
+    *,
+    count: int,
+) -> Cell:
+    """What ``auto`` chooses for `count` trials of a network: how many at once, in which way, how laid out."""
+    sweep = pb.Sweep(
+        criteria=["random"],
+        models=[build],
+        data=[data],
+        sparsities=(0.9,),
+        seeds=max(1, count // 2),  # and as many dense references
+        protocol="openlth-resnet20" if protocol.augmentation == "flip-crop" else "snip-mnist",
+        epochs=20,
+        batch_size=protocol.batch_size,
+        train_fraction=1.0,
+        precision=protocol.precision,
+        device=str(device),
+        workers=1,
+    )
+    catalog = resolve(sweep)
+    runner, trial = Runner(catalog), catalog.trials[0]
+    choice = choice_of.choose(runner, catalog.trials)
+    networks, model = choice.lanes(trial), runner.model(trial)
+    default_layout(model, runner.data(trial))
+    way: Way = "alone" if networks == 1 else way_chosen(choice, trial)
+    return Cell(networks, way, protocol.precision, layout_of(model), recorded=device.type == "cuda")
+
+
+def way_chosen(choice: Any, trial: Trial) -> Way:
+    """How several networks are trained together; to come: a choice between stacked and branches."""
+    together = getattr(choice, "together", None)
+    return together(trial) if callable(together) else "stacked"
+
+
+def layout_of(model: nn.Module) -> Layout:
+    """How the weights of a network's convolutions lie."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
+            last = module.weight.is_contiguous(memory_format=torch.channels_last)
+            return "channels-last" if last and not module.weight.is_contiguous() else "contiguous"
+    return "contiguous"
