@@ -6,7 +6,7 @@ import functools
 import gc
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import pai_bench as pb
 from benchmarks.gpu.stage import SkippedError
 from pai_bench import conformance, memory, pruning, timing
+from pai_bench import estimate as estimates
 from pai_bench.catalog import resolve
 from pai_bench.cost import measure_cost, measure_step
 from pai_bench.data import Split
@@ -188,6 +189,12 @@ def random_images(shape: tuple[int, ...], count: int, *, classes: int = 10, name
     bias = (targets * (127 // classes)).view(-1, *(1,) * len(shape))
     split = Split((noise + bias).to(torch.uint8), targets)
     return pb.DataSet(name, split, Split(*(t[: max(classes, count // 5)] for t in split)), num_classes=classes)
+
+
+@functools.cache
+def data_set(name: str) -> pb.DataSet:
+    """A data set, read once."""
+    return pb.load_data(name)
 
 
 def random_mask(model: nn.Module, density: float = 0.5) -> dict[str, Tensor]:
@@ -506,3 +513,31 @@ def layout_of(model: nn.Module) -> Layout:
             last = module.weight.is_contiguous(memory_format=torch.channels_last)
             return "channels-last" if last and not module.weight.is_contiguous() else "contiguous"
     return "contiguous"
+
+
+def trials(sweep: pb.Sweep) -> list[Trial]:
+    """All trials of a sweep."""
+    return resolve(sweep).trials
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """Seconds of the trials of a sweep that are missing, and how many of them are best trained together."""
+
+    training: float
+    evaluation: float
+    scoring: float
+    trials: int
+    together: int
+    failed: tuple[str, ...]
+
+
+def estimate(sweep: pb.Sweep, stored: Set[str]) -> Estimated:
+    """What the trials of a sweep that are not stored will take on its device."""
+    catalog = resolve(sweep)
+    missing = [trial for trial in catalog.trials if trial.identity not in stored]
+    if not missing:
+        return Estimated(0.0, 0.0, 0.0, 0, 1, ())
+    found = estimates.estimate(Runner(catalog), missing)
+    together = max(found.choice.lanes(trial) for trial in missing)
+    return Estimated(found.training, found.evaluation, found.scoring, len(missing), together, found.failed)

@@ -44,6 +44,9 @@ AGAIN = 20.0
 ATTEMPTS = 4
 """Processes for one stage at most."""
 
+TINY = {"OMP_NUM_THREADS": "1"}
+"""For networks that are far too small for several threads."""
+
 LONGEST = 4 * 2**20
 """Characters that are kept of what stages print."""
 
@@ -96,6 +99,8 @@ def run(options: Options) -> int:
         data_folder(options.data) as environment,
         decoding(environment, wanted=needs_images and options.data is not None),
     ):
+        if options.rehearse:
+            environment |= TINY
         for place, name in enumerate(names):
             left = end - time.monotonic()
             share = left * share_of(name) / sum(map(share_of, names[place:]))

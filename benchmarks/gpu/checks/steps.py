@@ -6,6 +6,7 @@ batch in another order, which changes roundings and nothing else. Ours may be `F
 """
 
 import functools
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,10 +20,12 @@ from benchmarks.gpu.stage import Context, Finding, Piece
 from pai_bench.training.protocol import Precision
 
 STEPS, BATCH, SHAPE, CLASSES = 50, 64, (3, 8, 8), 10
-NETWORKS = 3
 FACTOR, LEAST = 4.0, 1e-6
-ORDERS = 4
-"""Runs of the plain loop."""
+NETWORKS, ORDERS = 3, 4
+"""Networks that are trained together, and runs of the plain loop for each."""
+
+TINY = 2, 2
+"""The same in a rehearsal."""
 
 OPTIMIZERS = ("sgd", "nesterov", "adam")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
@@ -68,7 +71,8 @@ def pieces(context: Context) -> Iterator[Piece]:
                     way: engine.Way = way,
                     recorded: bool = recorded,
                 ) -> Finding:
-                    return beside_plain(context.device, optimizer, precision, way, recorded=recorded)
+                    sizes = TINY if context.rehearse else (NETWORKS, ORDERS)
+                    return beside_plain(context.device, optimizer, precision, way, recorded=recorded, sizes=sizes)
 
                 name = f"{optimizer}, {way}{', recorded' * recorded}"
                 cuda = recorded or precision == "tf32"
@@ -76,24 +80,28 @@ def pieces(context: Context) -> Iterator[Piece]:
 
 
 def beside_plain(
-    device: torch.device, optimizer: str, precision: Precision, way: engine.Way, *, recorded: bool
+    device: torch.device,
+    optimizer: str,
+    precision: Precision,
+    way: engine.Way,
+    *,
+    recorded: bool,
+    sizes: tuple[int, int] = (NETWORKS, ORDERS),
 ) -> Finding:
-    """How far networks that our step has trained are from float64, and how far those of a plain loop are."""
-    plain = max(plain_error(device, optimizer, precision, network, order) for network, order in plain_runs(way))
-    count = 1 if way == "alone" else NETWORKS
+    """How far networks that our step has trained are from float64, and how far those of a plain loop are.
+
+    `sizes`: how many networks, where several are trained, and how many runs of the plain loop for each.
+    """
+    networks, orders = sizes
+    count = 1 if way == "alone" else networks
+    runs = itertools.product(range(count), range(orders))
+    plain = max(plain_error(device, optimizer, precision, network, order) for network, order in runs)
     models = [network_of(i, device) for i in range(count)]
     masks = [mask_of(i, device) for i in range(count)]
     removed = train(models, masks, optimizer, precision, way, recorded=recorded, device=device)
     error = max(distance(state(model), optimizer, i) for i, model in enumerate(models))
     limits = {ERROR: FACTOR * plain + LEAST, REMOVED: 0.0}
     return Finding({ERROR: error, PLAIN: plain, REMOVED: removed}, limits, ERROR)
-
-
-def plain_runs(way: engine.Way) -> Iterator[tuple[int, int]]:
-    """Network and order of the runs of the plain loop that a way is compared with."""
-    for network in range(1 if way == "alone" else NETWORKS):
-        for order in range(ORDERS):
-            yield network, order
 
 
 def train(

@@ -72,7 +72,7 @@ def test_what_is_told_of_a_cell(tmp_path: Path) -> None:
 
 
 def test_the_choice_of_auto_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = {1: 1.0, 2: 0.5, 4: 0.8}
+    seconds = {1: 1.0, 2: 0.5, 4: 8.0}
 
     def measure(_model: Any, _data: Any, _protocol: Any, cell: Cell, **_options: Any) -> Speed:
         return Speed(seconds[cell.count], None)
@@ -86,7 +86,7 @@ def test_the_choice_of_auto_is_judged(tmp_path: Path, monkeypatch: pytest.Monkey
         auto.run()
     work(given, [one for one in pieces if one.group == LENET.name])
     finding = found(auto)
-    assert finding.problem == "times as slow is 1.6, above 1.1"
+    assert finding.problem == "times as slow is 16, above 10"
     assert finding.values["fastest"] == "2 networks, stacked, fp32, eager"
     monkeypatch.setattr(engine, "chosen", lambda *_given, **_options: Cell(2, "stacked", recorded=False))
     assert found(auto).problem is None
