@@ -107,7 +107,7 @@ class Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
     """Images as torchvision's own data sets hold them: in one array, a picture made of each when it is asked for."""
 
     def __init__(self, images: Tensor, targets: Tensor, *, augment: bool) -> None:
-        self.images = images.permute(0, 2, 3, 1).squeeze(3).numpy()  # uint8, channels last or none
+        self.images = images.permute(0, 2, 3, 1).squeeze(3).contiguous().numpy()  # uint8, channels last or none
         self.targets = targets.tolist()
         channels = images.shape[1]
         more = (

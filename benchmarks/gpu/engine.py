@@ -451,7 +451,7 @@ def speed(model: nn.Module, data: pb.DataSet, protocol: Protocol, cell: Cell, *,
 
         steps(WARM_UP)
         if cell.recorded and not is_recorded(take):
-            raise RuntimeError("the step was not recorded")
+            raise SkippedError("its step is not recorded")
         pilot = steps(3) / 3
         number = max(2, round(seconds / 2 / pilot))
         found = min(steps(number), steps(number)) / number / cell.count

@@ -21,7 +21,7 @@ from benchmarks.gpu.engine import Cell
 from benchmarks.gpu.stage import Context, Finding, Piece, SkippedError
 from pai_bench.training.protocol import Precision, Protocol
 
-RATE, SECONDS = "network steps per second", "seconds"
+RATE, SECONDS, PEAK = "network steps per second", "seconds", "TFLOP per second"
 
 MOST = 30
 """Cells that one run measures at most; the next goes on with those behind."""
@@ -140,11 +140,10 @@ def cell_finding(context: Context, network: Network, cell: Cell) -> Finding:
         RATE: 1 / found.seconds,
         "images per second": batch / found.seconds,
     }
-    peak = measured(context, "peak").get(cell.precision, {}).get("FLOP per second")
+    peak = measured(context, "peak").get(cell.precision, {}).get(PEAK)
     if peak:
-        values["share of peak"] = (
-            engine.flops_of_step(on_cpu(context, network), data.input_shape, batch) / found.seconds / peak
-        )
+        flops = engine.flops_of_step(on_cpu(context, network), data.input_shape, batch)
+        values["share of peak"] = flops / found.seconds / (1e12 * peak)
     earlier = measured(context, network.name)
     alone = [of[SECONDS] for name, of in earlier.items() if name.startswith("1 network")]
     if alone and cell.count > 1:
@@ -211,7 +210,7 @@ def peak_of(context: Context, precision: Precision) -> Finding:
     with engine.arithmetic("tf32" if precision == "tf32" else "fp32", context.device):
         found = engine.repeat(lambda: one @ other, context.device, rounds=10, budget=2.0)
     rate = 2 * size**3 / min(found.seconds)
-    return Finding({SECONDS: min(found.seconds), "FLOP per second": rate, "TFLOP per second": rate / 1e12})
+    return Finding({SECONDS: min(found.seconds), PEAK: rate / 1e12}, bar=PEAK)
 
 
 def loader(context: Context, network: Network) -> Callable[[], Finding]:

@@ -1,6 +1,7 @@
 """Scores and masks of the device beside those of the CPU."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -42,10 +43,11 @@ class Worst:
 
 
 def apart(one: Tensor, other: Tensor) -> float:
-    """The largest |a - b| over the largest |a|; 0 for equal tensors."""
+    """The largest |a - b| over the largest |a|; 0 for equal tensors, infinite where there is none."""
     if torch.equal(one, other):
         return 0.0
-    return float((one.double() - other.double()).abs().max() / one.double().abs().max())
+    found = float((one.double() - other.double()).abs().max() / one.double().abs().max())
+    return math.inf if math.isnan(found) else found
 
 
 def mask_differences(cut: engine.Cut, names: list[str]) -> tuple[int, float]:

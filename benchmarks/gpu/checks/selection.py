@@ -18,7 +18,7 @@ WRONG = "places that differ"
 def pieces(context: Context) -> Iterator[Piece]:
     """All counts of few scores, many counts of many, three ways with ties, three shares of a network's paths."""
     many = 10_000 if context.rehearse else 1_000_000
-    few = 200 if context.rehearse else 1000
+    few = 200 if context.rehearse else 500
     for values in (3, 0):  # many ties, or none
         kind = f"{values} different values" if values else "all different"
         counts = list(range(few + 1))

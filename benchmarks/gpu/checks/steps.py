@@ -125,19 +125,22 @@ def train(
             parts = [batch_of(network, i, device) for network in range(len(models))]
             inputs, targets = (torch.stack(part) for part in zip(*parts, strict=True))
             step(inputs, targets, protocol.learning_rate)
-            wrong += removed_but_not_zero(program, masks)
+            program.finish()  # what is in the program is now in the networks, too
+            wrong += removed_but_not_zero(models, masks)
     if recorded and not engine.is_recorded(step):
         raise RuntimeError("the step was not recorded")
-    program.finish()
     return int(wrong)
 
 
-def removed_but_not_zero(program: Any, masks: Sequence[Mapping[str, Tensor]]) -> Tensor:
+@torch.no_grad()
+def removed_but_not_zero(models: Sequence[nn.Module], masks: Sequence[Mapping[str, Tensor]]) -> Tensor:
     """How many weights that a mask removes are not zero now."""
-    found = [
-        w.detach()[f == 0].count_nonzero() for w, f in zip(program.exact.weights, program.exact.factors, strict=True)
+    pairs = [
+        (model.get_parameter(name), keep)
+        for model, mask in zip(models, masks, strict=True)
+        for name, keep in mask.items()
     ]
-    return torch.stack(found).sum()
+    return torch.stack([weight.masked_fill(keep, 0.0).count_nonzero() for weight, keep in pairs]).sum()
 
 
 @functools.cache
