@@ -233,9 +233,11 @@ def arithmetic(precision: Precision, device: torch.device) -> AbstractContextMan
 
 
 def lay_out(model: nn.Module, layout: Layout) -> None:
-    """Lay out a network's weights."""
-    if layout == "channels-last":
-        programs.lay_out(model)
+    """Lay out a network's weights of convolutions."""
+    memory_format = torch.channels_last if layout == "channels-last" else torch.contiguous_format
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=memory_format)
 
 
 def default_layout(model: nn.Module, data: pb.DataSet) -> None:
@@ -247,26 +249,24 @@ def program(models: Sequence[nn.Module], masks: Sequence[Mapping[str, Tensor] | 
     """Networks that are trained together in some way, or SkippedError if this version does not have it."""
     if way == "alone":
         return programs.Alone(models[0], masks[0])
-    if way == "stacked":
-        return programs.Lanes(models, masks)
     if way == "branches":
         branches = getattr(programs, "Branches", None)
         if branches is None:
             raise SkippedError(NOT_HERE)
         found: Program = branches(models, masks)
         return found
-    return stacked_channels_last(models, masks)
-
-
-def stacked_channels_last(
-    models: Sequence[nn.Module], masks: Sequence[Mapping[str, Tensor] | None]
-) -> Program:  # to come: an option of Lanes
-    """Stacked networks whose convolutions are laid out channels-last."""
-    options = programs.Lanes.__init__.__annotations__
-    if "channels_last" not in options:
+    for model in models:
+        lay_out(model, "channels-last" if way == "stacked channels-last" else "contiguous")
+    stacked = programs.Lanes(models, masks)
+    if way == "stacked channels-last" and not keeps_channels_last(stacked):
         raise SkippedError(NOT_HERE)
-    found: Program = programs.Lanes(models, masks, channels_last=True)  # type: ignore[call-arg]
-    return found
+    return stacked
+
+
+def keeps_channels_last(program: Program) -> bool:
+    """Whether the kernels of stacked networks lie channels-last, as those of the networks did."""
+    kernels = [weight[0] for weight in program.parameters if weight.dim() == 5 and weight.shape[-1] > 1]
+    return all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
 
 
 def step(program: Program, protocol: Protocol, device: torch.device, *, recorded: bool) -> TakeStep:
@@ -432,7 +432,7 @@ def speed(model: nn.Module, data: pb.DataSet, protocol: Protocol, cell: Cell, *,
     device = data.device
     protocol = dataclasses.replace(protocol, precision=cell.precision)
     models = [copy.deepcopy(model).to(device) for _ in range(cell.count)]
-    for one in models:
+    for one in models:  # stacked ones are laid out as their way says
         lay_out(one, cell.layout)
     with arithmetic(cell.precision, device), measured(device, memory=device.type == "cuda") as whole:
         made = program(models, [random_mask(model, 0.1)] * cell.count, cell.way)
