@@ -37,7 +37,8 @@ from pai_bench.training import precision as precisions
 from pai_bench.training import programs
 from pai_bench.training.batches import Batches, Order
 from pai_bench.training.programs import Program
-from pai_bench.training.protocol import Augmentation, Precision, Protocol
+from pai_bench.training.protocol import Augmentation, Protocol
+from pai_bench.training.protocol import Precision as Precision  # for the checks, too
 from pai_bench.training.step import FIRST, Recorded, Step
 
 Way = Literal["alone", "stacked", "stacked channels-last", "branches"]
@@ -307,8 +308,8 @@ def train(model: nn.Module, data: pb.DataSet, protocol: Protocol, mask: Mapping[
 
 
 @contextmanager
-def deterministic(on: bool = True) -> Iterator[None]:
-    """A block in which cuDNN takes algorithms that give the same bits every time, and does not try which are fast."""
+def deterministic(on: bool) -> Iterator[None]:
+    """A block in which cuDNN takes algorithms that give the same bits every time, or need not do so."""
     flags = torch.backends.cudnn
     before = flags.deterministic, flags.benchmark
     flags.deterministic, flags.benchmark = on, False

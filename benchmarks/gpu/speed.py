@@ -17,9 +17,9 @@ from torch import nn
 import pai_bench as pb
 from benchmarks.floors import Pictures, usual_steps
 from benchmarks.gpu import engine
-from benchmarks.gpu.engine import Cell
+from benchmarks.gpu.engine import Cell, Precision
 from benchmarks.gpu.stage import Context, Finding, Piece, SkippedError
-from pai_bench.training.protocol import Precision, Protocol
+from pai_bench.training.protocol import Protocol
 
 RATE, SECONDS, PEAK = "network steps per second", "seconds", "TFLOP per second"
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import pai_bench as pb
 from benchmarks.gpu import engine
+from benchmarks.gpu.engine import Precision
 from benchmarks.gpu.stage import Context, Finding, Piece
-from pai_bench.training.protocol import Precision, Protocol
+from pai_bench.training.protocol import Protocol
 
 NETWORKS = 3
 SPARE = 4 * 2**20
@@ -141,8 +142,7 @@ def same_bits(context: Context, way: engine.Way, *, recorded: bool) -> Callable[
                     made.take(inputs, targets)
             return {str(i): weight.detach().clone() for i, weight in enumerate(made.program.parameters)}
 
-        with engine.deterministic():
-            return differing(trained(), trained())
+        return differing(trained(), trained())
 
     return run
 
@@ -154,9 +154,8 @@ def same_scores(context: Context, criterion: str) -> Callable[[], Finding]:
         data = small_data(context, 100)
         model = copy.deepcopy(engine.model("resnet-20", data.input_shape)).to(context.device)
         batch = pb.Batch(*data.score_batch(20, 0))
-        with engine.deterministic():
-            chosen = pb.get_criterion(criterion)
-            return differing(chosen.score(model, batch), chosen.score(model, batch))
+        chosen = pb.get_criterion(criterion)
+        return differing(chosen.score(model, batch), chosen.score(model, batch))
 
     return run
 
@@ -257,7 +256,7 @@ def determinism(context: Context, precision: Precision) -> Callable[[], Finding]
         protocol = engine.protocol(precision=precision, batch_size=128, augmentation="flip-crop")
         found = {}
         for on in (False, True):
-            with engine.deterministic(on), engine.arithmetic(precision, context.device):
+            with engine.arithmetic(precision, context.device), engine.deterministic(on):
                 found[on] = step_seconds(training(context, "alone", protocol, data, recorded=True), context.device)
         values = {"seconds": found[False], "deterministic seconds": found[True], "ratio": found[True] / found[False]}
         return Finding(values, bar="ratio")

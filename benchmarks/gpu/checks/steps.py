@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.gpu import engine
+from benchmarks.gpu.engine import Precision
 from benchmarks.gpu.stage import Context, Finding, Piece
-from pai_bench.training.protocol import Precision
 
 STEPS, BATCH, SHAPE, CLASSES = 50, 64, (3, 8, 8), 10
 FACTOR, LEAST = 4.0, 1e-6
