@@ -18,12 +18,14 @@ import pai_bench as pb
 from benchmarks.gpu.stage import SkippedError
 from pai_bench import conformance, memory, pruning, timing
 from pai_bench import estimate as estimates
+from pai_bench import precision as precisions
 from pai_bench.catalog import resolve
 from pai_bench.cost import measure_cost, measure_step
 from pai_bench.data import Split
 from pai_bench.execution import choice as choice_of
 from pai_bench.models import find_model
 from pai_bench.plan import Trial
+from pai_bench.precision import Precision as Precision  # for the checks, too
 from pai_bench.pruning import Schedule, Scorer, get_schedule, prunable_parameters
 from pai_bench.pruning.flops import flops
 from pai_bench.pruning.prune import by_scope, scored
@@ -33,19 +35,19 @@ from pai_bench.registry import CRITERIA
 from pai_bench.runner import Runner
 from pai_bench.store import Cost
 from pai_bench.timing import Timing, measured, synchronise
-from pai_bench.training import precision as precisions
 from pai_bench.training import programs
 from pai_bench.training.batches import Batches, Order
+from pai_bench.training.layout import lay_out as lay_out_in
+from pai_bench.training.layout import prepare_layout
 from pai_bench.training.programs import Program
 from pai_bench.training.protocol import Augmentation, Protocol
-from pai_bench.training.protocol import Precision as Precision  # for the checks, too
-from pai_bench.training.step import FIRST, Recorded, Step
+from pai_bench.training.recorded import WARM_UP as BEFORE_RECORDING
+from pai_bench.training.recorded import Recorded
+from pai_bench.training.step import Step
 
 Way = Literal["alone", "stacked", "stacked channels-last", "branches"]
 Layout = Literal["contiguous", "channels-last"]
 TakeStep = Callable[[Tensor, Tensor, float], Tensor]
-
-NOT_HERE = "missing: not in this version"
 
 
 def criteria() -> list[str]:
@@ -235,15 +237,12 @@ def arithmetic(precision: Precision, device: torch.device) -> AbstractContextMan
 
 def lay_out(model: nn.Module, layout: Layout) -> None:
     """Lay out a network's weights of convolutions."""
-    memory_format = torch.channels_last if layout == "channels-last" else torch.contiguous_format
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            module.to(memory_format=memory_format)
+    lay_out_in(model, torch.channels_last if layout == "channels-last" else torch.contiguous_format)
 
 
 def default_layout(model: nn.Module, data: pb.DataSet) -> None:
     """Lay out a network's weights as a training that nobody has told how does."""
-    programs.prepare_layout(model, data.normalised(data.train.inputs[:2]))
+    prepare_layout([model], data.normalised(data.train.inputs[:2]))
 
 
 def program(models: Sequence[nn.Module], masks: Sequence[Mapping[str, Tensor] | None], way: Way) -> Program:
@@ -251,23 +250,10 @@ def program(models: Sequence[nn.Module], masks: Sequence[Mapping[str, Tensor] | 
     if way == "alone":
         return programs.Alone(models[0], masks[0])
     if way == "branches":
-        branches = getattr(programs, "Branches", None)
-        if branches is None:
-            raise SkippedError(NOT_HERE)
-        found: Program = branches(models, masks)
-        return found
+        return programs.Branches(models, masks)
     for model in models:
         lay_out(model, "channels-last" if way == "stacked channels-last" else "contiguous")
-    stacked = programs.Lanes(models, masks)
-    if way == "stacked channels-last" and not keeps_channels_last(stacked):
-        raise SkippedError(NOT_HERE)
-    return stacked
-
-
-def keeps_channels_last(program: Program) -> bool:
-    """Whether the kernels of stacked networks lie channels-last, as those of the networks did."""
-    kernels = [weight[0] for weight in program.parameters if weight.dim() == 5 and weight.shape[-1] > 1]
-    return all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+    return programs.Lanes(models, masks)
 
 
 def step(program: Program, protocol: Protocol, device: torch.device, *, recorded: bool) -> TakeStep:
@@ -282,10 +268,10 @@ def step(program: Program, protocol: Protocol, device: torch.device, *, recorded
 
 def is_recorded(step: TakeStep) -> bool:
     """Whether a step is played from a graph by now."""
-    return getattr(step, "_graph", None) is not None
+    return isinstance(step, Recorded) and step.is_recorded
 
 
-WARM_UP = FIRST + 3
+WARM_UP = BEFORE_RECORDING + 3
 """Steps after which a step is as it will be."""
 
 
@@ -296,8 +282,7 @@ def batches(data: pb.DataSet, protocol: Protocol, networks: int = 1) -> Batches:
 
 def endless(made: Batches) -> Iterator[tuple[Tensor, Tensor]]:
     """Epoch after epoch."""
-    while True:
-        yield from made.epoch()
+    return made.endless()
 
 
 def train(model: nn.Module, data: pb.DataSet, protocol: Protocol, mask: Mapping[str, Tensor] | None = None) -> None:
@@ -346,7 +331,7 @@ class Costs:
 
     def step_seconds(self, rounds: int) -> float:
         """Seconds of a training step."""
-        return measure_step(self.runner, next(iter(self.trials.values())), rounds=rounds)
+        return measure_step(self.runner, next(iter(self.trials.values())), seconds=0.2 * rounds)
 
     def measure(self, criterion: str, step: float, *, rounds: int, budget: float) -> Cost:
         """What a criterion costs, beside the seconds of a training `step`."""
@@ -495,25 +480,17 @@ def chosen(
     catalog = resolve(sweep)
     runner, trial = Runner(catalog), catalog.trials[0]
     choice = choice_of.choose(runner, catalog.trials)
-    networks, model = choice.lanes(trial), runner.model(trial)
-    default_layout(model, runner.data(trial))
-    way: Way = "alone" if networks == 1 else way_chosen(choice, trial)
-    return Cell(networks, way, protocol.precision, layout_of(model), recorded=device.type == "cuda")
+    networks, how = choice.lanes(trial), choice.engine(trial)
+    layout: Layout = "channels-last" if how.channels_last else "contiguous"
+    way: Way = "alone" if networks == 1 else how.together
+    if way == "stacked" and layout == "channels-last" and convolves(runner.model(trial)):
+        way = "stacked channels-last"
+    return Cell(networks, way, protocol.precision, layout, recorded=device.type == "cuda")
 
 
-def way_chosen(choice: Any, trial: Trial) -> Way:
-    """How several networks are trained together; to come: a choice between stacked and branches."""
-    together = getattr(choice, "together", None)
-    return together(trial) if callable(together) else "stacked"
-
-
-def layout_of(model: nn.Module) -> Layout:
-    """How the weights of a network's convolutions lie."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
-            last = module.weight.is_contiguous(memory_format=torch.channels_last)
-            return "channels-last" if last and not module.weight.is_contiguous() else "contiguous"
-    return "contiguous"
+def convolves(model: nn.Module) -> bool:
+    """Whether a network has two-dimensional convolutions, the weights of which have a layout."""
+    return any(isinstance(module, nn.Conv2d) for module in model.modules())
 
 
 def trials(sweep: pb.Sweep) -> list[Trial]:

@@ -182,10 +182,7 @@ def test_odd_networks_train(context: Context, build: type[epochs.Odd]) -> None:
     assert finding.values["distance from the CPU's weights"] == 0
 
 
-def test_what_is_not_in_this_version_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr("pai_bench.training.programs.Branches", raising=False)
-    with pytest.raises(SkippedError, match="missing: not in this version"):
-        engine.program([nn.Linear(1, 1)], [None], "branches")
+def test_graphs_need_cuda() -> None:
     with pytest.raises(SkippedError, match=NEEDS_CUDA):
         engine.step(engine.program([nn.Linear(1, 1)], [None], "alone"), engine.protocol(), CPU, recorded=True)
 

@@ -101,15 +101,6 @@ def test_auto_is_asked_itself() -> None:
     assert (cell.precision, cell.recorded) == ("fp32", False)
 
 
-def test_the_layout_is_seen() -> None:
-    model = engine.model("resnet-20", (3, 8, 8))
-    assert engine.layout_of(model) == "contiguous"
-    data = engine.random_images((3, 8, 8), 100)
-    engine.default_layout(model, data)
-    assert engine.layout_of(model) == "channels-last"
-    engine.model.cache_clear()
-
-
 def test_a_cell_without_memory_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def short(*_given: Any, **_options: Any) -> Speed:
         raise torch.OutOfMemoryError("CUDA out of memory")
