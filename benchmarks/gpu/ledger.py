@@ -38,22 +38,22 @@ class Entry:
 
 
 class Ledger:
-    """The pieces of a stage on one device, in their order; `state` is for what the stage wants to know next time."""
+    """The pieces of a stage on one machine, in their order; `state` is for what the stage wants to know next time."""
 
     def __init__(self, archive: Archive) -> None:
         self.archive = archive
         raw: dict[str, Any] = json.loads(archive.texts.get(NAME, "{}"))
-        self.device: str = raw.get("device", "")
+        self.machine: str = raw.get("machine", "")
         self.error: str | None = raw.get("error")
         self.state: dict[str, Any] = raw.get("state", {})
         self.entries = {entry.key: entry for entry in (Entry(**one) for one in raw.get("pieces", []))}
 
-    def plan(self, entries: Iterable[Entry], device: str) -> None:
-        """Begin with these pieces; what an earlier run found of them on the same kind of device stays."""
-        before = self.entries if self.device == device else {}
-        self.state = self.state if self.device == device else {}
+    def plan(self, entries: Iterable[Entry], machine: str) -> None:
+        """Begin with these pieces; what an earlier run found of them on such a machine stays."""
+        before = self.entries if self.machine == machine else {}
+        self.state = self.state if self.machine == machine else {}
         self.entries = {entry.key: before.get(entry.key, entry) for entry in entries}
-        self.device, self.error = device, None
+        self.machine, self.error = machine, None
         self.write()
 
     def set(
@@ -73,7 +73,7 @@ class Ledger:
     def write(self, texts: dict[str, str] | None = None, *, without: str = "") -> None:
         """Write the archive."""
         content = {
-            "device": self.device,
+            "machine": self.machine,
             "error": self.error,
             "state": self.state,
             "pieces": [asdict(entry) for entry in self.entries.values()],

@@ -115,7 +115,9 @@ def work(context: Context, pieces: Sequence[Piece]) -> None:
     """Do what is missing of `pieces`; those that have ended a process come last."""
     from pai_bench.environment import describe
 
-    context.ledger.plan([piece.entry for piece in pieces], describe(context.device)["device"])
+    environment = describe(context.device)
+    machine = f"{environment['device']}, torch {environment['versions']['torch']}"
+    context.ledger.plan([piece.entry for piece in pieces], machine)
     for piece in sorted(pieces, key=lambda piece: context.ledger.entries[piece.entry.key].fatal):
         entry = context.ledger.entries[piece.entry.key]
         tried = entry.run == context.run and entry.status not in ("missing", "running")
