@@ -25,6 +25,7 @@ from pai_bench.pruning import (
     forward,
     no_recomputation,
     overwritten,
+    read_scalars,
     saliencies,
     single,
     spare,
@@ -75,7 +76,7 @@ def flow(model: nn.Module, ones: Batch) -> Tensor:
             total = torch.stack([output.sum() for output in outputs]).sum()
         else:
             try:
-                total = flow_along(layers, ones.inputs)
+                return flow_along(layers, ones.inputs)
             except RuntimeError:
                 forward(model, ones.inputs)  # says which layer the inputs do not fit
                 raise
@@ -142,6 +143,9 @@ HOMOGENEOUS = (
 LIMIT = 1000
 """Powers of two that float64 has room for."""
 
+LOW, HIGH = 2.0**-300, 2.0**300
+"""The range that the flow along a chain is kept in."""
+
 
 def chain(model: nn.Module, name: str) -> list[tuple[str, nn.Module]] | None:
     """The layers of a network that passes its input through homogeneous layers, one after the other; else None."""
@@ -158,6 +162,19 @@ def chain(model: nn.Module, name: str) -> list[tuple[str, nn.Module]] | None:
 
 def flow_along(layers: Sequence[tuple[str, nn.Module]], x: Tensor) -> Tensor:
     """The summed output of a chain, times a power of two that keeps it in range; what layers add is scaled alike."""
+    output, peaks = x, list[Tensor]()
+    for _, layer in layers:
+        output = layer(output)
+        peaks.append(output.detach().max())
+    if all(
+        peak <= 0 or LOW < peak < HIGH for peak in read_scalars(peaks)
+    ):  # almost always; a device is waited for once
+        return output.sum()
+    return rescaled_along(layers, x)
+
+
+def rescaled_along(layers: Sequence[tuple[str, nn.Module]], x: Tensor) -> Tensor:
+    """`flow_along` where the flow leaves its range: it is looked at, and brought back, behind every layer."""
     exponent = 0
     for name, layer in layers:
         given = what_is_added(layer) if exponent else {}
@@ -171,7 +188,7 @@ def flow_along(layers: Sequence[tuple[str, nn.Module]], x: Tensor) -> Tensor:
         peak = float(x.detach().max())
         if not math.isfinite(peak):
             raise CriterionError(f"synflow: the flow overflows float64 in {name!r}")
-        if peak > 0 and not 2.0**-300 < peak < 2.0**300:
+        if peak > 0 and not LOW < peak < HIGH:
             shift = min(LIMIT, -math.frexp(peak)[1])
             x, exponent = x * math.ldexp(1.0, shift), exponent + shift
     return x.sum()

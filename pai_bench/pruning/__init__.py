@@ -29,6 +29,7 @@ from pai_bench.pruning.prune import cut, prune
 from pai_bench.pruning.redraw import redraw_
 from pai_bench.pruning.schedule import Exponential, Halving, Linear, OneShot, Schedule, get_schedule
 from pai_bench.pruning.selection import Scope, select
+from pai_bench.pruning.transfers import read_scalars
 from pai_bench.pruning.variant import Variant, get_variant
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "overwritten",
     "prunable_parameters",
     "prune",
+    "read_scalars",
     "redraw_",
     "saliencies",
     "select",

@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pai_bench.errors import CriterionError, UserError
 from pai_bench.pruning.criterion import SCORING, Batch, Scores, Scoring, Spare
 from pai_bench.pruning.guard import BATCH_NORMS
+from pai_bench.pruning.transfers import read_scalars
 from pai_bench.pruning.twice import TwiceDifferentiable
 
 Elementwise = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -36,6 +37,8 @@ BLOCK = 2**18
 
 def loss(model: nn.Module, batch: Batch, *, temperature: float = 1.0) -> Tensor:
     """L, the mean over `batch` of the loss of the logits divided by `temperature`."""
+    # read while little is queued on the device, not between the passes
+    limits = read_scalars(batch.targets.aminmax()) if batch.loss is None else []
     output = forward(model, batch.inputs)
     if not isinstance(output, Tensor):
         kind = type(output).__name__
@@ -50,7 +53,7 @@ def loss(model: nn.Module, batch: Batch, *, temperature: float = 1.0) -> Tensor:
         known.loss_taken = True
     nll = known is not None and known.criterion.loss == "nll"
     if batch.loss is None:
-        return (F.nll_loss if nll else F.cross_entropy)(checked_logits(output, batch), batch.targets)
+        return (F.nll_loss if nll else F.cross_entropy)(checked_logits(output, batch, *limits), batch.targets)
     if nll:
         raise UserError("loss=nll is a loss of logits, but the batch brings a loss of its own")
     value = batch.loss(output, batch.targets)
@@ -112,15 +115,14 @@ def failing_layer(model: nn.Module, inputs: Tensor) -> str:
     return entered[-1] if entered else type(model).__name__
 
 
-def checked_logits(logits: Tensor, batch: Batch) -> Tensor:
-    """`logits`, if they and the targets of `batch` fit together."""
+def checked_logits(logits: Tensor, batch: Batch, lowest: int, highest: int) -> Tensor:
+    """`logits`, if they and the targets of `batch`, which lie in `lowest` to `highest`, fit together."""
     size = len(batch.inputs)
     if logits.dim() != 2 or len(logits) != size:
         raise UserError(
             f"the model gives {tuple(logits.shape)} for {size} examples, not logits ({size}, classes): give loss=, "
             "a function of output and targets"
         )
-    lowest, highest = int(batch.targets.min()), int(batch.targets.max())
     if lowest < 0 or highest >= logits.shape[1]:
         wrong = lowest if lowest < 0 else highest
         raise UserError(f"targets must lie in 0..{logits.shape[1] - 1}, the model's classes, but reach {wrong}")

@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pai_bench.errors import CriterionError, UserError
 from pai_bench.precision import reproducible
+from pai_bench.pruning import transfers
 from pai_bench.pruning.criterion import (
     SCORING,
     Batch,
@@ -164,9 +165,9 @@ class Scorer:
             scores = formula(self.criterion, self.replica, own)
         self.replica.zero_grad(set_to_none=True)
         self._refuse_ignored(batch)
-        found = checked(scores, self.parameters, self.label)
+        found, sums = checked(scores, self.parameters, self.label)
         if self.criterion.normalised:
-            found = divided_by_their_sum(found, mask)
+            found = divided_by_their_sum(found, mask, sums)
         if (name := self._changed(before)) is not None:
             raise CriterionError(
                 f"{self.label} changes the model while it scores it, in {name!r}, or the network does so itself; "
@@ -196,11 +197,10 @@ class Scorer:
                 return name
         # a write through ``.data`` leaves no trace but the value
         expected = self._others if self._scoring.mask is not None else self._others | dict(self._scoring.dense)
-        for name, value in expected.items():
-            parameter = self.replica.get_parameter(name)
-            if not still_shared(parameter) and not torch.equal(parameter, value):
-                return name
-        return None
+        values = {name: (self.replica.get_parameter(name), value) for name, value in expected.items()}
+        written = {name: pair for name, pair in values.items() if not still_shared(pair[0])}
+        same = zip(written, transfers.equal(written.values()), strict=True)
+        return next((name for name, unchanged in same if not unchanged), None)
 
     @torch.no_grad()
     def _lay(self, mask: Mapping[str, Tensor] | None) -> None:
@@ -245,7 +245,7 @@ def edges(seed: int, device: torch.device) -> Iterator[None]:
 
 def remove(weight: Tensor, keep: Tensor, kept: Tensor | None) -> None:
     """Set to zero what `keep` removes of `weight`, which is zero already where `kept`, the mask before, removes."""
-    if kept is None or weight.device.type != "cpu" or not weight.is_contiguous():
+    if kept is None or not transfers.on_host(weight) or not weight.is_contiguous():
         weight.mul_(keep)
     else:  # a schedule of many cuts removes few weights in each
         weight.view(-1)[positions((keep ^ kept).reshape(-1))] = 0
@@ -326,8 +326,11 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: weight.detach().clone() for name, weight in prunable_parameters(model).items()}
 
 
-def checked(scores: Scores, prunable: Mapping[str, nn.Parameter], label: str) -> Scores:
-    """`scores` in the model's order, in memory of their own, or an error that names the criterion and the layer."""
+def checked(scores: Scores, prunable: Mapping[str, nn.Parameter], label: str) -> tuple[Scores, list[float]]:
+    """`scores` in the model's order, in memory of their own, or an error that names the criterion and the layer.
+
+    And the sum of each.
+    """
     if not isinstance(scores, Mapping):
         raise CriterionError(f"{label} returned {type(scores).__name__}, not a dict of tensors by parameter name")
     for name in scores:
@@ -346,13 +349,15 @@ def checked(scores: Scores, prunable: Mapping[str, nn.Parameter], label: str) ->
             raise CriterionError(f"{label} scored {name!r} with a tensor of layout {score.layout}, not a dense one")
         if not score.is_floating_point():
             raise CriterionError(f"{label} scored {name!r} with dtype {score.dtype}, which is not a float")
-        # one pass over the scores: a finite sum has finite terms
-        if not math.isfinite(float(total(score.detach()))) and not bool(score.isfinite().all()):
-            kind = "NaN" if bool(score.isnan().any()) else "infinite"
-            raise CriterionError(f"{label} gave {kind} scores in {name!r}; nothing can be ranked by them")
         twice = any(score.data_ptr() == other.data_ptr() for other in found.values() if other.numel())
         found[name] = score.detach().clone() if still_shared(score) or twice else score.detach()
-    return found
+    sums = transfers.read_scalars(map(total, found.values()))
+    for (name, score), whole in zip(found.items(), sums, strict=True):
+        # one pass over the scores: a finite sum has finite terms
+        if not math.isfinite(whole) and not bool(score.isfinite().all()):
+            kind = "NaN" if bool(score.isnan().any()) else "infinite"
+            raise CriterionError(f"{label} gave {kind} scores in {name!r}; nothing can be ranked by them")
+    return found, sums
 
 
 def total(score: Tensor) -> Tensor:
@@ -360,16 +365,13 @@ def total(score: Tensor) -> Tensor:
     return score.sum(dtype=torch.promote_types(score.dtype, torch.float32))
 
 
-def divided_by_their_sum(scores: Scores, mask: Mapping[str, Tensor] | None) -> Scores:
-    """`scores`, in place, over the sum of those which `mask` keeps, or of all without one."""
-
-    def summed(kind: torch.dtype | None) -> float:  # one layer at a time, which takes memory for one
+def divided_by_their_sum(scores: Scores, mask: Mapping[str, Tensor] | None, sums: list[float]) -> Scores:
+    """`scores`, in place, over the sum of those which `mask` keeps, or of all without one: the sum of their `sums`."""
+    if mask is not None:  # one layer at a time, which takes memory for one
+        sums = transfers.read_scalars(total(score * mask[name]) for name, score in scores.items())
+    if not math.isfinite(whole := sum(sums)):  # a sum of finite terms
         kept = (score if mask is None else score * mask[name] for name, score in scores.items())
-        return sum(float(total(score) if kind is None else score.to(kind).sum()) for score in kept)
-
-    whole = summed(None)
-    if not math.isfinite(whole):  # a sum of finite terms
-        whole = summed(torch.float64)
+        whole = sum(transfers.read_scalars(score.to(torch.float64).sum() for score in kept))
     if whole <= 0:
         return scores
     # in half precision, most of the quotients would be zero

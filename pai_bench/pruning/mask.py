@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pai_bench.errors import UserError
+from pai_bench.pruning.transfers import counts
 
 
 class Mask(Mapping[str, Tensor]):
@@ -54,7 +55,7 @@ class Mask(Mapping[str, Tensor]):
 
     def kept_per_layer(self) -> dict[str, int]:
         """Parameter name -> number of connections kept."""
-        return {name: int(tensor.count_nonzero()) for name, tensor in self.items()}
+        return dict(zip(self, counts(self.values()), strict=True))
 
     @property
     def density(self) -> float:

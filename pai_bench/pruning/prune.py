@@ -7,6 +7,7 @@ from typing import get_args
 from torch import Tensor, nn
 
 from pai_bench.errors import CriterionError, UserError
+from pai_bench.pruning import transfers
 from pai_bench.pruning.connectivity import Connections
 from pai_bench.pruning.criterion import (
     Batch,
@@ -122,7 +123,7 @@ def scored(
     """The scores under `mask` that a cut to `density` ranks by; with `invert`, their negatives."""
     scores = scorer.score(batch, mask)
     size = sum(score.numel() for score in scores.values())
-    if kept_count(density, size) < size and (mask is None or all(bool(kept.all()) for kept in mask.values())):
+    if kept_count(density, size) < size and (mask is None or removes_nothing(mask)):
         report_zeros(scores, scorer.label)
     return {name: -score for name, score in scores.items()} if invert else scores
 
@@ -142,7 +143,7 @@ def cut(
     """
     count = kept_count(density, sum(score.numel() for score in scores.values()))
     if ties == "remove" and alive is not None:  # earlier cuts may have left fewer
-        left = [int(alive[name].count_nonzero()) for name in scores]
+        left = transfers.counts(alive[name] for name in scores)
         if division is None:
             count = min(count, sum(left))
         else:  # what a layer lacks does not go to the others
@@ -164,7 +165,9 @@ def _cut(
     """The mask that keeps exactly `count` connections."""
     if division is None and not min_per_layer:
         return select(scores, count, alive)
-    left = {n: score.numel() if alive is None else int(alive[n].count_nonzero()) for n, score in scores.items()}
+    left = {name: score.numel() for name, score in scores.items()}
+    if alive is not None:
+        left = dict(zip(left, transfers.counts(alive[name] for name in left), strict=True))
     floor = floors(left, min_per_layer, count)
     if division is None:
         return select_with_floor(scores, count, floor, alive)
@@ -172,9 +175,19 @@ def _cut(
     return select(scores, raise_to_floor(parts, floor, left) if min_per_layer else parts, alive)
 
 
+def removes_nothing(mask: Mapping[str, Tensor]) -> bool:
+    """Whether a mask keeps every connection."""
+    if transfers.on_host(*mask.values()):
+        return all(bool(kept.all()) for kept in mask.values())  # mostly, the first layer answers
+    return all(transfers.read_scalars(kept.all() for kept in mask.values()))
+
+
 def report_zeros(scores: Mapping[str, Tensor], label: str) -> None:
     """Name the layers of the given network that cannot be ranked since all their scores are zero; refuse if all are."""
-    zero = [name for name, score in scores.items() if not score.sum() and not score.any()]  # a sum is quick
+    sums = transfers.read_scalars(score.sum() for score in scores.values())  # which is quick
+    names = [name for name, whole in zip(scores, sums, strict=True) if not whole]
+    some = transfers.read_scalars(scores[name].any() for name in names)
+    zero = [name for name, nonzero in zip(names, some, strict=True) if not nonzero]
     if len(zero) == len(scores):
         raise CriterionError(f"{label}: all scores are zero, in {zero[0]!r} and every other layer: nothing to rank by")
     if zero:

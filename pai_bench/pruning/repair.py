@@ -12,6 +12,7 @@ from pai_bench.errors import UserError
 from pai_bench.pruning.connectivity import Connections
 from pai_bench.pruning.mask import Mask
 from pai_bench.pruning.selection import apportion, select
+from pai_bench.pruning.transfers import counts
 
 Target = Literal["direct", "effective"]
 """What a sparsity counts: connections removed, or connections that are removed or lie on no path."""
@@ -68,12 +69,12 @@ def effective_only(mask: Mask, scores: Mapping[str, Tensor], links: Connections)
     best, most = mask, -1
     for _ in range(TRIES):
         effective = {n: keep.to(mask[n].device) for n, keep in links.under(mask, paths=False).effective_mask.items()}
-        used = sum(int(keep.count_nonzero()) for keep in effective.values())
+        used = sum(counts(effective.values()))
         if used > most:
             best, most = mask, used
         freed = mask.kept - used
         fresh = {name: ~seen for name, seen in tried.items()}
-        if not freed or sum(int(free.count_nonzero()) for free in fresh.values()) < freed:
+        if not freed or sum(counts(fresh.values())) < freed:
             break
         added = select(scores, freed, fresh)
         tried = {name: seen | added[name] for name, seen in tried.items()}

@@ -1,8 +1,9 @@
 """Selection: from scores to exactly k kept connections.
 
 Higher scores are kept. Equal scores are decided by position (first in parameter order, then in flat index), unless
-`with_ties` treats them alike. Nothing here knows what is selected; it takes tensors of scores and counts. `select` goes
-over them block by block, so that beside the masks it needs memory for a small share of the scores only.
+`with_ties` treats them alike. Nothing here knows what is selected; it takes tensors of scores and counts. `top` goes
+over them block by block, so that beside the masks it needs memory for a small share of the scores only. Scores on
+another device than the processor are ranked there (`pai_bench.pruning.device_selection`).
 """
 
 import math
@@ -15,6 +16,9 @@ import torch
 from torch import Tensor
 
 from pai_bench.errors import UserError
+from pai_bench.pruning import transfers
+from pai_bench.pruning.device_selection import tops
+from pai_bench.pruning.transfers import read_scalars
 
 Scope = Literal["global", "layerwise", "quota"]
 
@@ -27,7 +31,7 @@ SIGMAS = 4.0
 """Half the width of the bracket, in standard deviations of the sampled threshold's position."""
 
 BLOCK = 2**20
-"""Scores that are compared at a time on a processor; on other devices a tensor is one block."""
+"""Scores that are compared at a time."""
 
 
 def kept_count(density: float, size: int) -> int:
@@ -72,12 +76,13 @@ def select(
     With a count for each name, every tensor is ranked for itself. With `alive`, only connections that are ``True``
     there can be kept.
     """
-    groups = [([name], count[name]) for name in scores] if isinstance(count, Mapping) else [(list(scores), count)]
-    masks: dict[str, Tensor] = {}
-    for names, kept in groups:
-        live = None if alive is None else [alive[name] for name in names]
-        masks |= zip(names, top([scores[name] for name in names], kept, live), strict=True)
-    return masks
+    names = [([name], count[name]) for name in scores] if isinstance(count, Mapping) else [(list(scores), count)]
+    groups = [
+        ([scores[name] for name in group], kept, None if alive is None else [alive[name] for name in group])
+        for group, kept in names
+    ]
+    found = [top(*group) for group in groups] if transfers.on_host(*scores.values()) else tops(groups)
+    return dict(zip(scores, (mask for masks in found for mask in masks), strict=True))
 
 
 def with_ties(
@@ -90,26 +95,27 @@ def with_ties(
 
     Or with all removed that equal the highest score removed. Where nothing ties at the threshold, neither changes.
     """
-    kind, ends = _common_type(list(scores.values())), []
+    kind, keep, ends = _common_type(list(scores.values())), ties == "keep", []
     for name, mask in masks.items():
-        side = mask if ties == "keep" else ~mask if alive is None else alive[name] & ~mask
-        if (values := scores[name][side]).numel():
-            ends.append(float(values.min() if ties == "keep" else values.max()))
-    if not ends:  # nothing is kept, or nothing removed
+        side = mask if keep else ~mask if alive is None else alive[name] & ~mask
+        inside = scores[name].masked_fill(~side, math.inf if keep else -math.inf)
+        ends += [inside.amin() if keep else inside.amax(), side.any()]
+    (*values,) = read_scalars(ends)
+    if not any(values[1::2]):  # nothing is kept, or nothing removed
         return dict(masks)
-    end, above = (min(ends), torch.ge) if ties == "keep" else (max(ends), torch.gt)
+    end, above = (min(values[::2]), torch.ge) if keep else (max(values[::2]), torch.gt)
     found = {name: above(score.to(kind), end) for name, score in scores.items()}
     return found if alive is None else {name: mask & alive[name] for name, mask in found.items()}
 
 
 def top(scores: Sequence[Tensor], count: int, alive: Sequence[Tensor] | None = None) -> list[Tensor]:
-    """Masks (bool, of the scores' shapes) of the `count` highest scores over all tensors together.
+    """Masks (bool, of the scores' shapes) of the `count` highest scores over all tensors together, on a processor.
 
     A sample of the scores gives a bracket that holds the threshold, almost surely; one pass keeps what lies above the
     bracket and collects the few scores inside, among which the choice is exact. A bracket that proves wrong is moved.
     """
     masks = [_empty_mask(score) for score in scores]
-    available = sum(score.numel() for score in scores) if alive is None else sum(int(_count(a)) for a in alive)
+    available = sum(score.numel() for score in scores) if alive is None else sum(map(_count, alive))
     if count > available:
         raise UserError(f"{count} connections cannot be kept of {available}")
     if count in (0, available):
@@ -172,11 +178,11 @@ def _blocks(scores: Sequence[Tensor], masks: Sequence[Tensor], alive: Sequence[T
     for i, (score, mask) in enumerate(zip(scores, masks, strict=True)):
         if not (numel := score.numel()):
             continue
-        size, score = (BLOCK if score.device.type == "cpu" else numel), score.detach()
+        score = score.detach()
         if score.is_contiguous():
-            pieces = score.view(-1).split(size)
+            pieces = score.view(-1).split(BLOCK)
         else:  # whole rows at a time
-            pieces = score.split(max(1, size * len(score) // numel))
+            pieces = score.split(max(1, BLOCK * len(score) // numel))
         sizes = [piece.numel() for piece in pieces]
         lives = [None] * len(sizes) if alive is None else alive[i].reshape(-1).split(sizes)
         for piece, flat, live in zip(pieces, mask.view(-1).split(sizes), lives, strict=True):
@@ -184,8 +190,6 @@ def _blocks(scores: Sequence[Tensor], masks: Sequence[Tensor], alive: Sequence[T
 
 
 def _empty_mask(score: Tensor) -> Tensor:
-    if score.device.type != "cpu":
-        return torch.empty(score.shape, dtype=torch.bool, device=score.device)
     return torch.from_numpy(np.empty(score.shape, dtype=bool))  # numpy asks for huge pages, which are there sooner
 
 
@@ -214,7 +218,7 @@ def _sample(scores: Sequence[Tensor], alive: Sequence[Tensor] | None) -> Tensor:
             while math.gcd(step, score.numel()) > 1:  # else some rows, columns or places in a kernel are never met
                 step -= 1
             values = _every(step, score.detach())
-            found.append((values if alive is None else values[_every(step, alive[i])]).to("cpu", kind))
+            found.append((values if alive is None else values[_every(step, alive[i])]).to(kind))
     return torch.cat(found)
 
 
@@ -251,24 +255,22 @@ def _divide(blocks: Sequence[_Block], low: float, high: float) -> tuple[int, lis
                 between.logical_and_(block.alive)
             places = positions(between)
             inside.append(_Inside(block.mask, places, scores[places]))
-    return sum(int(count) for count in counts), inside
+    return sum(counts), inside
 
 
-def _count(mask: Tensor) -> Tensor | int:
-    """How many ``True`` a mask holds; on a processor, numpy counts and finds them in half the time of torch."""
-    return int(np.count_nonzero(mask.numpy())) if mask.device.type == "cpu" else mask.count_nonzero()
+def _count(mask: Tensor) -> int:
+    """How many ``True`` a mask holds; numpy counts and finds them in half the time of torch."""
+    return int(np.count_nonzero(mask.numpy()))
 
 
 def positions(mask: Tensor) -> Tensor:
-    """Where a flat mask is ``True``."""
-    if mask.device.type != "cpu":
-        return mask.nonzero().squeeze(1)
+    """Where a flat mask on a processor is ``True``."""
     return torch.from_numpy(np.flatnonzero(mask.numpy()))
 
 
 def _best(inside: Sequence[_Inside], count: int) -> Tensor:
     """Which of the collected scores are the `count` highest: one bool for each, in order of position."""
-    values = torch.cat([found.values.to(inside[0].values.device) for found in inside])
+    values = torch.cat([found.values for found in inside])
     if count in (0, len(values)):
         return torch.full_like(values, count > 0, dtype=torch.bool)
     threshold = values.kthvalue(len(values) - count + 1).values
@@ -282,7 +284,7 @@ def _keep(inside: Sequence[_Inside], chosen: Tensor | None) -> None:
     """Keep the `chosen` of the collected scores, or all."""
     parts = [None] * len(inside) if chosen is None else chosen.split([len(found.values) for found in inside])
     for found, part in zip(inside, parts, strict=True):
-        found.mask[found.positions] = True if part is None else part.to(found.mask.device)
+        found.mask[found.positions] = True if part is None else part
 
 
 def _keep_equal(blocks: Sequence[_Block], value: float, count: int) -> int:

@@ -18,6 +18,7 @@ from pai_bench.identity import stream
 from pai_bench.pruning.criterion import Criterion
 from pai_bench.pruning.lookup import get_criterion
 from pai_bench.pruning.selection import select
+from pai_bench.pruning.transfers import counts
 from pai_bench.randomness import random_state
 
 KINDS = ("none", "shuffle", "global-shuffle", "reinit", "invert", "quota:NAME")
@@ -71,7 +72,7 @@ def get_variant(text: Any) -> Variant:
 
 def permuted(mask: dict[str, Tensor], seed: int, *, across: bool) -> dict[str, Tensor]:
     """`mask` permuted at random, inside each layer or `across` all layers; the same on every device."""
-    kept = {name: int(tensor.count_nonzero()) for name, tensor in mask.items()}
+    kept = dict(zip(mask, counts(mask.values()), strict=True))
     with random_state(stream(seed, "shuffle")):
         # a mask has two values only, so its permutation is a random choice of as many positions
         scores = {name: torch.rand(tensor.shape, dtype=torch.float64, device="cpu") for name, tensor in mask.items()}
