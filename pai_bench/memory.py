@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST = 32 * 2**20
@@ -40,6 +41,19 @@ def keep_freed_memory() -> None:
 
 SHORT = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
 """What says so beside torch's errors of its own: the processor's allocator, and CUDA's libraries of their memory."""
+
+
+recorded_tensors: "WeakTensorKeyDictionary" = WeakTensorKeyDictionary()
+"""Tensors that a recorded CUDA graph writes to -> a weak reference to who plays it.
+
+A graph writes to the memory that it was recorded with, and does not see that it is shared until somebody writes to it.
+"""
+
+
+def is_recorded(tensor: torch.Tensor) -> bool:
+    """Whether a graph that is still in use writes to `tensor`, so that its memory must not be shared."""
+    player = recorded_tensors.get(tensor)
+    return player is not None and player() is not None
 
 
 def no_memory(error: Exception) -> bool:

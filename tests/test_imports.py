@@ -41,7 +41,18 @@ def ours(module: str) -> bool:
     [
         (
             "pruning",
-            ("pruning", "registry", "errors", "spec", "randomness", "identity", "initialise", "law", "precision"),
+            (
+                "pruning",
+                "registry",
+                "errors",
+                "spec",
+                "randomness",
+                "identity",
+                "initialise",
+                "law",
+                "memory",
+                "precision",
+            ),
         ),
         ("models", ("models", "registry", "errors", "randomness", "initialise", "law")),
         ("data", ("data", "registry", "errors")),

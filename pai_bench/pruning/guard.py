@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pai_bench.errors import CriterionError, UserError
+from pai_bench.memory import is_recorded
 from pai_bench.precision import reproducible
 from pai_bench.pruning import transfers
 from pai_bench.pruning.criterion import (
@@ -253,6 +254,8 @@ def remove(weight: Tensor, keep: Tensor, kept: Tensor | None) -> None:
 
 def shared(tensor: Tensor) -> Tensor:
     """A copy of `tensor` that shares its memory until one of the two is written to."""
+    if is_recorded(tensor):
+        return tensor.detach().clone()
     try:
         if tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size():
             return tensor.detach().clone()  # a view: the first write would copy all that lies around it

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pai_bench.memory import no_memory
+from pai_bench.memory import no_memory, recorded_tensors
 from pai_bench.training.programs import Program
 from pai_bench.training.protocol import Protocol
 from pai_bench.training.snapshot import beside_tensors
@@ -99,6 +100,9 @@ class Recorded:
         failure = self._capture(graph, pool)
         if failure is None:
             self._graph = graph
+            module = self.step.program.module
+            for tensor in (*module.parameters(), *module.buffers()):
+                recorded_tensors[tensor] = weakref.ref(self)
             return True
         logger.debug("the step cannot be recorded: %s", failure)
         release(graph, pool, inputs.device)

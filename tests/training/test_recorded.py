@@ -3,6 +3,7 @@
 What a real device gives is tested where there is one (`test_step`).
 """
 
+import gc
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pai_bench.pruning.guard import shared, still_shared
 from pai_bench.training import recorded
 from pai_bench.training.programs import Alone
 from pai_bench.training.protocol import Protocol
@@ -170,6 +172,21 @@ def test_a_step_is_recorded_once_on_the_device_and_stream_of_its_tensors(device:
     assert device.log == [("device", X.device), ("record", "pool", one._side)]
     assert device.replays == 8 - WARM_UP
     torch.testing.assert_close(weight(one), plain())
+
+
+def test_a_network_is_not_shared_while_a_graph_writes_to_it(device: Device) -> None:
+    """What would share its memory would see the next steps, or take the memory away from the graph."""
+    one = taken(device, nn.Linear, steps=WARM_UP)
+    parameter = weight(one)
+    assert still_shared(shared(parameter))
+    one(X, Y, 0.1)
+    assert one.is_recorded
+    copied = shared(parameter)
+    assert not still_shared(copied)
+    assert torch.equal(copied, parameter)
+    del one, device.recorded
+    gc.collect()
+    assert still_shared(shared(parameter))
 
 
 @pytest.mark.parametrize("kind", [Waiting, Sulking, Counting])
