@@ -2,4 +2,4 @@
 
 from typing import Literal
 
-Law = Literal["vs-x", "vs-h", "vs", "rn", "tn"]
+Law = Literal["vs-x", "vs-h", "vs", "rn", "tn", "openlth", "grasp"]

@@ -12,11 +12,12 @@ from pai_bench.law import Law
 from pai_bench.plan import Sweep
 
 
-def variance(law: Law, fan_in: int, fan_out: int) -> float:
-    """By the formulas."""
+def variance(law: Law, fan_in: int, fan_out: int, *, kernel: bool = False) -> float:
+    """By the formulas; that of ``grasp`` for a `kernel` differs from that of a matrix."""
     # of a normal law cut off at 2: 1 - 2 * 2 phi(2) / (2 Phi(2) - 1)
     density, inside = math.exp(-2) / math.sqrt(2 * math.pi), math.erf(math.sqrt(2))
-    of_units = {"vs-x": 2 / (fan_in + fan_out), "vs-h": 2 / fan_in, "vs": 1 / fan_in}
+    of_units = {"vs-x": 2 / (fan_in + fan_out), "vs-h": 2 / fan_in, "vs": 1 / fan_in, "openlth": 2 / fan_in}
+    of_units["grasp"] = 2 / fan_out if kernel else 0.01**2
     return (of_units | {"rn": 1.0, "tn": 1 - 4 * density / inside})[law]
 
 
@@ -35,14 +36,25 @@ def test_laws(law: Law) -> None:
         nn.init.constant_(parameter, 7.0)
     assert initialise(model, law) is model
     found = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    check(found["0.weight"], variance(law, 8 * 25, 64 * 25))
+    check(found["0.weight"], variance(law, 8 * 25, 64 * 25, kernel=True))
     check(found["2.weight"], variance(law, 200, 300))
     for gate in found["3.weight_ih_l0"].split(150):
         check(gate, variance(law, 100, 150))
     for gate in found["3.weight_hh_l0"].split(150):
         check(gate, variance(law, 150, 150))
-    assert not any(found[name].any() for name in ("0.bias", "2.bias", "3.bias_ih_l0", "3.bias_hh_l0"))
-    assert bool((found["1.weight"] == 7).all())
+    biases = {name: found[name] for name in ("0.bias", "2.bias", "3.bias_ih_l0", "3.bias_hh_l0")}
+    if law == "openlth":  # torch's own
+        for bias, fan_in in zip(biases.values(), (8 * 25, 200, 150, 150), strict=True):
+            assert 0.9 < float(bias.abs().max()) * math.sqrt(fan_in) <= 1
+    else:
+        assert not any(bias.any() for bias in biases.values())
+    gamma, beta = found["1.weight"], found["1.bias"]
+    if law == "openlth":
+        assert 0 <= float(gamma.min()) < 0.2
+        assert 0.8 < float(gamma.max()) < 1
+    else:
+        assert bool((gamma == (1 if law == "grasp" else 7)).all())
+    assert bool((beta == (0 if law in ("openlth", "grasp") else 7)).all())
     if law == "tn":
         assert float(found["2.weight"].abs().max()) <= 2
     if law == "vs":
