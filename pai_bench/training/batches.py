@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pai_bench.data import DataSet
-from pai_bench.data.augment import check_images, draw_flips_and_shifts, flip_crop
+from pai_bench.data.augment import check_images, draw_flips, draw_flips_and_shifts, flip, flip_crop
 from pai_bench.errors import UserError
 from pai_bench.training.protocol import PADDING, Protocol
 
@@ -51,7 +51,7 @@ class Batches:
         elements = max(1, self.inputs[0].numel() * self.lanes * protocol.batch_size)
         self._at_once = max(1, AT_ONCE // elements)
         if protocol.augmentation != "none":
-            check_images(self.inputs, data.name)
+            check_images(self.inputs, data.name, protocol.augmentation)
         own = [self.targets if order.labels is None else order.labels for order in orders]
         self._labels = None if all(order.labels is None for order in orders) else torch.stack(own)
         self._streams = [torch.Generator().manual_seed(order.seed) for order in orders]
@@ -71,9 +71,11 @@ class Batches:
         """Places of an epoch's examples, (lanes, examples), and how each is changed."""
         count = self.per_epoch * self.protocol.batch_size
         drawn = [torch.stack([torch.randperm(self.size, generator=one)[:count] for one in self._streams])]
-        if self.protocol.augmentation != "none":
+        if self.protocol.augmentation == "flip-crop":
             each = zip(*(draw_flips_and_shifts(count, PADDING, one) for one in self._streams), strict=True)
             drawn += map(torch.stack, each)
+        elif self.protocol.augmentation == "flip-0.2":
+            drawn.append(torch.stack([draw_flips(count, 0.2, one) for one in self._streams]))
         order, *changes = (self._sent(part) for part in drawn)
         order = torch.stack([o if c is None else c[o] for c, o in zip(self.chosen, order, strict=True)])
         return [order, *changes]
@@ -108,9 +110,11 @@ class Batches:
         """The training inputs at `places` (batches, lanes, batch), mirrored and shifted if `change` says how."""
         # several times faster than indexing; inputs that are too large for the device come batch by batch
         images = self.inputs.index_select(0, places.flatten().to(self.inputs.device)).to(places.device)
-        if change:
+        if len(change) == 2:
             flips, shifts = (one.flatten(0, 2) for one in change)
             images = flip_crop(images, flips, shifts, PADDING)
+        elif change:
+            images = flip(images, change[0].flatten())
         if not self.by_lane:
             return self.data.normalised(images).view(*places.shape, *images.shape[1:])
         return self.normalised(images.view(*places.shape, *images.shape[1:]))

@@ -13,6 +13,9 @@ from torch.nn import functional as F
 from pai_bench.training.layout import channels_last_weights, stacked_channels_last
 from pai_bench.training.stacked_layers import StackedLayers
 
+CLIPPED = 1e-6
+"""What torch adds to a norm by which it divides."""
+
 Masks = Sequence[Mapping[str, Tensor] | None]
 
 
@@ -37,6 +40,11 @@ class Program(ABC):
 
     def join(self) -> None:  # noqa: B027  # most programs compute where they are
         """Make the current stream of the device wait for all that the program computes elsewhere."""
+
+    @torch.no_grad()
+    def clip(self, gradients: Mapping[int, Tensor], limit: float) -> None:
+        """Shorten the gradient of each network to the norm `limit`, in place; they are given by place of the weight."""
+        _shorten(list(gradients.values()), limit)
 
     @abstractmethod
     def finish(self) -> None:
@@ -105,6 +113,13 @@ class Lanes(Program):
     def logits(self, inputs: Tensor, *, by_lane: bool = False) -> Tensor:
         return self._run(inputs, 0 if by_lane else None, training=False)
 
+    @torch.no_grad()
+    def clip(self, gradients: Mapping[int, Tensor], limit: float) -> None:
+        squares = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients.values()])
+        factors = (limit / (squares.sum(0).sqrt() + CLIPPED)).clamp(max=1.0)
+        for gradient in gradients.values():
+            gradient.mul_(factors.view(-1, *(1,) * (gradient.dim() - 1)))
+
     def _run(self, inputs: Tensor, dim: int | None, *, training: bool) -> Tensor:
         def one(state: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Any:
             return functional_call(self.module, (state, buffers), (x,))
@@ -157,12 +172,26 @@ class Branches(Program):
         self.join()
         return found
 
+    def clip(self, gradients: Mapping[int, Tensor], limit: float) -> None:
+        first = 0
+        for branch in self.branches:
+            last = first + sum(weight.requires_grad for weight in branch.parameters)
+            branch.clip({i: gradient for i, gradient in gradients.items() if first <= i < last}, limit)
+            first = last
+
     def join(self) -> None:
         for stream in self._streams or ():
             torch.cuda.current_stream(self.parameters[0].device).wait_stream(stream)
 
     def finish(self) -> None:
         pass
+
+
+def _shorten(gradients: list[Tensor], limit: float) -> None:
+    """Shorten a gradient, given in parts, to the norm `limit`, as `torch.nn.utils.clip_grad_norm_` does."""
+    if gradients:
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        torch._foreach_mul_(gradients, (limit / (norm + CLIPPED)).clamp(max=1.0))
 
 
 class Exact:

@@ -10,7 +10,7 @@ from pai_bench.precision import Precision
 
 LearningRateSchedule = Literal["constant", "steps", "cosine", "one-cycle"]
 Optimizer = Literal["sgd", "adam"]
-Augmentation = Literal["none", "flip-crop"]
+Augmentation = Literal["none", "flip-crop", "flip-0.2"]
 
 WARM_UP = 0.25
 """Share of a one-cycle schedule in which the learning rate rises."""
@@ -25,6 +25,7 @@ LATER: dict[str, Any] = {
     "augmentation": "none",
     "budget": 1.0,
     "precision": "fp32",
+    "clip_norm": None,
 }
 """Fields that protocols did not have in the first results -> the value that means what was done then."""
 
@@ -37,7 +38,9 @@ class Protocol:
     `momentum` for its first average and `weight_decay` added to the gradient.
     `lr_schedule`: ``constant``; ``steps``, times `gamma` at each of the `milestones` (shares of the training in
     (0, 1)); ``cosine`` to zero; ``one-cycle``, linearly up for a quarter of the steps and linearly down to zero.
-    `augmentation`: ``none``; or ``flip-crop``, half of the images mirrored, and all shifted by up to 4 pixels each way.
+    `augmentation`: ``none``; ``flip-crop``, half of the images mirrored, and all shifted by up to 4 pixels each way; or
+    ``flip-0.2``, a fifth of the images mirrored. `clip_norm`: the largest Euclidean norm that the gradient of all
+    weights together may have; a longer one is shortened to it.
     `budget` says which share of its length is left of a protocol that was `scaled`; `precision` how products are
     computed (`pai_bench.precision`).
     """
@@ -55,6 +58,7 @@ class Protocol:
     optimizer: Optimizer = "sgd"
     nesterov: bool = False
     augmentation: Augmentation = "none"
+    clip_norm: float | None = None
     budget: float = 1.0
     precision: Precision = "fp32"
     train_fraction: float = 1.0
@@ -66,6 +70,8 @@ class Protocol:
                 raise UserError(f"{key.replace('_', ' ')} {value} must be at least {least}")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise UserError(f"learning rate {self.learning_rate} must be positive")
+        if self.clip_norm is not None and not (0 < self.clip_norm < math.inf):
+            raise UserError(f"clip norm {self.clip_norm} must be positive")
         if not (0 <= self.weight_decay < math.inf):
             raise UserError(f"weight decay {self.weight_decay} must be at least 0")
         given = self.milestones if isinstance(self.milestones, (tuple, list)) else [None]
@@ -147,11 +153,13 @@ class Protocol:
         steps = f" at {', '.join(map(str, self.milestones))}, times {self.gamma:g}" if self.milestones else ""
         name = {"sgd": "SGD", "adam": "Adam"}[self.optimizer]
         nesterov = "Nesterov " if self.nesterov else ""
-        images = ", mirrored and shifted images" if self.augmentation == "flip-crop" else ""
+        changes = {"flip-crop": ", mirrored and shifted images", "flip-0.2": ", a fifth of the images mirrored"}
+        images = changes.get(self.augmentation, "")
+        clipped = "" if self.clip_norm is None else f", gradients of norm {self.clip_norm:g} at most"
         return (
             f"{length}, batch {self.batch_size}, {name}, learning rate {self.learning_rate:g} "
             f"({self.lr_schedule}{steps}), {nesterov}momentum {self.momentum:g}, weight decay {self.weight_decay:g}"
-            f"{images}{'' if self.precision == 'fp32' else f', in {self.precision}'}"
+            f"{images}{clipped}{'' if self.precision == 'fp32' else f', in {self.precision}'}"
         )
 
 
@@ -209,8 +217,7 @@ PROTOCOLS = {
             augmentation="flip-crop",
             train_fraction=0.9,
         ),
-        # Verdenius et al. 2020, arXiv:2006.00896, by the defaults of their code, which mirrors images without shifting
-        # them, and limits the norm of gradients to 10
+        # Verdenius et al. 2020, arXiv:2006.00896, by the defaults of their code
         Protocol(
             name="snip-it",
             epochs=80,
@@ -219,7 +226,8 @@ PROTOCOLS = {
             learning_rate=2e-3,
             weight_decay=5e-5,
             lr_schedule="constant",
-            augmentation="flip-crop",
+            augmentation="flip-0.2",
+            clip_norm=10.0,
         ),
         # Tanaka et al. 2020, arXiv:2006.05467, appendix: VGG with batch norm on CIFAR
         Protocol(

@@ -43,7 +43,10 @@ class Step:
         with torch.no_grad():
             # a weight that took no part is left as it is, without decay and momentum, as by torch's own optimisers
             pairs = {i: (self.weights[i], g) for i, g in enumerate(gradients) if g is not None}
-            self._change({i: alike(gradient, weight) for i, (weight, gradient) in pairs.items()}, rate)
+            laid_out = {i: alike(gradient, weight) for i, (weight, gradient) in pairs.items()}
+            if self.protocol.clip_norm is not None:
+                self.program.clip(laid_out, self.protocol.clip_norm)
+            self._change(laid_out, rate)
         self.exact()
         return losses.detach()
 
