@@ -1,9 +1,11 @@
 """The objects behind the names of a sweep: data sets, networks, criteria; and with them, its trials."""
 
 import dataclasses
+import functools
 import inspect
 import itertools
 import json
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
 from typing import Any
 
@@ -15,7 +17,7 @@ from pai_bench.data.augment import check_images
 from pai_bench.environment import select_device
 from pai_bench.errors import UserError
 from pai_bench.identity import stream
-from pai_bench.models.create import Builder, create_model, find_model
+from pai_bench.models.create import Builder, InputShape, create_model, find_model, model_version
 from pai_bench.plan import Choice, Sweep, Trial, expand, fraction, refuse_duplicates
 from pai_bench.pruning import Criterion, Variant, get_criterion, get_schedule, get_variant, prunable_parameters
 from pai_bench.pruning.guard import BATCH_NORMS
@@ -31,6 +33,8 @@ class Catalog:
     sweep: Sweep
     data: dict[str, DataSet] = field(default_factory=dict)
     models: dict[str, Builder] = field(default_factory=dict)
+    versions: dict[str, Callable[[InputShape], int]] = field(default_factory=dict)
+    """Versions of the networks on inputs of a shape, of those that have names."""
     criteria: dict[str, Criterion] = field(default_factory=dict)
     variants: dict[str, Variant] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
@@ -51,7 +55,10 @@ def resolve(sweep: Sweep) -> Catalog:
         for model_name in models:
             protocol = _protocol(catalog, sweep, data_name, model_name)
             share = fraction(sweep, protocol)
-            settings.append((data_name, model_name, protocol, _score_batch(catalog.data[data_name], sweep, share)))
+            batch = _score_batch(catalog.data[data_name], sweep, share)
+            versions = catalog.versions.get(model_name)
+            version = 1 if versions is None else versions(catalog.data[data_name].input_shape)
+            settings.append((data_name, model_name, protocol, batch, version))
     variants = [get_variant(given) for given in sweep.variants]
     refuse_duplicates("variants", [str(variant) for variant in variants])
     for criterion, variant in itertools.product(catalog.criteria.values(), variants):
@@ -97,6 +104,7 @@ def later_options(cls: type[Criterion]) -> dict[str, Any]:
 def _model(catalog: Catalog, given: str | Builder) -> str:
     if isinstance(given, str):
         name, builder = find_model(given)
+        catalog.versions[name] = functools.partial(model_version, name)
     else:
         name, builder = getattr(given, "__name__", ""), given
         if not callable(given):
@@ -131,7 +139,7 @@ def _protocol(catalog: Catalog, sweep: Sweep, data_name: str, model_name: str) -
         precision=sweep.precision,
     ).scaled(sweep.budget)
     if protocol.augmentation != "none":
-        check_images(data.train.inputs, data_name)
+        check_images(data.train.inputs, data_name, protocol.augmentation)
     size = data.train_size(fraction(sweep, protocol))
     if (protocol.epochs or protocol.iterations) and protocol.batch_size > size:
         raise UserError(f"batch size {protocol.batch_size} is larger than the {size} training examples of {data_name}")

@@ -14,6 +14,7 @@ from pai_bench import spec
 from pai_bench.errors import UserError
 from pai_bench.identity import identify
 from pai_bench.law import Law
+from pai_bench.networks import STORED_NAMES
 from pai_bench.training.protocol import Protocol
 
 DENSE = "dense"
@@ -168,7 +169,7 @@ SCORING = {
 }
 """Fields of `Trial` that concern scoring -> the value at which a field that came later is left out of the identity."""
 
-LATER = {"init": "own", "label_noise": 0.0, "validation": 0.0}
+LATER = {"init": "own", "label_noise": 0.0, "validation": 0.0, "model_version": 1}
 """Other fields of `Trial` that came later -> the value at which they are left out of the identity."""
 
 
@@ -194,11 +195,17 @@ class Trial:
     init: str = "own"
     label_noise: float = 0.0
     validation: float = 0.0
+    model_version: int = 1
 
     @property
     def criterion_name(self) -> str:
         """The criterion as it is written on the command line, or ``dense``."""
         return self.criterion.name if self.criterion else DENSE
+
+    @property
+    def stored_model(self) -> str:
+        """The name of the network in stored results (`pai_bench.networks`)."""
+        return STORED_NAMES.get(self.model, self.model)
 
     @property
     def method(self) -> str:
@@ -212,6 +219,7 @@ class Trial:
         later version adds is left out here where it has the value that means the old behaviour.
         """
         everything = json.loads(json.dumps(dataclasses.asdict(self)))
+        everything["model"] = self.stored_model
         for key, later in SCORING.items():
             if self.criterion is None or everything[key] == later:
                 del everything[key]
@@ -227,7 +235,7 @@ class Trial:
     @cached_property
     def identity(self) -> str:
         """A readable prefix and a hash of the canonical JSON of the configuration; a valid file name."""
-        readable = f"{self.data}-{self.model}-{self.method}-{self.sparsity:g}-s{self.seed}"
+        readable = f"{self.data}-{self.stored_model}-{self.method}-{self.sparsity:g}-s{self.seed}"
         return identify(readable, self.configuration())
 
 
@@ -239,23 +247,24 @@ def fraction(sweep: Sweep, protocol: Protocol) -> float:
 def expand(
     sweep: Sweep,
     choices: Sequence[Choice],
-    settings: Iterable[tuple[str, str, Protocol, int]],
+    settings: Iterable[tuple[str, str, Protocol, int, int]],
     variants: Sequence[str] = ("none",),
 ) -> list[Trial]:
     """All trials of `sweep`, seed by seed, the dense reference of each (data, model, seed) first.
 
-    `choices` are the resolved criteria; `settings` the resolved (data, model, protocol, score batch size); `variants`
-    are written in one way.
+    `choices` are the resolved criteria; `settings` the resolved (data, model, protocol, score batch size, version of
+    the network); `variants` are written in one way.
     """
     refuse_duplicates("criteria", [choice.name for choice in choices])
     if DENSE in (choice.name for choice in choices):
         raise UserError(f"a criterion cannot be called {DENSE!r}: that is the unpruned reference")
     trials = []
     for seed in range(sweep.seeds):
-        for data, model, protocol, batch in settings:
+        for data, model, protocol, batch, version in settings:
             common: dict[str, Any] = {
                 "data": data,
                 "model": model,
+                "model_version": version,
                 "seed": seed,
                 "protocol": protocol,
                 "train_fraction": fraction(sweep, protocol),

@@ -23,6 +23,8 @@ class Plugin:
     target: Any
     source: str
     aliases: tuple[str, ...] = ()
+    version: int | Callable[[tuple[int, ...]], int] = 1
+    """Of a network: raised when it changes; a function of the shape of an input where only some of it does."""
 
 
 @dataclass
@@ -34,7 +36,14 @@ class Registry:
     _plugins: dict[str, Plugin] = field(default_factory=dict)  # by name and by alias
     _loaded: bool = False
 
-    def register(self, name: str, *, source: str, aliases: tuple[str, ...] = ()) -> Callable[[T], T]:
+    def register(
+        self,
+        name: str,
+        *,
+        source: str,
+        aliases: tuple[str, ...] = (),
+        version: int | Callable[[tuple[int, ...]], int] = 1,
+    ) -> Callable[[T], T]:
         """A decorator that gives the decorated object `name`; `source` says where its definition stands."""
 
         def decorate(target: T) -> T:
@@ -42,7 +51,7 @@ class Registry:
                 if taken in self._plugins:
                     here, there = (getattr(o, "__module__", "?") for o in (target, self._plugins[taken].target))
                     raise UserError(f"{self.kind} {taken!r} is defined twice: in {there} and in {here}")
-            self._plugins |= dict.fromkeys((name, *aliases), Plugin(name, target, source, aliases))
+            self._plugins |= dict.fromkeys((name, *aliases), Plugin(name, target, source, aliases, version))
             return target
 
         return decorate

@@ -26,6 +26,12 @@ def find_model(name: str) -> tuple[str, Builder]:
     return plugin.name + argument, plugin.target(argument)
 
 
+def model_version(name: str, input_shape: InputShape) -> int:
+    """The version of the network called `name` on inputs of this shape."""
+    version = MODELS.find(name)[0].version
+    return version(input_shape) if callable(version) else version
+
+
 def create_model(
     name: str | Builder,
     *,

@@ -100,16 +100,29 @@ def resnet(
     return build
 
 
+CODES = "with the shortcuts of OpenLTH and of Tanaka et al. 2020, arXiv:2006.05467"
+DOUBLE = "with the width and shortcuts of Wang et al. 2020, arXiv:2002.07376"
+
+
+def for_cifar(depth: int, times: int, *, padded: bool) -> None:
+    """Register a residual network of three groups, so many `times` as wide; `padded`, with shortcuts without weights.
+
+    The names without more stood for those until their version 1; the published codes have convolutions.
+    """
+    build = resnet((depth // 6,) * 3, tuple(times * width for width in (16, 32, 64)), padded=padded)
+    build.__name__ = f"resnet-{depth}" + "-double" * (times == 2) + "-identity" * padded
+    channels = f"{16 * times}, {32 * times} and {64 * times} channels"
+    kind = "shortcuts without parameters (option A)" if padded else "1x1 convolutions with batch norm as shortcuts"
+    build.__doc__ = f"Three groups of {depth // 6} blocks, {channels}, {kind}."
+    wide = ", twice as wide" * (times == 2)
+    source = f"{SOURCE}, section 4.2{wide}" if padded else f"{SOURCE}, section 4.2, {CODES if times == 1 else DOUBLE}"
+    model(build.__name__, source=source, version=1 if padded else 2)(build)
+
+
 for _depth in (20, 32, 56):
     for _times in (1, 2):
-        _build = resnet((_depth // 6,) * 3, tuple(_times * width for width in (16, 32, 64)), padded=True)
-        _build.__name__ = f"resnet-{_depth}" + "-double" * (_times == 2)
-        _build.__doc__ = (
-            f"Three groups of {_depth // 6} blocks, {16 * _times}, {32 * _times} and {64 * _times} channels, "
-            "option A shortcuts."
-        )
-        _source = f"{SOURCE}, section 4.2" + ", twice as wide as in Wang et al. 2020, arXiv:2002.07376" * (_times == 2)
-        model(_build.__name__, source=_source)(_build)
+        for _padded in (False, True):
+            for_cifar(_depth, _times, padded=_padded)
 
 for _depth, _blocks, _kind in (
     (18, (2, 2, 2, 2), BasicBlock),

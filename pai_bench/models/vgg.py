@@ -1,11 +1,13 @@
 """VGG with batch normalisation for small images, as in SynFlow and "Missing the mark", and as in SNIP."""
 
 from collections import OrderedDict
+from collections.abc import Iterator
 
 from torch import nn
 
 from pai_bench.initialise import initialise
 from pai_bench.models.create import Builder, InputShape, image_shape
+from pai_bench.networks import LARGE
 from pai_bench.registry import model
 
 SOURCE = "Simonyan & Zisserman 2015, arXiv:1409.1556, for small images as in Tanaka et al. 2020, arXiv:2006.05467"
@@ -17,26 +19,43 @@ DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2,
 """Convolutions in each block, by the number of weight layers in the name."""
 
 
+def blocks(depth: int, channels: int) -> Iterator[dict[str, nn.Module]]:
+    """The five blocks of VGG-`depth`: 3x3 convolutions with BN and ReLU."""
+    for block, (convolutions, features) in enumerate(zip(DEPTHS[depth], WIDTHS, strict=True), 1):
+        layers: dict[str, nn.Module] = {}
+        for i in range(1, convolutions + 1):
+            # no bias: batch norm would take it away again
+            layers[f"conv{block}_{i}"] = nn.Conv2d(channels, features, 3, padding=1, bias=False)
+            layers[f"bn{block}_{i}"] = nn.BatchNorm2d(features)
+            layers[f"relu{block}_{i}"] = nn.ReLU(inplace=True)
+            channels = features
+        yield layers
+
+
+def pools_all(input_shape: InputShape) -> bool:
+    """Whether the last pooling of `vgg` is over all pixels that are left, of which there are more than 2x2."""
+    return len(input_shape) == 3 and min(input_shape[1:]) >= LARGE
+
+
 def vgg(depth: int) -> Builder:
-    """A builder of VGG-`depth`: 3x3 convolutions with BN and ReLU, four 2x2 max poolings, a 2x2 average pooling
-    and one linear layer. On inputs too small for five poolings, it stops pooling at one pixel.
+    """A builder of VGG-`depth`: 3x3 convolutions with BN and ReLU, four 2x2 max poolings, an average pooling and one
+    linear layer. The last pooling is of 2x2 pixels, on images of 64x64 and more of all pixels, as in Wang et al. 2020,
+    arXiv:2002.07376. On inputs too small for five poolings, it stops pooling at one pixel.
     """
 
     def build(input_shape: InputShape, num_classes: int) -> nn.Module:
         channels, height, width = image_shape(input_shape)
         layers: dict[str, nn.Module] = {}
-        for block, (convolutions, features) in enumerate(zip(DEPTHS[depth], WIDTHS, strict=True), 1):
-            for i in range(1, convolutions + 1):
-                # no bias: batch norm would take it away again
-                layers[f"conv{block}_{i}"] = nn.Conv2d(channels, features, 3, padding=1, bias=False)
-                layers[f"bn{block}_{i}"] = nn.BatchNorm2d(features)
-                layers[f"relu{block}_{i}"] = nn.ReLU(inplace=True)
-                channels = features
-            if min(height, width) > 1:
+        for block, of_block in enumerate(blocks(depth, channels), 1):
+            layers |= of_block
+            if block == len(WIDTHS) and pools_all(input_shape):
+                layers[f"pool{block}"] = nn.AvgPool2d((height, width))
+                height = width = 1
+            elif min(height, width) > 1:
                 layers[f"pool{block}"] = nn.MaxPool2d(2) if block < len(WIDTHS) else nn.AvgPool2d(2)
                 height, width = height // 2, width // 2
         layers["flatten"] = nn.Flatten()
-        layers["fc"] = nn.Linear(channels * height * width, num_classes)
+        layers["fc"] = nn.Linear(WIDTHS[-1] * height * width, num_classes)
         return initialise(nn.Sequential(OrderedDict(layers)), "vs-h")
 
     build.__name__ = f"vgg-{depth}-bn"
@@ -44,8 +63,39 @@ def vgg(depth: int) -> Builder:
     return build
 
 
+def vgg_tiny(depth: int) -> Builder:
+    """A builder of VGG-`depth` with SynFlow's head for Tiny-ImageNet: five max poolings, and three linear layers, of
+    half the features that are left, with ReLU and dropout of one half between them.
+    """
+
+    def build(input_shape: InputShape, num_classes: int) -> nn.Module:
+        channels, height, width = image_shape(input_shape)
+        layers: dict[str, nn.Module] = {}
+        for block, of_block in enumerate(blocks(depth, channels), 1):
+            layers |= of_block
+            if min(height, width) > 1:
+                layers[f"pool{block}"] = nn.MaxPool2d(2)
+                height, width = height // 2, width // 2
+        inputs = WIDTHS[-1] * height * width
+        hidden = inputs // 2
+        layers |= {"flatten": nn.Flatten(), "fc1": nn.Linear(inputs, hidden), "relu1": nn.ReLU(), "drop1": nn.Dropout()}
+        layers |= {"fc2": nn.Linear(hidden, hidden), "relu2": nn.ReLU(), "drop2": nn.Dropout()}
+        layers["fc3"] = nn.Linear(hidden, num_classes)
+        return initialise(nn.Sequential(OrderedDict(layers)), "grasp")
+
+    build.__name__ = f"vgg-{depth}-bn-tiny"
+    build.__doc__ = f"{sum(DEPTHS[depth])} 3x3 convolutions with batch norm, three linear layers with dropout."
+    return build
+
+
 for _depth in DEPTHS:
-    model(f"vgg-{_depth}-bn", source=SOURCE, aliases=("vgg",) if _depth == 11 else ())(vgg(_depth))
+    model(
+        f"vgg-{_depth}-bn",
+        source=SOURCE,
+        aliases=("vgg",) if _depth == 11 else (),
+        version=lambda shape: 2 if pools_all(shape) else 1,
+    )(vgg(_depth))
+    model(f"vgg-{_depth}-bn-tiny", source=f"{SOURCE}, the code's network for Tiny-ImageNet")(vgg_tiny(_depth))
 
 
 SNIP_SOURCE = "Lee et al. 2019, arXiv:1810.02340, section 5.2"

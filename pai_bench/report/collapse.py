@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 
+from pai_bench.networks import name_of
 from pai_bench.report import tables
 from pai_bench.report.figures import frontier
 from pai_bench.report.summary import share
@@ -80,7 +81,7 @@ def detail(one: Collapse, index: int) -> str:
 
 def title(collapse: Collapse) -> str:
     """Network and data in a few words."""
-    return f"{collapse.trial['model']} on {collapse.trial['data']}"
+    return f"{name_of(collapse.trial['model'], collapse.trial.get('model_version', 1))} on {collapse.trial['data']}"
 
 
 def schedule_of(collapse: Collapse) -> str:

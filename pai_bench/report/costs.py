@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pai_bench.networks import name_of
 from pai_bench.report import tables
 from pai_bench.report.figures.costs import bars, by_machine
 from pai_bench.store import Cost
@@ -109,7 +110,8 @@ def short(cost: Cost) -> list[str]:
 
 def title(cost: Cost) -> str:
     """Network, data and device in a few words."""
-    return f"{cost.trial['model']} on {cost.trial['data']}, {machine(cost)}"
+    model = name_of(cost.trial["model"], cost.trial.get("model_version", 1))
+    return f"{model} on {cost.trial['data']}, {machine(cost)}"
 
 
 def machine(cost: Cost) -> str:

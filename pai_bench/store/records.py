@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pai_bench.errors import UserError
 from pai_bench.identity import identify
+from pai_bench.networks import name_of
 from pai_bench.store.shape import Environment, Named, OfTrial, Origin, Scored, Trained, fits
 from pai_bench.training.protocol import Protocol
 
@@ -154,7 +155,7 @@ class Record:
         trial, criterion = self.trial, self.trial["criterion"]
         head = {
             "data": trial["data"],
-            "model": trial["model"],
+            "model": name_of(trial["model"], trial.get("model_version", 1), self.provenance["data"].get("shape")),
             "criterion": criterion["name"] if criterion else "dense",
             "variant": trial.get("variant", "none") if criterion else "none",
             "sparsity": trial["sparsity"],

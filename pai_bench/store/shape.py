@@ -14,6 +14,7 @@ class Named(TypedDict):
 
     data: str
     model: str
+    model_version: NotRequired[int]
     seed: int
 
 

@@ -1,0 +1,29 @@
+"""Networks that have changed: the names and versions by which their results are stored. Imports no torch.
+
+A network that changes raises its version, which is then part of a trial's identity. Some old networks live on under
+another name; their results stay where they are, under the name that they had.
+"""
+
+from collections.abc import Sequence
+
+STORED_NAMES = {
+    f"resnet-{depth}{wide}-identity": f"resnet-{depth}{wide}" for depth in (20, 32, 56) for wide in ("", "-double")
+}
+"""Network -> the name under which version 1 of its results is stored.
+
+These names then came to stand for the networks of OpenLTH, SynFlow and GraSP, whose shortcuts are convolutions.
+"""
+
+NAMES_OF_VERSION_1 = {stored: name for name, stored in STORED_NAMES.items()}
+
+LARGE = 64
+"""Pixels from which the VGGs of version 1 had 2048 or more inputs of their linear layer."""
+
+
+def name_of(stored: str, version: int, shape: Sequence[int] | None = None) -> str:
+    """The network that a stored name and version stand for, on inputs of a shape if that is known."""
+    if version != 1:
+        return stored
+    if stored.startswith("vgg-") and stored.endswith("-bn") and shape and min(shape[1:]) >= LARGE:
+        return f"{stored} (version 1)"
+    return NAMES_OF_VERSION_1.get(stored, stored)
