@@ -1,5 +1,7 @@
 """Published parameter counts, shapes, initialisation, and inputs that do not fit."""
 
+import itertools
+import math
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 from torch import nn
 
 import pai_bench as pb
+from pai_bench.models.create import model_version
 from pai_bench.pruning import prunable_parameters
 from pai_bench.registry import CRITERIA, MODELS
 from pai_bench.training.programs import Alone
@@ -15,6 +18,11 @@ from pai_bench.training.step import Step
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
 NAMES = [plugin.name for plugin in MODELS.plugins() if not plugin.name.endswith(":")]
+
+HEAVY = {"snip-it-vgg-16"}
+"""Networks that take many seconds to be drawn: an orthogonal matrix of 4096 x 4096."""
+
+EVERY = [pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY)) for name in NAMES]
 
 
 def counts(name: str, shape: tuple[int, ...], classes: int) -> tuple[int, int]:
@@ -31,9 +39,27 @@ def counts(name: str, shape: tuple[int, ...], classes: int) -> tuple[int, int]:
         # Tanaka et al. 2020: 14,761,664 weights of VGG-16 for 100 classes; 8,448 parameters of batch norm, 100 biases
         ("vgg-16-bn", CIFAR, 100, 14_761_664 + 8_448 + 100, 14_761_664),
         # He et al. 2016, table 6: 0.27, 0.46 and 0.85 million
-        ("resnet-20", CIFAR, 10, 269_722, 268_336),
-        ("resnet-32", CIFAR, 10, 464_154, 461_872),
-        ("resnet-56", CIFAR, 10, 853_018, 848_944),
+        ("resnet-20-identity", CIFAR, 10, 269_722, 268_336),
+        ("resnet-32-identity", CIFAR, 10, 464_154, 461_872),
+        ("resnet-56-identity", CIFAR, 10, 853_018, 848_944),
+        # OpenLTH, SynFlow: with two 1x1 convolutions, 16 -> 32 and 32 -> 64, and their batch norms
+        ("resnet-20", CIFAR, 10, 269_722 + 2_560 + 192, 270_896),
+        # GraSP: twice as wide
+        ("resnet-32-double", CIFAR, 10, 1_860_522, 1_855_584),
+        # GraSP for Tiny-ImageNet: 20,018,880 in convolutions, 512 features, 200 classes
+        ("vgg-19-bn", (3, 64, 64), 200, 20_121_280 + 11_008 + 200, 20_121_280),
+        # SynFlow for Tiny-ImageNet: 14,710,464 in convolutions; 2048 -> 1024 -> 1024 -> 200
+        ("vgg-16-bn-tiny", (3, 64, 64), 200, 18_060_992 + 8_448 + 2 * 1_024 + 200, 18_060_992),
+        # SNIP-it: all weights; biases; batch norm
+        ("snip-it-mlp-5", MNIST, 10, 1_192_960 + 4 * 512 + 10 + 8 * 512, 784 * 512 + 3 * 512 * 512 + 512 * 10),
+        (
+            *("snip-it-lenet-5", MNIST, 10, 142_110 + 6 + 16 + 120 + 84 + 10 + 2 * (6 + 16 + 120 + 84)),
+            25 * (6 + 6 * 16 + 16 * 120) + 9 * 120 * 84 + 84 * 10,
+        ),
+        (
+            *("snip-it-conv-6", CIFAR, 10, 1_802_432 + 3 * 896 + 3 * 512 + 10),
+            9 * (3 * 64 + 64 * 64 + 64 * 128 + 128 * 128 + 128 * 256 + 256 * 256) + 9 * 256 * 256 + 256 * 256 + 2560,
+        ),
         # Frankle & Carbin 2019: 2,261,184 weights
         ("conv-6", CIFAR, 10, 2_261_184 + 1_418, 2_261_184),
         # Lee et al. 2019: recurrent networks, with one bias vector for each gate
@@ -45,6 +71,55 @@ def counts(name: str, shape: tuple[int, ...], classes: int) -> tuple[int, int]:
 )
 def test_parameter_counts(name: str, shape: tuple[int, ...], classes: int, total: int, prunable: int) -> None:
     assert counts(name, shape, classes) == (total, prunable)
+
+
+@pytest.mark.slow
+def test_the_large_networks_of_snip_it() -> None:
+    """Counted by hand from its code: a stem of 7x7; 1024 channels at the end of VGG-16, and 4096 units twice."""
+    blocks = [(64, 64)] * 2 + [(64, 128), (128, 128), (128, 256), (256, 256), (256, 512), (512, 512)]
+    shortcuts = sum(a * b for a, b in blocks if a != b)
+    convolutions = 49 * 3 * 64 + sum(9 * (a * b + b * b) for a, b in blocks) + shortcuts
+    assert counts("snip-it-resnet-18", CIFAR, 10)[1] == convolutions + 4 * 512 * 256 + 256 * 10
+    widths = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 1024]
+    vgg = sum(9 * a * b for a, b in itertools.pairwise(widths)) + 4 * 1024 * 4096 + 4096 * 4096 + 4096 * 10
+    assert counts("snip-it-vgg-16", CIFAR, 10)[1] == vgg == 50_665_152
+
+
+def test_snip_it_starts_orthogonal_with_the_gain_of_what_follows() -> None:
+    model = pb.create_model("snip-it-mlp-5", input_shape=MNIST, num_classes=10, seed=0)
+    gain = math.sqrt(2 / (1 + 0.05**2))
+    for name, factor in (("fc2", gain), ("fc5", 1.0)):
+        weight = model.get_parameter(f"{name}.weight").detach().double()
+        torch.testing.assert_close(weight @ weight.T, factor**2 * torch.eye(len(weight)).double(), atol=1e-5, rtol=0)
+    assert float(model.get_parameter("fc2.bias").detach().abs().max()) <= 1 / math.sqrt(512)
+    assert [module.p for module in model.modules() if isinstance(module, nn.Dropout)] == [0.3] * 4
+    assert {module.negative_slope for module in model.modules() if isinstance(module, nn.LeakyReLU)} == {0.05}
+
+
+@pytest.mark.parametrize("name", ["resnet-20", "resnet-20-identity"])
+def test_shortcuts_where_the_shape_changes(name: str) -> None:
+    """Zeros beside every second pixel, or a 1x1 convolution with batch norm of its own."""
+    model = pb.create_model(name, input_shape=CIFAR, num_classes=10, seed=0).eval()
+    block = model.get_submodule("block2_1")
+    x = torch.randn(2, 16, 8, 8)
+    found = block.get_submodule("shortcut")(x)
+    if name == "resnet-20":
+        kernel = model.get_parameter("block2_1.shortcut.0.weight")
+        expected = torch.einsum("oi,nihw->nohw", kernel[:, :, 0, 0], x[:, :, ::2, ::2]) / math.sqrt(1 + 1e-5)
+    else:
+        expected = torch.cat([x[:, :, ::2, ::2], torch.zeros(2, 16, 4, 4)], 1)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("side", [32, 63, 64, 65, 96])
+def test_the_last_pooling_of_vgg_is_of_all_pixels_on_large_images(side: int) -> None:
+    model = pb.create_model("vgg-11-bn", input_shape=(3, side, side), num_classes=7, seed=0)
+    assert model.get_submodule("fc").in_features == 512
+    assert model_version("vgg-11-bn", (3, side, side)) == (2 if side >= 64 else 1)
+    left = side // 16
+    pooling = model.get_submodule("pool5")
+    assert isinstance(pooling, nn.AvgPool2d)
+    assert pooling.kernel_size == ((left, left) if side >= 64 else 2)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +157,8 @@ def test_a_recurrent_network_reads_rows_from_top_to_bottom() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_model_with_every_criterion(name: str, criterion: str) -> None:
     """Scores, prunes, is checked for connectivity, and trains two steps."""
-    shape = (1, 16, 16)
+    side = 28 if name == "snip-it-lenet-5" else 16
+    shape = (1, side, side)
     model = pb.create_model(name, input_shape=shape, num_classes=3, seed=0)
     generator = torch.Generator().manual_seed(0)
     inputs, targets = torch.randn(6, *shape, generator=generator), torch.arange(6) % 3
@@ -101,14 +177,14 @@ def test_every_model_with_every_criterion(name: str, criterion: str) -> None:
         assert not model.get_parameter(key)[~keep].any()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("shape", [MNIST, CIFAR, (3, 40, 28)])
 def test_logits_for_every_shape(name: str, shape: tuple[int, ...]) -> None:
     model = pb.create_model(name, input_shape=shape, num_classes=7, seed=0)
     assert model(torch.randn(2, *shape)).shape == (2, 7)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_initial_weights_are_those_of_the_seed(name: str) -> None:
     before = torch.get_rng_state()
     one, same, other = (pb.create_model(name, input_shape=MNIST, num_classes=10, seed=s) for s in (1, 1, 2))
