@@ -87,9 +87,8 @@ def _criterion(catalog: Catalog, sweep: Sweep, given: str | Criterion) -> Choice
         json.dumps(options, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UserError(f"criterion {name}: options must be plain values that JSON can hold ({error})") from error
-    return Choice(
-        name=name, options=options, revision=criterion.revision, schedule=str(schedule), scope=criterion.scope
-    )
+    revision = criterion.revision_under(schedule)
+    return Choice(name=name, options=options, revision=revision, schedule=str(schedule), scope=criterion.scope)
 
 
 def later_options(cls: type[Criterion]) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from pai_bench.pruning import Batch, BatchNormMode, Criterion, CriterionError, Scores, hessian_saliencies
+from pai_bench.pruning import Batch, BatchNormMode, Criterion, CriterionError, Schedule, Scores, hessian_saliencies
 from pai_bench.registry import criterion
 
 
@@ -20,13 +20,20 @@ class GraSP(Criterion):
 
     ``halves``: as the authors' code does to save memory, the batch is sorted by class and goes through the network in
     two halves, of which L is the mean. Without batch norm in ``train`` mode that changes nothing.
+
+    ``gradient``: under a schedule of several cuts, the norm to be preserved is that of the pruned network, so that g
+    counts only connections that are ``kept``, as in the codes of SynFlow and NTK-SAP; that of "Missing the mark" takes
+    ``all``, removed ones too.
     """
 
     temperature: float = 200.0
     halves: bool = False
+    gradient: Literal["kept", "all"] = "kept"
     bn: BatchNormMode = "train"
 
-    later: ClassVar[Mapping[str, Any]] = {**Criterion.later, "halves": False}
+    later: ClassVar[Mapping[str, Any]] = {**Criterion.later, "halves": False, "gradient": "kept"}
+    revision: ClassVar[int] = 2
+    """From 2 on, cuts after the first count gradients of kept connections only."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,4 +50,10 @@ class GraSP(Criterion):
                 raise CriterionError(f"{self} divides one score batch by class; it has {batch.batches}")
             order = batch.targets.argsort(stable=True)
             batch = dataclasses.replace(batch, inputs=batch.inputs[order], targets=batch.targets[order], batches=2)
-        return hessian_saliencies(model, batch, lambda w, hg, _value: hg.mul_(w), temperature=self.temperature)
+        kept_only = self.gradient == "kept"
+        return hessian_saliencies(
+            model, batch, lambda w, hg, _value: hg.mul_(w), temperature=self.temperature, kept_only=kept_only
+        )
+
+    def revision_under(self, schedule: Schedule) -> int:
+        return 1 if schedule.steps == 1 else self.revision

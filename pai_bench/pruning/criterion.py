@@ -209,7 +209,7 @@ class Criterion(ABC):
     claims: ClassVar[tuple[str, ...]] = ()
     """Properties that the criterion declares and that `pai_bench.conformance` then holds it to."""
     revision: ClassVar[int] = 1
-    """Raised whenever the formula changes, so that old results are not taken for new ones."""
+    """Raised whenever the formula changes, so that old results are not taken for new ones (`revision_under`)."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -242,6 +242,10 @@ class Criterion(ABC):
 
     def prepare(self, model: nn.Module) -> None:  # noqa: B027  # most criteria have nothing to do here
         """Change the private copy of the network, once, before any mask is laid on it; `score` may not change it."""
+
+    def revision_under(self, schedule: Schedule) -> int:
+        """The revision as far as it matters under `schedule`: results that a change has left alone stay valid."""
+        return self.revision
 
     def proportions(self, shapes: Mapping[str, torch.Size]) -> Mapping[str, int]:
         """In which proportion the scope ``quota`` divides the budget over the layers, none getting above its size."""

@@ -141,14 +141,18 @@ def saliencies(model: nn.Module, batch: Batch, formula: Elementwise, *, of: Obje
     return _accumulated(model, batch, formula, lambda _group: lambda piece: of(model, piece), scoring)
 
 
-def hessian_saliencies(model: nn.Module, batch: Batch, formula: Elementwise, *, temperature: float = 1.0) -> Scores:
+def hessian_saliencies(
+    model: nn.Module, batch: Batch, formula: Elementwise, *, temperature: float = 1.0, kept_only: bool = False
+) -> Scores:
     """``formula(w, H g, g.g)`` for every prunable weight, with g and the Hessian H of L at `temperature`.
 
     ``H g`` is the gradient of ``g . stop_gradient(g)``, so that one graph serves both derivatives: three forward and
-    backward passes in all. With several micro-batches, g takes a pass of its own.
+    backward passes in all. With several micro-batches, g takes a pass of its own. With `kept_only`, g is zero at
+    connections that the current mask removes.
     """
     scoring = scoring_of(model)
     parameters = list(scoring.parameters.values())
+    kept = None if scoring.mask is None or not kept_only else [scoring.mask[name] for name in scoring.parameters]
 
     def energy(group: Batch) -> Callable[[Batch], Tensor]:
         whole = None
@@ -168,6 +172,8 @@ def hessian_saliencies(model: nn.Module, batch: Batch, formula: Elementwise, *, 
                 value = loss(model, piece, temperature=temperature)
             own = torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)
             against = [g.detach() for g in own] if whole is None else whole
+            if kept is not None:
+                against = [g * keep for g, keep in zip(against, kept, strict=True)]
             return torch.stack([(g * v).sum() for g, v in zip(own, against, strict=True)]).sum()
 
         return of

@@ -36,7 +36,8 @@ class Variant:
         if self.quota is None:
             return self.kind
         # another formula under the same name is another variant
-        return f"quota:{self.quota}" + f"@{self.quota.revision}" * (self.quota.revision > 1)
+        revision = self.quota.revision_under(self.quota.schedule)
+        return f"quota:{self.quota}" + f"@{revision}" * (revision > 1)
 
     @property
     def inverted(self) -> bool:

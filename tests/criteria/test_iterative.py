@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 import pai_bench as pb
+from pai_bench.catalog import resolve
 from pai_bench.pruning import prunable_parameters
+from pai_bench.pruning.guard import score_masked
 
 Array = npt.NDArray[np.float64]
 
@@ -123,3 +125,40 @@ def test_positions_of_er_are_uniform() -> None:
     for seed in range(800):
         counts += pb.prune(model, (torch.ones(1, 4), torch.tensor([0])), "er", 0.75, seed=seed)["weight"]
     assert (counts - 200).abs().max() < 5 * (800 * 0.25 * 0.75) ** 0.5
+
+
+def grasp_scores(w: Array, b: Array, mask: Array, *, kept_only: bool) -> Array:
+    """w (H g) of softmax regression at temperature 1, its Hessian written out: x_i x_j (p_a [a = b] - p_a p_b) / N."""
+    _, batch = example()
+    x, y = batch.inputs.numpy(), batch.targets.numpy()
+    _, g = loss_and_gradient(w * mask, b, x, y)
+    logits = x @ (w * mask).T + b
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    curvature = np.einsum("na,ab->nab", p, np.eye(len(b))) - np.einsum("na,nb->nab", p, p)
+    hessian = np.einsum("nab,ni,nj->aibj", curvature, x, x) / len(y)
+    return np.asarray(w * np.einsum("aibj,bj->ai", hessian, g * mask if kept_only else g))
+
+
+@pytest.mark.parametrize("gradient", ["kept", "all"])
+def test_grasp_of_several_cuts_counts_the_gradients_that_it_says(gradient: str) -> None:
+    model, batch = example()
+    w, b = (parameter.detach().numpy() for parameter in (model.weight, model.bias))
+    name = f"grasp:temperature=1:gradient={gradient}"
+    criterion, mask = pb.get_criterion(name), np.ones_like(w)
+    for density in (0.7, 0.4, 0.2):
+        scores = grasp_scores(w, b, mask, kept_only=gradient == "kept")
+        found = score_masked(criterion, model, batch, {"weight": torch.from_numpy(mask > 0)})["weight"]
+        np.testing.assert_allclose(np.where(mask > 0, found.numpy(), 0), scores * mask, rtol=1e-9, atol=1e-15)
+        mask = best(scores, mask, round(density * w.size))
+    other = grasp_scores(w, b, mask, kept_only=gradient != "kept")
+    assert not np.allclose(other * mask, grasp_scores(w, b, mask, kept_only=gradient == "kept") * mask)
+
+
+def test_results_of_one_cut_keep_their_identity() -> None:
+    sweep = {"criteria": ["grasp"], "sparsities": [0.9], "seeds": 1}
+    one, several = (resolve(pb.Sweep(**sweep, schedule=s)).trials[1] for s in (None, "exponential:steps=5"))  # type: ignore[arg-type]
+    assert one.criterion is not None
+    assert several.criterion is not None
+    assert (one.criterion.revision, several.criterion.revision) == (1, 2)
+    assert "gradient" not in dict(one.criterion.options)
