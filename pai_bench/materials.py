@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pai_bench.catalog import Catalog
 from pai_bench.data import DataSet
+from pai_bench.errors import UserError
 from pai_bench.identity import stream
 from pai_bench.memory import free_bytes
 from pai_bench.models import create_model
@@ -86,7 +87,7 @@ class Materials:
             try:
                 example = torch.zeros(1, *self.whole(trial).input_shape, device=self.device)
                 self._flops[kind] = flops(model, example)
-            except Exception as error:  # whatever a network does, it can be trained all the same
-                logger.debug("its operations cannot be counted: %s: %s", type(error).__name__, error)
+            except UserError as error:  # a network that cannot be followed can be trained all the same
+                logger.debug("its operations cannot be counted: %s", error)
                 self._flops[kind] = None
         return self._flops[kind]

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pai_bench.errors import UserError
 from pai_bench.pruning import Connectivity, Mask, prunable_parameters
 from pai_bench.pruning.connectivity import connectivity
 from pai_bench.pruning.flops import Flops
@@ -20,8 +21,8 @@ def links_of(model: nn.Module, mask: Mask | None, input_shape: tuple[int, ...]) 
     mask = Mask.whole(prunable_parameters(model)) if mask is None else mask
     try:
         return connectivity(model, mask, torch.zeros(1, *input_shape), paths=False)
-    except Exception as error:  # whatever a network does, it can be trained all the same
-        logger.warning("connectivity is not known: %s: %s", type(error).__name__, error)
+    except UserError as error:  # it does other things for other data, say, and can be trained all the same
+        logger.warning("connectivity is not known: %s", error)
         return None
 
 

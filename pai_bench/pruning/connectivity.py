@@ -79,6 +79,8 @@ class Connectivity:
     """Common logarithm of the number of paths; None where a product of activations or the like has no such number."""
     unknown: tuple[str, ...]
     """Operations that pai-bench does not know, which were taken to pass everything to everything."""
+    computed: tuple[str, ...] = ()
+    """Parameters of which the network computes weights that may differ from zero where the parameter is removed."""
 
     @property
     def dead_layers(self) -> tuple[str, ...]:
@@ -150,7 +152,7 @@ class Connections:
     def connected(self, mask: Mapping[str, Tensor]) -> bool:
         """Whether any output depends on any input; half of the work, or less, of all the rest."""
         kept = {name: keep.to("cpu", torch.float32) for name, keep in mask.items()}
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), single_precision():
             reach = Reach(self.trace, self.parameters, kept)
         self._warn(reach.unknown)
         return any(bool(output.any()) for output in reach.outputs)
@@ -158,7 +160,7 @@ class Connections:
     def under(self, mask: Mask, *, paths: bool = True) -> Connectivity:
         """What `mask` leaves."""
         try:
-            with torch.inference_mode(False), torch.enable_grad(), no_collection():
+            with torch.inference_mode(False), torch.enable_grad(), no_collection(), single_precision():
                 return self._under(mask, paths)
         except RuntimeError as error:
             if "modified by an inplace operation" not in str(error):
@@ -170,6 +172,7 @@ class Connections:
         kept = {name: keep.to("cpu", torch.float32).requires_grad_() for name, keep in mask.items()}
         reach = Reach(self.trace, self.parameters, kept)
         self._warn(reach.unknown)
+        self._warn_of_computed(reach.computed)
         connected = any(bool(output.any()) for output in reach.outputs)
         used, carried = self._backward(reach, kept) if connected else ({}, [])
         zero = torch.zeros(())
@@ -182,6 +185,7 @@ class Connections:
             severed_shortcuts=severed(reach, carried),
             log10_paths=self._paths(effective) if paths else None,
             unknown=tuple(f"{name} in {module!r}" for name, module in reach.unknown.items()),
+            computed=tuple(sorted(reach.computed)),
         )
 
     def _backward(self, reach: Reach, kept: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[Tensor | None]]:
@@ -202,6 +206,12 @@ class Connections:
         for name in unknown.keys() - self._warned:
             self._warned.add(name)
             logger.warning("connectivity: %s in %r is taken to pass everything to everything", name, unknown[name])
+
+    def _warn_of_computed(self, names: set[str]) -> None:
+        if new := sorted(names - self._warned):
+            self._warned.update(new)
+            what = "the network computes its weights from it, so that a removed entry need not be a removed connection"
+            logger.warning("connectivity: %s: %s", ", ".join(new), what)
 
     def _layer(self, name: str, keep: Tensor, effective: Tensor) -> LayerConnectivity:
         module = self.modules[owner(name)]
@@ -228,6 +238,17 @@ def no_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+@contextmanager
+def single_precision() -> Iterator[None]:
+    """A block in which new tensors are in single precision, as all reaches are, whatever the caller's default."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def refuse_hidden(model: nn.Module) -> None:

@@ -48,9 +48,12 @@ class Reach:
         self.unknown: dict[str, str] = {}
         self.forbidden: dict[Key, Tensor] = {}
         """Where a tensor is minus infinity for all data."""
+        self.computed: set[str] = set()
+        """Parameters of which some weights are computed that may differ from zero where the parameter is removed."""
         self.countable = True
         """Whether every path is a product of connections, so that there is a number of paths."""
-        self._keys = trace.keys
+        self._keys, self._kept = trace.keys, kept
+        self._has_gates = trace.has_gates
         self._reaches: dict[Key, Tensor] = {}
         self._flats: dict[int, Tensor] = {}
         one = torch.ones(())
@@ -103,7 +106,8 @@ class Reach:
     def factor(self, tensor: Tensor) -> Tensor:
         """What passes where something is multiplied with `tensor`: its support, or where a constant is not zero.
 
-        What depends on the input passes everything, and so does what is drawn at random.
+        What depends on the input passes where something is known of it, else everything, and so does what is drawn at
+        random.
         """
         if (support := self.support(tensor)) is not None:
             return support
@@ -131,8 +135,19 @@ class Reach:
 
     def multiplied(self, factors: Sequence[Tensor], reach: Tensor) -> None:
         """Note that `reach` is what comes out of a product."""
+        for tensor in factors:
+            self._note_computed(tensor)
         if names := self.names(factors):
             self.products.append(Product(names, bool(reach.any())))
+
+    def _note_computed(self, tensor: Tensor) -> None:
+        """Note the parameters of which a weight is computed that has fewer zeros than they."""
+        support = None if self.key(tensor) in self._added else self.support(tensor)
+        if support is not None and self.reach(tensor) is None:
+            for name in self.names([tensor]):
+                kept = self._kept[name]
+                if kept.numel() == support.numel() and int(support.count_nonzero()) > int(kept.count_nonzero()):
+                    self.computed.add(name)
 
     def met(self, operation: Operation, branches: Sequence[Tensor], reach: Tensor) -> None:
         """Note that two tensors are added."""
@@ -146,6 +161,9 @@ class Reach:
         reached = any(self.reach(tensor) is not None for tensor in given)
         known = any(self.support(tensor) is not None for tensor in given) or supports.makes_zeros(operation)
         found = supports.supports(self, operation, reached=reached) if known else None
+        if reached and found is None and known and self._has_gates:
+            with torch.no_grad():  # what makes a factor of a path is on no path by that
+                found = supports.of_dependent(self, operation)
         reaches = rules.reaches(self, operation) if reached else ()
         if (forbidden := supports.forbidden(self, operation)) is not None:
             self.forbidden[self.key(operation.results[0])] = forbidden
@@ -159,7 +177,7 @@ class Reach:
                 self._reaches[self.key(result)] = like(result, reach)
             self._sources[self.key(result)] = operation.module
         for result, support in zip(operation.results, tensors(found), strict=False):
-            names = self.names(given)
+            names = frozenset[str]() if reached else self.names(given)
             if operation.in_place and not reached:
                 self._overwrite_support(result, support)
                 self._names[self.key(result)[:1]] = names | self.names([result])

@@ -55,10 +55,7 @@ def reaches(state: "Reach", operation: Operation) -> Any:
     chosen = [tensor for tensor in tensors(choosing) if state.reach(tensor) is not None]
     if operation.name in DATA_DEPENDENT or any(tensor.dtype is torch.bool for tensor in chosen):
         raise UserError(f"the network does different things for different data ({operation})")
-    try:
-        found = rule_for(operation)(state, operation)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError, KeyError):  # complex numbers, for example
-        found = None
+    found = rule_for(operation)(state, operation)
     if found is None:
         state.unknown.setdefault(operation.name, operation.module)
         found = everything(state, operation)
@@ -215,10 +212,21 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 @rule("glu")
 def _glu(state: "Reach", operation: Operation) -> Any:
-    """Half of the elements times a function of the other half."""
-    first, second = reach_or_zero(state, operation.arguments["self"]).chunk(2, operation.arguments["dim"])
+    """Half of the elements times a function of the other half, which is never zero."""
+    x, dim = operation.arguments["self"], operation.arguments["dim"]
+    first, second = reach_or_zero(state, x).chunk(2, dim)
     state.countable = False
-    return state.settle(first + second)
+    return state.settle(first + second * state.factor(x).chunk(2, dim)[0])
+
+
+@rule("div", "true_divide")
+def _quotient(state: "Reach", operation: Operation) -> Any:
+    """A divisor passes where what it divides may differ from zero."""
+    a, b = operation.arguments["self"], operation.arguments["other"]
+    if not isinstance(b, Tensor) or (of_b := state.reach(b)) is None:
+        return pointwise(state, operation)
+    state.countable = False
+    return state.settle(added(operation.results[0], [reach_or_zero(state, a), of_b * state.factor(a)]))
 
 
 # Products

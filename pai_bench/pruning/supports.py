@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from pai_bench.pruning.operations import CONSTANTS, REDUCTIONS, ZERO_PRESERVING
+from pai_bench.pruning.operations import CHANNEL_NORMS, CONSTANTS, POOLS, REDUCTIONS, ZERO_PRESERVING
 from pai_bench.pruning.rules import RULES, Settled, added, move, moves, total
-from pai_bench.pruning.tracing import Operation
+from pai_bench.pruning.tracing import Operation, tensors
 
 if TYPE_CHECKING:
     from pai_bench.pruning.reachability import Reach
@@ -74,11 +75,7 @@ def chosen_constant(state: "Reach", given: Any) -> Tensor:
 
 def supports(state: "Reach", operation: Operation, *, reached: bool) -> Any:
     """Where an operation's results may differ from zero, when that is known of one of its arguments at least."""
-    try:
-        return known_supports(state, operation, reached=reached)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError, KeyError):
-        state.unknown.setdefault(operation.name, operation.module)
-        return None if reached else everywhere(state, operation)
+    return known_supports(state, operation, reached=reached)
 
 
 def everywhere(state: "Reach", operation: Operation) -> list[Tensor]:
@@ -108,11 +105,17 @@ def known_supports(state: "Reach", operation: Operation, *, reached: bool) -> An
         return None if state.support(first) is None else state.factor(first).expand(operation.results[0].shape).clone()
     if name == "mul" and len(given) == 2:
         return Settled.apply(state.factor(given[0]) * state.factor(given[1]))
+    if name in REDUCTIONS and not isinstance(operation.arguments.get("other"), Tensor) and not reached:
+        return reduced(operation, state.factor(given[0]))
     if reached:  # nothing is known any more
         return None
     known = [state.factor(tensor) for tensor in given]
     if name in ("mm", "bmm", "matmul"):
         return Settled.apply(torch.matmul(*known))
+    if name in ("linear", "convolution", "_convolution"):
+        return of_layer(state, operation)
+    if name in CHANNEL_NORMS and operation.arguments.get("running_mean") is None:
+        return centred(state, operation)
     if name in ("addmm", "baddbmm", "addmv"):
         return Settled.apply(known[0] + torch.matmul(*known[1:]))
     if name in ("normalisation", "_weight_norm_interface", "_weight_norm"):  # zero stays zero
@@ -122,3 +125,75 @@ def known_supports(state: "Reach", operation: Operation, *, reached: bool) -> An
     if not operation.pointwise and name not in REDUCTIONS and any(kept.requires_grad for kept in known):
         state.unknown.setdefault(name, operation.module)
     return everywhere(state, operation)  # what is zero need not stay so
+
+
+def reduced(operation: Operation, factor: Tensor) -> list[Tensor]:
+    """A sum, mean, largest, ... of zeros is zero; one result or several, all of one shape."""
+    dims = operation.arguments.get("dim")
+    every = list(range(factor.dim())) if dims is None or dims == [] else dims
+    total_ = Settled.apply(factor.sum(every) if factor.dim() else factor)
+    return [total_.reshape(result.shape) for result in operation.results]
+
+
+def centred(state: "Reach", operation: Operation) -> Tensor:
+    """What is left of a channel whose mean is taken away: zero where all of it is zero, but for a bias."""
+    x, shape = operation.given[0], [1, -1, *[1] * (operation.given[0].dim() - 2)]
+    factor = state.factor(x)
+    found = factor.sum([i for i in range(x.dim()) if i != 1], keepdim=True).expand(x.shape)
+    weight, bias = operation.arguments.get("weight"), operation.arguments.get("bias")
+    if isinstance(weight, Tensor):
+        found = found * state.factor(weight).view(shape)
+    if isinstance(bias, Tensor):
+        found = found + state.factor(bias).view(shape)
+    return Settled.apply(found)  # type: ignore[no-any-return]
+
+
+def of_dependent(state: "Reach", operation: Operation) -> Any:
+    """Where the results of an operation on what depends on the input may differ from zero; None where they all may.
+
+    So a product knows of a factor that is zero for all data: a gate without connections, values without any.
+    """
+    found = known_of_dependent(state, operation)
+    return None if found is None or all(bool(one.all()) for one in tensors(found)) else found
+
+
+def known_of_dependent(state: "Reach", operation: Operation) -> Any:
+    """The same, not yet looked at."""
+    name, arguments, given = operation.name, operation.arguments, operation.given
+    if name in ("mm", "bmm", "matmul", "mv", "dot"):
+        return Settled.apply(torch.matmul(*map(state.factor, given)))
+    if name in ("addmm", "baddbmm", "addmv"):
+        base, a, b = map(state.factor, given)
+        return Settled.apply(added(operation.results[0], [base, torch.matmul(a, b)]))
+    if name in ("addcmul", "addcdiv"):
+        base, a, b = map(state.factor, given)
+        return Settled.apply(added(operation.results[0], [base, a * b if name == "addcmul" else a]))
+    if name in ("linear", "convolution", "_convolution"):
+        return of_layer(state, operation)
+    if name in ("add", "sub") and len(given) == 2:
+        return Settled.apply(added(operation.results[0], [state.factor(tensor) for tensor in given]))
+    if name in ("_fused_rms_norm", "normalisation"):
+        weight = arguments.get("weight")
+        x = state.factor(given[0])
+        return x if weight is None else Settled.apply(x * state.factor(weight))
+    if name in REDUCTIONS and not isinstance(arguments.get("other"), Tensor):
+        return reduced(operation, state.factor(given[0]))
+    if name in POOLS:
+        pooled = operation.function(**{**arguments, "self": state.factor(given[0])})
+        return (next(tensors(pooled)) > 0).float()
+    if name == "glu":
+        return state.factor(given[0]).chunk(2, arguments["dim"])[0].clone()
+    return None
+
+
+def of_layer(state: "Reach", operation: Operation) -> Tensor:
+    """Where the outputs of a linear or convolutional layer may differ from zero: by a connection, or by a bias."""
+    given = operation.arguments
+    x, weight, bias = state.factor(given["input"]), state.factor(given["weight"]), given["bias"]
+    if operation.name == "linear":
+        found, bias_shape = F.linear(x, weight), [-1]
+    else:
+        names = ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
+        found = torch.convolution(x, weight, None, *(given[name] for name in names))
+        bias_shape = [-1, *[1] * (found.dim() - 2)]
+    return Settled.apply(found if bias is None else found + state.factor(bias).view(bias_shape))  # type: ignore[no-any-return]

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pai_bench.errors import UserError
 from pai_bench.pruning.attention import is_fused_attention, plain_attention
 from pai_bench.pruning.gradients import forward
+from pai_bench.pruning.operations import PRODUCTS
 
 Key = tuple[Any, ...]
 
@@ -88,6 +89,22 @@ class Trace:
         return {id(tensor): key(tensor) for tensor in found}
 
     @cached_property
+    def has_gates(self) -> bool:
+        """Whether it may multiply two values that both depend on the input, of which one may then be zero for all data.
+
+        Memories, not tensors, are followed, so that it is sometimes said of a trace that does not.
+        """
+        dependent = {key(self.input)[0]}
+        for operation in self.operations:
+            memories = [self.keys[id(tensor)][0] for tensor in operation.given]
+            reached = sum(memory in dependent for memory in memories)
+            if (reached > 1 and operation.name in PRODUCTS) or (reached and operation.name == "glu"):
+                return True
+            if reached:
+                dependent |= {self.keys[id(tensor)][0] for tensor in operation.results}
+        return False
+
+    @cached_property
     def last_uses(self) -> Sequence[Sequence[Key]]:
         """For each operation, the tensors that neither the ones after it nor the outputs are made of."""
         last: dict[Key, int] = {}
@@ -109,6 +126,9 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
     try:
         with plain_operations(model), WholeFunctions(recorder), recorder:
             output = forward(model, example)
+    except Exception as error:
+        refuse_failing(model, start, error)
+        raise
     finally:
         for handle in handles:
             handle.remove()
@@ -118,6 +138,17 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
             f"{type(model).__name__} returns {type(output).__name__}, in which there is no tensor to be reached"
         )
     return Trace(recorder.operations, start, outputs)
+
+
+@torch.no_grad()
+def refuse_failing(model: nn.Module, example: Tensor, error: Exception) -> None:
+    """Refuse a network that does not take the example, traced or not; other errors are not the network's."""
+    if isinstance(error, UserError):
+        return
+    try:
+        model(example)
+    except Exception as own:
+        raise UserError(f"{type(model).__name__} fails on the example: {type(own).__name__}: {own}") from own
 
 
 @contextmanager
