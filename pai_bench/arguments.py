@@ -136,8 +136,14 @@ def add_run(verbs: Any) -> None:
 def add_report(verbs: Any) -> None:
     """``report``."""
     verb = add_verb(verbs, "report", "write the markdown report of a results folder; runs nothing")
-    verb.add_argument("results", nargs="?", default="results", help="results folder (default: results)")
+    what = "results folder, or a file of records (default: results)"
+    verb.add_argument("results", nargs="?", default="results", help=what)
     verb.add_argument("-o", "--output", metavar="FILE", help="where to (default: report.md in the results folder)")
+    verb.add_argument(
+        "--records",
+        action="store_true",
+        help="write all records beside the report, without masks, as records.jsonl.xz: `report` and `compare` read it",
+    )
     verb.add_argument(
         "--x",
         choices=["direct", "effective"],
@@ -161,7 +167,7 @@ def add_compare(verbs: Any) -> None:
     """``compare``."""
     help = "show the same trials of two results folders side by side, and what changed beyond the spread of seeds"
     verb = add_verb(verbs, "compare", help)
-    verb.add_argument("before", metavar="A", help="a results folder")
+    verb.add_argument("before", metavar="A", help="a results folder, or a file of records")
     verb.add_argument("after", metavar="B", help="another, of another machine or version")
     verb.add_argument("-o", "--output", metavar="FILE", help="write the comparison to a markdown file, too")
 

@@ -37,7 +37,7 @@ def section(costs: list[Cost], folder: Path, figure_for: Callable[[str], Path]) 
             f"![{heading}: scoring and pruning in training steps]({figure.as_posix()})",
         ]
     for group in on_several_machines(costs):
-        heading = f"{group[0].trial['model']} on {group[0].trial['data']}, machine by machine"
+        heading = f"{network(group[0])}, machine by machine"
         figure = figure_for(f"cost {heading}")
         by_machine(heading, seconds_of(group), folder / figure)
         heading = tables.escaped(heading)
@@ -110,8 +110,12 @@ def short(cost: Cost) -> list[str]:
 
 def title(cost: Cost) -> str:
     """Network, data and device in a few words."""
-    model = name_of(cost.trial["model"], cost.trial.get("model_version", 1))
-    return f"{model} on {cost.trial['data']}, {machine(cost)}"
+    return f"{network(cost)}, {machine(cost)}"
+
+
+def network(cost: Cost) -> str:
+    """The network and the data."""
+    return f"{name_of(cost.trial['model'], cost.trial.get('model_version', 1))} on {cost.trial['data']}"
 
 
 def machine(cost: Cost) -> str:

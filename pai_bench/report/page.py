@@ -37,7 +37,7 @@ def write_report(
     """
     records, measured, collapses = list(store), store.read_costs(), store.read_collapses()
     if not (benchmarks := store.read_benchmarks()) and not records and not measured and not collapses:
-        raise UserError(f"results folder {store.path} has no readable results")
+        raise UserError(f"results folder {store.shown} has no readable results")
     with suppress(OSError):  # of a name that is too long: writing it says so
         path = path / "report.md" if path.is_dir() else path
     store.refuse(path)

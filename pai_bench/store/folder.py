@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import count
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pai_bench.errors import UserError
+from pai_bench.store import archive
 from pai_bench.store.records import BenchmarkResult, Collapse, Cost, NewerSchemaError, Record
 
 if TYPE_CHECKING:
@@ -21,10 +24,21 @@ Kind = TypeVar("Kind")
 
 
 class Store:
-    """A results folder. `create` makes it; without, it must be there."""
+    """A results folder. `create` makes it; without, it must be there.
+
+    A file of records (`pai_bench.store.archive`), or a folder that holds one and no results, is read like the folder
+    that it was made of.
+    """
 
     def __init__(self, path: str | Path, *, create: bool = False) -> None:
-        self.path = Path(path)
+        self.path = self.shown = Path(path)
+        """Where the results are, and what they are called."""
+        self.home = self.path
+        """Where a report goes that nobody has named a place for."""
+        if not create and archive.is_archive(self.path):
+            self.home = self.path if self.path.is_dir() else self.path.parent
+            self.path = archive.unpack(self.path)
+            weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
         folders = [self.path / name for name in ("trials", "costs", "collapse", "benchmarks")]
         self.trials, self.costs, self.collapses, self.benchmarks = self.folders = folders
         self.left_out: dict[str, str] = {}

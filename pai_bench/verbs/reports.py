@@ -14,14 +14,18 @@ if TYPE_CHECKING:
 
 def report(given: argparse.Namespace) -> int:
     """``pai-bench report``."""
-    from pai_bench.store import Store
+    from pai_bench.store import Store, archive
 
     store = Store(given.results)
     suffix = {"csv": "csv", "latex": "tex", "html": "html", "markdown": "md"}[given.format]
-    path = Path(getattr(given, "output", store.path / f"report.{suffix}"))
+    path = Path(getattr(given, "output", store.home / f"report.{suffix}"))
     if given.format == "markdown":
         timings = Path(given.timings) if "timings" in given else None
-        print_report(make_console(), store, path, x=given.x, suffix=given.figures, timings=timings)
+        console = make_console()
+        print_report(console, store, path, x=given.x, suffix=given.figures, timings=timings)
+        if "records" in given:
+            count = archive.pack(store.path, path.parent / archive.NAME)
+            console.print(f"records: {path.parent / archive.NAME}, {count}", highlight=False, markup=False)
         return 0
     if "timings" in given:
         raise UserError("--timings goes into the markdown report, not into a table of another --format")
@@ -38,7 +42,7 @@ def write_tables(store: "Store", form: str, path: Path) -> None:
 
     records = sorted(store, key=lambda record: record.identity)
     if not records:
-        raise UserError(f"results folder {store.path} has no readable trials that could stand in a table")
+        raise UserError(f"results folder {store.shown} has no readable trials that could stand in a table")
     write([store], path, FORMATS[form](comparisons(as_frame(records))))
 
 
@@ -65,7 +69,7 @@ def compare(given: argparse.Namespace) -> int:
     before, after = (list(store) for store in stores)
     for store, records in zip(stores, (before, after), strict=True):
         if not records:
-            raise UserError(f"results folder {store.path} has no readable trials")
+            raise UserError(f"results folder {store.shown} has no readable trials")
     found, console = versus.changes(before, after), make_console()
     if found:
         head, *body = versus.table(found)
