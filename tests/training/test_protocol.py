@@ -77,7 +77,7 @@ def test_what_a_sweep_says_of_the_training_set_comes_before_the_protocol() -> No
     [
         ({"iterations": -1}, "iterations -1 must be at least 0"),
         ({"optimizer": "adm"}, "unknown optimizer 'adm': did you mean adam"),
-        ({"augmentation": "flip"}, "unknown augmentation 'flip': did you mean flip-crop"),
+        ({"augmentation": "flip"}, "unknown augmentation 'flip': did you mean flip-0.2 or flip-crop"),
         ({"precision": "fp16"}, "unknown precision 'fp16'"),
         ({"momentum": 1.0}, r"momentum 1.0 must be in \[0, 1\)"),
         ({"momentum": 0.0, "nesterov": True}, "above 0 for nesterov"),
