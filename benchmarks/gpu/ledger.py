@@ -1,6 +1,7 @@
 """What a stage has to do, and what became of each piece of it: kept in its archive."""
 
 import json
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -10,12 +11,19 @@ from benchmarks.gpu.archive import Archive
 NAME = "stage.json"
 NO_TIME = "not enough time"
 
+HANGS = 60.0
+"""Seconds after which a piece that is not done hangs; each takes a few, or ends by itself when time is over."""
+
 Status = Literal["missing", "running", "passed", "failed", "skipped", "measured"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One piece of a stage. `run` is the run that tried it last; `fatal` says that it ended the process."""
+    """One piece of a stage.
+
+    `run` is the run that tried it last, `since` when it began, on the clock `time.monotonic`; `fatal` says that its
+    process did not outlive it.
+    """
 
     group: str
     name: str
@@ -24,6 +32,7 @@ class Entry:
     reason: str | None = NO_TIME
     seconds: float = 0.0
     run: str = ""
+    since: float = 0.0
     fatal: bool = False
 
     @property
@@ -63,11 +72,17 @@ class Ledger:
         self.entries[key] = replace(self.entries[key], **changes)
         self.write(texts, without=without)
 
-    def settle(self, reason: str) -> None:
-        """The process has ended: whatever was running has failed for this `reason`."""
+    def settle(self, reason: str, *, stopped: bool) -> None:
+        """The process has ended for this `reason`: what was running has failed, or was `stopped` before it was done.
+
+        What was stopped after so long that it will not have been the time has failed, too.
+        """
         for key, entry in self.entries.items():
             if entry.status == "running":
-                self.entries[key] = replace(entry, status="failed", reason=reason, fatal=True)
+                seconds = time.monotonic() - entry.since
+                status: Status = "missing" if stopped and seconds < HANGS else "failed"
+                why = f"{reason}, after {seconds:.0f} s"
+                self.entries[key] = replace(entry, status=status, reason=why, seconds=round(seconds, 3), fatal=True)
         self.write()
 
     def write(self, texts: dict[str, str] | None = None, *, without: str = "") -> None:

@@ -140,12 +140,12 @@ def run_stage(name: str, options: Options, log: Log, end: float, run: str, envir
         code = watched(command, log, end, environment)
         if code == 0:
             return
-        reason = "stopped: its time was over" if code is None else f"its process ended with {ending(code)}"
+        reason = "stopped: the time was over" if code is None else f"its process ended with {ending(code)}"
         ledger = Ledger(Archive(path))
         log.write(f"{name}: {reason}\n")
         if not ledger.entries and not ledger.error:
             ledger.error = reason
-        ledger.settle(reason)
+        ledger.settle(reason, stopped=code is None)
         if code == 1 or end - time.monotonic() < AGAIN:  # 1: it has said itself why it cannot begin
             return
 

@@ -134,8 +134,8 @@ def attempt(context: Context, piece: Piece) -> None:
     if context.time_left() < piece.needs:
         ledger.set(key, status="missing", reason=NO_TIME)
         return
-    ledger.set(key, status="running", reason=None, run=context.run, fatal=False)
     start = time.monotonic()
+    ledger.set(key, status="running", reason=None, run=context.run, since=start, fatal=False)
     try:
         finding = piece.run()
     except OutOfTimeError:
