@@ -61,14 +61,17 @@ def many(precision: Precision, counts: Sequence[int], ways: Sequence[engine.Way]
 
 WAYS: tuple[engine.Way, ...] = ("branches", "stacked", "stacked channels-last")
 
+SMALL = (Cell(), *many("fp32", (16,), WAYS[:2]), *many("fp32", (256,), ("stacked",)))
+
 NETWORKS = (
     Network("resnet-20", "cifar10", "bf16", (*ladder("bf16"), *many("bf16", (16, 64), WAYS)), together=64),
-    Network("lenet-300-100", "mnist", "fp32", (Cell(), *many("fp32", (16, 256), ("stacked",))), together=256),
-    Network("lenet-5-caffe", "mnist", "fp32", (Cell(), *many("fp32", (16, 256), ("stacked",))), together=64),
+    Network("lenet-300-100", "mnist", "fp32", SMALL, together=256),
+    Network("lenet-5-caffe", "mnist", "fp32", SMALL, together=64),
     Network("lstm-s", "mnist", "fp32", (Cell(), *many("fp32", (16, 64), ("stacked",)))),
     Network("vgg-16-bn", "cifar10", "bf16", (Cell(precision="bf16"), *many("bf16", (16,), WAYS[:2]))),
     Network("resnet-18", "cifar10", "bf16", (Cell(precision="bf16"), *many("bf16", (16,), WAYS[:2]))),
-    # what a first run has no time for
+)
+LATER = (
     Network("resnet-20", "cifar10", "bf16", many("bf16", (4,), WAYS)),
     *(Network(name, "cifar10", "bf16", ladder("bf16")) for name in ("vgg-16-bn", "resnet-18")),
     *(Network(name, "mnist", "fp32", many("fp32", (4, 64, 256), ("stacked",))) for name in ("lenet-300-100", "lstm-s")),
@@ -78,6 +81,8 @@ NETWORKS = (
     ),
     *(Network(name, "cifar10", "bf16", many("bf16", (4, 64), WAYS)) for name in ("vgg-16-bn", "resnet-18")),
 )
+"""What a first run has no time for."""
+
 TINY = (
     Network("resnet-20", "cifar10", "bf16", (*ladder("bf16")[:2], Cell(2, "stacked", "bf16", recorded=False))),
     Network("lenet-300-100", "mnist", "fp32", (Cell(recorded=False), Cell(2, "stacked", recorded=False)), together=4),
@@ -87,18 +92,33 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
 
 
 def pieces(context: Context) -> Iterator[Piece]:
-    """Peaks, loops with a DataLoader, and the cells of each network, after which ``auto`` has to choose."""
+    """Peaks, loops with a DataLoader, the cells that matter most, what ``auto`` chooses, and the other cells."""
     for precision in PRECISIONS:
 
         def peak(precision: Precision = precision) -> Finding:
             return peak_of(context, precision)
 
         yield Piece("peak", precision, peak, cuda=precision == "tf32", needs=2)
-    taken = itertools.count(1)
-    seen = set[tuple[str, Cell]]()
-    networks = TINY if context.rehearse else NETWORKS
-    for network in [network for network in networks if network.together]:
+    networks, later = (TINY, ()) if context.rehearse else (NETWORKS, LATER)
+    judged = [network for network in networks if network.together]
+    for network in judged:
         yield Piece(network.name, LOADER, loader(context, network), needs=1 if context.rehearse else 8)
+    taken = itertools.count(1)
+    yield from cells_of(context, networks, taken)
+    for network in judged:
+        yield Piece("auto", network.name, auto(context, network), needs=2 if context.rehearse else 30)
+    known = [(network.name, cell) for network in networks for cell in network.cells]
+    yield from cells_of(context, later, taken, known)
+
+
+def cells_of(
+    context: Context,
+    networks: Sequence[Network],
+    taken: Iterator[int],
+    known: Sequence[tuple[str, Cell]] = (),
+) -> Iterator[Piece]:
+    """A piece for each cell of some networks, but for those that are `known`."""
+    seen = set(known)
     for network in networks:
         for cell in network.cells:
             if (network.name, cell) not in seen:
@@ -106,8 +126,6 @@ def pieces(context: Context) -> Iterator[Piece]:
                 cuda = cell.recorded or cell.precision == "tf32"
                 work = measure(context, network, cell, taken)
                 yield Piece(network.name, str(cell), work, cuda=cuda, needs=0.5 if context.rehearse else 5)
-        if network.together:
-            yield Piece("auto", network.name, auto(context, network), needs=2 if context.rehearse else 15)
 
 
 def measure(context: Context, network: Network, cell: Cell, taken: Iterator[int]) -> Callable[[], Finding]:

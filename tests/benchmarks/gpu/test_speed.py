@@ -36,6 +36,11 @@ def test_the_first_cells_have_something_of_everything(tmp_path: Path) -> None:
     assert len({one.entry.key for one in pieces}) == len(pieces)
     cells = [one for one in pieces if one.group not in ("peak", "auto") and one.name != speed.LOADER]
     first = cells[: speed.MOST]
+    own = sum(len(network.cells) for network in speed.NETWORKS)
+    assert own <= speed.MOST
+    autos = [pieces.index(one) for one in pieces if one.group == "auto"]
+    assert pieces.index(first[own - 1]) < min(autos)  # a choice is judged by what was measured before it
+    assert max(autos) < pieces.index(cells[own])
     names = {one.group for one in first}
     assert names == {"resnet-20", "vgg-16-bn", "resnet-18", "lenet-300-100", "lenet-5-caffe", "lstm-s"}
     resnet = [one.name for one in first if one.group == "resnet-20"]
