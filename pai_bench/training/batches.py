@@ -81,7 +81,7 @@ class Batches:
         return [order, *changes]
 
     def _sent(self, part: Tensor) -> Tensor:
-        """A tensor on the device, which is not waited for."""
+        """A tensor on the device, which is not waited for; never called while a step is recorded."""
         device = self.targets.device
         return part.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else part
 

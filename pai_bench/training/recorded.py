@@ -1,9 +1,10 @@
 """Training steps on a CUDA device, recorded as a graph and played again."""
 
+import functools
 import logging
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -27,8 +28,8 @@ SYNCHRONISES = "called a synchronizing CUDA operation"
 RELEASES_BY_ITSELF = (2, 14)
 """The version of torch from which a graph whose recording failed gives its memory back (pytorch #180395, #190348)."""
 
-unrecordable: set[tuple[type, str]] = set()
-"""Kinds of networks whose steps cannot be recorded, in this process: each failure costs memory and time."""
+unrecordable: set[tuple[type, int, type, str]] = set()
+"""Kinds of programs whose steps cannot be recorded, in this process: each failure costs memory and time."""
 
 
 class Recorded:
@@ -43,7 +44,10 @@ class Recorded:
     def __init__(self, step: Step) -> None:
         self.step, self._taken = step, 0
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._kind = type(step.program.module), str(step.program.module)
+        self._state: list[object] = []
+        """What the last step has left of the network beside the content of its tensors."""
+        program = step.program
+        self._kind = type(program), program.lanes, type(program.module), str(program.module)
         self._recordable = self._kind not in unrecordable
 
     @property
@@ -55,7 +59,7 @@ class Recorded:
         """As `Step`."""
         if self._taken == 0:
             self._rate = torch.tensor(rate, device=inputs.device)
-            self._side = torch.cuda.Stream(inputs.device)
+            self._side = recording_stream(inputs.device)
         self._rate.fill_(rate)
         self._taken += 1
         if self._graph is not None:
@@ -76,7 +80,7 @@ class Recorded:
             return self.step(inputs, targets, self._rate)
 
         self._side.wait_stream(torch.cuda.current_stream(inputs.device))
-        before, waits = self._state(), False
+        waits = False
         with torch.cuda.stream(self._side):
             if self._taken == WARM_UP:  # the first ones may wait for what is made only once
                 losses, waits = watched(step)
@@ -86,12 +90,12 @@ class Recorded:
         if waits:
             unrecordable.add(self._kind)
         # the first step may fill what a network makes when it is first used
-        if waits or (self._taken > 1 and self._state() != before):
+        before, self._state = self._state, beside_tensors(self.step.program.module, attributes=True)
+        if waits or (self._taken > 1 and self._state != before):
             self._recordable = False
+        if self._taken == WARM_UP:
+            self._state = []
         return losses
-
-    def _state(self) -> list[object]:
-        return beside_tensors(self.step.program.module, attributes=True)
 
     def _record(self, inputs: Tensor, targets: Tensor) -> bool:
         """Record a step, which is not taken thereby."""
@@ -111,15 +115,32 @@ class Recorded:
     def _capture(self, graph: torch.cuda.CUDAGraph, pool: Any) -> str | None:
         """Record into `graph`; what ended it, if it failed, as a text: an error would hold the tensors of the step."""
         try:
-            # the recording would otherwise be made on the current device, whichever that is
-            with torch.cuda.device(self._inputs.device), torch.cuda.graph(graph, pool=pool, stream=self._side):
+            # the recording would otherwise be made on the current device, whichever that is, and leave its stream the
+            # current one if it fails
+            device, side = torch.cuda.device(self._inputs.device), torch.cuda.stream(self._side)
+            with device, side, torch.cuda.graph(graph, pool=pool, stream=self._side):
                 self._losses = self.step(self._inputs, self._targets, self._rate)
         except RuntimeError as error:
             # the end of a failed recording raises an error of its own, whose context is the true one
-            if not any(no_memory(one) for one in (error, error.__context__) if isinstance(one, Exception)):
+            causes = list(chain(error))
+            if not any(no_memory(cause) for cause in causes):
                 unrecordable.add(self._kind)
-            return f"{error.__context__ or error}"
+            return str(causes[-1])
         return None
+
+
+def chain(error: BaseException | None) -> Iterator[Exception]:
+    """An error and those in the course of which it came, the first one last."""
+    while error is not None:
+        if isinstance(error, Exception):
+            yield error
+        error = error.__cause__ or error.__context__
+
+
+@functools.cache
+def recording_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream of all recordings on a device: libraries keep a workspace for every stream that they have seen."""
+    return torch.cuda.Stream(device)
 
 
 def watched(work: Callable[[], Tensor]) -> tuple[Tensor, bool]:
@@ -148,6 +169,16 @@ def release(graph: torch.cuda.CUDAGraph, pool: Any, device: torch.device) -> Non
         for undo in (torch._C._cuda_endAllocateToPool, torch._C._cuda_releasePool):
             with suppress(RuntimeError):  # the recording failed before or after what is undone here
                 undo(device.index, pool)
+        # the device's generator believes that a recording is under way, and draws nothing, until one has succeeded
+        side, other = recording_stream(device), torch.cuda.CUDAGraph()
+        with torch.cuda.device(device), torch.cuda.stream(side), torch.cuda.graph(other, stream=side):
+            zeros_on(device)
+        other.reset()
+
+
+def zeros_on(device: torch.device) -> None:
+    """Something to record: an empty graph is warned of."""
+    torch.zeros(1, device=device)
 
 
 def step_for(program: Program, protocol: Protocol, device: torch.device, *, compile: bool = False) -> Step | Recorded:

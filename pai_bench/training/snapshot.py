@@ -17,6 +17,10 @@ def chance(device: torch.device | None = None) -> bytes:
     return pickle.dumps((torch.get_rng_state().tolist(), of_device, random.getstate(), np.random.get_state()))
 
 
+MIRRORS = ("_flat_weights", "_flat_weight_refs")
+"""Attributes in which recurrent layers keep their parameters once more; every functional call leaves other ones."""
+
+
 def beside_tensors(module: nn.Module, *, attributes: bool = False) -> list[object]:
     """What a step may change of a network besides the content of its tensors, to be compared with the same later.
 
@@ -26,6 +30,8 @@ def beside_tensors(module: nn.Module, *, attributes: bool = False) -> list[objec
     found: list[object] = [chance()]
     for part in module.modules():
         for name, value in vars(part).items():
+            if isinstance(part, nn.RNNBase) and name in MIRRORS:
+                continue
             if name != "training" and (attributes or not isinstance(value, Tensor)):
                 found.append((name, content(value, tensors=attributes)))
     return found

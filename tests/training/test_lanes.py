@@ -16,6 +16,7 @@ from pai_bench.data import Split
 from pai_bench.training import equivalence, layout, programs, stacked_layers
 from pai_bench.training.batches import Order
 from pai_bench.training.protocol import Protocol
+from pai_bench.training.snapshot import beside_tensors
 from pai_bench.training.trainer import History, train, train_together
 
 PROTOCOL = Protocol(name="test", epochs=2, batch_size=8, learning_rate=0.05, weight_decay=0.01)
@@ -145,6 +146,17 @@ def test_what_a_network_itself_warns_of_in_lanes_is_said_once() -> None:
     with pytest.warns(UserWarning, match="mine") as seen:
         steps()
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_a_stack_of_recurrent_networks_keeps_nothing_but_tensors(kind: Any) -> None:
+    """Or else none of its steps would be recorded on a device."""
+    lanes = programs.Lanes([Rows(kind, 6, 3).float() for _ in range(2)], [None] * 2)
+    inputs, states = torch.randn(2, 8, 1, 5, 6, dtype=torch.float32), []
+    for _ in range(3):
+        equivalence.steps(lanes, inputs, torch.zeros(2, 8, dtype=torch.long))
+        states.append(beside_tensors(lanes.module, attributes=True))
+    assert states[0] == states[1] == states[2]
 
 
 class Shifting(nn.Module):

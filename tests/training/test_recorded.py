@@ -51,6 +51,7 @@ class Device:
         self.mode: Any = 0
         self.replays, self.recording = 0, False
         self.fails: str | None = None
+        self.default = self.now = Stream()
         self.recorded: Recorded
 
     def wait(self) -> None:
@@ -65,8 +66,23 @@ class Device:
         return nullcontext()
 
     @contextmanager
-    def graph(self, graph: Graph, *, pool: Any, stream: Stream) -> Iterator[None]:
+    def stream(self, stream: Stream) -> Iterator[None]:
+        before, self.now = self.now, stream
+        try:
+            yield
+        finally:
+            self.now = before
+
+    @contextmanager
+    def graph(self, graph: Graph, *, stream: Stream, pool: Any = None) -> Iterator[None]:
         self.log.append(("record", pool, stream))
+        before, self.now = self.now, stream
+        with self.recorded_step():
+            yield
+        self.now = before  # torch leaves it, too, where the recording has failed
+
+    @contextmanager
+    def recorded_step(self) -> Iterator[None]:
         step = self.recorded.step
         changed = [tensor for tensor in (*step.weights, *step._momenta) if tensor is not None]
         before = [(tensor, tensor.detach().clone()) for tensor in changed]
@@ -88,13 +104,15 @@ class Device:
 
 
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Device:
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     found = Device()
     cuda = torch.cuda
     monkeypatch.setattr(recorded, "unrecordable", set())
     monkeypatch.setattr(cuda, "Stream", lambda _device: Stream())
-    monkeypatch.setattr(cuda, "current_stream", lambda _device: Stream())
-    monkeypatch.setattr(cuda, "stream", lambda _stream: nullcontext())
+    monkeypatch.setattr(cuda, "current_stream", lambda _device: found.now)
+    monkeypatch.setattr(cuda, "stream", found.stream)
+    recorded.recording_stream.cache_clear()
+    monkeypatch.setattr(recorded, "zeros_on", lambda _device: found.log.append("zeros"))
     monkeypatch.setattr(cuda, "device", found.current)
     monkeypatch.setattr(cuda, "CUDAGraph", lambda: Graph(found))
     monkeypatch.setattr(cuda, "graph_pool_handle", lambda: "pool")
@@ -104,7 +122,8 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Device:
     monkeypatch.setattr(cuda, "set_sync_debug_mode", found.set_mode)
     for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
         monkeypatch.setattr(torch._C, name, lambda *given, n=name: found.log.append((n, *given)), raising=False)
-    return found
+    yield found
+    recorded.recording_stream.cache_clear()
 
 
 class Waiting(nn.Linear):
@@ -205,13 +224,20 @@ def test_a_network_that_cannot_be_recorded_is_tried_once_in_a_process(device: De
 
 
 def test_what_a_failed_recording_holds_is_given_back(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    undone = [("_cuda_endAllocateToPool", None, "pool"), ("_cuda_releasePool", None, "pool")]
+    undone: list[Any] = [("_cuda_endAllocateToPool", None, "pool"), ("_cuda_releasePool", None, "pool")]
     for version, expected in (("2.11.0+cu130", undone), ("2.14.1", [])):
         monkeypatch.setattr(torch, "__version__", version)
         recorded.unrecordable.clear()
         device.log.clear()
-        taken(device, Sulking)
+        one = taken(device, Sulking)
+        if expected:  # and another recording that succeeds, so that the device draws random numbers again
+            expected = [*expected, ("device", X.device), ("record", None, one._side), "zeros", "reset"]
         assert device.log[2:] == ["synchronise", "reset", *expected]
+        assert device.now is device.default
+
+
+def test_all_recordings_of_a_device_share_a_stream(device: Device) -> None:
+    assert taken(device, nn.Linear)._side is taken(device, nn.Linear, seed=1)._side
 
 
 def test_short_memory_says_nothing_of_the_network(device: Device) -> None:
