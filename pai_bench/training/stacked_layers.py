@@ -30,7 +30,31 @@ class StackedLayers(TorchFunctionMode):
         if layer is None and not torch.compiler.is_compiling() and functorch.get_dynamic_layer_stack_depth() == 1:
             layer = FAST_LAYERS.get(func)
         found = NotImplemented if layer is None else layer(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {})) if found is NotImplemented else found
+        return by_rule(func, args, kwargs or {}) if found is NotImplemented else found
+
+
+def by_rule(func: Any, args: Any, kwargs: Any) -> Any:
+    """What `torch.vmap` makes of a function, in the data type that autocast gives it on a processor without it.
+
+    There, autocast knows convolutions, but not the operations that they come down to; and normalisation, which keeps
+    the type of its input, comes down to operations that promote it.
+    """
+    if not torch.is_autocast_enabled("cpu"):
+        return func(*args, **kwargs)
+    if func in CONVOLUTIONS:
+        args = [cast(arg) for arg in args]
+        kwargs = {name: cast(arg) for name, arg in kwargs.items()}
+    found = func(*args, **kwargs)
+    if func in NORMALISATIONS:
+        found = found.to((args[0] if args else kwargs["input"]).dtype)
+    return found
+
+
+def cast(argument: Any) -> Any:
+    """A tensor on a processor as autocast casts it; anything else as it is."""
+    if isinstance(argument, Tensor) and argument.is_floating_point() and argument.device.type == "cpu":
+        return argument.to(torch.get_autocast_dtype("cpu"))
+    return argument
 
 
 class Stack:
@@ -67,7 +91,7 @@ def is_stacked(tensor: Tensor | None) -> bool:
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     """``F.linear`` as (W x^T)^T + b, whose gradient of W has the layout of W."""
-    if not is_stacked(weight) or input.dim() < 2:
+    if not is_stacked(weight) or input.dim() < 2 or weight.dim() != 2 or (bias is not None and bias.dim() != 1):
         return NotImplemented
     stack, shape = Stack(weight), input.shape[:-1]
     with temporarily_pop_interpreter_stack():
@@ -153,6 +177,10 @@ POOLING = (
     *(F.max_pool1d, F.max_pool2d, F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d),
     *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_max_pool1d, F.adaptive_max_pool2d),
 )
+
+CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+
+NORMALISATIONS = (F.layer_norm, F.group_norm)
 
 LAYERS: Mapping[Any, Callable[..., Any]] = {
     F.embedding: embedding,

@@ -1,5 +1,6 @@
 """Layers of a stack of networks give what the layers of each network give, and keep its precision and layout."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -127,6 +128,45 @@ def test_bf16_is_the_arithmetic_of_convolutions_and_linear_layers(together: bool
     products = [(name, dtype) for name, dtype in operations.made if name in ("convolution", "addmm", "baddbmm")]
     assert {name for name, _ in products} == {"convolution", "baddbmm" if together else "addmm"}
     assert {dtype for _, dtype in products} == {torch.bfloat16}
+
+
+class Constant(nn.Module):
+    """A convolution with a kernel that all networks share."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, torch.full((2, 2, 3, 3), 0.3, dtype=x.dtype))
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.ConvTranspose2d(2, 2, 3), Constant(), nn.GroupNorm(1, 2), nn.LayerNorm(6), nn.Conv2d(2, 2, 3)]
+)
+def test_layers_by_the_rules_of_vmap_are_in_bf16_too(layer: nn.Module) -> None:
+    """Those are operations that autocast on a processor does not know, or that promote what they are given."""
+    dtypes = []
+    for together in (False, True):
+        model = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), copy.deepcopy(layer))
+        with arithmetic("bf16", torch.device("cpu")), torch.no_grad():
+            if together:
+                program = Lanes([model, copy.deepcopy(model)], [None] * 2)
+                found = program.logits(torch.randn(2, 4, 2, 6, 6), by_lane=True)
+            else:
+                found = model(torch.randn(4, 2, 6, 6))
+        dtypes.append(found.dtype)
+    assert dtypes == [torch.bfloat16, torch.bfloat16]
+
+
+def test_linear_functions_of_other_shapes_are_those_of_vmap() -> None:
+    x, weights, vectors = stacked(5, 4), stacked(3, 4, seed=1), stacked(3, seed=2)
+    functions: list[Layer] = [
+        lambda x, w, _b: F.linear(x, w[0]),
+        lambda x, w, b: F.linear(x, w, b.sum()),
+        lambda x, w, b: F.linear(x, w, b.expand(5, 3)),
+    ]
+    for function in functions:
+        with StackedLayers():
+            found = torch.vmap(function)(x, weights, vectors)
+        expected = torch.stack([function(*parts) for parts in zip(x, weights, vectors, strict=True)])
+        torch.testing.assert_close(found, expected)
 
 
 def test_gradients_have_the_layout_of_their_weights() -> None:
