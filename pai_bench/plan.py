@@ -125,6 +125,8 @@ class Sweep:
             raise UserError(f"train-fraction {self.train_fraction:g} is outside (0, 1]")
         if not 0 <= self.label_noise <= 1:
             raise UserError(f"label-noise {self.label_noise:g} is outside [0, 1]: it is a probability")
+        if self.compile and self.together == "branches":
+            raise UserError("together branches cannot be compiled: torch.compile knows no streams; use stacked")
         if not 0 <= self.validation < 1:
             raise UserError(f"validation {self.validation:g} is outside [0, 1): it is a share of the training set")
 

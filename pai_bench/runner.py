@@ -28,7 +28,7 @@ from pai_bench.store import EpochRecord, Record
 from pai_bench.timing import Measurement, measured
 from pai_bench.training.batches import Order
 from pai_bench.training.equivalence import difference, draws_at_random
-from pai_bench.training.layout import prepare_layout
+from pai_bench.training.layout import channels_last_weights, prepare_layout
 from pai_bench.training.trainer import (
     ENGINE,
     DivergedError,
@@ -82,7 +82,8 @@ class Runner(Materials):
 
     def run(self, trial: Trial, on_epoch: Callable[[int], None] = lambda _epoch: None) -> Record:
         """The record of `trial`; an error makes a record too, with status ``failed``."""
-        (record,) = self.run_together([trial], lambda _trial, epoch: on_epoch(epoch))
+        engine = Engine(compile=self.catalog.sweep.compile)
+        (record,) = self.run_together([trial], lambda _trial, epoch: on_epoch(epoch), engine)
         return record
 
     def run_together(
@@ -251,6 +252,7 @@ class Runner(Materials):
             "disconnected" if made.cut else "done",
             lanes=lanes,
             engine=engine,
+            channels_last=bool(channels_last_weights(model)),
             error=why,
             test_accuracy=test_accuracy,
             test_loss=_finite(test_loss),
@@ -327,7 +329,14 @@ class Runner(Materials):
         return {"command": self.command, "commit": revision, "dirty": dirty}
 
     def _record(
-        self, trial: Trial, status: str, *, lanes: int = 1, engine: Engine = ENGINE, **measured_values: Any
+        self,
+        trial: Trial,
+        status: str,
+        *,
+        lanes: int = 1,
+        engine: Engine = ENGINE,
+        channels_last: bool | None = None,
+        **measured_values: Any,
     ) -> Record:
         data = self.catalog.data[trial.data]
         return Record(
@@ -342,7 +351,7 @@ class Runner(Materials):
                 "workers": self.workers,
                 "lanes": lanes,
                 "together": engine.together if lanes > 1 else None,
-                "channels_last": engine.channels_last,
+                "channels_last": channels_last,
                 "compiled": engine.compile,
                 "data": {
                     "label": data.label,

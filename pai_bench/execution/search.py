@@ -52,7 +52,8 @@ class Search:
                 return self.of_number(min(int(asked), self.count))
             seconds, taken = self.measure(1, self.default)
             engine, seconds = self.best_layout(seconds)
-        except Exception:  # the trial itself will fail, and say why
+        except Exception as error:  # the trial itself will fail, and say why
+            logger.debug("a step of %s cannot be measured: %s", self.trial.model, error)
             return 1, self.default, 0.0
         best = 1, engine, seconds
         # on a processor, more at a time are for networks whose steps are too small to keep it busy
@@ -73,13 +74,19 @@ class Search:
         # the kernels of branches run side by side on a CUDA device only, and torch.compile knows no streams
         return ["stacked"] if self.runner.device.type == "cpu" or sweep.compile else ["stacked", "branches"]
 
+    @property
+    def has_layouts(self) -> bool:
+        """Whether there is a layout to choose."""
+        if self.runner.device.type == "cpu":
+            return False
+        return any(isinstance(module, nn.Conv2d) for module in self.runner.model(self.trial).modules())
+
     def best_layout(self, seconds: float) -> tuple[Engine, float]:
         """The default engine, a step of which takes so many `seconds`, or contiguous weights if they are faster.
 
         Channels-last is faster on processors, and on CUDA devices in low precision, but not always in single precision.
         """
-        convolves = any(isinstance(module, nn.Conv2d) for module in self.runner.model(self.trial).modules())
-        if self.runner.device.type == "cpu" or not convolves:
+        if not self.has_layouts:
             return self.default, seconds
         contiguous = dataclasses.replace(self.default, channels_last=False)
         found = self.measure(1, contiguous)[0]
@@ -108,11 +115,16 @@ class Search:
     def of_number(self, networks: int) -> Way:
         """The fastest way for so many at once; one by one where they cannot be trained together."""
         reasons = {together: self.runner.alone(self.trial, together) for together in self.ways if networks > 1}
-        engines = [dataclasses.replace(self.default, together=way) for way, why in reasons.items() if why is None]
-        if not engines:
+        fits = [together for together, why in reasons.items() if why is None]
+        if not fits:
             for why in reasons.values():
                 logger.warning("%s is trained one at a time: %s", self.trial.model, why)
-            return 1, self.default, self.measure(1, self.default)[0]
+        if not fits or self.has_layouts:
+            single, seconds = self.best_layout(self.measure(1, self.default)[0])
+        if not fits:
+            return 1, single, seconds
+        layout = single if self.has_layouts else self.default
+        engines = [dataclasses.replace(layout, together=together) for together in fits]
         found = {engine: self._unless_memory_is_short(networks, engine) for engine in engines}
         engine = min(engines, key=found.__getitem__)
         if math.isinf(found[engine]):  # they will be split

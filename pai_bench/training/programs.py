@@ -1,6 +1,7 @@
 """What a training step is done to: one network, or several of one kind at once, their parameters stacked in lanes."""
 
 import copy
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -149,10 +150,13 @@ class Branches(Program):
         self.branches, self.lanes = [Alone(*pair) for pair in zip(models, masks, strict=True)], len(models)
         self.module = nn.ModuleList(models)
         self.parameters = [weight for branch in self.branches for weight in branch.parameters]
+        if len({id(weight) for weight in self.parameters}) < len(self.parameters):
+            raise ValueError("branches share a parameter, so that each would train the others")
         exacts = [branch.exact for branch in self.branches]
-        self.exact = Exact([w for one in exacts for w in one.weights], [k for one in exacts for k in one.keeps])
+        weights, keeps = [w for one in exacts for w in one.weights], [k for one in exacts for k in one.keeps]
+        self.exact = Exact(weights, keeps, at_once=True)
         device = self.parameters[0].device
-        self._streams = [torch.cuda.Stream(device) for _ in models] if device.type == "cuda" else None
+        self._streams = branch_streams(device, len(models)) if device.type == "cuda" else None
 
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
         return torch.cat(self._each(lambda i, branch: branch.losses(inputs[i : i + 1], targets[i : i + 1])))
@@ -187,6 +191,21 @@ class Branches(Program):
         pass
 
 
+MOST_STREAMS = 31
+"""Of the 32 that torch has for a device; recordings take one."""
+
+
+@functools.cache
+def _streams(device: torch.device) -> list["torch.cuda.Stream"]:
+    return [torch.cuda.Stream(device) for _ in range(MOST_STREAMS)]
+
+
+def branch_streams(device: torch.device, count: int) -> list["torch.cuda.Stream"]:
+    """Streams for so many branches, the same ones for all programs: libraries keep a workspace for each of them."""
+    streams = _streams(device)
+    return [streams[i % MOST_STREAMS] for i in range(count)]
+
+
 def _shorten(gradients: list[Tensor], limit: float) -> None:
     """Shorten a gradient, given in parts, to the norm `limit`, as `torch.nn.utils.clip_grad_norm_` does."""
     if gradients:
@@ -195,21 +214,23 @@ def _shorten(gradients: list[Tensor], limit: float) -> None:
 
 
 class Exact:
-    """Sets removed weights to zero, all layers in one call."""
+    """Sets removed weights to zero, all layers in one call, or on CUDA, unless they are many, one by one.
 
-    def __init__(self, weights: Sequence[Tensor], keeps: Sequence[Tensor]) -> None:
+    There, a step of a small network is bound by memory, and a mask of bytes is a quarter of one of factors.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], keeps: Sequence[Tensor], *, at_once: bool = False) -> None:
         self.weights, self.keeps = list(weights), list(keeps)
-        self._on_cuda = any(weight.device.type == "cuda" for weight in weights)
-        # there, a step of a small network is bound by memory, and a mask of bytes is a quarter of one of factors
-        dtypes = [torch.bool if self._on_cuda else weight.dtype for weight in weights]
+        self._bytes = not at_once and any(weight.device.type == "cuda" for weight in weights)
+        dtypes = [torch.bool if self._bytes else weight.dtype for weight in weights]
         self._masks = [
-            torch.empty_like(weight, dtype=dtype, requires_grad=False).copy_(~keep if self._on_cuda else keep)
+            torch.empty_like(weight, dtype=dtype, requires_grad=False).copy_(~keep if self._bytes else keep)
             for weight, dtype, keep in zip(weights, dtypes, keeps, strict=True)
         ]
 
     @torch.no_grad()
     def __call__(self) -> None:
-        if self._on_cuda:
+        if self._bytes:
             for weight, removed in zip(self.weights, self._masks, strict=True):
                 weight.masked_fill_(removed, 0.0)
         elif self.weights:

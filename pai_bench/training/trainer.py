@@ -4,13 +4,14 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pai_bench.data import DataSet, Split
+from pai_bench.errors import UserError, unknown
 from pai_bench.precision import arithmetic
 from pai_bench.training.batches import Batches, Order
 from pai_bench.training.layout import prepare_layout
@@ -23,6 +24,9 @@ EVALUATION_BATCH, AT_ONCE = 1000, 4_000
 
 AT_ONCE_ON_CUDA = 2**28
 """Elements of the inputs of all lanes at most, on a CUDA device, which small batches leave idle: 1 GiB."""
+
+STEPS_AT_ONCE = 3
+"""Of how many steps the examples are evaluated at once there, at most: in about the memory of one."""
 
 
 Together = Literal["stacked", "branches"]
@@ -38,6 +42,12 @@ class Engine:
     """Whether weights of two-dimensional convolutions lie channels-last, for networks that can be run so."""
     compile: bool = False
     """Whether `torch.compile` makes the losses of a step."""
+
+    def __post_init__(self) -> None:
+        if self.together not in get_args(Together):
+            raise unknown("way of training together", self.together, get_args(Together))
+        if self.compile and self.together == "branches":
+            raise UserError("branches cannot be compiled, since torch.compile knows no streams; train them stacked")
 
     def program(self, models: Sequence[nn.Module], masks: Masks, examples: Tensor) -> Program:
         """The program that trains `models`, laid out for inputs like `examples`."""
@@ -162,7 +172,7 @@ def _fit(
             if bad.any() and trouble[lane] is None:
                 first = done - len(losses) + int(bad.argmax())
                 trouble[lane] = f"diverged at step {first + 1}: the training loss is {float(seen[bad.argmax(), lane])}"
-        at_once = max(evaluated_at_once(data.test), program.lanes * protocol.batch_size)
+        at_once = evaluated_at_once(data.test, program.lanes * protocol.batch_size)
         tested = evaluate_lanes(program, data.test, batches.normalised, by_lane=batches.by_lane, at_once=at_once)
         epochs = [Epoch(number, float(mean), *found) for mean, found in zip(seen.double().mean(0), tested, strict=True)]
         for lane, epoch in enumerate(epochs):
@@ -179,11 +189,12 @@ def _fit(
     ]
 
 
-def evaluated_at_once(split: Split) -> int:
-    """Examples that go through all lanes at once."""
+def evaluated_at_once(split: Split, step: int) -> int:
+    """Examples that go through all lanes at once, where a `step` takes so many."""
     if split.targets.device.type == "cpu":
-        return AT_ONCE
-    return AT_ONCE_ON_CUDA // max(1, split.inputs[0].numel())
+        return max(AT_ONCE, step)
+    most = AT_ONCE_ON_CUDA // max(1, split.inputs[0].numel())
+    return max(step, min(most, max(AT_ONCE, STEPS_AT_ONCE * step)))
 
 
 @torch.inference_mode()

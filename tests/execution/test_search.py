@@ -96,6 +96,12 @@ def test_a_number_that_is_asked_for_is_trained_in_the_faster_way() -> None:
     assert neither.best(8) == (8, Engine(), 1.0)  # they will be split
 
 
+def test_the_layout_of_a_number_is_measured_too() -> None:
+    table = {(1, "stacked", True): 1.0, (1, "stacked", False): 0.5, (8, "stacked", False): 0.3}
+    assert search(table)[0].best(8) == (8, Engine(channels_last=False), 0.3)
+    assert search(table)[0].best(1) == (1, Engine(channels_last=False), 0.5)
+
+
 def test_a_number_that_cannot_be_trained_together_is_told(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     found, _ = search(dict(ALONE), refused=("stacked", "branches"))

@@ -122,6 +122,22 @@ def test_evaluation_of_each_branch_by_its_own_scale() -> None:
         assert torch.equal(program.logits(x[0]), torch.stack([m(x[0]) for m in models]))
 
 
+def test_branches_that_would_train_each_other_are_refused() -> None:
+    one, other = Tied(), Tied()
+    other.head = one.head
+    with pytest.raises(ValueError, match="branches share a parameter"):
+        Branches([one, other], [None] * 2)
+
+
+def test_branches_are_not_compiled() -> None:
+    with pytest.raises(pb.UserError, match="branches cannot be compiled"):
+        Engine(together="branches", compile=True)
+    with pytest.raises(pb.UserError, match="together branches cannot be compiled"):
+        pb.Sweep(together="branches", compile=True)
+    with pytest.raises(pb.UserError, match="unknown way of training together 'branch': did you mean branches"):
+        Engine(together="branch")  # type: ignore[arg-type]
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["lenet-300-100", "resnet-20"])
 def test_branches_on_a_gpu_are_their_networks_alone(name: str) -> None:
