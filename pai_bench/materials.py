@@ -30,6 +30,7 @@ class Materials:
         self.catalog, self.device = catalog, catalog.device
         self._resident: dict[str, DataSet] = {}
         self._flops: dict[tuple[str, str], Flops | None] = {}
+        self._entropies: dict[tuple[str, int, float, float], float] = {}
 
     def whole(self, trial: Trial) -> DataSet:
         """The trial's data set on the device, with all of its training examples."""
@@ -50,6 +51,20 @@ class Materials:
         if not trial.label_noise:
             return None
         return self.whole(trial).noisy(trial.label_noise, stream(trial.seed, "labels")).train.targets
+
+    def chance_loss(self, trial: Trial) -> float:
+        """Entropy in nats of the labels that the trial trains on: the cross-entropy of always giving their shares."""
+        if (key := (trial.data, trial.seed, trial.train_fraction, trial.label_noise)) not in self._entropies:
+            data = self.catalog.data[trial.data]  # where it was read: nothing waits for the device
+            targets = data.noisy(trial.label_noise, stream(trial.seed, "labels")).train.targets
+            chosen = data.chosen(trial.train_fraction, stream(trial.seed, "fraction"))
+            shares = class_shares(targets if chosen is None else targets[chosen])
+            self._entropies[key] = float(torch.special.entr(shares).sum())
+        return self._entropies[key]
+
+    def chance_accuracy(self, trial: Trial) -> float:
+        """Share of the most frequent class in the trial's test set."""
+        return float(class_shares(self.catalog.data[trial.data].test.targets).max())
 
     def data(self, trial: Trial, *, noisy: bool = False) -> DataSet:
         """The trial's data on the device, with the true labels or with the `noisy` ones that it is trained on."""
@@ -91,3 +106,9 @@ class Materials:
                 logger.debug("its operations cannot be counted: %s", error)
                 self._flops[kind] = None
         return self._flops[kind]
+
+
+def class_shares(targets: Tensor) -> Tensor:
+    """The share of each class among `targets`, (classes,), in float64."""
+    counts = torch.bincount(targets.cpu()).double()
+    return counts / counts.sum()

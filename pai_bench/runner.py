@@ -345,6 +345,8 @@ class Runner(Materials):
             status=status,  # type: ignore[arg-type]
             epochs=0 if status == "disconnected" else trial.protocol.passes(data.train_size(trial.train_fraction)),
             device=self.device.type,
+            chance_loss=self.chance_loss(trial),
+            chance_accuracy=self.chance_accuracy(trial),
             environment=describe(self.device),
             provenance={
                 **self.provenance(),
@@ -357,6 +359,7 @@ class Runner(Materials):
                     "label": data.label,
                     "checksum": data.checksum,
                     "shape": list(data.input_shape),
+                    "classes": data.num_classes,
                     "train": len(data.train.targets),
                     "test": len(data.test.targets),
                 },

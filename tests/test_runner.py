@@ -1,5 +1,6 @@
 """Trials are paired, resumed, and fail without harm."""
 
+import math
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,29 @@ def test_a_sweep_gives_a_row_for_each_trial() -> None:
     assert (frame.train_seconds > 0).all()
     assert frame[frame.criterion != "dense"].score_seconds.notna().all()
     assert sorted(pb.read_results("r").identity) == sorted(frame.identity)
+
+
+def test_records_hold_the_loss_and_the_accuracy_of_chance() -> None:
+    """Of the labels in use: three classes with 10, 20 and 30 training examples, and 1, 1 and 2 test examples."""
+    targets = torch.repeat_interleave(torch.arange(3), torch.tensor([10, 20, 30]))
+    test = torch.tensor([0, 1, 2, 2])
+    data = pb.DataSet("uneven", Split(torch.randn(60, 5), targets), Split(torch.randn(4, 5), test))
+    frame = pb.run(sweep(data=[data], criteria=["random"], seeds=1, epochs=1, score_batch=10, batch_size=10), out="r")
+    by_hand = math.log(6) / 6 + math.log(3) / 3 + math.log(2) / 2
+    assert frame.chance_loss.tolist() == pytest.approx([by_hand] * 2)
+    assert frame.chance_accuracy.tolist() == [0.5] * 2
+    assert frame.classes.tolist() == [3, 3]
+    assert frame.test_examples.tolist() == [4, 4]
+
+
+@pytest.mark.parametrize("changes", [{"label_noise": 0.5}, {"train_fraction": 0.3}])
+def test_the_loss_of_chance_is_that_of_the_labels_in_use(changes: dict[str, Any]) -> None:
+    worker = Runner(resolve(sweep(**changes)))
+    for trial in worker.catalog.trials:
+        labels = worker.data(trial, noisy=True).train.targets
+        shares = np.bincount(labels.numpy()) / len(labels)
+        assert worker.chance_loss(trial) == pytest.approx(-(shares * np.log(shares)).sum())
+    assert len({worker.chance_loss(trial) for trial in worker.catalog.trials}) == 2  # one for each seed
 
 
 def test_the_same_sweep_again_runs_only_what_is_missing() -> None:

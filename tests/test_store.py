@@ -57,6 +57,19 @@ def test_a_large_loss_is_a_result(tmp_path: Path) -> None:
     assert store.read(large.identity) == large
 
 
+def test_what_a_record_of_an_earlier_version_lacks_is_null(tmp_path: Path) -> None:
+    store = Store(tmp_path / "r", create=True)
+    store.write(record())
+    path = next(store.trials.glob("*.json"))
+    raw = json.loads(path.read_text())
+    del raw["chance_loss"], raw["chance_accuracy"]
+    raw["layers"][0] |= {"size": 40, "shape": [4, 10]}
+    path.write_text(json.dumps(raw))
+    (row,) = pb.read_results(store.path).to_dict("records")
+    assert row["chance_loss"] is row["chance_accuracy"] is None
+    assert (row["classes"], row["test_examples"]) == (4, 5)  # the last layer has as many outputs as there are classes
+
+
 def test_write_and_read_give_the_same_record(tmp_path: Path) -> None:
     store = Store(tmp_path / "r", create=True)
     store.write(record())

@@ -81,6 +81,10 @@ class Record:
     epochs: int | None = None
     device: str | None = None
     batch_norm: str | None = None
+    chance_loss: float | None = None
+    """Entropy in nats of the training labels in use: the least loss of a network that does not look at its inputs."""
+    chance_accuracy: float | None = None
+    """Share of the most frequent class in the test set."""
     flops: int | None = None
     """Floating-point operations of the dense network's forward pass of one example."""
     mask: str | None = None
@@ -117,6 +121,7 @@ class Record:
         forms += [(self.environment, Environment), (self.provenance, OfTrial)]
         shares = [self.test_accuracy, self.achieved_sparsity, self.effective_sparsity, trial["sparsity"]]
         shares += [
+            self.chance_accuracy,
             trial.get("label_noise"),
             trial.get("validation"),
             trial["train_fraction"],
@@ -124,6 +129,7 @@ class Record:
         ]
         amounts = [data["train"], data["test"], trial["seed"], self.environment["threads"], self.score_seconds]
         amounts += [self.score_peak_bytes, self.train_seconds, self.images_per_second, self.epochs, self.flops]
+        amounts += [self.chance_loss, data.get("classes")]
         ok = [
             *(fits(value, form) for value, form in forms),
             trial["sparsity"] < 1 if scored else trial["sparsity"] == 0,
@@ -149,6 +155,13 @@ class Record:
         if self.flops is None or any(layer.flops is None for layer in self.layers):
             return None
         return self.flops - sum((layer.flops or 0) * (1 - layer.kept / layer.size) for layer in self.layers)
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes; of records that do not say it, the outputs of the last layer, where its shape is known."""
+        shape = self.layers[-1].shape if self.layers else ()
+        found: int | None = self.provenance["data"].get("classes", shape[0] if shape else None)
+        return found
 
     def row(self) -> dict[str, Any]:
         """The record as one row of `read_results`."""
@@ -182,6 +195,10 @@ class Record:
             "flops": self.flops,
             "flops_kept": self.flops_kept,
             "train_loss": self.curve[-1].train_loss if self.curve else None,
+            "chance_loss": self.chance_loss,
+            "chance_accuracy": self.chance_accuracy,
+            "classes": self.classes,
+            "test_examples": self.provenance["data"]["test"],
             "best_accuracy": max((epoch.test_accuracy for epoch in self.curve), default=self.test_accuracy),
             "train_fraction": trial["train_fraction"],
             "protocol": (protocol := Protocol.of(trial["protocol"])).describe(),

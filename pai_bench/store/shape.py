@@ -84,6 +84,7 @@ class UsedData(TypedDict):
     checksum: str
     train: int
     test: int
+    classes: NotRequired[int]
     shape: NotRequired[tuple[int, ...]]
 
 
