@@ -11,8 +11,9 @@ from importlib.resources import files
 import pandas as pd
 
 from pai_bench.plan import DENSE
-from pai_bench.report.statistics import Estimate, estimate, t_quantile
-from pai_bench.report.summary import Comparison, parts_of
+from pai_bench.report import chance
+from pai_bench.report.statistics import FEWEST, PERCENT, Estimate, estimate, t_quantile
+from pai_bench.report.summary import Comparison, parts_of, plural
 from pai_bench.report.tables import Table
 from pai_bench.training.protocol import PROTOCOLS
 
@@ -120,6 +121,10 @@ class Beside:
     sparsity: float
     last: Estimate
     best: Estimate
+    collapsed: int = 0
+    """Of our seeds, those at chance or disconnected."""
+    resolution: float = 0.0
+    """What one example of our test set counts, in points."""
 
     @property
     def ours(self) -> Estimate:
@@ -132,17 +137,20 @@ class Beside:
         return self.ours.mean - self.theirs.accuracy
 
     @property
-    def inside(self) -> bool | None:
+    def inside(self) -> str:
         """Whether a mean over as many runs as theirs could well come out like theirs, by the spread of our seeds.
 
         The prediction interval of a mean of k further runs, ours ± t s sqrt(1/n + 1/k); k = 1 where it is not known.
-        None below two seeds.
+        It takes `FEWEST` seeds, and networks that have all learnt something: else nearly everything would be inside.
         """
         n, k = self.ours.count, self.theirs.seeds or 1
-        if n < 2:
-            return None
-        half = t_quantile(n - 1) * self.ours.deviation * math.sqrt(1 / n + 1 / k)
-        return abs(self.difference) <= half
+        if n < FEWEST:
+            return "too few seeds"
+        if self.collapsed:
+            return f"{plural(self.collapsed, 'seed')} at chance"
+        deviation = max(self.ours.deviation, self.resolution)
+        half = t_quantile(n - 1) * deviation * math.sqrt(1 / n + 1 / k)
+        return "yes" if abs(self.difference) <= half else "no"
 
 
 def beside(comparison: Comparison) -> list[Beside]:
@@ -152,18 +160,20 @@ def beside(comparison: Comparison) -> list[Beside]:
     if not comparison.trained or not known:
         return []
     rows = comparison.rows[comparison.rows.status != "failed"]
-    found = []
+    found, resolution = [], comparison.resolution
     for (criterion, method, sparsity), group in rows.groupby(["criterion", "method", "sparsity"], sort=False):
         if not as_published(group):
             continue
         criterion, _, option = str(criterion).partition(":score-init=")
-        last, best = (estimate(100 * group[name].to_numpy(dtype=float)) for name in ("test_accuracy", "best_accuracy"))
+        columns = (group[name].to_numpy(dtype=float) for name in ("test_accuracy", "best_accuracy"))
+        last, best = (estimate(100 * column, PERCENT) for column in columns)
+        fallen = int(chance.collapsed(group).sum())
         same = [p for p in known if p.criterion == criterion and alike(p.sparsity, float(str(sparsity)))]
         law = None if option in ("", "redrawn") else option  # SNIP's own code scores another draw, too
         same = [p for p in same if p.initialisations == (law, group.iloc[0].init)]
         batch = group.iloc[0].score_batch
         same = [p for p in same if not p.note.startswith("score batch") or p.note == f"score batch {batch:.0f}"]
-        found += [Beside(theirs, str(method), float(str(sparsity)), last, best) for theirs in same]
+        found += [Beside(theirs, str(method), float(str(sparsity)), last, best, fallen, resolution) for theirs in same]
     return found
 
 
@@ -201,7 +211,6 @@ def table(found: Sequence[Beside]) -> Table:
     body = []
     for one in found:
         theirs = one.theirs
-        inside = {True: "yes", False: "no", None: "one seed"}[one.inside]
         note = f"; {theirs.note}" if theirs.note else ""
         body.append(
             [
@@ -212,7 +221,7 @@ def table(found: Sequence[Beside]) -> Table:
                 spread(theirs.accuracy, theirs.deviation, theirs.seeds),
                 theirs.selection,
                 f"{one.difference:+.2f}",
-                inside,
+                one.inside,
                 f"{theirs.source}, {theirs.table}{note}",
             ]
         )

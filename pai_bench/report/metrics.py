@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pai_bench.plan import DENSE
 from pai_bench.report import tables
-from pai_bench.report.statistics import estimate
+from pai_bench.report.statistics import PERCENT, POINTS, Bounds, estimate
 from pai_bench.report.summary import SETTING, Comparison, by_cell, plural, share
 
 Of = Callable[[pd.DataFrame, pd.DataFrame], "pd.Series[float]"]
@@ -31,6 +31,8 @@ class Metric:
     form: Callable[[float], str]
     spread: bool = False
     """Whether standard deviation and interval over seeds are written too."""
+    bounds: Bounds = (0.0, math.inf)
+    """Between what it lies, and its intervals too."""
 
     @property
     def heading(self) -> str:
@@ -65,14 +67,15 @@ def four_digits(value: float) -> str:
     return f"{value:#.4g}".rstrip(".")
 
 
+SHARE: Bounds = (0.0, 1.0)
+LAST = "test accuracy, last epoch"
 TRAIN_LOSS = Metric("train_loss", "training loss, last epoch", "", "lower", column("train_loss"), four_digits)
-
 METRICS = (
-    Metric("accuracy", "test accuracy, last epoch", "%", "higher", column("test_accuracy", 100), "{:.2f}".format, True),
-    Metric("drop", "below dense", "points", "lower", drop, "{:.2f}".format, True),
+    Metric("accuracy", LAST, "%", "higher", column("test_accuracy", 100), "{:.2f}".format, True, PERCENT),
+    Metric("drop", "below dense", "points", "lower", drop, "{:.2f}".format, True, POINTS),
     TRAIN_LOSS,
-    Metric("direct_sparsity", "direct sparsity", "", "", column("achieved_sparsity"), share),
-    Metric("effective_sparsity", "effective sparsity", "", "", column("effective_sparsity"), share),
+    Metric("direct_sparsity", "direct sparsity", "", "", column("achieved_sparsity"), share, bounds=SHARE),
+    Metric("effective_sparsity", "effective sparsity", "", "", column("effective_sparsity"), share, bounds=SHARE),
     Metric(
         "dead_layers",
         "dead layers",
@@ -82,13 +85,13 @@ METRICS = (
         "{:.3g}".format,
     ),
     Metric("parameters_kept", "weights kept", "", "", column("parameters_kept"), "{:,.0f}".format),
-    Metric("flops_kept", "FLOPs kept", "%", "lower", ratio("flops_kept", "flops"), "{:.3g}".format),
+    Metric("flops_kept", "FLOPs kept", "%", "lower", ratio("flops_kept", "flops"), "{:.3g}".format, bounds=PERCENT),
     Metric("score_seconds", "scoring", "s", "lower", column("score_seconds"), tables.duration),
     Metric("score_peak_bytes", "scoring memory", "bytes", "lower", column("score_peak_bytes"), tables.size),
     Metric("train_seconds", "training", "s", "lower", column("train_seconds"), tables.duration),
 )
 BEST = Metric(
-    "best_accuracy", "best on test", "%", "higher", column("best_accuracy", 100), "{:.2f}".format, spread=True
+    "best_accuracy", "best on test", "%", "higher", column("best_accuracy", 100), "{:.2f}".format, True, PERCENT
 )
 """Looks at the test set for the epoch to report: only beside published numbers that did so."""
 
@@ -153,7 +156,7 @@ def written(metric: Metric, values: NDArray[np.floating], seeds: int) -> str:
     part = f" ({len(values)} of {seeds} seeds)" if len(values) < seeds else ""
     if not metric.spread:
         return metric.form(float(values.mean())) + part
-    found = estimate(values)
+    found = estimate(values, metric.bounds)
     text = metric.form(found.mean)
     if not math.isnan(found.deviation):
         text += f" ± {metric.form(found.deviation)} ({metric.form(found.low)} to {metric.form(found.high)})"
@@ -168,7 +171,7 @@ def frame(comparisons: Sequence[Comparison], metrics: Sequence[Metric] = (*METRI
             row: dict[str, object] = {name: getattr(comparison, name) for name in SETTING}
             row |= {"criterion": one.method, "sparsity": one.sparsity, "seeds": one.seeds, "failed": one.failed}
             for metric, values in one.values.items():
-                found = estimate(values)
+                found = estimate(values, metric.bounds)
                 row |= {metric.name: found.mean, f"{metric.name}_sd": found.deviation}
                 row |= {f"{metric.name}_low": found.low, f"{metric.name}_high": found.high}
             rows.append(row)

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from pai_bench.children import each, processors
 from pai_bench.errors import UserError
-from pai_bench.report import benchmark, collapse, costs, measurements, pairs, tables
+from pai_bench.report import benchmark, collapse, costs, measurements, rankings, tables
 from pai_bench.report.figures import curves
+from pai_bench.report.pairs import SETTLED
 from pai_bench.report.provenance import caveats, provenance
 from pai_bench.report.section import FIGURES, Section, section
-from pai_bench.report.statistics import LEVEL
+from pai_bench.report.statistics import FEWEST, LEVEL
 from pai_bench.report.summary import Comparison, comparisons, plural
 from pai_bench.store import BenchmarkResult, Collapse, Cost, Record, Store, as_frame
 
@@ -149,7 +150,8 @@ SCORE_BATCH = ("score_batch", "score_batches", "score_sampling")
 SHORT = (
     f"Differences are in points of test accuracy, with {100 * (1 - LEVEL):.0f} % intervals, over the seeds that both "
     "criteria have. What beats another does so after Holm's correction over all pairs of criteria and sparsities of "
-    "its network; the intervals, Student's t below ten seeds and a bootstrap (BCa) from there on, are not corrected."
+    f"its network, which takes {FEWEST} seeds, and {SETTLED} where some networks are at chance or disconnected; the "
+    "intervals, Student's t below ten seeds and a bootstrap (BCa) from there on, are not corrected."
 )
 
 
@@ -193,20 +195,20 @@ def sections_of(
 
 def ranking(found: Sequence[Comparison], folder: Path, figure_for: Figures) -> list[str]:
     """Ranks over networks and data sets, where there are several."""
-    ranks = pairs.ranking(found)
+    ranks = rankings.ranking(found)
     if ranks is None or ranks.blocks < 2:
         return []
     left = sorted({method for one in found for method in one.methods} - set(ranks.methods))
     more = f" Not in all blocks, and left out: {', '.join(left)}." if left else ""
     if len({(one.data, one.model) for one in found}) < len(found):
-        chosen = "; ".join(block.title for block in pairs.blocks_of(found))
+        chosen = "; ".join(block.title for block in rankings.blocks_of(found))
         more += f" Of several settings of one network, the plainest and then the one with most cells: {chosen}."
     order = sorted(range(len(ranks.methods)), key=lambda i: ranks.mean[i])
     body = [[ranks.methods[i], f"{ranks.mean[i]:.2f}"] for i in order]
     parts = [
         "## Ranks",
         f"Mean rank over {ranks.blocks} blocks (network x data set; in each, the mean accuracy over its sparsities), "
-        f"1 the best. {pairs.friedman(ranks)}{more}",
+        f"1 the best. {rankings.friedman(ranks)}{more}",
         tables.markdown([["criterion", "mean rank"], *body]),
     ]
     if ranks.critical < len(ranks.methods) - 1:

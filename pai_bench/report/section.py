@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pai_bench.plan import DENSE
-from pai_bench.report import literature, metrics, pairs, tables
+from pai_bench.report import findings, literature, metrics, pairs, tables
 from pai_bench.report.figures import costs as by_cost
 from pai_bench.report.figures import curves, masks
 from pai_bench.report.figures.comparison import accuracy
 from pai_bench.report.pairs import Pair
 from pai_bench.report.similarity import similarity
+from pai_bench.report.statistics import FEWEST
 from pai_bench.report.summary import Cell, Comparison, plural
 from pai_bench.store import Layer, Record
 
@@ -38,10 +39,10 @@ def section(comparison: Comparison, records: Mapping[str, Record], folder: Path,
     """The section about `comparison`, of `records` by their identity; draws its figures below `folder`."""
     fits = comparison.label_noise == 1  # the test set says nothing of how well
     same = [] if fits else pairs.pairs(comparison)
-    findings = metrics.fitted(comparison) if fits else pairs.sentences(comparison, same)
+    said = metrics.fitted(comparison) if fits else findings.sentences(comparison, same)
     pruned = comparison.rows[comparison.rows.criterion != DENSE]
     if len(pruned) and (pruned.status == "failed").all():
-        findings = [f"Every pruned trial failed ({len(pruned)}): nothing is compared."]
+        said = [f"Every pruned trial failed ({len(pruned)}): nothing is compared."]
     title = tables.escaped(comparison.title)
     parts = [
         f"## {title}",
@@ -65,7 +66,7 @@ def section(comparison: Comparison, records: Mapping[str, Record], folder: Path,
     for path in paths.values():
         if path.as_posix() not in shown:
             (folder / path).unlink(missing_ok=True)  # of an earlier report
-    return Section(same, findings if comparison.trained else [], parts)
+    return Section(same, said if comparison.trained else [], parts)
 
 
 def picture(caption: str, path: Path) -> str:
@@ -88,7 +89,8 @@ def against_literature(comparison: Comparison) -> list[str]:
         "Accuracies in per cent, ± standard deviation (number of runs), as far as they are published. The difference "
         "is ours minus theirs, ours chosen as theirs was: where the published epoch is the best one on the test set, "
         "so is ours here, and nowhere else in this report. Inside our spread: within the interval in which a mean of "
-        "as many new runs as theirs (one if not known) would fall in 95 % of cases, if theirs were drawn as ours.",
+        "as many new runs as theirs (one if not known) would fall in 95 % of cases, if theirs were drawn as ours; it "
+        f"takes {FEWEST} seeds, none of them at chance.",
         tables.markdown(literature.table(found)),
         "\n".join(f"* {line}" for line in literature.protocols(found, comparison)),
     ]

@@ -19,8 +19,21 @@ LEVEL = 0.05
 DIGITS = 9
 """Of means in per cent, behind the point, that count: sums of the same numbers differ in their last digits."""
 
+FEWEST = 3
+"""Number of seeds below which there is no verdict: the interval of two is 13 times as wide as their deviation."""
+
 FROM_BOOTSTRAP = 10
 """Number of seeds from which intervals are bootstrapped."""
+
+ROUNDING = 1e-6
+"""Share of the values up to which their differences are due to rounding: no test set has a million examples."""
+
+Bounds = tuple[float, float]
+
+ANY: Bounds = (-math.inf, math.inf)
+PERCENT: Bounds = (0.0, 100.0)
+POINTS: Bounds = (-100.0, 100.0)
+"""Between what a measure lies, in per cent or points: an interval does not reach beyond."""
 
 RESAMPLES = 9_999
 
@@ -41,26 +54,27 @@ class Estimate:
     """How the interval was made: Student's t (below `FROM_BOOTSTRAP` seeds), or the BCa bootstrap."""
 
 
-def estimate(values: Values) -> Estimate:
-    """Mean, standard deviation and interval of `values`.
+def estimate(values: Values, bounds: Bounds = ANY, *, floor: float = 0.0) -> Estimate:
+    """Mean, standard deviation and interval of `values`, which lie within `bounds`; so does the interval.
 
     Student's t: mean ± t(1 - LEVEL/2, n - 1) s / sqrt(n). From `FROM_BOOTSTRAP` values on, the bias-corrected and
-    accelerated bootstrap (Efron 1987), with resamples that are the same every time.
+    accelerated bootstrap (Efron 1987), with resamples that are the same every time. A standard deviation below `floor`
+    is not believed: the interval is then Student's t with `floor` for s.
     """
-    return _estimate(tuple(map(float, values)))
+    return _estimate(tuple(map(float, values)), bounds, floor)
 
 
 @cache
-def _estimate(values: tuple[float, ...]) -> Estimate:
+def _estimate(values: tuple[float, ...], bounds: Bounds, floor: float) -> Estimate:
     x = np.asarray(values)
     n = len(x)
     if n < 2:
         return Estimate(float(x.mean()) if n else math.nan, math.nan, math.nan, math.nan, n, "none")
     mean, deviation = float(x.mean()), float(x.std(ddof=1))
-    if n < FROM_BOOTSTRAP or not deviation:
-        half = t_quantile(n - 1) * deviation / math.sqrt(n)
-        return Estimate(mean, deviation, mean - half, mean + half, n, "t")
-    return Estimate(mean, deviation, *bca(x), n, "BCa")
+    kind: Literal["t", "BCa"] = "t" if n < FROM_BOOTSTRAP or deviation <= floor else "BCa"
+    half = t_quantile(n - 1) * max(deviation, floor) / math.sqrt(n)
+    low, high = (mean - half, mean + half) if kind == "t" else bca(x)
+    return Estimate(mean, deviation, max(low, bounds[0]), min(high, bounds[1]), n, kind)
 
 
 @cache
@@ -101,11 +115,13 @@ class Difference:
 
     estimate: Estimate
     p: float
-    """Of the paired t test, two-sided; NaN if it cannot be made: below two seeds, or all differences the same."""
+    """Of the paired t test, two-sided; NaN if it cannot be made: below `FEWEST` seeds, or without spread."""
     wilcoxon: float
     """Of the exact signed-rank test; NaN below two seeds that differ."""
     effect: float
     """Cohen's d_z: mean of the differences by their standard deviation."""
+    same: bool = False
+    """Whether the difference is the same for all of several seeds, but for rounding."""
 
     @property
     def seeds(self) -> int:
@@ -113,28 +129,40 @@ class Difference:
         return self.estimate.count
 
 
-def difference(one: Values, other: Values) -> Difference:
+def difference(one: Values, other: Values, *, resolution: float = 0.0, bounds: Bounds = ANY) -> Difference:
     """`one` minus `other`, seed by seed.
 
     The paired t test (Student 1908) asks whether the mean difference is zero, t = mean / (s / sqrt(n)) with n - 1
-    degrees of freedom; it holds exactly where differences are normal.
+    degrees of freedom; it holds exactly where differences are normal. Differences that are the same for all seeds have
+    no spread to judge by, and no p; if all are zero, p is 1.
+
+    `resolution` is what one example of the test set counts. Seeds that agree to less than it do not show how much they
+    vary: a smaller s is raised to it.
     """
-    d = np.asarray(one, dtype=float) - np.asarray(other, dtype=float)
-    found = estimate(d)
-    same = found.count > 1 and bool(np.ptp(d) <= 1e-12 * np.abs(d).max())  # differences of decimals are never equal
-    if found.count < 2 or same:
-        p = 1.0 if same and not d.any() else math.nan
-        return Difference(found, p, signed_rank(d), math.nan)
-    t = found.mean * math.sqrt(found.count) / found.deviation
-    p = float(2 * special.stdtr(found.count - 1, -abs(t)))
-    return Difference(found, p, signed_rank(d), found.mean / found.deviation)
+    a, b = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
+    noise = ROUNDING * float(np.abs([a, b]).max(initial=0.0))
+    d = a - b
+    d[np.abs(d) <= noise] = 0.0  # accuracies are quotients, whose differences are never exact
+    same = len(d) > 1 and bool(np.ptp(d) <= noise)
+    floor = 0.0 if same else resolution
+    found = estimate(d, bounds, floor=floor)
+    p = effect = math.nan
+    if found.count >= FEWEST and not same:
+        t = found.mean * math.sqrt(found.count) / max(found.deviation, floor)
+        p = float(2 * special.stdtr(found.count - 1, -abs(t)))
+    elif found.count >= FEWEST and not d.any():
+        p = 1.0
+    if not same and found.deviation > 0:
+        effect = found.mean / found.deviation
+    return Difference(found, p, signed_rank(d), effect, same)
 
 
 def signed_rank(differences: Values) -> float:
     """The two-sided p of Wilcoxon's signed-rank test, from all 2^n signs of the ranks.
 
     Differences of zero are left out, as Wilcoxon (1945) did; equal ones share their mean rank, and the distribution is
-    that of the ranks as they are, so that it is exact with ties too.
+    that of the ranks as they are, so that it is exact with ties too. It asks for no more than that, without a
+    difference, either sign is as likely.
     """
     d = np.asarray(differences, dtype=float)
     d = d[d != 0]

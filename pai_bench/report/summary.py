@@ -12,7 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pai_bench.plan import DENSE
-from pai_bench.report.statistics import Estimate, estimate
+from pai_bench.report import chance
+from pai_bench.report.statistics import PERCENT, Estimate, estimate
 
 SETTING = ["data", "model", "protocol", "train_fraction", "init", "label_noise", "validation"]
 """What trials must share to stand in one table."""
@@ -39,16 +40,29 @@ class Cell:
     failed: int = 0
     with_dead_layers: int = 0
     disconnected: int = 0
-    effective_sparsity: float = float("nan")
+    untrained: int = 0
+    """Connected networks whose last training loss is that of chance."""
+    collapsed: int = 0
+    """Networks that are disconnected or at chance."""
+    loss: float = math.nan
+    """Of the last training epoch, mean over the seeds that were trained."""
+    chance_loss: float = math.nan
+    """What it is by chance, mean over the same seeds."""
+    effective_sparsity: float = math.nan
     """Mean over seeds."""
 
     identities: tuple[str, ...] = ()
     """Of all trials, by seed."""
 
     @property
+    def at_chance(self) -> bool:
+        """Whether the mean training loss is that of chance."""
+        return bool(chance.is_chance(np.array(self.loss), np.array(self.chance_loss)))
+
+    @property
     def percent(self) -> Estimate:
         """Mean over seeds, with deviation and interval, in per cent."""
-        return estimate([100 * accuracy for accuracy in self.accuracies])
+        return estimate([100 * accuracy for accuracy in self.accuracies], PERCENT)
 
     def __str__(self) -> str:
         """Per cent, as ``mean ± standard deviation``, and the effective sparsity.
@@ -103,6 +117,11 @@ class Comparison:
         return bool(self.validation), self.init != "own", -len(self.cells)
 
     @property
+    def resolution(self) -> float:
+        """What one example of the test set counts, in points."""
+        return resolution(self.rows)
+
+    @property
     def trained(self) -> bool:
         """Whether any network was trained; else accuracies say nothing."""
         return bool((self.rows.epochs != 0).any())
@@ -111,6 +130,14 @@ class Comparison:
     def seeds(self) -> int:
         """Number of seeds, of those cells that have most."""
         return max(len(cell.accuracies) + cell.failed for cell in (self.dense, *self.cells.values()))
+
+
+def resolution(rows: pd.DataFrame) -> float:
+    """What one example of the test set counts, in points of accuracy; 0 if accuracies are no counts of examples."""
+    examples = float(rows.test_examples.min())
+    right = examples * chance.numbers(rows, "test_accuracy")
+    right = right[~np.isnan(right)]
+    return 100 / examples if examples and np.allclose(right, np.round(right), rtol=0, atol=0.01) else 0.0
 
 
 def special(of: "Comparison | pd.Series[Any]") -> list[str]:
@@ -154,7 +181,7 @@ def by_setting(rows: pd.DataFrame) -> Iterator[Comparison]:
             protocol=first.protocol,
             train_fraction=first.train_fraction,
             batch_size=int(first.batch_size),
-            dense=dataclasses.replace(reference, effective_sparsity=float("nan")),  # nothing was removed
+            dense=dataclasses.replace(reference, effective_sparsity=math.nan),  # nothing was removed
             methods=in_order(pruned),
             sparsities=tuple(sorted(pruned.sparsity.unique())),
             cells=cells(pruned),
@@ -176,16 +203,23 @@ def cells(rows: pd.DataFrame) -> dict[tuple[str, float], Cell]:
     """The cells of some trials, by method and sparsity."""
     identities, accuracies = rows.identity.to_numpy(), rows.test_accuracy.to_numpy(float)
     failed, effective = (rows.status == "failed").to_numpy(), rows.effective_sparsity.to_numpy(float)
-    dead, cut = rows.dead_layers.map(bool).to_numpy(), (rows.connected == False).to_numpy()  # noqa: E712
+    dead, cut = rows.dead_layers.map(bool).to_numpy(), chance.disconnected(rows)
+    losses, by_chance = chance.numbers(rows, "train_loss"), chance.chance_losses(rows)
+    untrained, collapsed = chance.untrained(rows) & ~cut, chance.collapsed(rows)
     found = {}
     for method, sparsity, places in by_cell(rows):
         done = places[~failed[places]]
         known = effective[done][~np.isnan(effective[done])]
+        trained = done[~np.isnan(losses[done])]
         found[method, sparsity] = Cell(
             accuracies=tuple(accuracies[done].tolist()),
             failed=len(places) - len(done),
             with_dead_layers=int(dead[done].sum()),
             disconnected=int(cut[done].sum()),
+            untrained=int(untrained[done].sum()),
+            collapsed=int(collapsed[done].sum()),
+            loss=float(losses[trained].mean()) if len(trained) else math.nan,
+            chance_loss=float(by_chance[trained].mean()) if len(trained) else math.nan,
             effective_sparsity=float(known.mean()) if len(known) else math.nan,
             identities=tuple(identities[places]),
         )

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import stats
 
-from pai_bench.report import tables
+from pai_bench.report import chance, tables
+from pai_bench.report.pairs import SETTLED
 from pai_bench.report.provenance import describe_commit, describe_data, describe_environment
-from pai_bench.report.statistics import LEVEL, Estimate, Values, estimate, holm
-from pai_bench.report.summary import SETTING, method_labels, plural, special
+from pai_bench.report.statistics import FEWEST, LEVEL, PERCENT, ROUNDING, Estimate, Values, estimate, holm, signed_rank
+from pai_bench.report.summary import SETTING, method_labels, plural, resolution, special
 from pai_bench.store import Record, as_frame
 
 KEYS = [*SETTING, "method", "sparsity"]
@@ -29,7 +31,7 @@ class Change:
     before: Estimate
     after: Estimate
     p: float
-    """Of Welch's t test, corrected by Holm over all cells; NaN below two seeds."""
+    """Of Welch's t test, or of the signed-rank test where seeds are at chance, corrected by Holm over all cells."""
     identical: bool
     """Whether every accuracy is the same, to the last digit."""
     slower: Mapping[str, float]
@@ -64,6 +66,7 @@ def changes(before: Sequence[Record], after: Sequence[Record]) -> list[Change]:
         other = two.loc[group.index]
         ok = (group.status != "failed") & (other.status != "failed")
         values = [100 * rows[ok].test_accuracy.to_numpy(dtype=float) for rows in (group, other)]
+        fallen = any(chance.collapsed(rows[ok]).any() for rows in (group, other))
         moved = [f"{a} to {b}" for a, b in zip(group.status, other.status, strict=True) if a != b]
         counts = {text: moved.count(text) for text in dict.fromkeys(moved)}
         slower = {}
@@ -76,9 +79,9 @@ def changes(before: Sequence[Record], after: Sequence[Record]) -> list[Change]:
                 model=first.model,
                 method=first.method,
                 sparsity=float(first.sparsity),
-                before=estimate(values[0]),
-                after=estimate(values[1]),
-                p=welch(*values),
+                before=estimate(values[0], PERCENT),
+                after=estimate(values[1], PERCENT),
+                p=p_value(values[0], values[1], resolution(pd.concat([group, other])), fallen=fallen),
                 identical=bool(len(values[0]) and (values[0] == values[1]).all()),
                 slower=slower,
                 status=", ".join(f"{count} {text}" for text, count in counts.items()),
@@ -88,17 +91,32 @@ def changes(before: Sequence[Record], after: Sequence[Record]) -> list[Change]:
     return [Change(**{**vars(change), "p": p}) for change, p in zip(found, corrected, strict=True)]
 
 
-def welch(one: Values, other: Values) -> float:
-    """p of Welch's t test (1947) for the difference of two means; NaN below two values.
+def p_value(one: NDArray[np.float64], other: NDArray[np.float64], step: float, *, fallen: bool) -> float:
+    """By which two sides of a cell are judged; NaN where that cannot be done.
 
-    Of values that are all the same on either side, 1 if both sides are alike, else 0: no spread explains a change.
+    Where seeds have `fallen`, to chance or by disconnection, no t test holds; see `pai_bench.report.pairs`.
+    """
+    if not fallen:
+        return welch(one, other, step)
+    if (one == other).all():
+        return 1.0
+    return signed_rank(one - other) if len(one) >= SETTLED else math.nan
+
+
+def welch(one: Values, other: Values, step: float = 0.0) -> float:
+    """p of Welch's t test (1947) for the difference of two means; NaN below `FEWEST` values.
+
+    Of values that are all the same on either side, 1 if both sides are alike, else NaN: there is no spread to judge by.
+    Deviations are at least such that their difference has that of a `step`, what one example counts.
     """
     a, b = estimate(one), estimate(other)
-    if min(a.count, b.count) < 2:
+    if min(a.count, b.count) < FEWEST:
         return math.nan
-    if max(np.ptp(one), np.ptp(other)) <= 1e-12 * max(1.0, abs(a.mean)):
-        return float(math.isclose(a.mean, b.mean, rel_tol=1e-12))
-    sides = (a.mean, a.deviation, a.count, b.mean, b.deviation, b.count)
+    noise = ROUNDING * max(np.abs(one).max(), np.abs(other).max())
+    if max(np.ptp(one), np.ptp(other)) <= noise:
+        return 1.0 if abs(a.mean - b.mean) <= noise else math.nan
+    floor = step / math.sqrt(2)
+    sides = (a.mean, max(a.deviation, floor), a.count, b.mean, max(b.deviation, floor), b.count)
     return float(stats.ttest_ind_from_stats(*sides, equal_var=False).pvalue)
 
 
@@ -143,7 +161,12 @@ def verdict(found: Sequence[Change], before: Sequence[Record], after: Sequence[R
     )
     if moved:
         text += f" In {plural(moved, 'cell')} at least one trial changed its status."
-    return text + (f" {plural(untested, 'cell')} could not be tested: fewer than two seeds." if untested else "")
+    if untested:
+        text += (
+            f" {plural(untested, 'cell')} could not be tested: fewer than {FEWEST} seeds, no spread, or fewer than "
+            f"{SETTLED} seeds and some of them at chance or disconnected."
+        )
+    return text
 
 
 def page(before: Sequence[Record], after: Sequence[Record], left_out: Sequence[str] = ()) -> str:

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from pai_bench.cli import main
 from pai_bench.plan import Choice
 from pai_bench.report import metrics
+from pai_bench.report.figures.comparison import ends as figure_ends
 from pai_bench.report.page import write_report
 from pai_bench.report.similarity import similarity
 from pai_bench.report.summary import comparisons
@@ -341,3 +343,29 @@ def test_a_figure_of_an_earlier_report_is_not_shown_again() -> None:
     stored("s", one[:1])
     assert main(["report", "s", "-o", "x.md"]) == 0
     assert "likeness" not in Path("x.md").read_text()
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 12])
+def test_no_interval_of_accuracies_leaves_what_there_is(seeds: int) -> None:
+    """In tables, sentences, tables for programs and figures, of accuracies at both ends."""
+    ends: dict[str | None, tuple[float, float]] = {None: (1.0, 0.6), "snip": (0.99, 0.2), "random": (0.02, 0.75)}
+    records = [
+        drawn(name, 0.5 if name else 0.0, seed, values[seed % 2], trial={"data": "mine"})
+        for name, values in ends.items()
+        for seed in range(seeds)
+    ]
+    store = stored("r", records)
+    text = write_report(store, Path("x.md")).read_text()
+    spans = [(float(low), float(high)) for low, high in re.findall(r"(-?[\d.]+) to (-?[\d.]+)", text)]
+    assert len(spans) >= 6
+    assert all(-100 <= low <= high <= 100 for low, high in spans)
+    assert any(100 in (abs(low), abs(high)) for low, high in spans) is (seeds < 12)
+    assert main(["report", "r", "--format", "csv", "-o", "x.csv"]) == 0
+    for row in csv.DictReader(io.StringIO(Path("x.csv").read_text())):
+        for name, least in (("accuracy", 0), ("best_accuracy", 0), ("drop", -100), ("effective_sparsity", 0)):
+            most = 1 if name == "effective_sparsity" else 100
+            assert least <= float(row[f"{name}_low"]) <= float(row[f"{name}_high"]) <= most
+    (comparison,) = comparisons(as_frame(records))
+    for cell in (comparison.dense, *comparison.cells.values()):
+        low, high = figure_ends(cell)
+        assert 0 <= low <= high <= 100

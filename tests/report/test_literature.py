@@ -26,16 +26,33 @@ def test_published_numbers_stand_beside_ours() -> None:
     assert found.ours == found.best
     assert found.difference == pytest.approx(97.2 - 97.6)
     # s = 0.2 points; t(0.975, 2) s sqrt(1/3 + 1) = 0.994
-    assert found.inside
+    assert found.inside == "yes"
     worse = [drawn("snip", 0.98, seed, 0.960 + 0.002 * seed, **mnist) for seed in range(3)]
-    assert not literature.beside(next(iter(comparisons(as_frame(worse)))))[0].inside
-    assert literature.beside(next(iter(comparisons(as_frame(records[:1])))))[0].inside is None
+    assert literature.beside(next(iter(comparisons(as_frame(worse)))))[0].inside == "no"
     text = write_report(stored("r", records), Path("r.md")).read_text()
     assert (
         "| snip | 0.98 | 97.20 ± 0.20 (3) | 97.20 ± 0.20 (3) | 97.60 | max over kept checkpoints | -0.40 | yes |"
         in text
     )
     assert "100,000 iterations" in text
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "said"),
+    [
+        ([0.144], "too few seeds"),
+        ([0.10, 0.188], "too few seeds"),  # 14.4 % on average: the interval of two seeds would hold 97.6 %
+        ([0.97, 0.972, 0.1], "1 seed at chance"),
+        ([0.1, 0.1, 0.1], "3 seeds at chance"),
+        ([0.96, 0.962, 0.961], "no"),
+    ],
+)
+def test_too_few_seeds_are_inside_nothing(accuracies: list[float], said: str) -> None:
+    trial = {"data": "mnist", "model": "lenet-300-100"}
+    records = [drawn("snip", 0.98, seed, accuracy, trial=trial) for seed, accuracy in enumerate(accuracies)]
+    (found,) = literature.beside(next(iter(comparisons(as_frame(records)))))
+    assert found.inside == said
+    assert f"| {said} |" in write_report(stored("r", records), Path("r.md")).read_text()
 
 
 def test_every_published_number_is_whole() -> None:

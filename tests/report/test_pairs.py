@@ -9,9 +9,9 @@ import pytest
 from scipy import stats
 
 import pai_bench as pb
-from pai_bench.report import pairs
+from pai_bench.report import findings, pairs, rankings
 from pai_bench.report.page import write_report
-from pai_bench.report.summary import Comparison, comparisons
+from pai_bench.report.summary import Comparison, comparisons, plural
 from pai_bench.store import Record, Store, as_frame
 from tests.report.records import drawn, record
 from tests.test_runner import sweep
@@ -30,14 +30,14 @@ def test_a_difference_is_said_in_points() -> None:
     assert (pair.better, pair.worse, pair.apart) == ("snip", "random", True)
     # differences 3.0, 3.2, 3.1, 2.9, 3.1: mean 3.06, s 0.11402, t(0.975, 4) s / sqrt(5) = 0.14157
     assert pair.points() == "3.06 points (2.92 to 3.20)"
-    (line,) = pairs.sentences(comparison, [pair])
+    (line,) = findings.sentences(comparison, [pair])
     start = "At sparsity 0.9, snip has the highest mean accuracy, 97.20 %"
     assert line == f"{start}: it beats random by 3.06 points (2.92 to 3.20); 5 seeds."
 
 
 def test_a_mean_over_fewer_seeds_than_in_the_table_says_so() -> None:
     comparison = compared({"snip": [0.95, 0.97, 0.96], "random": [0.9]})
-    (line,) = pairs.sentences(comparison, pairs.pairs(comparison))
+    (line,) = findings.sentences(comparison, pairs.pairs(comparison))
     assert line.startswith("At sparsity 0.9, snip has the highest mean accuracy, 95.00 % over the 1 seed that all have")
 
 
@@ -45,23 +45,23 @@ def test_equal_means_are_both_named() -> None:
     comparison = compared(
         {"snip": [0.8, 0.9, 1.0, 0.85, 0.95], "random": [0.91, 0.89, 0.9, 0.9, 0.9], "grasp": [0.85] * 5}
     )
-    (line,) = pairs.sentences(comparison, pairs.pairs(comparison))
+    (line,) = findings.sentences(comparison, pairs.pairs(comparison))
     assert line.startswith("At sparsity 0.9, snip and random have the same, highest mean accuracy, 90.00 %. ")
     assert "snip: it is not distinguishable from grasp (5.00, -4.82 to 14.82); 5 seeds. " in line
     assert line.endswith(" random: it beats grasp by 5.00 points (4.12 to 5.88); 5 seeds.")
-    (line,) = pairs.sentences(one := compared({"snip": [0.1], "random": [0.1]}), pairs.pairs(one))
+    (line,) = findings.sentences(one := compared({"snip": [0.1], "random": [0.1]}), pairs.pairs(one))
     assert line == "At sparsity 0.9, snip and random have the same, highest mean accuracy, 10.00 %."
 
 
 def test_names_with_commas_stand_in_quotes() -> None:
-    assert pairs.named("snip, balanced") == "“snip, balanced”"
-    assert pairs.named("snip + shuffle") == "snip + shuffle"
+    assert findings.named("snip, balanced") == "“snip, balanced”"
+    assert findings.named("snip + shuffle") == "snip + shuffle"
 
 
 def test_what_is_not_distinguishable_is_said_so() -> None:
     comparison = compared({"snip": [0.97, 0.96, 0.98], "random": [0.95, 0.98, 0.97], "grasp": [0.5, 0.52, 0.51]})
     found = pairs.pairs(comparison)
-    (line,) = pairs.sentences(comparison, found)
+    (line,) = findings.sentences(comparison, found)
     assert "it beats grasp by 46.00" in line
     assert "it is not distinguishable from random (0.33, -" in line
     assert "3 seeds" in line
@@ -75,26 +75,46 @@ def test_what_is_not_distinguishable_is_said_so() -> None:
 def test_the_best_is_the_best_of_what_is_compared() -> None:
     snip, random = [0.8, 0.802, 0.801, 0.799, 0.8, 0.99, 0.991, 0.992, 0.99, 0.99], [0.85, 0.851, 0.852, 0.85, 0.849]
     comparison = compared({"snip": snip, "random": random})
-    (line,) = pairs.sentences(comparison, pairs.pairs(comparison))
+    (line,) = findings.sentences(comparison, pairs.pairs(comparison))
     best = "At sparsity 0.9, random has the highest mean accuracy, 85.04 % over the 5 seeds that all have"
     assert line.startswith(f"{best}: it beats snip by 5.00 points (")
 
 
-def test_pairs_without_spread_are_said_to_be_untested() -> None:
-    comparison = compared({"snip": [0.53, 0.63], "random": [0.5, 0.6], "grasp": [0.1, 0.45]})
-    (line,) = pairs.sentences(comparison, pairs.pairs(comparison))
-    assert "it could not be tested against random (3.00, the same difference for all seeds)" in line
-    assert "not distinguishable from grasp (30.50, -" in line
+@pytest.mark.parametrize("images", [1, 2, 20])
+@pytest.mark.parametrize("seeds", [3, 5, 10, 20])
+def test_pairs_without_spread_are_said_to_be_untested(seeds: int, images: int) -> None:
+    """One image more in every seed is no sign of a better criterion, however many seeds there are."""
+    right = [400 + 7 * seed % 13 for seed in range(seeds)]
+    accuracies = {"snip": [(n + images) / 450 for n in right], "random": [n / 450 for n in right]}
+    found = pairs.pairs(comparison := compared(accuracies | {"grasp": [n**2 / 450**2 for n in right]}))
+    (line,) = findings.sentences(comparison, found)
+    told = f"it could not be tested against random ({images / 4.5:.2f}, the same difference for all seeds)"
+    assert told in line
+    assert "it beats grasp by" in line
+    assert "1 pair could not be tested: the same difference for all seeds (1)." in str(pairs.power(found))
+    assert pairs.table(found)[1][-1] == "the same difference for all seeds"
 
 
-def test_one_seed_says_nothing() -> None:
-    comparison = compared({"snip": [0.97], "random": [0.5]})
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_two_seeds_say_nothing(seeds: int) -> None:
+    comparison = compared({"snip": [0.97, 0.98][:seeds], "random": [0.5, 0.52][:seeds]})
     found = pairs.pairs(comparison)
     assert math.isnan(found[0].corrected)
     assert not found[0].apart
-    (line,) = pairs.sentences(comparison, found)
-    assert line.endswith("With one seed it cannot be told from chance whether it differs from random.")
-    assert "No pair could be tested" in str(pairs.power(found))
+    (line,) = findings.sentences(comparison, found)
+    told = plural(seeds, "seed")
+    assert line.endswith(f"too few seeds for a verdict on random ({47 - (seeds - 1) / 2:.2f}); {told}.")
+    assert pairs.power(found) == "No pair could be tested: fewer than 3 seeds (1)."
+
+
+def test_seeds_that_agree_to_less_than_an_image_do_not_show_how_much_they_vary() -> None:
+    images = np.array([31, 30, 31, 31])  # of 450: s = 0.5 images
+    (pair,) = pairs.pairs(compared({"snip": list((400 + images) / 450), "random": [400 / 450] * 4}))
+    t = images.mean() * math.sqrt(4) / 1
+    assert pair.p == pytest.approx(2 * stats.t.sf(t, 3))
+    spread = np.array([31, 28, 33, 31])  # s = 2.06 images: as it is
+    (pair,) = pairs.pairs(compared({"snip": list((400 + spread) / 450), "random": [400 / 450] * 4}))
+    assert pair.p == pytest.approx(stats.ttest_1samp(spread, 0).pvalue)
 
 
 def test_pairs_are_over_the_seeds_of_both() -> None:
@@ -113,11 +133,11 @@ def test_a_ranking_counts_networks_and_not_sparsities() -> None:
         for sparsity in (0.9, 0.95):
             for name, accuracy in (("snip", 0.9), ("random", 0.5), ("grasp", 0.7)):
                 records.append(record(name, sparsity, 0, accuracy - sparsity / 10, trial={"model": model}))
-    ranks = pairs.ranking(list(comparisons(as_frame(records))))
+    ranks = rankings.ranking(list(comparisons(as_frame(records))))
     assert ranks is not None
     assert ranks.blocks == 3
     assert dict(zip(ranks.methods, ranks.mean, strict=True)) == {"snip": 1, "grasp": 2, "random": 3}
-    assert "p = 0.05" in pairs.friedman(ranks)  # 12 / (3 * 3 * 4) * (3^2 + 6^2 + 9^2) - 36 = 6; exp(-3) = 0.0498
+    assert "p = 0.05" in rankings.friedman(ranks)  # 12 / (3 * 3 * 4) * (3^2 + 6^2 + 9^2) - 36 = 6; exp(-3) = 0.0498
 
 
 def null_study(draw: np.random.Generator, seeds: int = 5) -> Comparison:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pai_bench.report import metrics, pairs, versus
+from pai_bench.report import metrics, rankings, versus
 from pai_bench.report.figures.style import canvas
 from pai_bench.report.page import page, write_report
 from pai_bench.report.summary import comparisons
@@ -51,8 +51,8 @@ def test_rows_of_a_table_for_programs_can_be_told_apart() -> None:
 def test_ranks_take_the_usual_setting_and_never_false_labels() -> None:
     found = comparisons(as_frame(mixed()))
     for order in (found, found[::-1]):
-        assert [block.title for block in pairs.blocks_of(order)] == ["net on digits"]
-    assert pairs.blocks_of(found[2:3]) == []
+        assert [block.title for block in rankings.blocks_of(order)] == ["net on digits"]
+    assert rankings.blocks_of(found[2:3]) == []
 
 
 def test_random_labels_are_told_by_the_training_loss(tmp_path: Path) -> None:

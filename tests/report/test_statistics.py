@@ -9,6 +9,8 @@ from scipy import stats
 
 from pai_bench.report.statistics import (
     LEVEL,
+    PERCENT,
+    POINTS,
     difference,
     estimate,
     holm,
@@ -62,7 +64,7 @@ def test_values_without_spread() -> None:
     assert (found.low, found.high) == pytest.approx((0.1, 0.1))
 
 
-@pytest.mark.parametrize("n", [2, 5, 8, 20])
+@pytest.mark.parametrize("n", [3, 5, 8, 20])
 def test_differences_are_those_of_scipy(n: int) -> None:
     draw = np.random.default_rng(n)
     one, other = draw.normal(0.3, 1, n), draw.normal(0, 1, n)
@@ -101,11 +103,57 @@ def test_signed_ranks_with_ties_count_all_signs() -> None:
 
 
 def test_differences_that_cannot_be_tested() -> None:
-    assert difference([0.5, 0.5], [0.5, 0.5]).p == 1
+    assert difference([0.5, 0.5, 0.4], [0.5, 0.5, 0.4]).p == 1
     assert math.isnan(difference([0.9, 0.8, 0.7], [0.8, 0.7, 0.6]).p)  # always 0.1: no spread to judge by
     assert math.isnan(difference([0.9], [0.8]).p)
+    assert math.isnan(difference([0.9, 0.7], [0.8, 0.65]).p)  # two seeds
     assert math.isnan(signed_rank([math.nan, 1, 2]))
     assert math.isnan(difference([], []).p)
+
+
+@pytest.mark.parametrize("scale", [1, 100])
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10, 50])
+@pytest.mark.parametrize("kind", [np.float64, np.float32])
+def test_equal_differences_are_not_significant(kind: type[np.floating], seeds: int, scale: int) -> None:
+    """Equal but for rounding, which is of the size of the values and not of their differences."""
+    draw = np.random.default_rng(seeds)
+    for examples in (450, 10_000, 50_000):
+        right = draw.integers(examples // 2, examples - 9, seeds)
+        for more in (-1, 1, 7):
+            one, other = (kind(scale) * (count / examples).astype(kind) for count in (right + more, right))
+            found = difference(one, other)
+            assert math.isnan(found.p), (examples, more)
+            assert math.isnan(found.effect)
+            assert found.same
+
+
+def test_equal_values_are_not_told_apart() -> None:
+    values = 100 * np.array([0.9001, 0.9013, 0.9027])
+    found = difference(values, 3 * (values / 3))
+    assert (found.p, found.same) == (1, True)
+    assert math.isnan(found.wilcoxon)
+
+
+def test_a_small_spread_is_raised_to_the_resolution() -> None:
+    one, other = np.array([90.01, 90.13, 90.28]), np.array([90.00, 90.12, 90.26])  # 1, 1 and 2 images of 10,000
+    found = difference(one, other, resolution=0.01)
+    t = 0.04 / 3 * math.sqrt(3) / 0.01
+    assert found.p == pytest.approx(2 * stats.t.sf(t, 2))
+    half = stats.t.ppf(1 - LEVEL / 2, 2) * 0.01 / math.sqrt(3)
+    assert found.estimate.high - found.estimate.mean == pytest.approx(half)
+    many = difference(np.tile(one, 4), np.tile(other, 4), resolution=0.01)
+    assert many.estimate.kind == "t"  # a bootstrap would show the spread as it is
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 9, 10, 30])
+def test_intervals_of_shares_stay_within_what_they_can_be(seeds: int) -> None:
+    draw = np.random.default_rng(seeds)
+    for low, high in (PERCENT, POINTS, (0.0, 1.0)):
+        for _ in range(20):
+            values = np.clip(draw.normal(high - (high - low) / 50, (high - low) / 10, seeds), low, high)
+            for found in (estimate(values, (low, high)), estimate(high + low - values, (low, high))):
+                assert low <= found.low <= found.mean <= found.high <= high
+    assert estimate([99.9, 95.0]).high > 100
 
 
 def test_holm_by_hand() -> None:

@@ -50,6 +50,29 @@ def test_a_change_of_status_is_said() -> None:
     assert "1 done to failed" in versus.table([change])[1][-1]
 
 
+def test_accuracies_without_spread_show_no_change() -> None:
+    """Equal in all seeds on both sides: nothing says how much they would vary. With a spread, the same is a change."""
+    before, after = ([record("snip", 0.9, seed, a) for seed in range(5)] for a in (0.9, 0.5))
+    (change,) = versus.changes(before, after)
+    assert change.difference == pytest.approx(-40)
+    assert math.isnan(change.p)
+    assert not change.beyond
+    assert "1 cell could not be tested" in versus.verdict([change], before, after)
+    assert versus.changes(before, before)[0].p == 1
+    moved = [record("snip", 0.9, seed, 0.5 + 0.01 * seed) for seed in range(5)]
+    assert versus.changes(before, moved)[0].beyond
+
+
+@pytest.mark.parametrize(("seeds", "told"), [(2, False), (3, False), (5, False), (6, True)])
+def test_seeds_at_chance_say_little(seeds: int, told: bool) -> None:
+    before = [record("snip", 0.9, seed, 0.95 + 0.004 * seed) for seed in range(seeds)]
+    after = [record("snip", 0.9, seed, 0.1) for seed in range(seeds)]
+    (change,) = versus.changes(before, after)
+    assert change.beyond is told
+    if told:
+        assert change.p == 2 * 0.5**6
+
+
 def test_one_seed_cannot_be_told_from_chance() -> None:
     (change,) = versus.changes([record("snip", 0.9, 0, 0.9)], [record("snip", 0.9, 0, 0.1)])
     assert math.isnan(change.p)

@@ -125,9 +125,9 @@ def error_to_accuracy(scaled: Any) -> Any:
 
 
 def ends(cell: Cell) -> tuple[float, float]:
-    """The ends of the interval over seeds in per cent, within what they can be; the mean twice for a single seed."""
+    """The ends of the interval over seeds in per cent; the mean twice for a single seed."""
     found = cell.percent
-    return (found.mean, found.mean) if found.count < 2 else (max(0.0, found.low), min(100.0, found.high))
+    return (found.mean, found.mean) if found.count < 2 else (found.low, found.high)
 
 
 def draw_dense(axes: Axes, dense: Cell) -> None:

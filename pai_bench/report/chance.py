@@ -1,0 +1,68 @@
+"""Which trials did not train, and which are no better than guessing: of both, accuracies say little of a criterion."""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+MARGIN = 0.02
+"""Part of the way from chance to no loss, or to no error, below which nothing is learnt."""
+
+CLASSES = {"cifar100": 100, "tiny-imagenet": 200, "tiny-imagenet-200": 200} | dict.fromkeys(
+    ("digits", "mnist", "fashion-mnist", "kmnist", "cifar10", "cifar10-jpeg", "svhn", "imagenette"), 10
+)
+"""Data set -> number of classes, for records that do not hold it."""
+
+Flags = NDArray[np.bool_]
+
+
+def numbers(rows: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    """A column of the results, NaN where it is null."""
+    return pd.to_numeric(rows[name], errors="coerce").to_numpy(dtype=float)
+
+
+def classes(rows: pd.DataFrame) -> NDArray[np.float64]:
+    """Number of classes of each row's data set; NaN where it is not known."""
+    by_name, stored = rows.data.map(CLASSES).to_numpy(dtype=float), numbers(rows, "classes")
+    found = np.where(np.isnan(by_name), stored, by_name)
+    return np.where(found > 1, found, np.nan)
+
+
+def chance_losses(rows: pd.DataFrame) -> NDArray[np.float64]:
+    """The loss of chance: the entropy of the training labels, or at most that, ln(classes), where it is not known."""
+    known = numbers(rows, "chance_loss")
+    return np.where(np.isnan(known), np.log(classes(rows)), known)
+
+
+def untrained(rows: pd.DataFrame) -> Flags:
+    """Whether the last training loss is within `MARGIN` of chance, or worse than it."""
+    return is_chance(numbers(rows, "train_loss"), chance_losses(rows))
+
+
+def is_chance(loss: NDArray[np.float64], by_chance: NDArray[np.float64]) -> Flags:
+    """Whether a loss is within `MARGIN` of chance, or worse; False where one of them is not known."""
+    flags: Flags = (loss >= (1 - MARGIN) * by_chance) & (by_chance > 0)
+    return flags
+
+
+def guessing(rows: pd.DataFrame) -> Flags:
+    """Whether the test accuracy is within `MARGIN` of always giving the most frequent class, or worse."""
+    known = numbers(rows, "chance_accuracy")
+    share = np.where(np.isnan(known), 1 / classes(rows), known)
+    flags: Flags = numbers(rows, "test_accuracy") <= share + MARGIN * (1 - share)
+    return flags
+
+
+def disconnected(rows: pd.DataFrame) -> Flags:
+    """Whether no path leads from the input to the output; False where that is not known."""
+    flags: Flags = (rows.connected == False).to_numpy()  # noqa: E712
+    return flags
+
+
+def collapsed(rows: pd.DataFrame) -> Flags:
+    """Whether a trial is disconnected, or at chance in its loss or accuracy.
+
+    Of random labels, where chance is what is to be expected, only what is disconnected.
+    """
+    true_labels = numbers(rows, "label_noise") == 0
+    flags: Flags = disconnected(rows) | (true_labels & (untrained(rows) | guessing(rows)))
+    return flags

@@ -1,0 +1,105 @@
+"""How often reports call chance a difference, where some networks are at chance or disconnected.
+
+All criteria of a study have one distribution, so that whatever is declared is a false claim: at most one study of
+twenty may have one.
+"""
+
+import dataclasses
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pai_bench.report import pairs
+from pai_bench.report.statistics import LEVEL, holm
+from pai_bench.report.summary import Comparison, cells, comparisons
+from pai_bench.store import as_frame
+from tests.report.records import record
+
+CRITERIA = ("random", "erk", "snip", "grasp", "synflow")
+SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
+
+AT_CHANCE: dict[str, dict[str, Any]] = {
+    "untrained": {"test_accuracy": 0.1, "train_loss": 2.3},
+    "guessing": {"test_accuracy": 0.1},
+    "disconnected": {"test_accuracy": 0.1, "train_loss": None, "connected": False, "status": "disconnected"},
+}
+"""How a trial falls to chance."""
+
+SETTINGS = list(itertools.product((1, 6), (3, 5), (0.2, 0.5)))
+"""Numbers of sparsities and seeds, and the share of trials at chance."""
+
+
+def blank(sparsities: int, seeds: int) -> Comparison:
+    """Five criteria on one network."""
+    points = itertools.product(CRITERIA, SPARSITIES[:sparsities], range(seeds))
+    (made,) = comparisons(as_frame([record(name, sparsity, seed, 0.9) for name, sparsity, seed in points]))
+    return made
+
+
+def study(blank: Comparison, draw: np.random.Generator, share: float, kind: str, examples: int = 450) -> Comparison:
+    """A comparison in which a `share` of trials is at chance; accuracies are counts of so many test `examples`."""
+    rows = blank.rows.astype({"connected": object})
+    quality = draw.normal(0.9, 0.02, 1 + rows.seed.max())[rows.seed] - rows.sparsity / 20
+    accuracies = np.round(examples * (quality + draw.normal(0, 0.005, len(rows)))) / examples
+    rows = rows.assign(test_accuracy=accuracies, train_loss=0.1, test_examples=examples)
+    down = draw.random(len(rows)) < share
+    for name, value in AT_CHANCE[kind].items():
+        rows.loc[down, name] = value
+    return dataclasses.replace(blank, rows=rows, cells=cells(rows))
+
+
+def false_claims(sparsities: int, seeds: int, share: float, kind: str, studies: int, examples: int = 450) -> int:
+    """Of so many studies, those that declare a difference."""
+    draw, empty = np.random.default_rng([sparsities, seeds, int(10 * share)]), blank(sparsities, seeds)
+    made = (study(empty, draw, share, kind, examples) for _ in range(studies))
+    return sum(any(pair.apart for pair in pairs.pairs(one)) for one in made)
+
+
+def at_most(studies: int) -> float:
+    """A number of false claims that chance passes once in a thousand runs, if one study of twenty makes one."""
+    return float(stats.binom.ppf(0.999, studies, LEVEL))
+
+
+@pytest.mark.parametrize(("sparsities", "seeds", "share"), SETTINGS)
+def test_chance_is_seldom_called_a_difference(sparsities: int, seeds: int, share: float) -> None:
+    studies = 60 if sparsities == 1 else 20
+    for kind in AT_CHANCE:
+        assert false_claims(sparsities, seeds, share, kind, studies) <= at_most(studies)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("examples", [450, 10_000])
+@pytest.mark.parametrize(("sparsities", "seeds", "share"), [*SETTINGS, (1, 6, 0.2), (1, 10, 0.5), (6, 10, 0.2)])
+def test_chance_is_called_a_difference_in_at_most_one_of_twenty(
+    sparsities: int, seeds: int, share: float, examples: int
+) -> None:
+    studies = 1000 if sparsities == 1 else 300
+    assert false_claims(sparsities, seeds, share, "untrained", studies, examples) <= at_most(studies)
+
+
+def test_three_seeds_by_the_t_test_alone_would_claim_too_much() -> None:
+    """Why: three seeds of one criterion that all fall, and three of another that none does, come about by chance."""
+    draw, empty, studies = np.random.default_rng(0), blank(6, 3), 20
+    wrong = 0
+    for _ in range(studies):
+        found = pairs.differences(study(empty, draw, 0.5, "untrained"))
+        wrong += any(p <= LEVEL for p in holm([tested.p for *_, tested in found]))
+    assert wrong > at_most(studies)
+
+
+@pytest.mark.parametrize("kind", AT_CHANCE)
+@pytest.mark.parametrize(("seeds", "told"), [(5, False), (6, True)])
+def test_six_seeds_can_tell(seeds: int, kind: str, told: bool) -> None:
+    """One seed of random at chance: five seeds say nothing, whatever the difference."""
+    empty = blank(1, seeds)
+    rows = empty.rows[empty.rows.criterion.isin(["random", "snip"])].astype({"connected": object})
+    rows = rows.assign(test_accuracy=0.8 + 0.1 * (rows.criterion == "snip") + rows.seed / 450, train_loss=0.1)
+    for name, value in AT_CHANCE[kind].items():
+        rows.loc[(rows.criterion == "random") & (rows.seed == 0), name] = value
+    (pair,) = pairs.pairs(dataclasses.replace(empty, methods=("random", "snip"), rows=rows, cells=cells(rows)))
+    assert pair.apart is told
+    assert (pair.better, pair.untested) == ("snip", "" if told else pairs.FALLEN)
+    assert not told or pair.p == 2 * 0.5**6
