@@ -34,7 +34,7 @@ class Catalog:
     data: dict[str, DataSet] = field(default_factory=dict)
     models: dict[str, Builder] = field(default_factory=dict)
     versions: dict[str, Callable[[InputShape], int]] = field(default_factory=dict)
-    """Versions of the networks on inputs of a shape, of those that have names."""
+    """Versions of the networks on inputs of a shape; of a function of one's own, its attribute ``version``, or 1."""
     criteria: dict[str, Criterion] = field(default_factory=dict)
     variants: dict[str, Variant] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
@@ -56,8 +56,7 @@ def resolve(sweep: Sweep) -> Catalog:
             protocol = _protocol(catalog, sweep, data_name, model_name)
             share = fraction(sweep, protocol)
             batch = _score_batch(catalog.data[data_name], sweep, share)
-            versions = catalog.versions.get(model_name)
-            version = 1 if versions is None else versions(catalog.data[data_name].input_shape)
+            version = catalog.versions[model_name](catalog.data[data_name].input_shape)
             settings.append((data_name, model_name, protocol, batch, version))
     variants = [get_variant(given) for given in sweep.variants]
     refuse_duplicates("variants", [str(variant) for variant in variants])
@@ -110,6 +109,7 @@ def _model(catalog: Catalog, given: str | Builder) -> str:
             raise UserError(f"a model is a name or a function that builds one, not {type(given).__name__}")
         if not name or name == "<lambda>":
             raise UserError("a model given as a function needs a name: define it with `def`, not as a lambda")
+        catalog.versions[name] = lambda _shape: int(getattr(given, "version", 1))
     catalog.models[name] = builder
     return name
 

@@ -74,3 +74,5 @@ def test_a_function_of_ones_own_with_the_name_of_a_network_has_no_version() -> N
 
     resnet.__name__ = "resnet-20"
     assert trial(resnet).model_version == 1  # type: ignore[arg-type]
+    vars(resnet)["version"] = 3
+    assert trial(resnet).configuration()["model_version"] == 3  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ from pai_bench.cost import measure_cost, measure_step
 from pai_bench.data import Split
 from pai_bench.execution import choice as choice_of
 from pai_bench.models import find_model
+from pai_bench.models.create import model_version
 from pai_bench.plan import Trial
 from pai_bench.precision import Precision as Precision  # for the checks, too
 from pai_bench.pruning import Schedule, Scorer, get_schedule, prunable_parameters
@@ -350,7 +351,7 @@ def costs(name: str, data: pb.DataSet, device: torch.device, *, batch: int) -> C
     """What measures the costs of all criteria on a network, with score batches and training batches of one size."""
     sweep = pb.Sweep(
         criteria=criteria(),
-        models=[built_once(name)],
+        models=[built_once(name, data.input_shape)],
         data=[data],
         sparsities=(0.95,),
         seeds=1,
@@ -363,7 +364,7 @@ def costs(name: str, data: pb.DataSet, device: torch.device, *, batch: int) -> C
     return Costs(Runner(catalog), trials)
 
 
-def built_once(name: str) -> Callable[[tuple[int, ...], int], nn.Module]:
+def built_once(name: str, shape: tuple[int, ...]) -> Callable[[tuple[int, ...], int], nn.Module]:
     """A function that builds a network of 100 million weights in no time, after the first: its initial weights stay."""
     canonical, builder = find_model(name)
     built: dict[tuple[tuple[int, ...], int], nn.Module] = {}
@@ -374,6 +375,7 @@ def built_once(name: str) -> Callable[[tuple[int, ...], int], nn.Module]:
         return copy.deepcopy(built[shape, classes])
 
     build.__name__ = canonical
+    vars(build)["version"] = model_version(name, shape)
     return build
 
 

@@ -261,7 +261,7 @@ def auto(context: Context, network: Network) -> Callable[[], Finding]:
 
     def run() -> Finding:
         data, protocol = data_of(context, network), protocol_of(context, network)
-        build = engine.built_once(network.name)
+        build = engine.built_once(network.name, data.input_shape)
         cell = engine.chosen(build, data, protocol, context.device, count=network.together)
         cells = {
             name: of[SECONDS]

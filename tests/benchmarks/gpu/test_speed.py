@@ -100,7 +100,7 @@ def test_the_choice_of_auto_is_judged(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_auto_is_asked_itself() -> None:
     data = engine.random_images((1, 8, 8), 100)
     protocol = engine.protocol(batch_size=20)
-    cell = engine.chosen(engine.built_once("lenet-300-100"), data, protocol, CPU, count=4)
+    cell = engine.chosen(engine.built_once("lenet-300-100", (1, 8, 8)), data, protocol, CPU, count=4)
     assert cell.count in (1, 2, 4)
     assert cell.way == ("alone" if cell.count == 1 else "stacked")
     assert (cell.precision, cell.recorded) == ("fp32", False)
