@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from pai_bench.plan import DENSE
 from pai_bench.report.pairs import FALLEN, SAME, SETTLED, TOO_FEW, UNTRAINED, Pair, accuracies, cell_of
 from pai_bench.report.statistics import DIGITS, LEVEL
 from pai_bench.report.summary import Comparison, plural
@@ -34,7 +35,7 @@ def sentences(comparison: Comparison, found: Sequence[Pair]) -> list[str]:
             }
             against = {name: pair for name, pair in others.items() if name not in leaders}
             flag = not comparison.label_noise and cell_of(comparison, leader, sparsity).at_chance
-            said[leader] = ("it did not train: " + STILL) if flag else compared(leader, against)
+            said[leader] = f"it did not train ({STILL})" if flag else compared(leader, against)
         if len(leaders) > 1:
             each = [f"{named(one)}: {text}" for one, text in said.items() if text]
             lines.append(". ".join([start, *each]) + ".")
@@ -45,7 +46,16 @@ def sentences(comparison: Comparison, found: Sequence[Pair]) -> list[str]:
     return lines
 
 
-STILL = "its training loss is still that of chance"
+STILL = "the training loss is still that of chance"
+
+
+def untrained(comparison: Comparison) -> list[str]:
+    """A sentence about dense networks that did not train; about all that have memorised nothing of random labels."""
+    if not comparison.label_noise:
+        return [f"The dense networks did not train: {STILL}."] if comparison.dense.at_chance else []
+    cells = {(DENSE, 0.0): comparison.dense, **comparison.cells}
+    names = [f"{named(name)} at {s:.10g}" if s else name for (name, s), cell in cells.items() if cell.at_chance]
+    return [f"Nothing of the random labels was memorised by {listing(names)}: {STILL}."] if names else []
 
 
 def compared(best: str, against: Mapping[str, Pair]) -> str:
@@ -69,7 +79,7 @@ def verdicts(best: str, against: Mapping[str, Pair]) -> list[str]:
 BEATS, BEATEN = "it beats {}", "over the seeds of both it is beaten by {}"
 UNCORRECTED, ALIKE = "before correction alone it differs from {}", "it is not distinguishable from {}"
 FEW, UNTESTED = "too few seeds for a verdict on {}", "it could not be tested against {}"
-NOT_COMPARED = "it is not compared with {}, which did not train: the training loss is still that of chance"
+NOT_COMPARED = f"it is not compared with {{}}, which did not train ({STILL})"
 VERDICTS = (BEATS, BEATEN, UNCORRECTED, ALIKE, FEW, UNTESTED, NOT_COMPARED)
 """What is said of a criterion beside others, in this order."""
 

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pai_bench.plan import DENSE
-from pai_bench.report import tables
+from pai_bench.report import chance, tables
 from pai_bench.report.statistics import PERCENT, POINTS, Bounds, estimate
 from pai_bench.report.summary import SETTING, Comparison, by_cell, plural, share
 
@@ -104,6 +104,8 @@ class Measured:
     sparsity: float
     seeds: int
     failed: int
+    untrained: int
+    """Connected networks whose last training loss is that of chance."""
     values: dict[Metric, NDArray[np.floating]]
     """Without what was not measured."""
 
@@ -114,10 +116,11 @@ def measured(comparison: Comparison, metrics: Sequence[Metric]) -> Iterator[Meas
     dense = rows[rows.criterion == DENSE]
     values = {metric: metric.of(rows, dense).to_numpy(dtype=float) for metric in metrics}
     failed = (rows.status == "failed").to_numpy()
+    untrained = chance.untrained(rows) & ~chance.disconnected(rows)
     for method, sparsity, places in by_cell(rows):
         done = places[~failed[places]]
         found = {metric: each[done][~np.isnan(each[done])] for metric, each in values.items()}
-        yield Measured(method, sparsity, len(done), len(places) - len(done), found)
+        yield Measured(method, sparsity, len(done), len(places) - len(done), int(untrained[done].sum()), found)
 
 
 def fitted(comparison: Comparison) -> list[str]:
@@ -140,10 +143,10 @@ def loss_of(one: Measured) -> str:
 
 def table(comparison: Comparison, metrics: Sequence[Metric] = METRICS) -> tables.Table:
     """A row for each method and sparsity, for people: means over seeds; of accuracies, deviation and interval too."""
-    head = ["criterion", "sparsity", "seeds", "failed", *(metric.heading for metric in metrics)]
+    head = ["criterion", "sparsity", "seeds", "failed", "loss at chance", *(metric.heading for metric in metrics)]
     body = []
     for one in measured(comparison, metrics):
-        row = [one.method, f"{one.sparsity:.10g}", str(one.seeds), str(one.failed or "")]
+        row = [one.method, f"{one.sparsity:.10g}", str(one.seeds), str(one.failed or ""), str(one.untrained or "")]
         body.append(row + [written(metric, values, one.seeds) for metric, values in one.values.items()])
     kept = [i for i in range(len(head)) if i < 3 or any(row[i] for row in body)]
     return [[row[i] for i in kept] for row in (head, *body)]
@@ -170,6 +173,7 @@ def frame(comparisons: Sequence[Comparison], metrics: Sequence[Metric] = (*METRI
         for one in measured(comparison, metrics):
             row: dict[str, object] = {name: getattr(comparison, name) for name in SETTING}
             row |= {"criterion": one.method, "sparsity": one.sparsity, "seeds": one.seeds, "failed": one.failed}
+            row["untrained"] = one.untrained
             for metric, values in one.values.items():
                 found = estimate(values, metric.bounds)
                 row |= {metric.name: found.mean, f"{metric.name}_sd": found.deviation}

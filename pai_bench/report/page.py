@@ -207,8 +207,8 @@ def ranking(found: Sequence[Comparison], folder: Path, figure_for: Figures) -> l
     body = [[ranks.methods[i], f"{ranks.mean[i]:.2f}"] for i in order]
     parts = [
         "## Ranks",
-        f"Mean rank over {ranks.blocks} blocks (network x data set; in each, the mean accuracy over its sparsities), "
-        f"1 the best. {rankings.friedman(ranks)}{more}",
+        f"Mean rank over {ranks.blocks} blocks (network x data set; in each, the mean accuracy over the sparsities at "
+        f"which all have trained), 1 the best. {rankings.friedman(ranks)}{more}",
         tables.markdown([["criterion", "mean rank"], *body]),
     ]
     if ranks.critical < len(ranks.methods) - 1:

@@ -10,7 +10,7 @@ from pai_bench.law import Law
 from pai_bench.plan import DENSE
 from pai_bench.report.literature import SAME
 from pai_bench.report.pairs import Pair
-from pai_bench.report.statistics import LEVEL, t_quantile
+from pai_bench.report.statistics import FEWEST, LEVEL, t_quantile
 from pai_bench.report.summary import Comparison, plural
 from pai_bench.store import BenchmarkResult, Collapse, Cost, Record
 
@@ -193,9 +193,9 @@ def limits(comparison: Comparison, found: Sequence[Pair]) -> list[str]:
     lines = []
     if not comparison.trained:
         lines.append("no network was trained: accuracies are those of initial weights.")
-    if comparison.seeds < 2:
-        lines.append("one seed: no difference can be told from chance.")
-    elif comparison.trained and (tested := sum(not math.isnan(pair.difference.p) for pair in found)):
+    if comparison.seeds < FEWEST:
+        lines.append(f"{plural(comparison.seeds, 'seed')}: no difference can be told from chance.")
+    elif comparison.trained and (tested := sum(not math.isnan(pair.p) for pair in found)):
         least = t_quantile(comparison.seeds - 1, LEVEL / tested) / math.sqrt(comparison.seeds)
         lines.append(
             f"{comparison.seeds} seeds and {plural(tested, 'pair')}: to be told from chance, the largest difference "
@@ -228,12 +228,27 @@ def limits(comparison: Comparison, found: Sequence[Pair]) -> list[str]:
     if not comparison.dense.accuracies:
         why = "the dense reference failed" if comparison.dense.failed else "no dense reference"
         lines.append(f"{why}: nothing says what pruning costs in accuracy.")
+    cells = {f"{method} at {s:.10g}": cell for (method, s), cell in comparison.cells.items()}
+    cells = {DENSE: comparison.dense} | cells
+    if still := {name: cell.untrained for name, cell in cells.items() if cell.untrained}:
+        trials = f"{plural(sum(still.values()), 'trial')} ({', '.join(still)})"
+        lines.append(
+            f"memorised nothing of the random labels: {trials}."
+            if comparison.label_noise
+            else f"did not train: {trials}. What they reach in a longer training is not known; nothing beats them."
+        )
+    if some := [
+        f"{name} ({cell.collapsed} of {len(cell.accuracies)})" for name, cell in cells.items() if cell.collapsed
+    ]:
+        lines.append(
+            f"seeds at chance or disconnected: {', '.join(some)}. Six seeds or more can tell differences there."
+        )
     if cut := sum(cell.disconnected for cell in comparison.cells.values()):
         lines.append(f"{plural(cut, 'trial')} with no path from input to output; their accuracy is that of a constant.")
     alive = comparison.rows[(comparison.rows.criterion != DENSE) & (comparison.rows.connected != False)]  # noqa: E712
     if dead := int(alive.dead_layers.map(bool).sum()):
         lines.append(f"{plural(dead, 'trial')} with a dead layer.")
-    if untested := sum(math.isnan(pair.difference.p) for pair in found):
+    if untested := sum(math.isnan(pair.p) for pair in found):
         lines.append(f"{plural(untested, 'pair')} of criteria could not be tested.")
     modes = comparison.rows.groupby("method", sort=False).batch_norm.first().dropna()
     if modes.nunique() > 1:

@@ -10,7 +10,8 @@ from pai_bench.report.summary import Comparison, plural
 def ranking(found: Sequence[Comparison]) -> Ranks | None:
     """Ranks of the methods that all comparisons have, over comparisons of different networks or data sets.
 
-    A block is one network on one data set: its mean accuracy over the sparsities that all of its methods have.
+    A block is one network on one data set: its mean accuracy over the sparsities that all of its methods have, and at
+    which all have trained.
     The sparsities of one network are not independent and make one block.
     """
     if not (blocks := blocks_of(found)):
@@ -19,7 +20,9 @@ def ranking(found: Sequence[Comparison]) -> Ranks | None:
     rows = []
     for block in blocks:
         cells = {s: [block.cells.get((m, s)) for m in shared] for s in block.sparsities}
-        common = [s for s, there in cells.items() if all(cell and cell.accuracies for cell in there)]
+        common = [
+            s for s, there in cells.items() if all(cell and cell.accuracies and not cell.at_chance for cell in there)
+        ]
         if common:
             rows.append([sum(block.cells[m, s].percent.mean for s in common) / len(common) for m in shared])
     return ranks(shared, rows) if len(shared) > 1 and rows else None

@@ -40,6 +40,7 @@ def section(comparison: Comparison, records: Mapping[str, Record], folder: Path,
     fits = comparison.label_noise == 1  # the test set says nothing of how well
     same = [] if fits else pairs.pairs(comparison)
     said = metrics.fitted(comparison) if fits else findings.sentences(comparison, same)
+    said += findings.untrained(comparison)
     pruned = comparison.rows[comparison.rows.criterion != DENSE]
     if len(pruned) and (pruned.status == "failed").all():
         said = [f"Every pruned trial failed ({len(pruned)}): nothing is compared."]
@@ -49,8 +50,8 @@ def section(comparison: Comparison, records: Mapping[str, Record], folder: Path,
         f"Protocol: {comparison.protocol}. {plural(comparison.seeds, 'seed')}. Score time: median after a warm-up.",
         tables.markdown(tables.accuracy(comparison)),
     ]
-    if cuts := tables.disconnections(comparison):
-        parts.append("\n".join(f"* {line}" for line in cuts))
+    if remarks := tables.remarks(comparison):
+        parts.append("\n".join(f"* {tables.escaped(line)}" for line in remarks))
     parts += against_literature(comparison)
     if any(cell.accuracies for cell in comparison.cells.values()) and comparison.trained:
         accuracy(comparison, folder / paths["accuracy"], x)

@@ -67,13 +67,14 @@ class Cell:
     def __str__(self) -> str:
         """Per cent, as ``mean ± standard deviation``, and the effective sparsity.
 
-        A dagger marks a dead layer, a double dagger a disconnected network.
+        A dagger marks a dead layer, a double dagger a disconnected network, a section sign one that did not train.
         """
         if not self.accuracies:
             return "failed" if self.failed else "–"
         found = self.percent
         spread = f" ± {found.deviation:.2f}" if found.count > 1 else ""
         marks = " ‡" if self.disconnected else " †" if self.with_dead_layers else ""
+        marks += " §" * (self.untrained > 0)
         effective = "" if pd.isna(self.effective_sparsity) else f" [{share(self.effective_sparsity)}]"
         failed = f" ({self.failed} failed)" * (self.failed > 0)
         return f"{found.mean:.2f}{spread}{effective}{marks}{failed}"

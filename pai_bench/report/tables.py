@@ -5,6 +5,7 @@ import re
 import pandas as pd
 
 from pai_bench.plan import DENSE
+from pai_bench.report import chance
 from pai_bench.report.summary import Comparison, plural
 
 Table = list[list[str]]
@@ -23,6 +24,28 @@ def accuracy(comparison: Comparison) -> Table:
         for method in comparison.methods
     ]
     return [head, *(body or [["dense", str(comparison.dense), ""]])]
+
+
+def remarks(comparison: Comparison) -> list[str]:
+    """What the marks in the table of accuracies stand for."""
+    return [*disconnections(comparison), *untrained(comparison)]
+
+
+def untrained(comparison: Comparison) -> list[str]:
+    """One line for each method and sparsity at which some connected network has a training loss of chance."""
+    rows = comparison.rows
+    rows = rows.assign(by_chance=chance.chance_losses(rows))[chance.untrained(rows) & ~chance.disconnected(rows)]
+    what = "memorised nothing of the random labels" if comparison.label_noise else "did not train"
+    lines = []
+    for _, group in rows.groupby(["method", "sparsity"]):
+        method, sparsity = group.method.iloc[0], group.sparsity.iloc[0]
+        cell = comparison.cells.get((method, sparsity), comparison.dense)
+        where = f"{method} at {sparsity:.10g}" if sparsity or method != DENSE else DENSE
+        lines.append(
+            f"§ {comparison.model}, {where}: {what} ({len(group)} of {plural(len(cell.accuracies), 'seed')}); "
+            f"training loss {group.train_loss.astype(float).mean():.3f}, by chance {group.by_chance.mean():.3f}"
+        )
+    return lines
 
 
 def disconnections(comparison: Comparison) -> list[str]:

@@ -143,5 +143,5 @@ def print_tables(console: "Console", records: "list[Record]") -> None:
         console.print(table)
         if any(comparison.rows.effective_sparsity > 0):
             console.print("in brackets: effective sparsity, of weights removed or on no path", highlight=False)
-        for line in tables.disconnections(comparison):
+        for line in tables.remarks(comparison):
             console.print(line, highlight=False, markup=False)

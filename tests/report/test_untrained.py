@@ -1,0 +1,134 @@
+"""Networks that did not train are flagged in table, sentences, limits and on the terminal, and are not beaten."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pai_bench.cli import main
+from pai_bench.data.facts import FACTS
+from pai_bench.report import chance, findings, pairs, rankings
+from pai_bench.report.page import write_report
+from pai_bench.report.summary import comparisons
+from pai_bench.store import EpochRecord, Layer, Record, as_frame
+from tests.report.records import record
+from tests.report.test_documents import stored
+
+CHANCE = math.log(10)
+
+
+def at(loss: float | None, name: str | None, seed: int, accuracy: float, **changes: Any) -> Record:
+    """A record whose last training loss is `loss`."""
+    curve = (EpochRecord(epoch=1, train_loss=loss, test_loss=1.0, test_accuracy=accuracy),)
+    return record(name, 0.9 if name else 0.0, seed, accuracy, curve=curve, **changes)
+
+
+def trials(losses: dict[str | None, float], seeds: int = 10, **changes: Any) -> list[Record]:
+    """Records of criteria with the given training losses; accuracies are high unless the loss is that of chance."""
+    return [
+        at(
+            loss + 0.001 * seed,
+            name,
+            seed,
+            (0.1 + 0.003 * (seed % 2) if loss > 2.2 else 0.95 + 0.004 * (seed % 3)),
+            **changes,
+        )
+        for name, loss in losses.items()
+        for seed in range(seeds)
+    ]
+
+
+def test_what_did_not_train_is_flagged_everywhere_and_not_beaten() -> None:
+    records = trials({None: 0.01, "snip": 0.02, "grasp": 0.9, "random": 2.3})
+    text = write_report(stored("r", records), Path("r.md")).read_text()
+    row = next(line for line in text.splitlines() if line.startswith("| random |"))
+    assert "10.15 ± 0.16 § |" in row
+    assert "* § net, random at 0.9: did not train (10 of 10 seeds); training loss 2.304, by chance 2.303" in text
+    (sentence,) = (line for line in text.splitlines() if line.startswith("* At sparsity 0.9"))
+    assert "it is not compared with random, which did not train (the training loss is still that of chance)" in sentence
+    assert "beats random" not in text
+    assert "net on digits: did not train: 10 trials (random at 0.9)." in text.partition("## What limits")[2]
+    (comparison,) = comparisons(as_frame(records))
+    assert {pair.untested for pair in pairs.pairs(comparison) if "random" in (pair.better, pair.worse)} == {
+        pairs.UNTRAINED
+    }
+
+
+def test_the_terminal_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["run", "--quick", "--models", "lenet", "--criteria", "random", "--sparsities", "0.99", "--device", "cpu"]
+    assert main([*run, "--learning-rate", "1e-6"]) == 0
+    out = capsys.readouterr().out
+    assert "§ lenet-5-caffe, random at 0.99: did not train (1 of 1 seed); training loss 2.30" in out
+    assert "§ lenet-5-caffe, dense: did not train (1 of 1 seed)" in out
+    report = Path("results/report.md").read_text()
+    assert "* The dense networks did not train: the training loss is still that of chance." in report
+    assert "random has the highest mean accuracy" in report
+    assert "%: it did not train (the training loss is still that of chance)." in report
+
+
+@pytest.mark.parametrize(("loss", "flagged"), [(0.979 * CHANCE, False), (0.981 * CHANCE, True), (3.0, True)])
+def test_two_per_cent_of_chance(loss: float, flagged: bool) -> None:
+    (comparison,) = comparisons(as_frame([at(loss, "snip", seed, 0.5) for seed in range(3)]))
+    assert comparison.cells["snip", 0.9].at_chance is flagged
+    assert comparison.cells["snip", 0.9].untrained == 3 * flagged
+
+
+def test_chance_is_that_of_the_labels_in_use() -> None:
+    """Of uneven classes it is less than ln(classes), of which records without it know."""
+    for own, flagged in ((0.5, True), (2.0, False), (None, False)):
+        (comparison,) = comparisons(as_frame([at(0.495, "snip", 0, 0.9, chance_loss=own)]))
+        assert comparison.cells["snip", 0.9].at_chance is flagged
+
+
+def test_classes_of_records_that_do_not_say_them() -> None:
+    assert {name: facts.classes for name, facts in FACTS.items()}.items() <= chance.CLASSES.items()
+    head = (Layer(name="fc.weight", size=12, kept=6, shape=(3, 4)),)
+    known = at(1.09, "snip", 0, 0.3, trial={"data": "mine"}, layers=head)
+    unknown = at(1.09, "snip", 0, 0.3, trial={"data": "other"})
+    assert chance.untrained(as_frame([known, unknown])).tolist() == [True, False]  # ln 3 = 1.0986
+    assert np.isnan(chance.chance_losses(as_frame([unknown]))).all()
+
+
+def test_one_seed_that_did_not_train_is_flagged() -> None:
+    records = trials({"snip": 0.02, "random": 0.5}, seeds=3)
+    records = [at(2.31, "random", 0, 0.1) if r.trial["seed"] == 0 and i > 2 else r for i, r in enumerate(records)]
+    (comparison,) = comparisons(as_frame(records))
+    assert str(comparison.cells["random", 0.9]).endswith(" §")
+    assert not comparison.cells["random", 0.9].at_chance
+    (line,) = findings.sentences(comparison, pairs.pairs(comparison))
+    told = "1 of 3 seeds of random at chance or disconnected, which takes 6 seeds"
+    assert f"too few seeds for a verdict on random (28.33; {told}); 3 seeds." in line
+
+
+@pytest.mark.parametrize("noise", [0.5, 1.0])
+def test_random_labels_that_were_not_memorised_are_a_finding(noise: float) -> None:
+    records = trials({None: 0.01, "snip": 0.02, "random": 2.3}, trial={"label_noise": noise})
+    text = write_report(stored("r", records), Path("r.md")).read_text()
+    assert "* Nothing of the random labels was memorised by random at 0.9: the training loss is still that" in text
+    assert "* § net, random at 0.9: memorised nothing of the random labels (10 of 10 seeds); training loss 2.3" in text
+    assert "memorised nothing of the random labels: 10 trials (random at 0.9)." in text.partition("## What limits")[2]
+    assert "did not train" not in text
+    assert ("it beats random by 85.21 points" in text) is (noise < 1)  # comparisons stay
+
+
+def test_ranks_leave_out_what_did_not_train() -> None:
+    losses: dict[str | None, float] = {"snip": 0.02, "grasp": 0.03, "random": 2.3}
+    records = [r for model in "abc" for r in trials(losses, trial={"model": model})]
+    assert rankings.ranking(comparisons(as_frame(records))) is None
+    more = trials(losses | {"random": 0.5}, trial={"model": "d"})
+    ranks = rankings.ranking(comparisons(as_frame([*records, *more])))
+    assert ranks is not None
+    assert ranks.blocks == 1
+
+
+def test_disconnected_networks_are_not_said_to_lack_training() -> None:
+    cut: dict[str, Any] = {"connected": False, "status": "disconnected"}
+    records = [at(2.3, "random", seed, 0.1, connected=False) for seed in range(3)]
+    records += [dataclasses.replace(record("snip", 0.9, seed, 0.1), **cut, curve=()) for seed in range(3)]
+    text = write_report(stored("r", records), Path("r.md")).read_text()
+    assert "§" not in text
+    assert "10.00 ± 0.00 ‡" in text
+    assert "beats" not in text.partition("## In short")[2].partition("##")[0].partition("**")[2]
