@@ -1,17 +1,14 @@
 """Our accuracies beside published ones, with what was done differently."""
 
-import csv
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 
 import pandas as pd
 
 from pai_bench.plan import DENSE
 from pai_bench.report import chance
+from pai_bench.report.quoted import Published, published
 from pai_bench.report.statistics import FEWEST, PERCENT, Estimate, estimate, t_quantile
 from pai_bench.report.summary import Comparison, parts_of, plural
 from pai_bench.report.tables import Table
@@ -19,15 +16,6 @@ from pai_bench.training.protocol import PROTOCOLS
 
 DATA = {"cifar10-jpeg": "cifar10", "tiny-imagenet-200": "tiny-imagenet"}
 """Our name of a data set -> that of the published table, where they differ."""
-
-TRAINED_BY = {
-    ("arXiv:1810.02340", "mnist", ""): "snip-mnist",
-    ("arXiv:1810.02340", "mnist", "Adam 1e-3"): "snip-mnist-adam",
-    ("arXiv:1810.02340", "cifar10", ""): "snip-cifar",
-    ("arXiv:2006.05467", "cifar10", ""): "synflow-cifar",
-    ("arXiv:2006.05467", "cifar100", ""): "synflow-cifar",
-}
-"""Source, data set and how the note of a number ends -> the protocol, as far as we know it."""
 
 UNKNOWN = "; the number of iterations is not in the paper, 100,000 is our choice"
 
@@ -44,72 +32,6 @@ SCHEDULES = {
     "synflow": "exponential:steps=100",
 }
 """Criterion -> the schedule that it was published with, one-shot for the others."""
-
-
-@dataclass(frozen=True)
-class Published:
-    """A published number, as accuracy in per cent."""
-
-    source: str
-    table: str
-    data: str
-    model: str
-    criterion: str
-    sparsity: float
-    accuracy: float
-    deviation: float
-    """Sample standard deviation over `seeds` runs; NaN where it is not known."""
-    seeds: int | None
-    selection: str
-    """How the epoch was chosen."""
-    note: str
-
-    @property
-    def initialisations(self) -> tuple[str | None, str]:
-        """Of the weights that were scored, None for those that were trained; and of these, ``own`` for the usual."""
-        if found := re.match(r"score initialisation (\S+); training initialisation (\S+);", self.note):
-            return found[1], found[2]
-        return None, "own"
-
-    @property
-    def protocol(self) -> str | None:
-        """The name of the protocol it was trained by, if we know it."""
-        known = [
-            (end, name)
-            for (source, data, end), name in TRAINED_BY.items()
-            if self.source.startswith(source) and self.data == data and self.note.endswith(end)
-        ]
-        return max(known)[1] if known else None  # the one that says most of the note
-
-    @property
-    def best_on_test(self) -> bool:
-        """Whether the epoch was chosen by the test set."""
-        return self.selection.startswith("max")
-
-
-@cache
-def published() -> tuple[Published, ...]:
-    """All published numbers that we know of."""
-    found = []
-    with files("pai_bench.published").joinpath("accuracy.csv").open(encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            value = float(row["value"])
-            found.append(
-                Published(
-                    source=row["source"],
-                    table=row["table"],
-                    data=row["dataset"],
-                    model=row["model"],
-                    criterion=row["criterion"],
-                    sparsity=float(row["sparsity_percent"]) / 100,
-                    accuracy=100 - value if row["metric"] == "test_error_percent" else value,
-                    deviation=float(row["std"] or "nan"),
-                    seeds=int(float(row["seeds"])) if row["seeds"] else None,
-                    selection=row["selection"],
-                    note=row["note"],
-                )
-            )
-    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -164,17 +86,29 @@ def beside(comparison: Comparison) -> list[Beside]:
     for (criterion, method, sparsity), group in rows.groupby(["criterion", "method", "sparsity"], sort=False):
         if not as_published(group):
             continue
-        criterion, _, option = str(criterion).partition(":score-init=")
-        columns = (group[name].to_numpy(dtype=float) for name in ("test_accuracy", "best_accuracy"))
+        name, options = without_options(str(criterion))
+        columns = (group[key].to_numpy(dtype=float) for key in ("test_accuracy", "best_accuracy"))
         last, best = (estimate(100 * column, PERCENT) for column in columns)
         fallen = int(chance.collapsed(group).sum())
-        same = [p for p in known if p.criterion == criterion and alike(p.sparsity, float(str(sparsity)))]
-        law = None if option in ("", "redrawn") else option  # SNIP's own code scores another draw, too
-        same = [p for p in same if p.initialisations == (law, group.iloc[0].init)]
+        same = [p for p in known if p.criterion == name and alike(p.sparsity, float(str(sparsity)))]
+        law = options.get("score-init", "redrawn")  # SNIP's own code scores another draw, too
+        same = [p for p in same if p.initialisations == (None if law == "redrawn" else law, group.iloc[0].init)]
         batch = group.iloc[0].score_batch
         same = [p for p in same if not p.note.startswith("score batch") or p.note == f"score batch {batch:.0f}"]
         found += [Beside(theirs, str(method), float(str(sparsity)), last, best, fallen, resolution) for theirs in same]
     return found
+
+
+CHOICES = ("bn", "score-init")
+"""Options on which codes of one criterion disagree: a published number stands beside each value, which is named."""
+
+
+def without_options(criterion: str) -> tuple[str, dict[str, str]]:
+    """The name of a criterion without its `CHOICES`, and these."""
+    name, *given = criterion.split(":")
+    options = dict(part.split("=", 1) for part in given if part.split("=")[0] in CHOICES)
+    others = [part for part in given if part.split("=")[0] not in CHOICES]
+    return ":".join([name, *others]), options
 
 
 def alike(one: float, other: float) -> bool:
@@ -189,8 +123,9 @@ def as_published(rows: pd.DataFrame) -> bool:
         return False
     if first.criterion == DENSE:
         return True
-    schedule = SCHEDULES.get(first.criterion, "one-shot")
-    scope = "quota" if first.criterion in ("er", "erk") else "global"
+    name, _ = without_options(first.criterion)
+    schedule = SCHEDULES.get(name, "one-shot")
+    scope = "quota" if name in ("er", "erk") else "global"
     used = (first.variant, first.schedule, first.scope, first.target, first.min_per_layer, first.repair)
     whole = not str(first.score_sampling).startswith("class-")
     return whole and used == ("none", schedule, scope, "direct", 0, "none")
@@ -211,21 +146,31 @@ def table(found: Sequence[Beside]) -> Table:
     body = []
     for one in found:
         theirs = one.theirs
-        note = f"; {theirs.note}" if theirs.note else ""
         body.append(
             [
                 one.method if one.method != DENSE else "dense",
                 " / ".join(dict.fromkeys(f"{s:.10g}" for s in (one.sparsity, theirs.sparsity))),
                 spread(one.last.mean, one.last.deviation, one.last.count),
                 spread(one.best.mean, one.best.deviation, one.best.count) if theirs.best_on_test else "",
-                spread(theirs.accuracy, theirs.deviation, theirs.seeds),
+                spread(theirs.accuracy, theirs.deviation, theirs.seeds) + ", at chance" * at_chance(theirs),
                 theirs.selection,
                 f"{one.difference:+.2f}",
                 one.inside,
-                f"{theirs.source}, {theirs.table}{note}",
+                of(theirs),
             ]
         )
     return [head, *body]
+
+
+def of(theirs: Published) -> str:
+    """Where a published number stands, and what is noted of it."""
+    return f"{theirs.source}, {theirs.table}" + (f"; {theirs.note}" if theirs.note else "")
+
+
+def at_chance(theirs: Published) -> bool:
+    """Whether a published accuracy is that of guessing, as of networks that their masks have emptied."""
+    share = 1 / chance.CLASSES.get(theirs.data, math.inf)
+    return share > 0 and theirs.accuracy / 100 <= share + chance.MARGIN * (1 - share)
 
 
 def spread(mean: float, deviation: float, count: int | None) -> str:
@@ -238,12 +183,21 @@ def protocols(found: Sequence[Beside], comparison: Comparison) -> Iterator[str]:
     """How ours were trained, and how the published networks were, where we know it, and what is not the same."""
     ours = setting(comparison.protocol, comparison.train_fraction)
     yield f"Ours: {', '.join(ours)}."
+    yield from chosen(found)
     for source, name in dict.fromkeys((one.theirs.source, one.theirs.protocol) for one in found):
         if name is None:
             yield f"{source}: protocol not known to us."
             continue
         theirs = setting(PROTOCOLS[name].describe(), PROTOCOLS[name].train_fraction)
         yield f"{source}: {', '.join(theirs)} (`{name}`){OURS.get(name, '')}. {contrast(ours, theirs)}"
+
+
+def chosen(found: Sequence[Beside]) -> Iterator[str]:
+    """The options of ours that published numbers of the plain criterion stand beside."""
+    for method, name, law in dict.fromkeys((b.method, b.theirs.criterion, b.theirs.initialisations[0]) for b in found):
+        _, options = without_options(method.partition(", ")[0])
+        if said := [f"{key}={value}" for key, value in options.items() if (key, value) != ("score-init", law)]:
+            yield f"{method}: beside published numbers of {name}. Ours has the option {' and '.join(said)}."
 
 
 def setting(protocol: str, train_fraction: float) -> list[str]:
