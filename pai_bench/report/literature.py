@@ -8,7 +8,7 @@ import pandas as pd
 
 from pai_bench.plan import DENSE
 from pai_bench.report import chance
-from pai_bench.report.quoted import Published, published
+from pai_bench.report.quoted import Published, published, rivals
 from pai_bench.report.statistics import FEWEST, PERCENT, Estimate, estimate, t_quantile
 from pai_bench.report.summary import Comparison, parts_of, plural
 from pai_bench.report.tables import Table
@@ -160,6 +160,18 @@ def table(found: Sequence[Beside]) -> Table:
             ]
         )
     return [head, *body]
+
+
+def quoted_beside(found: Sequence[Beside], comparison: Comparison) -> Table:
+    """A row for each method that the tables of `found` quote beside their own; the head alone if there is none."""
+    tables = {(one.theirs.source, one.theirs.table) for one in found}
+    data = DATA.get(comparison.data, comparison.data)
+    body = [
+        [one.criterion, f"{one.sparsity:.10g}", spread(one.accuracy, one.deviation, one.seeds), of(one)]
+        for one in rivals()
+        if (one.source, one.table) in tables and (one.data, one.model) == (data, comparison.model)
+    ]
+    return [["method", "sparsity", "published", "source"], *body]
 
 
 def of(theirs: Published) -> str:

@@ -69,6 +69,11 @@ def published() -> tuple[Published, ...]:
     return read("accuracy.csv")
 
 
+def rivals() -> tuple[Published, ...]:
+    """Numbers of methods that sources quote beside their own, and that are not ours."""
+    return read("rivals.csv")
+
+
 @cache
 def read(name: str) -> tuple[Published, ...]:
     """The numbers in a file."""

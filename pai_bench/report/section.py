@@ -94,7 +94,14 @@ def against_literature(comparison: Comparison) -> list[str]:
         f"takes {FEWEST} seeds, none of them at chance.",
         tables.markdown(literature.table(found)),
         "\n".join(f"* {line}" for line in literature.protocols(found, comparison)),
+        *others(literature.quoted_beside(found, comparison)),
     ]
+
+
+def others(quoted: tables.Table) -> list[str]:
+    """Methods that the same published tables quote, as rows of their own."""
+    told = "Other methods in the same published tables, as they are quoted there. None was run here."
+    return [told, tables.markdown(quoted)] if len(quoted) > 1 else []
 
 
 def drawn(comparison: Comparison, records: Mapping[str, Record], folder: Path, paths: Paths) -> list[str]:

@@ -73,7 +73,8 @@ OTHER_NETWORKS = {
 
 def test_every_published_number_is_whole() -> None:
     assert len(quoted.published()) == 1529
-    for one in quoted.published():
+    assert len(quoted.rivals()) == 14
+    for one in (*quoted.published(), *quoted.rivals()):
         assert 0 < one.accuracy < 100
         assert 0 <= one.sparsity < 1
         assert all((one.source, one.table, one.data, one.model, one.criterion, one.selection))
@@ -145,6 +146,26 @@ def test_published_numbers_stand_beside_either_mode_of_batch_norm(name: str, sch
     text = write_report(stored("r", records), Path("r.md")).read_text()
     plain, options = name.partition(":")[0], name.partition(":")[2].replace(":", " and ")
     assert (f"* {name}: beside published numbers of {plain}. Ours has the option {options}." in text) is told
+
+
+def test_rivals_are_rows_of_their_own() -> None:
+    """Those of SNIP's table 1: never among the numbers beside ours, and only below that table."""
+    for model, error in (("lenet-300-100", 2.0), ("lenet-5-caffe", 0.9)):
+        trial = {"data": "mnist", "model": model}
+        records = [drawn("snip", 0.98, seed, 0.98, trial=trial) for seed in range(3)]
+        text = write_report(stored(model, records), Path("r.md")).read_text()
+        ours, _, rest = text.partition("Other methods in the same published tables")
+        rows = [
+            line for line in rest.partition("![")[0].splitlines() if "arXiv:1810.02340 (ICLR 2019), Table 1;" in line
+        ]
+        assert [row.split(" | ")[0] for row in rows] == [
+            f"| {n}" for n in ("LWC", "DNS", "LC", "SWS", "SVD", "OBD", "L-OBS")
+        ]
+        assert f"| {100 - error:.2f} | arXiv:1810.02340 (ICLR 2019), Table 1; Guo et al. 2016" in rows[1]
+        assert "LWC" not in ours
+    other = [drawn("snip", 0.9, seed, 0.98, trial=trial) for seed in range(3)]  # of figure 3 and table 3
+    assert "LWC" not in write_report(stored("other", other), Path("r.md")).read_text()
+    assert {one.criterion for one in quoted.published()}.isdisjoint(one.criterion for one in quoted.rivals())
 
 
 def test_other_uses_of_a_criterion_do_not_stand_beside_published_numbers() -> None:
