@@ -6,7 +6,7 @@ two ends is counted in one pass and read at once; from the counts follows where 
 """
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pai_bench.errors import UserError
-from pai_bench.pruning.transfers import read_scalars
+from pai_bench.pruning.transfers import count, packed, read_scalars
 
 Ranking = Generator[list[Tensor], list[Any], list[Tensor]]
 """Asks for the values of scalars, is sent them, and returns masks."""
@@ -32,7 +32,7 @@ SMALL, PIECE = 2**22, 2**24
 """Tensors with fewer scores than the first are joined to pieces of at most the second."""
 
 CHUNK = 2**20
-"""Equal scores that are numbered at a time."""
+"""Equal scores that are numbered at a time, a multiple of 1024."""
 
 
 def tops(groups: Sequence[Group]) -> list[list[Tensor]]:
@@ -52,20 +52,20 @@ def tops(groups: Sequence[Group]) -> list[list[Tensor]]:
     return [masks[i] for i in range(len(rankings))]
 
 
-def top(scores: Sequence[Tensor], count: int, alive: Sequence[Tensor] | None) -> Ranking:
-    """Masks (bool, of the scores' shapes) of the `count` highest scores over all tensors together."""
+def top(scores: Sequence[Tensor], wanted: int, alive: Sequence[Tensor] | None) -> Ranking:
+    """Masks (bool, of the scores' shapes) of the `wanted` highest scores over all tensors together."""
     pieces = _pieces(scores, alive)
     sample, seen = _sample(pieces)
     available, sampled = sum(score.numel() for score in scores), len(sample)
     if seen is not None:
-        *left, sampled = yield [*(piece.alive.sum() for piece in pieces if piece.alive is not None), seen]
+        *left, sampled = yield [*(count(p.alive) for p in pieces if p.alive is not None), seen]
         available = sum(left)
-    if count > available:
-        raise UserError(f"{count} connections cannot be kept of {available}")
-    if count in (0, available):
-        flat = [piece.among(torch.full_like(piece.scores, count > 0, dtype=torch.bool)) for piece in pieces]
+    if wanted > available:
+        raise UserError(f"{wanted} connections cannot be kept of {available}")
+    if wanted in (0, available):
+        flat = [piece.among(torch.full_like(piece.scores, wanted > 0, dtype=torch.bool)) for piece in pieces]
     else:
-        flat = yield from _ranked(pieces, count, _Bracket(sample, sampled, sampled * count / available))
+        flat = yield from _ranked(pieces, wanted, _Bracket(sample, sampled, sampled * wanted / available))
     parts = [part for piece, mask in zip(pieces, flat, strict=True) for part in mask.split(piece.sizes)]
     return [part.view(score.shape) for part, score in zip(parts, scores, strict=True)]
 
@@ -93,6 +93,13 @@ class _Piece:
     def between(self, low: Tensor, high: Tensor) -> Tensor:
         """What is higher than `low` and lower than `high`."""
         return self.above(low).logical_and_(self.scores < high.to(self.scores.device))
+
+    def regions(self, low: Tensor, high: Tensor) -> Iterator[Tensor]:
+        """What is higher than `high`, equals it, lies between, and equals `low`, one after the other."""
+        yield self.above(high)
+        yield self.at(high)
+        yield self.between(low, high)
+        yield self.at(low)
 
 
 def _pieces(scores: Sequence[Tensor], alive: Sequence[Tensor] | None) -> list[_Piece]:
@@ -159,15 +166,15 @@ class _Bracket:
         self.low, self.high = self._at(self._position + self._spread), self.low
 
 
-def _ranked(pieces: Sequence[_Piece], count: int, bracket: _Bracket) -> Ranking:
-    """Flat masks of the `count` highest scores, which are some and not all."""
+def _ranked(pieces: Sequence[_Piece], wanted: int, bracket: _Bracket) -> Ranking:
+    """Flat masks of the `wanted` highest scores, which are some and not all."""
     while True:
         low, high = bracket.low, bracket.high
         flags = [bracket.unordered.sum(), low.isneginf().sum(), (low == high).sum()]
-        regions = [mask.sum() for p in pieces for mask in (p.above(high), p.at(high), p.between(low, high), p.at(low))]
+        regions = [count(mask) for piece in pieces for mask in piece.regions(low, high)]
         unordered, lowest, empty, *found = yield [*flags, *regions]
         above, at_high, inside, at_low = (found[i::4] for i in range(4))
-        missing = [count - sum(above)]  # what is not yet kept with all of a region, and of those above it
+        missing = [wanted - sum(above)]  # what is not yet kept with all of a region, and of those above it
         for region in (at_high, inside, [] if empty else at_low):
             missing.append(missing[-1] - sum(region))
         if unordered or (lowest and missing[3] > 0):
@@ -184,43 +191,43 @@ def _ranked(pieces: Sequence[_Piece], count: int, bracket: _Bracket) -> Ranking:
             bracket.sink()
 
 
-def _best(pieces: Sequence[_Piece], low: Tensor, high: Tensor, inside: list[int], count: int) -> list[Tensor]:
-    """Masks of all from `high` on, and of the best `count` of the `inside` of each piece."""
+def _best(pieces: Sequence[_Piece], low: Tensor, high: Tensor, inside: list[int], wanted: int) -> list[Tensor]:
+    """Masks of all from `high` on, and of the best `wanted` of the `inside` of each piece."""
     places = [
         torch.nonzero_static(piece.between(low, high), size=size).squeeze(1)
         for piece, size in zip(pieces, inside, strict=True)
     ]
     values = torch.cat([piece.scores[found].to(low.device) for piece, found in zip(pieces, places, strict=True)])
     order = values.add_(0.0).sort(descending=True, stable=True).indices  # 0.0 and -0.0 are equal
-    keep = torch.zeros_like(order, dtype=torch.bool).index_fill_(0, order[:count], True)
+    keep = torch.zeros_like(order, dtype=torch.bool).index_fill_(0, order[:wanted], True)
     masks = [piece.above(high).logical_or_(piece.at(high)) for piece in pieces]
     for mask, found, part in zip(masks, places, keep.split(inside), strict=True):
         mask[found] = part.to(mask.device)
     return masks
 
 
-def _equal(pieces: Sequence[_Piece], value: Tensor, sizes: list[int], count: int) -> Ranking:
-    """Masks of all above `value`, and of the first `count` that equal it, of as many as there are in each piece."""
+def _equal(pieces: Sequence[_Piece], value: Tensor, sizes: list[int], wanted: int) -> Ranking:
+    """Masks of all above `value`, and of the first `wanted` that equal it, of as many as there are in each piece."""
     masks = []
     for piece, size in zip(pieces, sizes, strict=True):
-        mask, kept = piece.above(value), min(size, count)
+        mask, kept = piece.above(value), min(size, wanted)
         if kept:
             equal = piece.at(value)
             mask.logical_or_(equal if kept == size else (yield from _first(equal, kept)))
         masks.append(mask)
-        count -= kept
+        wanted -= kept
     return masks
 
 
-def _first(mask: Tensor, count: int) -> Generator[list[Tensor], list[Any], Tensor]:
-    """`mask`, in place, without all but the first `count` that it holds."""
+def _first(mask: Tensor, wanted: int) -> Generator[list[Tensor], list[Any], Tensor]:
+    """`mask`, in place, without all but the first `wanted` that it holds."""
     start, chunks = 0, len(mask) // CHUNK
     if len(mask) > CHUNK:  # numbers of all of them would take eight times the memory of the scores
-        ends = mask[: chunks * CHUNK].view(chunks, CHUNK).sum(1).cumsum(0)
-        whole = ends <= count
+        ends = packed(mask[: chunks * CHUNK]).view(chunks, -1).sum(1).cumsum(0)
+        whole = ends <= wanted
         full, before = yield [whole.sum(), (ends * whole).max()]
-        start, count = full * CHUNK, count - before
+        start, wanted = full * CHUNK, wanted - before
     part = mask[start : start + CHUNK]
-    part.logical_and_(part.cumsum(0) <= count)
+    part.logical_and_(part.cumsum(0) <= wanted)
     mask[start + CHUNK :].zero_()
     return mask

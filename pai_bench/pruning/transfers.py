@@ -35,4 +35,21 @@ def equal(pairs: Iterable[tuple[Tensor, Tensor]]) -> list[bool]:
 
 def counts(masks: Iterable[Tensor]) -> list[int]:
     """How many ``True`` each of some masks holds."""
-    return read_scalars(mask.count_nonzero() for mask in masks)
+    return read_scalars(mask.count_nonzero() if on_host(mask) else count(mask.reshape(-1)) for mask in masks)
+
+
+WORDS = 128
+"""So many times eight bytes of ones can be added without a carry."""
+
+
+def count(mask: Tensor) -> Tensor:
+    """How many ``True`` a flat mask holds; torch by itself would make an integer of eight bytes of each."""
+    whole = len(mask) // (8 * WORDS) * 8 * WORDS
+    if not whole:
+        return mask.sum()
+    return packed(mask[:whole]).sum() + mask[whole:].sum()
+
+
+def packed(mask: Tensor) -> Tensor:
+    """The sums (bytes) of a flat mask over groups that follow each other, eight in every ``8 * WORDS`` places."""
+    return mask.contiguous().view(torch.int64).view(-1, WORDS).sum(1).view(torch.uint8)

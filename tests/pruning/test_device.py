@@ -19,6 +19,7 @@ from pai_bench.errors import UserError
 from pai_bench.pruning import OneShot, device_selection, prunable_parameters, select, transfers
 from pai_bench.pruning.selection import with_ties
 from pai_bench.registry import CRITERIA
+from tests.pruning.test_selection import allocated
 
 ALL = [plugin.name for plugin in CRITERIA.plugins()]
 
@@ -158,7 +159,7 @@ def test_masks_are_those_of_the_host(name: str, request: pytest.FixtureRequest) 
 
 def example_scores(kind: str, generator: torch.Generator) -> dict[str, Tensor]:
     """Scores of several tensors with few or many ties, of both signs, infinite ones, of two types, one not in order."""
-    shapes = [(1,), (333,), (70, 3), (0,), (2000,), (20, 30)]
+    shapes = [(1,), (333,), (70, 3), (0,), (3000,), (20, 30)]
     scores = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
     changes: dict[str, Callable[[Tensor], Tensor]] = {
         "continuous": lambda s: s,
@@ -184,7 +185,7 @@ def test_selection_on_a_device_is_that_of_the_host(
 ) -> None:
     """With far too narrow a bracket, it is often wrong; tensors are joined, and equal scores numbered, in bits."""
     if narrow:
-        for name, value in {"DIRECT": 10, "SIGMAS": 0.1, "SMALL": 400, "PIECE": 500, "CHUNK": 50}.items():
+        for name, value in {"DIRECT": 10, "SIGMAS": 0.1, "SMALL": 400, "PIECE": 500, "CHUNK": 1024}.items():
             monkeypatch.setattr(device_selection, name, value)
     generator = torch.Generator().manual_seed(0)
     examples = []
@@ -229,6 +230,25 @@ def test_what_cannot_be_ranked_or_kept_on_a_device() -> None:
         select({"a": torch.ones(2)}, 3)
     with pytest.raises(UserError, match="2 connections cannot be kept of 1"):
         select({"a": torch.ones(2)}, 2, {"a": torch.tensor([True, False])})
+
+
+@pytest.mark.usefixtures("far")
+@pytest.mark.parametrize("kind", ["continuous", "constant"])
+@pytest.mark.parametrize("some", [False, True])
+def test_selection_on_a_device_takes_less_memory_than_the_scores(kind: str, some: bool) -> None:
+    """The masks, two more of the largest tensor, and scores of the small ones."""
+    scores = {name: torch.rand(size) for name, size in {"large": 2**24, "small": 2**20, "other": 2**20}.items()}
+    if kind == "constant":
+        scores = {name: torch.zeros_like(score) for name, score in scores.items()}
+    size = sum(score.numel() for score in scores.values())
+    alive = select(scores, size // 2) if some else None
+    assert allocated(lambda: select(scores, size // 20, alive)) < 4 * size
+
+
+@pytest.mark.parametrize("size", [0, 1, 1023, 1024, 1025, 5000])
+def test_ones_are_counted_without_a_carry(size: int) -> None:
+    for mask in (torch.ones(size, dtype=torch.bool), torch.rand(size) < 0.5):
+        assert int(transfers.count(mask)) == int(mask.sum())
 
 
 def test_values_of_several_types_are_read_exactly(request: pytest.FixtureRequest) -> None:
