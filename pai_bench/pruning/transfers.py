@@ -52,4 +52,5 @@ def count(mask: Tensor) -> Tensor:
 
 def packed(mask: Tensor) -> Tensor:
     """The sums (bytes) of a flat mask over groups that follow each other, eight in every ``8 * WORDS`` places."""
-    return mask.contiguous().view(torch.int64).view(-1, WORDS).sum(1).view(torch.uint8)
+    mask = mask.contiguous() if mask.storage_offset() % 8 == 0 else mask.clone()  # words begin at whole words
+    return mask.view(torch.int64).view(-1, WORDS).sum(1).view(torch.uint8)
