@@ -176,7 +176,9 @@ def add_time(verbs: Any) -> None:
     """``time``."""
     verb = add_verb(verbs, "time", "measure what scoring costs, in seconds, bytes and training steps", TIME_EXAMPLES)
     verb.add_argument("--sparsity", type=float, default=0.95, help="sparsity of the whole pruning (default: 0.95)")
-    verb.add_argument("--rounds", type=int, default=5, help="measurements of each, after a warm-up (default: 5)")
+    verb.add_argument(
+        "--rounds", type=int, default=None, help="measurements of each, after a warm-up (default: 5 to 20, in a second)"
+    )
     verb.add_argument(
         "--seconds", type=float, default=30.0, help="about the longest time for each, at least one round (default: 30)"
     )

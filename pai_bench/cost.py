@@ -29,10 +29,12 @@ def measure_step(runner: Runner, trial: Trial, *, seconds: float = 1.0) -> float
     return step_seconds(runner, lasting, 1, ENGINE, seconds=seconds)[0]
 
 
-def measure_cost(runner: Runner, trial: Trial, step_seconds: float, *, rounds: int = 5, budget: float = 30.0) -> Cost:
+def measure_cost(
+    runner: Runner, trial: Trial, step_seconds: float, *, rounds: int | None = None, budget: float = 30.0
+) -> Cost:
     """The cost of one score, and of a whole pruning, by the criterion of `trial`, beside `step_seconds` of training.
 
-    Each is measured up to `rounds` times within about `budget` seconds, once at least.
+    Each is measured `rounds` times, by default as often as `repeat` says, within about `budget` seconds.
     """
     assert trial.criterion is not None
     data, model = runner.data(trial), runner.model(trial)
@@ -71,6 +73,9 @@ def measure_cost(runner: Runner, trial: Trial, step_seconds: float, *, rounds: i
         device=runner.device.type,
         environment=describe(runner.device),
         provenance=runner.provenance(),
+        device_seconds=scoring.device_seconds,
+        floor_device_seconds=scoring.floor_device_seconds,
+        prune_device_seconds=pruning.device_seconds,
     )
 
 

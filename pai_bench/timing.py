@@ -14,13 +14,23 @@ import torch
 
 PROC = Path("/proc/self")
 
+WARM_ROUNDS, WARM_SECONDS = 3, 0.5
+"""Rounds of a warm-up, and its length: libraries choose their kernels, and a device's clock goes up."""
+
+LEAST, MOST, MEASURED = 5, 20, 1.0
+"""Rounds that are measured at least, if there is time, and at most, and for how many seconds."""
+
 
 @dataclass
 class Measurement:
-    """Wall-clock seconds of a block, and if it was measured, the peak of memory beyond what was there before."""
+    """Wall-clock seconds of a block, and if it was measured, the peak of memory beyond what was there before.
+
+    On CUDA also the seconds between its first and its last work on the device, without the way there and back.
+    """
 
     seconds: float = 0.0
     peak_bytes: int | None = None
+    device_seconds: float | None = None
 
 
 def synchronise(device: torch.device) -> None:
@@ -40,12 +50,24 @@ def measured(device: torch.device, *, memory: bool | None = None) -> Iterator[Me
     synchronise(device)
     wanted = device.type == "cuda" if memory is None else memory
     before = reset_peak(device) if wanted else None
-    start = time.perf_counter()
+    start, first = time.perf_counter(), mark(device)
     yield result
+    last = mark(device)
     synchronise(device)
     result.seconds = time.perf_counter() - start
+    if first is not None and last is not None:
+        result.device_seconds = first.elapsed_time(last) / 1000
     if before is not None and (peak := peak_bytes(device)) is not None:
         result.peak_bytes = max(0, peak - before)
+
+
+def mark(device: torch.device) -> torch.cuda.Event | None:
+    """A mark among the work that a CUDA device is given now; it knows how much later another one is met."""
+    if device.type != "cuda":
+        return None
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
 
 
 def reset_peak(device: torch.device) -> int | None:
@@ -87,6 +109,9 @@ class Timing:
     floor_peak_bytes: int | None = None
     cold: bool = False
     """Whether there was no warm-up."""
+    device_seconds: float | None = None
+    """Median seconds on the device, where it has its own time."""
+    floor_device_seconds: float | None = None
 
     @property
     def median(self) -> float:
@@ -112,29 +137,57 @@ def repeat(
     device: torch.device,
     *,
     floor: Callable[[], Any] | None = None,
-    rounds: int = 5,
+    rounds: int | None = None,
     budget: float = 30.0,
 ) -> Timing:
-    """Do `work` up to `rounds` times after a warm-up, for about `budget` seconds but once at least.
+    """Do `work` again and again after a warm-up, `rounds` times, or else `LEAST` times and more within `MEASURED`.
 
-    The `floor` is measured by turns with it, so that whatever else the machine does meets both. Memory is measured
-    during the warm-up. What takes longer than the budget has none: it is measured once, cold.
+    The `floor` is measured by turns with it, so that whatever else the machine does meets both. Memory is that of the
+    second round of the warm-up, where there is one: the first may get workspaces that are kept. No round begins after
+    `budget` seconds but the first; what takes longer has no warm-up, except on CUDA, where it always has.
     """
-    found: dict[Callable[[], Any], list[Measurement]] = {work: []} if floor is None else {floor: [], work: []}
-    begin = time.perf_counter()
-    for i in range(rounds + 1):
-        for what, measurements in found.items():
-            with measured(device, memory=i == 0) as one:
-                what()
-            measurements.append(one)
-        if time.perf_counter() - begin > budget:
-            break
-    cold = len(found[work]) == 1
-    seconds = {what: tuple(one.seconds for one in measurements[not cold :]) for what, measurements in found.items()}
-    return Timing(
-        seconds[work],
-        () if floor is None else seconds[floor],
-        found[work][0].peak_bytes,
-        None if floor is None else found[floor][0].peak_bytes,
-        cold,
-    )
+    tasks = [work] if floor is None else [floor, work]
+    begin, warm, timed = time.perf_counter(), list[list[Measurement]](), list[list[Measurement]]()
+    least, most = (LEAST, MOST) if rounds is None else (rounds, rounds)
+
+    def elapsed() -> float:
+        return time.perf_counter() - begin
+
+    def is_warm() -> bool:
+        if elapsed() + 2 * elapsed() / len(warm) > budget:  # what is left is for measuring
+            return True
+        ready = len(warm) >= WARM_ROUNDS, elapsed() >= WARM_SECONDS
+        # a processor has its clock up, and its libraries have little to find out
+        return all(ready) if device.type == "cuda" else len(warm) > 1 and any(ready)
+
+    def is_done(start: float) -> bool:
+        if elapsed() > budget:
+            return bool(timed) or device.type != "cuda"
+        return len(timed) >= least and (len(timed) >= most or elapsed() - start >= MEASURED)
+
+    while not warm or not is_warm():
+        warm.append([measure(task, device, memory=len(warm) < 2) for task in tasks])
+    start = elapsed()
+    while not is_done(start):
+        timed.append([measure(task, device, memory=False) for task in tasks])
+    return summary(warm, timed)
+
+
+def measure(task: Callable[[], Any], device: torch.device, *, memory: bool) -> Measurement:
+    """One measurement of `task`."""
+    with measured(device, memory=memory) as one:
+        task()
+    return one
+
+
+def summary(warm: list[list[Measurement]], timed: list[list[Measurement]]) -> Timing:
+    """What was measured, by round, of a floor and of work, or of work alone."""
+    peaks = [one.peak_bytes for one in warm[:2][-1]]
+    seconds, inside = [], []
+    for column in zip(*(timed or warm), strict=True):
+        seconds.append(tuple(one.seconds for one in column))
+        known = [one.device_seconds for one in column if one.device_seconds is not None]
+        inside.append(statistics.median(known) if known else None)
+    if len(seconds) == 1:
+        return Timing(seconds[0], (), peaks[0], None, not timed, inside[0])
+    return Timing(seconds[1], seconds[0], peaks[1], peaks[0], not timed, inside[1], inside[0])

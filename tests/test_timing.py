@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import torch
 from torch import nn
 
 import pai_bench as pb
+from pai_bench import timing
 from pai_bench.catalog import resolve
 from pai_bench.cli import main
 from pai_bench.report import costs
 from pai_bench.runner import Runner
 from pai_bench.store import Cost, Store
-from pai_bench.timing import Timing, repeat
+from pai_bench.timing import WARM_ROUNDS, Timing, repeat
 from tests.test_runner import blobs
 
 CPU = torch.device("cpu")
@@ -44,33 +46,112 @@ def test_peak_memory_is_that_of_what_was_alive_at_once() -> None:
 
 
 def test_medians_and_quartiles_by_hand() -> None:
-    timing = Timing((4.0, 1.0, 2.0, 3.0, 10.0), (1.5, 0.5, 2.5))
-    assert timing.median == 3.0
-    assert timing.iqr == 2.0  # quartiles 2 and 4
-    assert timing.ratio == 2.0
+    found = Timing((4.0, 1.0, 2.0, 3.0, 10.0), (1.5, 0.5, 2.5))
+    assert found.median == 3.0
+    assert found.iqr == 2.0  # quartiles 2 and 4
+    assert found.ratio == 2.0
     assert Timing((1.0,)).iqr == 0.0
     assert Timing((1.0,)).ratio is None
 
 
 def test_work_and_floor_take_turns_after_a_warm_up() -> None:
     calls: list[str] = []
-    timing = repeat(lambda: calls.append("work"), CPU, floor=lambda: calls.append("floor"), rounds=3)
-    assert calls == ["floor", "work"] * 4
-    assert not timing.cold
-    assert len(timing.seconds) == len(timing.floors) == 3
+    found = repeat(lambda: calls.append("work"), CPU, floor=lambda: calls.append("floor"), rounds=3)
+    assert calls == ["floor", "work"] * (WARM_ROUNDS + 3)
+    assert not found.cold
+    assert len(found.seconds) == len(found.floors) == 3
+    assert found.device_seconds is found.floor_device_seconds is None
 
 
-def test_what_takes_long_is_measured_less_often() -> None:
-    calls: list[float] = []
+class Clock:
+    """A clock that only work moves, and the device that does it."""
 
-    def work() -> None:
-        calls.append(time.perf_counter())
-        time.sleep(0.02)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, memory: bool = False) -> None:
+        self.now, self.calls = 0.0, 0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+        for name, value in {"synchronise": None, "reset_peak": 0, "peak_bytes": 0}.items():
+            monkeypatch.setattr(timing, name, lambda _device, value=value: value)
+        monkeypatch.setattr(timing, "mark", lambda device: None if device.type == "cpu" else Mark(self.now))
 
-    timing = repeat(work, CPU, rounds=5, budget=0.03)
-    assert len(calls) == 2  # a warm-up and one round
-    assert timing.median >= 0.02
-    assert repeat(work, CPU, budget=0.0).cold
+    def works(self, *seconds: float) -> Callable[[], None]:
+        """Work that takes so long, the last number again and again."""
+
+        def work() -> None:
+            self.now += seconds[min(self.calls, len(seconds) - 1)]
+            self.calls += 1
+
+        return work
+
+
+class Mark:
+    """A mark on a device that starts a quarter of a second late and is done when the host is."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def elapsed_time(self, other: "Mark") -> float:
+        return 1000 * (other.now - self.now) / 2
+
+
+@pytest.mark.parametrize(
+    ("device", "seconds", "rounds", "budget", "calls", "timed"),
+    [
+        ("cpu", (0.01,), None, 30, 3 + 20, 20),  # three rounds, and twenty
+        ("cpu", (0.15,), None, 30, 3 + 7, 7),  # three rounds, and a second
+        ("cpu", (0.3,), None, 30, 2 + 5, 5),  # half a second, and five rounds
+        ("cpu", (2.0,), None, 30, 2 + 5, 5),
+        ("cpu", (0.01,), 4, 30, 3 + 4, 4),
+        ("cpu", (5.0,), None, 30, 2 + 5, 5),  # the last begins after 30 seconds
+        ("cpu", (8.0,), None, 30, 2 + 2, 2),  # and here, after 24
+        ("cpu", (20.0,), None, 30, 1 + 1, 1),
+        ("cpu", (31.0,), None, 30, 1, 1),  # cold
+        ("cpu", (4.0, 0.15), None, 30, 2 + 7, 7),  # the first round may be slow
+        ("cuda", (0.01,), None, 30, 50 + 20, 20),
+        ("cuda", (0.15,), None, 30, 4 + 7, 7),
+        ("cuda", (0.3,), None, 30, 3 + 5, 5),
+        ("cuda", (31.0,), None, 30, 1 + 1, 1),  # warm in any case
+        ("cuda", (10.0, 0.01), 2, 30, 3 + 2, 2),
+    ],
+)
+def test_rounds_and_seconds_of_the_warm_up_and_of_what_is_measured(
+    device: str,
+    seconds: tuple[float, ...],
+    rounds: int | None,
+    budget: float,
+    calls: int,
+    timed: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(monkeypatch)
+    found = repeat(clock.works(*seconds), torch.device(device), rounds=rounds, budget=budget)
+    assert abs(clock.calls - calls) <= (calls > 20)  # sums of hundredths of a second
+    assert len(found.seconds) == timed
+    assert found.cold == (calls == 1)
+    assert found.median == pytest.approx(seconds[-1])
+    if device == "cpu":
+        assert found.device_seconds is None
+    else:
+        assert found.device_seconds == pytest.approx(seconds[-1] / 2)
+
+
+@pytest.mark.parametrize(("budget", "peak"), [(30.0, 5), (0.0, 100)])
+def test_memory_is_that_of_the_second_round_where_there_is_one(
+    budget: float, peak: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, peaks = Clock(monkeypatch), iter([100, 5, *[1000] * 50])
+    monkeypatch.setattr(timing, "peak_bytes", lambda _device: next(peaks))
+    assert repeat(clock.works(0.1), CPU, budget=budget).peak_bytes == peak
+
+
+@pytest.mark.gpu
+def test_seconds_on_a_gpu_are_a_part_of_all() -> None:
+    device = torch.device("cuda")
+    one, other = torch.rand(2, 2000, 2000, device=device)
+    found = repeat(lambda: one @ other, device, floor=lambda: one + other)
+    assert found.device_seconds is not None
+    assert found.floor_device_seconds is not None
+    assert 0 < found.floor_device_seconds < found.device_seconds <= found.median
+    assert found.peak_bytes == one.nbytes
 
 
 ARGUMENTS = ["time", "--criteria", "snip,er", "--models", "lenet-300-100", "--rounds", "2", "--seconds", "2"]
@@ -138,6 +219,24 @@ def test_units_by_hand() -> None:
     assert floor[:7] == ["(bare pass)", "–", "200 ms", "", "1", "2", "2 MiB"]
 
 
+def test_seconds_on_a_device_stand_beside_the_others() -> None:
+    inside: dict[str, Any] = {"device_seconds": 0.25, "floor_device_seconds": 0.15, "prune_device_seconds": 0.5}
+    head, floor, row = costs.table([cost(device="cuda", **inside)])
+    known = [i for i, name in enumerate(head) if name == "on the device"]
+    assert [row[i] for i in known] == ["250 ms", "500 ms"]
+    assert [floor[i] for i in known] == ["150 ms", ""]
+    assert len(head) == len(floor) == len(row) == len(costs.table([cost()])[0]) + 2
+
+
+def test_a_cost_that_was_stored_without_seconds_on_the_device_is_read() -> None:
+    old = {k: v for k, v in dataclasses.asdict(cost()).items() if not k.endswith("device_seconds")}
+    assert Cost.from_json(json.dumps(old)) == cost()
+    assert Cost.from_json(json.dumps(old)).identity == cost(device_seconds=0.1).identity
+    for missing in ("peak_bytes", "seconds"):
+        with pytest.raises(ValueError, match="missing or malformed"):
+            Cost.from_json(json.dumps({k: v for k, v in old.items() if k != missing}))
+
+
 def test_what_cannot_be_compared_stands_in_another_table() -> None:
     others = [
         cost(device="cuda", environment=ENVIRONMENT | {"device": "NVIDIA X"}),
@@ -193,7 +292,7 @@ def test_a_cost_of_an_earlier_version_is_read() -> None:
 
 @pytest.mark.parametrize(
     "field", [{"environment": {}}, {"environment": None}, {"seconds": "a"}, {"seconds": -1.0}, {"floor_seconds": 0},
-              {"step_seconds": 0}, {"provenance": []}, {"peak_bytes": "x"}, {"trial": {}}]
+              {"step_seconds": 0}, {"provenance": []}, {"device_seconds": -1.0}, {"peak_bytes": "x"}, {"trial": {}}]
 )  # fmt: skip
 def test_a_damaged_cost_is_left_out(field: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     store = Store("r", create=True)

@@ -16,8 +16,8 @@ CAPTION = (
     "was measured once, cold. A *score* is what a criterion takes under one mask; *pruning* is all of its cuts, with "
     "the selections. Beside them stand one bare pass, forward and backward, of the score batch in the same mode of "
     "batch norm, measured by turns with the score, and one training step of the protocol. Memory is the peak beyond "
-    "what was held before, in the warm-up: on a CPU the resident memory of the process, on a GPU what torch has "
-    "allocated."
+    "what was held before, in the second round of the warm-up: on a CPU the resident memory of the process, on a GPU "
+    "what torch has allocated. *On the device* is the part of the seconds between a GPU's first and last work."
 )
 
 
@@ -150,9 +150,10 @@ def label(cost: Cost) -> str:
 
 def table(group: list[Cost]) -> tables.Table:
     """One row for each criterion: one score, and a whole pruning, in seconds, units and bytes."""
+    inside = on_device(group)
     head = [
-        *("criterion", "batch norm", "score", "± IQR (n)", "÷ bare pass", "÷ step", "peak memory"),
-        *("schedule", "pruning", "± IQR (n)", "÷ step", "peak memory"),
+        *("criterion", "batch norm", "score", "± IQR (n)", *inside, "÷ bare pass", "÷ step", "peak memory"),
+        *("schedule", "pruning", "± IQR (n)", *inside, "÷ step", "peak memory"),
     ]
     step = step_seconds(group)
     body = [
@@ -161,18 +162,25 @@ def table(group: list[Cost]) -> tables.Table:
             cost.batch_norm or "–",
             tables.duration(cost.seconds),
             spread(cost.iqr, cost.rounds, cost.cold),
+            *(tables.duration(cost.device_seconds) for _ in inside),
             f"{cost.seconds / cost.floor_seconds:.3g}",
             f"{cost.seconds / step:.3g}",
             tables.size(cost.peak_bytes),
             cost.trial["criterion"]["schedule"],
             tables.duration(cost.prune_seconds),
             spread(cost.prune_iqr, cost.prune_rounds, cost.prune_cold),
+            *(tables.duration(cost.prune_device_seconds) for _ in inside),
             f"{cost.prune_seconds / step:.3g}",
             tables.size(cost.prune_peak_bytes),
         ]
         for cost in group
     ]
     return [head, *floor_rows(group, step), *body]
+
+
+def on_device(group: list[Cost]) -> list[str]:
+    """The heading of a column for seconds on the device, if they are known."""
+    return ["on the device"] if any(cost.device_seconds is not None for cost in group) else []
 
 
 def spread(iqr: float, rounds: int, cold: bool) -> str:
@@ -192,6 +200,8 @@ def floor_rows(group: list[Cost], step: float) -> tables.Table:
         seconds = statistics.median(cost.floor_seconds for cost in same)
         peak = max((cost.floor_peak_bytes for cost in same if cost.floor_peak_bytes is not None), default=None)
         units = f"{seconds / step:.3g}"
-        name = ["(bare pass)", mode or "–", tables.duration(seconds), "", "1", units, tables.size(peak)]
-        rows.append([*name, *[""] * 5])
+        known = [cost.floor_device_seconds for cost in same if cost.floor_device_seconds is not None]
+        inside = [tables.duration(statistics.median(known) if known else None) for _ in on_device(group)]
+        name = ["(bare pass)", mode or "–", tables.duration(seconds), "", *inside, "1", units, tables.size(peak)]
+        rows.append([*name, *[""] * (5 + len(inside))])
     return rows

@@ -95,7 +95,7 @@ def size(count: float | None) -> str:
     return f"{count / 2**30:.3g} GiB" if count >= 2**30 else f"{count / 2**20:.3g} MiB"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | None) -> str:
     """Seconds as a person writes them; nothing for NaN or None."""
     if seconds is None or pd.isna(seconds):
         return ""

@@ -260,6 +260,10 @@ class Cost:
     precision: str = "fp32"
     memory_format: str = "contiguous"
     schema: int = SCHEMA
+    device_seconds: float | None = None
+    """The part of ``seconds`` that a GPU worked; as the next two, None on a processor and in earlier records."""
+    floor_device_seconds: float | None = None
+    prune_device_seconds: float | None = None
 
     @property
     def identity(self) -> str:
@@ -278,9 +282,11 @@ class Cost:
             forms = [(cost, Cost), (cost.trial, Trained), (cost.trial, Scored)]
             forms += [(cost.environment, Environment), (cost.provenance, Origin)]
             peaks = [p or 0 for p in (cost.peak_bytes, cost.floor_peak_bytes, cost.prune_peak_bytes)]
+            inside = (cost.device_seconds, cost.floor_device_seconds, cost.prune_device_seconds)
             ok = [
                 *(fits(value, form) for value, form in forms),
                 min(cost.seconds, cost.floor_seconds, cost.prune_seconds, cost.step_seconds) > 0,
+                min(seconds or 0 for seconds in inside) >= 0,
                 min(cost.iqr, cost.prune_iqr, cost.rounds, cost.weights, *peaks) >= 0,
             ]
             if not all(ok):

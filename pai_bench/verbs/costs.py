@@ -19,7 +19,7 @@ def time(given: argparse.Namespace) -> int:
     from pai_bench.runner import Runner
     from pai_bench.store import Cost, Store
 
-    if given.rounds < 1 or not 0 <= given.seconds < float("inf"):
+    if (given.rounds is not None and given.rounds < 1) or not 0 <= given.seconds < float("inf"):
         raise UserError(f"rounds {given.rounds} must be at least 1, and seconds {given.seconds:g} finite, not negative")
     flags = {key: value for key, value in vars(given).items() if key in recipe.KEYS and key != "out"}
     console = make_console()
