@@ -17,6 +17,7 @@ from tests.report.records import record
 
 def trial(model: str, **changes: Any) -> Trial:
     keys: dict[str, Any] = {"models": [model], "criteria": ["random"], "sparsities": [0.9], "seeds": 1}
+    keys["protocol"] = "short-bn"
     return resolve(pb.Sweep(**keys | changes)).trials[1]
 
 
