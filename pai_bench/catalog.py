@@ -130,7 +130,7 @@ def _protocol(catalog: Catalog, sweep: Sweep, data_name: str, model_name: str) -
     check_fit(model, model_name, data)
     has_batch_norm = any(isinstance(module, BATCH_NORMS) for module in model.modules())
     protocol = get_protocol(
-        sweep.protocol or ("short-bn" if has_batch_norm else "short"),
+        sweep.protocol or ("short-adam-bn" if has_batch_norm else "short-adam"),
         epochs=sweep.epochs,
         batch_size=sweep.batch_size,
         learning_rate=sweep.learning_rate,

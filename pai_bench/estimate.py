@@ -98,7 +98,7 @@ def arithmetic(recipe: Recipe) -> float | None:
         if (facts := FACTS.get(data)) is None or (given["protocol"] is None and given["epochs"] is None):
             return None
         changes = {key: given[key] for key in ("epochs", "batch_size")}
-        protocol = get_protocol(given["protocol"] or "short", **changes).scaled(given["budget"])
+        protocol = get_protocol(given["protocol"] or "short-adam", **changes).scaled(given["budget"])
         share = protocol.train_fraction if given["train_fraction"] is None else given["train_fraction"]
         examples = protocol.steps(round(share * (1 - given["validation"]) * facts.train)) * protocol.batch_size
         total += len(points) * examples * 3 * forward(name, facts)

@@ -39,7 +39,7 @@ class Sweep:
     )
     models: Sequence[Any] = option(("lenet",), "networks; `pai-bench list models` names them", axis=True)
     data: Sequence[Any] = option(("digits",), "data sets; `pai-bench list data` names them", axis=True)
-    sparsities: Sequence[float] = option((0.95, 0.995), "shares of weights removed, in [0, 1)", axis=True)
+    sparsities: Sequence[float] = option((0.95, 0.98), "shares of weights removed, in [0, 1)", axis=True)
     seeds: int = option(3, "number of paired seeds: 0, 1, ...", least=1)
     schedule: str | None = option(None, "schedule for all criteria, as NAME[:steps=N]; default: each one's own")
     variants: Sequence[Any] = option(
@@ -65,7 +65,7 @@ class Sweep:
     )
     protocol: str | None = option(
         None,
-        "training protocol, see `pai-bench list protocols`; default: short, or short-bn for networks with batch norm",
+        "training protocol, see `pai-bench list protocols`; default: short-adam, or short-adam-bn with batch norm",
     )
     epochs: int | None = option(None, "epochs of training; default: the protocol's", least=0)
     batch_size: int | None = option(None, "training batch; default: the protocol's", least=1)

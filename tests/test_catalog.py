@@ -18,7 +18,7 @@ from pai_bench.pruning.lookup import load_class
 
 def test_identities_of_real_trials_are_pinned() -> None:
     """Options that a later version adds to criteria must not move these: see tests/test_plan.py."""
-    sweep = pb.Sweep(criteria=["snip", "grasp", "synflow"], sparsities=[0.95], seeds=1)
+    sweep = pb.Sweep(criteria=["snip", "grasp", "synflow"], sparsities=[0.95], seeds=1, protocol="short")
     assert [trial.identity for trial in resolve(sweep).trials] == PINNED
 
 
@@ -38,7 +38,10 @@ def test_one_batch_norm_mode_for_all_that_use_data() -> None:
 
 def test_networks_with_batch_norm_train_for_fewer_epochs_by_default() -> None:
     trials = resolve(pb.Sweep(models=["lenet", "resnet-20"], seeds=1)).trials
-    assert {trial.model: trial.protocol.name for trial in trials} == {"lenet-5-caffe": "short", "resnet-20": "short-bn"}
+    assert {trial.model: trial.protocol.name for trial in trials} == {
+        "lenet-5-caffe": "short-adam",
+        "resnet-20": "short-adam-bn",
+    }
 
 
 def test_own_objects() -> None:

@@ -41,6 +41,16 @@ def test_the_main_job_small(capsys: pytest.CaptureFixture[str]) -> None:
     assert "10 of 10 trials are already stored" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_the_main_job_shows_a_difference_between_trained_networks() -> None:
+    assert main(["run", "--criteria", "snip,random", "--models", "lenet", "--device", "cpu"]) == 0
+    report = Path("results/report.md").read_text()
+    assert "it beats random by" in report
+    assert "§" not in report
+    frame = pb.read_results("results")
+    assert (frame.train_loss < 0.5).all()
+
+
 def test_a_recipe_with_flags_on_top(capsys: pytest.CaptureFixture[str]) -> None:
     Path("r.toml").write_text(
         'criteria = ["snip"]\nmodels = ["vgg"]\nepochs = 9\nout = "there"\n'

@@ -46,6 +46,7 @@ class Fails(pb.Criterion):
 def sweep(**changes: Any) -> pb.Sweep:
     """A small sweep."""
     keys: dict[str, Any] = {"criteria": ["snip", "random"], "models": [tiny], "data": [blobs()], "sparsities": [0.5]}
+    keys["protocol"] = "short"
     return pb.Sweep(**keys | {"seeds": 2, "epochs": 3, "device": "cpu"} | changes)
 
 
