@@ -9,7 +9,7 @@ from typing import get_args
 from pai_bench.law import Law
 from pai_bench.plan import DENSE
 from pai_bench.report.literature import SAME
-from pai_bench.report.pairs import Pair
+from pai_bench.report.pairs import SETTLED, Pair
 from pai_bench.report.statistics import FEWEST, LEVEL, t_quantile
 from pai_bench.report.summary import Comparison, plural
 from pai_bench.store import BenchmarkResult, Collapse, Cost, Record
@@ -235,13 +235,13 @@ def limits(comparison: Comparison, found: Sequence[Pair]) -> list[str]:
         lines.append(
             f"memorised nothing of the random labels: {trials}."
             if comparison.label_noise
-            else f"did not train: {trials}. What they reach in a longer training is not known; nothing beats them."
+            else f"did not train: {trials}. What longer training would give is not known; nothing is said to beat them."
         )
-    if some := [
-        f"{name} ({cell.collapsed} of {len(cell.accuracies)})" for name, cell in cells.items() if cell.collapsed
-    ]:
+    some = {name: cell for name, cell in cells.items() if cell.collapsed and not cell.at_chance}
+    if some:
+        listed = ", ".join(f"{name} ({cell.collapsed} of {len(cell.accuracies)})" for name, cell in some.items())
         lines.append(
-            f"seeds at chance or disconnected: {', '.join(some)}. Six seeds or more can tell differences there."
+            f"seeds at chance or disconnected: {listed}. There, {SETTLED} seeds or more can tell a difference."
         )
     if cut := sum(cell.disconnected for cell in comparison.cells.values()):
         lines.append(f"{plural(cut, 'trial')} with no path from input to output; their accuracy is that of a constant.")

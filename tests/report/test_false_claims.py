@@ -76,18 +76,20 @@ def test_chance_is_seldom_called_a_difference(sparsities: int, seeds: int, share
 def test_chance_is_called_a_difference_in_at_most_one_of_twenty(
     sparsities: int, seeds: int, share: float, examples: int
 ) -> None:
-    studies = 1000 if sparsities == 1 else 300
+    studies = 600 if sparsities == 1 else 150
     assert false_claims(sparsities, seeds, share, "untrained", studies, examples) <= at_most(studies)
 
 
-def test_three_seeds_by_the_t_test_alone_would_claim_too_much() -> None:
-    """Why: three seeds of one criterion that all fall, and three of another that none does, come about by chance."""
-    draw, empty, studies = np.random.default_rng(0), blank(6, 3), 20
+@pytest.mark.parametrize(("sparsities", "claims"), [(1, 0.25), (6, 0.72)])
+def test_three_seeds_by_the_t_test_alone_would_claim_too_much(sparsities: int, claims: float) -> None:
+    """The shares that docs/reports.md tells. Three seeds of one criterion all fall, and of another none does."""
+    draw, empty, studies = np.random.default_rng([1, sparsities, 3, 5]), blank(sparsities, 3), 100
     wrong = 0
     for _ in range(studies):
         found = pairs.differences(study(empty, draw, 0.5, "untrained"))
         wrong += any(p <= LEVEL for p in holm([tested.p for *_, tested in found]))
-    assert wrong > at_most(studies)
+    low, high = (stats.binom.ppf(q, studies, claims) for q in (0.005, 0.995))
+    assert low <= wrong <= high
 
 
 @pytest.mark.parametrize("kind", AT_CHANCE)

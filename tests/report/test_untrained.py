@@ -10,7 +10,7 @@ import pytest
 
 from pai_bench.cli import main
 from pai_bench.data.facts import FACTS
-from pai_bench.report import chance, findings, pairs, rankings
+from pai_bench.report import chance, findings, pairs, provenance, rankings
 from pai_bench.report.page import write_report
 from pai_bench.report.summary import comparisons
 from pai_bench.store import EpochRecord, Layer, Record, as_frame
@@ -46,6 +46,7 @@ def test_what_did_not_train_is_flagged_everywhere_and_not_beaten() -> None:
     text = write_report(stored("r", records), Path("r.md")).read_text()
     row = next(line for line in text.splitlines() if line.startswith("| random |"))
     assert "10.15 ± 0.16 § |" in row
+    assert "loss at chance" in Path("figures/r-net-on-digits.svg").read_text()
     assert "* § net, random at 0.9: did not train (10 of 10 seeds); training loss 2.304, by chance 2.303" in text
     (sentence,) = (line for line in text.splitlines() if line.startswith("* At sparsity 0.9"))
     assert "it is not compared with random, which did not train (the training loss is still that of chance)" in sentence
@@ -99,6 +100,9 @@ def test_one_seed_that_did_not_train_is_flagged() -> None:
     assert str(comparison.cells["random", 0.9]).endswith(" §")
     assert not comparison.cells["random", 0.9].at_chance
     (line,) = findings.sentences(comparison, pairs.pairs(comparison))
+    lines = provenance.limits(comparison, pairs.pairs(comparison))
+    assert "did not train: 1 trial (random at 0.9). What longer" in " ".join(lines)
+    assert "seeds at chance or disconnected: random at 0.9 (1 of 3). There, 6 seeds or more can tell" in " ".join(lines)
     told = "1 of 3 seeds of random at chance or disconnected, which takes 6 seeds"
     assert f"too few seeds for a verdict on random (28.33; {told}); 3 seeds." in line
 

@@ -14,6 +14,8 @@ from pai_bench.report.summary import Cell, Comparison, share
 
 COLLAPSED: dict[str, Any] = {"s": 140, "facecolors": "none", "edgecolors": COLLAPSED_COLOUR, "zorder": 3}
 
+UNTRAINED: dict[str, Any] = {"s": 150, "marker": "s", "facecolors": "none", "edgecolors": DENSE_COLOUR, "zorder": 3}
+
 TICKS = (100, 0, 90, 50, 80, 20, 60, 40, 70, 30, 10, 95, 99, 98, 85, 99.5, 97, 96, *range(5, 80, 10))
 """Accuracies in per cent that an axis may name, the more welcome the earlier."""
 
@@ -54,6 +56,8 @@ def accuracy(comparison: Comparison, path: Path, x: str = "direct") -> None:
             draw_method(axes, method, points, *look)
         if any(cell.with_dead_layers for cell in comparison.cells.values()):
             axes.scatter([], [], **COLLAPSED, label="a layer is dead")
+        if any(cell.untrained for cell in comparison.cells.values()):
+            axes.scatter([], [], **UNTRAINED, label="loss at chance")
         legend(figure, axes)
 
 
@@ -139,7 +143,7 @@ def draw_dense(axes: Axes, dense: Cell) -> None:
 
 
 def draw_method(axes: Axes, method: str, points: list[tuple[float, Cell]], colour: str, marker: str, line: str) -> None:
-    """One criterion: means with intervals at some compressions, a ring where some layer is dead."""
+    """One criterion: means with intervals at some compressions, marks where a layer is dead or a loss at chance."""
     x = [compression for compression, _ in points]
     y = [cell.percent.mean for _, cell in points]
     axes.errorbar(
@@ -154,5 +158,8 @@ def draw_method(axes: Axes, method: str, points: list[tuple[float, Cell]], colou
         capsize=3,
         label=literal(method),
     )
-    dead = [i for i, (_, cell) in enumerate(points) if cell.with_dead_layers]
-    axes.scatter([x[i] for i in dead], [y[i] for i in dead], **COLLAPSED)
+    for look, marked in (
+        (COLLAPSED, [i for i, (_, cell) in enumerate(points) if cell.with_dead_layers]),
+        (UNTRAINED, [i for i, (_, cell) in enumerate(points) if cell.untrained]),
+    ):
+        axes.scatter([x[i] for i in marked], [y[i] for i in marked], **look)
