@@ -90,7 +90,7 @@ def judged(name: str, pair: Pair, sign: int) -> tuple[str, str]:
     said = {
         UNTRAINED: (NOT_COMPARED, named(name)),
         TOO_FEW: (FEW, f"{named(name)} ({points})"),
-        FALLEN: (FEW, f"{named(name)} ({points}; {pair.collapsed}, which takes {SETTLED} seeds)"),
+        FALLEN: (FEW, f"{named(name)} ({points}; {pair.collapsed}: a verdict takes {SETTLED})"),
         SAME: (UNTESTED, f"{named(name)} ({points}, {SAME})"),
     }
     if pair.untested:

@@ -103,7 +103,7 @@ def test_one_seed_that_did_not_train_is_flagged() -> None:
     lines = provenance.limits(comparison, pairs.pairs(comparison))
     assert "did not train: 1 trial (random at 0.9). What longer" in " ".join(lines)
     assert "seeds at chance or disconnected: random at 0.9 (1 of 3). There, 6 seeds or more can tell" in " ".join(lines)
-    told = "1 of 3 seeds of random at chance or disconnected, which takes 6 seeds"
+    told = "1 of 3 seeds of random at chance or disconnected: a verdict takes 6"
     assert f"too few seeds for a verdict on random (28.33; {told}); 3 seeds." in line
 
 
