@@ -33,6 +33,10 @@ class Archive:
         beside.replace(self.path)
         self.texts = found
 
+    def drop(self, folders: tuple[str, ...]) -> None:
+        """Take out all texts in some folders; the next that is put in writes the archive."""
+        self.texts = {name: text for name, text in self.texts.items() if not name.startswith(folders)}
+
 
 def packed(texts: dict[str, str]) -> bytes:
     """A tar file; the same texts give the same bytes."""

@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import gc
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,27 +13,28 @@ from torch import Tensor
 
 import pai_bench as pb
 from benchmarks.gpu import engine
-from benchmarks.gpu.stage import Context, Finding, Piece
+from benchmarks.gpu.stage import Context, Finding, Piece, SkippedError
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network, the shape of its images and the size of its batches."""
+    """A network, the shape of its images, the size of its batches, and seconds that some tens of scores need."""
 
     name: str
     shape: tuple[int, ...]
     batch: int
+    many: float = 6.0
 
 
 NETWORKS = (
     Network("resnet-18", (3, 32, 32), 100),
     Network("torchvision:vgg16_bn", (3, 32, 32), 64),  # its classifier makes 134 million weights of it
-    Network("torchvision:resnet50", (3, 224, 224), 64),
-    Network("torchvision:vit_b_16", (3, 224, 224), 64),
+    Network("torchvision:resnet50", (3, 224, 224), 64, many=12),
+    Network("torchvision:vit_b_16", (3, 224, 224), 64, many=35),
 )
 TINY = (Network("lenet-300-100", (1, 8, 8), 20), Network("resnet-20", (3, 8, 8), 20))
 
-ROUNDS, BUDGET, STEP_ROUNDS = 20, 1.5, 3
+ROUNDS, BUDGET, STEP_ROUNDS = 20, 0.8, 3
 """Measurements of a score and of a pruning at most, about how many seconds for each, and measurements of a step."""
 
 MANY = 20
@@ -51,7 +54,8 @@ def pieces(context: Context) -> Iterator[Piece]:
                 cuts = len(pb.get_criterion(name).schedule.densities(0.05))
                 if (cuts >= MANY) == many:
                     work = measured(context, made[network], name)
-                    yield Piece(network.name, name, work, needs=0.5 if context.rehearse else 12 if many else 4)
+                    needs = network.many if many else 4.0
+                    yield Piece(network.name, name, work, needs=0.5 if context.rehearse else needs)
 
 
 Made = Callable[[], tuple[engine.Costs, float]]
@@ -64,13 +68,30 @@ def costs_of(context: Context, network: Network) -> tuple[engine.Costs, float]:
     return costs, costs.step_seconds(1 if context.rehearse else STEP_ROUNDS)
 
 
+@contextmanager
+def skipped_without_memory(context: Context, what: str) -> Iterator[None]:
+    """Skip a piece that the device has no memory for, and leave none of it behind."""
+    try:
+        yield
+    except Exception as error:
+        if not engine.no_memory(error):
+            raise
+        raise SkippedError(f"no memory for {what}") from None
+    finally:
+        gc.collect()
+        if context.cuda:
+            torch.cuda.empty_cache()
+
+
 def measured(context: Context, made: Made, name: str) -> Callable[[], None]:
     """Measure one criterion, and keep the record, which is of the kind that ``pai-bench time`` writes."""
 
     def run() -> None:
-        costs, step = made()
+        with skipped_without_memory(context, "a training step"):
+            costs, step = made()
         rounds, budget = (1, 0.2) if context.rehearse else (ROUNDS, BUDGET)
-        cost = costs.measure(name, step, rounds=rounds, budget=budget)
+        with skipped_without_memory(context, name):
+            cost = costs.measure(name, step, rounds=rounds, budget=budget)
         cost = dataclasses.replace(cost, provenance=context.provenance)
         context.keep(f"costs/{cost.identity}.json", json.dumps(dataclasses.asdict(cost), indent=1) + "\n")
 

@@ -12,7 +12,7 @@ NAME = "stage.json"
 NO_TIME = "not enough time"
 
 HANGS = 60.0
-"""Seconds after which a piece that is not done hangs; each takes a few, or ends by itself when time is over."""
+"""Seconds after which a piece that is not done hangs, or three times what it needs; most take a few."""
 
 Status = Literal["missing", "running", "passed", "failed", "skipped", "measured"]
 
@@ -21,13 +21,14 @@ Status = Literal["missing", "running", "passed", "failed", "skipped", "measured"
 class Entry:
     """One piece of a stage.
 
-    `run` is the run that tried it last, `since` when it began, on the clock `time.monotonic`; `fatal` says that its
-    process did not outlive it.
+    It is not begun with less than `needs` seconds left. `run` is the run that tried it last, `since` when it began, on
+    the clock `time.monotonic`; `fatal` says that its process did not outlive it.
     """
 
     group: str
     name: str
     version: int = 1
+    needs: float = 1.0
     status: Status = "missing"
     reason: str | None = NO_TIME
     seconds: float = 0.0
@@ -59,8 +60,10 @@ class Ledger:
 
     def plan(self, entries: Iterable[Entry], machine: str) -> None:
         """Begin with these pieces; what an earlier run found of them on such a machine stays."""
-        before = self.entries if self.machine == machine else {}
-        self.state = self.state if self.machine == machine else {}
+        same = self.machine == machine
+        before, self.state = (self.entries, self.state) if same else ({}, {})
+        if not same:
+            self.archive.drop(("benchmarks/", "costs/"))  # what another machine took; trained networks stay
         self.entries = {entry.key: before.get(entry.key, entry) for entry in entries}
         self.machine, self.error = machine, None
         self.write()
@@ -80,7 +83,7 @@ class Ledger:
         for key, entry in self.entries.items():
             if entry.status == "running":
                 seconds = time.monotonic() - entry.since
-                status: Status = "missing" if stopped and seconds < HANGS else "failed"
+                status: Status = "missing" if stopped and seconds < max(HANGS, 3 * entry.needs) else "failed"
                 why = f"{reason}, after {seconds:.0f} s"
                 self.entries[key] = replace(entry, status=status, reason=why, seconds=round(seconds, 3), fatal=True)
         self.write()

@@ -25,7 +25,7 @@ THERE = ("--only-binary=:all:", "--python-version", "3.12", "--implementation", 
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
 COMMAND = """\
-python3 -m pip install -q --no-index --no-deps --target /tmp/site {folder}/*.whl
+python3 -m pip install -q --no-index --no-deps --no-compile --upgrade --target /tmp/site {folder}/*.whl
 export PYTHONPATH=/tmp/site:$PWD
 python3 -m benchmarks.gpu --minutes 8 --data {folder} --out OUT --resume {folder}/previous
 """

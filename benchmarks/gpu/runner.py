@@ -38,6 +38,9 @@ LEAST = 5.0
 GRACE = 0.1, 10.0
 """The part of its time, and the most seconds, by which a stage should end before it is ended."""
 
+LINGERS = 20.0
+"""Seconds that a process may take to die."""
+
 AGAIN = 20.0
 """Seconds that must be left for a stage to go on in another process after one that died."""
 
@@ -120,11 +123,12 @@ def share_of(name: str) -> float:
 
 
 def take_over(options: Options) -> None:
-    """Copy what an earlier run has left."""
-    if options.resume is not None and options.resume.resolve() != options.out.resolve():
+    """Copy what an earlier run has left, but for stages that have gone on here since."""
+    if options.resume is not None:
         for name in options.stages:
-            with suppress(FileNotFoundError):
-                shutil.copyfile(options.resume / f"{name}.tar", options.out / f"{name}.tar")
+            if not (options.out / f"{name}.tar").exists():
+                with suppress(FileNotFoundError):
+                    shutil.copyfile(options.resume / f"{name}.tar", options.out / f"{name}.tar")
 
 
 def run_stage(name: str, options: Options, log: Log, end: float, run: str, environment: dict[str, str]) -> None:
@@ -169,7 +173,7 @@ def watched(command: Sequence[str], log: Log, end: float, environment: dict[str,
         env=os.environ | environment | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
     )
     assert process.stdout is not None
-    pump = threading.Thread(target=follow, args=[process.stdout, log])
+    pump = threading.Thread(target=follow, args=[process.stdout, log], daemon=True)
     pump.start()
     try:
         return process.wait(max(0.0, end - time.monotonic()))
@@ -178,9 +182,11 @@ def watched(command: Sequence[str], log: Log, end: float, environment: dict[str,
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        pump.join()
-        process.stdout.close()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(LINGERS)  # one that waits for a driver cannot even be killed
+        pump.join(LINGERS)
+        if not pump.is_alive():
+            process.stdout.close()
 
 
 def follow(stream: IO[str], log: Log) -> None:

@@ -92,7 +92,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
 
 
 def pieces(context: Context) -> Iterator[Piece]:
-    """Peaks, loops with a DataLoader, the cells that matter most, what ``auto`` chooses, and the other cells."""
+    """Peaks, loops with a DataLoader, the cells that matter most, what ``auto`` makes of each, and the other cells."""
     for precision in PRECISIONS:
 
         def peak(precision: Precision = precision) -> Finding:
@@ -104,9 +104,10 @@ def pieces(context: Context) -> Iterator[Piece]:
     for network in judged:
         yield Piece(network.name, LOADER, loader(context, network), needs=1 if context.rehearse else 8)
     taken = itertools.count(1)
-    yield from cells_of(context, networks, taken)
-    for network in judged:
-        yield Piece("auto", network.name, auto(context, network), needs=2 if context.rehearse else 30)
+    for network in networks:
+        yield from cells_of(context, [network], taken)
+        if network in judged:
+            yield Piece("auto", network.name, auto(context, network), needs=2 if context.rehearse else 60)
     known = [(network.name, cell) for network in networks for cell in network.cells]
     yield from cells_of(context, later, taken, known)
 

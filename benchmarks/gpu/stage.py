@@ -77,7 +77,7 @@ class Piece:
     @property
     def entry(self) -> Entry:
         """The piece as it stands in the ledger before it is tried."""
-        return Entry(self.group, self.name, self.version)
+        return Entry(self.group, self.name, self.version, self.needs)
 
 
 @dataclass

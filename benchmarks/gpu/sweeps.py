@@ -15,7 +15,7 @@ from pai_bench.store import Record
 
 TRIALS = "trials/"
 
-FIXED, EACH = 6.0, 0.6
+FIXED, EACH = 12.0, 0.6
 """Seconds of a sweep beside scoring and training: to begin, and for each trial its paths and its record."""
 
 MARGIN = 1.15

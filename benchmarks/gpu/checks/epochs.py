@@ -99,6 +99,7 @@ def waits(context: Context, way: engine.Way, *, recorded: bool, augmentation: An
             made = training(context, way, protocol, data, recorded=recorded)
             for inputs, targets in made.batches.epoch():
                 made.take(inputs, targets)
+            must_be_recorded(made, recorded)
             epoch = made.batches.epoch()
             with synchronisations() as seen:
                 next(epoch)
@@ -128,6 +129,12 @@ def synchronisations() -> Iterator[list[warnings.WarningMessage]]:
             torch.cuda.set_sync_debug_mode("default")
 
 
+def must_be_recorded(made: Training, recorded: bool) -> None:
+    """Raise an error where a step that should be recorded by now is not: nothing is known of one then."""
+    if recorded and not engine.is_recorded(made.step):
+        raise RuntimeError("the step was not recorded")
+
+
 def same_bits(context: Context, way: engine.Way, *, recorded: bool) -> Callable[[], Finding]:
     """Two trainings of the same networks on the same batches, compared bit by bit."""
 
@@ -140,6 +147,7 @@ def same_bits(context: Context, way: engine.Way, *, recorded: bool) -> Callable[
                 made = training(context, way, protocol, data, recorded=recorded)
                 for inputs, targets in made.batches.epoch():
                     made.take(inputs, targets)
+            must_be_recorded(made, recorded)
             return {str(i): weight.detach().clone() for i, weight in enumerate(made.program.parameters)}
 
         return differing(trained(), trained())

@@ -195,17 +195,27 @@ def plain_loop(
 
 @contextmanager
 def torch_products(precision: Precision) -> Iterator[None]:
-    """Torch's own switches for products, set here so that ours are not compared with themselves."""
+    """Torch's own switches for products, set here so that ours are not compared with themselves.
+
+    The older ones are set, too: where the two kinds differ, reading one is an error, and the optimisers read it.
+    """
     backends: Any = torch.backends
-    settings = backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn
-    before = [one.fp32_precision for one in settings]
-    for one in settings:
-        one.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    older = backends.cuda.matmul, backends.cudnn
+    newer = backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn
+    before = [one.allow_tf32 for one in older], [one.fp32_precision for one in newer]
+    rounds = precision == "tf32"
+
+    def write(switches: Sequence[bool], precisions: Sequence[str]) -> None:
+        for one, switch in zip(older, switches, strict=True):  # first, since they set some of the newer ones
+            one.allow_tf32 = switch
+        for one, value in zip(newer, precisions, strict=True):
+            one.fp32_precision = value
+
+    write([rounds] * 2, ["tf32" if rounds else "ieee"] * 3)
     try:
         yield
     finally:
-        for one, value in zip(settings, before, strict=True):
-            one.fp32_precision = value
+        write(*before)
 
 
 def distance(found: State, optimizer: str, network: int) -> float:

@@ -207,3 +207,17 @@ def test_on_a_gpu(context: Context, group: str) -> None:
         finding = one.run()
         assert finding is not None
         assert finding.problem is None
+
+
+@pytest.mark.parametrize("precision", steps.PRECISIONS)
+def test_both_kinds_of_torchs_switches_agree(precision: engine.Precision) -> None:
+    def read() -> list[object]:
+        backends: Any = torch.backends
+        newer = backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn
+        return [backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, *(one.fp32_precision for one in newer)]
+
+    before = read()
+    with steps.torch_products(precision):
+        rounds = precision == "tf32"
+        assert read() == [rounds, rounds, *["tf32" if rounds else "ieee"] * 3]  # reading is an error where they differ
+    assert read() == before

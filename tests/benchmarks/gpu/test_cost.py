@@ -10,7 +10,7 @@ import torch
 from benchmarks.gpu import cost, engine
 from benchmarks.gpu.archive import Archive, unpack
 from benchmarks.gpu.ledger import Ledger
-from benchmarks.gpu.stage import Context, Finding
+from benchmarks.gpu.stage import Context, Finding, SkippedError
 from pai_bench.registry import CRITERIA
 from pai_bench.store import Store
 
@@ -60,3 +60,16 @@ def test_selection_is_measured(tmp_path: Path, method: str) -> None:
     assert finding.values["scores"] == 266_200
     assert isinstance(finding.values["seconds"], float)
     assert json.dumps(dict(finding.values), allow_nan=False)
+
+
+def test_what_there_is_no_memory_for_is_skipped(tmp_path: Path) -> None:
+    with (
+        pytest.raises(SkippedError, match="no memory for grasp"),
+        cost.skipped_without_memory(context(tmp_path, rehearse=True), "grasp"),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    with (
+        pytest.raises(ValueError, match="another"),
+        cost.skipped_without_memory(context(tmp_path, rehearse=True), "grasp"),
+    ):
+        raise ValueError("another error")

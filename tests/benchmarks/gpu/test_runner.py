@@ -236,3 +236,21 @@ def test_mistakes(arguments: list[str], message: str, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     assert message in capsys.readouterr().err
+
+
+def test_what_another_machine_took_is_dropped(tmp_path: Path) -> None:
+    archive = Archive(tmp_path / "x.tar")
+    Ledger(archive).plan([], "one GPU")
+    archive.add({"benchmarks/a.json": "{}", "costs/b.json": "{}", "trials/c.json": "{}"})
+    Ledger(archive).plan([], "one GPU")
+    assert {"benchmarks/a.json", "costs/b.json", "trials/c.json"} < set(Archive(archive.path).texts)
+    Ledger(archive).plan([], "another GPU")
+    assert set(Archive(archive.path).texts) == {"stage.json", "trials/c.json"}
+
+
+def test_what_has_gone_on_since_is_kept(stages: dict[str, str]) -> None:
+    assert run(options(stages, "good", out=Path("earlier"))) == 0
+    assert run(options(stages, "good")) == 0
+    Archive(Path("out/good.tar")).add({"trials/mine.json": "{}"})
+    assert run(options(stages, "good", resume=Path("earlier"))) == 0
+    assert "trials/mine.json" in Archive(Path("out/good.tar")).texts
