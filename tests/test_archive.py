@@ -18,7 +18,9 @@ def results(tmp_path: Path) -> Path:
     for seed in range(3):
         for name, accuracy in ((None, 0.9), ("snip", 0.8), ("random", 0.6)):
             one = record(name, 0.9 if name else 0.0, seed, accuracy + seed / 100)
-            store.write(dataclasses.replace(one, mask="a mask" if name else None))
+            versions = {"python": "3.11.7", "pai-bench": "0.1.0", "torch": "2.14.1"}  # not in alphabetical order
+            environment = {**one.environment, "versions": versions}
+            store.write(dataclasses.replace(one, environment=environment, mask="a mask" if name else None))
     return tmp_path / "results"
 
 

@@ -27,7 +27,7 @@ def pack(results: Path, path: Path) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with lzma.open(beside, "wt", encoding="utf-8", preset=9) as file:
-            file.writelines(json.dumps(entry, sort_keys=True, separators=(",", ":")) + "\n" for entry in found)
+            file.writelines(json.dumps(entry, separators=(",", ":")) + "\n" for entry in found)
         beside.replace(path)
     except OSError as error:
         raise UserError(f"the records cannot be written to {path} ({error.strerror or error})") from error
