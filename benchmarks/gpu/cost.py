@@ -2,18 +2,16 @@
 
 import dataclasses
 import functools
-import gc
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 import pai_bench as pb
-from benchmarks.gpu import engine
-from benchmarks.gpu.stage import Context, Finding, Piece, SkippedError
+from benchmarks.gpu import engine, scoring
+from benchmarks.gpu.stage import Context, Finding, Piece
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def pieces(context: Context) -> Iterator[Piece]:
     made = {network: functools.cache(functools.partial(costs_of, context, network)) for network in networks}
     for many in (False, True):
         for network in networks:
-            for name in engine.criteria():
+            for name in scoring.criteria():
                 cuts = len(pb.get_criterion(name).schedule.densities(0.05))
                 if (cuts >= MANY) == many:
                     work = measured(context, made[network], name)
@@ -58,39 +56,24 @@ def pieces(context: Context) -> Iterator[Piece]:
                     yield Piece(network.name, name, work, needs=0.5 if context.rehearse else needs)
 
 
-Made = Callable[[], tuple[engine.Costs, float]]
+Made = Callable[[], tuple[scoring.Costs, float]]
 
 
-def costs_of(context: Context, network: Network) -> tuple[engine.Costs, float]:
+def costs_of(context: Context, network: Network) -> tuple[scoring.Costs, float]:
     """What measures a network's costs, and the seconds of a training step of it."""
     data = engine.random_images(network.shape, 2 * network.batch, name=f"random-{network.shape[-1]}")
-    costs = engine.costs(network.name, data, context.device, batch=network.batch)
+    costs = scoring.costs(network.name, data, context.device, batch=network.batch)
     return costs, costs.step_seconds(1 if context.rehearse else STEP_ROUNDS)
-
-
-@contextmanager
-def skipped_without_memory(context: Context, what: str) -> Iterator[None]:
-    """Skip a piece that the device has no memory for, and leave none of it behind."""
-    try:
-        yield
-    except Exception as error:
-        if not engine.no_memory(error):
-            raise
-        raise SkippedError(f"no memory for {what}") from None
-    finally:
-        gc.collect()
-        if context.cuda:
-            torch.cuda.empty_cache()
 
 
 def measured(context: Context, made: Made, name: str) -> Callable[[], None]:
     """Measure one criterion, and keep the record, which is of the kind that ``pai-bench time`` writes."""
 
     def run() -> None:
-        with skipped_without_memory(context, "a training step"):
+        with engine.skipped_without_memory(context.device, "a training step"):
             costs, step = made()
         rounds, budget = (1, 0.2) if context.rehearse else (ROUNDS, BUDGET)
-        with skipped_without_memory(context, name):
+        with engine.skipped_without_memory(context.device, name):
             cost = costs.measure(name, step, rounds=rounds, budget=budget)
         cost = dataclasses.replace(cost, provenance=context.provenance)
         context.keep(f"costs/{cost.identity}.json", json.dumps(dataclasses.asdict(cost), indent=1) + "\n")
@@ -104,7 +87,7 @@ def selection(context: Context) -> Iterator[Piece]:
 
     @functools.cache
     def scores() -> tuple[Tensor, dict[str, Tensor]]:
-        shapes = engine.prunable_shapes(name, shape)
+        shapes = scoring.prunable_shapes(name, shape)
         generator = torch.Generator(context.device).manual_seed(0)
         flat = torch.rand(sum(map(torch.Size.numel, shapes.values())), device=context.device, generator=generator)
         parts = flat.split([size.numel() for size in shapes.values()])
@@ -115,7 +98,7 @@ def selection(context: Context) -> Iterator[Piece]:
         flat, parts = scores()
         count = round(DENSITY * len(flat))
         ways: dict[str, Callable[[], object]] = {
-            "select": lambda: engine.select(parts, count),
+            "select": lambda: scoring.select(parts, count),
             "torch.kthvalue": lambda: flat.kthvalue(len(flat) - count + 1),
             "torch.topk": lambda: flat.topk(count, sorted=False),
             "torch.sort": lambda: flat.sort(),

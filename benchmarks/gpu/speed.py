@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import gc
 import itertools
 import json
 import os
@@ -143,16 +142,8 @@ def measure(context: Context, network: Network, cell: Cell, taken: Iterator[int]
 def cell_finding(context: Context, network: Network, cell: Cell) -> Finding:
     """How fast a cell is, beside the peak, the fastest network alone, and the loop with a DataLoader."""
     model, data = model_of(context, network), data_of(context, network)
-    try:
+    with engine.skipped_without_memory(context.device, f"{cell.count} networks"):
         found = engine.speed(model, data, protocol_of(context, network), cell, seconds=seconds_of(context))
-    except Exception as error:
-        if not engine.no_memory(error):
-            raise
-        raise SkippedError(f"no memory for {cell.count} networks") from None
-    finally:
-        gc.collect()
-        if context.cuda:
-            torch.cuda.empty_cache()
     batch = protocol_of(context, network).batch_size
     values: dict[str, Any] = {
         SECONDS: found.seconds,

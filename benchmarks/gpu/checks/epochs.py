@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import pai_bench as pb
-from benchmarks.gpu import engine
+from benchmarks.gpu import engine, scoring
 from benchmarks.gpu.engine import Precision
 from benchmarks.gpu.stage import Context, Finding, Piece
 from pai_bench.training.protocol import Protocol
@@ -41,7 +41,7 @@ def pieces(context: Context) -> Iterator[Piece]:
                 needs=4,
             )
         yield Piece("the same bits twice", name, same_bits(context, way, recorded=recorded), cuda=recorded, needs=6)
-    for criterion in engine.criteria():
+    for criterion in scoring.criteria():
         yield Piece("the same bits twice", f"scores of {criterion}", same_scores(context, criterion), needs=4)
     for build in (DividesByNumber, DecidesByNumber, ChangesShape):
         yield Piece("networks that cannot be recorded", build.__name__, odd(context, build), needs=10)

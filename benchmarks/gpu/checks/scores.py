@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import pai_bench as pb
-from benchmarks.gpu import engine
+from benchmarks.gpu import engine, scoring
 from benchmarks.gpu.stage import Context, Finding, Piece, one_line
 
 TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-10}
@@ -34,7 +34,7 @@ class Worst:
     masks: int = 0
     distance: float = 0.0
 
-    def add(self, cut: engine.Cut) -> None:
+    def add(self, cut: scoring.Cut) -> None:
         """Look at one cut."""
         self.difference = max(self.difference, *(apart(a, cut.device_scores[n]) for n, a in cut.scores.items()))
         for names in [[name] for name in cut.mask] if cut.by_layer else [list(cut.mask)]:
@@ -50,7 +50,7 @@ def apart(one: Tensor, other: Tensor) -> float:
     return math.inf if math.isnan(found) else found
 
 
-def mask_differences(cut: engine.Cut, names: list[str]) -> tuple[int, float]:
+def mask_differences(cut: scoring.Cut, names: list[str]) -> tuple[int, float]:
     """At how many places two masks of layers that are ranked together differ, and how far from the threshold at most.
 
     The distance is that of the CPU's score to the lowest that it keeps, over the largest score.
@@ -70,27 +70,27 @@ def mask_differences(cut: engine.Cut, names: list[str]) -> tuple[int, float]:
 def pieces(context: Context) -> Iterator[Piece]:
     """Every criterion on every kind of network, every schedule, every variant, every option."""
     for kind in TOLERANCES:
-        names = ["mlp", "cnn", "residual"] if context.rehearse else [*engine.kinds(), *LARGER]
+        names = ["mlp", "cnn", "residual"] if context.rehearse else [*scoring.kinds(), *LARGER]
         if kind == torch.float32:
             names = [name for name in names if name not in ROUGH]
-        for name in engine.criteria():
+        for name in scoring.criteria():
             work = on_networks(context, pb.get_criterion(name), names, kind)
             yield Piece(f"scores, {short(kind)}", name, work, needs=5)
-    for name in engine.criteria():
+    for name in scoring.criteria():
         if pb.get_criterion(name).uses_data:
             for network in ROUGH:
                 yield Piece(f"scores of {network}, float32", name, rough(context, name, network), needs=5)
     yield Piece("products", "while scoring", lambda: products(context))
-    for schedule in engine.schedules(5 if context.rehearse else None):
+    for schedule in scoring.schedules(5 if context.rehearse else None):
         yield Piece("schedules, float64", str(schedule), cut_by_cut(context, "snip", schedule), needs=3)
-    for name in engine.criteria():
-        own = engine.shortened(pb.get_criterion(name), 5 if context.rehearse else None)
+    for name in scoring.criteria():
+        own = scoring.shortened(pb.get_criterion(name), 5 if context.rehearse else None)
         yield Piece("own schedule, float64", f"{name}, {own}", cut_by_cut(context, name, own), needs=5)
     for option in OPTIONS:
-        one_cut = engine.shortened(pb.get_criterion(option), FEW)
+        one_cut = scoring.shortened(pb.get_criterion(option), FEW)
         yield Piece("options, float64", option, cut_by_cut(context, option, one_cut), needs=3)
     for name in ("snip", "magnitude"):
-        for variant in engine.variants():
+        for variant in scoring.variants():
 
             def masks(name: str = name, variant: str = variant) -> Finding:
                 return same_masks(context, name, variant)
@@ -123,7 +123,7 @@ def short(kind: torch.dtype) -> str:
 def example(name: str, kind: torch.dtype) -> Example:
     """A network of a kind, or of a published table, in some precision, with a batch."""
     if name not in LARGER:
-        model, batch = engine.example(name)
+        model, batch = scoring.example(name)
     else:
         model = copy.deepcopy(engine.model(name, LARGER[name]))
         inputs = torch.randn(20, *LARGER[name], generator=torch.Generator().manual_seed(0))
@@ -141,9 +141,9 @@ def on_networks(
         troubles, worst = [], Worst()
         for name in names:
             context.need(2)
-            own, schedule = Worst(), engine.shortened(criterion, FEW)
+            own, schedule = Worst(), scoring.shortened(criterion, FEW)
             try:
-                for cut in engine.cuts(*example(name, kind), criterion, context.device, schedule=schedule):
+                for cut in scoring.cuts(*example(name, kind), criterion, context.device, schedule=schedule):
                     own.add(cut)
                     worst.add(cut)
                 found[name] = own.difference
@@ -182,7 +182,7 @@ def rough(context: Context, name: str, network: str) -> Callable[[], Finding]:
             batch = pb.Batch(inputs, torch.arange(20) % 10)
             exact = criterion.score(copy.deepcopy(model).double(), pb.Batch(inputs.double(), batch.targets))
             there = criterion.score(copy.deepcopy(model).to(context.device), batch.to(context.device))
-            with engine.without_onednn():
+            with scoring.without_onednn():
                 other = criterion.score(model, batch)
             for i, scores in enumerate((there, criterion.score(model, batch), other)):
                 found[i] += far(exact, scores) / seeds
@@ -199,7 +199,7 @@ def far(exact: Mapping[str, Tensor], scores: Mapping[str, Tensor]) -> float:
 
 def products(context: Context) -> Finding:
     """Whether products are rounded to TF32 while a formula runs."""
-    rounded = engine.rounded_while_scoring(context.device)
+    rounded = scoring.rounded_while_scoring(context.device)
     limits = {"kinds of products that are rounded": 0.0} if context.cuda else {}
     return Finding({"kinds of products that are rounded": len(rounded), "which": ", ".join(rounded)}, limits)
 
@@ -210,7 +210,7 @@ def cut_by_cut(context: Context, name: str, schedule: object) -> Callable[[], Fi
     def run() -> Finding:
         worst, count = Worst(), 0
         model, batch = example("cnn", torch.float64)
-        for cut in engine.cuts(model, batch, pb.get_criterion(name), context.device, schedule=str(schedule)):
+        for cut in scoring.cuts(model, batch, pb.get_criterion(name), context.device, schedule=str(schedule)):
             worst.add(cut)
             count += 1
         return finding(worst, torch.float64, {}) if count else Finding(failed="the schedule has no cut")

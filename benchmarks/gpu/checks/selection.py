@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import pai_bench as pb
-from benchmarks.gpu import engine
+from benchmarks.gpu import engine, scoring
 from benchmarks.gpu.checks.scores import example
 from benchmarks.gpu.stage import Context, Finding, Piece
 
@@ -30,7 +30,7 @@ def pieces(context: Context) -> Iterator[Piece]:
     both: tuple[Literal["keep", "remove"], ...] = ("keep", "remove")
     for ties in both:
         yield Piece("selection", f"{many:,} scores, ties={ties}", ties_alike(context, many, ties), needs=3)
-    for network in ["mlp", "cnn", "residual"] if context.rehearse else engine.kinds():
+    for network in ["mlp", "cnn", "residual"] if context.rehearse else scoring.kinds():
 
         def paths(network: str = network) -> Finding:
             return same_paths(context, network)
@@ -69,7 +69,7 @@ def exact(context: Context, size: int, values: int, counts: list[int] | None) ->
                 context.need(1)
                 wanted = torch.zeros(size, dtype=torch.bool)
                 wanted[order[:count]] = True
-                found = torch.cat(list(engine.select(there, count, alive_there).values())).cpu()
+                found = torch.cat(list(scoring.select(there, count, alive_there).values())).cpu()
                 wrong, tried = wrong + int((found ^ wanted).sum()), tried + 1
         return Finding({"counts": tried, WRONG: wrong}, {WRONG: 0})
 
@@ -96,7 +96,7 @@ def ties_alike(context: Context, size: int, ties: Literal["keep", "remove"]) -> 
         for count in around_ties(ranked, size)[1:-1]:
             context.need(1)
             wanted = flat >= ranked[count - 1] if ties == "keep" else flat > ranked[count]
-            found = torch.cat(list(engine.cut(there, count, ties).values())).cpu()
+            found = torch.cat(list(scoring.cut(there, count, ties).values())).cpu()
             wrong, tried = wrong + int((found ^ wanted).sum()), tried + 1
         return Finding({"counts": tried, WRONG: wrong}, {WRONG: 0})
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.gpu import correct, engine
+from benchmarks.gpu import correct, engine, scoring
 from benchmarks.gpu.archive import Archive
 from benchmarks.gpu.checks import epochs, scores, selection, steps
 from benchmarks.gpu.ledger import Ledger
@@ -56,7 +56,7 @@ def test_a_difference_by_hand() -> None:
     assert scores.apart(one, torch.tensor([1.0, float("nan")])) == float("inf")
     mask, other = torch.tensor([True, False, True, False]), torch.tensor([True, True, False, False])
     values = {"a": torch.tensor([8.0, 3.0, 4.0, 1.0])}
-    cut = engine.Cut(values, values, {"a": mask}, {"a": other}, by_layer=False)
+    cut = scoring.Cut(values, values, {"a": mask}, {"a": other}, by_layer=False)
     assert scores.mask_differences(cut, ["a"]) == (2, 0.125)  # the threshold is 4; 3 is 1 of 8 away
     worst = scores.Worst()
     worst.add(cut)
@@ -76,21 +76,21 @@ def test_other_scores_are_found(context: Context, kind: torch.dtype, monkeypatch
         given = scored(*arguments, **options)
         return {n: s * (1 + 3 * limit) for n, s in given.items()} if next(count) % 2 else given
 
-    monkeypatch.setattr("benchmarks.gpu.engine.scored", off)
+    monkeypatch.setattr("benchmarks.gpu.scoring.scored", off)
     finding = run()
     assert finding is not None
     assert "cnn is" in (finding.problem or "")
 
 
 def test_an_error_on_one_network_does_not_hide_the_others(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = engine.example
+    usual = scoring.example
 
     def broken(kind: str) -> Any:
         if kind == "cnn":
             raise RuntimeError("no convolution here")
         return usual(kind)
 
-    monkeypatch.setattr(engine, "example", broken)
+    monkeypatch.setattr(scoring, "example", broken)
     finding = piece(context, "scores, float64", "snip")()
     assert finding is not None
     assert finding.problem == "cnn: RuntimeError: no convolution here"
@@ -115,7 +115,7 @@ def test_a_wrong_selection_is_found(context: Context, monkeypatch: pytest.Monkey
         parts = mask.split([len(score) for score in given.values()])
         return {name: part.flip(0) for name, part in zip(given, parts, strict=True)}
 
-    monkeypatch.setattr(engine, "select", last_first)
+    monkeypatch.setattr(scoring, "select", last_first)
     finding = piece(context, *tied)()
     assert finding is not None
     assert "places that differ" in (finding.problem or "")
@@ -192,9 +192,9 @@ def test_products_that_are_rounded_while_scoring_are_named(context: Context) -> 
     assert set(str(finding.values["which"]).split(", ")) <= {"", "matrix products", "convolutions", "recurrent layers"}
     backends: Any = torch.backends
     with steps.torch_products("tf32"):
-        assert engine.rounded() == ["matrix products", "convolutions", "recurrent layers"]
+        assert scoring.rounded() == ["matrix products", "convolutions", "recurrent layers"]
     with steps.torch_products("fp32"):
-        assert engine.rounded() == []
+        assert scoring.rounded() == []
     assert backends.cuda.matmul.allow_tf32 is False
 
 

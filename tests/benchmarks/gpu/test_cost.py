@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu import cost, engine
+from benchmarks.gpu import cost, engine, scoring
 from benchmarks.gpu.archive import Archive, unpack
 from benchmarks.gpu.ledger import Ledger
 from benchmarks.gpu.stage import Context, Finding, SkippedError
@@ -31,7 +31,7 @@ def test_every_criterion_on_every_network(tmp_path: Path) -> None:
         (network, name) for network in networks for name in names
     }
     assert [one.name for one in pieces][-3:] == ["force", "iter-snip", "synflow"]  # what takes longest comes last
-    shapes = engine.prunable_shapes("torchvision:vgg16_bn", (3, 32, 32))
+    shapes = scoring.prunable_shapes("torchvision:vgg16_bn", (3, 32, 32))
     assert sum(size.numel() for size in shapes.values()) == 14_710_464 + 25_088 * 4096 + 4096 * 4096 + 4096 * 10
 
 
@@ -62,14 +62,8 @@ def test_selection_is_measured(tmp_path: Path, method: str) -> None:
     assert json.dumps(dict(finding.values), allow_nan=False)
 
 
-def test_what_there_is_no_memory_for_is_skipped(tmp_path: Path) -> None:
-    with (
-        pytest.raises(SkippedError, match="no memory for grasp"),
-        cost.skipped_without_memory(context(tmp_path, rehearse=True), "grasp"),
-    ):
+def test_what_there_is_no_memory_for_is_skipped() -> None:
+    with pytest.raises(SkippedError, match="no memory for grasp"), engine.skipped_without_memory(CPU, "grasp"):
         raise torch.OutOfMemoryError("CUDA out of memory")
-    with (
-        pytest.raises(ValueError, match="another"),
-        cost.skipped_without_memory(context(tmp_path, rehearse=True), "grasp"),
-    ):
+    with pytest.raises(ValueError, match="another"), engine.skipped_without_memory(CPU, "grasp"):
         raise ValueError("another error")
