@@ -52,6 +52,8 @@ A graph writes to the memory that it was recorded with, and does not see that it
 
 def is_recorded(tensor: torch.Tensor) -> bool:
     """Whether a graph that is still in use writes to `tensor`, so that its memory must not be shared."""
+    if not recorded_tensors:  # a lookup takes longer
+        return False
     player = recorded_tensors.get(tensor)
     return player is not None and player() is not None
 

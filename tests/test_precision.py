@@ -129,6 +129,12 @@ def _untouched() -> Iterator[None]:
     defaults()
 
 
+@pytest.fixture
+def _with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that uses a CUDA device: then a block sets everything, on a processor, too."""
+    monkeypatch.setattr("pai_bench.precision.cuda_in_use", lambda: True)
+
+
 def check_block(precision: Precision) -> None:
     """Assert that every product is computed in `precision`, by either interface."""
     rounded = precision == "tf32"
@@ -140,6 +146,7 @@ def check_block(precision: Precision) -> None:
     assert (cudnn.deterministic, cudnn.benchmark) == (True, False)
 
 
+@pytest.mark.usefixtures("_with_cuda")
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_block_has_its_precision_and_leaves_what_was_set(setting: Callable[[], None], precision: Precision) -> None:
@@ -153,6 +160,7 @@ def test_a_block_has_its_precision_and_leaves_what_was_set(setting: Callable[[],
     assert seen() == before
 
 
+@pytest.mark.usefixtures("_with_cuda")
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_what_followed_a_general_setting_follows_it_afterwards(setting: Callable[[], None]) -> None:
     setting()
@@ -214,6 +222,7 @@ class Formula(pb.Criterion):
         return gradient
 
 
+@pytest.mark.usefixtures("_with_cuda")
 @pytest.mark.parametrize("criterion", ["snip", "grasp", "synflow", Formula()])
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_scores_and_their_floor_are_in_single_precision(
@@ -229,6 +238,38 @@ def test_scores_and_their_floor_are_in_single_precision(
     bare(model, batch, chosen)()
     assert model.passes == ["forward", "backward"]
     assert seen() == before
+
+
+def processors() -> list[str]:
+    """How products on a processor are rounded."""
+    return [torch._C._get_fp32_precision_getter(backend, op) for backend, op in OPERATIONS if backend == "mkldnn"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_on_processors_alone_products_are_in_single_precision(
+    setting: Callable[[], None], precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no CUDA device is in use, what only such a device reads may stay as it is."""
+    monkeypatch.setattr("pai_bench.precision.cuda_in_use", lambda: False)
+    setting()
+    before = seen()
+    with arithmetic(precision, CPU):
+        assert set(processors()) <= {"ieee", "none"}
+    assert seen() == before
+
+
+def test_nothing_is_set_where_nothing_would_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small score would notice: setting everything takes 50 microseconds."""
+    written: list[object] = []
+    monkeypatch.setattr("pai_bench.precision.cuda_in_use", lambda: False)
+    monkeypatch.setattr("pai_bench.precision._Settings.write", lambda settings: written.append(settings))
+    with arithmetic("fp32", CPU), reproducible(CPU):
+        pass
+    assert not written
+    with arithmetic("fp32", torch.device("cuda")):  # which may be used for the first time in this block
+        pass
+    assert len(written) == 2
 
 
 def fused() -> list[bool]:
@@ -259,7 +300,10 @@ def test_a_record_from_a_gpu_says_which_kernels_were_used(monkeypatch: pytest.Mo
 
 NEVER_SET = """
 import torch
+from pai_bench import precision
 from pai_bench.precision import GENERAL, OPERATIONS, arithmetic
+
+precision.cuda_in_use = lambda: True
 
 def seen():
     return [torch._C._get_fp32_precision_getter(*key) for key in (*GENERAL, *OPERATIONS)]
@@ -280,6 +324,7 @@ def test_settings_that_nobody_has_touched(general: str) -> None:
     subprocess.run([sys.executable, "-c", NEVER_SET.format(general=general)], check=True)
 
 
+@pytest.mark.usefixtures("_with_cuda")
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_recurrent_networks_switch_cudnn_off_and_nothing_else(setting: Callable[[], None]) -> None:
     setting()
@@ -293,6 +338,7 @@ def test_recurrent_networks_switch_cudnn_off_and_nothing_else(setting: Callable[
         assert cudnn.enabled
 
 
+@pytest.mark.usefixtures("_with_cuda")
 def test_cudnn_flags_inside_a_block_end_with_its_precision() -> None:
     """A network of one's own may use them."""
     all_in_tf32()
