@@ -51,6 +51,10 @@ def test_a_network_that_has_changed_has_other_identities() -> None:
         ("vgg-16-bn", 1, (3, 32, 32), "vgg-16-bn"),
         ("vgg-16-bn", 1, (3, 64, 64), "vgg-16-bn (version 1)"),
         ("vgg-16-bn", 2, (3, 64, 64), "vgg-16-bn"),
+        ("vgg-16-bn-tiny", 1, (3, 64, 64), "vgg-16-bn-tiny"),
+        ("alexnet-s", 1, (3, 64, 64), "alexnet-s (version 1)"),
+        ("vgg-like", 1, (3, 64, 64), "vgg-like (version 1)"),
+        ("vgg-like", 1, (3, 32, 32), "vgg-like"),
     ],
 )
 def test_names_of_stored_results(stored: str, version: int, shape: tuple[int, ...] | None, name: str) -> None:

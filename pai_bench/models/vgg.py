@@ -7,7 +7,7 @@ from torch import nn
 
 from pai_bench.initialise import initialise
 from pai_bench.models.create import Builder, InputShape, image_shape
-from pai_bench.networks import LARGE
+from pai_bench.networks import is_large, version_of
 from pai_bench.registry import model
 
 SOURCE = "Simonyan & Zisserman 2015, arXiv:1409.1556, for small images as in Tanaka et al. 2020, arXiv:2006.05467"
@@ -32,11 +32,6 @@ def blocks(depth: int, channels: int) -> Iterator[dict[str, nn.Module]]:
         yield layers
 
 
-def pools_all(input_shape: InputShape) -> bool:
-    """Whether the last pooling of `vgg` is over all pixels that are left, of which there are more than 2x2."""
-    return len(input_shape) == 3 and min(input_shape[1:]) >= LARGE
-
-
 def vgg(depth: int) -> Builder:
     """A builder of VGG-`depth`: 3x3 convolutions with BN and ReLU, four 2x2 max poolings, an average pooling and one
     linear layer. The last pooling is of 2x2 pixels, on images of 64x64 and more of all pixels, as in Wang et al. 2020,
@@ -48,7 +43,7 @@ def vgg(depth: int) -> Builder:
         layers: dict[str, nn.Module] = {}
         for block, of_block in enumerate(blocks(depth, channels), 1):
             layers |= of_block
-            if block == len(WIDTHS) and pools_all(input_shape):
+            if block == len(WIDTHS) and is_large(input_shape):
                 layers[f"pool{block}"] = nn.AvgPool2d((height, width))
                 height = width = 1
             elif min(height, width) > 1:
@@ -93,7 +88,7 @@ for _depth in DEPTHS:
         f"vgg-{_depth}-bn",
         source=SOURCE,
         aliases=("vgg",) if _depth == 11 else (),
-        version=lambda shape: 2 if pools_all(shape) else 1,
+        version=version_of,
     )(vgg(_depth))
     model(f"vgg-{_depth}-bn-tiny", source=f"{SOURCE}, the code's network for Tiny-ImageNet")(vgg_tiny(_depth))
 
@@ -107,17 +102,21 @@ SNIP_VARIANTS = {"c": (2, True), "d": (2, False), "like": (1, False)}
 def snip_vgg(variant: str) -> Builder:
     """A builder of a VGG of the SNIP paper: 13 convolutions with biases, BN and ReLU, max pooling after each block.
 
-    Hidden linear layers have BN and ReLU too; no dropout.
+    Hidden linear layers have BN and ReLU too; no dropout. On images of 64x64 and more, the first convolution has a
+    stride of 2, as in the authors' code.
     """
     hidden, narrow = SNIP_VARIANTS[variant]
 
     def build(input_shape: InputShape, num_classes: int) -> nn.Module:
         channels, height, width = image_shape(input_shape)
+        if is_large(input_shape):
+            height, width = -(-height // 2), -(-width // 2)
         layers: dict[str, nn.Module] = {}
         for block, (convolutions, features) in enumerate(zip(DEPTHS[16], WIDTHS, strict=True), 1):
             for i in range(1, convolutions + 1):
                 window = 1 if narrow and i == 3 else 3
-                layers[f"conv{block}_{i}"] = nn.Conv2d(channels, features, window, padding=window // 2)
+                stride = 2 if is_large(input_shape) and block == i == 1 else 1
+                layers[f"conv{block}_{i}"] = nn.Conv2d(channels, features, window, stride, padding=window // 2)
                 layers |= {f"bn{block}_{i}": nn.BatchNorm2d(features), f"relu{block}_{i}": nn.ReLU(inplace=True)}
                 channels = features
             if min(height, width) > 1:
@@ -137,4 +136,4 @@ def snip_vgg(variant: str) -> Builder:
 
 
 for _variant in SNIP_VARIANTS:
-    model(f"vgg-{_variant}", source=SNIP_SOURCE)(snip_vgg(_variant))
+    model(f"vgg-{_variant}", source=SNIP_SOURCE, version=version_of)(snip_vgg(_variant))

@@ -139,6 +139,26 @@ def test_parameters_of_layers(name: str, published: int) -> None:
     assert sum(p.numel() for layer in layers for p in layer.parameters()) == published
 
 
+@pytest.mark.parametrize("side", [32, 63, 64, 65])
+@pytest.mark.parametrize(
+    ("name", "small", "large"),
+    [("alexnet-s", 2, 4), ("alexnet-b", 2, 4), ("vgg-c", 1, 2), ("vgg-d", 1, 2), ("vgg-like", 1, 2)],
+)
+def test_the_first_stride_of_snips_networks_is_doubled_on_large_images(
+    name: str, small: int, large: int, side: int
+) -> None:
+    """`init_st` of the authors' code; so the first linear layer has as many inputs at 64x64 as at 32x32."""
+    model = pb.create_model(name, input_shape=(3, side, side), num_classes=200, seed=0).eval()
+    first, *others = (module for module in model.modules() if isinstance(module, nn.Conv2d))
+    assert set(first.stride) == {large if side >= 64 else small}
+    assert {stride for module in others for stride in module.stride} == {2 if name.startswith("alexnet") else 1}
+    assert model_version(name, (3, side, side)) == (2 if side >= 64 else 1)
+    if side in (32, 64):
+        linear = next(module for module in model.modules() if isinstance(module, nn.Linear))
+        assert linear.in_features == (256 if name.startswith("alexnet") else 512)
+    assert model(torch.randn(2, 3, side, side)).shape == (2, 200)
+
+
 def test_a_recurrent_network_reads_rows_from_top_to_bottom() -> None:
     model = pb.create_model("lstm-s", input_shape=(1, 5, 28), num_classes=10, seed=0).eval()
     x = torch.randn(3, 1, 5, 28)
