@@ -5,6 +5,7 @@ inputs: the derivative of the output with respect to the input changes with the 
 """
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -67,29 +68,27 @@ def mask_of(model: nn.Module, kind: str) -> pb.Mask:
     return pb.Mask(kept)
 
 
-def depends(model: nn.Module, mask: pb.Mask) -> bool:
-    """Whether the output depends on the input, for some weights and inputs."""
-    found = False
+def drawn(model: nn.Module, mask: pb.Mask) -> Iterator[nn.Module]:
+    """The network under the mask with several weights, in double precision."""
     for seed in range(8):
         torch.manual_seed(seed)
         twin = copy.deepcopy(model).double()
         for parameter in twin.parameters():
             nn.init.normal_(parameter)
         mask.apply_(twin)
-        jacobian = torch.autograd.functional.jacobian(twin, torch.randn(1, 4).double())
-        found = found or bool((jacobian != 0).any())
-    return found
+        yield twin
+
+
+def depends(model: nn.Module, mask: pb.Mask) -> bool:
+    """Whether the output depends on the input, for some weights and inputs."""
+    jacobians = (torch.autograd.functional.jacobian(twin, torch.randn(1, 4).double()) for twin in drawn(model, mask))
+    return any(bool((jacobian != 0).any()) for jacobian in jacobians)
 
 
 def used(model: nn.Module, mask: pb.Mask) -> dict[str, Tensor]:
     """The kept connections whose weight the dependence on the input changes with."""
     found = {name: torch.zeros_like(keep) for name, keep in mask.items()}
-    for seed in range(8):
-        torch.manual_seed(seed)
-        twin = copy.deepcopy(model).double()
-        for parameter in twin.parameters():
-            nn.init.normal_(parameter)
-        mask.apply_(twin)
+    for twin in drawn(model, mask):
         x = torch.randn(1, 4).double().requires_grad_()
         slope = torch.autograd.grad(twin(x).sum(), x, create_graph=True, materialize_grads=True)[0]
         weights = [twin.get_parameter(name) for name in mask]
