@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
 from pai_bench.errors import UserError
@@ -87,7 +88,8 @@ def initialise(model: nn.Module, law: Law) -> nn.Module:
 
 def initialise_bias(module: nn.Module, bias: Tensor, law: Law) -> None:
     """Zero, or what torch itself gives a layer where a law leaves it there."""
-    if law != "openlth":
+    attention = isinstance(module, (nn.MultiheadAttention, NonDynamicallyQuantizableLinear))  # the last ends it
+    if law != "openlth" or attention:
         nn.init.zeros_(bias)
         return
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
@@ -104,7 +106,8 @@ def initialise_batch_norm(module: nn.modules.batchnorm._BatchNorm, law: Law) -> 
             nn.init.uniform_(module.weight)
         else:
             nn.init.ones_(module.weight)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def parts(module: nn.Module, weight: Tensor) -> Iterator[Tensor]:

@@ -62,6 +62,14 @@ def test_laws(law: Law) -> None:
         assert 0.99 * end < float(found["2.weight"].abs().max()) <= end
 
 
+@pytest.mark.parametrize("law", LAWS)
+def test_biases_that_torch_sets_to_zero_or_leaves_out(law: Law) -> None:
+    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8, bias=False), nn.MultiheadAttention(8, 2))
+    initialise(model, law)
+    for name in ("2.in_proj_bias", "2.out_proj.bias"):
+        assert not model.get_parameter(name).any()
+
+
 def test_projections_of_attention_are_matrices_of_their_own() -> None:
     torch.manual_seed(0)
     attention = nn.MultiheadAttention(128, 4)

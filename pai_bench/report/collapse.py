@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 
-from pai_bench.networks import name_of
 from pai_bench.report import tables
 from pai_bench.report.figures import frontier
+from pai_bench.report.networks import network_on
 from pai_bench.report.summary import share
 from pai_bench.store import Collapse
 
@@ -81,7 +81,7 @@ def detail(one: Collapse, index: int) -> str:
 
 def title(collapse: Collapse) -> str:
     """Network and data in a few words."""
-    return f"{name_of(collapse.trial['model'], collapse.trial.get('model_version', 1))} on {collapse.trial['data']}"
+    return network_on(collapse.trial)
 
 
 def schedule_of(collapse: Collapse) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pai_bench.networks import name_of
 from pai_bench.report import tables
 from pai_bench.report.figures.costs import bars, by_machine
+from pai_bench.report.networks import network_on
 from pai_bench.store import Cost
 
 CAPTION = (
@@ -115,7 +115,7 @@ def title(cost: Cost) -> str:
 
 def network(cost: Cost) -> str:
     """The network and the data."""
-    return f"{name_of(cost.trial['model'], cost.trial.get('model_version', 1))} on {cost.trial['data']}"
+    return network_on(cost.trial)
 
 
 def machine(cost: Cost) -> str:

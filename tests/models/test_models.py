@@ -96,6 +96,55 @@ def test_snip_it_starts_orthogonal_with_the_gain_of_what_follows() -> None:
     assert {module.negative_slope for module in model.modules() if isinstance(module, nn.LeakyReLU)} == {0.05}
 
 
+KINDS = {nn.Conv2d: "C", nn.Linear: "L", nn.Dropout: "D", nn.MaxPool2d: "P", nn.AdaptiveAvgPool2d: "A"}
+
+
+def order(model: nn.Module) -> str:
+    """Convolutions, poolings, dropouts and linear layers of a sequence, a letter each."""
+    return "".join(KINDS.get(type(layer), "") for layer in model.children())
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("snip-it-mlp-5", "LDLDLDLDL"),
+        ("snip-it-lenet-5", "CPCPCADLDL"),
+        ("snip-it-conv-6", "CCPCCPCCADLDLDL"),
+        ("vgg-11-bn-tiny", "CPCPCCPCCPCCLDLDL"),  # on 28x28, four poolings leave one pixel
+    ],
+)
+def test_the_order_of_layers(name: str, layers: str) -> None:
+    assert order(pb.create_model(name, input_shape=MNIST, num_classes=10, seed=0)) == layers
+
+
+def test_the_head_of_synflow_is_drawn_as_its_code_does() -> None:
+    """Linear layers from N(0, 0.01); dropouts of one half."""
+    model = pb.create_model("vgg-11-bn-tiny", input_shape=CIFAR, num_classes=10, seed=0)
+    for name in ("fc1.weight", "fc2.weight", "fc3.weight"):
+        assert float(model.get_parameter(name).detach().std()) == pytest.approx(0.01, rel=0.05)
+    assert [module.p for module in model.modules() if isinstance(module, nn.Dropout)] == [0.5] * 2
+
+
+def test_the_residual_network_of_snip_it() -> None:
+    """Sides after stem, pooling and each group; a block is LeakyReLU of a sum, its shortcut without one of its own."""
+    model = pb.create_model("snip-it-resnet-18", input_shape=(3, 64, 64), num_classes=10, seed=0).eval()
+    sides = {"act1": 32, "pool": 16, "block1_2": 16, "block2_2": 8, "block3_2": 4, "block4_2": 2}
+    seen: dict[str, int] = {}
+    for name in sides:
+        model.get_submodule(name).register_forward_hook(
+            lambda _module, _inputs, output, name=name: seen.__setitem__(name, output.shape[-1])
+        )
+    assert model(torch.randn(1, 3, 64, 64)).shape == (1, 10)
+    assert seen == sides
+    block = model.get_submodule("block2_1")
+    x, scale = torch.randn(2, 64, 8, 8), math.sqrt(1 + 1e-5)
+    own = {name: parameter.detach() for name, parameter in block.named_parameters()}
+    inner = nn.functional.conv2d(x, own["conv1.weight"], own["conv1.bias"], 2, 1) / scale
+    inner = nn.functional.conv2d(nn.functional.leaky_relu(inner, 0.05), own["conv2.weight"], own["conv2.bias"], 1, 1)
+    expected = (inner + nn.functional.conv2d(x, own["shortcut.0.weight"], None, 2)) / scale
+    torch.testing.assert_close(block(x), nn.functional.leaky_relu(expected, 0.05), atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["resnet-20", "resnet-20-identity"])
 def test_shortcuts_where_the_shape_changes(name: str) -> None:
     """Zeros beside every second pixel, or a 1x1 convolution with batch norm of its own."""
