@@ -198,7 +198,7 @@ def add_collapse(verbs: Any) -> None:
     verb.add_argument("--rounds", type=int, help="cuts of iterative criteria (default: their own)")
     verb.add_argument("--out", metavar="DIR", help="results folder (default: results)")
     shared = ("criteria", "models", "data", "seeds", "schedule", "scope", "bn", "score_batch", "score_batches")
-    add_keys(verb, *shared, "score_sampling", "device", "data_dir")
+    add_keys(verb, *shared, "score_sampling", "prunable", "keep_first", "keep_last", "device", "data_dir")
 
 
 def add_prune(verbs: Any) -> None:
@@ -214,7 +214,7 @@ def add_prune(verbs: Any) -> None:
         "--variant", default="none", help="none, shuffle, global-shuffle, reinit, invert or quota:NAME (default: none)"
     )
     shared = ("schedule", "scope", "bn", "score_batch", "score_batches", "score_sampling", "device", "data_dir")
-    add_keys(verb, *shared, "target", "min_per_layer", "repair")
+    add_keys(verb, *shared, "target", "min_per_layer", "repair", "prunable", "keep_first", "keep_last")
 
 
 def add_check(verbs: Any) -> None:

@@ -19,8 +19,9 @@ from pai_bench.errors import UserError
 from pai_bench.identity import stream
 from pai_bench.models.create import Builder, InputShape, create_model, find_model, model_version
 from pai_bench.plan import Choice, Sweep, Trial, expand, fraction, refuse_duplicates
-from pai_bench.pruning import Criterion, Variant, get_criterion, get_schedule, get_variant, prunable_parameters
+from pai_bench.pruning import Criterion, Variant, get_criterion, get_schedule, get_variant
 from pai_bench.pruning.guard import BATCH_NORMS
+from pai_bench.pruning.prunable import chosen, further
 from pai_bench.pruning.prune import check_ties
 from pai_bench.training.protocol import Protocol, get_protocol
 
@@ -53,11 +54,11 @@ def resolve(sweep: Sweep) -> Catalog:
     settings = []
     for data_name in data:
         for model_name in models:
-            protocol = _protocol(catalog, sweep, data_name, model_name)
+            protocol, traced = _protocol(catalog, sweep, data_name, model_name)
             share = fraction(sweep, protocol)
             batch = _score_batch(catalog.data[data_name], sweep, share)
             version = catalog.versions[model_name](catalog.data[data_name].input_shape)
-            settings.append((data_name, model_name, protocol, batch, version))
+            settings.append((data_name, model_name, protocol, batch, version, traced))
     variants = [get_variant(given) for given in sweep.variants]
     refuse_duplicates("variants", [str(variant) for variant in variants])
     for criterion, variant in itertools.product(catalog.criteria.values(), variants):
@@ -122,12 +123,17 @@ def _data(catalog: Catalog, sweep: Sweep, given: str | DataSet) -> str:
     return data.name
 
 
-def _protocol(catalog: Catalog, sweep: Sweep, data_name: str, model_name: str) -> Protocol:
-    """The protocol of a network on a data set, after a look at whether the three fit together."""
+def _protocol(catalog: Catalog, sweep: Sweep, data_name: str, model_name: str) -> tuple[Protocol, tuple[str, ...]]:
+    """The protocol of a network on a data set, after a look at whether the three fit together.
+
+    And the weights of the network that are outside of the usual layers.
+    """
     data = catalog.data[data_name]
     shapes: dict[str, Any] = {"input_shape": data.input_shape, "num_classes": data.num_classes}
     model = create_model(catalog.models[model_name], **shapes, seed=0, init=sweep.init)
     check_fit(model, model_name, data)
+    traced = further(model, data.example())
+    chosen(model, traced, patterns=sweep.prunable, keep_first=sweep.keep_first, keep_last=sweep.keep_last)
     has_batch_norm = any(isinstance(module, BATCH_NORMS) for module in model.modules())
     protocol = get_protocol(
         sweep.protocol or ("short-adam-bn" if has_batch_norm else "short-adam"),
@@ -142,13 +148,12 @@ def _protocol(catalog: Catalog, sweep: Sweep, data_name: str, model_name: str) -
     size = data.train_size(fraction(sweep, protocol))
     if (protocol.epochs or protocol.iterations) and protocol.batch_size > size:
         raise UserError(f"batch size {protocol.batch_size} is larger than the {size} training examples of {data_name}")
-    return protocol
+    return protocol, traced
 
 
 @torch.no_grad()
 def check_fit(model: nn.Module, name: str, data: DataSet) -> None:
     """Refuse a network that does not turn the examples of `data` into one logit per class."""
-    prunable_parameters(model)
     try:
         logits = model.eval()(data.normalised(data.train.inputs[:2]))
     except Exception as error:  # whatever a network says of inputs that it is not made for

@@ -99,8 +99,9 @@ class Search:
         self.schedule, self.points = self.settings.schedule(self.trial), self.settings.points
         self.model = self.runner.model(self.trial)
         self.batch, self.draw = self.runner.score_batch(self.trial, data), self.runner.draw(self.trial)
-        self.links = Connections(self.model, torch.zeros(1, *data.input_shape))
-        with Scorer(self.criterion, self.model, draw=self.draw) as scorer:
+        self.names = self.runner.prunable(self.trial, self.model, biases=self.criterion.biases)
+        self.links = Connections(self.model, self.runner.example(self.trial))
+        with Scorer(self.criterion, self.model, draw=self.draw, only=self.names) as scorer:
             self.sizes = {name: shape.numel() for name, shape in scorer.shapes.items()}
         self.size, self.exact = sum(self.sizes.values()), self.schedule == OneShot()
 
@@ -108,10 +109,11 @@ class Search:
         """The criterion's mask of `count` connections."""
         seed = stream(self.trial.seed, "scores")
         if not self.exact:
-            options = {"schedule": self.schedule, "scope": self.trial.scope, "draw": self.draw, "seed": seed}
-            return prune(self.model, self.batch, self.criterion, 1 - count / self.size, **options)  # type: ignore[arg-type]
+            options: dict[str, Any] = {"schedule": self.schedule, "scope": self.trial.scope, "draw": self.draw}
+            options |= {"seed": seed, "prunable": self.names}
+            return prune(self.model, self.batch, self.criterion, 1 - count / self.size, **options)
         if self._scores is None:
-            with Scorer(self.criterion, self.model, draw=self.draw, seed=seed) as scorer:
+            with Scorer(self.criterion, self.model, draw=self.draw, seed=seed, only=self.names) as scorer:
                 self._scores, self._division = scorer.score(self.batch), by_scope(scorer, self.trial.scope)
         parts = self.parts(count)
         return Mask(select(self._scores, count if parts is None else parts))
@@ -161,7 +163,7 @@ class Search:
     def seconds(self) -> float:
         """What the search will take, about, from one score and one look at the dense network."""
         start = time.perf_counter()
-        with Scorer(self.criterion, self.model, draw=self.draw) as scorer:
+        with Scorer(self.criterion, self.model, draw=self.draw, only=self.names) as scorer:
             select(scorer.score(self.batch), self.size // 2)
         middle = time.perf_counter()
         self.links.connected(Mask.whole({name: self.model.get_parameter(name) for name in self.sizes}))

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -40,21 +40,23 @@ def measure_cost(
     data, model = runner.data(trial), runner.model(trial)
     batch, draw = runner.score_batch(trial, data), runner.draw(trial)
     criterion = runner.catalog.criteria[trial.criterion.name]
-    schedule = get_schedule(trial.criterion.schedule)
+    schedule, names = get_schedule(trial.criterion.schedule), runner.prunable(trial, model, biases=criterion.biases)
 
     def score() -> None:
-        with Scorer(criterion, model, draw=draw) as scorer:
+        with Scorer(criterion, model, draw=draw, only=names) as scorer:
             scorer.score(batch)
 
     def whole() -> None:
-        prune(model, batch, criterion, trial.sparsity, schedule=schedule, scope=trial.scope, draw=draw)
+        how: dict[str, Any] = {"schedule": schedule, "scope": trial.scope, "draw": draw, "prunable": names}
+        prune(model, batch, criterion, trial.sparsity, **how)
 
-    scoring = repeat(score, runner.device, floor=bare(model, batch, criterion), rounds=rounds, budget=budget)
+    floor = bare(model, batch, criterion, names)
+    scoring = repeat(score, runner.device, floor=floor, rounds=rounds, budget=budget)
     pruning = repeat(whole, runner.device, rounds=rounds, budget=budget)
     has_batch_norm = any(isinstance(module, BATCH_NORMS) for module in model.modules())
     return Cost(
         trial=trial.configuration(),
-        weights=sum(weight.numel() for weight in prunable_parameters(model).values()),
+        weights=sum(model.get_parameter(name).numel() for name in runner.prunable(trial, model)),
         cuts=len(schedule.densities(1 - trial.sparsity)),
         batch_norm=criterion.bn if criterion.uses_data and has_batch_norm else None,
         rounds=len(scoring.seconds),
@@ -79,13 +81,16 @@ def measure_cost(
     )
 
 
-def bare(model: nn.Module, batch: Batch, criterion: Criterion) -> Callable[[], Any]:
+def bare(
+    model: nn.Module, batch: Batch, criterion: Criterion, prunable: Sequence[str] | None = None
+) -> Callable[[], Any]:
     """A bare forward and backward pass of `batch` on a copy of `model`: the gradients of what `criterion` scores.
 
+    These are the `prunable` parameters, by name, or those of the usual layers.
     Batch norm is in the criterion's mode, and several score batches go through the network one by one.
     """
     twin = copy.deepcopy(model).requires_grad_(False).eval()
-    parameters = prunable_parameters(twin, biases=criterion.biases).values()
+    parameters = prunable_parameters(twin, biases=criterion.biases, only=prunable).values()
     weights = [weight.requires_grad_(True) for weight in parameters]
     for module in twin.modules():
         module.training = criterion.bn == "train" and isinstance(module, BATCH_NORMS)

@@ -16,7 +16,7 @@ from pai_bench.execution.choice import WORKER, Choice, choose, evaluation, kind_
 from pai_bench.execution.measure import measured_step, steps_of
 from pai_bench.models import create_model
 from pai_bench.plan import Trial
-from pai_bench.pruning import Scorer, get_schedule, prunable_parameters
+from pai_bench.pruning import Scorer, get_schedule
 from pai_bench.pruning.flops import flops
 from pai_bench.recipe import Recipe
 from pai_bench.runner import Runner
@@ -71,7 +71,8 @@ def estimate(runner: Runner, missing: Sequence[Trial]) -> Estimate:
 
 def disk_bytes(runner: Runner, trial: Trial, count: int, missing: Sequence[Trial]) -> int:
     """Bytes of the records of `count` trials of one kind, that of `trial`, with the masks of those that are pruned."""
-    weights = prunable_parameters(runner.model(trial)).values()
+    model = runner.model(trial)
+    weights = [model.get_parameter(name) for name in runner.prunable(trial, model)]
     places = min(PLACES, sum(weight.numel() for weight in weights))
     passes = trial.protocol.passes(runner.whole(trial).train_size(trial.train_fraction))
     pruned = [one for one in missing if one.criterion and kind_of(one) == kind_of(trial)]
@@ -133,8 +134,9 @@ def one_score(runner: Runner, trial: Trial) -> float:
     """Seconds of one score of the trial's network by its criterion, after a warm-up."""
     assert trial.criterion is not None
     data, model = runner.data(trial), runner.model(trial)
-    batch = runner.score_batch(trial, data)
-    with Scorer(runner.catalog.criteria[trial.criterion.name], model, draw=runner.draw(trial)) as scorer:
+    batch, criterion = runner.score_batch(trial, data), runner.catalog.criteria[trial.criterion.name]
+    names = runner.prunable(trial, model, biases=criterion.biases)
+    with Scorer(criterion, model, draw=runner.draw(trial), only=names) as scorer:
         scorer.score(batch)
         with measured(runner.device) as found:
             scorer.score(batch)

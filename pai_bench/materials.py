@@ -16,6 +16,7 @@ from pai_bench.models import create_model
 from pai_bench.plan import Trial
 from pai_bench.pruning import Batch
 from pai_bench.pruning.flops import Flops, flops
+from pai_bench.pruning.prunable import chosen
 
 logger = logging.getLogger(__name__)
 
@@ -96,12 +97,20 @@ class Materials:
         """How the trial's network is drawn again for scoring."""
         return lambda _seed: self.model(trial, "redraw")
 
+    def example(self, trial: Trial) -> Tensor:
+        """One example of the trial's data on the device, as the network takes it, (1, ...)."""
+        return self.whole(trial).example().to(self.device)
+
+    def prunable(self, trial: Trial, model: nn.Module, *, biases: bool = False) -> list[str]:
+        """The names of what is to be pruned of the trial's network, in the model's order."""
+        which: dict[str, Any] = {"patterns": trial.prunable, "keep_first": trial.keep_first}
+        return chosen(model, trial.traced, biases=biases, keep_last=trial.keep_last, **which)
+
     def flops(self, trial: Trial, model: nn.Module) -> Flops | None:
         """The dense network's operations for one example; None for one that cannot be followed."""
         if (kind := (trial.data, trial.model)) not in self._flops:
             try:
-                example = torch.zeros(1, *self.whole(trial).input_shape, device=self.device)
-                self._flops[kind] = flops(model, example)
+                self._flops[kind] = flops(model, self.example(trial))
             except UserError as error:  # a network that cannot be followed can be trained all the same
                 logger.debug("its operations cannot be counted: %s", error)
                 self._flops[kind] = None

@@ -55,6 +55,14 @@ class Sweep:
     repair: Literal["none", "effective-only"] = option(
         "none", "effective-only: connections on no path give their place to those with the next-best scores"
     )
+    prunable: str | None = option(
+        None,
+        "which parameters to prune, as patterns of their names, with commas between; a name without * or ? may be any "
+        "parameter; default: the weights of linear, convolutional, recurrent and attention layers, and what else "
+        "multiplies the data",
+    )
+    keep_first: bool = option(False, "leave the first of the prunable layers whole")
+    keep_last: bool = option(False, "leave the last of the prunable layers whole")
     bn: Literal["published", "train", "eval"] = option(
         "published", "batch norm while scoring: each criterion's published mode, or one for all"
     )
@@ -168,6 +176,7 @@ class Choice:
 SCORING = {
     **{"scope": None, "score_batch": None, "score_sampling": None, "variant": "none", "score_batches": 1},
     **{"target": "direct", "min_per_layer": 0, "repair": "none"},
+    **{"prunable": None, "keep_first": False, "keep_last": False, "traced": []},
 }
 """Fields of `Trial` that concern scoring -> the value at which a field that came later is left out of the identity."""
 
@@ -198,6 +207,11 @@ class Trial:
     label_noise: float = 0.0
     validation: float = 0.0
     model_version: int = 1
+    prunable: str | None = None
+    keep_first: bool = False
+    keep_last: bool = False
+    traced: tuple[str, ...] = ()
+    """Weights of the network outside of the usual layers (`pai_bench.pruning.prunable.further`)."""
 
     @property
     def criterion_name(self) -> str:
@@ -249,24 +263,25 @@ def fraction(sweep: Sweep, protocol: Protocol) -> float:
 def expand(
     sweep: Sweep,
     choices: Sequence[Choice],
-    settings: Iterable[tuple[str, str, Protocol, int, int]],
+    settings: Iterable[tuple[str, str, Protocol, int, int, tuple[str, ...]]],
     variants: Sequence[str] = ("none",),
 ) -> list[Trial]:
     """All trials of `sweep`, seed by seed, the dense reference of each (data, model, seed) first.
 
     `choices` are the resolved criteria; `settings` the resolved (data, model, protocol, score batch size, version of
-    the network); `variants` are written in one way.
+    the network, its weights outside of the usual layers); `variants` are written in one way.
     """
     refuse_duplicates("criteria", [choice.name for choice in choices])
     if DENSE in (choice.name for choice in choices):
         raise UserError(f"a criterion cannot be called {DENSE!r}: that is the unpruned reference")
     trials = []
     for seed in range(sweep.seeds):
-        for data, model, protocol, batch, version in settings:
+        for data, model, protocol, batch, version, traced in settings:
             common: dict[str, Any] = {
                 "data": data,
                 "model": model,
                 "model_version": version,
+                "traced": traced,
                 "seed": seed,
                 "protocol": protocol,
                 "train_fraction": fraction(sweep, protocol),
@@ -282,6 +297,9 @@ def expand(
                 "target": sweep.target,
                 "min_per_layer": sweep.min_per_layer,
                 "repair": sweep.repair,
+                "prunable": sweep.prunable,
+                "keep_first": sweep.keep_first,
+                "keep_last": sweep.keep_last,
             }
             trials += [
                 Trial(

@@ -1,13 +1,13 @@
 """What a mask leaves of a network: its paths, and the fields of a record that say so."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pai_bench.errors import UserError
-from pai_bench.pruning import Connectivity, Mask, prunable_parameters
+from pai_bench.pruning import Connectivity, Mask
 from pai_bench.pruning.connectivity import connectivity
 from pai_bench.pruning.flops import Flops
 from pai_bench.store import Layer
@@ -16,25 +16,30 @@ from pai_bench.store.bits import pack
 logger = logging.getLogger(__name__)
 
 
-def links_of(model: nn.Module, mask: Mask | None, input_shape: tuple[int, ...]) -> Connectivity | None:
+def links_of(model: nn.Module, mask: Mask, example: Tensor) -> Connectivity | None:
     """What the mask leaves of the network's paths; None for a network that has no paths of its own."""
-    mask = Mask.whole(prunable_parameters(model)) if mask is None else mask
     try:
-        return connectivity(model, mask, torch.zeros(1, *input_shape), paths=False)
+        return connectivity(model, mask, example, paths=False)
     except UserError as error:  # it does other things for other data, say, and can be trained all the same
         logger.warning("connectivity is not known: %s", error)
         return None
 
 
-def left_of(model: nn.Module, mask: Mask | None, links: Connectivity | None, work: Flops | None) -> dict[str, Any]:
-    """The fields of a record that say what is left; `work` is what the dense network does for one example."""
-    weights = prunable_parameters(model)
-    sizes = {name: tensor.numel() for name, tensor in (mask or weights).items()}
+def left_of(
+    model: nn.Module, mask: Mask | None, links: Connectivity | None, work: Flops | None, weights: Sequence[str]
+) -> dict[str, Any]:
+    """The fields of a record that say what is left.
+
+    `weights` are the names of what can be pruned, without biases; `work` is what the dense network does for one
+    example.
+    """
+    sizes = {name: model.get_parameter(name).numel() for name in mask or weights}
     kept = mask.kept_per_layer() if mask else sizes
     effective = {layer.name: layer.effective for layer in links.layers} if links else dict.fromkeys(sizes)
     by_weight = work.by_weight if work else {}
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     return {
+        "not_prunable": sum(weight.numel() for weight in model.parameters()) - sum(sizes.values()),
         "flops": work.total if work else None,
         "mask": pack({name: keep.cpu().numpy() for name, keep in mask.items()}) if mask else None,
         "achieved_sparsity": 1 - sum(kept.values()) / sum(sizes.values()),

@@ -151,7 +151,7 @@ class Runner(Materials):
         """All that comes before training."""
         data, model = self.data(trial), self.model(trial)
         mask, score = self.mask(trial, model, data)
-        links = links_of(model, mask, data.input_shape)
+        links = links_of(model, mask or self._whole(trial, model), self.example(trial))
         if trial.criterion and self.catalog.variants[trial.variant].redraws:
             model = self.model(trial, "reinit")
         cut = (
@@ -256,7 +256,7 @@ class Runner(Materials):
             error=why,
             test_accuracy=test_accuracy,
             test_loss=_finite(test_loss),
-            **left_of(model, made.mask, links, self.flops(trial, model)),
+            **left_of(model, made.mask, links, self.flops(trial, model), self.prunable(trial, model)),
             score_seconds=made.score.seconds if made.score else None,
             score_peak_bytes=made.score.peak_bytes if made.score else None,
             train_seconds=history.seconds,
@@ -279,6 +279,7 @@ class Runner(Materials):
             return None, None
         criterion = self.catalog.criteria[trial.criterion.name]
         batch, draw = self.score_batch(trial, data), self.draw(trial)
+        names = self.prunable(trial, model, biases=criterion.biases)
         schedule = get_schedule(trial.criterion.schedule)
 
         def cut(schedule: Schedule) -> Mask:
@@ -293,12 +294,13 @@ class Runner(Materials):
                 target=trial.target,
                 min_per_layer=trial.min_per_layer,
                 repair=trial.repair,
+                prunable=names,
                 draw=draw,
                 seed=stream(trial.seed, "scores"),
             )
 
         if (key := (trial.data, trial.model, str(criterion), trial.variant)) not in self._peaks:
-            with Scorer(criterion, model, draw=draw) as scorer:
+            with Scorer(criterion, model, draw=draw, only=names) as scorer:
                 scorer.score(batch)  # unmeasured: libraries load, caches fill
             # on a processor, memory is not measured together with time, which that would change; a few cuts will do
             with measured(self.device, memory=True) as few:
@@ -309,6 +311,10 @@ class Runner(Materials):
         if score.peak_bytes is None:
             score.peak_bytes = self._peaks[key]
         return mask, score
+
+    def _whole(self, trial: Trial, model: nn.Module) -> Mask:
+        """The mask that keeps all that could be pruned."""
+        return Mask.whole({name: model.get_parameter(name) for name in self.prunable(trial, model)})
 
     def _final(self, model: nn.Module, trial: Trial, history: History) -> tuple[float, float]:
         """Test loss and accuracy after the last epoch."""

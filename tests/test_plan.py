@@ -68,7 +68,7 @@ def test_identities_are_file_names() -> None:
 def test_expansion_is_paired_and_starts_each_network_with_the_dense_one() -> None:
     sweep = Sweep(criteria=["snip", "random"], models=["lenet"], sparsities=[0.5, 0.9], seeds=2)
     choices = [SNIP, Choice(name="random")]
-    trials = expand(sweep, choices, [("digits", "a", SHORT, 100, 1), ("digits", "b", SHORT, 100, 2)])
+    trials = expand(sweep, choices, [("digits", "a", SHORT, 100, 1, ()), ("digits", "b", SHORT, 100, 2, ("own",))])
     short = [(t.seed, t.model, t.criterion_name, t.sparsity) for t in trials]
     assert len(short) == len(set(short)) == 2 * 2 * (1 + 2 * 2)
     assert short[:6] == [

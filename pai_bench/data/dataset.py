@@ -105,6 +105,10 @@ class DataSet:
         mean, std = self.scale
         return torch.sub(inputs, mean).div_(std)
 
+    def example(self) -> Tensor:
+        """One example as a network takes it, (1, ...)."""
+        return self.normalised(self.train.inputs[:1])
+
     @cached_property
     def scale(self) -> tuple[Tensor, Tensor]:
         """`mean_and_std` on the data's device, in the shape of one example; kept, since every batch needs them."""

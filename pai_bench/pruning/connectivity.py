@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pai_bench.errors import UserError
+from pai_bench.pruning.criterion import usual_names
 from pai_bench.pruning.guard import replica
 from pai_bench.pruning.mask import Mask
+from pai_bench.pruning.operands import Operands, operands
 from pai_bench.pruning.reachability import Count, Reach
 from pai_bench.pruning.tracing import Trace, trace
 from pai_bench.randomness import random_state
@@ -216,6 +218,8 @@ class Connections:
     def _layer(self, name: str, keep: Tensor, effective: Tensor) -> LayerConnectivity:
         module = self.modules[owner(name)]
         units, features = axes(effective, module)
+        if effective.dim() == 2 and self._is_inputs_first(name, module):
+            units, features = features, units
         return LayerConnectivity(
             name=name,
             size=keep.numel(),
@@ -226,6 +230,16 @@ class Connections:
             features=features.numel(),
             dead_features=features.numel() - int(features.count_nonzero()),
         )
+
+    def _is_inputs_first(self, name: str, module: nn.Module) -> bool:
+        """Whether the first dimension of a weight of a layer of one's own is that of its input features."""
+        if name.rpartition(".")[2] in usual_names(module, biases=True) or isinstance(module, TABLES):
+            return False
+        return name in self._operands.inputs_first
+
+    @cached_property
+    def _operands(self) -> Operands:
+        return operands(self.trace, self.parameters)
 
 
 @contextmanager

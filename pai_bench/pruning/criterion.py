@@ -102,8 +102,8 @@ _WHOLE_WEIGHT = (
 _PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
-def _prunable_names(module: nn.Module, biases: bool) -> list[str]:
-    """The names, inside `module` itself, of the parameters that can be pruned."""
+def usual_names(module: nn.Module, biases: bool) -> list[str]:
+    """The names, inside `module` itself, of the parameters that are pruned of the usual layers."""
     if isinstance(module, _WHOLE_WEIGHT):
         return ["weight", "bias"] if biases else ["weight"]
     if isinstance(module, nn.MultiheadAttention):
@@ -123,9 +123,10 @@ def prunable_parameters(
 ) -> dict[str, nn.Parameter]:
     """The parameters that pruning may remove, by name, in the model's own order.
 
-    These are the weights, and with `biases` the biases, of linear layers, convolutions, recurrent layers and attention
-    projections, frozen ones too; never those of normalisation or embeddings. A weight that several modules share
-    counts once; one that a linear layer shares with an embedding counts. `only` overrides all of this. Inside a
+    These are the weights, and with `biases` the biases, of the usual layers: linear layers, convolutions, recurrent
+    layers and attention projections, frozen ones too; never those of normalisation or embeddings. A weight that
+    several modules share counts once; one that a linear layer shares with an embedding counts. What else multiplies
+    the data only a forward pass tells (`pai_bench.pruning.prunable`). `only` overrides all of this. Inside a
     criterion's `score`, these are the parameters to be scored, whichever the caller chose.
     """
     if (scoring := SCORING.get(model)) is not None:
@@ -143,7 +144,7 @@ def prunable_parameters(
         prunable: set[int] = set()
         for module in model.modules():
             own = dict(module.named_parameters(recurse=False, remove_duplicate=False))
-            prunable.update(id(own[name]) for name in _prunable_names(module, biases) if name in own)
+            prunable.update(id(own[name]) for name in usual_names(module, biases) if name in own)
         found = {name: parameter for name, parameter in every.items() if id(parameter) in prunable}
     found = {name: parameter for name, parameter in found.items() if is_lazy(parameter) or parameter.numel()}
     if not found:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.utils.flop_counter import flop_registry
 
+from pai_bench.pruning.operands import operands
 from pai_bench.pruning.tracing import Operation, trace
 
 
@@ -32,14 +33,12 @@ def flops(model: nn.Module, example: Tensor) -> Flops:
     finally:
         for module, mode in modes.items():
             module.training = mode
-    owners = {weight.untyped_storage()._cdata: name for name, weight in model.named_parameters()}
+    products = operands(found, dict(model.named_parameters())).products
     total, by_weight = 0, Counter[str]()
-    for operation in found.operations:
+    for place, operation in enumerate(found.operations):
         if count := counted(operation):
             total += count
-            # a weight comes in as it is, transposed or in parts: in all of these it is the same memory
-            inputs = {tensor.untyped_storage()._cdata for tensor in operation.given if tensor.dim() > 1}
-            by_weight.update({owners[where]: count for where in inputs & owners.keys()})
+            by_weight.update(dict.fromkeys(products.get(place, ()), count))
     return Flops(total, dict(by_weight))
 
 

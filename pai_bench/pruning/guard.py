@@ -74,8 +74,13 @@ def score_masked(
 
     `seed` serves criteria with randomness of their own, unless their option ``seed`` says otherwise.
     """
-    with Scorer(criterion, model, seed=seed) as scorer:
-        return scorer.score(as_batch(batch), mask)
+    from pai_bench.pruning.prunable import scored
+
+    given, only = as_batch(batch), None
+    if SCORING.get(model) is None:  # a replica says itself what is scored
+        only = scored(model, given.inputs[:1], biases=criterion.biases)
+    with Scorer(criterion, model, seed=seed, only=only) as scorer:
+        return scorer.score(given, mask)
 
 
 class Scorer:

@@ -22,6 +22,7 @@ from pai_bench.pruning.criterion import (
 from pai_bench.pruning.guard import Scorer
 from pai_bench.pruning.lookup import get_criterion
 from pai_bench.pruning.mask import Mask
+from pai_bench.pruning.prunable import scored as scored_parameters
 from pai_bench.pruning.redraw import Draw
 from pai_bench.pruning.repair import (
     Repair,
@@ -74,7 +75,8 @@ def prune(
     * `repair`: with ``effective-only``, connections that lie on no path give their place to those with the next-best
       scores (`pai_bench.pruning.repair`). The example that is traced is the first of `batch`.
     * `loss`: a function of the network's output and the targets, for networks that do not return logits.
-    * `prunable`: names of the parameters to prune, or a predicate of name and parameter; default: all weights.
+    * `prunable`: names of the parameters to prune, or a predicate of name and parameter; default: all weights, also
+      those of layers of one's own that multiply the data (`pai_bench.pruning.prunable`).
     * `draw`: a function of a seed that returns the same network with other weights, for ``score_init=redrawn``; by
       default every layer draws its own by ``reset_parameters``.
     """
@@ -89,6 +91,8 @@ def prune(
         ranked = kind.kind in ("none", "reinit", "invert") and (scope or chosen.scope) == "global" and not min_per_layer
         if not ranked:
             raise UserError(f"repair {repair} ranks all layers together: not with this scope, variant or min_per_layer")
+    if prunable is None:
+        prunable = scored_parameters(model, batch.inputs[:1], biases=chosen.biases)
     linked = Connections(model, batch.inputs[:1]) if target == "effective" or repair != "none" else None
     if linked is not None and target == "effective":
         layers = prunable_parameters(model, biases=chosen.biases, only=prunable).values()

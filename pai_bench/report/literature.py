@@ -126,9 +126,10 @@ def as_published(rows: pd.DataFrame) -> bool:
     name, _ = without_options(first.criterion)
     schedule = SCHEDULES.get(name, "one-shot")
     scope = "quota" if name in ("er", "erk") else "global"
-    used = (first.variant, first.schedule, first.scope, first.target, first.min_per_layer, first.repair)
+    ways = ("variant", "schedule", "scope", "target", "min_per_layer", "repair", "prunable")
+    used = tuple(first[way] for way in ways)
     whole = not str(first.score_sampling).startswith("class-")
-    return whole and used == ("none", schedule, scope, "direct", 0, "none")
+    return whole and used == ("none", schedule, scope, "direct", 0, "none", "usual")
 
 
 def table(found: Sequence[Beside]) -> Table:

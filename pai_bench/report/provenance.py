@@ -72,8 +72,12 @@ def describe_criterion(record: Record) -> str | None:
     if (batches := record.trial.get("score_batches", 1)) > 1:
         batch = f"{batches} x {batch}"
     variant = f", {record.trial['variant']}" if "variant" in record.trial else ""
-    for key in ("target", "min_per_layer", "repair"):
+    for key in ("target", "min_per_layer", "repair", "prunable"):
         variant += f", {key.replace('_', ' ')} {record.trial[key]}" if key in record.trial else ""
+    if traced := record.trial.get("traced"):
+        variant += f", also {', '.join(traced)}"
+    kept = [place for place in ("first", "last") if record.trial.get(f"keep_{place}")]
+    variant += f", {' and '.join(kept)} layer kept whole" if kept else ""
     scope = f"{criterion['schedule']}, {record.trial['scope']}{variant}"
     return f"{criterion['name']}: {scope}, score batch {batch}" + (f"; {options}" if options else "")
 

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from pai_bench.plan import DENSE
 from pai_bench.report import findings, literature, metrics, pairs, tables
 from pai_bench.report.figures import costs as by_cost
@@ -47,7 +49,8 @@ def section(comparison: Comparison, records: Mapping[str, Record], folder: Path,
     title = tables.escaped(comparison.title)
     parts = [
         f"## {title}",
-        f"Protocol: {comparison.protocol}. {plural(comparison.seeds, 'seed')}. Score time: median after a warm-up.",
+        f"Protocol: {comparison.protocol}. {plural(comparison.seeds, 'seed')}. Score time: median after a warm-up."
+        + sizes(pruned),
         tables.markdown(tables.accuracy(comparison)),
     ]
     if remarks := tables.remarks(comparison):
@@ -68,6 +71,15 @@ def section(comparison: Comparison, records: Mapping[str, Record], folder: Path,
         if path.as_posix() not in shown:
             (folder / path).unlink(missing_ok=True)  # of an earlier report
     return Section(same, said if comparison.trained else [], parts)
+
+
+def sizes(pruned: pd.DataFrame) -> str:
+    """How much of the network can be pruned, in a sentence, where all trials say the same."""
+    found = pruned[["parameters", "parameters_not_prunable"]].dropna().drop_duplicates()
+    if len(found) != 1:
+        return ""
+    prunable, others = (int(value) for value in found.iloc[0])
+    return f" {prunable:,} weights can be pruned; {plural(others, 'other parameter')} cannot."
 
 
 def picture(caption: str, path: Path) -> str:

@@ -27,6 +27,7 @@ WAYS = {
     "target": "{} sparsity",
     "min_per_layer": "at least {:g} per layer",
     "repair": "repair {}",
+    "prunable": "{}",
     "revision": "revision {:g}",
 }
 """What may tell apart two uses of one criterion, and how it is written."""

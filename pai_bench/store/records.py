@@ -87,6 +87,8 @@ class Record:
     """Share of the most frequent class in the test set."""
     flops: int | None = None
     """Floating-point operations of the dense network's forward pass of one example."""
+    not_prunable: int | None = None
+    """Elements of the network's other parameters, which no mask removes: biases, scales, embeddings, kept layers."""
     mask: str | None = None
     """What is kept, as `pai_bench.store.bits` writes it, so that masks can be compared."""
     layers: tuple[Layer, ...] = ()
@@ -129,6 +131,7 @@ class Record:
         ]
         amounts = [data["train"], data["test"], trial["seed"], self.environment["threads"], self.score_seconds]
         amounts += [self.score_peak_bytes, self.train_seconds, self.images_per_second, self.epochs, self.flops]
+        amounts += [self.not_prunable]
         amounts += [self.chance_loss, data.get("classes")]
         ok = [
             *(fits(value, form) for value, form in forms),
@@ -184,6 +187,7 @@ class Record:
             "target": trial.get("target", "direct") if criterion else None,
             "min_per_layer": trial.get("min_per_layer", 0) if criterion else None,
             "repair": trial.get("repair", "none") if criterion else None,
+            "prunable": pruned(trial) if criterion else None,
             "revision": criterion["revision"] if criterion else None,
             "init": trial.get("init", "own"),
             "label_noise": trial.get("label_noise", 0.0),
@@ -192,6 +196,7 @@ class Record:
             "batch_norm": self.batch_norm,
             "parameters": sum(layer.size for layer in self.layers) or None,
             "parameters_kept": sum(layer.kept for layer in self.layers) if self.layers else None,
+            "parameters_not_prunable": self.not_prunable,
             "flops": self.flops,
             "flops_kept": self.flops_kept,
             "train_loss": self.curve[-1].train_loss if self.curve else None,
@@ -206,6 +211,15 @@ class Record:
             "identity": self.identity,
         }
         return head | metrics | tail
+
+
+def pruned(trial: Mapping[str, Any]) -> str:
+    """Which parameters a trial prunes, in a few words; ``usual`` for the weights of the usual layers."""
+    patterns, further = trial.get("prunable"), len(trial.get("traced", ()))
+    parts = [f"only {patterns}"] if patterns else [f"with {further} further weights"] if further else []
+    kept = [place for place in ("first", "last") if trial.get(f"keep_{place}")]
+    parts += [f"without the {' and the '.join(kept)} layer"] if kept else []
+    return ", ".join(parts) or "usual"
 
 
 # columns of the results, behind what names the trial

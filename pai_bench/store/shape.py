@@ -38,6 +38,10 @@ class Scored(Named):
     target: NotRequired[str]
     min_per_layer: NotRequired[int]
     repair: NotRequired[str]
+    prunable: NotRequired[str]
+    keep_first: NotRequired[bool]
+    keep_last: NotRequired[bool]
+    traced: NotRequired[tuple[str, ...]]
     criterion: UsedCriterion
 
 

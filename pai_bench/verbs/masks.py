@@ -53,7 +53,9 @@ def prune(given: argparse.Namespace) -> int:
     console.print(table)
     line = f"mask: {given.output}, {mask.kept:,} of {mask.size:,} connections, scored in {cost.seconds:.3g} s"
     console.print(line, highlight=False, markup=False)
-    if (links := links_of(model, mask, runner.data(trial).input_shape)) is not None:
+    others = sum(parameter.numel() for parameter in model.parameters()) - mask.size
+    console.print(f"not prunable: {summary.plural(others, 'other parameter')}", highlight=False)
+    if (links := links_of(model, mask, runner.example(trial))) is not None:
         cut = "connected" if links.connected else f"disconnected, first in {links.first_cut}"
         dead = f"; dead: {', '.join(links.dead_layers)}" if links.connected and links.dead_layers else ""
         share = summary.share(links.effective_sparsity)

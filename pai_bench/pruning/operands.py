@@ -1,0 +1,141 @@
+"""Which parameters multiply what depends on a network's input, by what they do in a trace of it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from pai_bench.pruning.operations import (
+    CONSTANTS,
+    ELEMENTWISE,
+    MOVES,
+    REDUCING_MOVES,
+    SUMMING_MOVES,
+    ZERO_PRESERVING,
+)
+from pai_bench.pruning.tracing import Operation, Trace
+
+FACTORS = {
+    **{"mm": ("self", "mat2"), "bmm": ("self", "mat2"), "matmul": ("self", "other"), "mv": ("self", "vec")},
+    **{"addmm": ("mat1", "mat2"), "addbmm": ("batch1", "batch2"), "baddbmm": ("batch1", "batch2")},
+    **{"addmv": ("mat", "vec"), "addr": ("vec1", "vec2"), "dot": ("self", "tensor"), "vdot": ("self", "other")},
+    **{"linear": ("input", "weight"), "_trilinear": ("i1", "i2", "i3"), "conv_tbc": ("self", "weight")},
+    **dict.fromkeys(("convolution", "_convolution", "mkldnn_rnn_layer"), ("input", "weight")),
+}
+"""Matrix products and convolutions, and what they multiply."""
+
+SCALED = {"_weight_norm": "v", "_weight_norm_interface": "v", "mul": "self", "div": "self", "true_divide": "self"}
+"""Operations that scale the elements of an argument, which is zero where that is."""
+
+
+@dataclass
+class Operands:
+    """What the parameters of a network are in one forward pass, by name.
+
+    A weight multiplies what depends on the input, in a matrix product or a convolution, by itself, moved, or scaled,
+    so that a connection is removed where it is zero.
+    """
+
+    weights: set[str] = field(default_factory=set)
+    inputs_first: set[str] = field(default_factory=set)
+    """Weights of two dimensions of which the first is that of the input features, as in ``x @ w``."""
+    products: dict[int, set[str]] = field(default_factory=dict)
+    """The parameters of each product, whatever else it multiplies, by its place in the trace."""
+    unclear: set[str] = field(default_factory=set)
+    """Parameters from which weights are computed that may differ from zero where the parameter is zero, and those of
+    two dimensions or more that meet what depends on the input in an operation that is not known."""
+
+
+def operands(trace: Trace, parameters: Mapping[str, Tensor]) -> Operands:
+    """What `parameters` do in `trace`."""
+    return _Following(trace, parameters).found
+
+
+class _Following:
+    """Follows the memory of parameters and of the input; what a trace holds, nothing else takes the place of."""
+
+    def __init__(self, trace: Trace, parameters: Mapping[str, Tensor]) -> None:
+        self.found = Operands()
+        self._keys, self._dependent = trace.keys, {trace.keys[id(trace.input)][0]}
+        self._holds: dict[object, set[str]] = {}
+        self._made: dict[object, set[str]] = {}
+        for name, parameter in parameters.items():
+            self._holds.setdefault(parameter.untyped_storage()._cdata, set()).add(name)
+        for place, operation in enumerate(trace.operations):
+            if operation.name in FACTORS:
+                self._multiply(place, operation)
+            self._give(operation)
+
+    def _memory(self, tensor: Tensor) -> object:
+        return self._keys[id(tensor)][0]
+
+    def _depends(self, tensor: Tensor) -> bool:
+        return self._memory(tensor) in self._dependent
+
+    def _multiply(self, place: int, operation: Operation) -> None:
+        factors = [operation.arguments[name] for name in FACTORS[operation.name]]
+        factors = [factor for factor in factors if isinstance(factor, Tensor)]
+        reached = any(map(self._depends, factors))
+        for factor in factors:
+            if self._depends(factor):
+                continue
+            where = self._memory(factor)
+            names = self._holds.get(where, set())
+            self.found.products.setdefault(place, set()).update(names)
+            if reached:
+                self.found.weights |= names
+                self.found.unclear |= self._made.get(where, set()) if not names else set()
+                if factor.dim() > 1 and inputs_first(operation, factor, second=factor is factors[1]):
+                    self.found.inputs_first |= names
+
+    def _give(self, operation: Operation) -> None:
+        """Note what the results of an operation are made of."""
+        results = [self._memory(tensor) for tensor in operation.results]
+        if any(map(self._depends, operation.given)):
+            self._dependent.update(results)
+            if not is_known(operation):
+                matrices = [tensor for tensor in operation.given if tensor.dim() > 1 and not self._depends(tensor)]
+                self.found.unclear.update(*(self._holds.get(self._memory(tensor), ()) for tensor in matrices))
+            return
+        scaled = {name for tensor in kept_zero(operation) for name in self._holds.get(self._memory(tensor), ())}
+        every = {
+            name
+            for tensor in operation.given
+            for of in (self._holds, self._made)
+            for name in of.get(self._memory(tensor), ())
+        }
+        for where in results:
+            if scaled:
+                self._holds.setdefault(where, set()).update(scaled)
+            elif every and where not in self._holds:
+                self._made.setdefault(where, set()).update(every)
+
+
+def is_known(operation: Operation) -> bool:
+    """Whether an operation is one of `FACTORS`, or no product: of elements, a move, a lookup, a normalisation."""
+    name = operation.name
+    moves = operation.is_view or name in MOVES or name in SUMMING_MOVES or name in REDUCING_MOVES or name in CONSTANTS
+    single = operation.pointwise or name in ELEMENTWISE or name in ZERO_PRESERVING
+    return moves or single or name in FACTORS or name == "embedding" or "norm" in name
+
+
+def kept_zero(operation: Operation) -> Iterator[Tensor]:
+    """Arguments whose zeros stay zeros in the results, element by element, wherever those are put."""
+    if operation.is_view or operation.name in MOVES:
+        yield from operation.given
+    elif operation.name in SCALED or operation.name in ZERO_PRESERVING:
+        first, result = operation.given[0], operation.results[0]
+        if operation.name in ("_weight_norm", "_weight_norm_interface"):
+            first = operation.arguments["v"]
+        factors = operation.given if operation.name == "mul" else [first]
+        yield from (factor for factor in factors if factor.numel() == result.numel())
+
+
+def inputs_first(operation: Operation, factor: Tensor, *, second: bool) -> bool:
+    """Whether the outer one of the two dimensions of `factor` in memory is summed over."""
+    if operation.name in ("convolution", "_convolution"):
+        return bool(operation.arguments.get("transposed", False))
+    if operation.name in ("linear", "_trilinear"):
+        return False
+    outer = factor.stride(-2) >= factor.stride(-1)
+    return outer == second

@@ -1,0 +1,129 @@
+"""Which parameters are scored: those of the usual layers, what else multiplies the data, and what a user chooses."""
+
+import fnmatch
+import logging
+import weakref
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from pai_bench.errors import UserError, unknown
+from pai_bench.pruning.connectivity import TABLES, Connections, owner
+from pai_bench.pruning.criterion import prunable_parameters, usual_names
+from pai_bench.pruning.operands import operands
+
+logger = logging.getLogger(__name__)
+
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+STANDARD = ("weight", "bias", "in_proj_bias", "bias_k", "bias_v")
+"""Parameters of torch's own layers that are no weights, or those of the usual layers."""
+
+
+def further(model: nn.Module, example: Tensor) -> tuple[str, ...]:
+    """Names of weights outside of the usual layers: what else multiplies, in one forward pass of `example`, the data.
+
+    Such are the parameters of layers of one's own that are operands of a matrix product or a convolution, also
+    transposed or scaled (`pai_bench.pruning.operands`): a parameter that ``F.conv2d`` takes, a weight of shape
+    (in, out), those of ``nn.Bilinear``, what ``weight_norm``, ``spectral_norm`` and ``torch.nn.utils.prune`` compute a
+    weight from. Where that is not clear, a warning names the parameters. A network of the usual layers alone is not
+    run; one that has others is run once, its result kept as long as the network.
+    """
+    others = candidates(model)
+    if not others:
+        return ()
+    state = tuple((name, id(parameter)) for name, parameter in others.items())
+    if (known := _FOUND.get(model)) is None or known[0] != state:
+        known = _FOUND[model] = (state, _found(model, example, others))
+    return known[1]
+
+
+_FOUND: "weakref.WeakKeyDictionary[nn.Module, tuple[object, tuple[str, ...]]]" = weakref.WeakKeyDictionary()
+
+
+def chosen(
+    model: nn.Module,
+    traced: Sequence[str],
+    *,
+    biases: bool = False,
+    patterns: str | None = None,
+    keep_first: bool = False,
+    keep_last: bool = False,
+) -> list[str]:
+    """The names of what is to be pruned, in the model's order: the usual parameters and those `traced` (`further`).
+
+    Of these, those whose names fit one of the `patterns`, as a shell has them, with commas between; a name without
+    ``*``, ``?`` or ``[`` may be any parameter. Without what the first layer of them has, or the last.
+    """
+    every = dict(model.named_parameters())
+    usual = _usual(model, biases=biases)
+    names = [name for name in every if name in usual or name in traced]
+    if patterns is not None:
+        fitting: set[str] = set()
+        for pattern in (part.strip() for part in patterns.split(",")):
+            among = names if set(pattern) & set("*?[") else every
+            if not (found := fnmatch.filter(among, pattern) if among is names else [n for n in among if n == pattern]):
+                raise unknown(f"prunable parameter of {type(model).__name__}", pattern, names)
+            fitting.update(found)
+        names = [name for name in every if name in fitting]
+    for wanted, place in ((keep_first, 0), (keep_last, -1)):
+        if wanted and names:
+            whole = owner(names[place])
+            names = [name for name in names if owner(name) != whole]
+    if not names:
+        prunable_parameters(model)  # which says so, if there are none at all
+        raise UserError(f"nothing of {type(model).__name__} is left to prune but the layers that are kept whole")
+    return names
+
+
+def scored(model: nn.Module, example: Tensor, *, biases: bool = False) -> list[str] | None:
+    """The names of what is scored where nobody chooses; None for the usual parameters alone."""
+    traced = further(model, example)
+    return chosen(model, traced, biases=biases) if traced else None
+
+
+def candidates(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of which only a forward pass tells whether they are weights."""
+    clear: set[int] = set()
+    others: set[int] = set()
+    for module in model.modules():
+        if own := {name: parameter for name, parameter in module._parameters.items() if parameter is not None}:
+            of_torch = type(module).__module__.startswith("torch.nn.modules")
+            plain = (of_torch and not isinstance(module, (*TABLES, nn.Bilinear))) or isinstance(module, NORMS)
+            known = {*usual_names(module, biases=True), *(STANDARD if plain else ())}
+            for name, parameter in own.items():
+                (clear if name in known else others).add(id(parameter))
+    others -= clear
+    return {
+        name: parameter
+        for name, parameter in (model.named_parameters() if others else ())
+        if id(parameter) in others and parameter.is_floating_point() and parameter.numel()
+    }
+
+
+def _usual(model: nn.Module, *, biases: bool) -> dict[str, nn.Parameter]:
+    try:
+        return prunable_parameters(model, biases=biases)
+    except UserError:  # there are none
+        return {}
+
+
+def _found(model: nn.Module, example: Tensor, others: dict[str, nn.Parameter]) -> tuple[str, ...]:
+    # a scale for each unit, of shape (units, 1, 1), is no matrix
+    matrices = {name: others[name].numel() for name in others if others[name].squeeze().dim() > 1}
+    tables = {f"{name}.weight".lstrip(".") for name, module in model.named_modules() if isinstance(module, TABLES)}
+    try:
+        links = Connections(model, example)
+    except UserError as error:
+        warn_of(matrices.keys() - tables, matrices, f"may be weights, but the network cannot be followed ({error})")
+        return ()
+    found = operands(links.trace, {name: links.parameters[name] for name in others})
+    warn_of(found.unclear - found.weights, matrices, "are not scored, though the network computes weights from them")
+    return tuple(name for name in others if name in found.weights)
+
+
+def warn_of(names: Iterable[str], sizes: dict[str, int], what: str) -> None:
+    """Name parameters of which nobody can know whether they are to be pruned but the user."""
+    if named := sorted(name for name in names if name in sizes):
+        cure = "to score them, name them in prunable= (--prunable)"
+        logger.warning("%s (%s elements) %s; %s", ", ".join(named), f"{sum(sizes[n] for n in named):,}", what, cure)

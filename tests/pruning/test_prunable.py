@@ -1,0 +1,293 @@
+"""Weights outside of the usual layers are found by what they do, or named; what a user chooses is what is pruned."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, prune
+
+import pai_bench as pb
+from pai_bench.catalog import resolve
+from pai_bench.errors import UserError
+from pai_bench.plan import Trial
+from pai_bench.pruning import prunable_parameters
+from pai_bench.pruning.flops import flops
+from pai_bench.pruning.prunable import candidates, chosen, further
+
+X, TOKENS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(12).reshape(6, 2) % 7
+Y = torch.arange(6) % 3
+
+
+class Own(nn.Module):
+    """Computes `of` with parameters of these shapes; beside them a usual layer, of 4 inputs and 3 outputs."""
+
+    def __init__(self, of: Callable[[Any, Tensor], Tensor], **shapes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.of, self.fc = of, nn.Linear(4, 3)
+        for name, shape in shapes.items():
+            setattr(self, name, nn.Parameter(torch.randn(shape) / 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.of(self, x)
+        return found
+
+
+def convolved(m: Any, x: Tensor) -> Tensor:
+    return m.fc(F.conv1d(x.unsqueeze(1), m.w, padding=1).mean(1))  # type: ignore[no-any-return]
+
+
+FOUND: dict[str, tuple[Callable[[Any, Tensor], Tensor], dict[str, tuple[int, ...]], list[str]]] = {
+    "inputs first": (lambda m, x: m.fc(x @ m.w), {"w": (4, 4)}, ["w"]),
+    "addmm": (lambda m, x: torch.addmm(m.b, m.fc(x), m.w), {"w": (3, 3), "b": (3,)}, ["w"]),
+    "einsum": (lambda m, x: torch.einsum("bi,io->bo", m.fc(x), m.w), {"w": (3, 3)}, ["w"]),
+    "functional convolution": (convolved, {"w": (5, 1, 3)}, ["w"]),
+    "transposed, copied": (lambda m, x: m.fc(F.linear(x, m.w.t().contiguous())), {"w": (4, 4)}, ["w"]),
+    "in parts": (lambda m, x: m.fc(x @ m.w[:, :4] + x @ m.w[:, 4:]), {"w": (4, 8)}, ["w"]),
+    "joined": (lambda m, x: m.fc(x) + F.linear(x, torch.cat([m.v, m.w])), {"v": (1, 4), "w": (2, 4)}, ["v", "w"]),
+    "scaled": (lambda m, x: m.fc(F.linear(x, m.w * m.g)), {"w": (4, 4), "g": (4, 1)}, ["w"]),
+    "masked": (lambda m, x: m.fc(F.linear(x, torch.tril(m.w) / 2)), {"w": (4, 4)}, ["w"]),
+    "vector": (lambda m, x: m.fc(x) * (x @ m.w).unsqueeze(1), {"w": (4,)}, ["w"]),
+    "low rank": (lambda m, x: m.fc(x) + x @ m.a @ m.b, {"a": (4, 2), "b": (2, 3)}, ["a", "b"]),
+    "scale, shift, class token": (
+        lambda m, x: m.fc(torch.cat([m.token, x]) * m.scale + m.shift)[1:],
+        {"token": (1, 4), "scale": (4,), "shift": (1, 4)},
+        [],
+    ),
+    "looked up": (lambda m, x: m.fc(x + m.table[x.argmax(1)]), {"table": (4, 4)}, []),
+}
+
+
+@pytest.mark.parametrize("kind", FOUND)
+def test_operands_of_products_are_found(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    of, shapes, expected = FOUND[kind]
+    model = Own(of, **shapes)
+    assert list(further(model, X)) == expected
+    assert not caplog.records
+    mask = pb.prune(model, (X, Y), sparsity=0.5)
+    assert set(mask) == {*expected, "fc.weight"}
+    assert list(mask) == [name for name, _ in model.named_parameters() if name in mask]
+    scores = pb.get_criterion("snip").score(model, pb.Batch(X, Y))
+    assert list(scores) == list(mask)
+    weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    loss = F.cross_entropy(model(X), Y)
+    for name, score in scores.items():
+        (gradient,) = torch.autograd.grad(loss, model.get_parameter(name), retain_graph=True)
+        expected_score = (weights[name] * gradient).abs()
+        torch.testing.assert_close(score / score.sum(), expected_score / expected_score.sum())
+
+
+def parametrised(kind: str) -> nn.Module:
+    """A network whose first layer computes its weight."""
+    layer = nn.Linear(4, 5)
+    made: dict[str, Callable[[nn.Linear], Any]] = {
+        "weight norm": parametrizations.weight_norm,
+        "old weight norm": torch.nn.utils.weight_norm,
+        "spectral norm": parametrizations.spectral_norm,
+        "old spectral norm": torch.nn.utils.spectral_norm,
+        "pruned": lambda one: prune.l1_unstructured(one, "weight", 0.5),
+        "orthogonal": parametrizations.orthogonal,
+        "none": lambda one: one,
+    }
+    return nn.Sequential(made[kind](layer), nn.ReLU(), nn.Linear(5, 3))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("weight norm", "0.parametrizations.weight.original1"),
+        ("old weight norm", "0.weight_v"),
+        ("spectral norm", "0.parametrizations.weight.original"),
+        ("old spectral norm", "0.weight_orig"),
+        ("pruned", "0.weight_orig"),
+        ("none", "0.weight"),
+    ],
+)
+def test_what_a_layer_scales_to_its_weight_is_found(kind: str, name: str) -> None:
+    """A connection is removed where the parameter is zero."""
+    torch.manual_seed(0)
+    model = parametrised(kind)
+    mask = pb.prune(model, (X, Y), sparsity=0.7)
+    assert set(mask) == {name, "2.weight"}
+    mask.apply_(model)
+    computed = model[0](torch.eye(4)) - model[0](torch.zeros(1, 4))  # type: ignore[index]
+    assert not computed[~mask[name].T].any()
+
+
+def test_weights_computed_in_another_way_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    model = parametrised("orthogonal")
+    for _ in range(2):
+        mask = pb.prune(model, (X, Y), sparsity=0.5)
+        assert list(mask) == ["2.weight"]
+    (warning,) = caplog.messages  # once
+    assert warning.startswith("0.parametrizations.weight.original (20 elements) are not scored")
+    assert "--prunable" in warning
+    low_rank = Own(lambda m, x: m.fc(x) + F.linear(x, m.a @ m.b), a=(3, 2), b=(2, 4))
+    assert further(low_rank, X) == ()
+    assert caplog.messages[1].startswith("a, b (14 elements)")
+
+
+def test_a_network_that_cannot_be_followed_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(Own):
+        def forward(self, x: Tensor) -> Tensor:
+            if not x.requires_grad and len(x) == 1:
+                raise ValueError("one example is too few")
+            return super().forward(x)
+
+    model = Failing(lambda m, x: m.fc(x @ m.w), w=(4, 4))
+    assert further(model, X[:1]) == ()
+    assert "w (16 elements) may be weights, but the network cannot be followed" in caplog.text
+
+
+def test_bilinear_layers_and_tables_that_multiply() -> None:
+    bilinear = nn.Bilinear(4, 4, 3)
+
+    class Squared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = bilinear
+
+        def forward(self, x: Tensor) -> Any:
+            return self.layer(x, x)
+
+    assert further(Squared(), X) == ("layer.weight",)
+    mask = pb.prune(Squared(), (X, Y), sparsity=0.5)
+    assert mask.size == 48
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.fc = nn.Embedding(7, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(self.fc(self.table(x)).mean(1), self.table.weight)
+
+    assert further(Tied(), TOKENS) == ("table.weight",)
+
+
+def test_usual_networks_are_not_run() -> None:
+    class Loud(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            raise AssertionError("run")
+
+    usual = Loud(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.LayerNorm(3), nn.LSTM(3, 4), nn.MultiheadAttention(4, 2))
+    assert not candidates(usual)
+    assert further(usual, X) == ()
+    for name in ("resnet-20", "vgg-11-bn", "lstm-s", "wrn-16-8", "snip-it-mlp-5"):
+        assert not candidates(pb.create_model(name, input_shape=(1, 32, 32), num_classes=10))
+
+
+def test_units_and_features_of_weights_with_inputs_first() -> None:
+    """Of 4 inputs and 5 units, the mask cuts an input and two units."""
+    torch.manual_seed(0)
+    keep = torch.ones(4, 5, dtype=torch.bool)
+    keep[1], keep[:, 2:4] = False, False
+    for turned in (False, True):
+
+        def multiply(m: Any, x: Tensor, turned: bool = turned) -> Tensor:
+            return m.last(F.linear(x, m.w) if turned else x @ m.w)  # type: ignore[no-any-return]
+
+        model = Own(multiply, w=(5, 4) if turned else (4, 5))
+        model.last = nn.Linear(5, 3)
+        del model.fc
+        found = pb.connectivity(model, pb.Mask({"w": keep.T if turned else keep}), X)
+        (layer,) = found.layers
+        assert (layer.units, layer.dead_units, layer.features, layer.dead_features) == (5, 2, 4, 1)
+
+
+def test_flops_belong_to_the_weights_that_a_product_is_made_of() -> None:
+    plain, computed = flops(parametrised("none"), X[:1]), flops(parametrised("weight norm"), X[:1])
+    assert plain.by_weight["0.weight"] == computed.by_weight["0.parametrizations.weight.original1"] == 2 * 4 * 5
+    assert plain.total == computed.total
+
+
+def net(shape: tuple[int, ...], classes: int) -> nn.Module:
+    inputs = torch.Size(shape).numel()
+
+    def hidden(m: Any, x: Tensor) -> Tensor:
+        return m.last(torch.relu(x.flatten(1) @ m.w))  # type: ignore[no-any-return]
+
+    model = Own(hidden, w=(inputs, 16))
+    del model.fc
+    model.last = nn.Linear(16, classes)
+    return model
+
+
+def trial(**changes: Any) -> Trial:
+    keys: dict[str, Any] = {"criteria": ["random"], "sparsities": [0.5], "seeds": 1, "epochs": 0, "models": ["lenet"]}
+    return resolve(pb.Sweep(**keys | changes)).trials[1]
+
+
+def test_a_sweep_prunes_what_it_finds_and_says_so(tmp_path: Any) -> None:
+    assert trial(models=[net]).traced == ("w",)
+    frame = pb.run(pb.Sweep(models=[net], criteria=["snip"], sparsities=[0.9], seeds=1, epochs=1), out=tmp_path)
+    pruned = frame[frame.criterion == "snip"].iloc[0]
+    assert pruned.parameters == 784 * 16 + 160
+    assert pruned.parameters_not_prunable == 10
+    assert pruned.prunable == "with 1 further weights"
+    assert pruned.connected
+
+
+def test_identities_say_what_was_chosen_and_nothing_else() -> None:
+    plain = trial()
+    names = ("prunable", "keep_first", "keep_last", "traced")
+    assert not set(names) & plain.configuration().keys()
+    for changes in ({"prunable": "fc*"}, {"keep_first": True}, {"keep_last": True}):
+        changed = trial(**changes)
+        assert changed.identity != plain.identity
+        assert changed.configuration() == plain.configuration() | changes
+    dense = resolve(pb.Sweep(criteria=["random"], sparsities=[0.5], seeds=1, keep_first=True)).trials[0]
+    assert dense.identity == resolve(pb.Sweep(criteria=["random"], sparsities=[0.5], seeds=1)).trials[0].identity
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({}, ["a.weight", "b.weight", "c.weight"]),
+        ({"keep_first": True}, ["b.weight", "c.weight"]),
+        ({"keep_last": True}, ["a.weight", "b.weight"]),
+        ({"keep_first": True, "keep_last": True, "biases": True}, ["b.weight", "b.bias"]),
+        ({"patterns": "[ab].*"}, ["a.weight", "b.weight"]),
+        ({"patterns": "c*, a*", "keep_last": True}, ["a.weight"]),
+        ({"patterns": "norm.weight,c.*"}, ["norm.weight", "c.weight"]),
+    ],
+)
+def test_choices(options: Any, names: list[str]) -> None:
+    model = nn.Sequential()
+    for name in "abc":
+        model.add_module(name, nn.Linear(4, 4))
+        if name == "a":
+            model.add_module("norm", nn.LayerNorm(4))
+    assert chosen(model, (), **options) == names
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"patterns": "fcc*"}, "unknown prunable parameter of Sequential 'fcc*'"),
+        ({"patterns": "0.bias*"}, "unknown prunable parameter"),
+        ({"keep_first": True}, "nothing of Sequential is left to prune"),
+    ],
+)
+def test_choices_that_leave_nothing(options: Any, message: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 4))
+    assert list(prunable_parameters(model)) == ["0.weight"]
+    with pytest.raises(UserError) as error:
+        chosen(model, (), **options)
+    assert message in str(error.value)
+
+
+def test_a_first_layer_kept_whole_is_whole(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    sweep = pb.Sweep(criteria=["snip"], sparsities=[0.9], seeds=1, epochs=0, keep_first=True)
+    row = pb.run(sweep, out=tmp_path).iloc[1]
+    dense = pb.create_model("lenet", input_shape=(1, 28, 28), num_classes=10)
+    first, *others = prunable_parameters(dense).values()
+    assert row.parameters == sum(weight.numel() for weight in others)
+    assert row.parameters_not_prunable == sum(p.numel() for p in dense.parameters()) - row.parameters
+    assert row.prunable == "without the first layer"
+    assert first.numel() > 0
