@@ -1,7 +1,10 @@
 """SynFlow: synaptic flow."""
 
 import dataclasses
+import functools
+import logging
 import math
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -32,21 +35,32 @@ from pai_bench.pruning import (
 )
 from pai_bench.registry import criterion
 
+logger = logging.getLogger(__name__)
+
 
 @criterion("synflow", source="Tanaka et al. 2020, arXiv:2006.05467, eq. 4")
 @dataclass(frozen=True)
 class SynFlow(Criterion):
     """score = |w * dR/dw|, with R the sum of the outputs for one all-ones input.
 
-    Every parameter and buffer is replaced by its absolute value; float64 throughout. Normalisation over the features
-    of an example, which would take the flow away again, is replaced by scaling with |gamma|. Token indices become
-    ones behind the embedding. On chains of homogeneous layers, a flow that would leave the range of float64 is
-    rescaled, by a common factor of all scores; on other networks an overflow is an error that names the layer.
+    Every parameter and buffer is replaced by its absolute value; float64 throughout. Normalisation by statistics of
+    the example itself, which would take the flow away again, is replaced by scaling with |gamma|, and a softmax at the
+    end, whose outputs sum to one, is left out. Token indices become ones behind the embedding. On chains of
+    homogeneous layers, a flow that would leave the range of float64 is rescaled, by a common factor of all scores; on
+    other networks an overflow is an error that names the layer.
+
+    What is flow is conserved: w * dR/dw is nowhere negative, and its sum over a layer is R, or what of R passes
+    through the layer. The first scores of a network are held to that, and a warning names the layers that fail.
+
+    Option ``output``: which of several outputs counts, by its place or its name.
     """
+
+    output: str | None = None
 
     uses_data: ClassVar[bool] = False
     schedule: ClassVar[Schedule] = Exponential(steps=100)
     claims: ClassVar[tuple[str, ...]] = ("conserves-flow",)
+    later: ClassVar[Mapping[str, Any]] = {"output": None}
 
     @torch.no_grad()
     def prepare(self, model: nn.Module) -> None:
@@ -54,6 +68,7 @@ class SynFlow(Criterion):
         for tensor in (*model.parameters(), *model.buffers()):
             if tensor.is_floating_point():
                 tensor.abs_()
+        UNCHECKED.add(model)
 
     @overwritten
     def score(self, model: nn.Module, batch: Batch) -> Scores:
@@ -61,19 +76,68 @@ class SynFlow(Criterion):
         ones = dataclasses.replace(
             batch, inputs=torch.ones_like(batch.inputs[:1], dtype=kind), targets=batch.targets[:1], batches=1
         )
-        return saliencies(model, ones, lambda w, g, _flow: g.mul_(w).abs_(), of=flow)
+        if model not in UNCHECKED:
+            return saliencies(model, ones, lambda w, g, _flow: g.mul_(w).abs_(), of=self.flow)
+        UNCHECKED.discard(model)
+        flows: list[Tensor] = []
+
+        def kept(network: nn.Module, batch: Batch) -> Tensor:
+            flows.append(self.flow(network, batch))
+            return flows[0]
+
+        found = saliencies(model, ones, lambda w, g, _flow: g.mul_(w), of=kept)
+        check_conservation(found, flows[0].detach(), type(model).__name__)
+        return {name: score.abs_() for name, score in found.items()}
+
+    def flow(self, model: nn.Module, ones: Batch) -> Tensor:
+        """R, the sum of the outputs, up to a power of two on a chain."""
+        return flow(model, ones, self.output)
 
 
-def flow(model: nn.Module, ones: Batch) -> Tensor:
-    """R, the sum of the outputs, up to a power of two on a chain."""
+UNCHECKED: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
+"""Networks that have not been scored yet."""
+
+ROUNDING = 1e-6
+"""Share of the flow that a sum of many terms may be off by."""
+
+
+def check_conservation(flows: Mapping[str, Tensor], whole: Tensor, network: str) -> None:
+    """Warn of the layers whose flow, w * dR/dw with its sign, does not do what flow does: be nowhere negative, and in
+    sum neither more than R nor nothing.
+    """
+    lowest, sums = (read_scalars(getattr(flow, of)() for flow in flows.values()) for of in ("min", "sum"))
+    total = float(whole)
+    signed = [name for name, low in zip(flows, lowest, strict=True) if low < -ROUNDING * total / flows[name].numel()]
+    above = [name for name, found in zip(flows, sums, strict=True) if found > (1 + ROUNDING) * total]
+    lost = [n for n, found in zip(flows, sums, strict=True) if found < ROUNDING**2 * total and n not in signed]
+    why = {
+        "negative": (signed, "behind them a normalisation or the like takes the flow away that its inputs bring"),
+        "more than R": (above, "products of activations bring more to the outputs than goes in"),
+        "nothing of R": (lost, "no path lies behind them, or a saturated function"),
+    }
+    for what, (names, reason) in why.items():
+        if names:
+            shown = ", ".join(names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
+            warn(f"synflow: flow is not conserved in {network}: {what} in {shown}; {reason}")
+
+
+@functools.cache
+def warn(message: str) -> None:
+    """Say something once."""
+    logger.warning(message)
+
+
+def flow(model: nn.Module, ones: Batch, which: str | None = None) -> Tensor:
+    """R, the sum of the outputs, or of `which` of them, up to a power of two on a chain."""
     layers = chain(model, "")
     # the fused kernel of attention loses the gradient of flows as large as these
-    with Linearised(spare(model)), no_recomputation(), sdpa_kernel(SDPBackend.MATH):
+    with Linearised(spare(model)) as linear, no_recomputation(), sdpa_kernel(SDPBackend.MATH):
         if layers is None:
-            outputs = list(tensors(forward(model, ones.inputs)))
-            if not outputs:
-                raise CriterionError(f"synflow: {type(model).__name__} returns nothing that flow could be measured by")
-            total = torch.stack([output.sum() for output in outputs]).sum()
+            output = counted(forward(model, ones.inputs), which, type(model).__name__)
+            if (before := linear.softmaxes.get(id(output))) is not None:
+                warn(f"synflow: the softmax at the end of {type(model).__name__} is left out: its outputs sum to one")
+                output = before[0]
+            total = output.sum()
         else:
             try:
                 return flow_along(layers, ones.inputs)
@@ -86,23 +150,35 @@ def flow(model: nn.Module, ones: Batch) -> Tensor:
     return total
 
 
+SOFTMAXES = (F.softmax, F.log_softmax, torch.softmax, torch.log_softmax, Tensor.softmax, Tensor.log_softmax)
+
+
 class Linearised(TorchFunctionMode):
-    """Normalisation over features becomes scaling with its weight, an embedding gives ones; convolutions are quick."""
+    """Normalisation by an example's own statistics becomes scaling with its weight, an embedding gives ones.
+
+    Convolutions are quick. Softmaxes are noted.
+    """
 
     def __init__(self, spare: Spare) -> None:
         super().__init__()
         self.spare = spare
+        self.softmaxes: dict[int, tuple[Tensor, Tensor]] = {}
+        """By the `id` of the result: what a softmax was taken of, and the result, which keeps the `id` its own."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if func in (F.layer_norm, F.rms_norm, F.group_norm):
             return self.scaled(func, *args, **(kwargs or {}))
+        if func is F.batch_norm and not has_statistics(*args, **(kwargs or {})):
+            return self.scaled(func, args[0], None, (kwargs or {}).get("weight", args[3] if len(args) > 3 else None))
         if func is F.instance_norm:
             return self.scaled(func, args[0], None, (kwargs or {}).get("weight", args[3] if len(args) > 3 else None))
         if func is F.conv2d:
             return single.convolution(*args, **(kwargs or {}), spare=self.spare)
         output = func(*args, **(kwargs or {}))
+        if func in SOFTMAXES:
+            self.softmaxes[id(output)] = (args[0] if args else (kwargs or {})["input"], output)
         return torch.ones_like(output) if func is F.embedding else output
 
     @staticmethod
@@ -112,8 +188,62 @@ class Linearised(TorchFunctionMode):
         """``input`` times ``weight``, which runs along the last dimensions, or those of the channels."""
         if weight is None:
             return input
-        by_channel = func in (F.group_norm, F.instance_norm)
+        by_channel = func in (F.group_norm, F.instance_norm, F.batch_norm)
         return input * (weight.view(-1, *(1,) * (input.dim() - 2)) if by_channel else weight)
+
+
+def has_statistics(
+    _input: Tensor,
+    mean: Tensor | None = None,
+    variance: Tensor | None = None,
+    _weight: Tensor | None = None,
+    _bias: Tensor | None = None,
+    training: bool = False,
+    *_rest: Any,
+    **running: Any,
+) -> bool:
+    """Whether a batch norm, called so, uses running statistics, not those of the example."""
+    mean, variance = running.get("running_mean", mean), running.get("running_var", variance)
+    return mean is not None and variance is not None and not training
+
+
+def counted(output: Any, which: str | None, network: str) -> Tensor:
+    """The tensor in what a network returns that flow is measured by: the only one, or `which` says."""
+    found = list(tensors(output))
+    if not found:
+        raise CriterionError(f"synflow: {network} returns nothing that flow could be measured by")
+    if which is None:
+        if len(found) > 1:
+            names = ", ".join(names_of(output))
+            raise CriterionError(
+                f"synflow: {network} gives {len(found)} outputs ({names}): say which counts, as in synflow:output="
+                f"{names_of(output)[0]}"
+            )
+        return found[0]
+    if which not in (known := names_of(output)):
+        raise CriterionError(f"synflow: {network} has no output {which!r}, but {', '.join(known)}")
+    parts = list(tensors(part(output, which)))
+    if len(parts) != 1:
+        raise CriterionError(f"synflow: the output {which!r} of {network} is not one tensor of floats")
+    return parts[0]
+
+
+def names_of(output: Any) -> list[str]:
+    """What the outputs of a network are called: names of fields, keys, or places."""
+    if isinstance(output, Mapping):
+        return [str(key) for key in output]
+    if dataclasses.is_dataclass(output):
+        return [field.name for field in dataclasses.fields(output)]
+    return [str(place) for place in range(len(output))] if isinstance(output, (tuple, list)) else ["0"]
+
+
+def part(output: Any, name: str) -> Any:
+    """The output of this name."""
+    if isinstance(output, Mapping):
+        return next(value for key, value in output.items() if str(key) == name)
+    if dataclasses.is_dataclass(output):
+        return getattr(output, name)
+    return output[int(name)] if isinstance(output, (tuple, list)) else output
 
 
 def tensors(output: Any) -> Iterator[Tensor]:

@@ -1,0 +1,176 @@
+"""SynFlow where its assumption, that flow is conserved, would fail: mended, refused, or named."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import pai_bench as pb
+from pai_bench.catalog import resolve
+from pai_bench.pruning import CriterionError, Scores
+
+BATCH = pb.Batch(torch.randn(4, 3, 6, 6), torch.arange(4) % 2)
+
+
+@pytest.fixture(autouse=True)
+def _unsaid() -> None:
+    from pai_criteria.synflow import warn
+
+    warn.cache_clear()
+
+
+class Net(nn.Module):
+    """Two convolutions with something between them, and a head."""
+
+    def __init__(self, between: Callable[[Tensor], Any], end: Callable[[Tensor], Any] = lambda x: x) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Conv2d(3, 5, 3, bias=False), nn.Conv2d(5, 4, 3, bias=False)
+        self.head = nn.Linear(4, 2, bias=False)
+        self.between, self.end = between, end
+
+    def forward(self, x: Tensor) -> Any:
+        return self.end(self.head(self.b(self.between(self.a(x)).relu()).relu().mean((2, 3))))
+
+
+def scores(model: nn.Module, criterion: str = "synflow") -> Scores:
+    return pb.get_criterion(criterion).score(model, BATCH)
+
+
+def totals(found: Scores) -> list[float]:
+    return [float(score.sum()) for score in found.values()]
+
+
+def test_flow_is_conserved_and_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    first, *others = totals(scores(Net(lambda x: x)))
+    assert others == pytest.approx([first] * 2)
+    for name in ("resnet-20", "vgg-11-bn", "wrn-16-8"):
+        model = pb.create_model(name, input_shape=(3, 16, 16), num_classes=10, seed=0)
+        pb.get_criterion("synflow").score(model, pb.Batch(torch.randn(2, 3, 16, 16), torch.arange(2)))
+    assert not caplog.messages
+
+
+class BatchNorm(nn.Module):
+    def __init__(self, of: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.weight, self.bias, self.of = nn.Parameter(torch.arange(-2.0, 3.0)), nn.Parameter(torch.zeros(5)), of
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.of(x, self.weight, self.bias)
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.BatchNorm2d(5, track_running_stats=False),
+        BatchNorm(lambda x, weight, bias: F.batch_norm(x, None, None, weight, bias, True)),
+        BatchNorm(lambda x, w, b: F.batch_norm(x, torch.zeros(5), torch.ones(5), w, b, training=True)),
+        BatchNorm(
+            lambda x, w, b: F.batch_norm(x, running_mean=None, running_var=None, weight=w, bias=b, training=True)
+        ),
+        BatchNorm(lambda x, w, b: F.instance_norm(x, weight=w, bias=b)),
+    ],
+)
+def test_batch_norm_by_the_examples_own_statistics_scales(norm: nn.Module, caplog: pytest.LogCaptureFixture) -> None:
+    def scaled(x: Tensor) -> Tensor:
+        return x * norm.weight.abs().to(x.dtype).view(-1, 1, 1)  # type: ignore[operator]
+
+    found = scores(Net(norm))
+    first, *others = totals(found)
+    assert others == pytest.approx([first] * 2)
+    for name, score in scores(Net(scaled)).items():
+        torch.testing.assert_close(found[name], score)
+    assert not caplog.messages
+
+
+ENDS: list[Callable[[Tensor], Any]] = [
+    nn.Softmax(1),
+    nn.LogSoftmax(-1),
+    lambda x: F.softmax(x, 1),
+    lambda x: F.log_softmax(input=x, dim=1),
+    lambda x: x.softmax(-1),
+    lambda x: torch.log_softmax(x, 1),
+    lambda x: (x.softmax(1),),
+]
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_softmax_at_the_end_is_left_out_with_a_word(
+    end: Callable[[Tensor], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    found, plain = scores(Net(lambda x: x, end)), scores(Net(lambda x: x))
+    assert all(torch.equal(found[name], plain[name]) for name in plain)
+    assert caplog.messages == ["synflow: the softmax at the end of Net is left out: its outputs sum to one"]
+    scores(Net(lambda x: x, end))
+    assert len(caplog.messages) == 1
+
+
+def test_a_softmax_in_the_middle_is_none_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    scores(Net(lambda x: x.softmax(1)))
+    assert "left out" not in caplog.text
+    assert "a.weight" in caplog.text
+
+
+def by_hand(x: Tensor) -> Tensor:
+    mean, variance = x.mean((1, 2, 3), keepdim=True), x.var((1, 2, 3), keepdim=True)
+    return (x - mean) / (variance + 1e-5).sqrt()
+
+
+@pytest.mark.parametrize(
+    ("between", "said"),
+    [
+        (by_hand, "negative in a.weight; behind them a normalisation"),
+        (lambda x: x / x.pow(2).mean().sqrt(), "negative in a.weight"),
+        (lambda x: x * x, "more than R in a.weight; products"),
+        (lambda x: x.add(1e4).sigmoid(), "nothing of R in a.weight"),
+    ],
+)
+def test_the_layer_is_named_whose_flow_is_not_conserved(
+    between: Callable[[Tensor], Tensor], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pb.prune(Net(between), BATCH, "synflow", 0.5, schedule="exponential:steps=3")
+    (message,) = [text for text in caplog.messages if text.startswith("synflow: flow is not conserved in Net: ")]
+    assert said in message
+    assert "b.weight" not in message
+
+
+@dataclass
+class Outputs:
+    logits: Tensor
+    hidden: Tensor
+
+
+SEVERAL: list[tuple[Callable[[Tensor], Any], str]] = [
+    (lambda x: (x, 2 * x), "0"),
+    (lambda x: {"logits": x, "hidden": 2 * x}, "logits"),
+    (lambda x: Outputs(x, 2 * x), "logits"),
+    (lambda x: [x, (x, x)], "0"),
+    (lambda x: (x, torch.arange(3)), ""),  # only one of floats
+]
+
+
+@pytest.mark.parametrize(("end", "name"), SEVERAL)
+def test_of_several_outputs_one_says_which_counts(end: Callable[[Tensor], Any], name: str) -> None:
+    model, plain = Net(lambda x: x, end), scores(Net(lambda x: x))
+    if name:
+        with pytest.raises(CriterionError, match=f"say which counts, as in synflow:output={name}"):
+            scores(model)
+    found = scores(model, f"synflow:output={name}" if name else "synflow")
+    assert all(torch.equal(found[layer], plain[layer]) for layer in plain)
+
+
+def test_an_output_that_is_not_there() -> None:
+    with pytest.raises(CriterionError, match="Net has no output 'last', but 0, 1"):
+        scores(Net(lambda x: x, lambda x: (x, x)), "synflow:output=last")
+    with pytest.raises(CriterionError, match="the output '1' of Net is not one tensor of floats"):
+        scores(Net(lambda x: x, lambda x: (x, (x, x))), "synflow:output=1")
+
+
+def test_the_option_is_left_out_of_identities() -> None:
+    sweep = pb.Sweep(criteria=["synflow"], sparsities=[0.5], seeds=1)
+    (_, trial) = resolve(sweep).trials
+    assert "output" not in dict(trial.configuration()["criterion"]["options"])
