@@ -105,8 +105,9 @@ def check_conservation(flows: Mapping[str, Tensor], whole: Tensor, network: str)
     """Warn of the layers whose flow, w * dR/dw with its sign, does not do what flow does: be nowhere negative, and in
     sum neither more than R nor nothing.
     """
-    lowest, sums = (read_scalars(getattr(flow, of)() for flow in flows.values()) for of in ("min", "sum"))
-    total = float(whole)
+    parts = [whole, *(flow.min() for flow in flows.values()), *(flow.sum() for flow in flows.values())]
+    total, *read = read_scalars(part.double() for part in parts)  # a device is waited for once
+    lowest, sums = read[: len(flows)], read[len(flows) :]
     signed = [name for name, low in zip(flows, lowest, strict=True) if low < -ROUNDING * total / flows[name].numel()]
     above = [name for name, found in zip(flows, sums, strict=True) if found > (1 + ROUNDING) * total]
     lost = [n for n, found in zip(flows, sums, strict=True) if found < ROUNDING**2 * total and n not in signed]

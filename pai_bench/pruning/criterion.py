@@ -181,6 +181,9 @@ class Criterion(ABC):
     * ``biases``: whether biases are scored and counted in the budget like weights.
     * ``micro_batch``: number of examples that go through the network at once, to save memory; the gradients are those
       of the whole batch.
+    * ``score_dtype``: the arithmetic of scoring, ``float32`` or ``float64``; by default that of the weights, but
+      float32 for those of half precision, in which most scores underflow. In float64, the masks of two machines are
+      the same but for scores that differ by their rounding there.
     * ``seed``: of the criterion's own randomness; by default the caller's.
     """
 
@@ -192,6 +195,7 @@ class Criterion(ABC):
     ties: Ties = "position"
     biases: bool = False
     micro_batch: int | None = None
+    score_dtype: Literal["float32", "float64"] | None = None
 
     name: ClassVar[str] = ""
     source: ClassVar[str] = ""
@@ -204,7 +208,7 @@ class Criterion(ABC):
     """Whether the scores are divided by their sum over the whole network; the formula need not do it."""
     later: ClassVar[Mapping[str, Any]] = {
         **{"accumulate": "gradient", "score_init": "trained", "loss": "cross-entropy", "ties": "position"},
-        **{"biases": False, "micro_batch": None},
+        **{"biases": False, "micro_batch": None, "score_dtype": None},
     }
     """Options that came after the first results -> the value that means what was done before, which is not stored."""
     claims: ClassVar[tuple[str, ...]] = ()

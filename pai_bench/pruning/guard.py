@@ -36,6 +36,7 @@ from pai_bench.pruning.criterion import (
     as_batch,
     prunable_parameters,
 )
+from pai_bench.pruning.dropout import without_dropout
 from pai_bench.pruning.redraw import Draw, drawn_by, redrawn
 from pai_bench.pruning.selection import positions
 from pai_bench.randomness import random_state
@@ -116,6 +117,7 @@ class Scorer:
             elif criterion.score_init != "trained":
                 model = drawn_by(model, seed, criterion.score_init)
             self.replica = replica(model, names, criterion.bn if criterion.uses_data else "eval")
+            widen(self.replica, criterion.score_dtype)
             self.parameters = {name: self.replica.get_parameter(name) for name in names}
             self._scoring = SCORING[self.replica] = Scoring(criterion, seed, self.parameters)
             try:
@@ -167,7 +169,8 @@ class Scorer:
         before = fingerprints(self.replica)
         with edges(self._scoring.seed, self._device), self._named(self.replica):
             # copies, since a network may begin with an operation in place
-            own = dataclasses.replace(batch, inputs=batch.inputs.clone(), targets=batch.targets.clone())
+            inputs = batch.inputs.to(wide(batch.inputs, self.criterion.score_dtype), copy=True)
+            own = dataclasses.replace(batch, inputs=inputs, targets=batch.targets.clone())
             scores = formula(self.criterion, self.replica, own)
         self.replica.zero_grad(set_to_none=True)
         self._refuse_ignored(batch)
@@ -304,7 +307,26 @@ def replica(model: nn.Module, names: list[str], bn: BatchNormMode) -> nn.Module:
         twin.get_parameter(name).requires_grad_(True)
     for module in twin.modules():
         module.training = bn == "train" and isinstance(module, BATCH_NORMS)
+    without_dropout(twin)
     return twin
+
+
+HALVES = (torch.float16, torch.bfloat16)
+
+
+def wide(tensor: Tensor, kind: str | None) -> torch.dtype:
+    """The type in which `tensor` is computed with: the `kind` asked for, or its own, if that is no half precision."""
+    if not tensor.is_floating_point() or (kind is None and tensor.dtype not in HALVES):
+        return tensor.dtype
+    return torch.float64 if kind == "float64" else torch.float32
+
+
+@torch.no_grad()
+def widen(model: nn.Module, kind: str | None) -> None:
+    """Give the parameters and buffers of a private copy the types that it is scored in."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if (wanted := wide(tensor, kind)) != tensor.dtype:
+            tensor.data = tensor.data.to(wanted)
 
 
 def refuse_shared(model: nn.Module, twin: nn.Module) -> None:
