@@ -37,7 +37,11 @@ def test_networks_that_return_no_tensor(kind: str, name: str) -> None:
         logits, aux = output if isinstance(output, tuple) else output.values()
         return F.cross_entropy(logits, targets) + 0.3 * F.cross_entropy(aux, targets)
 
-    criterion = pb.get_criterion(name, **({"temperature": 1.0} if name == "grasp" else {}))
+    options: dict[str, dict[str, Any]] = {
+        "grasp": {"temperature": 1.0},
+        "synflow": {"output": "0" if kind == "tuple" else "logits"},
+    }
+    criterion = pb.get_criterion(name, **options.get(name, {}))
     mask = pb.prune(model, batch, criterion, 0.5, loss=loss)
     assert mask.kept == 12
     scores = criterion.score(model, pb.Batch(*batch, loss=loss))
