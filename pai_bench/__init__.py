@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pai_bench.data import DataSet, load_data
     from pai_bench.errors import UserError
     from pai_bench.execution import run
+    from pai_bench.masks import initial_weights, read_mask, remake_mask
     from pai_bench.models import create_model
     from pai_bench.plan import Sweep
     from pai_bench.pruning import Batch, Connectivity, Criterion, Mask, Scores, get_criterion
@@ -32,10 +33,13 @@ _HOMES = {
     "criterion": "pai_bench.registry",
     "data_set": "pai_bench.registry",
     "get_criterion": "pai_bench.pruning",
+    "initial_weights": "pai_bench.masks",
     "load_data": "pai_bench.data",
     "model": "pai_bench.registry",
     "prune": "pai_bench.pruning",
+    "read_mask": "pai_bench.masks",
     "read_results": "pai_bench.store",
+    "remake_mask": "pai_bench.masks",
     "run": "pai_bench.execution",
 }
 
@@ -53,10 +57,13 @@ __all__ = [
     "criterion",
     "data_set",
     "get_criterion",
+    "initial_weights",
     "load_data",
     "model",
     "prune",
+    "read_mask",
     "read_results",
+    "remake_mask",
     "run",
 ]
 

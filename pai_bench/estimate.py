@@ -77,6 +77,8 @@ def disk_bytes(runner: Runner, trial: Trial, count: int, missing: Sequence[Trial
     passes = trial.protocol.passes(runner.whole(trial).train_size(trial.train_fraction))
     pruned = [one for one in missing if one.criterion and kind_of(one) == kind_of(trial)]
     masks = sum(mask_bytes(places, one.sparsity) for one in pruned)
+    if (size := sum(weight.numel() for weight in weights)) > PLACES:
+        masks += len(pruned) * size / 8
     return int(count * (RECORD + EPOCH * passes + LAYER * len(weights)) + masks)
 
 

@@ -11,7 +11,7 @@ from pai_bench.pruning import Connectivity, Mask
 from pai_bench.pruning.connectivity import connectivity
 from pai_bench.pruning.flops import Flops
 from pai_bench.store import Layer
-from pai_bench.store.bits import pack
+from pai_bench.store.bits import pack, whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +38,12 @@ def left_of(
     effective = {layer.name: layer.effective for layer in links.layers} if links else dict.fromkeys(sizes)
     by_weight = work.by_weight if work else {}
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    kept_places = {name: keep.cpu().numpy() for name, keep in mask.items()} if mask else {}
     return {
         "not_prunable": sum(weight.numel() for weight in model.parameters()) - sum(sizes.values()),
         "flops": work.total if work else None,
-        "mask": pack({name: keep.cpu().numpy() for name, keep in mask.items()}) if mask else None,
+        "mask": pack(kept_places) if mask else None,
+        "whole_mask": whole_file(kept_places),
         "achieved_sparsity": 1 - sum(kept.values()) / sum(sizes.values()),
         "effective_sparsity": links.effective_sparsity if links else None,
         "connected": links.connected if links else None,

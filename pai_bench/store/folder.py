@@ -65,7 +65,16 @@ class Store:
 
     def write(self, record: Record) -> None:
         """Store `record` whole or not at all, in place of an earlier one of the same trial."""
+        place = self.mask_of(record.identity)
+        if record.whole_mask is not None:
+            self._write(place, record.whole_mask)
+        else:
+            place.unlink(missing_ok=True)
         self._write(self.trials / f"{record.identity}.json", record.to_json())
+
+    def mask_of(self, identity: str) -> Path:
+        """Where the whole mask of a trial is stored whose record has a sample of it."""
+        return self.trials / f"{identity}.mask.safetensors"
 
     def write_cost(self, cost: Cost) -> None:
         """Store `cost`, in place of an earlier measurement of the same."""
@@ -105,12 +114,12 @@ class Store:
         reason = f"{type(error).__name__}" if isinstance(error, OSError) else str(error)
         self.left_out[path.relative_to(self.path).as_posix()] = reason
 
-    def _write(self, path: Path, text: str) -> None:
+    def _write(self, path: Path, content: str | bytes) -> None:
         beside = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(exist_ok=True)
-            with beside.open("w", encoding="utf-8") as file:
-                file.write(text)
+            with beside.open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(path)
@@ -139,6 +148,16 @@ class Store:
             path.replace(aside)
             logger.warning("%s is damaged (%s): set aside as %s, the trial runs again", path, error, aside.name)
             return None
+
+    def get(self, identity: str) -> Record:
+        """The record of a trial that must be there; it is left where it is, whatever is wrong with it."""
+        path = self.trials / f"{identity}.json"
+        if not path.is_file():
+            raise UserError(f"results folder {self.shown} has no trial {identity}")
+        try:
+            return self._read(path)
+        except (ValueError, OSError, NewerSchemaError) as error:
+            raise UserError(f"the record of trial {identity} in {self.shown} cannot be read ({error})") from error
 
     def __iter__(self) -> Iterator[Record]:
         """All records that can be read; a damaged file is named and passed over."""

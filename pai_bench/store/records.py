@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from pai_bench.errors import UserError
@@ -96,6 +96,8 @@ class Record:
     environment: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
+    whole_mask: bytes | None = field(default=None, repr=False, compare=False)
+    """Content of the file beside the record, not of it, that has the whole mask where `mask` is a sample."""
 
     @classmethod
     def from_json(cls, text: str) -> "Record":
@@ -110,7 +112,7 @@ class Record:
             raw["curve"] = tuple(EpochRecord(**epoch) for epoch in raw["curve"])
             raw["dead_layers"] = None if raw["dead_layers"] is None else tuple(raw["dead_layers"])
             raw["severed_shortcuts"] = tuple(raw.get("severed_shortcuts", ()))
-            record = cls(**{f.name: raw[f.name] for f in fields(cls) if f.name in raw})
+            record = cls(**{f.name: raw[f.name] for f in fields(cls) if f.name in raw and f.name != "whole_mask"})
             record.check()
         except MALFORMED as error:
             raise ValueError(f"a field is missing or malformed: {error!r}") from error
@@ -150,7 +152,9 @@ class Record:
 
     def to_json(self) -> str:
         """The text of the record's file."""
-        return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
+        found = asdict(replace(self, whole_mask=None))
+        del found["whole_mask"]
+        return json.dumps(found, indent=1, allow_nan=False) + "\n"
 
     @property
     def flops_kept(self) -> float | None:

@@ -13,6 +13,7 @@ def prune(given: argparse.Namespace) -> int:
     """``pai-bench prune``."""
     from rich.table import Table
     from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
     from pai_bench.catalog import resolve
     from pai_bench.remains import links_of
@@ -43,6 +44,12 @@ def prune(given: argparse.Namespace) -> int:
         mask.save(given.output)
     except (OSError, SafetensorError) as error:
         raise UserError(f"the mask cannot be written to {given.output} ({error})") from error
+    if given.save_weights:
+        weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+        try:
+            save_file(weights, given.save_weights)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"the weights cannot be written to {given.save_weights} ({error})") from error
     console = make_console()
     table = Table(title=f"{trial.method} on {trial.model}, sparsity {mask.sparsity:.4f}", title_justify="left")
     for column in ("layer", "weights", "kept", "density in %"):

@@ -1,0 +1,149 @@
+"""What stored trials keep of their networks, and the weights that these began with."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pai_bench.catalog import resolve
+from pai_bench.errors import UserError
+from pai_bench.networks import NAMES_OF_VERSION_1
+from pai_bench.plan import Sweep, Trial
+from pai_bench.pruning import Mask
+from pai_bench.runner import Runner
+from pai_bench.store import Record, Store
+from pai_bench.store.bits import PLACES, differing, read_whole, unpack
+from pai_bench.training.protocol import Protocol
+
+Stored = str | Path
+"""The file of a trial's record (``results/trials/NAME.json``), or a results folder, together with the trial's name."""
+
+
+def read_mask(record: Stored | Record, identity: str | None = None) -> Mask:
+    """The mask of a stored trial, its layers in the model's order; of the dense reference, one that removes nothing.
+
+    `record` is the file of a trial's record, or a results folder and `identity` the trial's, as `read_results` has it;
+    or a `Record`, of a network whose mask is in there. Records of networks of more than 524,288 weights that were
+    written before whole masks were stored beside them hold a sample: `remake_mask` prunes again.
+    """
+    record, store = found(record, identity)
+    shapes = {layer.name: layer.shape for layer in record.layers}
+    if record.trial["criterion"] is None:
+        return Mask({name: torch.ones(shape, dtype=torch.bool) for name, shape in shapes.items()})
+    if record.mask is None:
+        what = record.status if record.status == "failed" else "one of a file of records, which has no masks"
+        raise UserError(f"trial {record.identity} has no mask: it is {what}")
+    try:
+        if (size := sum(layer.size for layer in record.layers)) <= PLACES:
+            bits = torch.from_numpy(unpack(record.mask, size))
+            parts = bits.split([layer.size for layer in record.layers])
+            named = zip(shapes.items(), parts, strict=True)
+            return Mask({name: part.reshape(shape).clone() for (name, shape), part in named})
+        content = record.whole_mask
+        if content is None and store is not None and (path := store.mask_of(record.identity)).is_file():
+            content = path.read_bytes()
+        if content is not None:
+            return Mask({name: torch.from_numpy(bits) for name, bits in read_whole(content).items()})
+    except (ValueError, OSError) as error:
+        raise UserError(f"the mask of trial {record.identity} cannot be read: {error}") from error
+    raise UserError(
+        f"the record of {record.identity} holds a sample of {PLACES:,} of its {size:,} places, and no whole mask lies "
+        "beside it: pai_bench.remake_mask(record) prunes again, and holds the mask to the sample"
+    )
+
+
+def remake_mask(
+    record: Stored | Record, identity: str | None = None, *, data_dir: Stored | None = None, device: str = "cpu"
+) -> Mask:
+    """The mask of a stored trial, made again as the trial did, and held to what its record has of it.
+
+    `record` and `identity` are as for `read_mask`. Networks, data and criteria must have names; `data_dir` is where the
+    data are. A mask that differs from the record's is a `UserError`: another version of torch, or another device, adds
+    up in another order.
+    """
+    record, _ = found(record, identity)
+    if record.trial["criterion"] is None or record.mask is None:
+        return read_mask(record)
+    trial, runner = trial_of(record, data_dir, device)
+    mask, _cost = runner.mask(trial, runner.model(trial), runner.data(trial))
+    assert mask is not None
+    sizes = {layer.name: layer.size for layer in record.layers}
+    if {name: keep.numel() for name, keep in mask.items()} != sizes:
+        raise UserError(f"the network of trial {record.identity} has other layers than its record")
+    if differ := differing(record.mask, {name: keep.cpu().numpy() for name, keep in mask.items()}):
+        whole = min(PLACES, sum(sizes.values()))
+        raise UserError(
+            f"the mask made again differs from that of trial {record.identity} in {differ:,} of {whole:,} places: it "
+            f"was made with {describe(record)}"
+        )
+    return mask.to("cpu")
+
+
+def initial_weights(
+    model: Any, data: Any, *, seed: int = 0, init: str = "own", data_dir: Stored | None = None
+) -> dict[str, Tensor]:
+    """The weights and buffers, by name, that the network called `model` begins with on `data` in trials of a `seed`.
+
+    They are those that `pai-bench run` trains and `pai-bench prune --seed` scores, for ``load_state_dict``.
+    """
+    if seed < 0:
+        raise UserError(f"seed {seed} must not be negative")
+    where = None if data_dir is None else str(data_dir)
+    sweep = Sweep(models=[model], data=[data], criteria=["random"], epochs=0, init=init, device="cpu", data_dir=where)  # type: ignore[arg-type]
+    catalog = resolve(sweep)
+    built = Runner(catalog).model(dataclasses.replace(catalog.trials[0], seed=seed))
+    return {name: tensor.detach().clone() for name, tensor in built.state_dict().items()}
+
+
+def found(record: Stored | Record, identity: str | None) -> tuple[Record, Store | None]:
+    """A record, and the results folder that it is in."""
+    if isinstance(record, Record):
+        return record, None
+    path = Path(record)
+    if identity is None:
+        if path.suffix != ".json" or path.parent.name != "trials":
+            raise UserError(
+                f"{path} is not the file of a trial (trials/NAME.json): give that, or the folder and a name"
+            )
+        path, identity = path.parent.parent, path.stem
+    store = Store(path)
+    return store.get(identity), store
+
+
+def trial_of(record: Record, data_dir: Stored | None, device: str) -> tuple[Trial, Runner]:
+    """The trial that a record is of, and what runs it."""
+    stored = record.trial
+    criterion, version = stored["criterion"], stored.get("model_version", 1)
+    name = stored["model"] if version != 1 else NAMES_OF_VERSION_1.get(stored["model"], stored["model"])
+    sweep = Sweep(
+        criteria=[criterion["name"]],
+        models=[name],
+        data=[stored["data"]],
+        sparsities=[stored["sparsity"]],
+        variants=[stored.get("variant", "none")],
+        schedule=criterion["schedule"],
+        epochs=0,
+        device=device,
+        data_dir=None if data_dir is None else str(data_dir),
+        prunable=stored.get("prunable"),
+        keep_first=stored.get("keep_first", False),
+        keep_last=stored.get("keep_last", False),
+        validation=stored.get("validation", 0.0),
+    )
+    catalog = resolve(sweep)
+    fields = {field.name for field in dataclasses.fields(Trial)} - {"criterion", "protocol", "data", "model", "traced"}
+    changes = {key: value for key, value in stored.items() if key in fields}
+    trial = dataclasses.replace(catalog.trials[1], protocol=Protocol.of(stored["protocol"]), **changes)
+    if trial.identity != record.identity:
+        raise UserError(
+            f"trial {record.identity} cannot be made again: what it names is no longer the same (now {trial.identity})"
+        )
+    return trial, Runner(catalog)
+
+
+def describe(record: Record) -> str:
+    """What a record was made with, in a few words."""
+    environment = record.environment
+    return f"torch {environment['versions'].get('torch', '?')} on {environment['device']}"
