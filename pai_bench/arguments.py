@@ -204,10 +204,13 @@ def add_collapse(verbs: Any) -> None:
 def add_prune(verbs: Any) -> None:
     """``prune``."""
     verb = add_verb(verbs, "prune", "score one network, freshly initialised, and write its mask")
-    verb.add_argument("--model", required=True, help="network; `pai-bench list models` names them")
+    verb.add_argument(
+        "--model", required=True, help="network; `pai-bench list models` names them; or ./file.py:FUNCTION"
+    )
     verb.add_argument("--criterion", default="snip", help="criterion, as NAME[:OPTION=VALUE]... (default: snip)")
     verb.add_argument("--sparsity", type=float, required=True, help="share of weights to remove, in [0, 1)")
-    verb.add_argument("--data", default="digits", help="data set that the score batch comes from (default: digits)")
+    help = "data set that the score batch comes from, or ./file.py:FUNCTION (default: digits)"
+    verb.add_argument("--data", default="digits", help=help)
     verb.add_argument("--seed", type=int, default=0, help="seed of weights and score batch (default: 0)")
     verb.add_argument("-o", "--output", metavar="FILE", default="mask.safetensors", help="default: mask.safetensors")
     verb.add_argument(

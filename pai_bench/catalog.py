@@ -103,7 +103,7 @@ def later_options(cls: type[Criterion]) -> dict[str, Any]:
 def _model(catalog: Catalog, given: str | Builder) -> str:
     if isinstance(given, str):
         name, builder = find_model(given)
-        catalog.versions[name] = functools.partial(model_version, name)
+        catalog.versions[name] = functools.partial(model_version, given)
     else:
         name, builder = getattr(given, "__name__", ""), given
         if not callable(given):

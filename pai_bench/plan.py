@@ -37,8 +37,12 @@ class Sweep:
     criteria: Sequence[Any] = option(
         ("snip", "random"), "criteria, as NAME[:OPTION=VALUE]... or ./file.py:Class", axis=True
     )
-    models: Sequence[Any] = option(("lenet",), "networks; `pai-bench list models` names them", axis=True)
-    data: Sequence[Any] = option(("digits",), "data sets; `pai-bench list data` names them", axis=True)
+    models: Sequence[Any] = option(
+        ("lenet",), "networks; `pai-bench list models` names them; or ./file.py:FUNCTION", axis=True
+    )
+    data: Sequence[Any] = option(
+        ("digits",), "data sets; `pai-bench list data` names them; or ./file.py:FUNCTION", axis=True
+    )
     sparsities: Sequence[float] = option((0.95, 0.98), "shares of weights removed, in [0, 1)", axis=True)
     seeds: int = option(3, "number of paired seeds: 0, 1, ...", least=1)
     schedule: str | None = option(None, "schedule for all criteria, as NAME[:steps=N]; default: each one's own")

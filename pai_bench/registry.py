@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, TypeVar
 
+from pai_bench import files
 from pai_bench.errors import UserError, unknown
 
 T = TypeVar("T")
@@ -25,6 +26,8 @@ class Plugin:
     aliases: tuple[str, ...] = ()
     version: int | Callable[[tuple[int, ...]], int] = 1
     """Of a network: raised when it changes; a function of the shape of an input where only some of it does."""
+    own: bool = False
+    """Whether it is a function in a file that is not installed."""
 
 
 @dataclass
@@ -70,13 +73,24 @@ class Registry:
         return sorted({plugin.name: plugin for plugin in self._plugins.values()}.values(), key=lambda p: p.name)
 
     def find(self, name: str) -> tuple[Plugin, str]:
-        """The plugin called `name` (or an alias of it) and, behind a prefix, its argument."""
+        """The plugin called `name` (or an alias of it) and, behind a prefix, its argument.
+
+        A function in a file, ``./file.py:NAME``, is one too. Its own name holds a hash of its source, so that no stored
+        result of another function is taken for its.
+        """
         self.plugins()
         prefix, colon, argument = name.partition(":")
         key = prefix + colon if argument else name
         for written in (key, key.replace("_", "-")):
             if written in self._plugins and written.endswith(":") == bool(argument):
                 return self._plugins[written], argument
+        if (found := files.split(name, self.kind)) is not None:
+            path, function = found
+            target = files.function(path, function, self.kind)
+            version = int(getattr(target, "version", 1))
+            return Plugin(
+                f"{function}@{files.digest(path, function)}", target, path.name, version=version, own=True
+            ), ""
         raise unknown(self.kind, name, self._plugins)
 
 

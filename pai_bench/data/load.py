@@ -1,6 +1,8 @@
 """From a name to a data set, and where data files are looked for."""
 
+import dataclasses
 import hashlib
+import inspect
 import logging
 import os
 import shutil
@@ -12,9 +14,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
+from pai_bench import files
 from pai_bench.data.dataset import DataSet, Split
 from pai_bench.errors import UserError
-from pai_bench.registry import DATA
+from pai_bench.randomness import random_state
+from pai_bench.registry import DATA, Plugin
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +27,7 @@ Loader = Callable[[Path | None], DataSet]
 
 
 def load_data(name: str, *, data_dir: str | Path | None = None) -> DataSet:
-    """The data set called `name`.
+    """The data set called `name`, or made by a function in a file, ``./file.py:FUNCTION``.
 
     Files are looked for in `data_dir`; without it, in the directory that ``PAI_BENCH_DATA`` names; without that, in the
     user's cache. What is not there is downloaded to the same place, if there is internet.
@@ -32,8 +36,31 @@ def load_data(name: str, *, data_dir: str | Path | None = None) -> DataSet:
     if given and not Path(given).is_dir():
         raise UserError(f"data directory {given} does not exist")
     plugin, argument = DATA.find(name)
+    folder = Path(given) if given else None
+    if plugin.own:
+        return made_by(plugin, folder)
     loader: Loader = plugin.target(argument) if argument else plugin.target
-    return loader(Path(given) if given else None)
+    return loader(folder)
+
+
+def made_by(plugin: Plugin, folder: Path | None) -> DataSet:
+    """What a function of one's own returns. It takes nothing, or the user's data `folder` as ``data_dir``.
+
+    Named with a checksum of the content, which is what results depend on. Random numbers are the same in every process.
+    """
+    label = f"data set {plugin.name}"
+    try:
+        takes = "data_dir" in inspect.signature(plugin.target).parameters
+        with random_state(0):
+            found = plugin.target(data_dir=folder) if takes else plugin.target()
+    except UserError:  # of a DataSet, which says which
+        raise
+    except Exception as error:
+        what = "is called with nothing, or with data_dir, and raises"
+        raise UserError(f"{label}: the function {what} {files.said(error)}") from error
+    if not isinstance(found, DataSet):
+        raise UserError(f"{label}: the function returns {type(found).__name__}, not a DataSet")
+    return dataclasses.replace(found, name=f"{found.name}@{found.checksum[:8]}", label=found.label)
 
 
 def cache_dir() -> Path:

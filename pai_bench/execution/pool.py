@@ -123,7 +123,8 @@ class Pool:
         """A new worker, which reads the sweep's data and builds its networks by itself."""
         sweep = self.runner.catalog.sweep
         try:
-            content = pickle.dumps((sweep, self.runner.command, self.choice, logging.getLogger().level))
+            level, identities = logging.getLogger().level, list(self._places)
+            content = pickle.dumps((sweep, self.runner.command, self.choice, level, identities))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise UserError(f"this sweep cannot be given to worker processes ({error}); use --workers 1") from error
         with children.interrupts_deferred():

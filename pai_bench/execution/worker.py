@@ -24,6 +24,7 @@ def serve(line: Connection) -> None:
 
     from pai_bench.catalog import resolve
     from pai_bench.environment import ignore_harmless_warnings
+    from pai_bench.errors import UserError
     from pai_bench.memory import keep_freed_memory
     from pai_bench.plan import Trial
     from pai_bench.runner import Runner
@@ -32,10 +33,12 @@ def serve(line: Connection) -> None:
     ignore_harmless_warnings()
     content = line.recv_bytes()
     try:
-        sweep, command, choice, level = pickle.loads(content)
+        sweep, command, choice, level, identities = pickle.loads(content)
         logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
         torch.set_num_threads(choice.threads)
         catalog = resolve(sweep)
+        if [trial.identity for trial in catalog.trials] != identities:
+            raise UserError("a function of yours makes other data in each process; let it draw by a fixed seed")
     except Exception as error:
         line.send(("unfit", f"{type(error).__name__}: {error}"))
         return

@@ -2,11 +2,13 @@
 
 import functools
 import importlib
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from pai_bench import files
 from pai_bench.errors import UserError, unknown
 from pai_bench.models.create import Builder, InputShape, image_shape
 from pai_bench.registry import model
@@ -103,15 +105,17 @@ def check_size(network: nn.Module, input_shape: InputShape) -> None:
 
 @model("module:", source="a function of yours")
 def own_model(place: str) -> Builder:
-    """The function at ``path.to:function``, which takes input shape and number of classes and returns a network."""
+    """The function at ``path.to:function``, which takes input shape and number of classes and returns a network.
+
+    Modules of the current folder are found, too.
+    """
     path, _, name = place.partition(":")
     try:
-        found: object = importlib.import_module(path)
+        with files.importing_from(Path.cwd()):
+            found: object = importlib.import_module(path)
         for part in name.split(".") if name else ():
             found = getattr(found, part)
     except (Exception, SystemExit) as error:  # a module of one's own may have any mistake in it, or be a script
         what = f"{type(error).__name__}: {error}"
         raise UserError(f"module:{place} cannot be imported ({what}); it is module:PATH.TO:FUNCTION") from error
-    if not callable(found):
-        raise UserError(f"module:{place} is no function; it is module:PATH.TO:FUNCTION")
-    return found
+    return files.checked_function(found, f"module:{place}", "model")

@@ -1,10 +1,12 @@
 """From a name to a network."""
 
+import inspect
 from collections.abc import Callable
 from typing import Literal
 
 from torch import nn
 
+from pai_bench import files
 from pai_bench.errors import UserError
 from pai_bench.initialise import initialise
 from pai_bench.law import Law
@@ -28,8 +30,10 @@ def find_model(name: str) -> tuple[str, Builder]:
 
 def model_version(name: str, input_shape: InputShape) -> int:
     """The version of the network called `name` on inputs of this shape."""
-    version = MODELS.find(name)[0].version
-    return version(input_shape) if callable(version) else version
+    plugin, argument = MODELS.find(name)
+    # a function behind a prefix may have a version of its own
+    version = getattr(plugin.target(argument), "version", plugin.version) if argument else plugin.version
+    return int(version(input_shape) if callable(version) else version)
 
 
 def create_model(
@@ -56,6 +60,7 @@ def _built(
     label: str, build: Builder, input_shape: InputShape, num_classes: int, init: Law | Literal["own"]
 ) -> nn.Module:
     try:
+        check_signature(build)
         model = build(input_shape, num_classes)
         if not isinstance(model, nn.Module):
             raise UserError(f"the function returns {type(model).__name__}, not an nn.Module")
@@ -64,7 +69,19 @@ def _built(
         raise UserError(f"model {label}: {error}") from error
     except Exception as error:
         what = f"cannot be built for inputs of shape {input_shape} and {num_classes} classes"
-        raise UserError(f"model {label} {what}: {type(error).__name__}: {error}") from error
+        raise UserError(f"model {label} {what}: {files.said(error)}") from error
+
+
+def check_signature(build: Builder) -> None:
+    """Refuse a function that cannot be called with the shape of an input and the number of classes."""
+    try:
+        signature = inspect.signature(build)
+    except (TypeError, ValueError):  # not every function has one
+        return
+    try:
+        signature.bind((), 0)
+    except TypeError as error:
+        raise UserError(f"the function must take the shape of an input and the number of classes: {error}") from error
 
 
 def image_shape(input_shape: InputShape) -> tuple[int, int, int]:

@@ -30,12 +30,18 @@ def list_plugins(given: argparse.Namespace) -> int:
         columns = ["name", "what it does"]
     elif given.kind == "criteria":
         rows = [criterion_row(plugin) for plugin in registry.CRITERIA.plugins()]
+        rows.append(["./file.py:CLASS", "a class in a file of yours", "", "", ""])
         columns = ["name", "score", "schedule", "options", "source"]
     elif given.kind == "models":
         rows = [[plugin_name(p), first_paragraph(p.target), p.source] for p in registry.MODELS.plugins()]
+        what = "A network of yours: a function in a file, which takes input shape and number of classes and returns it."
+        rows.append([OWN, what, "a file of yours"])
         columns = ["name", "what it is", "source"]
     else:
         rows = [data_row(plugin) for plugin in registry.DATA.plugins()]
+        rows.append(
+            [OWN, "Data of yours: a function in a file, which returns a DataSet.", *[""] * 5, "a file of yours"]
+        )
         columns = ["name", "what it is", "shape", "classes", "train", "test", "augmentation", "source"]
     for column in columns:
         table.add_column(column, overflow="fold")
@@ -51,6 +57,9 @@ def list_plugins(given: argparse.Namespace) -> int:
         console.print(NOTES[given.kind], highlight=False)
     return 0
 
+
+OWN = "./file.py:FUNCTION"
+"""How a function in a file is named."""
 
 NOTES = {
     "data": "images are normalised to mean 0 and deviation 1 of each channel over the training set; the augmentation "
