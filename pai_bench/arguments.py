@@ -5,11 +5,12 @@ import dataclasses
 import difflib
 import re
 import types
+from collections.abc import Sequence
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from pai_bench import __version__, recipe, spec
 from pai_bench.errors import UserError
-from pai_bench.plan import Sweep
+from pai_bench.plan import Sweep, checked_seeds
 
 TIME_EXAMPLES = """\
 examples:
@@ -271,7 +272,7 @@ def add_key(verb: Parser, name: str, help: str, default: Any) -> None:
 def from_text(text: str, to: Any, flag: str) -> Any:
     """A flag's value, or an error that names the flag."""
     try:
-        return spec.convert(text, to, flag)
+        return checked_seeds(text, flag) if flag == "--seeds" else spec.convert(text, to, flag)
     except UserError as error:
         # argparse passes on only this exception as it is
         raise argparse.ArgumentTypeError(str(error).replace(f"{flag}=", f"{flag} ", 1)) from None
@@ -283,4 +284,5 @@ def metavar(to: Any) -> str:
         return "|".join(map(str, get_args(to)))
     kinds = get_args(to) if get_origin(to) in (Union, types.UnionType) else (to,)
     words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    words += ["A,B,..." for kind in kinds if get_origin(kind) is Sequence]
     return "|".join([{int: "N", float: "X"}.get(kinds[0], "NAME"), *words])

@@ -175,7 +175,7 @@ def _score_batch(data: DataSet, sweep: Sweep, share: float) -> int:
     if sweep.score_sampling.startswith("class-"):
         label = int(sweep.score_sampling.removeprefix("class-"))
         of_class = data.train.targets == label
-        chosen = [data.chosen(share, stream(seed, "fraction")) for seed in range(sweep.seeds)]
+        chosen = [data.chosen(share, stream(seed, "fraction")) for seed in sweep.each_seed]
         there = min(int((of_class if one is None else of_class[one]).sum()) for one in chosen)
         if there < size * sweep.score_batches:
             raise UserError(f"{data.name} has {there} training examples of class {label}, less than a score batch")

@@ -44,7 +44,11 @@ class Sweep:
         ("digits",), "data sets; `pai-bench list data` names them; or ./file.py:FUNCTION", axis=True
     )
     sparsities: Sequence[float] = option((0.95, 0.98), "shares of weights removed, in [0, 1)", axis=True)
-    seeds: int = option(3, "number of paired seeds: 0, 1, ...", least=1)
+    seeds: int | Sequence[int] = option(
+        3,
+        "number of paired seeds, which are then 0, 1, ...; or a list of them, as 0,3,5 (5, for the seed 5 alone)",
+        least=1,
+    )
     schedule: str | None = option(None, "schedule for all criteria, as NAME[:steps=N]; default: each one's own")
     variants: Sequence[Any] = option(
         ("none",), "sanity variants: none, shuffle, global-shuffle, reinit, invert, quota:NAME", axis=True
@@ -117,6 +121,8 @@ class Sweep:
             value = getattr(self, f.name)
             if f.metadata["axis"]:
                 value = checked_axis(f.name, value)
+            elif f.name == "seeds":
+                value = checked_seeds(value)
             elif isinstance(value, os.PathLike):
                 value = os.fspath(value)
             elif f.name == "schedule" and value is not None:
@@ -143,6 +149,11 @@ class Sweep:
             raise UserError(f"validation {self.validation:g} is outside [0, 1): it is a share of the training set")
 
     @property
+    def each_seed(self) -> Sequence[int]:
+        """The seeds, in their order."""
+        return range(self.seeds) if isinstance(self.seeds, int) else self.seeds
+
+    @property
     def by_name(self) -> bool:
         """Whether everything in it is a name, so that another process finds the same."""
         return all(isinstance(one, str) for one in (*self.criteria, *self.models, *self.data, *self.variants))
@@ -157,6 +168,22 @@ def checked_axis(name: str, values: Any) -> tuple[Any, ...]:
         axis = tuple(spec.convert(value, float, "sparsity") for value in axis)
     refuse_duplicates(name, axis)
     return axis
+
+
+def checked_seeds(value: Any, label: str = "seeds") -> int | tuple[int, ...]:
+    """A number of seeds, or a list of them, also as a text: ``3``, ``0,3,5``, and ``5,`` for the seed 5 alone."""
+    if isinstance(value, str) and "," in value:
+        value = [seed.strip() for seed in value.removesuffix(",").split(",")]
+        if not all(value):
+            raise UserError(f"{label}: the list is empty or has an empty entry")
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        number: int = spec.convert(value, int, label)
+        return number
+    seeds = tuple(spec.convert(seed, int, label) for seed in value)
+    if not seeds or min(seeds) < 0:
+        raise UserError(f"{label}: the list is empty or has a negative seed")
+    refuse_duplicates(label, seeds)
+    return seeds
 
 
 def refuse_duplicates(name: str, values: Sequence[Any]) -> None:
@@ -279,7 +306,7 @@ def expand(
     if DENSE in (choice.name for choice in choices):
         raise UserError(f"a criterion cannot be called {DENSE!r}: that is the unpruned reference")
     trials = []
-    for seed in range(sweep.seeds):
+    for seed in sweep.each_seed:
         for data, model, protocol, batch, version, traced in settings:
             common: dict[str, Any] = {
                 "data": data,

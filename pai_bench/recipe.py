@@ -55,7 +55,7 @@ class Recipe:
             each = [DENSE, *((*point, scoring) for point in pruned)]
             for data, model in itertools.product(sweep.data, sweep.models):
                 kind = found.setdefault((data, model, training), set())
-                kind |= {(seed, point) for seed in range(sweep.seeds) for point in each}
+                kind |= {(seed, point) for seed in sweep.each_seed for point in each}
         return found
 
 
@@ -168,7 +168,7 @@ def look_up(key: str, value: Any) -> None:
 
 def typed(value: Any, to: Any, label: str) -> Any:
     """`value` if it is of the type `to`; unlike on a command line, no number is read out of a text."""
-    if isinstance(value, str) and not accepts_text(to):
+    if not accepts_text(to) and any(isinstance(one, str) for one in (value if isinstance(value, list) else [value])):
         wanted = "true or false" if to is bool else "a number"
         raise UserError(f"{label} = {value!r} must be {wanted}, not a text")
     return spec.convert(value, to, label)

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -72,6 +73,8 @@ def test_a_dry_run_lists_and_leaves_nothing(capsys: pytest.CaptureFixture[str]) 
     assert "to run  digits-lenet-300-100-snip-0.9-s0-" in out
     assert "2 trials, 2 to run on cpu" in out
     assert not Path("results").exists()
+    assert run("--criteria", "snip", "--dry-run", "--seeds", "5,3") == 0
+    assert re.findall(r"-snip-0.9-s(\d)-", capsys.readouterr().out) == ["5", "3"]
 
 
 def test_a_failed_trial_is_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,6 +155,8 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "--sparsities", ""], "--sparsities: the list is empty or has an empty entry"),
         (["run", "--seeds", "0"], "seeds 0 must be at least 1"),
         (["run", "--seeds", "many"], "--seeds many is not a whole number"),
+        (["run", "--seeds", "0,few"], "--seeds few is not a whole number"),
+        (["run", "--seeds", ","], "--seeds: the list is empty or has an empty entry"),
         (["run", "--criteria", ""], "--criteria: the list is empty or has an empty entry"),
         (["run", "--criteria", "snip,,random"], "--criteria: the list is empty or has an empty entry"),
         (["run", "--data-dir", "nowhere"], "data directory nowhere does not exist"),

@@ -111,3 +111,34 @@ def test_streams_differ_by_seed_and_purpose_and_nothing_else() -> None:
 def test_mistakes(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Sweep(**keys)
+
+
+@pytest.mark.parametrize(
+    ("given", "seeds"),
+    [(2, [0, 1]), ("2", [0, 1]), ([5, 0], [5, 0]), ("5, 0", [5, 0]), ("5,", [5]), (range(3, 5), [3, 4])],
+)
+def test_seeds_are_a_number_or_a_list(given: Any, seeds: list[int]) -> None:
+    trials = [
+        expand(Sweep(sparsities=[0.5], seeds=value), [SNIP], [("digits", "lenet", SHORT, 100, 1)])
+        for value in (given, seeds[:1])
+    ]
+    assert [trial.seed for trial in trials[0]] == [seed for seed in seeds for _ in range(2)]
+    assert [trial.identity for trial in trials[0][:2]] == [trial.identity for trial in trials[1]]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "seeds: the list is empty or has a negative seed"),
+        ([1, -1], "seeds: the list is empty or has a negative seed"),
+        ([1, 1.0], "seeds: 1 is given twice"),
+        (["many"], "seeds=many is not a whole number"),
+        ("0,,1", "seeds: the list is empty or has an empty entry"),
+        (",", "seeds: the list is empty or has an empty entry"),
+        (None, "seeds=None is not a whole number"),
+        ({"a": 1}, "seeds=a is not a whole number"),
+    ],
+)
+def test_mistakes_in_seeds(given: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Sweep(seeds=given)

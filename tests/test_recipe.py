@@ -28,6 +28,13 @@ def test_keys_are_the_fields_of_a_sweep() -> None:
     )
 
 
+def test_seeds_may_be_a_list() -> None:
+    text = 'criteria = "snip"\nsparsities = [0.9]\nseeds = 3\n[[grid]]\n[[grid]]\nseeds = [2, 7]'
+    found = recipe.load(write(text))
+    assert found.grids[1]["seeds"] == [2, 7]
+    assert found.trials == 2 * 4  # seed 2 of both grids is the same
+
+
 def test_grids_share_the_keys_at_the_top() -> None:
     text = 'seeds = 5\n[[grid]]\nmodels = ["lenet"]\n[[grid]]\nmodels = ["vgg"]\nseeds = 2'
     assert recipe.load(write(text)).grids == ({"seeds": 5, "models": ("lenet",)}, {"seeds": 2, "models": ("vgg",)})
@@ -40,6 +47,8 @@ def test_grids_share_the_keys_at_the_top() -> None:
         ('compile = "yes"', "recipe r.toml, line 1: compile = 'yes' must be true or false, not a text"),
         ('seeds = "3"', "recipe r.toml, line 1: seeds = '3' must be a number"),
         ("\nseeds = 2.5", "recipe r.toml, line 2: seeds=2.5 is not a whole number"),
+        ('seeds = [3, "4"]', "recipe r.toml, line 1: seeds = .* must be a number"),
+        ("seeds = [3, 3]", "recipe r.toml, line 1: seeds: 3 is given twice"),
         ("seeds = true", "recipe r.toml, line 1: seeds=True is not a whole number"),
         ("seeds = 0", "recipe r.toml, line 1: seeds 0 must be at least 1"),
         ("criteria = [1]", "recipe r.toml, line 1: criteria=1 is not a text"),
