@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import logging
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,8 @@ from pai_bench.data.dataset import DataSet
 from pai_bench.data.load import Arrays, Loader, as_data_set, decoded_once
 from pai_bench.errors import UserError
 from pai_bench.registry import data_set
+
+logger = logging.getLogger(__name__)
 
 CIFAR10_ARCHIVE = "cifar10-images.tar.gz"
 CIFAR10_SIZES = (50_000, 10_000)
@@ -66,27 +69,51 @@ def decoded_folder(root: Path, files: Iterable[File] | None = None, side: int | 
 
 def folder_files(root: Path) -> Iterator[File]:
     """The image files under `root`, at any depth below ``PART/CLASS/``, by path relative to it."""
-    classes = {path.name for path in (root / "train").glob("*/") if is_shown(path, root)}
-    for name in sorted(classes):
-        if not any(is_image(path, root) for path in (root / "train" / name).rglob("*")):
-            kinds = ", ".join(sorted(SUFFIXES))
-            raise UserError(f"{root} has no images ({kinds}) in train/{name}/: remove that class, or add some")
-    tests = [name for name in TEST_NAMES if any(path.name in classes for path in (root / name).glob("*/"))]
+    classes = {path.name for path in shown_folders(root / "train")}
+    tests = [name for name in TEST_NAMES if any(path.name in classes for path in shown_folders(root / name))]
     for part in ("train", *tests[:1]):  # of two, val is neither for training nor for the test
-        for path in sorted((root / part).glob("*/**/*")):
-            if is_image(path, root):
-                yield path.relative_to(root), path
+        of_part: list[Path] = []
+        for folder in shown_folders(root / part):
+            found = list(images_below(folder, frozenset([root.resolve(), (root / part).resolve()])))
+            if not found and part == "train":
+                kinds = ", ".join(sorted(SUFFIXES))
+                raise UserError(
+                    f"{root} has no images ({kinds}) in train/{folder.name}/: remove that class, or add some"
+                )
+            of_part += found
+        for path in sorted(of_part):
+            yield path.relative_to(root), path
 
 
-def is_image(path: Path, root: Path) -> bool:
-    """Whether a file has the name of an image that can be read, and is not hidden below `root`."""
-    return path.suffix.lower() in SUFFIXES and path.is_file() and is_shown(path, root)
+def shown_folders(folder: Path) -> list[Path]:
+    """The folders in a folder that are not hidden, by name; none if it is not there."""
+    return sorted(path for path in folder.glob("*/") if is_shown(PurePath(path.name)))
 
 
-def is_shown(path: PurePath, root: PurePath | None = None) -> bool:
-    """Whether neither a file nor a folder above it, up to `root`, is hidden, as those are that systems leave behind."""
-    parts = path.parts if root is None else path.relative_to(root).parts
-    return not any(part.startswith(".") for part in parts)
+def images_below(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
+    """The files in a folder, or a link to one, with the name of an image that can be read; hidden ones are left out.
+
+    `above` are the folders that it is in, without links.
+    """
+    if (real := folder.resolve()) in above:
+        raise UserError(f"{folder} leads back to a folder that it is in: remove the link")
+    try:
+        content = sorted(path for path in folder.iterdir() if is_shown(PurePath(path.name)))
+    except OSError as error:
+        raise UserError(f"the folder {folder} cannot be read ({error.strerror or error})") from error
+    for path in content:
+        if path.is_dir():
+            yield from images_below(path, above | {real})
+        elif path.suffix.lower() in SUFFIXES:
+            if path.is_file():
+                yield path
+            else:
+                logger.warning("%s is left out: it is a link to nothing, or no file", path)
+
+
+def is_shown(path: PurePath) -> bool:
+    """Whether neither a file nor a folder above it is hidden, as those are that systems leave behind."""
+    return not any(part.startswith(".") for part in path.parts)
 
 
 def archive_files(archive: Path) -> Iterator[File]:

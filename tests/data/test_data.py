@@ -255,8 +255,34 @@ def test_only_the_test_images_are_for_the_test_and_only_trained_classes_count(tm
     assert data.test.inputs[:, 0, 0, 0].tolist() == [50, 51]
     unlabelled = PETS | {"test/images/1.png": png(7)}
     assert len(pb.load_data(f"folder:{write_folder(tmp_path / 'tiny', unlabelled)}").test.targets) == 2
-    (tmp_path / "three/train/cat/broken.png").symlink_to("nowhere")
-    assert len(pb.load_data(f"folder:{tmp_path / 'three'}").train.targets) == 3
+
+
+def test_links_in_folders_of_images_are_followed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plain = pb.load_data(f"folder:{write_folder(tmp_path / 'plain' / 'pets', PETS)}")
+    kept = write_folder(tmp_path / "kept", PETS)
+    linked = write_folder(tmp_path / "pets", {"train/cat/2.png": PETS["train/cat/2.png"], "train/cat/a/.hidden": b""})
+    (linked / "train/cat/1").symlink_to(kept / "train/cat/1.png")  # no name of an image
+    (linked / "train/cat/1.png").symlink_to(kept / "train/cat/1.png")
+    (linked / "train/dog").symlink_to(kept / "train/dog")
+    (linked / "val").symlink_to("../kept/val")
+    found = pb.load_data(f"folder:{linked}")
+    assert found.checksum == plain.checksum
+    assert found.name == plain.name
+    (linked / "train/cat/more").symlink_to(kept / "train/dog")
+    assert pb.load_data(f"folder:{linked}").train.targets.tolist() == [0, 0, 0, 1]
+    (linked / "train/cat/broken.png").symlink_to("nowhere")
+    assert pb.load_data(f"folder:{linked}").train.targets.tolist() == [0, 0, 0, 1]
+    assert "broken.png is left out: it is a link to nothing" in caplog.text
+
+
+@pytest.mark.parametrize("target", ["..", "../..", "../../..", ".", "../../../elsewhere"])
+def test_links_in_a_circle_are_named(target: str, tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "pets", PETS)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "back").symlink_to(root / "train")
+    (root / "train/cat/circle").symlink_to(target)
+    with pytest.raises(pb.UserError, match=r"(circle|back) leads back to a folder that it is in: remove the link"):
+        pb.load_data(f"folder:{root}")
 
 
 def test_inputs_that_are_no_images_stay_as_they_are() -> None:
