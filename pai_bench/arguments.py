@@ -3,9 +3,11 @@
 import argparse
 import dataclasses
 import difflib
+import os
 import re
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from pai_bench import __version__, recipe, spec
@@ -243,17 +245,45 @@ def add_keys(verb: Parser, *names: str) -> None:
             add_key(verb, f.name, f.metadata["help"], f.default)
 
 
+class Entries(str):
+    """The text of a list of names, which is divided when all flags are known, since a path may hold commas."""
+
+
+def divide(given: argparse.Namespace) -> None:
+    """Turn the lists of names among the arguments into tuples."""
+    folders = [Path(), *map(Path, filter(None, [getattr(given, "data_dir", None), os.environ.get("PAI_BENCH_DATA")]))]
+    for key, text in vars(given).items():
+        if isinstance(text, Entries):
+            setattr(given, key, tuple(entries(text, folders)))
+
+
+def entries(text: str, folders: Sequence[Path]) -> Iterator[str]:
+    """The entries of a list; a comma in the path of a file, or of a folder in one of the `folders`, divides nothing."""
+    parts = text.split(",")
+    while parts:
+        taken = next((n for n in range(len(parts), 1, -1) if is_there(",".join(parts[:n]).strip(), folders)), 1)
+        yield ",".join(parts[:taken]).strip()
+        del parts[:taken]
+
+
+def is_there(entry: str, folders: Sequence[Path]) -> bool:
+    """Whether an entry is ``folder:PATH`` or ``PATH.py:NAME``, without commas in NAME, and the path is there."""
+    file, dot_py, name = entry.partition(".py:")
+    if entry.startswith("folder:"):
+        return any((folder / Path(entry.removeprefix("folder:")).expanduser()).is_dir() for folder in folders)
+    return bool(dot_py) and "," not in name and Path(file + ".py").expanduser().is_file()
+
+
 def add_key(verb: Parser, name: str, help: str, default: Any) -> None:
     """The flag of a field of `Sweep`. A flag that is not given leaves no trace, so that a recipe's value stands."""
     flag, to = "--" + name.replace("_", "-"), recipe.KEYS[name]
     if name in recipe.AXES:
         shown = ",".join(map(str, default))
 
-        def axis(text: str) -> tuple[Any, ...]:
-            parts = [part.strip() for part in text.split(",")]
-            if not all(parts):
+        def axis(text: str) -> Any:
+            if not all(part.strip() for part in text.split(",")):
                 raise argparse.ArgumentTypeError(f"{flag}: the list is empty or has an empty entry")
-            return tuple(from_text(part, to, flag) for part in parts)
+            return Entries(text) if to is str else tuple(from_text(part.strip(), to, flag) for part in text.split(","))
 
         verb.add_argument(flag, type=axis, metavar="A,B,...", help=f"{help} (default: {shown})")
         return

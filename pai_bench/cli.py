@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
-from pai_bench.arguments import parser
+from pai_bench.arguments import divide, parser
 from pai_bench.environment import command, ignore_harmless_warnings
 from pai_bench.errors import UserError
 from pai_bench.verbs.checks import check
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         given, rest = parser().parse_known_args(arguments)
         given.parser.refuse(rest)
+        divide(given)
         given.command = command(arguments)
         ignore_harmless_warnings()
         logging.basicConfig(level=given.log_level.upper(), format="%(levelname)s: %(message)s")

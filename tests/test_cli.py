@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 import pai_bench as pb
+from pai_bench.arguments import entries
 from pai_bench.cli import main
 from pai_bench.environment import HARMLESS, command, without_paths
+from tests.data.files import PETS, write_folder
 
 FAST = ["--quick", "--models", "lenet-300-100", "--device", "cpu"]
 
@@ -105,6 +107,36 @@ def test_prune_writes_a_mask(capsys: pytest.CaptureFixture[str]) -> None:
     first = {name: tensor.tolist() for name, tensor in mask.items()}
     main(["prune", "--model", "lenet", "--sparsity", "0.9", "--seed", "3", "-o", "again.safetensors"])
     assert {name: tensor.tolist() for name, tensor in pb.Mask.load("again.safetensors").items()} == first
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("digits,mnist", ["digits", "mnist"]),
+        ("folder:a,b", ["folder:a,b"]),
+        ("digits, folder:a,b , mnist", ["digits", "folder:a,b", "mnist"]),
+        ("folder:c,folder:a,b", ["folder:c", "folder:a,b"]),
+        ("folder:a,c", ["folder:a", "c"]),
+        ("folder:in,data,mnist", ["folder:in,data", "mnist"]),
+        ("./x,y.py:small,lenet", ["./x,y.py:small", "lenet"]),
+        ("snip,x,y.py:Mine:a=1,grasp", ["snip", "x,y.py:Mine:a=1", "grasp"]),
+        ("./z.py:a,./z.py:b", ["./z.py:a", "./z.py:b"]),
+    ],
+)
+def test_commas_in_paths_that_are_there_divide_nothing(text: str, found: list[str]) -> None:
+    for folder in ("a,b", "c", "there/in,data"):
+        Path(folder).mkdir(parents=True)
+    for file in ("x,y.py", "z.py"):
+        Path(file).touch()
+    assert list(entries(text, [Path(), Path("there")])) == found
+
+
+def test_a_folder_with_a_comma_is_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(tmp_path / "there" / "with,comma", PETS)
+    flags = ["--models", "lenet-300-100", "--criteria", "snip", "--sparsities", "0.5", "--seeds", "1"]
+    sizes = ["--score-batch", "2", "--batch-size", "3", "--epochs", "1", "--dry-run"]
+    assert main(["run", *flags, *sizes, "--data", "folder:with,comma", "--data-dir", "there"]) == 0
+    assert "to run  folder_with_comma" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", ["criteria", "models", "data", "protocols", "recipes"])
