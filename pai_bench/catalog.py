@@ -74,7 +74,7 @@ def _criterion(catalog: Catalog, sweep: Sweep, given: str | Criterion) -> Choice
         if criterion.bn not in (sweep.bn, type(criterion).bn):
             raise UserError(f"{criterion} and bn {sweep.bn} ask for different modes of batch norm")
         criterion = dataclasses.replace(criterion, bn=sweep.bn)
-    schedule = criterion.schedule if sweep.schedule is None else get_schedule(sweep.schedule)
+    schedule = get_schedule(criterion.schedule if sweep.schedule is None else sweep.schedule)
     name = str(criterion)
     catalog.criteria[name] = criterion
     later = later_options(type(criterion))

@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from pai_bench import spec
 from pai_bench.errors import UserError, unknown
 from pai_bench.law import Law
-from pai_bench.pruning.schedule import OneShot, Schedule
+from pai_bench.pruning.schedule import OneShot, Schedule, get_schedule
 from pai_bench.pruning.selection import Scope, Ties
 
 Scores = dict[str, Tensor]
@@ -200,6 +200,7 @@ class Criterion(ABC):
     name: ClassVar[str] = ""
     source: ClassVar[str] = ""
     schedule: ClassVar[Schedule] = OneShot()
+    """Also given as its text, ``exponential:steps=100``, by a subclass."""
     scope: ClassVar[Scope] = "global"
     """How the budget is divided over the layers, unless the caller says otherwise."""
     uses_data: ClassVar[bool] = True
@@ -221,10 +222,17 @@ class Criterion(ABC):
         for fact in ("name", "source"):  # a subclass of a registered criterion is another criterion
             if fact not in vars(cls):
                 setattr(cls, fact, "")
+        if isinstance(cls.claims, str):
+            cls.claims = (cls.claims,)
         own = inspect.get_annotations(cls)  # with them, it is an option with another default or another meaning
         if hidden := [f.name for f in fields(Criterion) if f.name in vars(cls) and f.name not in own]:
             name = hidden[0]
             raise UserError(f"{cls.__name__}.{name} hides an option of every criterion: annotate it, or rename it")
+        if "schedule" in vars(cls) and "ClassVar" in str(own.get("schedule", "ClassVar")):  # else it is an option
+            try:
+                cls.schedule = get_schedule(cls.schedule)
+            except UserError as error:
+                raise UserError(f"{cls.__name__}.schedule: {error}") from None
         if not hasattr(cls.score, "formula") and not getattr(cls.score, "__isabstractmethod__", False):
             from pai_bench.pruning.guard import guarded
 

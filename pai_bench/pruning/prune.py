@@ -84,7 +84,7 @@ def prune(
     check_policy(target, repair, min_per_layer)
     chosen, batch, kind = get_criterion(criterion), as_batch(batch, loss), get_variant(variant)
     check_ties(chosen, kind, target, repair, min_per_layer)
-    cuts = chosen.schedule if schedule is None else get_schedule(schedule)
+    cuts = get_schedule(chosen.schedule if schedule is None else schedule)
     if kind.quota is not None and scope not in (None, "quota"):
         raise UserError(f"scope {scope} and variant {kind} both divide the connections over the layers; give one")
     if repair != "none":

@@ -96,6 +96,8 @@ def get_schedule(text: str | Schedule) -> Schedule:
     """The schedule written as ``NAME[:steps=N][:returns=true]``."""
     if isinstance(text, Schedule):
         return text
+    if not isinstance(text, str):
+        raise UserError(f"a schedule is written as NAME[:steps=N], or an instance of Schedule, not {text!r}")
     name, options = spec.parse(text)
     if (cls := SCHEDULES.get(name.replace("_", "-"))) is None:
         raise unknown("schedule", name, SCHEDULES)

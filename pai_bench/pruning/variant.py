@@ -17,6 +17,7 @@ from pai_bench.errors import UserError, unknown
 from pai_bench.identity import stream
 from pai_bench.pruning.criterion import Criterion
 from pai_bench.pruning.lookup import get_criterion
+from pai_bench.pruning.schedule import get_schedule
 from pai_bench.pruning.selection import select
 from pai_bench.pruning.transfers import counts
 from pai_bench.randomness import random_state
@@ -36,7 +37,7 @@ class Variant:
         if self.quota is None:
             return self.kind
         # another formula under the same name is another variant
-        revision = self.quota.revision_under(self.quota.schedule)
+        revision = self.quota.revision_under(get_schedule(self.quota.schedule))
         return f"quota:{self.quota}" + f"@{revision}" * (revision > 1)
 
     @property

@@ -1,14 +1,21 @@
 """Schedules, by the formulas and by hand."""
 
 import itertools
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+import pai_bench as pb
+from pai_bench.catalog import resolve
 from pai_bench.errors import UserError
-from pai_bench.pruning import Exponential, Halving, Linear, OneShot, Schedule, get_schedule
+from pai_bench.pruning import Exponential, Halving, Linear, OneShot, Schedule, get_schedule, weights
 from pai_bench.pruning.schedule import SCHEDULES
+from pai_bench.pruning.variant import Variant
 
 
 def test_by_hand() -> None:
@@ -55,3 +62,68 @@ def test_text_and_back(schedule: Schedule) -> None:
 def test_mistakes(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         get_schedule(text)
+
+
+@dataclass(frozen=True)
+class Counting(pb.Criterion):
+    """Counts how often it is asked for a score."""
+
+    calls: ClassVar[list[None]] = []
+    uses_data: ClassVar[bool] = False
+
+    def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
+        self.calls.append(None)
+        return weights(model)
+
+
+@dataclass(frozen=True)
+class OnTheClass(Counting):
+    schedule = "linear:steps=3"  # type: ignore[assignment]  # a text
+
+
+@dataclass(frozen=True)
+class Annotated(Counting):
+    schedule: ClassVar[Any] = "linear:steps=3"
+
+
+@dataclass(frozen=True)
+class AsAnOption(Counting):
+    schedule: str = "linear:steps=3"  # type: ignore[misc, assignment]  # a field
+
+
+@dataclass(frozen=True)
+class Inherited(OnTheClass):
+    pass
+
+
+@pytest.mark.parametrize("cls", [OnTheClass, Annotated, AsAnOption, Inherited])
+def test_a_schedule_of_a_class_may_be_a_text(cls: type[Counting]) -> None:
+    model, batch = nn.Linear(8, 4), pb.Batch(torch.randn(6, 8), torch.arange(6) % 4)
+    cls.calls.clear()
+    pb.prune(model, batch, cls(), 0.5)
+    assert len(cls.calls) == 3
+    trial = resolve(pb.Sweep(criteria=[cls()], models=["lenet-300-100"], seeds=1)).trials[1]
+    assert trial.criterion is not None
+    assert trial.criterion.schedule == "linear:steps=3"
+    assert str(Variant("quota", cls())) == f"quota:{cls.__name__}"
+    assert cls is AsAnOption or isinstance(cls.schedule, Linear)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ("linaer", "Wrong.schedule: unknown schedule 'linaer': did you mean linear"),
+        (None, "not None"),
+        (Linear, "not <"),
+    ],
+)
+def test_a_schedule_that_is_none_is_named_with_its_class(schedule: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        type("Wrong", (Counting,), {"schedule": schedule})
+
+
+def test_a_single_claim_may_be_a_text() -> None:
+    class Claims(Counting):
+        claims = "loss-scale"  # type: ignore[assignment]  # a text
+
+    assert list(Claims.claims) == ["loss-scale"]
