@@ -34,7 +34,10 @@ def test_the_example_of_an_own_network_runs() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_in_the_documentation_have_flags_that_exist(page: Path) -> None:
-    for line in "\n".join(blocks(page, "sh")).splitlines():
+    inline = [
+        text for text in re.findall(r"`(pai-bench [^`]*)`", page.read_text(encoding="utf-8")) if text.count(" ") > 1
+    ]
+    for line in [*"\n".join(blocks(page, "sh")).splitlines(), *inline]:
         words = shlex.split(line, comments=True)
         if words[:1] == ["pai-bench"]:
             given, rest = parser().parse_known_args([word for word in words[1:] if word != "..."])
@@ -46,3 +49,24 @@ def test_recipes_in_the_documentation_are_valid(page: Path) -> None:
     for i, text in enumerate(blocks(page, "toml")):
         Path(f"{i}.toml").write_text(text, encoding="utf-8")
         assert recipe.load(f"{i}.toml").trials
+
+
+@pytest.mark.parametrize(("page", "name"), [("README.md", "Gradient"), ("docs/writing-a-criterion.md", "Taylor")])
+def test_the_criterion_of_a_page_keeps_the_contract(page: str, name: str) -> None:
+    """Saved as ``mine.py``, as the page says."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    (block,) = (block for block in blocks(ROOT / page, "python") if f"class {name}" in block)
+    Path("mine.py").write_text(block, encoding="utf-8")
+    assert f"`./mine.py:{name}`" in text
+    for checked in {f"./mine.py:{name}", *re.findall(r"`pai-bench check ([^`]*)`", text)}:
+        assert main(["check", checked]) == 0
+
+
+def test_the_network_of_the_documentation_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = ROOT / "docs" / "models-and-data.md"
+    Path("nets.py").write_text(
+        next(block for block in blocks(page, "python") if "def small" in block), encoding="utf-8"
+    )
+    assert "`--models ./nets.py:small`" in page.read_text(encoding="utf-8")
+    assert main(["prune", "--model", "./nets.py:small", "--sparsity", "0.9", "--device", "cpu"]) == 0
+    assert "snip on small@" in capsys.readouterr().out
