@@ -141,7 +141,8 @@ def add_report(verbs: Any) -> None:
     verb = add_verb(verbs, "report", "write the markdown report of a results folder; runs nothing")
     what = "results folder, or a file of records (default: results)"
     verb.add_argument("results", nargs="?", default="results", help=what)
-    verb.add_argument("-o", "--output", metavar="FILE", help="where to (default: report.md in the results folder)")
+    help = "where to; .md, .csv, .tex or .html says the format (default: report.md in the results folder)"
+    verb.add_argument("-o", "--output", metavar="FILE", help=help)
     verb.add_argument(
         "--records",
         action="store_true",
@@ -157,8 +158,8 @@ def add_report(verbs: Any) -> None:
     verb.add_argument(
         "--format",
         choices=["markdown", "csv", "latex", "html"],
-        default="markdown",
-        help="the whole report in markdown, or its table of all numbers in another format (default: markdown)",
+        help="the whole report in markdown, or its table of all numbers in another format (default: what the suffix of "
+        "-o says, or markdown)",
     )
     verb.add_argument("--figures", choices=["svg", "png"], default="svg", help="format of figures (default: svg)")
     verb.add_argument(

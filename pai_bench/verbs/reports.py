@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,21 +18,44 @@ def report(given: argparse.Namespace) -> int:
     from pai_bench.store import Store, archive
 
     store = Store(given.results)
-    suffix = {"csv": "csv", "latex": "tex", "html": "html", "markdown": "md"}[given.format]
-    path = Path(getattr(given, "output", store.home / f"report.{suffix}"))
-    if given.format == "markdown":
+    output = Path(given.output) if "output" in given else store.home
+    store.refuse(output)
+    form = format_of(output, getattr(given, "format", None))
+    with suppress(OSError):  # of a name that is too long: writing it says so
+        output = output / f"report{SUFFIXES[form][0]}" if output.is_dir() else output
+    if form == "markdown":
         timings = Path(given.timings) if "timings" in given else None
         console = make_console()
-        print_report(console, store, path, x=given.x, suffix=given.figures, timings=timings)
+        print_report(console, store, output, x=given.x, suffix=given.figures, timings=timings)
         if "records" in given:
-            count = archive.pack(store.path, path.parent / archive.NAME)
-            console.print(f"records: {path.parent / archive.NAME}, {count}", highlight=False, markup=False)
+            count = archive.pack(store.path, output.parent / archive.NAME)
+            console.print(f"records: {output.parent / archive.NAME}, {count}", highlight=False, markup=False)
         return 0
-    if "timings" in given:
-        raise UserError("--timings goes into the markdown report, not into a table of another --format")
-    write_tables(store, given.format, path)
-    make_console().print(f"report: {path}", highlight=False, markup=False)
+    for flag in ("timings", "records"):
+        if flag in given:
+            raise UserError(f"--{flag} goes with the markdown report, not with a table as {form}")
+    write_tables(store, form, output)
+    make_console().print(f"report: {output}", highlight=False, markup=False)
     return 0
+
+
+SUFFIXES = {"markdown": (".md", ".markdown"), "csv": (".csv",), "latex": (".tex",), "html": (".html", ".htm")}
+"""Format -> the suffixes of its files, the usual one first."""
+
+
+def format_of(path: Path, given: str | None = None) -> str:
+    """The format of a report: the one that is `given`, or that of the suffix of its file, or markdown."""
+    suffix = path.suffix.lower()
+    known = next((form for form, suffixes in SUFFIXES.items() if suffix in suffixes), None)
+    with suppress(OSError):  # of a name that is too long
+        if path.is_dir():
+            return given or "markdown"
+    if given and known and given != known:
+        raise UserError(f"{path} has the suffix of {known}, not of --format {given}; leave one of them out")
+    if suffix and not (given or known):
+        accepted = ", ".join(suffixes[0] for suffixes in SUFFIXES.values())
+        raise UserError(f"no report is written as {suffix} ({path}); known are {accepted}, or give --format")
+    return given or known or "markdown"
 
 
 def write_tables(store: "Store", form: str, path: Path) -> None:
@@ -70,6 +94,11 @@ def compare(given: argparse.Namespace) -> int:
     for store, records in zip(stores, (before, after), strict=True):
         if not records:
             raise UserError(f"results folder {store.shown} has no readable trials")
+    if "output" in given:
+        for store in stores:
+            store.refuse(Path(given.output))
+        if format_of(Path(given.output)) != "markdown":
+            raise UserError(f"a comparison is written as markdown, to a .md file, not to {given.output}")
     found, console = versus.changes(before, after), make_console()
     if found:
         head, *body = versus.table(found)

@@ -182,6 +182,42 @@ def test_names_are_shown_as_they_are() -> None:
     assert "* Command: `pai-bench run` (1 trial)" in text
 
 
+@pytest.mark.parametrize(
+    ("name", "begins"),
+    [("x.csv", "data,"), ("x.TEX", "% net"), ("x.html", "<!"), ("x.htm", "<!"), ("x.md", "# "), ("x", "# ")],
+)
+def test_the_suffix_says_the_format(name: str, begins: str) -> None:
+    stored("r", full(seeds=1))
+    assert main(["report", "r", "-o", name]) == 0
+    assert Path(name).read_text().startswith(begins)
+
+
+def test_a_folder_takes_the_usual_name() -> None:
+    stored("r", full(seeds=1))
+    Path("there.v2").mkdir()
+    for form, name in (("csv", "report.csv"), ("markdown", "report.md")):
+        assert main(["report", "r", "--format", form, "-o", "there.v2"]) == 0
+        assert Path("there.v2", name).is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["report", "r", "-o", "x.pdf"], "no report is written as .pdf (x.pdf); known are .md, .csv, .tex, .html"),
+        (["report", "r", "-o", "x.csv", "--format", "html"], "x.csv has the suffix of csv, not of --format html"),
+        (["report", "r", "-o", "x.csv", "--records"], "--records goes with the markdown report"),
+        (["report", "r", "-o", "x.csv", "--timings", "t.json"], "--timings goes with the markdown report"),
+        (["compare", "r", "r", "-o", "x.csv"], "a comparison is written as markdown, to a .md file, not to x.csv"),
+        (["compare", "r", "r", "-o", "x.xlsx"], "no report is written as .xlsx"),
+    ],
+)
+def test_other_suffixes_are_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    stored("r", full(seeds=1))
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not list(Path().glob("x.*"))
+
+
 def test_failures_stand_in_tables_of_every_format() -> None:
     stored("r", [record("snip", 0.9, seed, None) for seed in range(3)])
     for form, said in (("csv", "snip,0.9,0,3"), ("latex", "snip & 0.9 & 0 & 3"), ("html", "<td>0</td><td>3</td>")):
