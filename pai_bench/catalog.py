@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pai_bench import files
 from pai_bench.data import DataSet, load_data
 from pai_bench.data.augment import check_images
 from pai_bench.environment import select_device
@@ -110,7 +111,7 @@ def _model(catalog: Catalog, given: str | Builder) -> str:
             raise UserError(f"a model is a name or a function that builds one, not {type(given).__name__}")
         if not name or name == "<lambda>":
             raise UserError("a model given as a function needs a name: define it with `def`, not as a lambda")
-        catalog.versions[name] = lambda _shape: int(getattr(given, "version", 1))
+        catalog.versions[name] = lambda _shape: files.version_of(given)
     catalog.models[name] = builder
     return name
 

@@ -88,6 +88,15 @@ def checked_function(found: object, label: str, kind: str) -> Callable[..., Any]
     raise UserError(f"{label} is no function that makes a {kind}, but of type {type(found).__name__}")
 
 
+def version_of(function: object, default: int = 1) -> int:
+    """The attribute ``version`` of a function of one's own, which is raised when what it makes changes."""
+    version = getattr(function, "version", default)
+    if not isinstance(version, int):
+        name = getattr(function, "__name__", "the function")
+        raise UserError(f"the attribute version of {name} is {version!r}, not a whole number")
+    return version
+
+
 def said(error: BaseException) -> str:
     """Type and message of an error, and the line of a file of one's own in which it was raised, if it was."""
     line = ""

@@ -87,10 +87,8 @@ class Registry:
         if (found := files.split(name, self.kind)) is not None:
             path, function = found
             target = files.function(path, function, self.kind)
-            version = int(getattr(target, "version", 1))
-            return Plugin(
-                f"{function}@{files.digest(path, function)}", target, path.name, version=version, own=True
-            ), ""
+            own_name = f"{function}@{files.digest(path, function)}"
+            return Plugin(own_name, target, path.name, version=files.version_of(target), own=True), ""
         raise unknown(self.kind, name, self._plugins)
 
 

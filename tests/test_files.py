@@ -226,6 +226,10 @@ def test_a_version_is_part_of_the_identity() -> None:
     Path("own.py").write_text(f"{TEXT}\n\nsmall.version = 2\n")
     assert resolve(sweep()).trials[0].model_version == 2
     assert plain.model_version == 1
+    for version in ("'2'", "property()"):
+        Path("own.py").write_text(f"{TEXT}\n\nsmall.version = {version}\n")
+        with pytest.raises(pb.UserError, match=r"the attribute version of small is .*, not a whole number"):
+            resolve(sweep())
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,8 @@ def find_model(name: str) -> tuple[str, Builder]:
 def model_version(name: str, input_shape: InputShape) -> int:
     """The version of the network called `name` on inputs of this shape."""
     plugin, argument = MODELS.find(name)
-    # a function behind a prefix may have a version of its own
-    version = getattr(plugin.target(argument), "version", plugin.version) if argument else plugin.version
-    return int(version(input_shape) if callable(version) else version)
+    version = plugin.version(input_shape) if callable(plugin.version) else plugin.version
+    return files.version_of(plugin.target(argument), version) if argument else version
 
 
 def create_model(
