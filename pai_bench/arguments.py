@@ -218,7 +218,10 @@ def add_prune(verbs: Any) -> None:
     verb.add_argument("--seed", type=int, default=0, help="seed of weights and score batch (default: 0)")
     verb.add_argument("-o", "--output", metavar="FILE", default="mask.safetensors", help="default: mask.safetensors")
     verb.add_argument(
-        "--save-weights", metavar="FILE", help="write the initial weights that were scored there, too, as safetensors"
+        "--save-weights",
+        metavar="FILE",
+        default=None,
+        help="write the initial weights that were scored there, too, as safetensors",
     )
     verb.add_argument(
         "--variant", default="none", help="none, shuffle, global-shuffle, reinit, invert or quota:NAME (default: none)"

@@ -58,7 +58,10 @@ def ours(module: str) -> bool:
         ("models", ("models", "registry", "errors", "randomness", "initialise", "law", "networks", "files")),
         ("data", ("data", "registry", "errors", "randomness", "files")),
         ("training", ("training", "data", "errors", "memory", "precision")),
-        ("report", ("report", "store", "plan", "errors", "training.protocol", "children", "law", "networks")),
+        (
+            "report",
+            *[("report", "store", "plan", "errors", "training.protocol", "children", "law", "networks", "data.facts")],
+        ),
         ("plan", ("training.protocol", "errors", "spec", "identity", "law", "networks")),
         ("store", ("store", "training.protocol", "errors", "identity", "networks")),
         ("children", ()),
