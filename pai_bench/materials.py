@@ -17,6 +17,7 @@ from pai_bench.plan import Trial
 from pai_bench.pruning import Batch
 from pai_bench.pruning.flops import Flops, flops
 from pai_bench.pruning.prunable import chosen
+from pai_bench.pruning.wrappers import unwrapped
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,8 @@ class Materials:
         builder = self.catalog.models[trial.model]
         seed = stream(trial.seed, purpose)
         shapes: dict[str, Any] = {"input_shape": data.input_shape, "num_classes": data.num_classes}
-        return create_model(builder, **shapes, seed=seed, init=trial.init).to(self.device)  # type: ignore[arg-type]
+        model = create_model(builder, **shapes, seed=seed, init=trial.init)  # type: ignore[arg-type]
+        return unwrapped(model).to(self.device)  # masks name its parameters, and lanes stack them
 
     def score_batch(self, trial: Trial, data: DataSet) -> Batch:
         """The examples that the trial's criterion sees, the same for all criteria and sparsities of a seed."""

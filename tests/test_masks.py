@@ -120,7 +120,7 @@ def test_what_has_no_mask_says_why(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"12", b"\xff" * 20, b"\x02" + bytes(7) + b"{}"])
 def test_damaged_files_of_masks(content: bytes) -> None:
-    with pytest.raises(ValueError, match="mask|JSON|Expecting|codec"):
+    with pytest.raises(ValueError, match=r"mask|JSON|Expecting|codec"):
         read_whole(content)
 
 

@@ -18,6 +18,7 @@ from pai_bench.pruning.mask import Mask
 from pai_bench.pruning.operands import Operands, operands
 from pai_bench.pruning.reachability import Count, Reach
 from pai_bench.pruning.tracing import Trace, trace
+from pai_bench.pruning.wrappers import refuse_scripted, seen_through, unwrapped
 from pai_bench.randomness import random_state
 
 logger = logging.getLogger(__name__)
@@ -141,8 +142,9 @@ class Connections:
     """A network's operations, traced once, for one mask after the other."""
 
     def __init__(self, model: nn.Module, example_input: Tensor) -> None:
+        model = unwrapped(model)
         refuse_hidden(model)
-        with random_state(0), torch.inference_mode(False), no_collection():
+        with random_state(0), torch.inference_mode(False), no_collection(), seen_through():
             twin = replica(model, [], "eval")
             if any(tensor.device.type != "cpu" for tensor in (*twin.parameters(), *twin.buffers())):
                 twin = twin.cpu()
@@ -267,12 +269,7 @@ def single_precision() -> Iterator[None]:
 
 def refuse_hidden(model: nn.Module) -> None:
     """Refuse a network whose operations cannot be seen, or that has no values yet."""
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            what = f"{name!r}" if name else "the model"
-            raise UserError(
-                f"{what} is compiled by torch.jit, which hides what it does: give what it was compiled from"
-            )
+    refuse_scripted(model)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
             raise UserError(f"{name!r} has no shape yet: run the network once on an example")

@@ -17,6 +17,7 @@ from pai_bench.errors import UserError, unknown
 from pai_bench.law import Law
 from pai_bench.pruning.schedule import OneShot, Schedule, get_schedule
 from pai_bench.pruning.selection import Scope, Ties
+from pai_bench.pruning.wrappers import unwrapped
 
 Scores = dict[str, Tensor]
 """Parameter name -> saliency, of the parameter's shape and device; higher means keep."""
@@ -129,6 +130,7 @@ def prunable_parameters(
     the data only a forward pass tells (`pai_bench.pruning.prunable`). `only` overrides all of this. Inside a
     criterion's `score`, these are the parameters to be scored, whichever the caller chose.
     """
+    model = unwrapped(model)
     if (scoring := SCORING.get(model)) is not None:
         return dict(scoring.parameters)
     every = dict(model.named_parameters())

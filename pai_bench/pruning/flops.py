@@ -10,6 +10,7 @@ from torch.utils.flop_counter import flop_registry
 
 from pai_bench.pruning.operands import operands
 from pai_bench.pruning.tracing import Operation, trace
+from pai_bench.pruning.wrappers import seen_through, unwrapped
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,11 @@ class Flops:
 
 def flops(model: nn.Module, example: Tensor) -> Flops:
     """The operations of `model`, in evaluation mode, on one `example` (1, ...)."""
+    model = unwrapped(model)
     modes = {module: module.training for module in model.modules()}
     try:
-        found = trace(model.eval(), example)
+        with seen_through():
+            found = trace(model.eval(), example)
     finally:
         for module, mode in modes.items():
             module.training = mode

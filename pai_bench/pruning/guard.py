@@ -39,6 +39,7 @@ from pai_bench.pruning.criterion import (
 from pai_bench.pruning.dropout import without_dropout
 from pai_bench.pruning.redraw import Draw, drawn_by, redrawn
 from pai_bench.pruning.selection import positions
+from pai_bench.pruning.wrappers import seen_through, unwrapped
 from pai_bench.randomness import random_state
 
 BATCH_NORMS = (_BatchNorm,)
@@ -51,6 +52,7 @@ def guarded(formula: Formula) -> Formula:
 
     @functools.wraps(formula)
     def score(self: Criterion, model: nn.Module, batch: BatchLike, *, loss: Loss | None = None) -> Scores:
+        model = unwrapped(model)
         outer, batch = SCORING.get(model), as_batch(batch, loss)
         if outer is None:
             return score_masked(self, model, batch)
@@ -108,6 +110,7 @@ class Scorer:
         self.criterion, self.label, self._keep = criterion, criterion.name or type(criterion).__name__, keep
         seed = seed if criterion.seed is None else criterion.seed
         with self._named(model):
+            model = unwrapped(model)
             found = prunable_parameters(model, biases=criterion.biases, only=only)
             names = list(found)
         self._device = next(iter(found.values())).device
@@ -247,6 +250,7 @@ def edges(seed: int, device: torch.device) -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(reproducible(device))
+        stack.enter_context(seen_through())
         for place in ("cpu", "cuda"):
             stack.enter_context(torch.autocast(place, enabled=False))
         yield
@@ -279,8 +283,6 @@ def still_shared(tensor: Tensor) -> bool:
 
 def replica(model: nn.Module, names: list[str], bn: BatchNormMode) -> nn.Module:
     """A private copy of `model` for scoring, in which the parameters `names`, and no others, get gradients."""
-    if isinstance(model, torch.jit.ScriptModule):
-        raise UserError("the model is compiled by torch.jit: give what it was compiled from")
     for name in names:
         if model.get_parameter(name).is_meta:
             raise UserError(f"{name!r} is on the device meta and has no values: build the model on a real one")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pai_bench.errors import UserError
 from pai_bench.pruning.transfers import counts
+from pai_bench.pruning.wrappers import unwrapped
 
 
 class Mask(Mapping[str, Tensor]):
@@ -73,7 +74,7 @@ class Mask(Mapping[str, Tensor]):
 
     def parameters_of(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """The parameters of `model` that this mask covers, after checking names and shapes."""
-        parameters = dict(model.named_parameters())
+        parameters = dict(unwrapped(model).named_parameters())
         for name, tensor in self.items():
             if (parameter := parameters.get(name)) is None:
                 raise UserError(f"the mask names {name!r}, which the model does not have")
