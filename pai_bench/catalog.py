@@ -18,7 +18,7 @@ from pai_bench.data.augment import check_images
 from pai_bench.environment import select_device
 from pai_bench.errors import UserError
 from pai_bench.identity import stream
-from pai_bench.models.create import Builder, InputShape, create_model, find_model, model_version
+from pai_bench.models.create import Builder, InputShape, create_model, find_model, model_version, refuse_instance
 from pai_bench.plan import Choice, Sweep, Trial, expand, fraction, refuse_duplicates
 from pai_bench.pruning import Criterion, Variant, get_criterion, get_schedule, get_variant
 from pai_bench.pruning.guard import BATCH_NORMS
@@ -107,6 +107,7 @@ def _model(catalog: Catalog, given: str | Builder) -> str:
         catalog.versions[name] = functools.partial(model_version, given)
     else:
         name, builder = getattr(given, "__name__", ""), given
+        refuse_instance(given)
         if not callable(given):
             raise UserError(f"a model is a name or a function that builds one, not {type(given).__name__}")
         if not name or name == "<lambda>":

@@ -161,7 +161,8 @@ class Sweep:
 
 def checked_axis(name: str, values: Any) -> tuple[Any, ...]:
     """An axis of the grid as a tuple: not empty and without duplicates. A single value is an axis of length one."""
-    axis = (values,) if isinstance(values, (str, Real)) or not isinstance(values, Iterable) else tuple(values)
+    alone = isinstance(values, (str, Real)) or callable(values)  # networks, too, are iterable
+    axis = (values,) if alone or not isinstance(values, Iterable) else tuple(values)
     if not axis or "" in [v for v in axis if isinstance(v, str)]:
         raise UserError(f"{name}: the list is empty or has an empty entry")
     if name == "sparsities":
@@ -189,7 +190,11 @@ def checked_seeds(value: Any, label: str = "seeds") -> int | tuple[int, ...]:
 def refuse_duplicates(name: str, values: Sequence[Any]) -> None:
     """Every trial is run once, so nothing may stand twice on an axis."""
     for i, value in enumerate(values):
-        if value in values[:i]:
+        try:
+            known = value in values[:i]
+        except (RuntimeError, ValueError):  # of tensors, which are compared element by element
+            known = False
+        if known:
             raise UserError(f"{name}: {value} is given twice")
 
 

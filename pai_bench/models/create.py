@@ -48,11 +48,21 @@ def create_model(
     With `seed` its initial weights are those of that seed, and the global random states are left as they were. They are
     drawn as the network has it, or by the law `init` (`pai_bench.initialise.LAWS`).
     """
+    refuse_instance(name)
     label, build = find_model(name) if isinstance(name, str) else (getattr(name, "__name__", "model"), name)
     if seed is None:
         return _built(label, build, input_shape, num_classes, init)
     with random_state(seed):
         return _built(label, build, input_shape, num_classes, init)
+
+
+def refuse_instance(given: object) -> None:
+    """An error for a network in the place of what builds one."""
+    if isinstance(given, nn.Module):
+        raise UserError(
+            f"a model is a name or a function that builds one, not a network such as this {type(given).__name__}: "
+            "every seed draws weights of its own; give a function of input_shape and num_classes that returns it"
+        )
 
 
 def _built(
