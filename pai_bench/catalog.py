@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pai_bench import files
+from pai_bench.arrays import on_processor
 from pai_bench.data import DataSet, load_data
 from pai_bench.data.augment import check_images
 from pai_bench.environment import select_device
@@ -42,6 +43,7 @@ class Catalog:
     trials: list[Trial] = field(default_factory=list)
 
 
+@on_processor
 def resolve(sweep: Sweep) -> Catalog:
     """The catalog of `sweep` with all its trials; a mistake anywhere in it is a `UserError`."""
     catalog = Catalog(select_device(sweep.device), sweep)
@@ -120,7 +122,8 @@ def _model(catalog: Catalog, given: str | Builder) -> str:
 def _data(catalog: Catalog, sweep: Sweep, given: str | DataSet) -> str:
     data = load_data(given, data_dir=sweep.data_dir) if isinstance(given, str) else given
     if not isinstance(data, DataSet):
-        raise UserError(f"data is a name or a DataSet, not {type(data).__name__}")
+        what = f"data is a name or a DataSet, not {type(data).__name__}"
+        raise UserError(f'{what}: pai_bench.DataSet("NAME", train=(inputs, targets), test=(inputs, targets))')
     catalog.data[data.name] = data.held_out(sweep.validation) if sweep.validation else data
     return data.name
 

@@ -78,6 +78,8 @@ class Registry:
         A function in a file, ``./file.py:NAME``, is one too. Its own name holds a hash of its source, so that no stored
         result of another function is taken for its.
         """
+        if not isinstance(name, str):
+            raise UserError(f"a {self.kind} is looked up by its name, not by a {type(name).__name__}")
         self.plugins()
         prefix, colon, argument = name.partition(":")
         key = prefix + colon if argument else name

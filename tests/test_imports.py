@@ -43,6 +43,7 @@ def ours(module: str) -> bool:
             "pruning",
             (
                 "pruning",
+                "arrays",
                 "registry",
                 "errors",
                 "spec",
@@ -56,7 +57,7 @@ def ours(module: str) -> bool:
             ),
         ),
         ("models", ("models", "registry", "errors", "randomness", "initialise", "law", "networks", "files")),
-        ("data", ("data", "registry", "errors", "randomness", "files")),
+        ("data", ("data", "arrays", "registry", "errors", "spec", "randomness", "files")),
         ("training", ("training", "data", "errors", "memory", "precision")),
         (
             "report",
@@ -64,6 +65,7 @@ def ours(module: str) -> bool:
         ),
         ("plan", ("training.protocol", "errors", "spec", "identity", "law", "networks")),
         ("store", ("store", "training.protocol", "errors", "identity", "networks")),
+        ("arrays", ("errors",)),
         ("children", ()),
         ("precision", ()),
         ("law", ()),

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pai_bench import spec
+from pai_bench.arrays import as_tensor, cure, listed, on_processor
 from pai_bench.errors import UserError
 
 IN_CACHE = 2**18
@@ -28,8 +30,9 @@ class DataSet:
     """A named data set with a training and a test split.
 
     Images are uint8 of shape (N, channels, height, width); `normalised` turns them into floats. Inputs of any other
-    type and shape are taken as they are, except that float64, which numpy makes, becomes torch's default type. `label`
-    is the name for people, the default being `name`.
+    type and shape are taken as they are, except that float64, which numpy makes, becomes torch's default type. Arrays
+    of numpy become tensors. `label` is the name for people, the default being `name`. Without `num_classes`, the labels
+    of both splits together must be 0, 1, 2, ... without gaps.
     """
 
     name: str
@@ -39,11 +42,16 @@ class DataSet:
     label: str = ""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise UserError(f"a data set needs a name, a text, not {self.name!r}")
         for part in ("train", "test"):
-            inputs, targets = getattr(self, part)
+            given, what = getattr(self, part), f"data set {self.name}: {part}"
+            if not isinstance(given, (tuple, list)) or len(given) != 2:
+                raise UserError(f"{what} must be a pair (inputs, targets), not {type(given).__name__}{cure(given)}")
+            inputs, targets = (as_tensor(one, f"{what} {role}") for one, role in zip(given, Split._fields, strict=True))
             if inputs.dtype == torch.uint8 and inputs.dim() < 2:
                 raise UserError(f"data set {self.name}: uint8 images need the shape (N, channels, ...)")
-            if len(inputs) == 0 or targets.shape != (len(inputs),) or targets.is_floating_point():
+            if inputs.dim() == 0 or len(inputs) == 0 or targets.shape != (len(inputs),) or targets.is_floating_point():
                 shapes = f"{tuple(inputs.shape)} inputs, {tuple(targets.shape)} targets"
                 raise UserError(f"data set {self.name}: {part} needs one class index for each input, got {shapes}")
             object.__setattr__(self, part, Split(inputs.detach(), targets.long()))
@@ -52,9 +60,18 @@ class DataSet:
             raise UserError(f"data set {self.name}: training and test inputs differ in shape or type")
         highest = int(max(self.train.targets.max(), self.test.targets.max()))
         lowest = int(min(self.train.targets.min(), self.test.targets.min()))
-        object.__setattr__(self, "num_classes", self.num_classes or highest + 1)
-        if self.num_classes < 2 or lowest < 0 or highest >= self.num_classes:
-            raise UserError(f"data set {self.name}: classes {lowest}..{highest} with num_classes={self.num_classes}")
+        given = spec.convert(self.num_classes, int, f"data set {self.name}: num_classes")
+        object.__setattr__(self, "num_classes", given or highest + 1)
+        labels = torch.cat([self.train.targets, self.test.targets.to(self.device)])
+        gaps = not given and len(torch.unique(labels)) <= highest
+        if self.num_classes < 2 or lowest < 0 or highest >= self.num_classes or gaps:
+            raise UserError(
+                f"data set {self.name}: the labels are {listed(labels)}"
+                + (f" with num_classes={given}" if given else "")
+                + "; class indices are 0, 1, 2, ... without gaps, two at least: number them in both splits by "
+                "torch.searchsorted(torch.unique(train_targets), targets)"
+                + ("" if given else ", or give num_classes= where a class has no example")
+            )
         object.__setattr__(self, "label", self.label or self.name)
 
     @property
@@ -67,6 +84,7 @@ class DataSet:
         """Per-channel mean and standard deviation of the uint8 training images, on the scale 0..255, in float64."""
         return self.mean_and_std_of(None)
 
+    @on_processor
     def mean_and_std_of(self, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
         """`mean_and_std` of the `chosen` training images alone, all of them for None."""
         sums, squares = (part if chosen is None else part[chosen.to(part.device)] for part in self._sums)
@@ -156,6 +174,7 @@ class DataSet:
         """The same data set with a random `fraction` of the training examples, drawn with `seed`."""
         return self.only(self.chosen(fraction, seed))
 
+    @on_processor
     def chosen(self, fraction: float, seed: int) -> Tensor | None:
         """Which examples `subset` takes, in their order; None for all."""
         if fraction == 1.0:
@@ -169,6 +188,7 @@ class DataSet:
             return self
         return dataclasses.replace(self, train=Split(*(t[chosen.to(t.device)] for t in self.train)))
 
+    @on_processor
     def held_out(self, share: float) -> "DataSet":
         """The same data set without its test set, whose place a `share` of the training set takes: always the same."""
         count = len(self.train.targets)
@@ -180,6 +200,7 @@ class DataSet:
         label = f"{self.label}, tested on {100 * share:.4g} % of its training set"
         return dataclasses.replace(self, train=kept, test=held, label=label)
 
+    @on_processor
     def noisy(self, probability: float, seed: int) -> "DataSet":
         """The same data set; each training label is, with some `probability`, replaced by one drawn from all classes.
 
@@ -194,6 +215,7 @@ class DataSet:
         targets = torch.where(replaced, drawn, self.train.targets.cpu()).to(self.train.targets.device)
         return dataclasses.replace(self, train=Split(self.train.inputs, targets))
 
+    @on_processor
     def score_batch(self, size: int, seed: int, *, balanced: bool = True, label: int | None = None) -> Split:
         """`size` normalised training examples drawn with `seed`; `balanced`: as many of each class as it goes.
 

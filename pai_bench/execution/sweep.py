@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pai_bench.arrays import on_processor
 from pai_bench.catalog import Catalog, resolve
 from pai_bench.data import DataSet
 from pai_bench.errors import UserError
@@ -55,6 +56,7 @@ def run(
     return as_frame(run_catalog(resolve(sweep), out, retry_failed=retry_failed, listener=listener, command=command))
 
 
+@on_processor
 def run_catalog(
     catalog: Catalog,
     out: str | Path,

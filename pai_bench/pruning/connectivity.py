@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from pai_bench.arrays import on_processor
 from pai_bench.errors import UserError
 from pai_bench.pruning.criterion import usual_names
 from pai_bench.pruning.guard import replica
@@ -141,6 +142,7 @@ def connectivity(
 class Connections:
     """A network's operations, traced once, for one mask after the other."""
 
+    @on_processor
     def __init__(self, model: nn.Module, example_input: Tensor) -> None:
         model = unwrapped(model)
         refuse_hidden(model)
@@ -153,6 +155,7 @@ class Connections:
         self.modules = dict(twin.named_modules())
         self._warned: set[str] = set()
 
+    @on_processor
     def connected(self, mask: Mapping[str, Tensor]) -> bool:
         """Whether any output depends on any input; half of the work, or less, of all the rest."""
         kept = {name: keep.to("cpu", torch.float32) for name, keep in mask.items()}
@@ -161,6 +164,7 @@ class Connections:
         self._warn(reach.unknown)
         return any(bool(output.any()) for output in reach.outputs)
 
+    @on_processor
     def under(self, mask: Mask, *, paths: bool = True) -> Connectivity:
         """What `mask` leaves."""
         try:

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pai_bench import spec
+from pai_bench.arrays import as_tensor, cure
 from pai_bench.errors import UserError, unknown
 from pai_bench.law import Law
 from pai_bench.pruning.schedule import OneShot, Schedule, get_schedule
@@ -34,7 +36,8 @@ class Batch:
 
     `loss` is needed for networks that return anything but logits of shape (N, classes); then the targets may be any
     tensor of N rows. `batches` divides the examples, in their order, into as many score batches of equal size: each
-    goes through the network by itself, and L is the mean of their losses.
+    goes through the network by itself, and L is the mean of their losses. Arrays of numpy become tensors, those of
+    float64 of torch's default type.
     """
 
     inputs: Tensor
@@ -43,9 +46,11 @@ class Batch:
     batches: int = 1
 
     def __post_init__(self) -> None:
-        for tensor, role in ((self.inputs, "inputs"), (self.targets, "targets")):
-            if not isinstance(tensor, Tensor):
-                raise UserError(f"the batch's {role} must be a tensor, not {type(tensor).__name__}")
+        for role in ("inputs", "targets"):
+            tensor = as_tensor(given := getattr(self, role), f"the batch's {role}")
+            if tensor is not given and tensor.dtype is torch.float64:  # which numpy makes
+                tensor = tensor.to(torch.get_default_dtype())
+            object.__setattr__(self, role, tensor)
         if self.inputs.dim() == 0 or len(self.inputs) == 0:
             raise UserError("the batch is empty")
         size, shape, dtype = len(self.inputs), tuple(self.targets.shape), self.targets.dtype
@@ -79,7 +84,7 @@ class Batch:
         ]
 
 
-BatchLike = Batch | tuple[Tensor, Tensor]
+BatchLike = Batch | tuple[Tensor | np.ndarray, Tensor | np.ndarray]
 
 
 def as_batch(batch: BatchLike, loss: Loss | None = None) -> Batch:
@@ -87,8 +92,8 @@ def as_batch(batch: BatchLike, loss: Loss | None = None) -> Batch:
     if isinstance(batch, Batch):
         return batch if loss is None else dataclasses.replace(batch, loss=loss)
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        raise UserError("a batch is a Batch or a tuple (inputs, targets)")
-    return Batch(*batch, loss=loss)
+        raise UserError(f"a batch is a Batch or a tuple (inputs, targets), not {type(batch).__name__}{cure(batch)}")
+    return Batch(*batch, loss=loss)  # type: ignore[arg-type]  # which makes tensors of arrays
 
 
 _WHOLE_WEIGHT = (

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from pai_bench.arrays import listed
 from pai_bench.errors import CriterionError, UserError
-from pai_bench.pruning.criterion import SCORING, Batch, Scores, Scoring, Spare
+from pai_bench.pruning.criterion import SCORING, Batch, BatchLike, Scores, Scoring, Spare, as_batch
 from pai_bench.pruning.guard import BATCH_NORMS
 from pai_bench.pruning.transfers import read_scalars
 from pai_bench.pruning.twice import TwiceDifferentiable
@@ -124,12 +125,12 @@ def checked_logits(logits: Tensor, batch: Batch, lowest: int, highest: int) -> T
             "a function of output and targets"
         )
     if lowest < 0 or highest >= logits.shape[1]:
-        wrong = lowest if lowest < 0 else highest
-        raise UserError(f"targets must lie in 0..{logits.shape[1] - 1}, the model's classes, but reach {wrong}")
+        classes = f"targets must lie in 0..{logits.shape[1] - 1}, the model's classes, but are {listed(batch.targets)}"
+        raise UserError(f"{classes}: number the labels of all data 0, 1, 2, ... without gaps")
     return logits
 
 
-def saliencies(model: nn.Module, batch: Batch, formula: Elementwise, *, of: Objective = loss) -> Scores:
+def saliencies(model: nn.Module, batch: BatchLike, formula: Elementwise, *, of: Objective = loss) -> Scores:
     """``formula(w, g, L)`` for every prunable weight, with ``g = dL/dw`` and L the loss, or another objective `of`.
 
     w is the dense weight (at removed positions zero, if they are not to return); g is taken at the masked network, at
@@ -138,11 +139,11 @@ def saliencies(model: nn.Module, batch: Batch, formula: Elementwise, *, of: Obje
     taken into account as the criterion's options say.
     """
     scoring = scoring_of(model)
-    return _accumulated(model, batch, formula, lambda _group: lambda piece: of(model, piece), scoring)
+    return _accumulated(model, as_batch(batch), formula, lambda _group: lambda piece: of(model, piece), scoring)
 
 
 def hessian_saliencies(
-    model: nn.Module, batch: Batch, formula: Elementwise, *, temperature: float = 1.0, kept_only: bool = False
+    model: nn.Module, batch: BatchLike, formula: Elementwise, *, temperature: float = 1.0, kept_only: bool = False
 ) -> Scores:
     """``formula(w, H g, g.g)`` for every prunable weight, with g and the Hessian H of L at `temperature`.
 
@@ -179,12 +180,12 @@ def hessian_saliencies(
         return of
 
     with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
-        return _accumulated(model, batch, formula, energy, scoring)
+        return _accumulated(model, as_batch(batch), formula, energy, scoring)
 
 
-def loss_and_gradients(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+def loss_and_gradients(model: nn.Module, batch: BatchLike) -> tuple[Tensor, dict[str, Tensor]]:
     """L, and ``g = dL/dw`` of every prunable weight at every position, removed ones included."""
-    scoring, found = scoring_of(model), dict[str, Tensor]()
+    scoring, batch, found = scoring_of(model), as_batch(batch), dict[str, Tensor]()
     if scoring.criterion.accumulate == "score" and batch.batches > 1:
         raise CriterionError(
             f"{scoring.criterion} takes gradients of all score batches together; accumulate=score needs saliencies()"
@@ -193,20 +194,23 @@ def loss_and_gradients(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str
     return value, {name: found[name] for name in scoring.parameters}
 
 
-def gradients(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+def gradients(model: nn.Module, batch: BatchLike) -> dict[str, Tensor]:
     """``g = dL/dw`` of every prunable weight at every position, removed ones included."""
     return loss_and_gradients(model, batch)[1]
 
 
-def hessian_gradient_product(model: nn.Module, batch: Batch, *, temperature: float = 1.0) -> dict[str, Tensor]:
+def hessian_gradient_product(model: nn.Module, batch: BatchLike, *, temperature: float = 1.0) -> dict[str, Tensor]:
     """``H g`` of every prunable weight, with g and the Hessian H of the loss at `temperature`."""
     return hessian_saliencies(model, batch, lambda _w, hg, _value: hg, temperature=temperature)
 
 
 def scoring_of(model: nn.Module) -> Scoring:
     """What is known of the network that a formula was given."""
-    if (scoring := SCORING.get(model)) is None:
-        raise UserError(f"gradients are taken inside a criterion's score, on the network it is given, not on {model}")
+    if not isinstance(model, nn.Module) or (scoring := SCORING.get(model)) is None:
+        given = type(model).__name__
+        raise UserError(
+            f"gradients are taken inside a criterion's score, on the network it is given, not on another {given}"
+        )
     return scoring
 
 

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from pai_bench.arrays import as_tensor
 from pai_bench.errors import UserError
 from pai_bench.pruning.transfers import counts
 from pai_bench.pruning.wrappers import unwrapped
@@ -22,10 +23,11 @@ class Mask(Mapping[str, Tensor]):
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         if not tensors:
             raise UserError("a mask needs at least one tensor")
+        tensors = {name: as_tensor(tensor, f"the mask of {name!r}") for name, tensor in tensors.items()}
         for name, tensor in tensors.items():
             if tensor.dtype is not torch.bool:
                 raise UserError(f"the mask of {name!r} has dtype {tensor.dtype}, but must be torch.bool")
-        self._tensors = dict(tensors)
+        self._tensors = tensors
 
     @classmethod
     def whole(cls, parameters: Mapping[str, Tensor]) -> "Mask":

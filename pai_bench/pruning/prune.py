@@ -2,10 +2,12 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import get_args
 
 from torch import Tensor, nn
 
+from pai_bench import spec
 from pai_bench.errors import CriterionError, UserError
 from pai_bench.pruning import transfers
 from pai_bench.pruning.connectivity import Connections
@@ -80,7 +82,8 @@ def prune(
     * `draw`: a function of a seed that returns the same network with other weights, for ``score_init=redrawn``; by
       default every layer draws its own by ``reset_parameters``.
     """
-    check_sparsity(sparsity)
+    sparsity = checked_sparsity(sparsity)
+    min_per_layer, seed = spec.convert(min_per_layer, int, "min_per_layer"), spec.convert(seed, int, "seed")
     check_policy(target, repair, min_per_layer)
     chosen, batch, kind = get_criterion(criterion), as_batch(batch, loss), get_variant(variant)
     check_ties(chosen, kind, target, repair, min_per_layer)
@@ -235,7 +238,9 @@ def check_ties(criterion: Criterion, variant: Variant, target: str, repair: str,
             )
 
 
-def check_sparsity(sparsity: float) -> None:
-    """Refuse what is not a sparsity."""
+def checked_sparsity(given: float | str) -> float:
+    """`given`, a number or the text of one, if it is a sparsity."""
+    sparsity: float = given if isinstance(given, Real) else spec.convert(given, float, "sparsity")
     if not 0 <= sparsity < 1:
         raise UserError(f"sparsity {sparsity:g} is outside [0, 1): it is the share of weights removed")
+    return sparsity

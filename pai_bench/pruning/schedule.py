@@ -21,6 +21,7 @@ class Schedule(ABC):
     returns: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", spec.convert(self.steps, int, "steps"))
         if self.steps < 1:
             raise UserError(f"steps={self.steps} must be at least 1")
 

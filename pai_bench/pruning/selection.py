@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pai_bench.arrays import on_processor
 from pai_bench.errors import UserError
 from pai_bench.pruning import transfers
 from pai_bench.pruning.device_selection import tops
@@ -66,6 +67,7 @@ def apportion(weights: Sequence[int], count: int, limits: Sequence[int]) -> list
     return parts
 
 
+@on_processor
 def select(
     scores: Mapping[str, Tensor],
     count: int | Mapping[str, int],

@@ -105,8 +105,8 @@ def test_what_is_not_a_data_set() -> None:
         ((good[0], good[1][:3]), good, "train needs one class index for each input"),
         (good, (good[0][:0], good[1][:0]), "test needs one class index"),
         (good, (torch.randn(4, 2), good[1]), "differ in shape or type"),
-        ((good[0], good[1] * 0), (good[0], good[1] * 0), "classes 0..0 with num_classes=1"),
-        ((good[0], good[1] - 1), good, "classes -1..1"),
+        ((good[0], good[1] * 0), (good[0], good[1] * 0), "the labels are 0; class indices are 0, 1, 2"),
+        ((good[0], good[1] - 1), good, "the labels are -1, 0, 1; "),
     ):
         with pytest.raises(pb.UserError, match=message):
             pb.DataSet("bad", Split(*train), Split(*test))

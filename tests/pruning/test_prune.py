@@ -189,7 +189,9 @@ def test_batches_that_do_not_fit() -> None:
     )
     with pytest.raises(pb.UserError, match=message):
         pb.prune(linear([1] * 8), BATCH, "snip")
-    with pytest.raises(pb.UserError, match=r"snip: targets must lie in 0..1, the model's classes, but reach 2"):
+    with pytest.raises(
+        pb.UserError, match=r"snip: targets must lie in 0..1, the model's classes, but are 2: number the labels"
+    ):
         pb.prune(linear([1] * 6), (torch.ones(1, 3), torch.tensor([2])), "snip")
 
 
