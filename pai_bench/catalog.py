@@ -18,6 +18,7 @@ from pai_bench.data import DataSet, load_data
 from pai_bench.data.augment import check_images
 from pai_bench.environment import select_device
 from pai_bench.errors import UserError
+from pai_bench.failures import described
 from pai_bench.identity import stream
 from pai_bench.models.create import Builder, InputShape, create_model, find_model, model_version, refuse_instance
 from pai_bench.plan import Choice, Sweep, Trial, expand, fraction, refuse_duplicates
@@ -163,7 +164,7 @@ def check_fit(model: nn.Module, name: str, data: DataSet) -> None:
         logits = model.eval()(data.normalised(data.train.inputs[:2]))
     except Exception as error:  # whatever a network says of inputs that it is not made for
         what = f"does not take {data.name}'s inputs of shape {data.input_shape}"
-        raise UserError(f"model {name} {what}: {type(error).__name__}: {error}") from error
+        raise UserError(f"model {name} {what}: {described(error)}") from error
     expected = (min(2, len(data.train.targets)), data.num_classes)
     if not isinstance(logits, torch.Tensor) or logits.shape != expected or not logits.is_floating_point():
         got = type(logits).__name__

@@ -29,6 +29,11 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "list": list_plugins,
 }
 
+CHATTY = ("matplotlib", "PIL")
+"""Packages that tell at the level ``debug`` of every font and every part of a picture."""
+
+logger = logging.getLogger(__name__)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console script; returns the exit code."""
@@ -43,8 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.command = command(arguments)
         ignore_harmless_warnings()
         logging.basicConfig(level=given.log_level.upper(), format="%(levelname)s: %(message)s")
+        for name in CHATTY:
+            logging.getLogger(name).setLevel(logging.WARNING)
         return VERBS[given.verb](given)
     except UserError as error:
+        logger.debug("this is where the error comes from:", exc_info=True)
         print(f"pai-bench: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pai_bench import failures
 from pai_bench.errors import UserError
 from pai_bench.pruning import Batch, Criterion, Scope, Scorer, get_criterion, prunable_parameters, prune, redraw_
 from pai_bench.pruning.guard import BATCH_NORMS, checked, fingerprints
@@ -260,9 +261,9 @@ def carried_out(name: str, run: Check, criterion: Criterion, network: str) -> Re
     return Result(name, network, not message, message, time.perf_counter() - began)
 
 
-def described(error: Exception) -> str:
-    """The message of a failed check; of any other error the type, too."""
-    return str(error) if isinstance(error, CheckError) else f"{type(error).__name__}: {error}"
+def described(error: BaseException) -> str:
+    """The message of a failed check; of any other error the type and the line, too."""
+    return str(error) if isinstance(error, CheckError) else failures.described(error)
 
 
 @contextmanager

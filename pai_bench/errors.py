@@ -3,6 +3,9 @@
 import difflib
 from collections.abc import Iterable
 
+FROZEN = "make it a frozen dataclass, @dataclass(frozen=True); options are its fields"
+"""The cure for a criterion, or another thing with options, that is none."""
+
 MOST = 40
 """Names that are listed at most."""
 

@@ -14,6 +14,7 @@ import torch
 from pai_bench.data.facts import FACTS, Facts
 from pai_bench.execution.choice import WORKER, Choice, choose, evaluation, kind_of, kinds
 from pai_bench.execution.measure import measured_step, steps_of
+from pai_bench.failures import described
 from pai_bench.models import create_model
 from pai_bench.plan import Trial
 from pai_bench.pruning import Scorer, get_schedule
@@ -56,7 +57,7 @@ def estimate(runner: Runner, missing: Sequence[Trial]) -> Estimate:
         try:
             seconds, taken = measured_step(runner, trial, choice.threads, choice.lanes(trial), choice.engine(trial))
         except Exception as error:  # the trial itself will say the same
-            failed.append(f"a step of {trial.model} on {trial.data}: {error}")
+            failed.append(f"a step of {trial.model} on {trial.data}: {described(error)}")
             continue
         training += count * steps_of(runner, trial) * seconds / choice.workers
         testing += count * evaluation(trial, runner.whole(trial)) * seconds / choice.workers
@@ -128,7 +129,7 @@ def score_seconds(runner: Runner, missing: Iterable[Trial]) -> tuple[float, list
         try:
             total += cuts[key] * one_score(runner, trial)
         except Exception as error:
-            failed.append(f"a score of {key[2]} on {trial.model}: {error}")
+            failed.append(f"a score of {key[2]} on {trial.model}: {described(error)}")
     return total, failed
 
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from pai_bench import files
 from pai_bench.errors import UserError, unknown
+from pai_bench.failures import described
 
 T = TypeVar("T")
 
@@ -68,7 +69,9 @@ class Registry:
                 except UserError:
                     raise
                 except (Exception, SystemExit) as error:
-                    raise UserError(f"plugin {entry_point.value!r} of {self.group} does not load: {error}") from error
+                    raise UserError(
+                        f"plugin {entry_point.value!r} of {self.group} does not load: {described(error)}"
+                    ) from error
             self._loaded = True
         return sorted({plugin.name: plugin for plugin in self._plugins.values()}.values(), key=lambda p: p.name)
 

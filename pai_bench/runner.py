@@ -15,6 +15,7 @@ from torch import nn
 from pai_bench.catalog import Catalog
 from pai_bench.data import DataSet
 from pai_bench.environment import commit, describe, without_paths
+from pai_bench.failures import described, traceback_of
 from pai_bench.identity import stream
 from pai_bench.materials import Materials
 from pai_bench.memory import no_memory
@@ -143,9 +144,8 @@ class Runner(Materials):
     def failure(self, trial: Trial, error: Exception) -> Record:
         """The record of a trial that an error has ended."""
         logger.debug("trial %s failed", trial.identity, exc_info=error)
-        message = " ".join(f"{type(error).__name__}: {error}".split())
-        message = message.encode("utf-8", "replace").decode()  # halves of characters could not be stored
-        return self._record(trial, "failed", error=without_paths(message))
+        message = described(error).encode("utf-8", "replace").decode()  # halves of characters could not be stored
+        return self._record(trial, "failed", error=without_paths(message), traceback=traceback_of(error))
 
     def _prepare(self, trial: Trial) -> Prepared:
         """All that comes before training."""

@@ -46,6 +46,7 @@ def ours(module: str) -> bool:
                 "arrays",
                 "registry",
                 "errors",
+                "failures",
                 "spec",
                 "randomness",
                 "identity",
@@ -56,8 +57,11 @@ def ours(module: str) -> bool:
                 "files",
             ),
         ),
-        ("models", ("models", "registry", "errors", "randomness", "initialise", "law", "networks", "files")),
-        ("data", ("data", "arrays", "registry", "errors", "spec", "randomness", "files")),
+        (
+            "models",
+            ("models", "registry", "errors", "failures", "randomness", "initialise", "law", "networks", "files"),
+        ),
+        ("data", ("data", "arrays", "registry", "errors", "failures", "spec", "randomness", "files")),
         ("training", ("training", "data", "errors", "memory", "precision")),
         (
             "report",
@@ -66,12 +70,13 @@ def ours(module: str) -> bool:
         ("plan", ("training.protocol", "errors", "spec", "identity", "law", "networks")),
         ("store", ("store", "training.protocol", "errors", "identity", "networks")),
         ("arrays", ("errors",)),
+        ("failures", ("errors", "environment")),
         ("children", ()),
         ("precision", ()),
         ("law", ()),
         ("networks", ()),
-        ("registry", ("errors", "files")),
-        ("files", ("errors",)),
+        ("registry", ("errors", "failures", "files")),
+        ("files", ("errors", "failures")),
         ("spec", ("errors",)),
     ],
 )
@@ -89,7 +94,8 @@ def test_criteria_import_only_the_contract() -> None:
 
 
 @pytest.mark.parametrize(
-    "room", ["plan", "identity", "report", "store", "recipe", "registry", "children", "law", "training/protocol"]
+    "room",
+    ["plan", "identity", "report", "store", "recipe", "registry", "failures", "children", "law", "training/protocol"],
 )
 def test_rooms_without_torch(room: str) -> None:
     for file, module in imports("pai_bench", room):

@@ -51,5 +51,7 @@ def test_a_plugin_that_does_not_load_is_named(monkeypatch: pytest.MonkeyPatch) -
 
     entry_points = [SimpleNamespace(value="theirs", load=load)]
     monkeypatch.setattr(metadata, "entry_points", lambda group: entry_points)
-    with pytest.raises(UserError, match=r"plugin 'theirs' of pai_bench.none does not load: no module named theirs"):
+    with pytest.raises(
+        UserError, match=r"plugin 'theirs' of pai_bench.none does not load: ImportError: no module named theirs"
+    ):
         Registry("thing", "pai_bench.none").plugins()

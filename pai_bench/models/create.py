@@ -8,6 +8,7 @@ from torch import nn
 
 from pai_bench import files
 from pai_bench.errors import UserError
+from pai_bench.failures import described
 from pai_bench.initialise import initialise
 from pai_bench.law import Law
 from pai_bench.randomness import random_state
@@ -78,7 +79,7 @@ def _built(
         raise UserError(f"model {label}: {error}") from error
     except Exception as error:
         what = f"cannot be built for inputs of shape {input_shape} and {num_classes} classes"
-        raise UserError(f"model {label} {what}: {files.said(error)}") from error
+        raise UserError(f"model {label} {what}: {described(error)}") from error
 
 
 def check_signature(build: Builder) -> None:

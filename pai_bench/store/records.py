@@ -66,6 +66,8 @@ class Record:
     trial: Mapping[str, Any]
     status: Status
     error: str | None = None
+    traceback: str | None = None
+    """How a failed trial came to its error; not in the file where there is none."""
     test_accuracy: float | None = None
     test_loss: float | None = None
     achieved_sparsity: float | None = None
@@ -154,6 +156,8 @@ class Record:
         """The text of the record's file."""
         found = asdict(replace(self, whole_mask=None))
         del found["whole_mask"]
+        if self.traceback is None:
+            del found["traceback"]
         return json.dumps(found, indent=1, allow_nan=False) + "\n"
 
     @property

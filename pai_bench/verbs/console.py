@@ -1,12 +1,17 @@
 """What all verbs print by, and the exit codes."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pai_bench.failures import described
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from pai_bench.store import Store
+
+logger = logging.getLogger(__name__)
 
 FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
 
@@ -21,7 +26,8 @@ def make_console() -> "Console":
 
 def print_failure(console: "Console", what: str, model: str, error: Exception) -> None:
     """A line about a criterion that failed on a network, while the others go on."""
-    line = f"{what} failed on {model}: {type(error).__name__}: {error}"
+    logger.debug("%s failed on %s", what, model, exc_info=error)
+    line = f"{what} failed on {model}: {described(error)}"
     console.print(line, style="red", highlight=False, markup=False)
 
 

@@ -5,6 +5,7 @@ import dataclasses
 
 from pai_bench import recipe
 from pai_bench.errors import UserError
+from pai_bench.failures import described
 from pai_bench.plan import Sweep
 from pai_bench.verbs.console import make_console
 
@@ -37,7 +38,7 @@ def prune(given: argparse.Namespace) -> int:
     try:
         mask, cost = runner.mask(trial, model, runner.data(trial))
     except Exception as error:
-        raise UserError(f"{trial.criterion_name} failed on {trial.model}: {type(error).__name__}: {error}") from error
+        raise UserError(f"{trial.criterion_name} failed on {trial.model}: {described(error)}") from error
     assert mask is not None
     assert cost is not None
     try:
