@@ -6,11 +6,11 @@ The things are frozen dataclasses (criteria, schedules); their fields are the op
 import math
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, FrozenInstanceError, fields
 from numbers import Real
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pai_bench.errors import UserError, unknown
+from pai_bench.errors import FROZEN, UserError, unknown
 
 T = TypeVar("T")
 
@@ -42,7 +42,8 @@ def build(cls: type[T], options: Mapping[str, Any], label: str) -> T:
         raise UserError(str(error) if str(error).startswith(label) else f"{label}: {error}") from None
     except Exception as error:  # an option without a value, a class that is not finished or whose constructor breaks
         kind = "" if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: "
-        raise UserError(f"{label}: {kind}{error}") from error
+        cure = f"; {FROZEN}" if isinstance(error, FrozenInstanceError) else ""
+        raise UserError(f"{label}: {kind}{error}{cure}") from error
 
 
 def option_types(cls: type) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from pai_bench import spec
 from pai_bench.arrays import as_tensor, cure
-from pai_bench.errors import UserError, unknown
+from pai_bench.errors import FROZEN, UserError, unknown
 from pai_bench.law import Law
 from pai_bench.pruning.schedule import OneShot, Schedule, get_schedule
 from pai_bench.pruning.selection import Scope, Ties
@@ -246,6 +246,7 @@ class Criterion(ABC):
             cls.score = guarded(cls.score)  # type: ignore[assignment, method-assign]
 
     def __post_init__(self) -> None:
+        refuse_undecorated(type(self))
         hints = spec.option_types(type(self))
         for f in fields(self):
             if f.name in hints:
@@ -273,6 +274,17 @@ class Criterion(ABC):
 
     def __str__(self) -> str:
         return spec.write(self.name or type(self).__name__, self)
+
+
+def refuse_undecorated(cls: type[Criterion]) -> None:
+    """An error for a class with options of its own that no record would hold, since it is no dataclass."""
+    for base in cls.__mro__[: cls.__mro__.index(Criterion)]:
+        if issubclass(base, Criterion) and "__dataclass_fields__" not in vars(base):
+            given = [name for name, kind in inspect.get_annotations(base).items() if "ClassVar" not in str(kind)]
+            if given or "__init__" in vars(base):
+                raise UserError(
+                    f"{base.__name__} has {given[0] if given else 'an __init__'}, but is no dataclass: {FROZEN}"
+                )
 
 
 class Spare:

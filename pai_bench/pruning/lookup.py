@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pai_bench import files, spec
-from pai_bench.errors import UserError, unknown
-from pai_bench.pruning.criterion import Criterion
+from pai_bench.errors import FROZEN, UserError, unknown
+from pai_bench.pruning.criterion import Criterion, refuse_undecorated
 from pai_bench.registry import CRITERIA
 
 
@@ -18,15 +18,18 @@ def get_criterion(name: str | Criterion, **options: Any) -> Criterion:
     Options may also be given as keywords. A `Criterion` is returned as it is, or with `options` replaced.
     """
     if isinstance(name, Criterion):
+        refuse_undecorated(type(name))  # an __init__ of its own may not have let the base class look
         return dataclasses.replace(name, **options)
     if not isinstance(name, str):
-        raise UserError(f"a criterion is a name or an instance of Criterion, not {name!r}")
+        cure = f"; give {name.__name__}()" if isinstance(name, type) else ""
+        raise UserError(f"a criterion is a name or an instance of Criterion, not {name!r}{cure}")
     if (file := files.split(name, "criterion")) is not None:
         name, given = spec.parse(file[1])
         cls = load_class(file[0], name)
     else:
         name, given = spec.parse(name)
         cls = CRITERIA.find(name)[0].target
+    refuse_undecorated(cls)
     made = spec.build(cls, given | options, name)
     assert isinstance(made, Criterion)
     return made
@@ -42,6 +45,9 @@ def load_class(path: Path, name: str) -> type[Criterion]:
         if isinstance(value, type) and issubclass(value, Criterion) and value.__module__ == module.__name__
     }
     if (cls := classes.get(name)) is None:
+        if hasattr(module, name):
+            cure = f"write class {name}(Criterion) there, and {FROZEN}"
+            raise UserError(f"{name!r} in {path.name} is no criterion: {cure}")
         raise unknown(f"criterion class in {path.name}", name, classes)
     # the text of the file belongs to the identity of what it scores
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[: files.DIGITS]
