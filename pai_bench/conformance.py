@@ -6,7 +6,9 @@ criterion declares, ``uses_data = False`` and its ``claims``, is checked besides
 
 import copy
 import dataclasses
+import logging
 import random
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,6 +27,8 @@ from pai_bench.pruning import Batch, Criterion, Scope, Scorer, get_criterion, pr
 from pai_bench.pruning.guard import BATCH_NORMS, checked, fingerprints
 from pai_bench.randomness import random_state
 
+logger = logging.getLogger(__name__)
+
 
 class CheckError(UserError):
     """A criterion does not do what the harness relies on, or what it claims itself."""
@@ -32,13 +36,22 @@ class CheckError(UserError):
 
 @dataclass(frozen=True)
 class Result:
-    """What one check of a criterion found on one network; `message` is empty where it passed."""
+    """What one check of a criterion found on one network; `message` is empty where it passed.
+
+    `error` is the part of it that says what is wrong, without where that was noticed.
+    """
 
     check: str
     network: str
     passed: bool
     message: str
     seconds: float
+    error: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The error without what differs from network to network: names of parameters, and numbers other than lines."""
+        return re.sub(r"'[\w.]*(?:weight|bias)\w*'|\([\d, ]+\)|(?<!line )\b\d[\w.+-]*", "…", self.error)
 
 
 class Residual(nn.Sequential):
@@ -247,18 +260,24 @@ def run_checks(criterion: str | Criterion) -> Iterator[Result]:
     for claim in chosen.claims:
         if claim not in CLAIMS:
             message = f"{chosen}: unknown claim {claim!r}; known are {', '.join(CLAIMS)}"
-            yield Result(claim, "", False, message, 0.0)
+            yield Result(claim, "", False, message, 0.0, message)
 
 
 def carried_out(name: str, run: Check, criterion: Criterion, network: str) -> Result:
     """The result of one check on one network; whatever it raises is a failure."""
-    message, began = "", time.perf_counter()
+    message = wrong = ""
+    began = time.perf_counter()
     try:
         with random_state(0):
             run(criterion, *example(network))
     except Exception as error:
         message = f"{criterion} on {network}: {described(error)}"
-    return Result(name, network, not message, message, time.perf_counter() - began)
+        first: BaseException = error
+        while isinstance(first, CheckError) and first.__cause__ is not None:
+            first = first.__cause__
+        wrong = described(first)
+        logger.debug("%s on %s", name, network, exc_info=error)
+    return Result(name, network, not message, message, time.perf_counter() - began, wrong)
 
 
 def described(error: BaseException) -> str:

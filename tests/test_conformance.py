@@ -266,7 +266,8 @@ def test_the_verb_for_a_broken_criterion(capsys: pytest.CaptureFixture[str]) -> 
     assert main(["check", "./mine.py:Mine:power=2"]) == 1
     out = capsys.readouterr().out
     assert "conserves-flow" in out
-    assert "on bias-free-mlp: the scores of" in out
+    assert out.count("the scores of '3.weight' sum to") == 1  # one row for both networks
+    assert "bias-free-mlp, bias-free-cnn" in " ".join(out.split())
     assert ":power=2.0: 2 of 47 checks failed" in out
 
 

@@ -38,11 +38,20 @@ def check(given: argparse.Namespace) -> int:
 
 
 def check_rows(results: "list[Result]") -> Iterator[tuple[str, str, str, str]]:
-    """One row for the networks on which a check passed, and one for each on which it failed."""
+    """One row for the networks on which a check passed; then one for each error, with wherever it came up."""
     for name, group in itertools.groupby(results, key=lambda result: result.check):
-        found = list(group)
-        if passed := [result.network for result in found if result.passed]:
+        if passed := [result.network for result in group if result.passed]:
             yield name, ", ".join(passed), "passed", ""
-        for result in found:
-            if not result.passed:
-                yield name, result.network, "failed", result.message
+    errors: dict[str, list[Result]] = {}
+    for result in results:
+        if not result.passed:
+            errors.setdefault(result.kind, []).append(result)
+    for found in errors.values():
+        first, several = found[0], len(found) > 1
+        checks, networks = (", ".join(dict.fromkeys(names)) for names in zip(*map(where, found), strict=True))
+        yield checks, networks, "failed", first.error if several else first.message
+
+
+def where(result: "Result") -> tuple[str, str]:
+    """The check and the network of a result."""
+    return result.check, result.network
