@@ -149,6 +149,11 @@ def add_report(verbs: Any) -> None:
         help="write all records beside the report, without masks, as records.jsonl.xz: `report` and `compare` read it",
     )
     verb.add_argument(
+        "--all-versions",
+        action="store_true",
+        help="show also criteria of which a newer version is there: an edited class, or a lower revision",
+    )
+    verb.add_argument(
         "--x",
         choices=["direct", "effective"],
         default="direct",

@@ -7,6 +7,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -330,9 +331,10 @@ class Runner(Materials):
         return criterion.bn if criterion is not None and criterion.uses_data and has_one else None
 
     def provenance(self) -> dict[str, Any]:
-        """The command, and the state of the code that runs it."""
+        """The command, the state of the code that runs it, and the time, which tells the newer of two versions."""
         revision, dirty = commit()
-        return {"command": self.command, "commit": revision, "dirty": dirty}
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        return {"command": self.command, "commit": revision, "dirty": dirty, "finished": now}
 
     def _record(
         self,

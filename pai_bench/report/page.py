@@ -16,6 +16,7 @@ from pai_bench.report.provenance import caveats, provenance
 from pai_bench.report.section import FIGURES, Section, section
 from pai_bench.report.statistics import FEWEST, LEVEL
 from pai_bench.report.summary import Comparison, comparisons, plural
+from pai_bench.report.versions import newest
 from pai_bench.store import BenchmarkResult, Collapse, Cost, Record, Store, as_frame
 
 Told = Callable[[int, int], None]
@@ -29,16 +30,24 @@ def write_report(
     x: str = "direct",
     suffix: str = "svg",
     timings: Path | None = None,
+    all_versions: bool = False,
     told: Told = lambda done, total: None,
 ) -> Path:
     """Write the report of everything in `store` to `path`, its figures into ``figures/`` beside it.
 
     The figures' axis `x` is the ``direct`` sparsity or the ``effective`` one; their format is ``svg`` or ``png``.
-    `timings` is a file of pytest-benchmark, which becomes a part of the report; `told` is called as it is made.
+    `timings` is a file of pytest-benchmark, which becomes a part of the report; `told` is called as it is made. Of each
+    criterion, the newest version is shown, unless `all_versions` are asked for.
     """
     records, measured, collapses = list(store), store.read_costs(), store.read_collapses()
     if not (benchmarks := store.read_benchmarks()) and not records and not measured and not collapses:
         raise UserError(f"results folder {store.shown} has no readable results")
+    older: list[str] = []
+    if not all_versions:
+        records, before = newest(records)
+        measured, timed_before = newest(measured)
+        collapses, searched_before = newest(collapses)
+        older = sorted({*before, *timed_before, *searched_before})
     with suppress(OSError):  # of a name that is too long: writing it says so
         path = path / "report.md" if path.is_dir() else path
     store.refuse(path)
@@ -54,6 +63,7 @@ def write_report(
             suffix=suffix,
             timings=timings,
             left_out=store.left_out,
+            older=older,
             told=told,
         )
         path.write_text(text, encoding="utf-8", errors="replace")
@@ -73,9 +83,13 @@ def page(
     suffix: str = "svg",
     timings: Path | None = None,
     left_out: Mapping[str, str] | None = None,
+    older: Sequence[str] = (),
     told: Told = lambda done, total: None,
 ) -> str:
-    """The text of the report; draws its figures on the way. `left_out` are files that could not be read."""
+    """The text of the report; draws its figures on the way.
+
+    `left_out` are files that could not be read, `older` the versions of criteria that are not shown.
+    """
     records = sorted(records, key=lambda record: record.identity)
     measured_elsewhere = benchmark.section(timings) if timings else []
     found = comparisons(as_frame(records)) if records else []
@@ -101,6 +115,7 @@ def page(
         parts += measurements.section(list(benchmarks), path.parent, figure_for)
     parts += measured_elsewhere
     unread = [f"{name} could not be read and is left out: {why}." for name, why in sorted((left_out or {}).items())]
+    unread += [f"{name} is not shown, since there is a newer version; `--all-versions` shows it." for name in older]
     if limits := unread + caveats(found, records, [one.pairs for one in sections]):
         parts += ["## What limits these conclusions", "\n".join(f"* {line}" for line in limits)]
     parts += ["## How these numbers were made", provenance(records, measured, collapses, benchmarks)]

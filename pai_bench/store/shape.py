@@ -78,6 +78,7 @@ class Origin(TypedDict):
     """The provenance of every result."""
 
     command: NotRequired[str | None]
+    finished: NotRequired[str]
     commit: NotRequired[str | None]
 
 

@@ -20,13 +20,15 @@ def report(given: argparse.Namespace) -> int:
     store = Store(given.results)
     output = Path(given.output) if "output" in given else store.home
     store.refuse(output)
+    everything = "all_versions" in given
     form = format_of(output, getattr(given, "format", None))
     with suppress(OSError):  # of a name that is too long: writing it says so
         output = output / f"report{SUFFIXES[form][0]}" if output.is_dir() else output
     if form == "markdown":
         timings = Path(given.timings) if "timings" in given else None
         console = make_console()
-        print_report(console, store, output, x=given.x, suffix=given.figures, timings=timings)
+        options = {"x": given.x, "suffix": given.figures, "timings": timings, "all_versions": everything}
+        print_report(console, store, output, **options)
         if "records" in given:
             count = archive.pack(store.path, output.parent / archive.NAME)
             console.print(f"records: {output.parent / archive.NAME}, {count}", highlight=False, markup=False)
@@ -34,7 +36,7 @@ def report(given: argparse.Namespace) -> int:
     for flag in ("timings", "records"):
         if flag in given:
             raise UserError(f"--{flag} goes with the markdown report, not with a table as {form}")
-    write_tables(store, form, output)
+    write_tables(store, form, output, all_versions=everything)
     make_console().print(f"report: {output}", highlight=False, markup=False)
     return 0
 
@@ -58,16 +60,18 @@ def format_of(path: Path, given: str | None = None) -> str:
     return given or known or "markdown"
 
 
-def write_tables(store: "Store", form: str, path: Path) -> None:
-    """The table of all metrics in another format."""
+def write_tables(store: "Store", form: str, path: Path, *, all_versions: bool = False) -> None:
+    """The table of all metrics in another format, of the newest version of each criterion or of all."""
     from pai_bench.report.metrics import FORMATS
     from pai_bench.report.summary import comparisons
+    from pai_bench.report.versions import newest
     from pai_bench.store import as_frame
 
     records = sorted(store, key=lambda record: record.identity)
     if not records:
         raise UserError(f"results folder {store.shown} has no readable trials that could stand in a table")
-    write([store], path, FORMATS[form](comparisons(as_frame(records))))
+    shown = records if all_versions else newest(records)[0]
+    write([store], path, FORMATS[form](comparisons(as_frame(shown))))
 
 
 def write(stores: "Sequence[Store]", path: Path, text: str) -> None:
