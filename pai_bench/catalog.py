@@ -43,6 +43,17 @@ class Catalog:
     variants: dict[str, Variant] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
 
+    @property
+    def former_names(self) -> dict[str, str]:
+        """Name -> `Criterion.former_name`, of criteria that have one."""
+        quotas = (variant.quota for variant in self.variants.values() if variant.quota is not None)
+        return {one.name: one.former_name for one in (*self.criteria.values(), *quotas) if one.former_name}
+
+    def former_identity(self, trial: Trial) -> str | None:
+        """The identity under which earlier versions of pai-bench stored a trial, if it was another."""
+        former = trial.renamed(self.former_names)
+        return former.identity if former else None
+
 
 @on_processor
 def resolve(sweep: Sweep) -> Catalog:

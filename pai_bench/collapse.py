@@ -6,6 +6,7 @@ connection for a one-shot criterion, whose scores are taken once; with some furt
 """
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from pai_bench.pruning import Criterion, Mask, OneShot, Schedule, Scorer, Scores
 from pai_bench.pruning.connectivity import Connections
 from pai_bench.pruning.prune import Division, by_scope
 from pai_bench.runner import Runner
-from pai_bench.store import Collapse, Tried
+from pai_bench.store import Collapse, Store, Tried
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,24 @@ def stored(known: Sequence[Collapse], runner: Runner, trial: Trial, settings: Se
         if one.trial == wanted and finer and same | {"points": 0} == origin | {"points": 0}:
             return one
     return None
+
+
+def adopt(store: Store, runner: Runner, settings: Settings) -> None:
+    """Store results under the names that the criteria of classes in files have by now."""
+    former = {trial: trial.renamed(runner.catalog.former_names) for trial in runner.catalog.trials}
+    wanted = {
+        identify_search(settings.configuration(was)): settings.configuration(trial)
+        for trial, was in former.items()
+        if was is not None
+    }
+    for found in store.read_collapses() if wanted else ():
+        if (configuration := wanted.get(identify_search(found.trial))) is not None:
+            store.write_collapse(dataclasses.replace(found, trial=configuration), former=found)
+
+
+def identify_search(configuration: Mapping[str, Any]) -> str:
+    """A key for what a search depends on."""
+    return json.dumps(configuration, sort_keys=True, default=list)
 
 
 def origin_of(runner: Runner, trial: Trial, settings: Settings) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import hashlib
 import importlib.util
 import itertools
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,9 +12,13 @@ from types import ModuleType
 from typing import Any
 
 from pai_bench.errors import UserError, unknown
+from pai_bench.failures import described
 
 MARK = "_pai_bench_"
 """How the names of modules begin that are such files."""
+
+LOOKED_UP = {"globals", "locals", "vars", "eval", "exec", "__import__"}
+"""Functions by which code can get at anything in its file, so that names do not tell what it depends on."""
 
 DIGITS = 8
 """Hexadecimal digits of a source's hash that are part of a name."""
@@ -54,7 +57,7 @@ def load(path: Path, wanted: str) -> ModuleType:
             del sys.modules[name]
             if isinstance(error, UserError):
                 raise
-            raise UserError(f"{path.name} does not load: {said(error)}") from error
+            raise UserError(f"{path.name} does not load: {described(error)}") from error
     return sys.modules[name]
 
 
@@ -97,15 +100,6 @@ def version_of(function: object, default: int = 1) -> int:
     return version
 
 
-def said(error: BaseException) -> str:
-    """Type and message of an error, and the line of a file of one's own in which it was raised, if it was."""
-    line = ""
-    for frame, number in traceback.walk_tb(error.__traceback__):
-        if str(frame.f_globals.get("__name__")).startswith(MARK):
-            line = f" ({Path(frame.f_code.co_filename).name}, line {number})"
-    return f"{type(error).__name__}: {error}{line}"
-
-
 def digest(path: Path, name: str) -> str:
     """A hash of the source that decides what `name` in the Python file `path` is.
 
@@ -128,7 +122,7 @@ def sources(path: Path, root: Path, wanted: set[str] | None, seen: set[Path]) ->
         text = importlib.util.decode_source(path.read_bytes())
         statements, lines = ast.parse(text).body, text.split("\n")
     except (OSError, ValueError, SyntaxError) as error:  # of a file that a function imports when it runs
-        raise UserError(f"{path.name} cannot be read: {said(error)}") from error
+        raise UserError(f"{path.name} cannot be read: {described(error)}") from error
     if wanted is not None:
         statements = deciding(statements, wanted)
     for statement in statements:
@@ -157,7 +151,7 @@ def deciding(statements: list[ast.stmt], wanted: set[str]) -> list[ast.stmt]:
             or (not bound[one] and not is_idle(one))
             or names_in(getattr(one, "decorator_list", [])) & local & used
         ]
-        if used & {"eval", "exec", "globals", "vars"}:  # by which names are used that do not stand there
+        if used & LOOKED_UP:
             return statements
         if used >= (more := names_in(chosen)):
             return chosen
@@ -165,17 +159,31 @@ def deciding(statements: list[ast.stmt], wanted: set[str]) -> list[ast.stmt]:
 
 
 def binds(statement: ast.stmt) -> set[str]:
-    """The names that a statement of a module binds, if that is all it does."""
+    """The names that a statement of a module defines or changes; none if that may not be all it does."""
     if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         return {statement.name}
     if isinstance(statement, (ast.Import, ast.ImportFrom)):
         return {(alias.asname or alias.name).partition(".")[0] for alias in statement.names} - {"*"}
-    targets = getattr(statement, "targets", [getattr(statement, "target", None)])
-    if isinstance(statement, (ast.Assign, ast.AnnAssign, ast.AugAssign)) and all(
-        isinstance(target, (ast.Name, ast.Tuple)) for target in targets
-    ):
-        return names_in(targets)
+    if isinstance(statement, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        return {root for target in targets for root in roots(target)}
+    if isinstance(statement, (ast.If, ast.Try)):
+        inner = [one for one in ast.walk(statement) if isinstance(one, ast.stmt) and one is not statement]
+        parts = [binds(one) for one in inner if not isinstance(one, ast.Pass)]
+        return set().union(*parts) if all(parts) else set()
     return set()
+
+
+def roots(target: ast.expr) -> Iterator[str]:
+    """The names at the beginning of what is assigned to: ``a`` of ``a.b[c]``."""
+    if isinstance(target, ast.Name):
+        yield target.id
+    elif isinstance(target, (ast.Attribute, ast.Subscript, ast.Starred)):
+        yield from roots(target.value)
+    else:
+        for part in ast.iter_child_nodes(target):
+            if isinstance(part, ast.expr):
+                yield from roots(part)
 
 
 def is_idle(statement: ast.stmt) -> bool:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Real
@@ -283,6 +283,17 @@ class Trial:
         everything["protocol"] = json.loads(json.dumps(self.protocol.settings()))
         assert isinstance(everything, dict)
         return everything
+
+    def renamed(self, names: Mapping[str, str]) -> "Trial | None":
+        """The same trial by criteria of other `names`; None if it has none of them."""
+        if self.criterion is None:
+            return None
+        label, variant = self.criterion.name, self.variant
+        for name, other in names.items():
+            label, variant = label.replace(name, other), variant.replace(name, other)
+        if (label, variant) == (self.criterion.name, self.variant):
+            return None
+        return dataclasses.replace(self, criterion=dataclasses.replace(self.criterion, name=label), variant=variant)
 
     @cached_property
     def identity(self) -> str:

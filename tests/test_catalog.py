@@ -75,14 +75,14 @@ class Mine(Criterion):
         return {name: weight ** self.power for name, weight in weights(model).items()}
 '''
     identities = []
-    for version in (text, text + "# changed\n"):
+    for version in (text, text.replace("int = 2", "int = 3"), text + "# of something else\n"):
         Path("mine.py").write_text(version)
         load_class.cache_clear()  # as in a new process
         trial = resolve(pb.Sweep(criteria=["./mine.py:Mine:power=4"], seeds=1)).trials[1]
         assert trial.criterion_name.startswith("Mine@")
         assert trial.criterion_name.endswith(":power=4")
         identities.append(trial.identity)
-    assert len(set(identities)) == 2
+    assert identities[0] == identities[2] != identities[1]
     with pytest.raises(pb.UserError, match=r"unknown criterion class in mine.py 'Mein': did you mean Mine"):
         resolve(pb.Sweep(criteria=["./mine.py:Mein"]))
     Path("unfinished.py").write_text(

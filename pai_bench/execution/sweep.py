@@ -67,7 +67,14 @@ def run_catalog(
 ) -> list[Record]:
     """The records of the catalog's trials, in their order, after running those that the folder `out` lacks."""
     store, listener = Store(out, create=True), listener or Listener()
-    records = {trial.identity: store.read(trial.identity) for trial in catalog.trials}
+
+    def read(trial: Trial) -> Record | None:
+        record, former = store.read(trial.identity), catalog.former_identity(trial)
+        if record is None and former is not None:
+            return store.adopt(former, trial.identity, trial.configuration())
+        return record
+
+    records = {trial.identity: read(trial) for trial in catalog.trials}
     missing = []
     for trial in catalog.trials:
         record = records[trial.identity]
@@ -80,7 +87,7 @@ def run_catalog(
         """What is still missing of a cell; another process on the same folder may have been faster."""
         wanted = []
         for trial in cell:
-            if records[trial.identity] is None and (record := store.read(trial.identity)) is not None:
+            if records[trial.identity] is None and (record := read(trial)) is not None:
                 records[trial.identity] = record
                 listener.skip(trial)
             else:

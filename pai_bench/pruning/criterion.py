@@ -206,6 +206,8 @@ class Criterion(ABC):
 
     name: ClassVar[str] = ""
     source: ClassVar[str] = ""
+    former_name: ClassVar[str] = ""
+    """Of a class in a file: the name under which earlier versions of pai-bench stored its results."""
     schedule: ClassVar[Schedule] = OneShot()
     """Also given as its text, ``exponential:steps=100``, by a subclass."""
     scope: ClassVar[Scope] = "global"
@@ -226,7 +228,7 @@ class Criterion(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for fact in ("name", "source"):  # a subclass of a registered criterion is another criterion
+        for fact in ("name", "source", "former_name"):  # a subclass of a registered criterion is another criterion
             if fact not in vars(cls):
                 setattr(cls, fact, "")
         if isinstance(cls.claims, str):

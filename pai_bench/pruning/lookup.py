@@ -49,7 +49,8 @@ def load_class(path: Path, name: str) -> type[Criterion]:
             cure = f"write class {name}(Criterion) there, and {FROZEN}"
             raise UserError(f"{name!r} in {path.name} is no criterion: {cure}")
         raise unknown(f"criterion class in {path.name}", name, classes)
-    # the text of the file belongs to the identity of what it scores
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[: files.DIGITS]
-    cls.name, cls.source = f"{cls.name or name}@{digest}", cls.source or path.name
+    # the text that it depends on belongs to the identity of what it scores; once, it was the text of the whole file
+    label, whole = cls.name.partition("@")[0] or name, hashlib.sha256(path.read_bytes()).hexdigest()[: files.DIGITS]
+    cls.name, cls.former_name = f"{label}@{files.digest(path, name)}", f"{label}@{whole}"
+    cls.source = cls.source or path.name
     return cls

@@ -5,11 +5,11 @@ import logging
 import os
 import shutil
 import weakref
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pai_bench.errors import UserError
 from pai_bench.store import archive
@@ -84,9 +84,11 @@ class Store:
         """All measured costs; a damaged file is named and passed over."""
         return list(self._read_all(self.costs, Cost.from_json))
 
-    def write_collapse(self, collapse: Collapse) -> None:
-        """Store `collapse`, in place of an earlier one of the same."""
+    def write_collapse(self, collapse: Collapse, *, former: Collapse | None = None) -> None:
+        """Store `collapse`, in place of an earlier one of the same, or of the `former`."""
         self._write(self.collapses / f"{collapse.identity}.json", collapse.to_json())
+        if former is not None and former.identity != collapse.identity:
+            (self.collapses / f"{former.identity}.json").unlink(missing_ok=True)
 
     def read_collapses(self) -> list[Collapse]:
         """All collapses; a damaged file is named and passed over."""
@@ -158,6 +160,18 @@ class Store:
             return self._read(path)
         except (ValueError, OSError, NewerSchemaError) as error:
             raise UserError(f"the record of trial {identity} in {self.shown} cannot be read ({error})") from error
+
+    def adopt(self, former: str, identity: str, trial: Mapping[str, Any]) -> Record | None:
+        """The record stored as `former`, if there is one, from now on under the `identity` of the same `trial`."""
+        if (record := self.read(former)) is None:
+            return None
+        mask = self.mask_of(former)
+        whole = mask.read_bytes() if mask.is_file() else None
+        record = replace(record, identity=identity, trial=trial, whole_mask=whole)
+        self.write(record)
+        for path in (self.trials / f"{former}.json", mask):
+            path.unlink(missing_ok=True)
+        return record
 
     def __iter__(self) -> Iterator[Record]:
         """All records that can be read; a damaged file is named and passed over."""

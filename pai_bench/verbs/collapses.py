@@ -37,7 +37,7 @@ class Work(NamedTuple):
 def collapse(given: argparse.Namespace) -> int:
     """``pai-bench collapse``."""
     from pai_bench.catalog import resolve
-    from pai_bench.collapse import Settings, check_counts, stored
+    from pai_bench.collapse import Settings, adopt, check_counts, stored
     from pai_bench.report import collapse as report
     from pai_bench.runner import Runner
     from pai_bench.store import Store
@@ -51,7 +51,9 @@ def collapse(given: argparse.Namespace) -> int:
             check_counts(criterion)
         stores = {out: Store(out, create=True) for _, out in grids}
         for catalog, out in grids:
-            runner, known = Runner(catalog, given.command), stores[out].read_collapses()
+            runner = Runner(catalog, given.command)
+            adopt(stores[out], runner, settings)
+            known = stores[out].read_collapses()
             for trial in (trial for trial in catalog.trials if trial.criterion is not None):
                 # grids may share trials
                 same = f"{out} {settings.configuration(trial)}"

@@ -1,0 +1,127 @@
+"""Results of classes in files: what an edit makes run again, and what earlier versions have stored."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+import pai_bench as pb
+from pai_bench.catalog import resolve
+from pai_bench.cli import main
+from pai_bench.plan import Sweep
+from pai_bench.pruning.lookup import load_class
+
+FILE = """\
+from dataclasses import dataclass
+from pai_bench.pruning import Criterion, weights
+
+@dataclass(frozen=True)
+class First(Criterion):
+    def score(self, model, batch):
+        return {name: w.abs() for name, w in weights(model).items()}
+
+@dataclass(frozen=True)
+class Second(Criterion):
+    def score(self, model, batch):
+        return {name: w for name, w in weights(model).items()}
+"""
+
+ARGUMENTS = ["--criteria", "./mine.py:First,./mine.py:Second", "--models", "lenet-300-100", "--device", "cpu"]
+RUN = [*ARGUMENTS, "--sparsities", "0.5", "--seeds", "1", "--epochs", "0", "--variants", "none,quota:./mine.py:First"]
+COLLAPSE = [*ARGUMENTS, "--seeds", "1", "--points", "2", "--out", "falls"]
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(FILE)
+
+
+def write(text: str) -> None:
+    """Edit the file, as between two processes."""
+    Path("mine.py").write_text(text)
+    load_class.cache_clear()
+
+
+def to_run(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The trials that are not stored."""
+    capsys.readouterr()
+    assert main(["run", *RUN, "--dry-run"]) == 0
+    return [line.split()[-1] for line in capsys.readouterr().out.splitlines() if line.startswith("to run")]
+
+
+def test_editing_one_class_runs_no_trial_of_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", *RUN]) == 0
+    assert to_run(capsys) == []
+    former = pb.get_criterion("./mine.py:First").name
+    write(FILE.replace("name: w for", "name: 2 * w for") + "\n\n# a comment\n")
+    missing = to_run(capsys)
+    assert len(missing) == 2
+    assert all("Second" in name for name in missing)
+    write(FILE.replace("w.abs()", "w.square()"))
+    assert len(to_run(capsys)) == 3  # also those of the second, with as many in each layer as the first keeps
+    assert main(["run", *RUN]) == 0
+    report = Path("results/report.md").read_text()
+    assert f"{former} is not shown, since there is a newer version" in report
+    assert pb.get_criterion("./mine.py:First").name in report
+    assert len(pb.read_results("results")) == 8  # everything is still there
+
+
+def as_stored_before(folder: Path) -> int:
+    """Give results the names that they had when the whole file was hashed, and no time; how many there are."""
+    old = hashlib.sha256(FILE.encode()).hexdigest()[:8]
+    names = {pb.get_criterion(f"./mine.py:{name}").name: f"{name}@{old}" for name in ("First", "Second")}
+    catalog, count = resolve(sweep()), 0
+    former = {trial.identity: catalog.former_identity(trial) for trial in catalog.trials}
+    for path in folder.glob("*.json"):
+        text = path.read_text()
+        for name, before in names.items():
+            text = text.replace(name, before)
+        content = json.loads(text)
+        del content["provenance"]["finished"]
+        if folder.name == "trials":
+            content["identity"] = former[path.stem] or path.stem
+        path.unlink()
+        (folder / f"{content.get('identity', f'before-{count}')}.json").write_text(json.dumps(content))
+        count += 1
+    return count
+
+
+def sweep() -> Sweep:
+    names = ["./mine.py:First", "./mine.py:Second"]
+    return Sweep(
+        criteria=names,
+        models=["lenet-300-100"],
+        sparsities=[0.5],
+        seeds=1,
+        epochs=0,
+        device="cpu",
+        variants=["none", "quota:./mine.py:First"],
+    )
+
+
+def test_results_under_the_hash_of_the_whole_file_are_found(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", *RUN]) == 0
+    before = pb.read_results("results").set_index("identity").test_loss.sort_index()
+    assert as_stored_before(Path("results/trials")) == 5
+    stored = pb.read_results("results").identity
+    assert len(set(stored) & set(before.index)) == 1  # the dense one
+    assert to_run(capsys) == []
+    assert set(pb.read_results("results").identity) == set(stored)  # a dry run changes nothing
+    assert main(["run", *RUN]) == 0
+    assert "5 of 5 trials are already stored" in capsys.readouterr().out
+    assert pb.read_results("results").set_index("identity").test_loss.sort_index().equals(before)
+    write(FILE.replace("name: w for", "name: 2 * w for"))
+    assert len(to_run(capsys)) == 2  # the others have outlived the edit
+
+
+def test_searches_under_the_hash_of_the_whole_file_are_found(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["collapse", *COLLAPSE]) == 0
+    names = {path.name for path in Path("falls/collapse").glob("*.json")}
+    assert as_stored_before(Path("falls/collapse")) == 2
+    capsys.readouterr()
+    assert main(["collapse", *COLLAPSE]) == 0
+    assert "0 searches; 2 more are stored already" in capsys.readouterr().out
+    left = {path.name for path in Path("falls/collapse").glob("*.json")}
+    assert names <= left
