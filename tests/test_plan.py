@@ -119,7 +119,7 @@ def test_mistakes(keys: dict[str, Any], message: str) -> None:
 )
 def test_seeds_are_a_number_or_a_list(given: Any, seeds: list[int]) -> None:
     trials = [
-        expand(Sweep(sparsities=[0.5], seeds=value), [SNIP], [("digits", "lenet", SHORT, 100, 1)])
+        expand(Sweep(sparsities=[0.5], seeds=value), [SNIP], [("digits", "lenet", SHORT, 100, 1, ())])
         for value in (given, seeds[:1])
     ]
     assert [trial.seed for trial in trials[0]] == [seed for seed in seeds for _ in range(2)]

@@ -14,9 +14,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from pai_bench import files
 from pai_bench.data.dataset import DataSet, Split
 from pai_bench.errors import UserError
+from pai_bench.failures import described
 from pai_bench.randomness import random_state
 from pai_bench.registry import DATA, Plugin
 
@@ -57,7 +57,7 @@ def made_by(plugin: Plugin, folder: Path | None) -> DataSet:
         raise
     except Exception as error:
         what = "is called with nothing, or with data_dir, and raises"
-        raise UserError(f"{label}: the function {what} {files.said(error)}") from error
+        raise UserError(f"{label}: the function {what} {described(error)}") from error
     if not isinstance(found, DataSet):
         raise UserError(f"{label}: the function returns {type(found).__name__}, not a DataSet")
     return dataclasses.replace(found, name=f"{found.name}@{found.checksum[:8]}", label=found.label)
