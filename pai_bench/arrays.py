@@ -31,6 +31,24 @@ def on_processor(function: Callable[P, R]) -> Callable[P, R]:
     return called
 
 
+def by_torchs_defaults(function: Callable[P, R]) -> Callable[P, R]:
+    """`function` with new tensors in single precision and on the processor, whatever default the caller has set.
+
+    A result that is stored may not depend on what is not stored.
+    """
+
+    @functools.wraps(function)
+    def called(*arguments: P.args, **options: P.kwargs) -> R:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            return on_processor(function)(*arguments, **options)
+        finally:
+            torch.set_default_dtype(before)
+
+    return called
+
+
 @on_processor
 def as_tensor(value: Any, what: str) -> Tensor:
     """`value` if it is a tensor, or the tensor of an array or a list of numbers, which share their memory if they can.

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pai_bench import files
-from pai_bench.arrays import on_processor
+from pai_bench.arrays import by_torchs_defaults
 from pai_bench.data import DataSet, load_data
 from pai_bench.data.augment import check_images
 from pai_bench.environment import select_device
@@ -55,7 +55,7 @@ class Catalog:
         return former.identity if former else None
 
 
-@on_processor
+@by_torchs_defaults
 def resolve(sweep: Sweep) -> Catalog:
     """The catalog of `sweep` with all its trials; a mistake anywhere in it is a `UserError`."""
     catalog = Catalog(select_device(sweep.device), sweep)

@@ -1,6 +1,7 @@
 """The command line: from arguments to a verb, and from its result to an exit code."""
 
 import argparse
+import importlib
 import io
 import logging
 import sys
@@ -11,7 +12,7 @@ from pai_bench.environment import command, ignore_harmless_warnings
 from pai_bench.errors import UserError
 from pai_bench.verbs.checks import check
 from pai_bench.verbs.collapses import collapse
-from pai_bench.verbs.console import INTERRUPTED, USER_ERROR
+from pai_bench.verbs.console import INTERRUPTED, USER_ERROR, make_console
 from pai_bench.verbs.costs import time
 from pai_bench.verbs.listing import list_plugins
 from pai_bench.verbs.masks import prune
@@ -28,6 +29,13 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "check": check,
     "list": list_plugins,
 }
+
+HEAVY = {
+    **dict.fromkeys(("run", "time", "collapse", "prune"), "pai_bench.runner"),
+    **dict.fromkeys(("report", "compare"), "pai_bench.report.page"),
+    **{"check": "pai_bench.conformance", "list": "pai_bench.pruning"},
+}
+"""Verb -> what it imports that takes seconds."""
 
 CHATTY = ("matplotlib", "PIL")
 """Packages that tell at the level ``debug`` of every font and every part of a picture."""
@@ -50,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.basicConfig(level=given.log_level.upper(), format="%(levelname)s: %(message)s")
         for name in CHATTY:
             logging.getLogger(name).setLevel(logging.WARNING)
+        with make_console().status("starting"):  # a word at once, on a terminal
+            importlib.import_module(HEAVY[given.verb])
         return VERBS[given.verb](given)
     except UserError as error:
         logger.debug("this is where the error comes from:", exc_info=True)

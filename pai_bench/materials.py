@@ -34,6 +34,10 @@ class Materials:
         self._flops: dict[tuple[str, str], Flops | None] = {}
         self._entropies: dict[tuple[str, int, float, float], float] = {}
 
+    def release(self) -> None:
+        """Let go of the data on the device; they are sent there again when they are needed."""
+        self._resident.clear()
+
     def whole(self, trial: Trial) -> DataSet:
         """The trial's data set on the device, with all of its training examples."""
         if trial.data not in self._resident:

@@ -6,6 +6,7 @@ from statistics import fmean
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from pai_bench.catalog import Catalog
 from pai_bench.execution.choice import Choice, evaluation, kind_of
@@ -57,41 +58,62 @@ class Forecast:
 
 
 class Display(Listener):
-    """Shows trials done, those that run and the epoch they are in, and the time left."""
+    """Shows trials done, those that run and the epoch they are in, and the time left of all grids."""
 
     def __init__(self, console: Console) -> None:
         self.console, self.shown = console, 0.0
         self.live = Progress(
             TextColumn("[bold]trials"),
-            BarColumn(),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
-            TextColumn("{task.description}"),
+            # what is too long for the terminal is cut here, not at the counters or the time left
+            TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True)),
             console=console,
             disable=not console.is_terminal,
             transient=True,
+            expand=True,
         )
+        self.status = console.status("measuring training steps")
+        self.total = self.done = 0
+        self.known: set[str] = set()
+        self.forecasts: list[Forecast] = []
+        self.choices: list[str] = []
+        self.of: dict[str, Forecast] = {}
+        """By the identity of a trial that is still missing."""
+        self.running: dict[str, str] = {}
 
     def look(self, trials: int) -> None:
-        self.status = self.console.status("measuring training steps")
         if trials:
             self.status.start()
 
     def begin(self, catalog: Catalog, choice: Choice, total: int, missing: list[Trial]) -> None:
+        self.known |= {trial.identity for trial in catalog.trials}  # grids may share some
+        if missing:
+            forecast = Forecast(catalog, choice, missing)
+            self.forecasts.append(forecast)
+            self.of |= {trial.identity: forecast for trial in missing}
+            plain = choice.workers == 1 and max(choice.lanes_of.values(), default=1) == 1
+            self.choices += [] if plain else [str(choice)]
+
+    def ready(self) -> None:
         self.status.stop()
-        self.total, self.done = total, total - len(missing)
-        self.running: dict[str, str] = {}
+        self.total, missing = len(self.known), len(self.of)
+        self.done = self.total - missing
         if self.done:
-            self.console.print(f"{self.done} of {total} trials are already stored", highlight=False)
-        if not missing:
+            self.console.print(f"{self.done} of {self.total} trials are already stored", highlight=False)
+        if not self.forecasts:
             return
-        self.forecast = Forecast(catalog, choice, missing)
-        line = f"{plural(len(missing), 'trial')} to run on {catalog.device}, about {duration(self.forecast.left())}"
-        plain = choice.workers == 1 and max(choice.lanes_of.values(), default=1) == 1
-        self.console.print(line if plain else f"{line}; {choice}", highlight=False)
+        device = self.forecasts[0].catalog.device
+        line = f"{plural(missing, 'trial')} to run on {device}, about {duration(self.left())}"
+        self.console.print("; ".join([line, *dict.fromkeys(self.choices)]), highlight=False)
         self.live.start()
-        self.task = self.live.add_task("", total=total, completed=self.done, left="")
+        self.task = self.live.add_task("", total=self.total, completed=self.done, left="")
+
+    def left(self) -> float:
+        """Seconds until the trials of all grids are done."""
+        return sum(forecast.left() for forecast in self.forecasts)
 
     def start(self, trial: Trial) -> None:
         self.running[trial.identity] = (
@@ -100,13 +122,14 @@ class Display(Listener):
         self._show()
 
     def epoch(self, trial: Trial, epoch: int) -> None:
-        epochs = trial.protocol.passes(self.forecast.size(trial))
-        self.forecast.shares[trial.identity] = epoch / max(1, epochs)
+        forecast = self.of[trial.identity]
+        epochs = trial.protocol.passes(forecast.size(trial))
+        forecast.shares[trial.identity] = epoch / max(1, epochs)
         self.running[trial.identity] = f"{describe(trial)}: epoch {min(epoch + 1, epochs)} of {epochs}"
         self._show()
 
     def finish(self, trial: Trial, record: Record, seconds: float) -> None:
-        self.forecast.add(trial, seconds)
+        self.of.pop(trial.identity).add(trial, seconds)
         self.running.pop(trial.identity, None)
         self.done += 1
         self.live.update(self.task, completed=self.done)
@@ -115,15 +138,15 @@ class Display(Listener):
             dead = f"; disconnected, first in {record.first_cut}"
         accuracy = "failed" if record.test_accuracy is None else f"{100 * record.test_accuracy:.2f} %"
         line = f"[{self.done}/{self.total}] {describe(trial)}: {accuracy}{dead}, {duration(seconds)}"
-        left = f", {duration(self.forecast.left())} left" if self.forecast.missing else ""
-        if record.status == "failed":
-            self.console.print(f"{line}: {record.error}{left}", style="red", markup=False, highlight=False)
-        elif not self.console.is_terminal:
-            self.console.print(line + left, markup=False, highlight=False)
+        failed = record.status == "failed"
+        line += f": {record.error}" if failed else ""
+        if not self.console.is_terminal and self.of:  # on a terminal, it stands below
+            line += f", {duration(self.left())} left"
+        self.console.print(line, style="red" if failed else None, markup=False, highlight=False)
         self._show()
 
     def skip(self, trial: Trial) -> None:
-        self.forecast.missing.remove(trial)
+        self.of.pop(trial.identity).missing.remove(trial)
         self.done += 1
         self.live.update(self.task, completed=self.done)
 
@@ -137,9 +160,9 @@ class Display(Listener):
             return
         self.shown = time.monotonic()
         texts = list(self.running.values())
-        more = f" and {plural(len(texts) - 1, 'trial')} beside it" if len(texts) > 1 else ""
-        left = f"{duration(self.forecast.left())} left"
-        self.live.update(self.task, description=(texts[0] + more) if texts else "", left=left)
+        more = f"{plural(len(texts) - 1, 'trial')} beside " if len(texts) > 1 else ""
+        left = f"{duration(self.left())} left"
+        self.live.update(self.task, description=(more + texts[0]) if texts else "", left=left)
 
 
 def describe(trial: Trial) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pai_bench.arrays import on_processor
+from pai_bench.arrays import by_torchs_defaults
 from pai_bench.catalog import Catalog, resolve
 from pai_bench.data import DataSet
 from pai_bench.errors import UserError
@@ -26,7 +26,10 @@ class Listener:
         """So many trials are to be run; how they are run is found out now."""
 
     def begin(self, catalog: Catalog, choice: Choice, total: int, missing: list[Trial]) -> None:
-        """The sweep has `total` trials, of which `missing` are to be run."""
+        """The sweep has `total` trials, of which `missing` are to be run; told of every grid before the first trial."""
+
+    def ready(self) -> None:
+        """All grids have been told of; trials begin now."""
 
     def start(self, trial: Trial) -> None:
         """A trial begins."""
@@ -56,7 +59,6 @@ def run(
     return as_frame(run_catalog(resolve(sweep), out, retry_failed=retry_failed, listener=listener, command=command))
 
 
-@on_processor
 def run_catalog(
     catalog: Catalog,
     out: str | Path,
@@ -66,50 +68,100 @@ def run_catalog(
     command: str | None = None,
 ) -> list[Record]:
     """The records of the catalog's trials, in their order, after running those that the folder `out` lacks."""
-    store, listener = Store(out, create=True), listener or Listener()
+    return run_catalogs([(catalog, out)], retry_failed=retry_failed, listener=listener, command=command)[0]
 
-    def read(trial: Trial) -> Record | None:
-        record, former = store.read(trial.identity), catalog.former_identity(trial)
+
+@by_torchs_defaults
+def run_catalogs(
+    pairs: Sequence[tuple[Catalog, str | Path]],
+    *,
+    retry_failed: bool = False,
+    listener: Listener | None = None,
+    command: str | None = None,
+) -> list[list[Record]]:
+    """The records of each of several catalogs, one after the other, with the folders where they are stored.
+
+    How all of them are run is found out first, so that there is one time left.
+    """
+    listener, taken, parts = listener or Listener(), set[tuple[str, str]](), list[_Part]()
+    for catalog, out in pairs:
+        part = _Part(catalog, Store(out, create=True), Runner(catalog, command), listener)
+        part.look(taken, str(out), retry_failed=retry_failed)
+        parts.append(part)
+    try:
+        listener.look(sum(len(part.missing) for part in parts))
+        for part in parts:
+            part.choice = choose(part.runner, part.missing)
+            part.runner.release()
+        for part in parts:
+            listener.begin(part.catalog, part.choice, len(part.catalog.trials), part.missing)
+        listener.ready()
+        for part in parts:
+            part.run()
+            part.runner.release()
+        return [part.found() for part in parts]
+    finally:
+        listener.end()
+
+
+class _Part:
+    """One catalog of a run: what of it is stored, and what is still to be run."""
+
+    choice: Choice
+
+    def __init__(self, catalog: Catalog, store: Store, runner: Runner, listener: Listener) -> None:
+        self.catalog, self.store, self.runner, self.listener = catalog, store, runner, listener
+        self.records: dict[str, Record | None] = {}
+        self.missing: list[Trial] = []
+        self.left_to_others: list[Trial] = []
+
+    def look(self, taken: set[tuple[str, str]], out: str, *, retry_failed: bool) -> None:
+        """Find what is missing; what an earlier part has `taken`, with the same folder, is left to it."""
+        for trial in self.catalog.trials:
+            record = self.records[trial.identity] = self.read(trial)
+            refuse_other_data(record, self.catalog.data[trial.data], self.store)
+            wanted = record is None or run_again(record, self.catalog, retry_failed=retry_failed)
+            if wanted:
+                (self.left_to_others if (out, trial.identity) in taken else self.missing).append(trial)
+                taken.add((out, trial.identity))
+
+    def read(self, trial: Trial) -> Record | None:
+        """The stored record of a trial, also under the name that it once had."""
+        record, former = self.store.read(trial.identity), self.catalog.former_identity(trial)
         if record is None and former is not None:
-            return store.adopt(former, trial.identity, trial.configuration())
+            return self.store.adopt(former, trial.identity, trial.configuration())
         return record
 
-    records = {trial.identity: read(trial) for trial in catalog.trials}
-    missing = []
-    for trial in catalog.trials:
-        record = records[trial.identity]
-        refuse_other_data(record, catalog.data[trial.data], store)
-        if record is None or run_again(record, catalog, retry_failed=retry_failed):
-            missing.append(trial)
-    runner = Runner(catalog, command)
+    def run(self) -> None:
+        """Run what is missing."""
+        with Pool(self.runner, self.choice) as pool:
+            made = list(cells(self.missing, self.choice.lanes))
+            pool.run(made, ask=self.ask, epoch=self.listener.epoch, take=self.take)
 
-    def ask(cell: Sequence[Trial]) -> list[Trial]:
+    def ask(self, cell: Sequence[Trial]) -> list[Trial]:
         """What is still missing of a cell; another process on the same folder may have been faster."""
         wanted = []
         for trial in cell:
-            if records[trial.identity] is None and (record := read(trial)) is not None:
-                records[trial.identity] = record
-                listener.skip(trial)
+            if self.records[trial.identity] is None and (record := self.read(trial)) is not None:
+                self.records[trial.identity] = record
+                self.listener.skip(trial)
             else:
                 wanted.append(trial)
-                listener.start(trial)
+                self.listener.start(trial)
         return wanted
 
-    def take(cell: Sequence[Trial], found: Sequence[Record], seconds: float) -> None:
+    def take(self, cell: Sequence[Trial], found: Sequence[Record], seconds: float) -> None:
+        """Store the records of a cell."""
         for trial, record in zip(cell, found, strict=True):
-            store.write(record)
-            records[trial.identity] = record
-            listener.finish(trial, record, seconds / len(cell))
+            self.store.write(record)
+            self.records[trial.identity] = record
+            self.listener.finish(trial, record, seconds / len(cell))
 
-    try:
-        listener.look(len(missing))
-        choice = choose(runner, missing)
-        listener.begin(catalog, choice, len(catalog.trials), missing)
-        with Pool(runner, choice) as pool:
-            pool.run(list(cells(missing, choice.lanes)), ask=ask, epoch=listener.epoch, take=take)
-    finally:
-        listener.end()
-    return [record for record in records.values() if record is not None]
+    def found(self) -> list[Record]:
+        """The records of all trials that have one, those that an earlier part has run, too."""
+        for trial in self.left_to_others:
+            self.records[trial.identity] = self.store.read(trial.identity)
+        return [record for record in self.records.values() if record is not None]
 
 
 def cells(missing: Sequence[Trial], lanes: Callable[[Trial], int]) -> Iterator[list[Trial]]:

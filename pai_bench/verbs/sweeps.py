@@ -24,9 +24,9 @@ def run(given: argparse.Namespace) -> int:
     from pai_bench.report.tables import duration
 
     keep_freed_memory()
-    grids = sweeps(given)
     console = make_console()
     with console.status("reading data and building networks"):
+        grids = sweeps(given)
         catalogs = [(resolve(sweep), out) for sweep, out in grids]
     if getattr(given, "dry_run", False):
         seconds: list[float] = []
@@ -42,7 +42,7 @@ def run(given: argparse.Namespace) -> int:
             console.print(f"about {duration(sum(seconds))} for all {len(catalogs)} grids", highlight=False)
         return 0
     try:
-        failed = sum(run_folder(console, catalogs, out, given) for out in dict.fromkeys(out for _, out in catalogs))
+        failed = run_grids(console, catalogs, given)
     except KeyboardInterrupt:
         say_how_to_go_on(console, catalogs)
         return INTERRUPTED
@@ -51,20 +51,22 @@ def run(given: argparse.Namespace) -> int:
     return FAILED if failed else 0
 
 
-def run_folder(console: "Console", catalogs: "list[tuple[Catalog, str]]", out: str, given: argparse.Namespace) -> int:
-    """Run the sweeps that go into one results folder; the number of failed trials."""
-    from pai_bench.execution import run_catalog
+def run_grids(console: "Console", catalogs: "list[tuple[Catalog, str]]", given: argparse.Namespace) -> int:
+    """Run sweeps, and show what came of those that go into one results folder; the number of failed trials."""
+    from pai_bench.execution import run_catalogs
     from pai_bench.progress import Display
     from pai_bench.store import Store
 
     retry = getattr(given, "retry_failed", False)
-    records: dict[str, Record] = {}  # grids may share trials, the dense ones above all
-    for catalog in (catalog for catalog, folder in catalogs if folder == out):
-        made = run_catalog(catalog, out, retry_failed=retry, listener=Display(console), command=given.command)
-        records |= {record.identity: record for record in made}
-    print_tables(console, list(records.values()))
-    print_report(console, Store(out), Path(out) / "report.md")
-    return sum(record.status == "failed" for record in records.values())
+    made = run_catalogs(catalogs, retry_failed=retry, listener=Display(console), command=given.command)
+    failed = 0
+    for out in dict.fromkeys(out for _, out in catalogs):
+        # grids may share trials, the dense ones above all
+        found = {one.identity: one for (_, of), part in zip(catalogs, made, strict=True) if of == out for one in part}
+        print_tables(console, list(found.values()))
+        print_report(console, Store(out), Path(out) / "report.md")
+        failed += sum(record.status == "failed" for record in found.values())
+    return failed
 
 
 def say_how_to_go_on(console: "Console", catalogs: "list[tuple[Catalog, str]]") -> None:

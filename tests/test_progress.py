@@ -1,0 +1,110 @@
+"""What a person sees of a sweep on a terminal of 80 columns."""
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import pai_bench as pb
+from pai_bench.catalog import resolve
+from pai_bench.cli import HEAVY, VERBS, main
+from pai_bench.execution import run_catalogs
+from pai_bench.progress import Display
+
+LONG = "a-network-with-a-name-that-no-line-of-eighty-columns-has-room-for-besides-the-rest"
+
+
+def shown(*sweeps: pb.Sweep, out: Path, terminal: bool = True) -> list[str]:
+    """All lines that a run of some grids has printed, also those that were overwritten."""
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=terminal, width=80, color_system=None, legacy_windows=False)
+    display = Display(console)
+    run_catalogs([(resolve(sweep), out) for sweep in sweeps], listener=display)
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", file.getvalue())
+    return [line for line in re.split(r"[\r\n]+", text) if line.strip()]
+
+
+def sweep(**changes: Any) -> pb.Sweep:
+    keys: dict[str, Any] = {"criteria": ["random"], "sparsities": [0.5], "seeds": 1, "epochs": 1, "workers": 1}
+    return pb.Sweep(**keys | {"models": ["lenet-300-100"], "lanes": 1} | changes)
+
+
+def test_a_terminal_shows_finished_trials_and_one_time_left(tmp_path: Path) -> None:
+    grids = [sweep(criteria=[name]) for name in ("random", "magnitude", "er")]
+    lines = shown(*grids, out=tmp_path)
+    assert sum(line.startswith("4 trials to run on cpu, about ") for line in lines) == 1  # the dense one is shared
+    for number, name in enumerate(("dense", "random 0.5", "magnitude 0.5", "er 0.5"), 1):
+        found = [line for line in lines if line.startswith(f"[{number}/4] digits lenet-300-100 {name} seed 0: ")]
+        assert len(found) == 1
+        assert "left" not in found[0]
+    assert not any("already stored" in line for line in lines)
+    again = shown(*grids, out=tmp_path)
+    assert [line for line in again if "trials" in line] == ["4 of 4 trials are already stored"]
+
+
+def test_counters_and_time_left_survive_eighty_columns(tmp_path: Path) -> None:
+    def network(shape: tuple[int, ...], classes: int) -> Any:
+        return pb.create_model("lenet-300-100", input_shape=shape, num_classes=classes)
+
+    network.__name__ = LONG
+    lines = [line for line in shown(sweep(models=[network]), out=tmp_path) if line.startswith("trials")]
+    running = [line for line in lines if "digits" in line]
+    assert running
+    for line in running:
+        assert re.fullmatch(r"trials +\S* *\d/2 digits a-network\S*…? +\d:\d\d:\d\d .* left *", line), line
+        assert len(line) <= 80
+
+
+def test_a_log_has_a_line_for_each_trial_with_the_time_left_of_all_grids(tmp_path: Path) -> None:
+    lines = shown(sweep(), sweep(criteria=["er"]), out=tmp_path, terminal=False)
+    trials = [line for line in lines if line.startswith("[")]
+    assert [line.partition("]")[0] for line in trials] == ["[1/3", "[2/3", "[3/3"]
+    assert [line.endswith(" left") for line in trials] == [True, True, False]
+
+
+def test_a_trial_of_several_grids_is_run_once_and_stands_in_each(tmp_path: Path) -> None:
+    catalogs = [(resolve(sweep(criteria=[name], epochs=0)), tmp_path) for name in ("random", "er")]
+    first, second = run_catalogs(catalogs)
+    assert first[0].identity == second[0].identity
+    assert [record.trial["criterion"] and record.trial["criterion"]["name"] for record in second] == [None, "er"]
+    assert len(list((tmp_path / "trials").glob("*.json"))) == 3
+
+
+def test_every_verb_says_a_word_before_it_imports(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert HEAVY.keys() == VERBS.keys()
+    said: list[str] = []
+
+    class Status:
+        def __init__(self, *_args: Any, **_options: Any) -> None:
+            pass
+
+        def status(self, word: str) -> "Status":
+            said.append(word)
+            return self
+
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *_error: object) -> None:
+            said.append("imported")
+
+    monkeypatch.setattr("pai_bench.cli.make_console", Status)
+    assert main(["report", str(tmp_path / "none")]) == 2
+    assert said == ["starting", "imported"]
+
+
+def test_results_do_not_depend_on_the_callers_defaults(tmp_path: Path) -> None:
+    import torch
+
+    plain = pb.run(sweep(), out=tmp_path / "plain")
+    torch.set_default_dtype(torch.float64)
+    try:
+        other = pb.run(sweep(), out=tmp_path / "other")
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert list(plain.identity) == list(other.identity)
+    assert list(plain.test_loss) == list(other.test_loss)
