@@ -142,7 +142,9 @@ def prunable_parameters(
     if callable(only):
         found = {name: parameter for name, parameter in every.items() if only(name, parameter)}
     elif only is not None:
-        names = [only] if isinstance(only, str) else list(only)
+        names = [only] if isinstance(only, str) else list(only) if isinstance(only, Iterable) else [only]
+        if wrong := [name for name in names if not isinstance(name, str)]:
+            raise UserError(f"prunable is names of parameters, or a predicate of name and parameter, not {wrong[0]!r}")
         for name in names:
             if name not in every:
                 raise unknown(f"parameter of {type(model).__name__}", name, every)

@@ -291,3 +291,10 @@ def test_a_first_layer_kept_whole_is_whole(tmp_path: Any, caplog: pytest.LogCapt
     assert row.parameters_not_prunable == sum(p.numel() for p in dense.parameters()) - row.parameters
     assert row.prunable == "without the first layer"
     assert first.numel() > 0
+
+
+@pytest.mark.parametrize("wrong", [3, [nn.Linear(1, 1)], ["0.weight", 1]])
+def test_what_is_no_choice_of_parameters(wrong: Any) -> None:
+    model = nn.Sequential(nn.Linear(4, 3))
+    with pytest.raises(UserError, match="prunable is names of parameters, or a predicate"):
+        pb.prune(model, (X, Y), prunable=wrong)
