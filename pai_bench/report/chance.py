@@ -34,13 +34,12 @@ def chance_losses(rows: pd.DataFrame) -> NDArray[np.float64]:
 
 
 def untrained(rows: pd.DataFrame) -> Flags:
-    """Whether the last training loss is within `MARGIN` of chance, or worse than it."""
-    return is_chance(numbers(rows, "train_loss"), chance_losses(rows))
+    """Whether the last training loss of a connected network is within `MARGIN` of chance, or worse than it.
 
-
-def is_chance(loss: NDArray[np.float64], by_chance: NDArray[np.float64]) -> Flags:
-    """Whether a loss is within `MARGIN` of chance, or worse; False where one of them is not known."""
-    flags: Flags = (loss >= (1 - MARGIN) * by_chance) & (by_chance > 0)
+    False where the loss, or that of chance, is not known.
+    """
+    loss, by_chance = numbers(rows, "train_loss"), chance_losses(rows)
+    flags: Flags = (loss >= (1 - MARGIN) * by_chance) & (by_chance > 0) & ~disconnected(rows)
     return flags
 
 
@@ -59,10 +58,5 @@ def disconnected(rows: pd.DataFrame) -> Flags:
 
 
 def collapsed(rows: pd.DataFrame) -> Flags:
-    """Whether a trial is disconnected, or at chance in its loss or accuracy.
-
-    Of random labels, where chance is what is to be expected, only what is disconnected.
-    """
-    true_labels = numbers(rows, "label_noise") == 0
-    flags: Flags = disconnected(rows) | (true_labels & (untrained(rows) | guessing(rows)))
-    return flags
+    """Whether a trial is disconnected, or at chance in its loss or accuracy."""
+    return disconnected(rows) | untrained(rows) | guessing(rows)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from pai_bench.plan import DENSE
-from pai_bench.report.pairs import FALLEN, SAME, SETTLED, TOO_FEW, UNTRAINED, Pair, accuracies, cell_of
+from pai_bench.report.pairs import SAME, TOO_FEW, UNTRAINED, Pair, accuracies
 from pai_bench.report.statistics import DIGITS, LEVEL
 from pai_bench.report.summary import Comparison, plural
 
@@ -34,8 +34,8 @@ def sentences(comparison: Comparison, found: Sequence[Pair]) -> list[str]:
                 if pair.sparsity == sparsity and leader in (pair.better, pair.worse)
             }
             against = {name: pair for name, pair in others.items() if name not in leaders}
-            flag = not comparison.label_noise and cell_of(comparison, leader, sparsity).at_chance
-            said[leader] = f"it did not train ({STILL})" if flag else compared(leader, against)
+            idle = comparison.not_compared(leader, sparsity)
+            said[leader] = f"it did not train ({STILL})" if idle else compared(leader, against)
         if len(leaders) > 1:
             each = [f"{named(one)}: {text}" for one, text in said.items() if text]
             lines.append(". ".join([start, *each]) + ".")
@@ -80,7 +80,8 @@ BEATS, BEATEN = "it beats {}", "over the seeds of both it is beaten by {}"
 UNCORRECTED, ALIKE = "before correction alone it differs from {}", "it is not distinguishable from {}"
 FEW, UNTESTED = "too few seeds for a verdict on {}", "it could not be tested against {}"
 NOT_COMPARED = f"it is not compared with {{}}, which did not train ({STILL})"
-VERDICTS = (BEATS, BEATEN, UNCORRECTED, ALIKE, FEW, UNTESTED, NOT_COMPARED)
+TOGETHER = "it is not compared with {}: over the seeds of both, half of the networks or more did not train"
+VERDICTS = (BEATS, BEATEN, UNCORRECTED, ALIKE, FEW, UNTESTED, NOT_COMPARED, TOGETHER)
 """What is said of a criterion beside others, in this order."""
 
 
@@ -88,11 +89,12 @@ def judged(name: str, pair: Pair, sign: int) -> tuple[str, str]:
     """The verdict on a pair, and its other criterion, `name`, with what there is to say of it."""
     points = f"{sign * pair.difference.estimate.mean:.2f}"
     said = {
-        UNTRAINED: (NOT_COMPARED, named(name)),
+        UNTRAINED: (NOT_COMPARED if name in pair.untrained else TOGETHER, named(name)),
         TOO_FEW: (FEW, f"{named(name)} ({points})"),
-        FALLEN: (FEW, f"{named(name)} ({points}; {pair.collapsed}: a verdict takes {SETTLED})"),
         SAME: (UNTESTED, f"{named(name)} ({points}, {SAME})"),
     }
+    if pair.too_few:
+        return FEW, f"{named(name)} ({pair.points(sign, inside=True)})"
     if pair.untested:
         return said[pair.untested]
     if not pair.apart:

@@ -116,7 +116,7 @@ def measured(comparison: Comparison, metrics: Sequence[Metric]) -> Iterator[Meas
     dense = rows[rows.criterion == DENSE]
     values = {metric: metric.of(rows, dense).to_numpy(dtype=float) for metric in metrics}
     failed = (rows.status == "failed").to_numpy()
-    untrained = chance.untrained(rows) & ~chance.disconnected(rows)
+    untrained = chance.untrained(rows)
     for method, sparsity, places in by_cell(rows):
         done = places[~failed[places]]
         found = {metric: each[done][~np.isnan(each[done])] for metric, each in values.items()}

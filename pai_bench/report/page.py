@@ -11,10 +11,9 @@ from pai_bench.children import each, processors
 from pai_bench.errors import UserError
 from pai_bench.report import benchmark, collapse, costs, measurements, rankings, tables
 from pai_bench.report.figures import curves
-from pai_bench.report.pairs import SETTLED
 from pai_bench.report.provenance import caveats, provenance
 from pai_bench.report.section import FIGURES, Section, section
-from pai_bench.report.statistics import FEWEST, LEVEL
+from pai_bench.report.statistics import FEWEST, LEVEL, SETTLED, seeds_needed
 from pai_bench.report.summary import Comparison, comparisons, plural
 from pai_bench.report.versions import newest
 from pai_bench.store import BenchmarkResult, Collapse, Cost, Record, Store, as_frame
@@ -165,8 +164,10 @@ SCORE_BATCH = ("score_batch", "score_batches", "score_sampling")
 SHORT = (
     f"Differences are in points of test accuracy, with {100 * (1 - LEVEL):.0f} % intervals, over the seeds that both "
     "criteria have. What beats another does so after Holm's correction over all pairs of criteria and sparsities of "
-    f"its network, which takes {FEWEST} seeds, and {SETTLED} where some networks are at chance or disconnected; the "
-    "intervals, Student's t below ten seeds and a bootstrap (BCa) from there on, are not corrected."
+    f"its network, which takes {FEWEST} seeds, and more where some networks are at chance or disconnected: {SETTLED} "
+    f"for one pair, {seeds_needed(10)} for ten, {seeds_needed(60)} for sixty. The intervals, Student's t below ten "
+    "seeds and a bootstrap (BCa) from there on, are not corrected; there is none where some networks are at chance or "
+    "disconnected."
 )
 
 

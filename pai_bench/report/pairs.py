@@ -1,4 +1,16 @@
-"""Criteria of one comparison, two by two: which are told apart by their seeds."""
+"""Criteria of one comparison, two by two: which are told apart by their seeds.
+
+What is compared, and how; sentences, limits, tables and the terminal say what follows from this rule:
+
+1. A criterion is not compared at a sparsity at which half or more of its networks did not train, unless some training
+   labels are random.
+2. Below `FEWEST` seeds, and where the difference is the same for all seeds, there is no verdict.
+3. Where networks of either criterion are at chance or disconnected, the exact signed-rank test decides, from `SETTLED`
+   seeds on, and no interval is given.
+4. Everywhere else the paired t test decides.
+
+Holm's correction is over all tests that are made.
+"""
 
 import itertools
 import math
@@ -11,20 +23,21 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pai_bench.plan import DENSE
+from pai_bench.report import chance
 from pai_bench.report.statistics import (
     FEWEST,
     LEVEL,
     POINTS,
+    SETTLED,
     Difference,
+    by_ranks,
     difference,
     holm,
     least_signed_rank,
+    seeds_needed,
 )
-from pai_bench.report.summary import Cell, Comparison, plural
+from pai_bench.report.summary import Cell, Comparison, mostly, plural
 from pai_bench.report.tables import Table
-
-SETTLED = next(n for n in itertools.count(1) if least_signed_rank(n) <= LEVEL)
-"""Seeds with which the exact signed-rank test can reject: six."""
 
 UNTRAINED, TOO_FEW = "networks that did not train", f"fewer than {FEWEST} seeds"
 FALLEN = f"fewer than {SETTLED} seeds, some of them at chance or disconnected"
@@ -47,7 +60,9 @@ class Pair:
     collapsed: str = ""
     """Which seeds are at chance or disconnected."""
     untrained: tuple[str, ...] = ()
-    """Those of the two whose training loss is that of chance."""
+    """Those of the two of which half or more of the networks did not train."""
+    needed: int = SETTLED
+    """Seeds with which the signed-rank test can reject after the correction."""
 
     @property
     def apart(self) -> bool:
@@ -65,17 +80,34 @@ class Pair:
             return TOO_FEW
         return FALLEN if self.collapsed and not self.difference.same else SAME
 
+    @property
+    def by_ranks(self) -> bool:
+        """Whether the signed-rank test decides."""
+        return bool(self.collapsed) and not self.untested and not self.difference.same
+
+    @property
+    def too_few(self) -> bool:
+        """Whether the signed-rank test would decide, and has too few seeds to, for so many tests."""
+        few = self.untested == FALLEN or (self.by_ranks and self.difference.seeds < self.needed)
+        return few and not self.apart
+
+    def interval(self, sign: int = 1) -> str:
+        """Of the difference, or with `sign` -1 of its negative; nothing without spread or with networks at chance."""
+        found = self.difference.estimate
+        low, high = sorted((sign * found.low, sign * found.high))
+        return f"{low:.2f} to {high:.2f}" if low < high and not self.collapsed else ""
+
     def points(self, sign: int = 1, *, inside: bool = False) -> str:
-        """The mean difference with its interval, in parentheses or, `inside` of others, behind a comma.
+        """The mean difference with its interval, or why there is none, in parentheses or, `inside` of others, without.
 
         With `sign` -1 it is that of the worse to the better.
         """
-        found = self.difference.estimate
-        low, high = sorted((sign * found.low, sign * found.high))
-        interval = "" if math.isnan(low) else f"{low:.2f} to {high:.2f}"
-        if not interval:
-            return f"{sign * found.mean:.2f}"
-        return f"{sign * found.mean:.2f}, {interval}" if inside else f"{sign * found.mean:.2f} points ({interval})"
+        mean, more = f"{sign * self.difference.estimate.mean:.2f}", self.interval(sign)
+        if self.by_ranks or self.too_few:
+            more = self.collapsed + f": a verdict takes {self.needed}" * self.too_few
+        if not more:
+            return mean
+        return f"{mean}{'; ' if self.collapsed else ', '}{more}" if inside else f"{mean} points ({more})"
 
 
 def accuracies(comparison: Comparison) -> pd.DataFrame:
@@ -90,14 +122,15 @@ def pairs(comparison: Comparison) -> list[Pair]:
 
     The t test asks for normal differences. Where some networks are at chance or disconnected, differences are nothing
     of the kind: three seeds of one criterion that all fall and three of another that none does come about by chance in
-    one of thirty cases if half of the networks fall. There the signed-rank test decides, from `SETTLED` seeds on. What
-    has not begun to train, for want of steps, is not compared at all.
+    one of thirty cases if half of the networks fall. What has not begun to train, for want of steps, may end elsewhere.
     """
     found = list(differences(comparison))
-    ps = [p_value(one, comparison) for one in found]
+    idle, down = [untrained(one, comparison) for one in found], [fallen(one, comparison) for one in found]
+    ps = [p_value(one[3], bool(some), bool(text)) for one, some, text in zip(found, idle, down, strict=True)]
+    needed = seeds_needed(max(1, sum(not some for some in idle)))
     return [
-        Pair(*one, p, corrected, fallen(one, comparison), untrained(one, comparison))
-        for one, p, corrected in zip(found, ps, holm(ps), strict=True)
+        Pair(*one, p, corrected, text, some, needed)
+        for one, p, corrected, text, some in zip(found, ps, holm(ps), down, idle, strict=True)
     ]
 
 
@@ -121,24 +154,27 @@ def differences(comparison: Comparison) -> Iterator[Compared]:
             yield sparsity, *names, difference(*values, resolution=resolution, bounds=POINTS)
 
 
-def p_value(found: Compared, comparison: Comparison) -> float:
+def p_value(tested: Difference, untrained: bool, collapsed: bool) -> float:
     """The p by which a pair is judged; NaN if it is not."""
-    tested = found[3]
-    if untrained(found, comparison) or tested.seeds < FEWEST:
+    if untrained or tested.seeds < FEWEST:
         return math.nan
-    if tested.same or not fallen(found, comparison):
-        return tested.p
-    if tested.seeds < SETTLED:
-        return math.nan
-    return 1.0 if math.isnan(tested.wilcoxon) else tested.wilcoxon  # of less than two seeds that differ at all
+    return by_ranks(tested) if collapsed else tested.p
 
 
 def untrained(found: Compared, comparison: Comparison) -> tuple[str, ...]:
-    """Those of a pair whose training loss is that of chance. Of random labels, that is a finding and no hindrance."""
-    sparsity, *names, _ = found
-    if comparison.label_noise:
+    """Those of a pair that are not compared; of the seeds that both have, too, half or more may not have trained."""
+    sparsity, one, other, tested = found
+    cells = {name: cell_of(comparison, name, sparsity) for name in (one, other)}
+    if comparison.label_noise or not any(cell.untrained for cell in cells.values()):
         return ()
-    return tuple(str(name) for name in names if cell_of(comparison, str(name), sparsity).at_chance)
+    flags = {name: comparison.not_compared(name, sparsity) for name in cells}
+    if any(len(cell.accuracies) > tested.seeds for cell in cells.values()):
+        rows = comparison.rows[(comparison.rows.sparsity == sparsity) & (comparison.rows.status != "failed")]
+        sides = {name: rows[rows.method == name] for name in cells}
+        both = set(sides[one].seed) & set(sides[other].seed)
+        for name, side in sides.items():
+            flags[name] |= mostly(int(chance.untrained(side[side.seed.isin(both)]).sum()), len(both))
+    return tuple(name for name, flag in flags.items() if flag)
 
 
 def fallen(found: Compared, comparison: Comparison) -> str:
@@ -170,13 +206,18 @@ def power(found: Sequence[Pair]) -> str | None:
         f"network and data set, so that in {100 * LEVEL:.0f} % of such families at most chance alone would be called a "
         "difference; the intervals are not corrected. "
     )
-    if by_rank := sum(bool(pair.collapsed) for pair in tested):
+    if by_rank := sum(pair.by_ranks for pair in tested):
         text += (
             f"Where seeds are at chance or disconnected ({plural(by_rank, 'pair')}), differences are not normal, and "
             "the exact signed-rank test takes the place of the t test. "
         )
+        if short := sum(pair.too_few for pair in tested):
+            text += (
+                f"To reject after the correction it takes {tested[0].needed} seeds, which {plural(short, 'pair')} of "
+                f"these {'lacks' if short == 1 else 'lack'}. "
+            )
     text += "The exact signed-rank test, which does not ask for normal differences, stands beside it, uncorrected."
-    by_t = [pair for pair in tested if not pair.collapsed]
+    by_t = [pair for pair in tested if not pair.by_ranks]
     if few := sorted(n for pair in by_t if least_signed_rank(n := pair.difference.seeds) * len(tested) > LEVEL):
         seeds = plural(few[-1], "seed") if few[0] == few[-1] else f"{few[0]} to {few[-1]} seeds"
         text += (
@@ -208,13 +249,13 @@ def table(found: Sequence[Pair]) -> Table:
                 f"{pair.sparsity:.10g}",
                 f"{pair.better} – {pair.worse}",
                 f"{one.mean:.2f}",
-                "–" if math.isnan(one.low) or one.low == one.high else f"{one.low:.2f} to {one.high:.2f}",
+                pair.interval() or "–",
                 str(one.count),
                 number(pair.difference.effect, "{:.2f}"),
                 number(pair.p),
                 number(pair.corrected),
                 number(pair.difference.wilcoxon),
-                pair.untested or ("differ" if pair.apart else ""),
+                pair.untested or ("differ" if pair.apart else "too few seeds" if pair.too_few else ""),
             ]
         )
     return [head, *body]

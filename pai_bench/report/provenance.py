@@ -9,7 +9,7 @@ from typing import get_args
 from pai_bench.law import Law
 from pai_bench.plan import DENSE
 from pai_bench.report.literature import SAME
-from pai_bench.report.pairs import SETTLED, Pair
+from pai_bench.report.pairs import UNTRAINED, Pair
 from pai_bench.report.statistics import FEWEST, LEVEL, t_quantile
 from pai_bench.report.summary import Comparison, plural
 from pai_bench.store import BenchmarkResult, Collapse, Cost, Record
@@ -199,11 +199,12 @@ def limits(comparison: Comparison, found: Sequence[Pair]) -> list[str]:
         lines.append("no network was trained: accuracies are those of initial weights.")
     if comparison.seeds < FEWEST:
         lines.append(f"{plural(comparison.seeds, 'seed')}: no difference can be told from chance.")
-    elif comparison.trained and (tested := sum(not math.isnan(pair.p) for pair in found)):
+    elif comparison.trained and not all(pair.untested or pair.by_ranks for pair in found):
+        tested = sum(not pair.untested for pair in found)
         least = t_quantile(comparison.seeds - 1, LEVEL / tested) / math.sqrt(comparison.seeds)
         lines.append(
-            f"{comparison.seeds} seeds and {plural(tested, 'pair')}: to be told from chance, the largest difference "
-            f"must be at least {least:.3g} times the standard deviation of the paired differences."
+            f"{comparison.seeds} seeds and {plural(tested, 'pair')}: to be told from chance by the t test, the largest "
+            f"difference must be at least {least:.3g} times the standard deviation of the paired differences."
         )
     direct = comparison.rows[comparison.rows.target == "direct"]
     both = direct.astype({"achieved_sparsity": float, "parameters": float}).groupby(["method", "sparsity"], sort=False)
@@ -236,17 +237,27 @@ def limits(comparison: Comparison, found: Sequence[Pair]) -> list[str]:
     cells = {DENSE: comparison.dense} | cells
     if still := {name: cell.untrained for name, cell in cells.items() if cell.untrained}:
         trials = f"{plural(sum(still.values()), 'trial')} ({', '.join(still)})"
+        idle = ", ".join(
+            f"{method} at {s:.10g}" for method, s in comparison.cells if comparison.not_compared(method, s)
+        )
+        unbeaten = f"; nothing is said to beat {idle}" if idle else ""
         lines.append(
             f"memorised nothing of the random labels: {trials}."
             if comparison.label_noise
-            else f"did not train: {trials}. What longer training would give is not known; nothing is said to beat them."
+            else f"did not train: {trials}. What longer training would give is not known{unbeaten}."
         )
-    some = {name: cell for name, cell in cells.items() if cell.collapsed and not cell.at_chance}
-    if some:
-        listed = ", ".join(f"{name} ({cell.collapsed} of {len(cell.accuracies)})" for name, cell in some.items())
-        lines.append(
-            f"seeds at chance or disconnected: {listed}. There, {SETTLED} seeds or more can tell a difference."
-        )
+    some = [
+        f"{name} ({cell.collapsed} of {len(cell.accuracies)})"
+        for name, cell in cells.items()
+        if cell.collapsed and (comparison.label_noise or not cell.at_chance)
+    ]
+    if some and comparison.label_noise < 1:  # of random labels alone, accuracies are all at chance
+        compared = [pair for pair in found if pair.untested != UNTRAINED]
+        line = f"seeds at chance or disconnected: {', '.join(some)}."
+        if compared:
+            line += f" There, {compared[0].needed} seeds or more can tell a difference"
+            line += f" among {len(compared)} pairs" * (len(compared) > 1) + "."
+        lines.append(line)
     if cut := sum(cell.disconnected for cell in comparison.cells.values()):
         lines.append(f"{plural(cut, 'trial')} with no path from input to output; their accuracy is that of a constant.")
     alive = comparison.rows[(comparison.rows.criterion != DENSE) & (comparison.rows.connected != False)]  # noqa: E712

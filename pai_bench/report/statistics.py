@@ -1,5 +1,6 @@
 """What seeds allow to say: intervals, paired differences, corrections, ranks. Numbers in, numbers out."""
 
+import itertools
 import math
 import warnings
 from collections.abc import Sequence
@@ -122,6 +123,8 @@ class Difference:
     """Cohen's d_z: mean of the differences by their standard deviation."""
     same: bool = False
     """Whether the difference is the same for all of several seeds, but for rounding."""
+    against: bool = False
+    """Whether the signed ranks lean to one side, and the mean does not."""
 
     @property
     def seeds(self) -> int:
@@ -154,11 +157,19 @@ def difference(one: Values, other: Values, *, resolution: float = 0.0, bounds: B
         p = 1.0
     if not same and found.deviation > 0:
         effect = found.mean / found.deviation
-    return Difference(found, p, signed_rank(d), effect, same)
+    wilcoxon, lean = signed_ranks(d)
+    return Difference(found, p, wilcoxon, effect, same, lean != 0 and lean * found.mean <= 0)
 
 
 def signed_rank(differences: Values) -> float:
-    """The two-sided p of Wilcoxon's signed-rank test, from all 2^n signs of the ranks.
+    """The p of `signed_ranks`."""
+    return signed_ranks(differences)[0]
+
+
+def signed_ranks(differences: Values) -> tuple[float, int]:
+    """The two-sided p of Wilcoxon's signed-rank test, from all 2^n signs of the ranks, and to which side they lean.
+
+    The side is positive where positive differences have the larger sum of ranks.
 
     Differences of zero are left out, as Wilcoxon (1945) did; equal ones share their mean rank, and the distribution is
     that of the ranks as they are, so that it is exact with ties too. It asks for no more than that, without a
@@ -167,7 +178,7 @@ def signed_rank(differences: Values) -> float:
     d = np.asarray(differences, dtype=float)
     d = d[d != 0]
     if len(d) < 2 or np.isnan(d).any():
-        return math.nan
+        return math.nan, 0
     sizes = np.round(np.abs(d), 12)
     ordered = np.sort(sizes)
     # twice the mean rank of each: whole numbers, whose sums can be counted
@@ -178,12 +189,35 @@ def signed_rank(differences: Values) -> float:
         ways[rank:] = ways[rank:] + ways[: len(ways) - rank]
     observed = int(ranks[d > 0].sum())
     low = min(observed, len(ways) - 1 - observed)
-    return float(min(1.0, 2 * ways[: low + 1].sum() / ways.sum()))
+    return float(min(1.0, 2 * ways[: low + 1].sum() / ways.sum())), 2 * observed - (len(ways) - 1)
 
 
 def least_signed_rank(n: int) -> float:
     """The least p that the exact signed-rank test can give with `n` seeds, 2 / 2^n."""
     return 2.0 ** (1 - n)
+
+
+@cache
+def seeds_needed(tests: int = 1) -> int:
+    """Seeds with which the exact signed-rank test can reject any one of so many `tests`, by Holm's correction."""
+    return next(n for n in itertools.count(1) if least_signed_rank(n) * tests <= LEVEL)
+
+
+SETTLED = seeds_needed()
+"""Seeds with which it can reject by itself: six."""
+
+
+def by_ranks(tested: Difference) -> float:
+    """The p of a difference by the exact signed-rank test alone, for what is not normal; NaN where there is none.
+
+    There is none below `SETTLED` seeds, nor where all differences are the same. Where less than two differ from zero,
+    or where the mean is not on the side of the ranks, so that nothing could be said of who is better, it is 1.
+    """
+    if tested.same:
+        return tested.p
+    if tested.seeds < SETTLED:
+        return math.nan
+    return 1.0 if tested.against or math.isnan(tested.wilcoxon) else tested.wilcoxon
 
 
 def holm(values: Sequence[float]) -> list[float]:

@@ -45,10 +45,6 @@ class Cell:
     """Connected networks whose last training loss is that of chance."""
     collapsed: int = 0
     """Networks that are disconnected or at chance."""
-    loss: float = math.nan
-    """Of the last training epoch, mean over the seeds that were trained."""
-    chance_loss: float = math.nan
-    """What it is by chance, mean over the same seeds."""
     effective_sparsity: float = math.nan
     """Mean over seeds."""
 
@@ -57,8 +53,8 @@ class Cell:
 
     @property
     def at_chance(self) -> bool:
-        """Whether the mean training loss is that of chance."""
-        return bool(chance.is_chance(np.array(self.loss), np.array(self.chance_loss)))
+        """Whether half or more of the networks did not train."""
+        return mostly(self.untrained, len(self.accuracies))
 
     @property
     def percent(self) -> Estimate:
@@ -79,6 +75,11 @@ class Cell:
         effective = "" if pd.isna(self.effective_sparsity) else f" [{share(self.effective_sparsity)}]"
         failed = f" ({self.failed} failed)" * (self.failed > 0)
         return f"{found.mean:.2f}{spread}{effective}{marks}{failed}"
+
+
+def mostly(untrained: int, networks: int) -> bool:
+    """Whether so many `untrained` ones are half of the `networks` or more."""
+    return 2 * untrained >= networks > 0
 
 
 def share(sparsity: float) -> str:
@@ -127,6 +128,10 @@ class Comparison:
     def trained(self) -> bool:
         """Whether any network was trained; else accuracies say nothing."""
         return bool((self.rows.epochs != 0).any())
+
+    def not_compared(self, method: str, sparsity: float) -> bool:
+        """Whether half or more of the networks of a cell did not train. Of random labels that is a finding."""
+        return not self.label_noise and self.cells.get((method, sparsity), Cell(())).at_chance
 
     @property
     def seeds(self) -> int:
@@ -206,13 +211,11 @@ def cells(rows: pd.DataFrame) -> dict[tuple[str, float], Cell]:
     identities, accuracies = rows.identity.to_numpy(), rows.test_accuracy.to_numpy(float)
     failed, effective = (rows.status == "failed").to_numpy(), rows.effective_sparsity.to_numpy(float)
     dead, cut = rows.dead_layers.map(bool).to_numpy(), chance.disconnected(rows)
-    losses, by_chance = chance.numbers(rows, "train_loss"), chance.chance_losses(rows)
-    untrained, collapsed = chance.untrained(rows) & ~cut, chance.collapsed(rows)
+    untrained, collapsed = chance.untrained(rows), chance.collapsed(rows)
     found = {}
     for method, sparsity, places in by_cell(rows):
         done = places[~failed[places]]
         known = effective[done][~np.isnan(effective[done])]
-        trained = done[~np.isnan(losses[done])]
         found[method, sparsity] = Cell(
             accuracies=tuple(accuracies[done].tolist()),
             failed=len(places) - len(done),
@@ -220,8 +223,6 @@ def cells(rows: pd.DataFrame) -> dict[tuple[str, float], Cell]:
             disconnected=int(cut[done].sum()),
             untrained=int(untrained[done].sum()),
             collapsed=int(collapsed[done].sum()),
-            loss=float(losses[trained].mean()) if len(trained) else math.nan,
-            chance_loss=float(by_chance[trained].mean()) if len(trained) else math.nan,
             effective_sparsity=float(known.mean()) if len(known) else math.nan,
             identities=tuple(identities[places]),
         )

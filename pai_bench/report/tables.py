@@ -34,7 +34,7 @@ def remarks(comparison: Comparison) -> list[str]:
 def untrained(comparison: Comparison) -> list[str]:
     """One line for each method and sparsity at which some connected network has a training loss of chance."""
     rows = comparison.rows
-    rows = rows.assign(by_chance=chance.chance_losses(rows))[chance.untrained(rows) & ~chance.disconnected(rows)]
+    rows = rows.assign(by_chance=chance.chance_losses(rows))[chance.untrained(rows)]
     what = "memorised nothing of the random labels" if comparison.label_noise else "did not train"
     lines = []
     for _, group in rows.groupby(["method", "sparsity"]):

@@ -10,9 +10,21 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from pai_bench.report import chance, tables
-from pai_bench.report.pairs import SETTLED
 from pai_bench.report.provenance import describe_commit, describe_data, describe_environment
-from pai_bench.report.statistics import FEWEST, LEVEL, PERCENT, ROUNDING, Estimate, Values, estimate, holm, signed_rank
+from pai_bench.report.statistics import (
+    FEWEST,
+    LEVEL,
+    PERCENT,
+    ROUNDING,
+    SETTLED,
+    Estimate,
+    Values,
+    by_ranks,
+    difference,
+    estimate,
+    holm,
+    seeds_needed,
+)
 from pai_bench.report.summary import SETTING, method_labels, plural, resolution, special
 from pai_bench.store import Record, as_frame
 
@@ -38,6 +50,8 @@ class Change:
     """Scoring and training: seconds after by seconds before, medians."""
     status: str
     """Trials whose status has changed."""
+    collapsed: bool = False
+    """Whether seeds are at chance or disconnected."""
 
     @property
     def difference(self) -> float:
@@ -66,7 +80,7 @@ def changes(before: Sequence[Record], after: Sequence[Record]) -> list[Change]:
         other = two.loc[group.index]
         ok = (group.status != "failed") & (other.status != "failed")
         values = [100 * rows[ok].test_accuracy.to_numpy(dtype=float) for rows in (group, other)]
-        fallen = any(chance.collapsed(rows[ok]).any() for rows in (group, other))
+        fallen = any(bool(chance.collapsed(rows[ok]).any()) for rows in (group, other))
         moved = [f"{a} to {b}" for a, b in zip(group.status, other.status, strict=True) if a != b]
         counts = {text: moved.count(text) for text in dict.fromkeys(moved)}
         slower = {}
@@ -85,6 +99,7 @@ def changes(before: Sequence[Record], after: Sequence[Record]) -> list[Change]:
                 identical=bool(len(values[0]) and (values[0] == values[1]).all()),
                 slower=slower,
                 status=", ".join(f"{count} {text}" for text, count in counts.items()),
+                collapsed=fallen,
             )
         )
     corrected = holm([change.p for change in found])
@@ -96,11 +111,7 @@ def p_value(one: NDArray[np.float64], other: NDArray[np.float64], step: float, *
 
     Where seeds have `fallen`, to chance or by disconnection, no t test holds; see `pai_bench.report.pairs`.
     """
-    if not fallen:
-        return welch(one, other, step)
-    if (one == other).all():
-        return 1.0
-    return signed_rank(one - other) if len(one) >= SETTLED else math.nan
+    return by_ranks(difference(one, other)) if fallen else welch(one, other, step)
 
 
 def welch(one: Values, other: Values, step: float = 0.0) -> float:
@@ -165,6 +176,13 @@ def verdict(found: Sequence[Change], before: Sequence[Record], after: Sequence[R
         text += (
             f" {plural(untested, 'cell')} could not be tested: fewer than {FEWEST} seeds, no spread, or fewer than "
             f"{SETTLED} seeds and some of them at chance or disconnected."
+        )
+    tested = [one for one in found if not math.isnan(one.p)]
+    needed = seeds_needed(max(1, len(tested)))
+    if few := sum(one.collapsed and not one.identical and one.before.count < needed for one in tested):
+        text += (
+            f" In {plural(few, 'cell')} seeds are at chance or disconnected, and the signed-rank test decides: after "
+            f"correction it takes {needed} seeds to show a change."
         )
     return text
 

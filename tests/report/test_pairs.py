@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 import pai_bench as pb
-from pai_bench.report import findings, pairs, rankings
+from pai_bench.report import findings, pairs, provenance, rankings
 from pai_bench.report.page import write_report
 from pai_bench.report.summary import Comparison, comparisons, plural
 from pai_bench.store import Record, Store, as_frame
@@ -93,6 +93,57 @@ def test_pairs_without_spread_are_said_to_be_untested(seeds: int, images: int) -
     assert "it beats grasp by" in line
     assert "1 pair could not be tested: the same difference for all seeds (1)." in str(pairs.power(found))
     assert pairs.table(found)[1][-1] == "the same difference for all seeds"
+
+
+def fallen(seeds: int, pairs_of: tuple[str, ...] = ("snip", "grasp", "random")) -> Comparison:
+    """Criteria at two sparsities, of one of which one seed is at chance."""
+    quality = {"snip": 0.9, "grasp": 0.88, "random": 0.6}
+    records = [
+        record(name, s, seed, 0.1 if name == "random" and not seed else quality[name] + 0.001 * (seed**2 % (7 + i)))
+        for i, name in enumerate(pairs_of)
+        for s in (0.9, 0.95)
+        for seed in range(seeds)
+    ]
+    (found,) = comparisons(as_frame(records))
+    return found
+
+
+def test_a_family_of_signed_ranks_says_how_many_seeds_it_needs() -> None:
+    """Six pairs: 6 / 2^(n - 1) is at most 0.05 from eight seeds on."""
+    found = pairs.pairs(few := fallen(6))
+    assert {pair.needed for pair in found} == {8}
+    line = findings.sentences(few, found)[0]
+    assert "too few seeds for a verdict on random (38.23; 1 of 6 seeds of random at chance or disc" in line
+    assert "ed: a verdict takes 8)" in line
+    assert "before correction" not in line
+    assert "To reject after the correction it takes 8 seeds, which 4 pairs of these lack." in str(pairs.power(found))
+    assert [row[-1] for row in pairs.table(found)[1:]].count("too few seeds") == 4
+    assert "There, 8 seeds or more can tell a difference among 6 pairs." in " ".join(provenance.limits(few, found))
+    found = pairs.pairs(enough := fallen(8))
+    assert all(pair.apart for pair in found if "random" in (pair.better, pair.worse))
+    assert "and random by 36.14 points (1 of 8 seeds of random at" in findings.sentences(enough, found)[0]
+    assert "To reject after the correction it takes" not in str(pairs.power(found))
+    (one,) = {pair.needed for pair in pairs.pairs(compared({"snip": [0.9] * 3, "random": [0.1] * 3}))}
+    assert one == 6
+
+
+def test_limits_by_the_t_test_are_told_of_the_t_test_alone() -> None:
+    mixed, alone = fallen(6), fallen(6, ("snip", "random"))
+    assert "by the t test, the largest difference" in " ".join(provenance.limits(mixed, pairs.pairs(mixed)))
+    assert "standard deviation" not in " ".join(provenance.limits(alone, pairs.pairs(alone)))
+
+
+@pytest.mark.parametrize(("seeds", "points", "p"), [(3, 0, 1.0), (8, 0, 1.0), (3, 40, None), (8, 40, None)])
+def test_equal_differences_at_chance_are_judged_as_elsewhere(seeds: int, points: int, p: float | None) -> None:
+    right = [0.1 + 0.001 * seed for seed in range(seeds)]
+    found = pairs.pairs(compared({"snip": [a + points / 100 for a in right], "random": right}))
+    (pair,) = found
+    assert pair.collapsed
+    assert not pair.apart
+    if p is None:
+        assert pair.untested == pairs.SAME
+    else:
+        assert pair.p == p
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

@@ -11,11 +11,14 @@ from pai_bench.report.statistics import (
     LEVEL,
     PERCENT,
     POINTS,
+    SETTLED,
+    by_ranks,
     difference,
     estimate,
     holm,
     least_signed_rank,
     ranks,
+    seeds_needed,
     signed_rank,
 )
 
@@ -100,6 +103,26 @@ def test_signed_ranks_with_ties_count_all_signs() -> None:
         assert signed_rank(values) == pytest.approx(expected)
     assert math.isnan(signed_rank([0, 0, 0]))
     assert signed_rank([1, 2, 3, 4, 5]) == least_signed_rank(5) == 0.0625
+
+
+@pytest.mark.parametrize(("tests", "seeds"), [(1, 6), (2, 7), (10, 9), (60, 12)])
+def test_seeds_that_a_family_of_signed_ranks_needs(tests: int, seeds: int) -> None:
+    for n, rejects in ((seeds, True), (seeds - 1, False)):
+        least = signed_rank(np.arange(1, n + 1))
+        assert least == least_signed_rank(n)
+        assert (holm([least, *[1.0] * (tests - 1)])[0] <= LEVEL) is rejects
+    assert seeds_needed(tests) == seeds
+
+
+def test_the_signed_ranks_alone() -> None:
+    x = np.arange(1.0, 9.0)
+    assert by_ranks(difference(x, 0 * x)) == 2 / 2**8
+    assert by_ranks(difference(-x, 0 * x)) == 2 / 2**8
+    assert math.isnan(by_ranks(difference(x[: SETTLED - 1], 0 * x[: SETTLED - 1])))
+    assert by_ranks(difference(x, x)) == 1
+    assert math.isnan(by_ranks(difference(x + 1, x)))  # the same for all
+    assert by_ranks(difference([*x[:7], 9.0], x)) == 1  # one differs
+    assert by_ranks(difference([*x[:7], -100.0], 0 * x)) == 1  # the mean is negative, the ranks are not
 
 
 def test_differences_that_cannot_be_tested() -> None:

@@ -102,9 +102,105 @@ def test_one_seed_that_did_not_train_is_flagged() -> None:
     (line,) = findings.sentences(comparison, pairs.pairs(comparison))
     lines = provenance.limits(comparison, pairs.pairs(comparison))
     assert "did not train: 1 trial (random at 0.9). What longer" in " ".join(lines)
+    assert "nothing is said to beat" not in " ".join(lines)
     assert "seeds at chance or disconnected: random at 0.9 (1 of 3). There, 6 seeds or more can tell" in " ".join(lines)
     told = "1 of 3 seeds of random at chance or disconnected: a verdict takes 6"
     assert f"too few seeds for a verdict on random (28.33; {told}); 3 seeds." in line
+
+
+def some_at_chance(seeds: int, untrained: int, **changes: Any) -> list[Record]:
+    """Records of snip, and of random, of which some did not train."""
+    records = [at(0.02, "snip", seed, 0.95 + 0.001 * seed**2 / 7, **changes) for seed in range(seeds)]
+    return records + [
+        at(2.3, "random", seed, 0.1 + 0.002 * seed, **changes)
+        if seed < untrained
+        else at(0.01, "random", seed, 0.94 - 0.001 * seed, **changes)
+        for seed in range(seeds)
+    ]
+
+
+def told(records: list[Record]) -> tuple[str, str, str]:
+    """What sentences, limits and the table of pairs say."""
+    (comparison,) = comparisons(as_frame(records))
+    found = pairs.pairs(comparison)
+    (line,) = findings.sentences(comparison, found)
+    return line, " ".join(provenance.limits(comparison, found)), pairs.table(found)[1][-1]
+
+
+@pytest.mark.parametrize(("seeds", "untrained"), [(6, 6), (6, 5), (6, 3), (10, 5), (3, 2)])
+def test_half_of_the_networks_at_chance_are_not_compared(seeds: int, untrained: int) -> None:
+    sentence, limits, verdict = told(some_at_chance(seeds, untrained))
+    assert "it is not compared with random, which did not train" in sentence
+    assert f"did not train: {untrained} trials (random at 0.9). What longer training would give is" in limits
+    assert "nothing is said to beat random at 0.9." in limits
+    assert "times the standard deviation" not in limits
+    assert verdict == pairs.UNTRAINED
+
+
+def test_less_than_half_are_compared_by_the_signed_ranks_and_without_an_interval() -> None:
+    sentence, limits, verdict = told(some_at_chance(6, 2))
+    assert sentence.endswith(
+        ": it beats random by 29.33 points (2 of 6 seeds of random at chance or disconnected); 6 seeds."
+    )
+    assert "did not train: 2 trials (random at 0.9). What longer training would give is not known." in limits
+    assert "nothing is said to beat" not in limits
+    assert "times the standard deviation" not in limits  # of the t test, which is not made
+    assert verdict == "differ"
+    (comparison,) = comparisons(as_frame(some_at_chance(6, 2)))
+    assert pairs.table(pairs.pairs(comparison))[1][3] == "–"
+
+
+def test_half_of_the_seeds_of_both_are_too_many() -> None:
+    """Though of all seeds of random few did not train."""
+    records = [r for r in some_at_chance(20, 6) if r.trial["criterion"]["name"] == "random" or r.trial["seed"] < 6]
+    sentence, _, verdict = told(records)
+    assert "not compared with random" in sentence
+    assert verdict == pairs.UNTRAINED
+    few = [r for r in some_at_chance(20, 6) if r.trial["criterion"]["name"] == "random" or r.trial["seed"] > 12]
+    sentence, _, verdict = told(few)
+    assert "it beats random by" in sentence
+    # here it is snip whose networks did not train, on the seeds that random has
+    swap = {"snip": "random", "random": "snip"}
+    records = [
+        at(r.curve[-1].train_loss, swap[r.trial["criterion"]["name"]], r.trial["seed"], r.test_accuracy or 0)
+        for r in records
+    ]
+    snip = [
+        dataclasses.replace(r, test_accuracy=0.99) if r.trial["criterion"]["name"] == "snip" else r for r in records
+    ]
+    sentence, _, _ = told(snip)
+    assert "it is not compared with random: over the seeds of both, half of the networks or more did" in sentence
+
+
+@pytest.mark.parametrize(("seeds", "loss"), [(10, 50.0), (3, 7.0)])
+def test_one_seed_that_diverged_does_not_condemn_the_others(seeds: int, loss: float) -> None:
+    records = [at(0.02, "snip", seed, 0.95 + 0.001 * seed**2) for seed in range(seeds)]
+    records += [at(0.05 if seed else loss, "random", seed, 0.9 + 0.001 * seed) for seed in range(seeds)]
+    sentence, limits, _ = told(records)
+    assert "which did not train" not in sentence
+    assert f"1 of {seeds} seeds of random at chance or disconnected" in sentence
+    assert "nothing is said to beat" not in limits
+
+
+def test_of_noisy_labels_few_seeds_at_chance_say_nothing() -> None:
+    noisy: dict[str, Any] = {"trial": {"label_noise": 0.1}}
+    sentence, _, verdict = told(some_at_chance(3, 3, **noisy))
+    assert "too few seeds for a verdict on random (84.82; 3 of 3 seeds of random at chance" in sentence
+    assert verdict == pairs.FALLEN
+    sentence, limits, verdict = told(some_at_chance(6, 6, **noisy))
+    assert "it beats random by 84.63 points (6 of 6 seeds of random at chance or disconnected)" in sentence
+    assert "seeds at chance or disconnected: random at 0.9 (6 of 6). There, 6 seeds or more" in limits
+    assert verdict == "differ"
+
+
+def test_a_mean_that_one_seed_makes_declares_nothing_against_all_others() -> None:
+    """Signed ranks say that random is better, the mean that snip is: neither is said."""
+    records = [at(0.02, "snip", seed, 0.9 + 0.0001 * seed) for seed in range(14)]
+    records += [at(0.02, "random", seed, 0.93 + 0.0003 * seed**2) for seed in range(1, 14)]
+    (pair,) = pairs.pairs(next(iter(comparisons(as_frame([*records, at(2.3, "random", 0, 0.1)])))))
+    assert pair.better == "snip"
+    assert pair.difference.wilcoxon < 0.02
+    assert (pair.p, pair.apart) == (1, False)
 
 
 @pytest.mark.parametrize("noise", [0.5, 1.0])
@@ -134,5 +230,26 @@ def test_disconnected_networks_are_not_said_to_lack_training() -> None:
     records += [dataclasses.replace(record("snip", 0.9, seed, 0.1), **cut, curve=()) for seed in range(3)]
     text = write_report(stored("r", records), Path("r.md")).read_text()
     assert "§" not in text
+    assert "did not train" not in text
     assert "10.00 ± 0.00 ‡" in text
     assert "beats" not in text.partition("## In short")[2].partition("##")[0].partition("**")[2]
+
+
+def test_disconnected_networks_that_were_trained_are_compared_as_such() -> None:
+    for seeds, verdict in (
+        (3, "too few seeds for a verdict on random (84.92; 3 of 3 seeds of"),
+        (6, "beats random by"),
+    ):
+        records = [at(0.02, "snip", seed, 0.95 + 0.001 * seed**2 / 7) for seed in range(seeds)]
+        records += [at(2.3, "random", seed, 0.1 + 0.001 * seed, connected=False) for seed in range(seeds)]
+        sentence, limits, _ = told(records)
+        assert verdict in sentence
+        assert "did not train" not in sentence + limits
+
+
+def test_what_is_disconnected_has_collapsed_whatever_is_known_of_chance() -> None:
+    """Of unknown classes, neither the loss nor the accuracy says so."""
+    cut = at(None, "snip", 0, 0.4, trial={"data": "mine"}, connected=False)
+    whole = at(None, "snip", 0, 0.4, trial={"data": "mine"}, connected=True)
+    assert chance.collapsed(as_frame([cut, whole])).tolist() == [True, False]
+    assert not chance.guessing(as_frame([cut])).any()

@@ -4,7 +4,9 @@ import dataclasses
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from pai_bench.cli import main
 from pai_bench.report import versus
@@ -69,8 +71,41 @@ def test_seeds_at_chance_say_little(seeds: int, told: bool) -> None:
     after = [record("snip", 0.9, seed, 0.1) for seed in range(seeds)]
     (change,) = versus.changes(before, after)
     assert change.beyond is told
+    assert told or math.isnan(change.p)
     if told:
         assert change.p == 2 * 0.5**6
+
+
+def test_rounding_is_no_change_at_chance_either() -> None:
+    before = np.linspace(10, 90, 6)
+    for fallen in (True, False):
+        assert versus.p_value(before, np.nextafter(before, 200), 0.2, fallen=fallen) > 0.99
+
+
+def test_what_the_signed_ranks_cannot_show_is_said() -> None:
+    """Two cells take seven seeds."""
+    before = [record("snip", s, seed, 0.95 + 0.004 * seed) for s in (0.9, 0.95) for seed in range(6)]
+    after = [record("snip", s, seed, 0.1) for s in (0.9, 0.95) for seed in range(6)]
+    found = versus.changes(before, after)
+    assert not any(one.beyond for one in found)
+    assert (
+        "In 2 cells seeds are at chance or disconnected, and the signed-rank test decides: after correction it takes 7 "
+        in versus.verdict(found, before, after)
+    )
+    assert "signed-rank test decides" not in versus.verdict(found[:1], before, after)
+
+
+def test_a_spread_of_less_than_an_image_is_raised_to_one() -> None:
+    """Deviations of 0.58 images, where the difference of two counts has one."""
+    before, after = (
+        [record("snip", 0.9, seed, n / 450) for seed, n in enumerate(counts)]
+        for counts in ((405, 405, 406), (406, 407, 407))
+    )
+    (change,) = versus.changes(before, after)
+    floor = math.sqrt(0.5)
+    expected = stats.ttest_ind_from_stats(1216 / 3, floor, 3, 1220 / 3, floor, 3, equal_var=False).pvalue
+    assert change.p == pytest.approx(expected)
+    assert not change.beyond
 
 
 def test_one_seed_cannot_be_told_from_chance() -> None:
