@@ -92,7 +92,8 @@ def beside(comparison: Comparison) -> list[Beside]:
         fallen = int(chance.collapsed(group).sum())
         same = [p for p in known if p.criterion == name and alike(p.sparsity, float(str(sparsity)))]
         law = options.get("score-init", "redrawn")  # SNIP's own code scores another draw, too
-        same = [p for p in same if p.initialisations == (None if law == "redrawn" else law, group.iloc[0].init)]
+        init = group.iloc[0].init
+        same = [p for p in same if p.initialisations == ((None, "own") if law == "redrawn" else (law, init))]
         batch = group.iloc[0].score_batch
         same = [p for p in same if not p.note.startswith("score batch") or p.note == f"score batch {batch:.0f}"]
         found += [Beside(theirs, str(method), float(str(sparsity)), last, best, fallen, resolution) for theirs in same]
@@ -197,6 +198,11 @@ def protocols(found: Sequence[Beside], comparison: Comparison) -> Iterator[str]:
     ours = setting(comparison.protocol, comparison.train_fraction)
     yield f"Ours: {', '.join(ours)}."
     yield from chosen(found)
+    if comparison.init != "own" and any(one.theirs.initialisations[0] is None for one in found):
+        yield (
+            f"Ours start from weights drawn by `{comparison.init}`; how those of the published networks were drawn is "
+            "not known to us where their note does not say it."
+        )
     for source, name in dict.fromkeys((one.theirs.source, one.theirs.protocol) for one in found):
         if name is None:
             yield f"{source}: protocol not known to us."

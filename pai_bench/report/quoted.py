@@ -19,8 +19,12 @@ NETWORKS = {
     # its networks for inputs of 64x64 have three linear layers
     ("arXiv:2006.05467", "tiny-imagenet", f"vgg-{depth}-bn"): f"vgg-{depth}-bn-tiny"
     for depth in (11, 13, 16, 19)
+} | {
+    # for large images they begin with a 7x7 convolution of stride 2 and a pooling, ours of that name do not
+    ("", "imagenet", f"resnet-{depth}"): f"resnet-{depth} (7x7 stem)"
+    for depth in (18, 34, 50)
 }
-"""Source, data set and network as a source calls it -> our name, where ours of that name is another network."""
+"""How a source begins, data set and network as it calls it -> our name, where ours of that name is another network."""
 
 
 @dataclass(frozen=True)
@@ -101,4 +105,5 @@ def read(name: str) -> tuple[Published, ...]:
 
 def network(source: str, data: str, name: str) -> str:
     """Our name of a network of a source."""
-    return NETWORKS.get((source.split()[0], data, name), name)
+    known = (ours for (start, *of), ours in NETWORKS.items() if source.startswith(start) and of == [data, name])
+    return next(known, name)
