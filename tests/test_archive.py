@@ -1,7 +1,10 @@
 """Records beside a report: small, without masks, and as good as the results folder."""
 
 import dataclasses
+import gc
+import json
 import lzma
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -33,8 +36,69 @@ def test_a_report_from_its_records_is_the_same(
     for source in (first.parent, first.parent / archive.NAME):  # the folder, or the file
         assert main(["report", str(source), "-o", str(again)]) == 0
         assert again.read_text() == first.read_text()
-    assert main(["report", str(first.parent)]) == 0  # in its own place
     assert sorted(path.name for path in first.parent.iterdir()) == ["figures", "records.jsonl.xz", "report.md"]
+
+
+def test_a_report_beside_its_records_is_replaced_only_by_name(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may have figures of masks, which its records do not hold."""
+    folder = tmp_path / "reports"
+    assert main(["report", str(results), "-o", str(folder / "report.md"), "--records"]) == 0
+    (folder / "report.md").write_text("kept")
+    for source in (folder, folder / archive.NAME):
+        assert main(["report", str(source)]) == 2
+        assert f"{folder / 'report.md'} lies beside its records" in capsys.readouterr().err
+        assert (folder / "report.md").read_text() == "kept"
+    assert main(["report", str(folder), "-o", str(folder / "report.md")]) == 0
+    assert (folder / "report.md").read_text() != "kept"
+    (folder / "report.md").unlink()
+    assert main(["report", str(folder)]) == 0  # in its own place, where there is none
+    assert (folder / "report.md").exists()
+
+
+def test_records_are_written_beside_the_report_in_an_existing_folder(results: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "reports"
+    folder.mkdir()
+    assert main(["report", str(results), "-o", str(folder), "--records"]) == 0
+    assert (folder / "report.md").exists()
+    assert (folder / archive.NAME).exists()
+    assert not (tmp_path / archive.NAME).exists()
+
+
+def test_records_go_with_the_markdown_report_alone(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(results), "--format", "csv", "--records"]) == 2
+    assert "--records goes with the markdown report" in capsys.readouterr().err
+
+
+def test_all_folders_are_kept(results: Path, tmp_path: Path) -> None:
+    for name in ("costs", "collapse", "benchmarks"):
+        (results / name).mkdir()
+        (results / name / "x.json").write_text('{"a": 1}')
+    path = tmp_path / "r.jsonl.xz"
+    assert archive.pack(results, path) == 12
+    store = Store(path)
+    assert [len(list(folder.glob("*.json"))) for folder in store.folders] == [9, 1, 1, 1]
+    assert {folder.name for folder in store.folders} == {"trials", "costs", "collapse", "benchmarks"}
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which temporary folders are made."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def test_temporary_folders_are_removed(results: Path, tmp_path: Path, temporary: Path) -> None:
+    path = tmp_path / "r.jsonl.xz"
+    archive.pack(results, path)
+    store = Store(path)
+    assert list(temporary.iterdir()) == [store.path]
+    del store
+    gc.collect()
+    assert not list(temporary.iterdir())
 
 
 def test_records_are_read_and_compared_without_masks(results: Path, tmp_path: Path) -> None:
@@ -66,7 +130,7 @@ def test_the_same_records_give_the_same_file(results: Path, tmp_path: Path) -> N
         '{"folder": "..", "name": "x", "content": {}}',
     ],
 )
-def test_what_is_no_file_of_records_is_refused(line: str, tmp_path: Path) -> None:
+def test_what_is_no_file_of_records_is_refused(line: str, tmp_path: Path, temporary: Path) -> None:
     path = tmp_path / "r.jsonl.xz"
     with lzma.open(path, "wt") as file:
         file.write(line + "\n")
@@ -80,6 +144,91 @@ def test_what_is_no_file_of_records_is_refused(line: str, tmp_path: Path) -> Non
         Store(path)
     with pytest.raises(pb.UserError, match=r"gone\.jsonl\.xz cannot be read"):
         Store(tmp_path / "gone.jsonl.xz")
+    gc.collect()
+    assert not list(temporary.iterdir())
+
+
+def written(path: Path, lines: list[str]) -> Path:
+    """A file of such lines."""
+    with lzma.open(path, "wt") as file:
+        file.writelines(f"{line}\n" for line in lines)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("[" * 100_000, "RecursionError"),
+        ('{"folder": "trials", "name": "x", "content": ' + "[" * 100_000, "RecursionError"),
+        ('"' + "x" * archive.LONGEST + '"', "line 1 has more than 4,194,304 bytes"),
+    ],
+)
+def test_what_is_too_deep_or_too_long_is_refused(
+    line: str, why: str, tmp_path: Path, temporary: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path / "r.jsonl.xz", [line])
+    assert main(["report", str(path)]) == 2
+    assert f"{path} is not a file of records (" in (told := capsys.readouterr().err)
+    assert why in told
+    assert not list(temporary.iterdir())
+
+
+def test_an_interrupt_leaves_nothing_behind(
+    results: Path, tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(file: object, folder: Path) -> dict[str, str]:
+        raise KeyboardInterrupt
+
+    archive.pack(results, tmp_path / "r.jsonl.xz")
+    monkeypatch.setattr(archive, "extract", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Store(tmp_path / "r.jsonl.xz")
+    assert not list(temporary.iterdir())
+
+
+def test_damaged_lines_are_left_out_and_named(
+    results: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive.pack(results, path := tmp_path / "r.jsonl.xz")
+    good = lzma.decompress(path.read_bytes()).decode().splitlines()
+    newer = json.loads(good[3])
+    newer["content"]["schema"] = 99
+    other = json.loads(good[0])
+    other["content"]["test_accuracy"] = 0.123
+    lines = [good[0], good[1][:50], "", *good[2:3], json.dumps(newer), *good[4:], good[4], json.dumps(other)]
+    store = Store(written(path, lines))
+    assert len(records := list(store)) == 7
+    assert 0.123 not in {one.test_accuracy for one in records}
+    name = f"trials/{newer['name']}.json"
+    assert set(store.left_out) == {"line 2", name, f"line {len(lines)}"}
+    assert store.left_out[f"line {len(lines)}"] == "line 1 holds another record of the same name"
+    for what in store.left_out:
+        assert f"{path / what} cannot be read" in caplog.text
+    assert str(store.path) not in caplog.text
+    assert main(["report", str(path), "-o", str(report := tmp_path / "a.md")]) == 0
+    assert "* line 2 could not be read and is left out: JSONDecodeError" in report.read_text()
+    assert main(["compare", str(path), str(results), "-o", str(report)]) == 0
+    assert f"* {path / name} is left out: schema 99" in report.read_text()
+    assert str(store.path.parent / "pai-bench-records") not in report.read_text()
+
+
+def test_a_record_that_is_too_deep_is_left_out(results: Path, tmp_path: Path) -> None:
+    (results / "trials" / "x.json").write_text("[" * 100_000)
+    assert len(list(store := Store(results))) == 9
+    assert set(store.left_out) == {"trials/x.json"}
+    assert archive.pack(results, tmp_path / "r.jsonl.xz") == 9
+
+
+@pytest.mark.parametrize("name", ["records.xz", "plain.jsonl"])
+def test_other_files_are_no_results(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(
+        pb.UserError, match=rf"{name} is a file, not a results folder; one of records is called NAME\.jsonl\.xz"
+    ):
+        Store(tmp_path / name)
+    written(tmp_path / "empty.jsonl.xz", [])
+    with pytest.raises(pb.UserError, match=r"empty\.jsonl\.xz has no records"):
+        Store(tmp_path / "empty.jsonl.xz")
 
 
 def test_a_folder_of_results_is_read_itself(results: Path, tmp_path: Path) -> None:

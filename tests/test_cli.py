@@ -204,7 +204,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "missing.toml"], "no recipe file missing.toml"),
         (["report", "missing"], "results folder missing does not exist"),
         (["report", "empty"], "results folder empty has no results"),
-        (["report", "file"], "results folder file does not exist"),
+        (["report", "file"], "file is a file, not a results folder"),
         (["prune", "--model", "lenet", "--sparsity", "2"], "sparsity 2 is outside [0, 1)"),
         (["prune", "--model", "lenet", "--sparsity", "0.5", "-o", "nowhere/m"], "cannot be written to nowhere/m"),
         (["list", "everything"], "invalid choice: 'everything'"),

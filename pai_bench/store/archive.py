@@ -9,15 +9,23 @@ import lzma
 import shutil
 import tempfile
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pai_bench.errors import UserError
 
-NAME = "records.jsonl.xz"
+SUFFIX = ".jsonl.xz"
+NAME = f"records{SUFFIX}"
 
 FOLDERS = ("trials", "costs", "collapse", "benchmarks")
 """The folders of a results folder."""
+
+LONGEST = 2**22
+"""Bytes that a line may have; a record without its mask has some thousand."""
+
+NO_JSON = (ValueError, RecursionError)
+"""What reading a text as JSON may raise."""
 
 
 def pack(results: Path, path: Path) -> int:
@@ -41,7 +49,7 @@ def entries(folder: Path) -> Iterator[dict[str, Any]]:
     for path in sorted(folder.glob("*.json")):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, OSError):
+        except (*NO_JSON, OSError):
             continue
         if isinstance(content, dict):
             if folder.name == "trials":
@@ -51,32 +59,66 @@ def entries(folder: Path) -> Iterator[dict[str, Any]]:
 
 def is_archive(path: Path) -> bool:
     """Whether `path` is a file of records, or a folder that holds one and no results of its own."""
-    return path.name.endswith(".jsonl.xz") or (
+    return path.name.endswith(SUFFIX) or (
         (path / NAME).is_file() and not any(any((path / folder).glob("*.json")) for folder in FOLDERS)
     )
 
 
-def unpack(path: Path) -> Path:
+def unpack(path: Path) -> tuple[Path, dict[str, str]]:
     """A temporary results folder with the records of the file `path`, or of the one in the folder `path`.
 
-    Whoever asks for it removes it.
+    Also returns why lines are left out, by ``line N``. Whoever asks for the folder removes it.
     """
     path = path / NAME if path.is_dir() else path
     made = Path(tempfile.mkdtemp(prefix="pai-bench-records-"))
     try:
-        with lzma.open(path, "rt", encoding="utf-8") as file:
-            for line in file:
-                entry = json.loads(line)
-                folder, name = str(entry["folder"]), str(entry["name"])
-                if folder not in FOLDERS or Path(name).name != name:
-                    raise ValueError(f"it names the place {folder}/{name}")
-                place = made / folder
-                place.mkdir(exist_ok=True)
-                (place / f"{name}.json").write_text(json.dumps(entry["content"]), encoding="utf-8")
-    except OSError as error:
-        shutil.rmtree(made)
-        raise UserError(f"records {path} cannot be read ({error.strerror or error})") from error
-    except (ValueError, KeyError, TypeError, EOFError, lzma.LZMAError) as error:
-        shutil.rmtree(made)
-        raise UserError(f"{path} is not a file of records ({type(error).__name__}: {error})") from error
-    return made
+        with lzma.open(path, "rb") as file:
+            return made, extract(file, made)
+    except BaseException as error:
+        shutil.rmtree(made, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise UserError(f"records {path} cannot be read ({error.strerror or error})") from error
+        if isinstance(error, ValueError | EOFError | lzma.LZMAError):
+            raise UserError(f"{path} is not a file of records ({type(error).__name__}: {error})") from error
+        raise
+
+
+def extract(file: IO[bytes], folder: Path) -> dict[str, str]:
+    """Write the records in `file` below `folder`; why lines are left out, ValueError if all are."""
+    places: dict[Path, tuple[int, str]] = {}
+    left_out = {}
+    for number, line in lines(file):
+        try:
+            place, text = record_of(line, folder)
+        except (*NO_JSON, KeyError, TypeError) as error:
+            left_out[f"line {number}"] = f"{type(error).__name__}: {error}"
+            continue
+        first, known = places.setdefault(place, (number, text))
+        if known != text:
+            left_out[f"line {number}"] = f"line {first} holds another record of the same name"
+        elif first == number:
+            place.parent.mkdir(exist_ok=True)
+            place.write_text(text, encoding="utf-8")
+    if left_out and not places:
+        raise ValueError(": ".join(next(iter(left_out.items()))))
+    return left_out
+
+
+def lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not empty, with their numbers, or ValueError at one that no record can be."""
+    for number in count(1):
+        if not (line := file.readline(LONGEST + 1)):
+            return
+        if len(line) > LONGEST:
+            raise ValueError(f"line {number} has more than {LONGEST:,} bytes")
+        if line.strip():
+            yield number, line
+
+
+def record_of(line: bytes, folder: Path) -> tuple[Path, str]:
+    """The place below `folder` of the record in a line, and its text."""
+    entry = json.loads(line)
+    kind, name = str(entry["folder"]), str(entry["name"])
+    if kind not in FOLDERS or Path(name).name != name:
+        raise ValueError(f"it names the place {kind}/{name}")
+    return folder / kind / f"{name}.json", json.dumps(entry["content"])

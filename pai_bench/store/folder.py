@@ -35,14 +35,17 @@ class Store:
         """Where the results are, and what they are called."""
         self.home = self.path
         """Where a report goes that nobody has named a place for."""
+        unread: dict[str, str] = {}
         if not create and archive.is_archive(self.path):
             self.home = self.path if self.path.is_dir() else self.path.parent
-            self.path = archive.unpack(self.path)
+            self.path, unread = archive.unpack(self.path)
             weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
-        folders = [self.path / name for name in ("trials", "costs", "collapse", "benchmarks")]
+        folders = [self.path / name for name in archive.FOLDERS]
         self.trials, self.costs, self.collapses, self.benchmarks = self.folders = folders
         self.left_out: dict[str, str] = {}
-        """File -> why it could not be read, of what was asked for so far."""
+        """File, or line of a file of records -> why it could not be read, of what was asked for so far."""
+        for name, why in unread.items():
+            self._leave_out(name, why)
         if create:
             try:
                 self.trials.mkdir(parents=True, exist_ok=True)
@@ -55,8 +58,20 @@ class Store:
                     f"results folder {path} cannot be written ({reason}); give another with --out"
                 ) from error
         elif not any(any(folder.glob("*.json")) for folder in self.folders):
+            if self.archived:
+                raise UserError(f"{path} has no records; `pai-bench report RESULTS --records` writes them")
+            if self.path.is_file():
+                raise UserError(
+                    f"{path} is a file, not a results folder; one of records is called NAME{archive.SUFFIX}, and "
+                    "`pai-bench run --out FOLDER` makes a folder"
+                )
             state = "has no results" if self.path.is_dir() else "does not exist"
             raise UserError(f"results folder {path} {state}; `pai-bench run --out {path}` makes some")
+
+    @property
+    def archived(self) -> bool:
+        """Whether it is a file of records, without masks."""
+        return self.path != self.shown
 
     def refuse(self, path: Path) -> None:
         """An error if a document is to be written to where the results are."""
@@ -107,14 +122,16 @@ class Store:
             try:
                 found = read(path.read_text(encoding="utf-8"))
             except (ValueError, OSError, NewerSchemaError) as error:
-                self._leave_out(path, error)
+                self._leave_out(self._name(path), error)
             else:
                 yield found
 
-    def _leave_out(self, path: Path, error: Exception) -> None:
-        logger.warning("%s cannot be read (%s) and is left out", path, error)
-        reason = f"{type(error).__name__}" if isinstance(error, OSError) else str(error)
-        self.left_out[path.relative_to(self.path).as_posix()] = reason
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.path).as_posix()
+
+    def _leave_out(self, name: str, error: Exception | str) -> None:
+        logger.warning("%s cannot be read (%s) and is left out", self.shown / name, error)
+        self.left_out[name] = f"{type(error).__name__}" if isinstance(error, OSError) else str(error)
 
     def _write(self, path: Path, content: str | bytes) -> None:
         beside = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
@@ -179,7 +196,7 @@ class Store:
             try:
                 found = self._read(path)
             except (ValueError, OSError, NewerSchemaError) as error:
-                self._leave_out(path, error)
+                self._leave_out(self._name(path), error)
             else:
                 yield found
 

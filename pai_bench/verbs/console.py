@@ -45,8 +45,8 @@ def print_table(console: "Console", title: str, rows: list[list[str]]) -> None:
     console.print(table)
 
 
-def print_report(console: "Console", store: "Store", path: Path, **options: Any) -> None:
-    """Write the report of `store` to `path`, showing how far it is, and say where it stands."""
+def print_report(console: "Console", store: "Store", path: Path, **options: Any) -> Path:
+    """Write the report of `store` to `path`, showing how far it is, and say where it stands, which is returned."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("report"), BarColumn(), TimeRemainingColumn())
@@ -58,3 +58,4 @@ def print_report(console: "Console", store: "Store", path: Path, **options: Any)
             store, path, told=lambda done, total: progress.update(task, completed=done, total=total), **options
         )
     console.print(f"report: {path}", highlight=False, markup=False)
+    return path

@@ -24,14 +24,20 @@ def report(given: argparse.Namespace) -> int:
     form = format_of(output, getattr(given, "format", None))
     with suppress(OSError):  # of a name that is too long: writing it says so
         output = output / f"report{SUFFIXES[form][0]}" if output.is_dir() else output
+    if store.archived and "output" not in given and output.exists():
+        raise UserError(
+            f"{output} lies beside its records, which hold no masks: not all of its figures could be made again; name "
+            "another place with -o, or this one to replace it"
+        )
     if form == "markdown":
         timings = Path(given.timings) if "timings" in given else None
         console = make_console()
         options = {"x": given.x, "suffix": given.figures, "timings": timings, "all_versions": everything}
-        print_report(console, store, output, **options)
+        output = print_report(console, store, output, **options)
         if "records" in given:
-            count = archive.pack(store.path, output.parent / archive.NAME)
-            console.print(f"records: {output.parent / archive.NAME}, {count}", highlight=False, markup=False)
+            beside = output.with_name(archive.NAME)
+            count = archive.pack(store.path, beside)
+            console.print(f"records: {beside}, {count}", highlight=False, markup=False)
         return 0
     for flag in ("timings", "records"):
         if flag in given:
@@ -114,7 +120,7 @@ def compare(given: argparse.Namespace) -> int:
         console.print(table)
     console.print(versus.verdict(found, before, after), highlight=False, markup=False)
     if "output" in given:
-        left_out = [f"{s.path / name} is left out: {why}" for s in stores for name, why in sorted(s.left_out.items())]
+        left_out = [f"{s.shown / name} is left out: {why}" for s in stores for name, why in sorted(s.left_out.items())]
         write(stores, Path(given.output), versus.page(before, after, left_out))
         console.print(f"report: {given.output}", highlight=False, markup=False)
     return 0
