@@ -34,6 +34,13 @@ def stored(path: str, records: list[Record]) -> Store:
     return store
 
 
+def test_intervals_of_accuracies_end_at_100() -> None:
+    records = [record("snip", 0.9, seed, accuracy) for seed, accuracy in enumerate((0.97, 0.99, 1.0))]
+    (row,) = metrics.frame(comparisons(as_frame(records))).to_dict("records")
+    assert row["accuracy_high"] == row["best_accuracy_high"] == 100
+    assert 90 < row["accuracy_low"] < 97
+
+
 def test_metrics_by_hand() -> None:
     records = [drawn(None, 0.0, s, 0.9 + 0.01 * s) for s in range(3)] + [drawn("snip", 0.8, s, 0.8) for s in range(3)]
     (row,) = metrics.frame(list(comparisons(as_frame(records)))).query("criterion == 'snip'").to_dict("records")
