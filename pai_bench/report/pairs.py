@@ -15,7 +15,7 @@ Holm's correction is over all tests that are made.
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +36,7 @@ from pai_bench.report.statistics import (
     least_signed_rank,
     seeds_needed,
 )
-from pai_bench.report.summary import Cell, Comparison, mostly, plural
+from pai_bench.report.summary import Cell, Comparison, by_cell, mostly, plural
 from pai_bench.report.tables import Table
 
 UNTRAINED, TOO_FEW = "networks that did not train", f"fewer than {FEWEST} seeds"
@@ -125,7 +125,8 @@ def pairs(comparison: Comparison) -> list[Pair]:
     one of thirty cases if half of the networks fall. What has not begun to train, for want of steps, may end elsewhere.
     """
     found = list(differences(comparison))
-    idle, down = [untrained(one, comparison) for one in found], [fallen(one, comparison) for one in found]
+    known = networks(comparison)
+    idle, down = [untrained(one, comparison, known) for one in found], [fallen(one, comparison) for one in found]
     ps = [p_value(one[3], bool(some), bool(text)) for one, some, text in zip(found, idle, down, strict=True)]
     needed = seeds_needed(max(1, sum(not some for some in idle)))
     return [
@@ -161,20 +162,29 @@ def p_value(tested: Difference, untrained: bool, collapsed: bool) -> float:
     return by_ranks(tested) if collapsed else tested.p
 
 
-def untrained(found: Compared, comparison: Comparison) -> tuple[str, ...]:
+Networks = Mapping[tuple[str, float], Mapping[int, bool]]
+"""Whether the network of a method and sparsity did not train, by seed, without what has failed."""
+
+
+def networks(comparison: Comparison) -> Networks:
+    """Which networks of a comparison did not train."""
+    rows = comparison.rows[comparison.rows.status != "failed"]
+    seeds, flags = rows.seed.tolist(), chance.untrained(rows).tolist()
+    return {(method, s): {seeds[i]: flags[i] for i in places} for method, s, places in by_cell(rows)}
+
+
+def untrained(found: Compared, comparison: Comparison, known: Networks) -> tuple[str, ...]:
     """Those of a pair that are not compared; of the seeds that both have, too, half or more may not have trained."""
-    sparsity, one, other, tested = found
-    cells = {name: cell_of(comparison, name, sparsity) for name in (one, other)}
-    if comparison.label_noise or not any(cell.untrained for cell in cells.values()):
+    sparsity, one, other, _ = found
+    if comparison.label_noise:
         return ()
-    flags = {name: comparison.not_compared(name, sparsity) for name in cells}
-    if any(len(cell.accuracies) > tested.seeds for cell in cells.values()):
-        rows = comparison.rows[(comparison.rows.sparsity == sparsity) & (comparison.rows.status != "failed")]
-        sides = {name: rows[rows.method == name] for name in cells}
-        both = set(sides[one].seed) & set(sides[other].seed)
-        for name, side in sides.items():
-            flags[name] |= mostly(int(chance.untrained(side[side.seed.isin(both)]).sum()), len(both))
-    return tuple(name for name, flag in flags.items() if flag)
+    both = known[one, sparsity].keys() & known[other, sparsity].keys()
+    return tuple(
+        name
+        for name in (one, other)
+        if comparison.not_compared(name, sparsity)
+        or mostly(sum(known[name, sparsity][seed] for seed in both), len(both))
+    )
 
 
 def fallen(found: Compared, comparison: Comparison) -> str:
