@@ -43,6 +43,17 @@ def key(tensor: Tensor) -> Key:
     return (tensor.untyped_storage()._cdata, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
 
 
+def functional(function: OpOverload, name: str) -> OpOverload:
+    """The operation of that name that returns what `function` writes; `function` itself where there is none."""
+    packet = getattr(torch.ops.aten, name, None)
+    names = [argument.name for argument in function._schema.arguments if argument.name != "out"]
+    for overload in (function._overloadname, "default", *(packet.overloads() if packet else ())):
+        found: OpOverload | None = getattr(packet, overload, None)
+        if found is not None and [argument.name for argument in found._schema.arguments] == names:
+            return found
+    return function
+
+
 @dataclass(frozen=True)
 class Operation:
     """One operation, with its arguments by name, defaults included.
@@ -209,9 +220,7 @@ class Recorder(TorchDispatchMode):
         name, function = func.overloadpacket.__name__, func
         if written:
             name = name.removesuffix("_")
-            packet = getattr(torch.ops.aten, name, None)
-            overload = func._overloadname if not func._overloadname.endswith("out") else "default"
-            function = getattr(packet, overload, getattr(packet, "default", func))
+            function = functional(func, name)
             arguments.pop("out", None)
         tags = {*func.tags, *getattr(function, "tags", ())}  # not all that work in place are tagged as the others
         copies_view = torch.Tag.view_copy in tags
