@@ -30,32 +30,18 @@ SUMMING_MOVES = frozenset({"col2im", "index_add", "scatter_add"})
 REDUCING_MOVES = frozenset({"scatter", "scatter_reduce", "index_reduce"})
 """Those that may combine, by a `reduce` of one's choice, what they put in one place with what is there."""
 
-ZERO_PRESERVING = frozenset(
-    """
-    abs neg relu leaky_relu hardtanh tanh sin asin atan sinh sqrt square sign pow expm1 log1p erf gelu silu mish
-    hardswish elu celu selu round floor ceil trunc dropout div true_divide _to_copy clone prelu _prelu_kernel
-    rrelu_with_noise tan asinh atanh hardshrink softshrink
-    """.split()  # noqa: SIM905  # a list of a hundred strings is harder to read
-)
-"""Functions of one element, the first argument's, that give zero for zero."""
+CHOICES = frozenset({"where", "masked_fill"})
+"""Moves that choose between two values, element by element."""
 
-PRODUCTS = frozenset("mul mm bmm mv dot matmul addmm baddbmm addmv addcmul addcdiv div true_divide linear".split())  # noqa: SIM905
-"""Operations whose result is zero where one of their arguments is; of a quotient, the first."""
+PACKED = frozenset({"_pack_padded_sequence", "_pad_packed_sequence"})
+"""Moves between padded and packed sequences, whose second result is lengths."""
 
-CHANNEL_NORMS = frozenset({"native_batch_norm", "_native_batch_norm_legit"})
-"""Operations that take away the mean of each channel, by its own statistics where no running ones are given."""
-
-POOLS = frozenset(
-    """
-    max_pool1d max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d
-    _adaptive_avg_pool3d adaptive_avg_pool1d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
-    """.split()  # noqa: SIM905  # a list of a dozen strings is harder to read
-)
-"""Operations that give zero where all elements of a window are."""
+SUMS = frozenset({"add", "sub"})
+"""Functions of single elements that are zero where all of their arguments are, and seldom elsewhere."""
 
 ELEMENTWISE = frozenset(
     """
-    hardswish leaky_relu log_sigmoid log_sigmoid_forward prelu _prelu_kernel rrelu_with_noise dropout
+    hardswish leaky_relu log_sigmoid log_sigmoid_forward prelu _prelu_kernel rrelu_with_noise dropout complex
     """.split()  # noqa: SIM905  # a list of a hundred strings is harder to read
 )
 """Functions of single elements that torch does not tag as such, in one of its versions at least."""

@@ -7,14 +7,14 @@ the gradient of a connection is positive exactly if the connection lies on a pat
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pai_bench.pruning import rules, supports
-from pai_bench.pruning.operations import CONSTANTS
+from pai_bench.pruning.operations import CONSTANTS, PACKED
 from pai_bench.pruning.tracing import Key, Operation, Trace, key, tensors
 
 
@@ -53,7 +53,7 @@ class Reach:
         self.countable = True
         """Whether every path is a product of connections, so that there is a number of paths."""
         self._keys, self._kept = trace.keys, kept
-        self._has_gates = trace.has_gates
+        self.has_gates, self._rewritten = trace.has_gates, trace.rewritten
         self._reaches: dict[Key, Tensor] = {}
         self._flats: dict[int, Tensor] = {}
         one = torch.ones(())
@@ -61,7 +61,8 @@ class Reach:
         self._flat_supports: dict[int, Tensor] = {}  # of whole memories that are written to in parts
         self._added = set(self._supports)  # parameters, and what is moved of them: those that may be biases
         self._names = {key(parameters[name]): frozenset([name]) for name in kept}
-        self._drawn: set[Key] = set()  # keys, and for what is written in place, memories
+        # keys, and for what is written in place and for parameters, memories
+        self._varying: set[Key] = {key(p)[:1] for p in parameters.values() if p.is_floating_point() or p.is_complex()}
         self._sources: dict[Key, str] = {}
         with torch.set_grad_enabled(any(factor.requires_grad for factor in kept.values())):
             self._reaches[key(trace.input)] = like(trace.input, torch.ones(trace.input.shape))
@@ -106,23 +107,39 @@ class Reach:
     def factor(self, tensor: Tensor) -> Tensor:
         """What passes where something is multiplied with `tensor`: its support, or where a constant is not zero.
 
-        What depends on the input passes where something is known of it, else everything, and so does what is drawn at
-        random.
+        What is not fixed passes where something is known of it, else everything.
         """
         if (support := self.support(tensor)) is not None:
             return support
-        if self.reach(tensor) is not None or self.drawn(tensor):
-            return torch.ones(tensor.shape)
-        return (tensor != 0).float()
+        return (tensor != 0).float() if self.fixed(tensor) else torch.ones(tensor.shape)
 
-    def drawn(self, tensor: Tensor) -> bool:
-        """Whether the values of `tensor` are drawn at random, with no element that is zero for all draws."""
+    def varies(self, tensor: Tensor) -> bool:
+        """Whether the values of `tensor` in the trace are no constants: those of weights, of chance, or later ones."""
         where = self.key(tensor)
-        return where in self._drawn or where[:1] in self._drawn
+        return where in self._varying or where[:1] in self._varying or where[0] in self._rewritten
 
     def fixed(self, tensor: Tensor) -> bool:
-        """Whether the values of `tensor` hold for all data and all draws."""
-        return self.reach(tensor) is None and not self.drawn(tensor)
+        """Whether the values of `tensor` in the trace hold for all data, all weights and all draws."""
+        return self.reach(tensor) is None and not self.varies(tensor)
+
+    def normalised(self, operation: Operation) -> Tensor | None:
+        """The reach of what a normalisation scales, element by element: a statistic is no path."""
+        return self.reach(operation.given[0])
+
+    def product(self, function: Callable[..., Tensor], *factors: Tensor) -> Tensor:
+        """Ways through a multilinear function: what depends on the input, times what may pass of the others."""
+        parts = []
+        for i, factor in enumerate(factors):
+            if (reach := self.reach(factor)) is not None:
+                parts.append(function(*(reach if i == j else self.factor(f) for j, f in enumerate(factors))))
+        self.countable &= len(parts) == 1
+        settled = self.settle(sum(parts[1:], parts[0]))
+        self.multiplied(factors, settled)
+        return settled
+
+    def used_with(self, reach: Tensor, kept: Tensor) -> Tensor:
+        """`reach` as it is, with a gradient for what is `kept` beside it."""
+        return reach + reach.detach() * (kept - kept.detach())
 
     def names(self, arguments: Iterable[Tensor]) -> frozenset[str]:
         """The parameters that some tensors are made of."""
@@ -157,17 +174,22 @@ class Reach:
 
     def _follow(self, operation: Operation) -> None:
         given = operation.given
-        self._follow_chance(operation)
         reached = any(self.reach(tensor) is not None for tensor in given)
-        known = any(self.support(tensor) is not None for tensor in given) or supports.makes_zeros(operation)
-        found = supports.supports(self, operation, reached=reached) if known else None
-        if reached and found is None and known and self._has_gates:
-            with torch.no_grad():  # what makes a factor of a path is on no path by that
-                found = supports.of_dependent(self, operation)
-        reaches = rules.reaches(self, operation) if reached else ()
-        if (forbidden := supports.forbidden(self, operation)) is not None:
+        found = supports.supports(self, operation, reached=reached)
+        reaches = list(tensors(rules.reaches(self, operation))) if reached else []
+        if found and not operation.is_view:  # what is zero for all data does not depend on them
+            reaches[: len(found)] = [r * s.detach() for r, s in zip(reaches, found, strict=False)]
+        forbidden = supports.forbidden(self, operation)
+        if operation.in_place and self.forbidden:
+            memories = {self.key(result)[0] for result in operation.results}
+            self.forbidden = {where: old for where, old in self.forbidden.items() if where[0] not in memories}
+        if forbidden is not None:
             self.forbidden[self.key(operation.results[0])] = forbidden
-        for result, reach in zip(operation.results, tensors(reaches), strict=False):
+        if found or operation.in_place:
+            self._note_supports(operation, found, reached=reached)
+        if rest := operation.results[len(reaches) :]:
+            self._follow_values(operation, rest)
+        for result, reach in zip(operation.results, reaches, strict=False):
             if operation.in_place:
                 self._overwrite(result, reach)
             elif not operation.is_view:
@@ -176,15 +198,20 @@ class Reach:
             elif self.reach(result) is None:
                 self._reaches[self.key(result)] = like(result, reach)
             self._sources[self.key(result)] = operation.module
-        for result, support in zip(operation.results, tensors(found), strict=False):
-            names = frozenset[str]() if reached else self.names(given)
-            if operation.in_place and not reached:
-                self._overwrite_support(result, support)
+
+    def _note_supports(self, operation: Operation, found: Sequence[Tensor], *, reached: bool) -> None:
+        """Note where results may differ from zero, and of which parameters they are made."""
+        names = frozenset[str]() if reached else self.names(operation.given)
+        if not found and any(map(self._known_memory, operation.results)):
+            found = [torch.ones(result.shape) for result in operation.results]
+        for result, support in zip(operation.results, found, strict=False):
+            if operation.in_place:
+                self._overwrite_support(result, support, reached=reached)
                 self._names[self.key(result)[:1]] = names | self.names([result])
             else:
                 self._supports[self.key(result)] = like(result, support)
             self._names[self.key(result)] = names
-            if rules.moves(operation) and any(self.key(tensor) in self._added for tensor in given):
+            if rules.moves(operation) and any(self.key(tensor) in self._added for tensor in operation.given):
                 self._added.add(self.key(result))
 
     def _held(self, reach: Tensor, given: Sequence[Tensor]) -> bool:
@@ -192,16 +219,17 @@ class Reach:
         memory = reach.untyped_storage()._cdata
         return any(r is not None and r.untyped_storage()._cdata == memory for r in map(self.reach, given))
 
-    def _follow_chance(self, operation: Operation) -> None:
-        """Note which results are drawn at random."""
-        fixed = operation.name in CONSTANTS or operation.name in ("zero", "fill")
-        drawn = operation.random or (not fixed and any(self.drawn(tensor) for tensor in operation.given))
-        for result in operation.results:
+    def _follow_values(self, operation: Operation, results: Sequence[Tensor]) -> None:
+        """Note which of some results without a reach are no constants."""
+        # of packed sequences, the lengths are given
+        fixed = operation.name in CONSTANTS or operation.name in ("zero", "fill", *PACKED)
+        varying = operation.random or (not fixed and not all(self.fixed(tensor) for tensor in operation.given))
+        for result in results:
             memory, whole = self.key(result)[:1], result.nbytes == result.untyped_storage().nbytes()
-            if drawn:
-                self._drawn.add(memory if operation.in_place else self.key(result))  # what is written, all views see
+            if varying:
+                self._varying.add(memory if operation.in_place else self.key(result))  # what is written, all views see
             elif fixed and operation.in_place and whole:
-                self._drawn = {one for one in self._drawn if one[:1] != memory}
+                self._varying = {one for one in self._varying if one[:1] != memory}
 
     def _overwrite(self, tensor: Tensor, reach: Tensor) -> None:
         """Let what is written into `tensor` be seen by all that share its memory."""
@@ -211,18 +239,25 @@ class Reach:
             old = self.reach(tensor)
             assert old is not None
         old.copy_(reach.expand(tensor.shape))
-        self._forget_supports(self.key(tensor)[0])
+
+    def _known_memory(self, tensor: Tensor) -> bool:
+        """Whether something is known of where the memory of `tensor` differs from zero."""
+        memory = self.key(tensor)[0]
+        return memory in self._flat_supports or any(where[0] == memory for where in self._supports)
 
     def _forget_supports(self, memory: int) -> None:
         self._supports = {where: known for where, known in self._supports.items() if where[0] != memory}
         self._flat_supports.pop(memory, None)
 
-    def _overwrite_support(self, tensor: Tensor, support: Tensor) -> None:
-        """Let what is known of what is written into `tensor` be known of all that share its memory."""
+    def _overwrite_support(self, tensor: Tensor, support: Tensor, *, reached: bool) -> None:
+        """Let what is known of what is written into `tensor` be known of all that share its memory.
+
+        Reaches in that memory are written to as well, so that no gradient may be asked for by them.
+        """
         memory = self.key(tensor)[0]
         if (flat := self._flat_supports.get(memory)) is None:
             content = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())
-            flat = torch.ones(content.shape) if self.drawn(tensor) else (content != 0).float()
+            flat = (content != 0).float() if self.fixed(tensor) else torch.ones(content.shape)
             for (storage, offset, shape, stride), known in self._supports.items():
                 if storage == memory:
                     flat.as_strided(shape, stride, offset).copy_(known)
@@ -230,7 +265,7 @@ class Reach:
             flat = flat.clone()  # what was multiplied with it before keeps what it was
         flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).copy_(support.expand(tensor.shape))
         self._forget_supports(memory)
-        self._flat_supports[memory] = flat
+        self._flat_supports[memory] = flat.detach() if reached else flat
 
 
 class Count(Reach):

@@ -11,10 +11,12 @@ from torch.nn import functional as F
 
 from pai_bench.errors import UserError
 from pai_bench.pruning.operations import (
+    CHOICES,
     CONSTANTS,
     DATA_DEPENDENT,
     ELEMENTWISE,
     MOVES,
+    PACKED,
     REDUCING_MOVES,
     REDUCTIONS,
     SPLITS,
@@ -123,23 +125,31 @@ def move(
     return operation.function(**arguments)
 
 
+def fixed_places(state: "Reach", operation: Operation) -> bool:
+    """Whether neither the data nor chance nor the value of a weight says where an operation puts what it moves."""
+    places = [argument for name, argument in operation.arguments.items() if name not in MOVED]
+    return all(state.fixed(tensor) for tensor in tensors(places))
+
+
 def moved(state: "Reach", operation: Operation) -> Any:
-    where = [argument for name, argument in operation.arguments.items() if name not in MOVED]
-    if any(state.reach(tensor) is not None or state.drawn(tensor) for tensor in tensors(where)):
-        # the data say where to, or chance
-        return pointwise(state, operation) if operation.name in ("where", "masked_fill") else None
+    if not fixed_places(state, operation):
+        return pointwise(state, operation) if operation.name in CHOICES else None
     found = move(operation, lambda tensor: reach_or_zero(state, tensor))
-    if operation.name in ("_pack_padded_sequence", "_pad_packed_sequence"):
-        return found[0]  # the lengths are given
-    sums = operation.name in SUMMING_MOVES or operation.arguments.get("accumulate")
-    return state.settle(found) if sums else found
+    if operation.name in PACKED:
+        return found[0]
+    return state.settle(found) if sums(operation) else found
+
+
+def sums(operation: Operation) -> bool:
+    """Whether an operation that moves elements may put several in one place."""
+    return operation.name in SUMMING_MOVES or bool(operation.arguments.get("accumulate"))
 
 
 def moved_and_reduced(state: "Reach", operation: Operation) -> Any:
     """What is combined in one place depends on each of its parts, whichever way they are combined."""
     given = operation.arguments
     dim, index, source = given["dim"], given["index"], given.get("src", given.get("source"))
-    if state.reach(index) is not None or state.drawn(index):
+    if not state.fixed(index):
         return None
     found = reach_or_zero(state, given["self"])
     indexed = operation.name == "index_reduce"
@@ -191,13 +201,8 @@ def with_biases(state: "Reach", reach: Tensor, added_to_it: Sequence[Any]) -> Te
     """A kept bias is no path, but counts as effective where the unit that it is added to lies on one."""
     for bias in added_to_it:
         if (kept := state.bias(bias)) is not None:
-            reach = used_with(reach, kept)
+            reach = state.used_with(reach, kept)
     return reach
-
-
-def used_with(reach: Tensor, kept: Tensor) -> Tensor:
-    """`reach` as it is, with a gradient for what is `kept` beside it."""
-    return reach + reach.detach() * (kept - kept.detach())
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
@@ -232,50 +237,59 @@ def _quotient(state: "Reach", operation: Operation) -> Any:
 # Products
 
 
-def product(state: "Reach", function: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
-    """Ways through a bilinear function of `a` and `b`: what depends on the input, times what may pass of the other."""
-    of_a, of_b = state.reach(a), state.reach(b)
-    parts = []
-    if of_a is not None:
-        parts.append(function(of_a, state.factor(b)))
-    if of_b is not None:
-        parts.append(function(state.factor(a), of_b))
-    state.countable &= len(parts) == 1
-    settled = state.settle(parts[0] if len(parts) == 1 else parts[0] + parts[1])
-    state.multiplied([a, b], settled)
-    return settled
-
-
 @rule("mul")
 def _mul(state: "Reach", operation: Operation) -> Any:
     a, b = operation.arguments["self"], operation.arguments["other"]
     if not isinstance(b, Tensor):
         return pointwise(state, operation) if b else torch.zeros(operation.results[0].shape)
-    return product(state, torch.mul, a, b)
+    return state.product(torch.mul, a, b)
 
 
-@rule("mm", "bmm", "mv", "dot")
+@rule("mm", "bmm", "mv", "dot", "vdot")
 def _matrix_product(state: "Reach", operation: Operation) -> Any:
     a, b = operation.given
-    return product(state, getattr(torch, operation.name), a, b)
+    return state.product(getattr(torch, operation.name), a, b)
 
 
-@rule("addmm", "baddbmm", "addmv", "addcmul")
+@rule("_weight_norm_interface")
+def _weight_norm(state: "Reach", operation: Operation) -> Any:
+    """Directions times lengths: a statistic is no path."""
+    return state.product(torch.mul, operation.arguments["v"], operation.arguments["g"])
+
+
+@rule("_trilinear")
+def _bilinear_layer(state: "Reach", operation: Operation) -> Any:
+    *factors, dims = [operation.arguments[name] for name in ("i1", "i2", "i3", "sumdim")]
+    expanded = [operation.arguments[name] for name in ("expand1", "expand2", "expand3")]
+    return state.product(lambda *three: operation.function(*three, *expanded, dims), *factors)
+
+
+TIMES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "addcmul": torch.mul,
+    "addr": torch.outer,
+    "addbmm": lambda a, b: torch.bmm(a, b).sum(0),
+}
+"""The product to which an operation adds; a matrix product where it is not named."""
+
+
+@rule("addmm", "baddbmm", "addmv", "addcmul", "addbmm", "addr")
 def _added_product(state: "Reach", operation: Operation) -> Any:
-    base, a, b = operation.given
+    (base, a, b), scales = operation.given, operation.arguments
     reached = any(state.reach(tensor) is not None for tensor in (a, b))
-    times = torch.mul if operation.name == "addcmul" else torch.matmul
-    parts = [product(state, times, a, b)] if reached else []
-    if (reach := state.reach(base)) is not None:
+    parts = []
+    if reached and scales.get("alpha", 1) and scales.get("value", 1):
+        parts.append(state.product(TIMES.get(operation.name, torch.matmul), a, b))
+    if (reach := state.reach(base)) is not None and scales.get("beta", 1):
         parts.append(reach)
     sum_ = added(operation.results[0], parts)
-    return with_biases(state, sum_ if sum_ is parts[0] else state.settle(sum_), [base])
+    sum_ = sum_ if parts and sum_ is parts[0] else state.settle(sum_)
+    return with_biases(state, sum_, [base] if scales.get("beta", 1) else [])
 
 
 @rule("linear")
 def _linear(state: "Reach", operation: Operation) -> Any:
     given = operation.arguments
-    return with_biases(state, product(state, F.linear, given["input"], given["weight"]), [given["bias"]])
+    return with_biases(state, state.product(F.linear, given["input"], given["weight"]), [given["bias"]])
 
 
 @rule("convolution", "_convolution")
@@ -283,9 +297,9 @@ def _convolution(state: "Reach", operation: Operation) -> Any:
     given = operation.arguments
     names = ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
     options = [given[name] for name in names]
-    reach = product(state, lambda x, w: torch.convolution(x, w, None, *options), given["input"], given["weight"])
+    reach = state.product(lambda x, w: torch.convolution(x, w, None, *options), given["input"], given["weight"])
     if (kept := state.bias(given["bias"])) is not None:
-        reach = used_with(reach, kept.view(-1, *(1,) * (reach.dim() - 2)))
+        reach = state.used_with(reach, kept.view(-1, *(1,) * (reach.dim() - 2)))
     return reach
 
 
@@ -306,7 +320,7 @@ def _layer_norm(state: "Reach", operation: Operation) -> Any:
 def scaled(state: "Reach", operation: Operation, shaped: Callable[[Tensor, Tensor], Tensor]) -> Any:
     """The input's reach, element by element, times what is kept of the weight."""
     x, weight = operation.given[0], operation.arguments.get("weight")
-    if (reach := state.reach(x)) is None:
+    if (reach := state.normalised(operation)) is None:
         return ()
     if (kept := state.support(weight)) is not None:
         reach = reach * shaped(kept, x)
@@ -314,7 +328,7 @@ def scaled(state: "Reach", operation: Operation, shaped: Callable[[Tensor, Tenso
     if isinstance(weight, Tensor):
         state.multiplied([weight], found)
     if (added_to_it := state.bias(bias)) is not None:
-        found = used_with(found, shaped(added_to_it, x))
+        found = state.used_with(found, shaped(added_to_it, x))
     return found
 
 
@@ -418,7 +432,7 @@ def _embedding(state: "Reach", operation: Operation) -> Any:
     """Any token may come: an element depends on its index through every row of the table."""
     indices, table = operation.arguments["indices"], operation.arguments["weight"]
     if (reach := state.reach(indices)) is None:
-        return None
+        return F.embedding(indices, reach_or_zero(state, table)) if state.fixed(indices) else None
     through = torch.ones(table.shape[1]) if (kept := state.support(table)) is None else state.settle(kept.sum(0))
     state.countable = False
     found = state.settle(reach.unsqueeze(-1) * through)
@@ -433,5 +447,5 @@ def everything(state: "Reach", operation: Operation) -> Any:
     found = [reach for tensor in given if (reach := state.reach(tensor)) is not None]
     ways = state.settle(total(found))
     used = total([kept for tensor in given if (kept := state.support(tensor)) is not None])
-    ways = used_with(ways, used)
+    ways = state.used_with(ways, used)
     return [ways.expand(result.shape).clone() for result in operation.results]

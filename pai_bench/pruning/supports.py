@@ -1,30 +1,233 @@
 """What is known of the values of a tensor for all data: where it is zero, and where it is minus infinity.
 
-Weights that are not kept are zero, and so is what masks forbid; what they multiply passes nothing there.
+Weights that are not kept are zero, and so is what masks forbid; what they multiply passes nothing there. A result is
+zero for all data
+
+* of an operation that moves elements: where the element that is moved is;
+* of a product: where one of its factors is;
+* of a function of single elements: where torch's function is zero whatever the elements that may differ from zero are;
+* of any other: where all that it is made of is zero, and the function of zeros is zero.
+
+What a result is made of, and what is a product, the rules of `pai_bench.pruning.rules` say. Values of data, of weights
+and of chance are never looked at.
 """
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch._ops import OpOverload
 
-from pai_bench.pruning.operations import CHANNEL_NORMS, CONSTANTS, POOLS, REDUCTIONS, ZERO_PRESERVING
-from pai_bench.pruning.rules import RULES, Settled, added, move, moves, total
-from pai_bench.pruning.tracing import Operation, tensors
+from pai_bench.pruning.operations import CHOICES, CONSTANTS, MOVES, PACKED, SUMS
+from pai_bench.pruning.rules import (
+    MOVED,
+    Settled,
+    added,
+    fixed_places,
+    move,
+    moved,
+    moves,
+    pointwise,
+    rule_for,
+    sums,
+    total,
+    unknown,
+)
+from pai_bench.pruning.tracing import Key, Operation, mapped, tensors
 
 if TYPE_CHECKING:
     from pai_bench.pruning.reachability import Reach
 
+PROBES = (0.0, 1.0, -1.0, 0.3, -0.3, 100.0, -100.0)
+"""Values at which functions of single elements are tried, for elements of which nothing is known."""
 
-def makes_zeros(operation: Operation) -> bool:
-    """Whether an operation can make zeros that hold for all data."""
+
+def supports(state: "Reach", operation: Operation, *, reached: bool) -> Sequence[Tensor]:
+    """Where an operation's results may differ from zero; nothing where nothing is known of it.
+
+    Of what depends on the input it is asked only in networks with gates.
+    """
+    name, given = operation.name, operation.given
+    if name in CONSTANTS or (reached and not state.has_gates):
+        return ()
+    known = any(state.support(tensor) is not None for tensor in given)
+    if not known and (all(state.fixed(tensor) for tensor in given) or not makes_zeros(state, operation)):
+        return ()
+    rule = rule_for(operation)
+    # what makes a factor of a path is on no path by that, but for what scales it
+    scales = name in ("mul", "div") or rule is moved or (rule is pointwise and name not in SUMS)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and (scales or not reached)):
+        found = known_supports(state, operation)
+    if found is None and not reached:
+        return everywhere(state, operation)
+    if found is None or (reached and all(bool(one.all()) and not one.requires_grad for one in found)):
+        return ()
+    return found
+
+
+def everywhere(state: "Reach", operation: Operation) -> Sequence[Tensor]:
+    """Of an operation that is not known: supports from which nothing is missing, all of whose connections are used."""
+    known = [state.factor(tensor) for tensor in operation.given]
+    if any(kept.requires_grad for kept in known):
+        state.unknown.setdefault(operation.name, operation.module)
+    return [used(total(known), torch.ones(result.shape)) for result in operation.results]
+
+
+def used(parts: Tensor, alive: Tensor) -> Tensor:
+    """What is `alive`, with a gradient for the `parts` that it is made of."""
+    return parts + (alive - parts).detach() if parts.requires_grad else alive
+
+
+def known_supports(state: "Reach", operation: Operation) -> Sequence[Tensor] | None:
+    """The supports of an operation, None where it is not known."""
+    name, given, rule = operation.name, operation.arguments, rule_for(operation)
+    shape = operation.results[0].shape if operation.results else torch.Size()
+    if name == "mul" and not isinstance(given["other"], Tensor):
+        return [state.factor(given["self"]) * float(given["other"] != 0)]
+    if name == "mul":
+        return [Settled.apply(state.factor(given["self"]) * state.factor(given["other"]))]
+    if name in ("div", "true_divide"):  # a divisor scales, as a statistic does
+        return [state.factor(given["self"]).expand(shape).clone()]
+    if name in ("prod", "cumprod"):
+        return [operation.function(**{**given, "self": state.factor(given["self"]), "dtype": None})]
+    if rule is moved and fixed_places(state, operation):
+        found = list(tensors(move(operation, state.factor, lambda number: float(number != 0))))
+        return [Settled.apply(one) for one in found] if sums(operation) else found[: 1 if name in PACKED else None]
+    if (rule is pointwise and (name not in SUMS or not given.get("alpha", 1))) or (rule is moved and name in CHOICES):
+        return of_elements(state, operation)
+    return None if rule in (moved, unknown) else of_parts(state, operation)
+
+
+def not_zero(tensor: Tensor) -> Tensor:
+    """Where a tensor differs from zero; what is no number, such as 0 / 0, does not."""
+    return (tensor != 0) & (tensor == tensor)
+
+
+def of_elements(state: "Reach", operation: Operation) -> Sequence[Tensor]:
+    """The supports of a function of single elements, which is tried at all pairs, triples, ... of `PROBES`.
+
+    A constant tensor is taken as it is where all of its elements are equal.
+    """
+    arguments = dict(operation.arguments)
+    names = [name for name, value in arguments.items() if isinstance(value, Tensor)]
+    equal = {n for n in names if state.fixed(t := arguments[n]) and t.numel() and bool((t == t.flatten()[0]).all())}
+    places = [name for name in names if name not in equal]
+    known = [state.factor(arguments[name]) for name in places]
+    values = torch.cartesian_prod(*[torch.tensor((0.0, *PROBES))] * len(places)).view(-1, len(places))
+    for name in names:
+        old = arguments[name]
+        column = values[:, places.index(name)] if name in places else old.flatten()[0].expand(len(values))
+        arguments[name] = column.to(old.dtype)
+    function = chosen if operation.name == "masked_fill" else operation.function
+    with torch.no_grad(), torch.random.fork_rng([], enabled=operation.random):
+        tried = [not_zero(one) for one in tensors(function(**arguments))]
+    return [table_of(one, known, result.shape) for one, result in zip(tried, operation.results, strict=False)]
+
+
+def chosen(self: Tensor, mask: Tensor, value: Any) -> Tensor:
+    """``masked_fill``, which takes a single value, for several."""
+    return torch.where(mask, value, self)
+
+
+def table_of(tried: Tensor, known: Sequence[Tensor], shape: torch.Size) -> Tensor:
+    """The support of a result, from where the function of zeros and `PROBES` is not zero."""
+    table = tried.view([1 + len(PROBES)] * len(known))
+    for i in range(len(known)):
+        table = torch.cat([table.narrow(i, 0, 1), table.narrow(i, 1, len(PROBES)).any(i, keepdim=True)], i)
+    table[(1,) * len(known)] = True
+    alive = table[tuple(one.detach().long() for one in known)].float().expand(shape)
+    parts = added(alive, known) if any(one.requires_grad for one in known) else alive
+    return used(parts * alive, alive)
+
+
+def of_parts(state: "Reach", operation: Operation) -> Sequence[Tensor] | None:
+    """The supports of an operation of which every result that is made of zeros only is the function of zeros."""
+    made = rule_for(operation)(Parts(state), operation)  # type: ignore[arg-type]
+    if made is None:
+        return None
+    counts = [Settled.apply(count) for count in tensors(made)]
+    if all(bool(count.all()) for count in counts) or operation.name == "normalisation":
+        return counts
+    if operation.random or not isinstance(operation.function, OpOverload):
+        return None
+    zeros = {
+        name: mapped(value, lambda t: t.clone() if state.fixed(t) else torch.zeros_like(t))
+        for name, value in operation.arguments.items()
+    }
+    at_zero = [not_zero(one) for one in tensors(operation.function(**zeros))]
+    return [used(count, torch.maximum(count.detach(), z.float())) for count, z in zip(counts, at_zero, strict=False)]
+
+
+class Parts:
+    """Stands for a `Reach` where a rule is asked what a result is made of, in counts of parts that may not be zero."""
+
+    def __init__(self, state: "Reach") -> None:
+        self.factor, self.fixed, self.key = state.factor, state.fixed, state.key
+        self.countable, self.forbidden = True, dict[Key, Tensor]()
+
+    def reach(self, tensor: Any) -> Tensor | None:
+        """Where `tensor` may differ from zero, if that is not for its constant values to say."""
+        return self.factor(tensor) if isinstance(tensor, Tensor) and not self.fixed(tensor) else None
+
+    def support(self, tensor: Any) -> Tensor | None:
+        """Where a factor or a bias may differ from zero."""
+        return self.factor(tensor) if isinstance(tensor, Tensor) else None
+
+    bias = support
+
+    def normalised(self, operation: Operation) -> Tensor:
+        """Of what a normalisation scales: where one element is not zero, its group loses a mean and has no zeros."""
+        name, x = operation.name, operation.given[0]
+        factor = self.factor(x)
+        if name in ("normalisation", "_fused_rms_norm"):
+            return factor
+        if name == "native_layer_norm":
+            return factor.sum(list(range(-len(operation.arguments["normalized_shape"]), 0)), True).expand(x.shape)
+        if name == "native_group_norm":
+            groups = factor.reshape(len(x), operation.arguments["group"], -1)
+            return groups.sum(2, True).expand(groups.shape).reshape(x.shape)
+        return factor.sum([i for i in range(x.dim()) if i != 1], True).expand(x.shape)
+
+    def product(self, function: Callable[..., Tensor], *factors: Tensor) -> Tensor:
+        """A product differs from zero where all factors do."""
+        return function(*map(self.factor, factors))
+
+    def used_with(self, parts: Tensor, bias: Tensor) -> Tensor:
+        """A sum differs from zero where its bias does."""
+        return parts + bias
+
+    def settle(self, count: Tensor) -> Tensor:
+        """A count as it is."""
+        return count
+
+    def multiplied(self, *_: Any) -> None:
+        """Nothing is noted."""
+
+    met = allow = multiplied
+
+
+def makes_zeros(state: "Reach", operation: Operation) -> bool:
+    """Whether an operation can make zeros that hold for all data, by a constant."""
     given = operation.arguments
     if operation.name == "mul":
-        factors = [given["self"], given.get("other")]
-        return any(isinstance(one, Tensor) and one.numel() > 1 and bool((one == 0).any()) for one in factors)
-    return operation.name in ("tril", "triu") or (operation.name == "masked_fill" and given["value"] == 0)
+        values = [given["self"], given["other"]]
+    elif operation.name in MOVES:
+        values = [part for name in MOVED if name in given for part in flat(given[name])]
+    else:
+        return False
+    return operation.name in ("tril", "triu") or any(
+        bool((value == 0).any()) if isinstance(value, Tensor) else value == 0
+        for value in values
+        if not isinstance(value, Tensor) or state.fixed(value)
+    )
+
+
+def flat(value: Any) -> Sequence[Any]:
+    """The parts of a list, or a value by itself."""
+    return value if isinstance(value, (list, tuple)) else [value]
 
 
 def forbidden(state: "Reach", operation: Operation) -> Tensor | None:
@@ -32,168 +235,37 @@ def forbidden(state: "Reach", operation: Operation) -> Tensor | None:
     name, given = operation.name, operation.arguments
     if not operation.results or not operation.results[0].is_floating_point():
         return None
-    known = [tensor for tensor in operation.given if state.key(tensor) in state.forbidden]
-    if name in ("masked_fill", "where", "add", "sub", "baddbmm", "addmm"):
-        parts = [state.forbidden[state.key(tensor)] for tensor in known]
-        constant = [t for t in operation.given if state.fixed(t) and state.support(t) is None]
-        if name == "masked_fill" and state.fixed(given["mask"]) and minus_infinity(state, given["value"]):
-            parts.append(given["mask"])
-        elif name == "where" and state.fixed(given["condition"]):
-            parts.append((operation.results[0] == -math.inf) & chosen_constant(state, given))
-        elif name in ("add", "sub", "baddbmm", "addmm"):
-            # of a product, what it is added to
-            added_to_it = constant if name in ("add", "sub") else [t for t in constant if t is given["self"]]
-            parts += [tensor == -math.inf for tensor in added_to_it if tensor.is_floating_point()]
-        if not (parts := [part for part in parts if part.any()]):
+    known = any(state.key(tensor) in state.forbidden for tensor in operation.given)
+    found: Any = None
+    if name in ("add", "sub", "baddbmm", "addmm") and given.get("beta", 1):
+        # of a product, what it is added to
+        terms = operation.given if name == "add" else [t for t in [given["self"]] if isinstance(t, Tensor)]
+        parts = [minus_infinity(state, t) for t in terms if state.key(t) in state.forbidden or state.fixed(t)]
+        if parts := [part for part in parts if part.any()]:
+            found = added(operation.results[0], parts) > 0
+    elif name in CHOICES or (known and moves(operation)):
+        found = moved_infinity(state, operation)
+    elif known and name in ("mul", "div"):
+        found = minus_infinity(state, given["self"]).expand(operation.results[0].shape)
+    return found if isinstance(found, Tensor) and bool(found.any()) else None
+
+
+def moved_infinity(state: "Reach", operation: Operation) -> Any:
+    """Where what is moved is minus infinity; of a choice that is not fixed, where both values are."""
+    ways = [operation]
+    if not fixed_places(state, operation):
+        if operation.name not in CHOICES:
             return None
-        found = torch.zeros(operation.results[0].shape, dtype=torch.bool)
-        for part in parts:
-            found = found | part
-        return found
-    if known and (moves(operation) or name in ("_to_copy", "clone", "mul", "div")) and len(operation.results) == 1:
-        if name in ("mul", "div"):
-            return state.forbidden[state.key(known[0])].expand(operation.results[0].shape)
-        moved_along = move(
-            operation,
-            lambda t: state.forbidden.get(state.key(t), torch.zeros(t.shape, dtype=torch.bool)),
-            lambda number: number == -math.inf,
-        )
-        return moved_along if isinstance(moved_along, Tensor) else None
-    return None
+        which = "condition" if "condition" in operation.arguments else "mask"
+        condition = operation.arguments[which]
+        options = (torch.full_like(condition, chosen, dtype=torch.bool) for chosen in (False, True))
+        ways = [replace(operation, arguments={**operation.arguments, which: option}) for option in options]
+    found = [move(one, lambda t: minus_infinity(state, t), lambda number: number == -math.inf) for one in ways]
+    return found[0] if len(found) == 1 else found[0] & found[1]
 
 
-def minus_infinity(state: "Reach", value: Any) -> bool:
-    """Whether a number, or a tensor of one, is minus infinity for all data."""
-    return (not isinstance(value, Tensor) or state.fixed(value)) and float(value) == -math.inf
-
-
-def chosen_constant(state: "Reach", given: Any) -> Tensor:
-    """Where ``where`` takes a value that does not depend on the data."""
-    first, second = (state.reach(given[name]) is None for name in ("self", "other"))
-    return torch.where(given["condition"], torch.tensor(first), torch.tensor(second))
-
-
-def supports(state: "Reach", operation: Operation, *, reached: bool) -> Any:
-    """Where an operation's results may differ from zero, when that is known of one of its arguments at least."""
-    return known_supports(state, operation, reached=reached)
-
-
-def everywhere(state: "Reach", operation: Operation) -> list[Tensor]:
-    """Supports from which nothing is missing, and in which every connection is used."""
-    known = [state.factor(tensor) for tensor in operation.given]
-    ones = [added(result, known if operation.pointwise else [total(known)]) for result in operation.results]
-    return [part + (1 - part).detach() for part in ones]
-
-
-def known_supports(state: "Reach", operation: Operation, *, reached: bool) -> Any:
-    """The supports of an operation that is known."""
-    name = operation.name
-    if name in CONSTANTS or name in ("_pack_padded_sequence", "_pad_packed_sequence"):
-        return None
-    chance = [operation.arguments.get(which) for which in ("mask", "condition")]
-    if any(isinstance(tensor, Tensor) and state.drawn(tensor) for tensor in chance):
-        # chance, not the data, says which of the two values
-        values = [operation.arguments.get(which) for which in ("self", "other", "value")]
-        parts = [state.factor(tensor) for tensor in values if isinstance(tensor, Tensor)]
-        constant = name == "masked_fill" and not isinstance(values[2], Tensor) and values[2]
-        return everywhere(state, operation) if constant else Settled.apply(added(operation.results[0], parts))
-    if moves(operation) and name not in RULES:
-        return move(operation, state.factor, lambda number: float(number != 0))
-    given = operation.given
-    if name in ZERO_PRESERVING or (name == "mul" and len(given) == 1):
-        first = given[0]
-        return None if state.support(first) is None else state.factor(first).expand(operation.results[0].shape).clone()
-    if name == "mul" and len(given) == 2:
-        return Settled.apply(state.factor(given[0]) * state.factor(given[1]))
-    if name in REDUCTIONS and not isinstance(operation.arguments.get("other"), Tensor) and not reached:
-        return reduced(operation, state.factor(given[0]))
-    if reached:  # nothing is known any more
-        return None
-    known = [state.factor(tensor) for tensor in given]
-    if name in ("mm", "bmm", "matmul"):
-        return Settled.apply(torch.matmul(*known))
-    if name in ("linear", "convolution", "_convolution"):
-        return of_layer(state, operation)
-    if name in CHANNEL_NORMS and operation.arguments.get("running_mean") is None:
-        return centred(state, operation)
-    if name in ("addmm", "baddbmm", "addmv"):
-        return Settled.apply(known[0] + torch.matmul(*known[1:]))
-    if name in ("normalisation", "_weight_norm_interface", "_weight_norm"):  # zero stays zero
-        return Settled.apply(known[0] * known[1]) if len(known) > 1 else known[0]
-    if name in ("add", "sub") and len(given) == 2:
-        return Settled.apply(added(operation.results[0], known))
-    if not operation.pointwise and name not in REDUCTIONS and any(kept.requires_grad for kept in known):
-        state.unknown.setdefault(name, operation.module)
-    return everywhere(state, operation)  # what is zero need not stay so
-
-
-def reduced(operation: Operation, factor: Tensor) -> list[Tensor]:
-    """A sum, mean, largest, ... of zeros is zero; one result or several, all of one shape."""
-    dims = operation.arguments.get("dim")
-    every = list(range(factor.dim())) if dims is None or dims == [] else dims
-    total_ = Settled.apply(factor.sum(every) if factor.dim() else factor)
-    return [total_.reshape(result.shape) for result in operation.results]
-
-
-def centred(state: "Reach", operation: Operation) -> Tensor:
-    """What is left of a channel whose mean is taken away: zero where all of it is zero, but for a bias."""
-    x, shape = operation.given[0], [1, -1, *[1] * (operation.given[0].dim() - 2)]
-    factor = state.factor(x)
-    found = factor.sum([i for i in range(x.dim()) if i != 1], keepdim=True).expand(x.shape)
-    weight, bias = operation.arguments.get("weight"), operation.arguments.get("bias")
-    if isinstance(weight, Tensor):
-        found = found * state.factor(weight).view(shape)
-    if isinstance(bias, Tensor):
-        found = found + state.factor(bias).view(shape)
-    return Settled.apply(found)  # type: ignore[no-any-return]
-
-
-def of_dependent(state: "Reach", operation: Operation) -> Any:
-    """Where the results of an operation on what depends on the input may differ from zero; None where they all may.
-
-    So a product knows of a factor that is zero for all data: a gate without connections, values without any.
-    """
-    found = known_of_dependent(state, operation)
-    return None if found is None or all(bool(one.all()) for one in tensors(found)) else found
-
-
-def known_of_dependent(state: "Reach", operation: Operation) -> Any:
-    """The same, not yet looked at."""
-    name, arguments, given = operation.name, operation.arguments, operation.given
-    if name in ("mm", "bmm", "matmul", "mv", "dot"):
-        return Settled.apply(torch.matmul(*map(state.factor, given)))
-    if name in ("addmm", "baddbmm", "addmv"):
-        base, a, b = map(state.factor, given)
-        return Settled.apply(added(operation.results[0], [base, torch.matmul(a, b)]))
-    if name in ("addcmul", "addcdiv"):
-        base, a, b = map(state.factor, given)
-        return Settled.apply(added(operation.results[0], [base, a * b if name == "addcmul" else a]))
-    if name in ("linear", "convolution", "_convolution"):
-        return of_layer(state, operation)
-    if name in ("add", "sub") and len(given) == 2:
-        return Settled.apply(added(operation.results[0], [state.factor(tensor) for tensor in given]))
-    if name in ("_fused_rms_norm", "normalisation"):
-        weight = arguments.get("weight")
-        x = state.factor(given[0])
-        return x if weight is None else Settled.apply(x * state.factor(weight))
-    if name in REDUCTIONS and not isinstance(arguments.get("other"), Tensor):
-        return reduced(operation, state.factor(given[0]))
-    if name in POOLS:
-        pooled = operation.function(**{**arguments, "self": state.factor(given[0])})
-        return (next(tensors(pooled)) > 0).float()
-    if name == "glu":
-        return state.factor(given[0]).chunk(2, arguments["dim"])[0].clone()
-    return None
-
-
-def of_layer(state: "Reach", operation: Operation) -> Tensor:
-    """Where the outputs of a linear or convolutional layer may differ from zero: by a connection, or by a bias."""
-    given = operation.arguments
-    x, weight, bias = state.factor(given["input"]), state.factor(given["weight"]), given["bias"]
-    if operation.name == "linear":
-        found, bias_shape = F.linear(x, weight), [-1]
-    else:
-        names = ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
-        found = torch.convolution(x, weight, None, *(given[name] for name in names))
-        bias_shape = [-1, *[1] * (found.dim() - 2)]
-    return Settled.apply(found if bias is None else found + state.factor(bias).view(bias_shape))  # type: ignore[no-any-return]
+def minus_infinity(state: "Reach", tensor: Tensor) -> Tensor:
+    """Where a tensor is minus infinity for all data."""
+    if (known := state.forbidden.get(state.key(tensor))) is not None:
+        return known
+    return tensor == -math.inf if state.fixed(tensor) else torch.zeros(tensor.shape, dtype=torch.bool)

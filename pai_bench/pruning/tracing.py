@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pai_bench.errors import UserError
 from pai_bench.pruning.attention import is_fused_attention, plain_attention
 from pai_bench.pruning.gradients import forward
-from pai_bench.pruning.operations import PRODUCTS
+from pai_bench.pruning.operations import CHOICES, MOVES, SUMS
 
 Key = tuple[Any, ...]
 
@@ -31,6 +31,13 @@ NORMALISATIONS = (F.rms_norm, F.normalize, F.local_response_norm)
 
 UNSAFE = ("_unsafe_view", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk")
 """Operations whose results are views, though torch does not say so."""
+
+
+BESIDE = (MOVES | SUMS) - CHOICES
+"""Operations that let two values pass beside each other."""
+
+OF_ITSELF = ("glu", "prod", "cumprod")
+"""Operations that multiply elements of one tensor with each other."""
 
 
 def aliases(function: OpOverload) -> bool:
@@ -101,19 +108,32 @@ class Trace:
 
     @cached_property
     def has_gates(self) -> bool:
-        """Whether it may multiply two values that both depend on the input, of which one may then be zero for all data.
+        """Whether a value that depends on the input, and is zero for all data, may stop another one, as in a product.
 
-        Memories, not tensors, are followed, so that it is sometimes said of a trace that does not.
+        None does where values are added, or put beside each other. Memories, not tensors, are followed, so that it is
+        sometimes said of a trace in which none can.
         """
         dependent = {key(self.input)[0]}
         for operation in self.operations:
             memories = [self.keys[id(tensor)][0] for tensor in operation.given]
             reached = sum(memory in dependent for memory in memories)
-            if (reached > 1 and operation.name in PRODUCTS) or (reached and operation.name == "glu"):
+            if (reached > 1 and operation.name not in BESIDE) or (reached and operation.name in OF_ITSELF):
                 return True
             if reached:
                 dependent |= {self.keys[id(tensor)][0] for tensor in operation.results}
         return False
+
+    @cached_property
+    def rewritten(self) -> frozenset[int]:
+        """Memories that are written to after they were read, so that what they hold in the end is not what was read."""
+        read: set[int] = set()
+        found = set()
+        for operation in self.operations:
+            written = {self.keys[id(tensor)][0] for tensor in operation.results} if operation.in_place else set()
+            found |= written & read
+            if not operation.is_view:
+                read |= {self.keys[id(tensor)][0] for tensor in operation.given} - written
+        return frozenset(found)
 
     @cached_property
     def last_uses(self) -> Sequence[Sequence[Key]]:

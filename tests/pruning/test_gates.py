@@ -200,6 +200,7 @@ def test_weights_that_are_zero_where_their_parameter_is(kind: str, caplog: pytes
     found = pb.connectivity(
         model, pb.Mask({name: keep, "1.weight": torch.ones(2, 4, dtype=torch.bool)}), torch.ones(1, 4)
     )
+    assert not found.unknown
     assert found.effective_mask[name].equal(keep)
     assert found.effective_mask["1.weight"].any(0).tolist() == [True, True, False, True]
     assert found.computed == ()
