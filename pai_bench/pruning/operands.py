@@ -1,8 +1,9 @@
 """Which parameters multiply what depends on a network's input, by what they do in a trace of it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from pai_bench.pruning.operations import (
@@ -11,9 +12,8 @@ from pai_bench.pruning.operations import (
     MOVES,
     REDUCING_MOVES,
     SUMMING_MOVES,
-    ZERO_PRESERVING,
 )
-from pai_bench.pruning.tracing import Operation, Trace
+from pai_bench.pruning.tracing import Operation, Trace, mapped
 
 FACTORS = {
     **{"mm": ("self", "mat2"), "bmm": ("self", "mat2"), "matmul": ("self", "other"), "mv": ("self", "vec")},
@@ -97,7 +97,10 @@ class _Following:
                 matrices = [tensor for tensor in operation.given if tensor.dim() > 1 and not self._depends(tensor)]
                 self.found.unclear.update(*(self._holds.get(self._memory(tensor), ()) for tensor in matrices))
             return
-        scaled = {name for tensor in kept_zero(operation) for name in self._holds.get(self._memory(tensor), ())}
+        held = [tensor for tensor in operation.given if self._memory(tensor) in self._holds]
+        scaled = {
+            name for tensor in held if keeps_zeros(operation, tensor) for name in self._holds[self._memory(tensor)]
+        }
         every = {
             name
             for tensor in operation.given
@@ -115,20 +118,23 @@ def is_known(operation: Operation) -> bool:
     """Whether an operation is one of `FACTORS`, or no product: of elements, a move, a lookup, a normalisation."""
     name = operation.name
     moves = operation.is_view or name in MOVES or name in SUMMING_MOVES or name in REDUCING_MOVES or name in CONSTANTS
-    single = operation.pointwise or name in ELEMENTWISE or name in ZERO_PRESERVING
+    single = operation.pointwise or name in ELEMENTWISE
     return moves or single or name in FACTORS or name == "embedding" or "norm" in name
 
 
-def kept_zero(operation: Operation) -> Iterator[Tensor]:
-    """Arguments whose zeros stay zeros in the results, element by element, wherever those are put."""
-    if operation.is_view or operation.name in MOVES:
-        yield from operation.given
-    elif operation.name in SCALED or operation.name in ZERO_PRESERVING:
-        first, result = operation.given[0], operation.results[0]
-        if operation.name in ("_weight_norm", "_weight_norm_interface"):
-            first = operation.arguments["v"]
-        factors = operation.given if operation.name == "mul" else [first]
-        yield from (factor for factor in factors if factor.numel() == result.numel())
+def keeps_zeros(operation: Operation, tensor: Tensor) -> bool:
+    """Whether the zeros of an argument stay zeros in the results, element by element, wherever those are put."""
+    name, given = operation.name, operation.arguments
+    if operation.is_view or name in MOVES:
+        return True
+    if not operation.results or operation.results[0].numel() != tensor.numel():
+        return False
+    if name in SCALED:
+        return name == "mul" or tensor is given[SCALED[name]]
+    if not operation.pointwise or len(operation.given) > 1:
+        return False
+    at_zero = operation.function(**mapped(given, torch.zeros_like))
+    return not bool(at_zero.any())
 
 
 def inputs_first(operation: Operation, factor: Tensor, *, second: bool) -> bool:

@@ -50,6 +50,7 @@ FOUND: dict[str, tuple[Callable[[Any, Tensor], Tensor], dict[str, tuple[int, ...
     "joined": (lambda m, x: m.fc(x) + F.linear(x, torch.cat([m.v, m.w])), {"v": (1, 4), "w": (2, 4)}, ["v", "w"]),
     "scaled": (lambda m, x: m.fc(F.linear(x, m.w * m.g)), {"w": (4, 4), "g": (4, 1)}, ["w"]),
     "masked": (lambda m, x: m.fc(F.linear(x, torch.tril(m.w) / 2)), {"w": (4, 4)}, ["w"]),
+    "squashed": (lambda m, x: m.fc(F.linear(x, m.w.tanh().abs().clamp(max=0.5))), {"w": (4, 4)}, ["w"]),
     "vector": (lambda m, x: m.fc(x) * (x @ m.w).unsqueeze(1), {"w": (4,)}, ["w"]),
     "low rank": (lambda m, x: m.fc(x) + x @ m.a @ m.b, {"a": (4, 2), "b": (2, 3)}, ["a", "b"]),
     "scale, shift, class token": (
@@ -298,3 +299,8 @@ def test_what_is_no_choice_of_parameters(wrong: Any) -> None:
     model = nn.Sequential(nn.Linear(4, 3))
     with pytest.raises(UserError, match="prunable is names of parameters, or a predicate"):
         pb.prune(model, (X, Y), prunable=wrong)
+
+
+def test_a_function_that_is_not_zero_at_zero_computes(caplog: pytest.LogCaptureFixture) -> None:
+    assert further(Own(lambda m, x: m.fc(F.linear(x, m.w.exp())), w=(4, 4)), X) == ()
+    assert caplog.messages[0].startswith("w (16 elements) are not scored")
