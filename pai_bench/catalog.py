@@ -39,6 +39,8 @@ class Catalog:
     models: dict[str, Builder] = field(default_factory=dict)
     versions: dict[str, Callable[[InputShape], int]] = field(default_factory=dict)
     """Versions of the networks on inputs of a shape; of a function of one's own, its attribute ``version``, or 1."""
+    unclear: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    """By data and network: parameters from which weights may be computed, and which are not scored."""
     criteria: dict[str, Criterion] = field(default_factory=dict)
     variants: dict[str, Variant] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
@@ -149,7 +151,7 @@ def _protocol(catalog: Catalog, sweep: Sweep, data_name: str, model_name: str) -
     shapes: dict[str, Any] = {"input_shape": data.input_shape, "num_classes": data.num_classes}
     model = create_model(catalog.models[model_name], **shapes, seed=0, init=sweep.init)
     check_fit(model, model_name, data)
-    traced = further(model, data.example())
+    traced, catalog.unclear[data_name, model_name] = further(model, data.example())
     chosen(model, traced, patterns=sweep.prunable, keep_first=sweep.keep_first, keep_last=sweep.keep_last)
     has_batch_norm = any(isinstance(module, BATCH_NORMS) for module in model.modules())
     protocol = get_protocol(

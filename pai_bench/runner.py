@@ -355,6 +355,7 @@ class Runner(Materials):
             device=self.device.type,
             chance_loss=self.chance_loss(trial),
             chance_accuracy=self.chance_accuracy(trial),
+            not_scored=self.catalog.unclear.get((trial.data, trial.model), ()) if trial.prunable is None else (),
             environment=describe(self.device),
             provenance={
                 **self.provenance(),

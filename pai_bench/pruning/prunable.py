@@ -4,6 +4,7 @@ import fnmatch
 import logging
 import weakref
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -20,8 +21,16 @@ STANDARD = ("weight", "bias", "in_proj_bias", "bias_k", "bias_v")
 """Parameters of torch's own layers that are no weights, or those of the usual layers."""
 
 
-def further(model: nn.Module, example: Tensor) -> tuple[str, ...]:
-    """Names of weights outside of the usual layers: what else multiplies, in one forward pass of `example`, the data.
+class Found(NamedTuple):
+    """Names of parameters outside of the usual layers."""
+
+    weights: tuple[str, ...] = ()
+    unclear: tuple[str, ...] = ()
+    """Those from which weights may be computed, so that nobody can know but the user whether they are to be pruned."""
+
+
+def further(model: nn.Module, example: Tensor) -> Found:
+    """What else multiplies, in one forward pass of `example`, the data, outside of the usual layers.
 
     Such are the parameters of layers of one's own that are operands of a matrix product or a convolution, also
     transposed or scaled (`pai_bench.pruning.operands`): a parameter that ``F.conv2d`` takes, a weight of shape
@@ -31,14 +40,14 @@ def further(model: nn.Module, example: Tensor) -> tuple[str, ...]:
     """
     others = candidates(model)
     if not others:
-        return ()
+        return Found()
     state = tuple((name, id(parameter)) for name, parameter in others.items())
     if (known := _FOUND.get(model)) is None or known[0] != state:
         known = _FOUND[model] = (state, _found(model, example, others))
     return known[1]
 
 
-_FOUND: "weakref.WeakKeyDictionary[nn.Module, tuple[object, tuple[str, ...]]]" = weakref.WeakKeyDictionary()
+_FOUND: "weakref.WeakKeyDictionary[nn.Module, tuple[object, Found]]" = weakref.WeakKeyDictionary()
 
 
 def chosen(
@@ -78,7 +87,7 @@ def chosen(
 
 def scored(model: nn.Module, example: Tensor, *, biases: bool = False) -> list[str] | None:
     """The names of what is scored where nobody chooses; None for the usual parameters alone."""
-    traced = further(model, example)
+    traced = further(model, example).weights
     return chosen(model, traced, biases=biases) if traced else None
 
 
@@ -108,22 +117,24 @@ def _usual(model: nn.Module, *, biases: bool) -> dict[str, nn.Parameter]:
         return {}
 
 
-def _found(model: nn.Module, example: Tensor, others: dict[str, nn.Parameter]) -> tuple[str, ...]:
+def _found(model: nn.Module, example: Tensor, others: dict[str, nn.Parameter]) -> Found:
     # a scale for each unit, of shape (units, 1, 1), is no matrix
     matrices = {name: others[name].numel() for name in others if others[name].squeeze().dim() > 1}
     tables = {f"{name}.weight".lstrip(".") for name, module in model.named_modules() if isinstance(module, TABLES)}
     try:
         links = Connections(model, example)
     except UserError as error:
-        warn_of(matrices.keys() - tables, matrices, f"may be weights, but the network cannot be followed ({error})")
-        return ()
+        why = f"may be weights, but the network cannot be followed ({error})"
+        return Found((), warn_of(matrices.keys() - tables, matrices, why))
     found = operands(links.trace, {name: links.parameters[name] for name in others})
-    warn_of(found.unclear - found.weights, matrices, "are not scored, though the network computes weights from them")
-    return tuple(name for name in others if name in found.weights)
+    why = "are not scored, though the network computes weights from them"
+    unclear = warn_of(found.unclear - found.weights, matrices, why)
+    return Found(tuple(name for name in others if name in found.weights), unclear)
 
 
-def warn_of(names: Iterable[str], sizes: dict[str, int], what: str) -> None:
-    """Name parameters of which nobody can know whether they are to be pruned but the user."""
-    if named := sorted(name for name in names if name in sizes):
+def warn_of(names: Iterable[str], sizes: dict[str, int], what: str) -> tuple[str, ...]:
+    """Name those parameters that have a size, and return them."""
+    if named := tuple(sorted(name for name in names if name in sizes)):
         cure = "to score them, name them in prunable= (--prunable)"
         logger.warning("%s (%s elements) %s; %s", ", ".join(named), f"{sum(sizes[n] for n in named):,}", what, cure)
+    return named

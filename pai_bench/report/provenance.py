@@ -230,6 +230,8 @@ def limits(comparison: Comparison, found: Sequence[Pair]) -> list[str]:
         lines.append(f"fewer than {comparison.seeds} seeds: {', '.join(uneven)}; pairs are over the seeds of both.")
     if 0 < len(comparison.dense.accuracies) < comparison.seeds:
         lines.append(f"the dense reference has {plural(len(comparison.dense.accuracies), 'seed')}.")
+    if named := sorted({name for names in comparison.rows.not_scored for name in names.split(", ") if name}):
+        lines.append(f"not scored, though the network may compute weights from them: {', '.join(named)}.")
     if not comparison.dense.accuracies:
         why = "the dense reference failed" if comparison.dense.failed else "no dense reference"
         lines.append(f"{why}: nothing says what pruning costs in accuracy.")

@@ -91,6 +91,8 @@ class Record:
     """Floating-point operations of the dense network's forward pass of one example."""
     not_prunable: int | None = None
     """Elements of the network's other parameters, which no mask removes: biases, scales, embeddings, kept layers."""
+    not_scored: tuple[str, ...] = ()
+    """Parameters from which the network may compute weights, and which no criterion was asked about."""
     mask: str | None = None
     """What is kept, as `pai_bench.store.bits` writes it, so that masks can be compared."""
     layers: tuple[Layer, ...] = ()
@@ -114,6 +116,7 @@ class Record:
             raw["curve"] = tuple(EpochRecord(**epoch) for epoch in raw["curve"])
             raw["dead_layers"] = None if raw["dead_layers"] is None else tuple(raw["dead_layers"])
             raw["severed_shortcuts"] = tuple(raw.get("severed_shortcuts", ()))
+            raw["not_scored"] = tuple(raw.get("not_scored", ()))
             record = cls(**{f.name: raw[f.name] for f in fields(cls) if f.name in raw and f.name != "whole_mask"})
             record.check()
         except MALFORMED as error:
@@ -205,6 +208,7 @@ class Record:
             "parameters": sum(layer.size for layer in self.layers) or None,
             "parameters_kept": sum(layer.kept for layer in self.layers) if self.layers else None,
             "parameters_not_prunable": self.not_prunable,
+            "not_scored": ", ".join(self.not_scored),
             "flops": self.flops,
             "flops_kept": self.flops_kept,
             "train_loss": self.curve[-1].train_loss if self.curve else None,

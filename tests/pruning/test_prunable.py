@@ -17,6 +17,8 @@ from pai_bench.plan import Trial
 from pai_bench.pruning import prunable_parameters
 from pai_bench.pruning.flops import flops
 from pai_bench.pruning.prunable import candidates, chosen, further
+from pai_bench.report.page import write_report
+from pai_bench.store import Store
 
 X, TOKENS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(12).reshape(6, 2) % 7
 Y = torch.arange(6) % 3
@@ -66,7 +68,7 @@ FOUND: dict[str, tuple[Callable[[Any, Tensor], Tensor], dict[str, tuple[int, ...
 def test_operands_of_products_are_found(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     of, shapes, expected = FOUND[kind]
     model = Own(of, **shapes)
-    assert list(further(model, X)) == expected
+    assert list(further(model, X).weights) == expected
     assert not caplog.records
     mask = pb.prune(model, (X, Y), sparsity=0.5)
     assert set(mask) == {*expected, "fc.weight"}
@@ -128,7 +130,7 @@ def test_weights_computed_in_another_way_are_named(caplog: pytest.LogCaptureFixt
     assert warning.startswith("0.parametrizations.weight.original (20 elements) are not scored")
     assert "--prunable" in warning
     low_rank = Own(lambda m, x: m.fc(x) + F.linear(x, m.a @ m.b), a=(3, 2), b=(2, 4))
-    assert further(low_rank, X) == ()
+    assert further(low_rank, X) == ((), ("a", "b"))
     assert caplog.messages[1].startswith("a, b (14 elements)")
 
 
@@ -140,7 +142,7 @@ def test_a_network_that_cannot_be_followed_is_told(caplog: pytest.LogCaptureFixt
             return super().forward(x)
 
     model = Failing(lambda m, x: m.fc(x @ m.w), w=(4, 4))
-    assert further(model, X[:1]) == ()
+    assert further(model, X[:1]) == ((), ("w",))
     assert "w (16 elements) may be weights, but the network cannot be followed" in caplog.text
 
 
@@ -155,7 +157,7 @@ def test_bilinear_layers_and_tables_that_multiply() -> None:
         def forward(self, x: Tensor) -> Any:
             return self.layer(x, x)
 
-    assert further(Squared(), X) == ("layer.weight",)
+    assert further(Squared(), X).weights == ("layer.weight",)
     mask = pb.prune(Squared(), (X, Y), sparsity=0.5)
     assert mask.size == 48
 
@@ -167,7 +169,7 @@ def test_bilinear_layers_and_tables_that_multiply() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return F.linear(self.fc(self.table(x)).mean(1), self.table.weight)
 
-    assert further(Tied(), TOKENS) == ("table.weight",)
+    assert further(Tied(), TOKENS) == (("table.weight",), ())
 
 
 def test_usual_networks_are_not_run() -> None:
@@ -177,7 +179,7 @@ def test_usual_networks_are_not_run() -> None:
 
     usual = Loud(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.LayerNorm(3), nn.LSTM(3, 4), nn.MultiheadAttention(4, 2))
     assert not candidates(usual)
-    assert further(usual, X) == ()
+    assert further(usual, X) == ((), ())
     for name in ("resnet-20", "vgg-11-bn", "lstm-s", "wrn-16-8", "snip-it-mlp-5"):
         assert not candidates(pb.create_model(name, input_shape=(1, 32, 32), num_classes=10))
 
@@ -231,6 +233,27 @@ def test_a_sweep_prunes_what_it_finds_and_says_so(tmp_path: Any) -> None:
     assert pruned.parameters_not_prunable == 10
     assert pruned.prunable == "with 1 further weights"
     assert pruned.connected
+
+
+def test_a_report_names_what_is_not_scored(tmp_path: Any) -> None:
+    def low_rank(shape: tuple[int, ...], classes: int) -> nn.Module:
+        inputs = torch.Size(shape).numel()
+
+        def forward(m: Any, x: Tensor) -> Tensor:
+            return m.last(F.linear(x.flatten(1), m.a @ m.b))  # type: ignore[no-any-return]
+
+        model = Own(forward, a=(8, 2), b=(2, inputs))
+        del model.fc
+        model.last = nn.Linear(8, classes)
+        return model
+
+    keys: dict[str, Any] = {"models": [low_rank], "criteria": ["random"], "sparsities": [0.5], "seeds": 1, "epochs": 0}
+    pb.run(pb.Sweep(**keys), out=tmp_path)
+    text = write_report(Store(tmp_path), tmp_path / "report.md").read_text()
+    assert "not scored, though the network may compute weights from them: a, b." in text
+    chosen_ones = pb.run(pb.Sweep(**keys, prunable="a,b,last.weight"), out=tmp_path)
+    assert chosen_ones.iloc[1].parameters == 16 + 2 * 784 + 80
+    assert not chosen_ones.iloc[1].not_scored
 
 
 def test_identities_say_what_was_chosen_and_nothing_else() -> None:
@@ -302,5 +325,5 @@ def test_what_is_no_choice_of_parameters(wrong: Any) -> None:
 
 
 def test_a_function_that_is_not_zero_at_zero_computes(caplog: pytest.LogCaptureFixture) -> None:
-    assert further(Own(lambda m, x: m.fc(F.linear(x, m.w.exp())), w=(4, 4)), X) == ()
+    assert further(Own(lambda m, x: m.fc(F.linear(x, m.w.exp())), w=(4, 4)), X) == ((), ("w",))
     assert caplog.messages[0].startswith("w (16 elements) are not scored")
