@@ -13,6 +13,7 @@ from pai_bench.errors import UserError, unknown
 from pai_bench.pruning.connectivity import TABLES, Connections, owner
 from pai_bench.pruning.criterion import prunable_parameters, usual_names
 from pai_bench.pruning.operands import operands
+from pai_bench.pruning.wrappers import unwrapped
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ def further(model: nn.Module, example: Tensor) -> Found:
     weight from. Where that is not clear, a warning names the parameters. A network of the usual layers alone is not
     run; one that has others is run once, its result kept as long as the network.
     """
+    model = unwrapped(model)
     others = candidates(model)
     if not others:
         return Found()
@@ -64,6 +66,7 @@ def chosen(
     Of these, those whose names fit one of the `patterns`, as a shell has them, with commas between; a name without
     ``*``, ``?`` or ``[`` may be any parameter. Without what the first layer of them has, or the last.
     """
+    model = unwrapped(model)
     every = dict(model.named_parameters())
     usual = _usual(model, biases=biases)
     names = [name for name in every if name in usual or name in traced]
