@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from pai_bench.arrays import on_processor
 from pai_bench.errors import UserError
 from pai_bench.pruning.criterion import usual_names
-from pai_bench.pruning.guard import replica
+from pai_bench.pruning.guard import BATCH_NORMS, replica
 from pai_bench.pruning.mask import Mask
 from pai_bench.pruning.operands import Operands, operands
 from pai_bench.pruning.reachability import Count, Reach
@@ -148,6 +148,10 @@ class Connections:
         refuse_hidden(model)
         with random_state(0), torch.inference_mode(False), no_collection(), seen_through():
             twin = replica(model, [], "eval")
+            if len(example_input) == 1 and any(
+                isinstance(one, BATCH_NORMS) and one.running_mean is None for one in twin.modules()
+            ):
+                example_input = example_input.expand(2, *example_input.shape[1:])  # of one, there are no statistics
             if any(tensor.device.type != "cpu" for tensor in (*twin.parameters(), *twin.buffers())):
                 twin = twin.cpu()
             self.trace: Trace = trace(twin, example_input.detach().cpu().clone())
@@ -223,8 +227,10 @@ class Connections:
 
     def _layer(self, name: str, keep: Tensor, effective: Tensor) -> LayerConnectivity:
         module = self.modules[owner(name)]
-        units, features = axes(effective, module)
-        if effective.dim() == 2 and self._is_inputs_first(name, module):
+        own = effective.dim() > 1 and not is_usual(name, module)
+        groups = self._operands.groups.get(name, 1) if own else 1
+        units, features = axes(effective, module, groups)
+        if own and name in self._operands.inputs_first:
             units, features = features, units
         return LayerConnectivity(
             name=name,
@@ -236,12 +242,6 @@ class Connections:
             features=features.numel(),
             dead_features=features.numel() - int(features.count_nonzero()),
         )
-
-    def _is_inputs_first(self, name: str, module: nn.Module) -> bool:
-        """Whether the first dimension of a weight of a layer of one's own is that of its input features."""
-        if name.rpartition(".")[2] in usual_names(module, biases=True) or isinstance(module, TABLES):
-            return False
-        return name in self._operands.inputs_first
 
     @cached_property
     def _operands(self) -> Operands:
@@ -286,13 +286,21 @@ def owner(name: str) -> str:
     return name.partition(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0]
 
 
-def axes(effective: Tensor, module: nn.Module) -> tuple[Tensor, Tensor]:
-    """Which units (outputs) and which input features of a layer have an effective connection."""
+def is_usual(name: str, module: nn.Module) -> bool:
+    """Whether a parameter is one of torch's layers, of which it is known what its dimensions are."""
+    return name.rpartition(".")[2] in usual_names(module, biases=True) or isinstance(module, TABLES)
+
+
+def axes(effective: Tensor, module: nn.Module, groups: int = 1) -> tuple[Tensor, Tensor]:
+    """Which units (outputs) and which input features of a layer have an effective connection.
+
+    `groups` are those of a convolution of one's own.
+    """
     if effective.dim() < 2:
         return effective.flatten(), effective.flatten()
     # not of what a weight is computed from, or of a further parameter
     of_weight = isinstance(module, (*GROUPED, *TRANSPOSED, *TABLES)) and module.weight.shape == effective.shape
-    groups = module.groups if of_weight and isinstance(module, (*GROUPED, *TRANSPOSED)) else 1
+    groups = module.groups if of_weight and isinstance(module, (*GROUPED, *TRANSPOSED)) else groups
     pairs = effective.flatten(2).any(2) if effective.dim() > 2 else effective
     grouped = pairs.unflatten(0, (groups, -1)).numpy()  # several times faster than torch at this
     first, second = (torch.from_numpy(grouped.any(dim).reshape(-1)) for dim in (2, 1))

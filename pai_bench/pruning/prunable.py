@@ -3,7 +3,7 @@
 import fnmatch
 import logging
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from pai_bench.errors import UserError, unknown
 from pai_bench.pruning.connectivity import TABLES, Connections, owner
 from pai_bench.pruning.criterion import prunable_parameters, usual_names
-from pai_bench.pruning.operands import operands
+from pai_bench.pruning.operands import Operands, operands
 from pai_bench.pruning.wrappers import unwrapped
 
 logger = logging.getLogger(__name__)
@@ -35,18 +35,27 @@ def further(model: nn.Module, example: Tensor) -> Found:
 
     Such are the parameters of layers of one's own that are operands of a matrix product or a convolution, also
     transposed or scaled (`pai_bench.pruning.operands`): a parameter that ``F.conv2d`` takes, a weight of shape
-    (in, out), those of ``nn.Bilinear``, what ``weight_norm``, ``spectral_norm`` and ``torch.nn.utils.prune`` compute a
-    weight from. Where that is not clear, a warning names the parameters. A network of the usual layers alone is not
-    run; one that has others is run once, its result kept as long as the network.
+    (in, out), those of ``nn.Bilinear``, what ``torch.nn.utils.prune`` masks. Where that is not clear, a warning names
+    the parameters; nor is it where a weight is scaled by a norm of itself, as by ``weight_norm`` and ``spectral_norm``,
+    since a unit of which nothing is kept is then 0 / 0. A network of the usual layers alone is not run; one that has
+    others is run once, its result kept as long as the network.
     """
     model = unwrapped(model)
     others = candidates(model)
     if not others:
         return Found()
     state = tuple((name, id(parameter)) for name, parameter in others.items())
-    if (known := _FOUND.get(model)) is None or known[0] != state:
-        known = _FOUND[model] = (state, _found(model, example, others))
-    return known[1]
+    if (known := _FOUND.get(model)) is not None and known[0] == state:
+        return known[1]
+    try:
+        links = Connections(model, example)
+        done = operands(links.trace, {name: links.parameters[name] for name in others})
+    except (UserError, NotImplementedError) as error:  # the latter of what has no memory of its own, as sparse tensors
+        why = f"may be weights, but the network cannot be followed ({error})"
+        return Found((), warn_of(matrices(model, others), why))
+    found = _found(model, done, others)
+    _FOUND[model] = (state, found)
+    return found
 
 
 _FOUND: "weakref.WeakKeyDictionary[nn.Module, tuple[object, Found]]" = weakref.WeakKeyDictionary()
@@ -78,10 +87,11 @@ def chosen(
                 raise unknown(f"prunable parameter of {type(model).__name__}", pattern, names)
             fitting.update(found)
         names = [name for name in every if name in fitting]
+    layer = {name: owner(name) if name in usual else name for name in names}  # weight and bias of one, say
     for wanted, place in ((keep_first, 0), (keep_last, -1)):
         if wanted and names:
-            whole = owner(names[place])
-            names = [name for name in names if owner(name) != whole]
+            whole = layer[names[place]]
+            names = [name for name in names if layer[name] != whole]
     if not names:
         prunable_parameters(model)  # which says so, if there are none at all
         raise UserError(f"nothing of {type(model).__name__} is left to prune but the layers that are kept whole")
@@ -100,8 +110,10 @@ def candidates(model: nn.Module) -> dict[str, nn.Parameter]:
     others: set[int] = set()
     for module in model.modules():
         if own := {name: parameter for name, parameter in module._parameters.items() if parameter is not None}:
-            of_torch = type(module).__module__.startswith("torch.nn.modules")
-            plain = (of_torch and not isinstance(module, (*TABLES, nn.Bilinear))) or isinstance(module, NORMS)
+            home = type(module).__module__
+            of_torch = home.startswith("torch.nn.modules") and not isinstance(module, (*TABLES, nn.Bilinear))
+            holds_others = type(module) is nn.Module or home == "torch.nn.modules.container"
+            plain = (of_torch and not holds_others) or isinstance(module, NORMS)
             known = {*usual_names(module, biases=True), *(STANDARD if plain else ())}
             for name, parameter in own.items():
                 (clear if name in known else others).add(id(parameter))
@@ -109,7 +121,7 @@ def candidates(model: nn.Module) -> dict[str, nn.Parameter]:
     return {
         name: parameter
         for name, parameter in (model.named_parameters() if others else ())
-        if id(parameter) in others and parameter.is_floating_point() and parameter.numel()
+        if id(parameter) in others and (parameter.is_floating_point() or parameter.is_complex()) and parameter.numel()
     }
 
 
@@ -120,24 +132,22 @@ def _usual(model: nn.Module, *, biases: bool) -> dict[str, nn.Parameter]:
         return {}
 
 
-def _found(model: nn.Module, example: Tensor, others: dict[str, nn.Parameter]) -> Found:
-    # a scale for each unit, of shape (units, 1, 1), is no matrix
-    matrices = {name: others[name].numel() for name in others if others[name].squeeze().dim() > 1}
+def matrices(model: nn.Module, others: Mapping[str, nn.Parameter]) -> dict[str, int]:
+    """The sizes of those parameters that may be weights: no tables, and no scales, of shape (units, 1, 1) say."""
     tables = {f"{name}.weight".lstrip(".") for name, module in model.named_modules() if isinstance(module, TABLES)}
-    try:
-        links = Connections(model, example)
-    except UserError as error:
-        why = f"may be weights, but the network cannot be followed ({error})"
-        return Found((), warn_of(matrices.keys() - tables, matrices, why))
-    found = operands(links.trace, {name: links.parameters[name] for name in others})
-    why = "are not scored, though the network computes weights from them"
-    unclear = warn_of(found.unclear - found.weights, matrices, why)
-    return Found(tuple(name for name in others if name in found.weights), unclear)
+    return {n: one.numel() for n, one in others.items() if one.squeeze().dim() > 1 and n not in tables}
 
 
-def warn_of(names: Iterable[str], sizes: dict[str, int], what: str) -> tuple[str, ...]:
-    """Name those parameters that have a size, and return them."""
-    if named := tuple(sorted(name for name in names if name in sizes)):
+def _found(model: nn.Module, done: Operands, others: Mapping[str, nn.Parameter]) -> Found:
+    weights = tuple(name for name in others if name in done.weights and others[name].is_floating_point())
+    unclear = (done.unclear | done.weights) - {*weights}
+    why = "are not scored, though the network may compute weights from them, or multiply by them"
+    return Found(weights, warn_of({n: size for n, size in matrices(model, others).items() if n in unclear}, why))
+
+
+def warn_of(sizes: Mapping[str, int], what: str) -> tuple[str, ...]:
+    """Name parameters with their size, and return their names."""
+    if named := tuple(sorted(sizes)):
         cure = "to score them, name them in prunable= (--prunable)"
         logger.warning("%s (%s elements) %s; %s", ", ".join(named), f"{sum(sizes[n] for n in named):,}", what, cure)
     return named

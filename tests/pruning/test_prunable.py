@@ -101,14 +101,7 @@ def parametrised(kind: str) -> nn.Module:
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [
-        ("weight norm", "0.parametrizations.weight.original1"),
-        ("old weight norm", "0.weight_v"),
-        ("spectral norm", "0.parametrizations.weight.original"),
-        ("old spectral norm", "0.weight_orig"),
-        ("pruned", "0.weight_orig"),
-        ("none", "0.weight"),
-    ],
+    [("pruned", "0.weight_orig"), ("none", "0.weight")],
 )
 def test_what_a_layer_scales_to_its_weight_is_found(kind: str, name: str) -> None:
     """A connection is removed where the parameter is zero."""
@@ -119,6 +112,128 @@ def test_what_a_layer_scales_to_its_weight_is_found(kind: str, name: str) -> Non
     mask.apply_(model)
     computed = model[0](torch.eye(4)) - model[0](torch.zeros(1, 4))  # type: ignore[index]
     assert not computed[~mask[name].T].any()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("weight norm", "0.parametrizations.weight.original1"),
+        ("old weight norm", "0.weight_v"),
+        ("spectral norm", "0.parametrizations.weight.original"),
+        ("old spectral norm", "0.weight_orig"),
+    ],
+)
+def test_weights_scaled_by_a_norm_of_themselves_are_named(
+    kind: str, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a unit that keeps nothing, they would be 0 / 0; who asks for them gets them."""
+    torch.manual_seed(0)
+    model = parametrised(kind)
+    mask = pb.prune(model, (X, Y), "magnitude", sparsity=0.9)
+    assert set(mask) == {"2.weight"}
+    assert caplog.messages[0].startswith(f"{name} (20 elements) are not scored")
+    mask.apply_(model)
+    assert not model(X).isnan().any()
+    chosen_ones = pb.prune(model, (X, Y), sparsity=0.5, prunable=[name, "2.weight"])
+    assert set(chosen_ones) == {name, "2.weight"}
+
+
+class Held(nn.Module):
+    """Its weights are in a container."""
+
+    def __init__(self, holder: nn.Module, of: Callable[[Any], Tensor]) -> None:
+        super().__init__()
+        self.holder, self.of, self.fc = holder, of, nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.fc(x @ self.of(self.holder))
+
+
+def bare() -> nn.Module:
+    holder = nn.Module()
+    holder.weight = nn.Parameter(torch.randn(4, 4))
+    return holder
+
+
+HOLDERS: dict[str, tuple[Callable[[], nn.Module], Callable[[Any], Tensor], str]] = {
+    "module": (bare, lambda m: m.weight, "holder.weight"),
+    "list": (lambda: nn.ParameterList([torch.randn(4, 4)]), lambda m: m[0], "holder.0"),
+    "dict": (lambda: nn.ParameterDict({"weight": torch.randn(4, 4)}), lambda m: m["weight"], "holder.weight"),
+}
+
+
+@pytest.mark.parametrize("kind", HOLDERS)
+def test_weights_in_containers_are_found(kind: str) -> None:
+    make, of, name = HOLDERS[kind]
+    assert further(Held(make(), of), X).weights == (name,)
+
+
+UNCLEAR: dict[str, tuple[Callable[[Any, Tensor], Tensor], dict[str, tuple[int, ...]]]] = {
+    "product by hand": (lambda m, x: m.fc((x[:, None, :] * m.w).sum(-1)), {"w": (4, 4)}),
+    "vecdot": (lambda m, x: m.fc(torch.linalg.vecdot(x[:, None], m.w)), {"w": (4, 4)}),
+    "outer einsum": (lambda m, x: m.fc(torch.einsum("bi,oi->boi", x, m.w).sum(-1)), {"w": (4, 4)}),
+    "changed in place": (lambda m, x: m.fc(F.linear(x, m.w.clone().add_(1.0))), {"w": (4, 4)}),
+    "chosen or one": (lambda m, x: m.fc(F.linear(x, torch.where(m.w > 9, m.w, 1.0))), {"w": (4, 4)}),
+    "filled": (lambda m, x: m.fc(F.linear(x, m.w.masked_fill(torch.eye(4) > 0, 3.0))), {"w": (4, 4)}),
+    "sparse": (lambda m, x: m.fc(torch.sparse.mm(m.w.to_sparse(), x.T).T), {"w": (4, 4)}),
+}
+
+
+@pytest.mark.parametrize("kind", UNCLEAR)
+def test_what_may_be_a_weight_is_named(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    of, shapes = UNCLEAR[kind]
+    assert further(Own(of, **shapes), X) == ((), ("w",))
+    assert caplog.messages[0].startswith("w (16 elements) ")
+
+
+def test_complex_weights_are_named() -> None:
+    model = Own(lambda m, x: m.fc((x.to(torch.cfloat) @ m.w).abs()))
+    model.w = nn.Parameter(torch.randn(4, 4, dtype=torch.cfloat))
+    assert further(model, X) == ((), ("w",))
+
+
+def test_a_batch_that_does_not_fit_is_not_remembered() -> None:
+    model = Own(lambda m, x: m.fc(x @ m.w), w=(4, 4))
+    with pytest.raises(UserError):
+        pb.prune(model, (torch.randn(6, 5), Y))
+    assert set(pb.prune(model, (X, Y))) == {"w", "fc.weight"}
+
+
+def test_batch_norm_without_statistics_is_followed() -> None:
+    class Net(Own):
+        def __init__(self) -> None:
+            super().__init__(lambda m, x: m.fc(m.norm(x @ m.w)), w=(4, 4))
+            self.norm = nn.BatchNorm1d(4, track_running_stats=False)
+
+    model = Net()
+    mask = pb.prune(model, (X, Y), sparsity=0.2)
+    assert set(mask) == {"w", "fc.weight"}
+    assert pb.connectivity(model, mask, X[:1]).connected
+
+
+@pytest.mark.parametrize(("groups", "transposed"), [(1, False), (2, False), (1, True), (2, True)])
+def test_units_and_features_of_functional_convolutions(groups: int, transposed: bool) -> None:
+    """As of torch's own layers, under the same mask."""
+    kind = nn.ConvTranspose2d if transposed else nn.Conv2d
+    layer = kind(4, 6, 3, groups=groups)
+    function = F.conv_transpose2d if transposed else F.conv2d
+    model = Own(lambda m, x: function(x, m.w, groups=groups), w=tuple(layer.weight.shape))
+    del model.fc
+    keep = torch.ones(layer.weight.shape, dtype=torch.bool)
+    keep[1] = False
+    x = torch.randn(1, 4, 8, 8)
+    (own,) = pb.connectivity(model, pb.Mask({"w": keep}), x).layers
+    (usual,) = pb.connectivity(layer, pb.Mask({"weight": keep}), x).layers
+    assert (own.units, own.dead_units, own.features, own.dead_features) == (
+        *(usual.units, usual.dead_units, usual.features, usual.dead_features),
+    )
+
+
+def test_layers_at_the_root_are_kept_one_by_one() -> None:
+    model = Own(lambda m, x: m.fc(x @ m.v @ m.w), v=(4, 4), w=(4, 4))
+    traced = further(model, X).weights
+    assert chosen(model, traced, keep_first=True) == ["w", "fc.weight"]
 
 
 def test_weights_computed_in_another_way_are_named(caplog: pytest.LogCaptureFixture) -> None:
