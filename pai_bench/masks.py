@@ -45,7 +45,10 @@ def read_mask(record: Stored | Record, identity: str | None = None) -> Mask:
         if content is None and store is not None and (path := store.mask_of(record.identity)).is_file():
             content = path.read_bytes()
         if content is not None:
-            return Mask({name: torch.from_numpy(bits) for name, bits in read_whole(content).items()})
+            whole = read_whole(content)
+            if {name: bits.shape for name, bits in whole.items()} != shapes or differing(record.mask, whole):
+                raise ValueError("the whole mask is of another trial, or damaged")
+            return Mask({name: torch.from_numpy(bits) for name, bits in whole.items()})
     except (ValueError, OSError) as error:
         raise UserError(f"the mask of trial {record.identity} cannot be read: {error}") from error
     raise UserError(
@@ -103,6 +106,7 @@ def found(record: Stored | Record, identity: str | None) -> tuple[Record, Store 
         return record, None
     path = Path(record)
     if identity is None:
+        path = path.resolve()
         if path.suffix != ".json" or path.parent.name != "trials":
             raise UserError(
                 f"{path} is not the file of a trial (trials/NAME.json): give that, or the folder and a name"
@@ -132,7 +136,11 @@ def trial_of(record: Record, data_dir: Stored | None, device: str) -> tuple[Tria
         keep_last=stored.get("keep_last", False),
         validation=stored.get("validation", 0.0),
     )
-    catalog = resolve(sweep)
+    try:
+        catalog = resolve(sweep)
+    except UserError as error:
+        what = "what is made again must have a name here: no function, class or folder of one's own"
+        raise UserError(f"trial {record.identity} cannot be made again: {error} ({what})") from error
     fields = {field.name for field in dataclasses.fields(Trial)} - {"criterion", "protocol", "data", "model", "traced"}
     changes = {key: value for key, value in stored.items() if key in fields}
     trial = dataclasses.replace(catalog.trials[1], protocol=Protocol.of(stored["protocol"]), **changes)

@@ -77,11 +77,10 @@ class Display(Listener):
         )
         self.status = console.status("measuring training steps")
         self.total = self.done = 0
-        self.known: set[str] = set()
         self.forecasts: list[Forecast] = []
         self.choices: list[str] = []
-        self.of: dict[str, Forecast] = {}
-        """By the identity of a trial that is still missing."""
+        self.of: dict[str, list[Forecast]] = defaultdict(list)
+        """By the identity of a trial that is still missing: of each folder that it is to be stored in, in order."""
         self.running: dict[str, str] = {}
 
     def look(self, trials: int) -> None:
@@ -89,17 +88,18 @@ class Display(Listener):
             self.status.start()
 
     def begin(self, catalog: Catalog, choice: Choice, total: int, missing: list[Trial]) -> None:
-        self.known |= {trial.identity for trial in catalog.trials}  # grids may share some
+        self.total += total
         if missing:
             forecast = Forecast(catalog, choice, missing)
             self.forecasts.append(forecast)
-            self.of |= {trial.identity: forecast for trial in missing}
+            for trial in missing:
+                self.of[trial.identity].append(forecast)
             plain = choice.workers == 1 and max(choice.lanes_of.values(), default=1) == 1
             self.choices += [] if plain else [str(choice)]
 
     def ready(self) -> None:
         self.status.stop()
-        self.total, missing = len(self.known), len(self.of)
+        missing = sum(len(forecast.missing) for forecast in self.forecasts)
         self.done = self.total - missing
         if self.done:
             self.console.print(f"{self.done} of {self.total} trials are already stored", highlight=False)
@@ -122,14 +122,14 @@ class Display(Listener):
         self._show()
 
     def epoch(self, trial: Trial, epoch: int) -> None:
-        forecast = self.of[trial.identity]
+        forecast = self.of[trial.identity][0]
         epochs = trial.protocol.passes(forecast.size(trial))
         forecast.shares[trial.identity] = epoch / max(1, epochs)
         self.running[trial.identity] = f"{describe(trial)}: epoch {min(epoch + 1, epochs)} of {epochs}"
         self._show()
 
     def finish(self, trial: Trial, record: Record, seconds: float) -> None:
-        self.of.pop(trial.identity).add(trial, seconds)
+        self.of[trial.identity].pop(0).add(trial, seconds)
         self.running.pop(trial.identity, None)
         self.done += 1
         self.live.update(self.task, completed=self.done)
@@ -140,13 +140,13 @@ class Display(Listener):
         line = f"[{self.done}/{self.total}] {describe(trial)}: {accuracy}{dead}, {duration(seconds)}"
         failed = record.status == "failed"
         line += f": {record.error}" if failed else ""
-        if not self.console.is_terminal and self.of:  # on a terminal, it stands below
+        if not self.console.is_terminal and self.done < self.total:  # on a terminal, it stands below
             line += f", {duration(self.left())} left"
         self.console.print(line, style="red" if failed else None, markup=False, highlight=False)
         self._show()
 
     def skip(self, trial: Trial) -> None:
-        self.of.pop(trial.identity).missing.remove(trial)
+        self.of[trial.identity].pop(0).missing.remove(trial)
         self.done += 1
         self.live.update(self.task, completed=self.done)
 

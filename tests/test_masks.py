@@ -76,7 +76,11 @@ def test_whole_masks_of_large_networks_lie_beside_their_records(tmp_path: Path) 
     assert mask.size == 784 * 700 + 7000 > PLACES
     assert mask.kept == sum(layer.kept for layer in record.layers)
     assert differing(record.mask or "", {name: keep.numpy() for name, keep in mask.items()}) == 0
-    file.write_bytes(file.read_bytes()[:-10])
+    content = file.read_bytes()
+    file.write_bytes(content[:-2000] + bytes([255 - byte for byte in content[-2000:]]))
+    with pytest.raises(pb.UserError, match="the whole mask is of another trial, or damaged"):
+        pb.read_mask(tmp_path, record.identity)
+    file.write_bytes(content[:-10])
     with pytest.raises(pb.UserError, match="cannot be read"):
         pb.read_mask(tmp_path, record.identity)
     file.unlink()  # as of a record of an earlier version
@@ -111,6 +115,9 @@ def test_what_has_no_mask_says_why(tmp_path: Path) -> None:
         pb.read_mask(tmp_path, "mine")
     with pytest.raises(pb.UserError, match="is not the file of a trial"):
         pb.read_mask(tmp_path / "mask.safetensors")
+    own = {**record.trial, "model": "mine@12345678"}
+    with pytest.raises(pb.UserError, match=r"cannot be made again: unknown model .* must have a name here"):
+        pb.remake_mask(dataclasses.replace(record, trial=own))
     changed = dataclasses.replace(record, trial={**record.trial, "seed": 5})
     with pytest.raises(pb.UserError, match="cannot be made again"):
         pb.remake_mask(changed)

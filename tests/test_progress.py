@@ -73,6 +73,23 @@ def test_a_trial_of_several_grids_is_run_once_and_stands_in_each(tmp_path: Path)
     assert len(list((tmp_path / "trials").glob("*.json"))) == 3
 
 
+def test_a_trial_that_goes_into_two_folders_is_run_for_each(tmp_path: Path) -> None:
+    """The dense one, which all have; and a folder has one name, however it is written."""
+    file = io.StringIO()
+    outs: list[str | Path] = [tmp_path / "a", tmp_path / "b", f"{tmp_path / 'a'}/", tmp_path / "b"]
+    names = ["random", "er", "magnitude", "random"]
+    pairs = [(resolve(sweep(criteria=[n], epochs=0)), out) for n, out in zip(names, outs, strict=True)]
+    run_catalogs(pairs, listener=Display(Console(file=file, width=160)))
+    lines = file.getvalue().splitlines()
+    assert lines[0].startswith("6 trials to run on cpu")
+    assert [line.partition("]")[0] for line in lines[1:]] == [f"[{i}/6" for i in range(1, 7)]
+    assert lines[-1].endswith("ms") or "left" not in lines[-1]
+    assert [len(list((tmp_path / name / "trials").glob("*.json"))) for name in "ab"] == [3, 3]
+    again = io.StringIO()
+    run_catalogs(pairs, listener=Display(Console(file=again, width=160)))
+    assert again.getvalue().splitlines() == ["6 of 6 trials are already stored"]
+
+
 def test_every_verb_says_a_word_before_it_imports(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert HEAVY.keys() == VERBS.keys()
     said: list[str] = []

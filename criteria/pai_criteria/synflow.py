@@ -86,7 +86,7 @@ class SynFlow(Criterion):
             return flows[0]
 
         found = saliencies(model, ones, lambda w, g, _flow: g.mul_(w), of=kept)
-        check_conservation(found, flows[0].detach(), type(model).__name__)
+        check_conservation(found, flows[0].detach(), model)
         return {name: score.abs_() for name, score in found.items()}
 
     def flow(self, model: nn.Module, ones: Batch) -> Tensor:
@@ -101,7 +101,7 @@ ROUNDING = 1e-6
 """Share of the flow that a sum of many terms may be off by."""
 
 
-def check_conservation(flows: Mapping[str, Tensor], whole: Tensor, network: str) -> None:
+def check_conservation(flows: Mapping[str, Tensor], whole: Tensor, model: nn.Module) -> None:
     """Warn of the layers whose flow, w * dR/dw with its sign, does not do what flow does: be nowhere negative, and in
     sum neither more than R nor nothing.
     """
@@ -119,13 +119,18 @@ def check_conservation(flows: Mapping[str, Tensor], whole: Tensor, network: str)
     for what, (names, reason) in why.items():
         if names:
             shown = ", ".join(names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
-            warn(f"synflow: flow is not conserved in {network}: {what} in {shown}; {reason}")
+            warn(f"synflow: flow is not conserved in {type(model).__name__}: {what} in {shown}; {reason}", form(model))
 
 
 @functools.cache
-def warn(message: str) -> None:
-    """Say something once."""
+def warn(message: str, _form: object) -> None:
+    """Say something once of networks of one form: those of all trials of a sweep, say."""
     logger.warning(message)
+
+
+def form(model: nn.Module) -> object:
+    """What tells two kinds of networks apart: the names and shapes of their parameters."""
+    return tuple((name, tuple(parameter.shape)) for name, parameter in model.named_parameters())
 
 
 def flow(model: nn.Module, ones: Batch, which: str | None = None) -> Tensor:
@@ -136,7 +141,8 @@ def flow(model: nn.Module, ones: Batch, which: str | None = None) -> Tensor:
         if layers is None:
             output = counted(forward(model, ones.inputs), which, type(model).__name__)
             if (before := linear.softmaxes.get(id(output))) is not None:
-                warn(f"synflow: the softmax at the end of {type(model).__name__} is left out: its outputs sum to one")
+                network = type(model).__name__
+                warn(f"synflow: the softmax at the end of {network} is left out: its outputs sum to one", form(model))
                 output = before[0]
             total = output.sum()
         else:
@@ -233,6 +239,8 @@ def names_of(output: Any) -> list[str]:
     """What the outputs of a network are called: names of fields, keys, or places."""
     if isinstance(output, Mapping):
         return [str(key) for key in output]
+    if hasattr(output, "_fields"):
+        return list(output._fields)
     if dataclasses.is_dataclass(output):
         return [field.name for field in dataclasses.fields(output)]
     return [str(place) for place in range(len(output))] if isinstance(output, (tuple, list)) else ["0"]
@@ -242,7 +250,7 @@ def part(output: Any, name: str) -> Any:
     """The output of this name."""
     if isinstance(output, Mapping):
         return next(value for key, value in output.items() if str(key) == name)
-    if dataclasses.is_dataclass(output):
+    if dataclasses.is_dataclass(output) or hasattr(output, "_fields"):
         return getattr(output, name)
     return output[int(name)] if isinstance(output, (tuple, list)) else output
 

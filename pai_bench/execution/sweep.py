@@ -26,7 +26,7 @@ class Listener:
         """So many trials are to be run; how they are run is found out now."""
 
     def begin(self, catalog: Catalog, choice: Choice, total: int, missing: list[Trial]) -> None:
-        """The sweep has `total` trials, of which `missing` are to be run; told of every grid before the first trial."""
+        """A grid has `total` trials that no earlier one has, `missing` are to be run; told before the first trial."""
 
     def ready(self) -> None:
         """All grids have been told of; trials begin now."""
@@ -83,10 +83,10 @@ def run_catalogs(
 
     How all of them are run is found out first, so that there is one time left.
     """
-    listener, taken, parts = listener or Listener(), set[tuple[str, str]](), list[_Part]()
+    listener, taken, parts = listener or Listener(), dict[Path, dict[str, bool]](), list[_Part]()
     for catalog, out in pairs:
         part = _Part(catalog, Store(out, create=True), Runner(catalog, command), listener)
-        part.look(taken, str(out), retry_failed=retry_failed)
+        part.look(taken.setdefault(Path(out).resolve(), {}), retry_failed=retry_failed)
         parts.append(part)
     try:
         listener.look(sum(len(part.missing) for part in parts))
@@ -94,7 +94,7 @@ def run_catalogs(
             part.choice = choose(part.runner, part.missing)
             part.runner.release()
         for part in parts:
-            listener.begin(part.catalog, part.choice, len(part.catalog.trials), part.missing)
+            listener.begin(part.catalog, part.choice, part.own, part.missing)
         listener.ready()
         for part in parts:
             part.run()
@@ -114,16 +114,22 @@ class _Part:
         self.records: dict[str, Record | None] = {}
         self.missing: list[Trial] = []
         self.left_to_others: list[Trial] = []
+        self.own = 0
+        """Trials that no earlier part with the same folder has."""
 
-    def look(self, taken: set[tuple[str, str]], out: str, *, retry_failed: bool) -> None:
-        """Find what is missing; what an earlier part has `taken`, with the same folder, is left to it."""
+    def look(self, taken: dict[str, bool], *, retry_failed: bool) -> None:
+        """Find what is missing; what is missing of an earlier part with the same folder is left to it.
+
+        `taken` has the trials of that folder so far, and whether they are missing.
+        """
         for trial in self.catalog.trials:
             record = self.records[trial.identity] = self.read(trial)
             refuse_other_data(record, self.catalog.data[trial.data], self.store)
             wanted = record is None or run_again(record, self.catalog, retry_failed=retry_failed)
+            self.own += trial.identity not in taken
             if wanted:
-                (self.left_to_others if (out, trial.identity) in taken else self.missing).append(trial)
-                taken.add((out, trial.identity))
+                (self.left_to_others if taken.get(trial.identity) else self.missing).append(trial)
+            taken[trial.identity] = wanted
 
     def read(self, trial: Trial) -> Record | None:
         """The stored record of a trial, also under the name that it once had."""

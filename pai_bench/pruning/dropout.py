@@ -1,11 +1,15 @@
-"""Dropout that a network calls as a function, which no switch of a module turns off."""
+"""What a network does inside its forward pass that scoring must not let it: drop, and round.
+
+Dropout that it calls as a function, which no switch of a module turns off; and casts to a lower precision than it is
+scored in.
+"""
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -26,12 +30,48 @@ OFF: Mapping[Callable[..., Any], Switch] = {
 """Functions that draw at random while a network is trained."""
 
 
-class NoDropout(TorchFunctionMode):
-    """A block in which these functions draw nothing, whatever they are told."""
+LOWER: Mapping[torch.dtype, tuple[torch.dtype, ...]] = {
+    torch.float32: (torch.float16, torch.bfloat16),
+    torch.float64: (torch.float16, torch.bfloat16, torch.float32),
+}
+"""Type that a network is scored in -> types that it may not cast to."""
+
+CASTS: Mapping[Callable[..., Any], torch.dtype] = {
+    **{Tensor.half: torch.float16, Tensor.bfloat16: torch.bfloat16, Tensor.float: torch.float32},
+}
+
+
+class Steady(TorchFunctionMode):
+    """A block in which functions of `OFF` draw nothing, whatever they are told.
+
+    With `kind`, nothing is cast to a type that is lower, and new tensors are of that type where none is named.
+    """
+
+    def __init__(self, kind: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.kind, self._before = kind, torch.get_default_dtype()
+
+    def __enter__(self) -> "Steady":
+        self._before = torch.get_default_dtype()
+        if self.kind is not None:
+            torch.set_default_dtype(self.kind)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        if self.kind is not None:
+            torch.set_default_dtype(self._before)
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if self.kind is not None:
+            lower = LOWER.get(self.kind, ())
+            if CASTS.get(func) in lower:
+                return args[0].to(self.kind)
+            args = [self._raised(one, lower) for one in args]
+            kwargs = {name: self._raised(one, lower) for name, one in (kwargs or {}).items()}
         if (switch := OFF.get(func)) is None:
             return func(*args, **(kwargs or {}))
         place, name, value = switch
@@ -39,13 +79,16 @@ class NoDropout(TorchFunctionMode):
             return func(*args[:place], value, *args[place + 1 :], **(kwargs or {}))
         return func(*args, **{**(kwargs or {}), name: value})
 
+    def _raised(self, value: Any, lower: tuple[torch.dtype, ...]) -> Any:
+        return self.kind if type(value) is torch.dtype and value in lower else value
 
-def without_dropout(model: nn.Module) -> None:
-    """Let every call of `model` itself run in such a block; copies of it are as they would be without."""
+
+def steady(model: nn.Module, kind: torch.dtype | None = None) -> None:
+    """Let every call of `model` itself run in a `Steady` block; copies of it are as they would be without."""
     own = weakref.ref(model)  # a cycle would keep the network alive
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        with NoDropout():
+        with Steady(kind):
             return own()._call_impl(*args, **kwargs)  # type: ignore[union-attr]
 
     # what torch calls in place of a module that it has compiled; a wrapped `forward` would be seen as one of its own

@@ -36,7 +36,7 @@ from pai_bench.pruning.criterion import (
     as_batch,
     prunable_parameters,
 )
-from pai_bench.pruning.dropout import without_dropout
+from pai_bench.pruning.dropout import steady
 from pai_bench.pruning.redraw import Draw, drawn_by, redrawn
 from pai_bench.pruning.selection import positions
 from pai_bench.pruning.wrappers import seen_through, unwrapped
@@ -120,6 +120,7 @@ class Scorer:
             elif criterion.score_init != "trained":
                 model = drawn_by(model, seed, criterion.score_init)
             self.replica = replica(model, names, criterion.bn if criterion.uses_data else "eval")
+            given = kinds_of(self.replica)
             widen(self.replica, criterion.score_dtype)
             self.parameters = {name: self.replica.get_parameter(name) for name in names}
             self._scoring = SCORING[self.replica] = Scoring(criterion, seed, self.parameters)
@@ -128,6 +129,8 @@ class Scorer:
             except BaseException:
                 self._release()
                 raise
+            if more := kinds_of(self.replica) - given:
+                steady(self.replica, max(more, key=lambda kind: kind.itemsize))
         self._scoring.dense = {name: shared(parameter) for name, parameter in self.parameters.items()}
         self._scoring.returns = returns
         self._others = {n: shared(p) for n, p in self.replica.named_parameters() if n not in self.parameters}
@@ -309,7 +312,7 @@ def replica(model: nn.Module, names: list[str], bn: BatchNormMode) -> nn.Module:
         twin.get_parameter(name).requires_grad_(True)
     for module in twin.modules():
         module.training = bn == "train" and isinstance(module, BATCH_NORMS)
-    without_dropout(twin)
+    steady(twin)
     return twin
 
 
@@ -329,6 +332,11 @@ def widen(model: nn.Module, kind: str | None) -> None:
     for tensor in (*model.parameters(), *model.buffers()):
         if (wanted := wide(tensor, kind)) != tensor.dtype:
             tensor.data = tensor.data.to(wanted)
+
+
+def kinds_of(model: nn.Module) -> set[torch.dtype]:
+    """The types of a network's parameters that are floats."""
+    return {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
 
 
 def refuse_shared(model: nn.Module, twin: nn.Module) -> None:

@@ -46,7 +46,7 @@ def prune(given: argparse.Namespace) -> int:
     except (OSError, SafetensorError) as error:
         raise UserError(f"the mask cannot be written to {given.output} ({error})") from error
     if given.save_weights:
-        weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+        weights = {name: tensor.cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
         try:
             save_file(weights, given.save_weights)
         except (OSError, SafetensorError) as error:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -107,6 +107,12 @@ def test_a_softmax_at_the_end_is_left_out_with_a_word(
     assert caplog.messages == ["synflow: the softmax at the end of Net is left out: its outputs sum to one"]
     scores(Net(lambda x: x, end))
     assert len(caplog.messages) == 1
+    other = nn.Sequential(nn.Flatten(), nn.Linear(108, 2), nn.Softmax(1))
+    scores(other)
+    scores(nn.Sequential(nn.Flatten(), nn.Linear(108, 3), nn.ReLU(), nn.Linear(3, 2), nn.Softmax(1)))
+    assert [text.partition(" is left")[0] for text in caplog.messages[1:]] == [
+        "synflow: the softmax at the end of Sequential"
+    ] * 2
 
 
 def test_a_softmax_in_the_middle_is_none_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
@@ -138,6 +144,11 @@ def test_the_layer_is_named_whose_flow_is_not_conserved(
     assert "b.weight" not in message
 
 
+class Named(NamedTuple):
+    logits: Tensor
+    hidden: Tensor
+
+
 @dataclass
 class Outputs:
     logits: Tensor
@@ -149,6 +160,7 @@ SEVERAL: list[tuple[Callable[[Tensor], Any], str]] = [
     (lambda x: {"logits": x, "hidden": 2 * x}, "logits"),
     (lambda x: Outputs(x, 2 * x), "logits"),
     (lambda x: [x, (x, x)], "0"),
+    (lambda x: Named(x, 2 * x), "logits"),
     (lambda x: (x, torch.arange(3)), ""),  # only one of floats
 ]
 

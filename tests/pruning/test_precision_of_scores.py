@@ -87,6 +87,54 @@ def test_a_criterion_within_another(outer: Any, inner: str, kind: torch.dtype) -
     assert {score.dtype for score in found.values()} == {kind}
 
 
+class Casting(nn.Module):
+    """Computes in its own precision, whatever it is given, with constants that it makes."""
+
+    def __init__(self, cast: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.cast = nn.Linear(64, 16), nn.Linear(16, 3), cast
+
+    def forward(self, x: torch.Tensor) -> Any:
+        hidden = self.a(self.cast(x.flatten(1))).relu()
+        hidden = hidden @ torch.eye(16, dtype=hidden.dtype) + torch.zeros(16, dtype=torch.bfloat16)
+        return self.b(hidden).float()
+
+
+@pytest.mark.parametrize(
+    "cast",
+    [
+        lambda x: x.bfloat16(),
+        lambda x: x.to(torch.bfloat16),
+        lambda x: x.to(dtype=torch.bfloat16),
+        lambda x: x.type(torch.bfloat16),
+    ],
+)
+@pytest.mark.parametrize("criterion", ["snip", "grasp", "synflow"])
+def test_networks_that_cast_are_scored_in_single_precision(criterion: str, cast: Any) -> None:
+    model = Casting(cast).bfloat16()
+    plain = Casting(lambda x: x)
+    plain.load_state_dict({name: tensor.float() for name, tensor in model.state_dict().items()})
+    found, expected = (pb.prune(one, (X, Y), criterion, 0.7) for one in (model, plain))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert model(X).dtype == torch.float32
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_constants_are_in_the_precision_of_the_scores() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(64, 3)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.a(x.flatten(1).float() @ torch.eye(64))
+
+    found = pb.get_criterion("snip:score-dtype=float64").score(Net(), pb.Batch(X, Y))
+    assert found["a.weight"].dtype == torch.float64
+    assert torch.get_default_dtype() == torch.float32
+
+
 def test_tokens_stay_whole_numbers() -> None:
     model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(8, 3)).half()
     found = pb.get_criterion("snip:score-dtype=float64").score(model, pb.Batch(torch.arange(12).view(6, 2) % 9, Y[:6]))
