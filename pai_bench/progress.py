@@ -2,7 +2,8 @@
 
 import time
 from collections import defaultdict
-from statistics import fmean
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -20,27 +21,43 @@ REFRESH = 0.1
 """Seconds between two pictures of what runs."""
 
 
+Kind = tuple[str, str, str]
+"""Data, network and method of trials, which take about the same time."""
+
+
+@dataclass
+class Group:
+    """The trials of one kind: how many are missing, how far those are that run, and how long finished ones took."""
+
+    expected: float
+    """Seconds of one, by measured training steps."""
+    missing: int = 0
+    shares: float = 0.0
+    """Trials' worth of work that is done of those that run."""
+    seconds: float = 0.0
+    done: int = 0
+
+
 class Forecast:
-    """Seconds that trials will take: as finished ones of their kind did; before that, by measured training steps."""
+    """Seconds that trials will take: as finished ones of their kind did; before that, by measured training steps.
 
-    def __init__(self, catalog: Catalog, choice: Choice, missing: list[Trial]) -> None:
-        self.catalog, self.choice, self.missing = catalog, choice, list(missing)
-        self.shares: dict[str, float] = {}
-        """Trials that run now, and how far they are."""
-        self._seen: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    What is told of a trial costs the same however many there are, and the time left a sum over kinds.
+    """
 
-    def add(self, trial: Trial, seconds: float) -> None:
-        """A trial has taken `seconds`."""
-        self.missing.remove(trial)
-        self.shares.pop(trial.identity, None)
-        for key in self._kinds(trial):
-            self._seen[key].append(seconds / self.choice.workers)
+    def __init__(self, catalog: Catalog, choice: Choice, missing: Sequence[Trial]) -> None:
+        self.catalog, self.choice = catalog, choice
+        self.missing = {trial.identity for trial in missing}
+        self._groups: dict[Kind, Group] = {}
+        self._of_network: dict[tuple[str, str], tuple[float, int]] = {}
+        """Seconds of finished trials on one network and data, and their number."""
+        self._shares: dict[str, float] = {}
+        for trial in missing:
+            group = self._groups.setdefault(kind(trial), Group(0.0))
+            group.expected += (self.expected(trial) - group.expected) / (group.missing + 1)  # the mean of all
+            group.missing += 1
 
-    def seconds(self, trial: Trial) -> float:
-        """By how much `trial` is likely to make the sweep longer, with all that runs beside it."""
-        for key in self._kinds(trial):
-            if seen := self._seen[key]:
-                return fmean(seen)
+    def expected(self, trial: Trial) -> float:
+        """Seconds by which `trial` makes the sweep longer, by measured training steps."""
         steps = trial.protocol.steps(self.size(trial)) + evaluation(trial, self.catalog.data[trial.data])
         return steps * self.choice.seconds_of.get(kind_of(trial), 0.0)
 
@@ -48,13 +65,42 @@ class Forecast:
         """How many examples `trial` trains on."""
         return self.catalog.data[trial.data].train_size(trial.train_fraction)
 
+    def reach(self, trial: Trial, share: float) -> None:
+        """A trial that runs is so far."""
+        self._groups[kind(trial)].shares += share - self._shares.get(trial.identity, 0.0)
+        self._shares[trial.identity] = share
+
+    def drop(self, trial: Trial) -> None:
+        """A trial is no longer missing."""
+        self.missing.remove(trial.identity)
+        group = self._groups[kind(trial)]
+        group.missing -= 1
+        group.shares -= self._shares.pop(trial.identity, 0.0)
+
+    def add(self, trial: Trial, seconds: float) -> None:
+        """A trial has taken `seconds`."""
+        self.drop(trial)
+        seconds /= self.choice.workers
+        group, network = self._groups[kind(trial)], (trial.data, trial.model)
+        group.seconds, group.done = group.seconds + seconds, group.done + 1
+        before, count = self._of_network.get(network, (0.0, 0))
+        self._of_network[network] = before + seconds, count + 1
+
     def left(self) -> float:
         """Seconds until all missing trials are done."""
-        return sum(self.seconds(t) * (1 - self.shares.get(t.identity, 0.0)) for t in self.missing)
+        whole = 0.0
+        for (data, model, _), group in self._groups.items():
+            if group.missing:
+                seconds, count = (
+                    (group.seconds, group.done) if group.done else self._of_network.get((data, model), (0, 0))
+                )
+                whole += (group.missing - group.shares) * (seconds / count if count else group.expected)
+        return max(0.0, whole)
 
-    @staticmethod
-    def _kinds(trial: Trial) -> tuple[tuple[str, ...], ...]:
-        return (trial.data, trial.model, trial.method), (trial.data, trial.model)
+
+def kind(trial: Trial) -> Kind:
+    """The kind of a trial."""
+    return trial.data, trial.model, trial.method
 
 
 class Display(Listener):
@@ -124,7 +170,7 @@ class Display(Listener):
     def epoch(self, trial: Trial, epoch: int) -> None:
         forecast = self.of[trial.identity][0]
         epochs = trial.protocol.passes(forecast.size(trial))
-        forecast.shares[trial.identity] = epoch / max(1, epochs)
+        forecast.reach(trial, epoch / max(1, epochs))
         self.running[trial.identity] = f"{describe(trial)}: epoch {min(epoch + 1, epochs)} of {epochs}"
         self._show()
 
@@ -146,7 +192,7 @@ class Display(Listener):
         self._show()
 
     def skip(self, trial: Trial) -> None:
-        self.of[trial.identity].pop(0).missing.remove(trial)
+        self.of[trial.identity].pop(0).drop(trial)
         self.done += 1
         self.live.update(self.task, completed=self.done)
 

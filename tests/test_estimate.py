@@ -1,6 +1,10 @@
 """What a sweep will cost: counted by hand where it can be, and of the right size where it is measured."""
 
+import sys
 from pathlib import Path
+from random import Random
+from types import FrameType
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +16,7 @@ from pai_bench.catalog import resolve
 from pai_bench.cli import main
 from pai_bench.estimate import arithmetic, estimate
 from pai_bench.execution.choice import Choice, kind_of
+from pai_bench.plan import Trial
 from pai_bench.progress import Forecast
 from pai_bench.recipe import Recipe
 from pai_bench.runner import Runner
@@ -100,5 +105,61 @@ def test_the_time_left_counts_the_tests_after_every_epoch() -> None:
     forecast = Forecast(catalog, Choice(seconds_of={kind_of(trial): 3.0}), [trial])
     # 4 epochs of 24 examples, and of a third of the work for 60 more, in batches of 6 that take 3 seconds each
     assert forecast.left() == pytest.approx(4 * (24 + 60 / 3) / 6 * 3)
+    forecast.reach(trial, 0.25)
+    assert forecast.left() == pytest.approx(0.75 * 4 * (24 + 60 / 3) / 6 * 3)
     forecast.add(trial, 50.0)
-    assert forecast.seconds(trial) == 50.0
+    assert not forecast.missing
+    assert forecast.left() == 0
+
+
+def test_the_time_left_is_that_of_all_missing_trials_looked_at_one_by_one() -> None:
+    """By the mean of finished ones of a kind, or else of their network, or else by measured steps; less what runs."""
+    own: dict[str, Any] = {"models": ["lenet", "lenet-300-100"], "data": ["digits"]}
+    catalog = resolve(sweep(criteria=["snip", "random"], seeds=20, epochs=2, **own))
+    trials = catalog.trials
+    choice = Choice(workers=2, seconds_of={kind_of(trial): 0.5 + len(trial.model) for trial in trials})
+    forecast, random = Forecast(catalog, choice, trials), Random(0)
+    missing, shares, seen = {one.identity: one for one in trials}, dict[str, float](), list[tuple[Trial, float]]()
+
+    def of(trial: Trial) -> float:
+        network = [(one, s) for one, s in seen if (one.data, one.model) == (trial.data, trial.model)]
+        own = [s for one, s in network if one.method == trial.method]
+        if found := own or [s for _, s in network]:
+            return sum(found) / len(found) / choice.workers
+        return forecast.expected(trial)
+
+    while missing:
+        trial = random.choice(list(missing.values()))
+        if shares.get(trial.identity, 0) < 1 and random.random() < 0.5:
+            shares[trial.identity] = min(1.0, shares.get(trial.identity, 0) + 0.5)
+            forecast.reach(trial, shares[trial.identity])
+        else:
+            del missing[trial.identity]
+            seen.append((trial, random.uniform(1, 9)))
+            forecast.add(*seen[-1])
+        expected = sum(of(one) * (1 - shares.get(one.identity, 0)) for one in missing.values())
+        assert forecast.left() == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_time_left_takes_no_longer_for_more_trials() -> None:
+    """Lines of it that are run, which a clock is not needed for."""
+
+    def lines(seeds: int) -> int:
+        catalog = resolve(sweep(criteria=["snip", "random"], seeds=seeds, epochs=0))
+        forecast, ran = Forecast(catalog, Choice(), catalog.trials), 0
+
+        def count(_frame: FrameType, event: str, _argument: object) -> Any:
+            nonlocal ran
+            ran += event == "line"
+            return count
+
+        sys.settrace(count)
+        try:
+            forecast.reach(catalog.trials[3], 0.5)
+            forecast.add(catalog.trials[3], 1.0)
+            forecast.left()
+        finally:
+            sys.settrace(None)
+        return ran
+
+    assert lines(50) == lines(2) > 10
