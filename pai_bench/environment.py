@@ -6,7 +6,7 @@ import re
 import shlex
 import subprocess
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -55,7 +55,7 @@ def describe(device: "torch.device") -> dict[str, Any]:
     import torch
 
     return {
-        "versions": {"python": platform.python_version(), **{p: metadata.version(p) for p in PACKAGES}},
+        "versions": dict(versions()),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor(),
         "threads": torch.get_num_threads(),
@@ -64,6 +64,13 @@ def describe(device: "torch.device") -> dict[str, Any]:
     }
 
 
+@functools.cache
+def versions() -> Mapping[str, str]:
+    """Of Python and of the packages that results depend on, which are read once: each is a file."""
+    return {"python": platform.python_version(), **{p: metadata.version(p) for p in PACKAGES}}
+
+
+@functools.cache
 def processor() -> str:
     """The name of the processor, as far as the system tells."""
     try:
