@@ -24,26 +24,53 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB
 """By which libraries let themselves be told how many threads to use."""
 
 
+ENDING = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+"""Signals that ask a process to end: of a batch system, or of a terminal that is closed."""
+
+
+@contextmanager
+def ended_as_by_an_interrupt() -> Iterator[None]:
+    """A block that SIGTERM and SIGHUP end as an interrupt does, so that what is at work is put in order.
+
+    One that is ignored, as SIGHUP by ``nohup``, stays so.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in ENDING}
+    taken = [number for number, handler in before.items() if handler is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
 @contextmanager
 def interrupts_deferred() -> Iterator[None]:
-    """A block that an interrupt does not break off: the handler of SIGINT is called at its end.
+    """A block that an interrupt does not break off: the handler of its signal is called at its end.
 
     Blocking the signal would not do: the system then gives it to another thread, and Python calls the handler in the
     main thread all the same. Nothing is changed in other threads, in which no handler is called, nor where the signal
     is ignored, ends the process, or has a handler that is not Python's.
     """
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
+    found = {number: signal.getsignal(number) for number in (signal.SIGINT, *ENDING)}
+    handlers = {number: handler for number, handler in found.items() if callable(handler)}
     pending: list[tuple[int, FrameType | None]] = []
-    signal.signal(signal.SIGINT, lambda *interrupt: pending.append(interrupt))
+    for number in handlers:
+        signal.signal(number, lambda *interrupt: pending.append(interrupt))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         if pending:
-            handler(*pending[0])
+            handlers[signal.Signals(pending[0][0])](*pending[0])
 
 
 def start(module: str, threads: int) -> tuple[subprocess.Popen[bytes], Connection]:

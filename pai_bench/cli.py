@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pai_bench.arguments import divide, parser
+from pai_bench.children import ended_as_by_an_interrupt
 from pai_bench.environment import command, ignore_harmless_warnings
 from pai_bench.errors import UserError
 from pai_bench.verbs.checks import check
@@ -58,9 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.basicConfig(level=given.log_level.upper(), format="%(levelname)s: %(message)s")
         for name in CHATTY:
             logging.getLogger(name).setLevel(logging.WARNING)
-        with make_console().status("starting"):  # a word at once, on a terminal
-            importlib.import_module(HEAVY[given.verb])
-        return VERBS[given.verb](given)
+        with ended_as_by_an_interrupt():
+            with make_console().status("starting"):  # a word at once, on a terminal
+                importlib.import_module(HEAVY[given.verb])
+            return VERBS[given.verb](given)
     except UserError as error:
         logger.debug("this is where the error comes from:", exc_info=True)
         print(f"pai-bench: {' '.join(str(error).split())}", file=sys.stderr)

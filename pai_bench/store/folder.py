@@ -3,9 +3,11 @@
 import json
 import logging
 import os
+import secrets
 import shutil
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
@@ -21,6 +23,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Kind = TypeVar("Kind")
+
+
+ABANDONED = 3600
+"""Seconds after which a file that somebody has begun to write, which takes less than one, is taken for left behind."""
+
+
+def temporary(path: Path) -> Path:
+    """A place beside `path` that nobody else writes to, in another container or on another machine either."""
+    return path.with_name(f".{path.stem}.{secrets.token_hex(8)}.tmp")
+
+
+def remove_abandoned(folder: Path, now: float) -> None:
+    """Remove what processes that were killed had begun to write into a folder, at the time `now` of its own clock."""
+    for left in folder.glob(".*.tmp"):
+        with suppress(OSError):  # another process was faster
+            if now - left.stat().st_mtime > ABANDONED:
+                left.unlink()
 
 
 class Store:
@@ -49,8 +68,9 @@ class Store:
         if create:
             try:
                 self.trials.mkdir(parents=True, exist_ok=True)
-                probe = self.trials / f".{os.getpid()}.tmp"
+                probe = temporary(self.trials / "probe")
                 probe.touch()
+                remove_abandoned(self.trials, probe.stat().st_mtime)
                 probe.unlink()
             except OSError as error:
                 reason = error.strerror or str(error)
@@ -134,7 +154,7 @@ class Store:
         self.left_out[name] = f"{type(error).__name__}" if isinstance(error, OSError) else str(error)
 
     def _write(self, path: Path, content: str | bytes) -> None:
-        beside = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
+        beside = temporary(path)
         try:
             path.parent.mkdir(exist_ok=True)
             with beside.open("wb") as file:

@@ -1,8 +1,12 @@
 """What all verbs print by, and the exit codes."""
 
 import logging
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from pai_bench.failures import described
 
@@ -13,6 +17,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+
 FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
 
 
@@ -21,7 +27,46 @@ def make_console() -> "Console":
     from rich.console import Console
 
     console = Console()
-    return console if console.is_terminal else Console(width=max(console.width, 160))
+    file: Any = Output(sys.stdout)
+    return Console(file=file) if console.is_terminal else Console(file=file, width=max(console.width, 160))
+
+
+class Output:
+    """A text file that nobody may read any more, or whose disk is full, which is no reason to end a sweep.
+
+    What cannot be written is lost, with one word on the standard error.
+    """
+
+    def __init__(self, file: TextIO | None) -> None:
+        """None is what Python has in place of a file that was closed before it began."""
+        self._file = open(os.devnull, "w", encoding="utf-8") if file is None else file  # noqa: SIM115  # open to the end
+        self._lost = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, text: str) -> int:
+        """As of any file."""
+        return self._tried(lambda: self._file.write(text)) or len(text)
+
+    def flush(self) -> None:
+        """As of any file."""
+        self._tried(self._file.flush)
+
+    def _tried(self, what: Callable[[], Result]) -> Result | None:
+        if self._lost:
+            return None
+        try:
+            return what()
+        except (OSError, ValueError) as error:  # the last of a file that is closed
+            self._lost = True
+            reason = getattr(error, "strerror", None) or error
+            logger.warning("nothing more can be written to the standard output (%s); the work goes on", reason)
+            with suppress(OSError, ValueError):  # or else Python would complain at its end
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, self._file.fileno())
+                os.close(null)
+            return None
 
 
 def print_failure(console: "Console", what: str, model: str, error: Exception) -> None:

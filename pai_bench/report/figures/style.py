@@ -1,8 +1,8 @@
 """What all figures share: colours and markers that stand for the same criterion everywhere, and files without dates."""
 
 import glob
-import os
 import re
+import secrets
 import textwrap
 import time
 import warnings
@@ -101,7 +101,7 @@ def save(figure: Figure, path: Path) -> None:
         with suppress(FileNotFoundError):
             if time.time() - left.stat().st_mtime > ABANDONED:
                 left.unlink()
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         figure.savefig(beside, format=path.suffix[1:], dpi=PIXELS, metadata=undated)
         beside.replace(path)
