@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection, wait
 from pai_bench import children
 from pai_bench.errors import UserError
 from pai_bench.execution.choice import Choice
+from pai_bench.execution.worker import BEAT
 from pai_bench.plan import Trial
 from pai_bench.runner import Runner
 from pai_bench.store import Record
@@ -28,6 +29,18 @@ Take = Callable[[Cell, Sequence[Record], float], None]
 ATTEMPTS = 2
 """How often a trial is run whose worker dies."""
 
+STARTS = 3
+"""How many workers may die as they begin, one after the other, until it is tried with fewer."""
+
+DELAY = 0.5
+"""Seconds until a worker is started after one has died as it began; twice as long after each further one."""
+
+PATIENCE = 5.0
+"""Seconds that a worker is given to end."""
+
+SILENCE = 120.0
+"""Seconds without a sign of life after which a worker is taken for stopped, and replaced."""
+
 
 @dataclass
 class Worker:
@@ -39,6 +52,9 @@ class Worker:
     ready: bool = False
     """Whether it has read the sweep."""
     since: float = 0.0
+    """When it began with its cell."""
+    heard: float = field(default_factory=time.monotonic)
+    """When it gave its last sign of life."""
 
 
 class Pool:
@@ -47,6 +63,7 @@ class Pool:
     def __init__(self, runner: Runner, choice: Choice) -> None:
         self.runner, self.choice = runner, choice
         self._workers: list[Worker] = []
+        self._room, self._failed_starts = choice.workers, 0
         self._places = {trial.identity: i for i, trial in enumerate(runner.catalog.trials)}
 
     def __enter__(self) -> "Pool":
@@ -61,7 +78,11 @@ class Pool:
             worker.line.close()
             worker.process.terminate()
         for worker in self._workers:
-            worker.process.wait()
+            try:
+                worker.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:  # one that is stopped does not hear
+                worker.process.kill()
+                worker.process.wait()
         self._workers.clear()
 
     def run(self, cells: Sequence[Cell], *, ask: Ask, epoch: Told, take: Take) -> None:
@@ -77,12 +98,13 @@ class Pool:
 
     def _run_apart(self, waiting: "deque[Cell]", ask: Ask, epoch: Told, take: Take) -> None:
         """Run what is `waiting` in workers; leave it there if they cannot."""
+        self._looked = time.monotonic()
         attempts: dict[str, int] = {}
         while waiting or any(worker.cell for worker in self._workers):
             self._hand_out(waiting, ask)
             # nobody is busy where another process has done all that was left: to wait for no line would be for ever
             busy = [worker.line for worker in self._workers if worker.cell]
-            for line in wait(busy) if busy else ():
+            for line in wait(busy, BEAT) if busy else ():
                 worker = next(one for one in self._workers if one.line is line)
                 try:
                     kind, content = worker.line.recv()
@@ -90,9 +112,15 @@ class Pool:
                     if worker.ready:
                         waiting.extendleft(self._bury(worker, attempts, take))
                         continue
+                    if self._goes_on_without(worker, waiting):
+                        continue
                     kind, content = "unfit", f"it ended as it began, with exit code {worker.process.wait()}"
+                worker.heard = time.monotonic()
+                if kind == "alive":
+                    continue
                 if kind == "ready":
-                    worker.ready = True
+                    worker.ready, self._failed_starts = True, 0
+                    worker.since = time.perf_counter()  # what it takes to begin is no time of a trial
                 elif kind == "epoch":
                     place, number = content
                     epoch(worker.cell[place], number)
@@ -106,12 +134,43 @@ class Pool:
                     return
                 else:
                     raise UserError(f"a worker process cannot run this sweep ({content}); use --workers 1")
+            self._end_silent()
+
+    def _end_silent(self) -> None:
+        """End workers that have been stopped: what they had is then run again, as of any that has died."""
+        now = time.monotonic()
+        if (pause := now - self._looked) > 2 * BEAT:  # this process did not run, or not look
+            for worker in self._workers:
+                worker.heard += pause
+        self._looked = now
+        for worker in self._workers:
+            if worker.cell and now - worker.heard > SILENCE:
+                logger.warning("a worker process has given no sign of life for %.0f s and is ended", SILENCE)
+                worker.process.kill()
+                worker.heard = now
+
+    def _goes_on_without(self, worker: Worker, waiting: "deque[Cell]") -> bool:
+        """Whether to try again, or with fewer, after a worker has died before it was ready."""
+        others = [one for one in self._workers if one is not worker and one.process.poll() is None]
+        self._failed_starts += 1
+        if self._failed_starts >= STARTS and not others:
+            return False
+        self._workers.remove(worker)
+        worker.line.close()
+        code = worker.process.wait()
+        waiting.appendleft(worker.cell)
+        if self._failed_starts >= STARTS:
+            self._room = len(self._workers)
+            logger.warning("worker processes die as they begin (exit code %d): it goes on with %d", code, self._room)
+        else:
+            time.sleep(DELAY * 2 ** (self._failed_starts - 1))
+        return True
 
     def _hand_out(self, waiting: "deque[Cell]", ask: Ask) -> None:
         """Give every free worker a cell, and start those that are needed."""
         while waiting:
             worker = next((one for one in self._workers if not one.cell), None)
-            if worker is None and len(self._workers) == self.choice.workers:
+            if worker is None and len(self._workers) >= self._room:
                 return
             if wanted := ask(waiting.popleft()):
                 worker = worker or self._start()

@@ -5,20 +5,46 @@
 
 import logging
 import pickle
+import threading
+import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
 from pai_bench.children import line_to_parent
 
+BEAT = 5.0
+"""Seconds between two signs of life."""
+
 
 def main() -> None:
     """Serve until the line is closed."""
-    line = line_to_parent()
+    line = Line(line_to_parent())
+    threading.Thread(target=line.beat, daemon=True).start()
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has gone
         serve(line)
 
 
-def serve(line: Connection) -> None:
+class Line:
+    """The line to the parent, which several threads may send along."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._lock = connection, threading.Lock()
+        self.recv, self.recv_bytes = connection.recv, connection.recv_bytes
+
+    def send(self, what: object) -> None:
+        """Send one message whole."""
+        with self._lock:
+            self._connection.send(what)
+
+    def beat(self) -> None:
+        """Send signs of life, also while torch is imported and in the middle of a trial."""
+        with suppress(OSError):  # the parent has gone
+            while True:
+                self.send(("alive", None))
+                time.sleep(BEAT)
+
+
+def serve(line: Line) -> None:
     """Run cell after cell."""
     import torch
 

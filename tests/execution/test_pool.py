@@ -24,7 +24,7 @@ from pai_bench.execution.pool import Pool
 from pai_bench.plan import Trial
 from pai_bench.report.page import write_report
 from pai_bench.runner import Runner
-from pai_bench.store import Store
+from pai_bench.store import Record, Store
 from tests.test_runner import Count, Fails, sweep
 
 COLUMNS = ["test_accuracy", "test_loss", "achieved_sparsity", "status", "epochs"]
@@ -97,6 +97,76 @@ def test_a_worker_that_dies_is_replaced_and_its_trial_tried_once_more(
     assert ("; once more" in caplog.text) == (times >= 1)
     if status == "failed":
         assert "the worker process died (killed by signal 9)" in frame.error.dropna().item()
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_stopped_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pai_bench.execution.pool.SILENCE", 12.0)
+    Path("dies.py").write_text(DIES.format(times=1).replace("SIGKILL", "SIGSTOP"))
+    frame = pb.run(named(criteria=["./dies.py:Dies", "random"], seeds=1, workers=2), out="r")
+    assert list(frame.status) == ["done"] * 3
+    assert "a worker process has given no sign of life for 12 s and is ended" in caplog.text
+
+
+def test_a_stopped_worker_does_not_hold_up_the_end() -> None:
+    catalog = resolve(named(workers=2))
+    with Pool(Runner(catalog), Choice(workers=2)) as pool:
+        worker = pool._start()
+        os.kill(worker.process.pid, signal.SIGSTOP)
+    assert worker.process.poll() is not None
+
+
+@pytest.fixture
+def dying(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Which of the next workers die as they begin, one entry each; those after the last live."""
+    plan: list[bool] = []
+    start = children.start
+
+    def started(module: str, threads: int) -> Any:
+        process, line = start(module, threads)
+        if plan and plan.pop(0):
+            process.kill()
+        return process, line
+
+    monkeypatch.setattr(children, "start", started)
+    monkeypatch.setattr("pai_bench.execution.pool.DELAY", 0.01)
+    return plan
+
+
+def test_workers_that_die_as_they_begin_are_tried_again(dying: list[bool], caplog: pytest.LogCaptureFixture) -> None:
+    dying += [True, True]
+    frame = pb.run(named(workers=2, seeds=1), out="r")
+    assert set(frame.status) == {"done"}
+    assert "worker processes die" not in caplog.text
+    assert not dying
+
+
+def test_a_sweep_goes_on_with_fewer_workers(dying: list[bool], caplog: pytest.LogCaptureFixture) -> None:
+    """As where there is no more memory for another one."""
+    dying += [False, *[True] * 20]
+    frame = pb.run(named(workers=3, seeds=3), out="r")
+    assert set(frame.status) == {"done"}
+    assert "worker processes die as they begin (exit code -9): it goes on with " in caplog.text
+
+
+def test_a_sweep_none_of_whose_workers_begins_says_so(dying: list[bool]) -> None:
+    dying += [True] * 20
+    with pytest.raises(pb.UserError, match=r"ended as it began, with exit code -9\); use --workers 1"):
+        pb.run(named(workers=2), out="r")
+
+
+def test_what_a_worker_takes_to_begin_is_no_time_of_a_trial() -> None:
+    seconds: list[float] = []
+
+    class Times(Listener):
+        def finish(self, trial: Trial, record: Record, seconds_of: float) -> None:
+            seconds.append(seconds_of)
+
+    start = time.perf_counter()
+    run_catalog(resolve(named(workers=2, seeds=1, epochs=0)), "r", listener=Times())
+    assert 0 < sum(seconds) < 0.5 * (time.perf_counter() - start)
 
 
 def test_a_trial_that_kills_its_worker_takes_no_other_with_it() -> None:
