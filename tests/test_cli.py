@@ -20,6 +20,7 @@ from pai_bench.environment import HARMLESS, command, without_paths
 from tests.data.files import PETS, write_folder
 
 FAST = ["--quick", "--models", "lenet-300-100", "--device", "cpu"]
+PRUNE = ["prune", "--model", "lenet", "--sparsity", "0.5", "-o", "m"]
 
 
 def run(*arguments: str) -> int:
@@ -206,7 +207,10 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["report", "empty"], "results folder empty has no results"),
         (["report", "file"], "file is a file, not a results folder"),
         (["prune", "--model", "lenet", "--sparsity", "2"], "sparsity 2 is outside [0, 1)"),
-        (["prune", "--model", "lenet", "--sparsity", "0.5", "-o", "nowhere/m"], "cannot be written to nowhere/m"),
+        ([*PRUNE, "-o", "file/m"], "the mask cannot be written to file/m"),
+        ([*PRUNE, "-o", "."], "to ., which is a folder"),
+        ([*PRUNE, "--save-weights", "/dev/null"], "cannot be written to /dev/null, which is a device"),
+        ([*PRUNE, "--save-weights", "./m"], "mask and weights cannot both be written to m"),
         (["list", "everything"], "invalid choice: 'everything'"),
         ([], "the following arguments are required: VERB"),
         (["rum"], "invalid choice: 'rum'"),

@@ -55,6 +55,7 @@ def ours(module: str) -> bool:
                 "memory",
                 "precision",
                 "files",
+                "outfile",
             ),
         ),
         (
@@ -65,10 +66,24 @@ def ours(module: str) -> bool:
         ("training", ("training", "data", "errors", "memory", "precision")),
         (
             "report",
-            *[("report", "store", "plan", "errors", "training.protocol", "children", "law", "networks", "data.facts")],
+            *[
+                (
+                    "report",
+                    "store",
+                    "plan",
+                    "errors",
+                    "training.protocol",
+                    "children",
+                    "law",
+                    "networks",
+                    "data.facts",
+                    "outfile",
+                )
+            ],
         ),
         ("plan", ("training.protocol", "errors", "spec", "identity", "law", "networks")),
-        ("store", ("store", "training.protocol", "errors", "identity", "networks")),
+        ("store", ("store", "training.protocol", "errors", "identity", "networks", "outfile")),
+        ("outfile", ("errors",)),
         ("arrays", ("errors",)),
         ("failures", ("errors", "environment")),
         ("children", ()),

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from pai_bench import outfile
 from pai_bench.arrays import as_tensor
 from pai_bench.errors import UserError
 from pai_bench.pruning.transfers import counts
@@ -93,12 +94,12 @@ class Mask(Mapping[str, Tensor]):
         return model
 
     def save(self, path: str | Path) -> None:
-        """Write the mask as safetensors."""
-        save_file(
-            {name: tensor.cpu().contiguous().clone() for name, tensor in self.items()},
-            path,
-            {"order": "\n".join(self)},
-        )
+        """Write the mask as safetensors, whole or not at all; missing folders are made.
+
+        Raises UserError if `path` is no file, or cannot be written.
+        """
+        tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in self.items()}
+        outfile.write(path, save(tensors, {"order": "\n".join(self)}), "the mask")
 
     @classmethod
     def load(cls, path: str | Path) -> "Mask":

@@ -7,6 +7,7 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
+from pai_bench import outfile
 from pai_bench.children import each, processors
 from pai_bench.errors import UserError
 from pai_bench.report import benchmark, collapse, costs, measurements, rankings, tables
@@ -49,25 +50,22 @@ def write_report(
         older = sorted({*before, *timed_before, *searched_before})
     with suppress(OSError):  # of a name that is too long: writing it says so
         path = path / "report.md" if path.is_dir() else path
+    outfile.check(path, "the report")
     store.refuse(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = page(
-            records,
-            path,
-            measured,
-            collapses,
-            benchmarks,
-            x=x,
-            suffix=suffix,
-            timings=timings,
-            left_out=store.left_out,
-            older=older,
-            told=told,
-        )
-        path.write_text(text, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UserError(f"the report cannot be written to {path} ({error.strerror or error})") from error
+    text = page(
+        records,
+        path,
+        measured,
+        collapses,
+        benchmarks,
+        x=x,
+        suffix=suffix,
+        timings=timings,
+        left_out=store.left_out,
+        older=older,
+        told=told,
+    )
+    outfile.write(path, text, "the report")
     return path
 
 

@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
+from pai_bench import outfile
 from pai_bench.errors import UserError
 
 SUFFIX = ".jsonl.xz"
@@ -31,16 +32,8 @@ NO_JSON = (ValueError, RecursionError)
 def pack(results: Path, path: Path) -> int:
     """Write what the folder `results` holds into the file `path`, whole or not at all; how many records there are."""
     found = [entry for folder in FOLDERS for entry in entries(results / folder)]
-    beside = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with lzma.open(beside, "wt", encoding="utf-8", preset=9) as file:
-            file.writelines(json.dumps(entry, separators=(",", ":")) + "\n" for entry in found)
-        beside.replace(path)
-    except OSError as error:
-        raise UserError(f"the records cannot be written to {path} ({error.strerror or error})") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    text = "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in found)
+    outfile.write(path, lzma.compress(text.encode(), preset=9), "the file of records")
     return len(found)
 
 

@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 
-from pai_bench import recipe
+from pai_bench import outfile, recipe
 from pai_bench.errors import UserError
 from pai_bench.failures import described
 from pai_bench.plan import Sweep
@@ -13,8 +13,7 @@ from pai_bench.verbs.console import make_console
 def prune(given: argparse.Namespace) -> int:
     """``pai-bench prune``."""
     from rich.table import Table
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from pai_bench.catalog import resolve
     from pai_bench.remains import links_of
@@ -23,6 +22,11 @@ def prune(given: argparse.Namespace) -> int:
 
     if given.seed < 0:
         raise UserError(f"seed {given.seed} must not be negative")
+    targets = [outfile.check(given.output, "the mask")]
+    if given.save_weights:
+        targets.append(outfile.check(given.save_weights, "the file of weights"))
+    if len(set(targets)) < len(targets):
+        raise UserError(f"mask and weights cannot both be written to {given.output}: give --save-weights another file")
     flags = {key: value for key, value in vars(given).items() if key in recipe.KEYS and key != "data"}
     axes = {
         "criteria": given.criterion,
@@ -41,16 +45,11 @@ def prune(given: argparse.Namespace) -> int:
         raise UserError(f"{trial.criterion_name} failed on {trial.model}: {described(error)}") from error
     assert mask is not None
     assert cost is not None
-    try:
-        mask.save(given.output)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"the mask cannot be written to {given.output} ({error})") from error
+    mask.save(given.output)
     if given.save_weights:
+        # copies, since safetensors refuses tensors that share their memory
         weights = {name: tensor.cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-        try:
-            save_file(weights, given.save_weights)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"the weights cannot be written to {given.save_weights} ({error})") from error
+        outfile.write(given.save_weights, save(weights), "the file of weights")
     console = make_console()
     table = Table(title=f"{trial.method} on {trial.model}, sparsity {mask.sparsity:.4f}", title_justify="left")
     for column in ("layer", "weights", "kept", "density in %"):

@@ -2,10 +2,10 @@
 
 import argparse
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pai_bench import outfile
 from pai_bench.errors import UserError
 from pai_bench.verbs.console import make_console, print_report
 
@@ -19,11 +19,14 @@ def report(given: argparse.Namespace) -> int:
 
     store = Store(given.results)
     output = Path(given.output) if "output" in given else store.home
+    if not is_folder(output):
+        outfile.check(output, "the report")
     store.refuse(output)
     everything = "all_versions" in given
     form = format_of(output, getattr(given, "format", None))
-    with suppress(OSError):  # of a name that is too long: writing it says so
-        output = output / f"report{SUFFIXES[form][0]}" if output.is_dir() else output
+    if is_folder(output):
+        output = output / f"report{SUFFIXES[form][0]}"
+        outfile.check(output, "the report")
     if store.archived and "output" not in given and output.exists():
         raise UserError(
             f"{output} lies beside its records, which hold no masks: not all of its figures could be made again; name "
@@ -47,6 +50,14 @@ def report(given: argparse.Namespace) -> int:
     return 0
 
 
+def is_folder(path: Path) -> bool:
+    """Whether `path` is a folder that is there; a name that is too long for one is none."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 SUFFIXES = {"markdown": (".md", ".markdown"), "csv": (".csv",), "latex": (".tex",), "html": (".html", ".htm")}
 """Format -> the suffixes of its files, the usual one first."""
 
@@ -55,9 +66,8 @@ def format_of(path: Path, given: str | None = None) -> str:
     """The format of a report: the one that is `given`, or that of the suffix of its file, or markdown."""
     suffix = path.suffix.lower()
     known = next((form for form, suffixes in SUFFIXES.items() if suffix in suffixes), None)
-    with suppress(OSError):  # of a name that is too long
-        if path.is_dir():
-            return given or "markdown"
+    if is_folder(path):
+        return given or "markdown"
     if given and known and given != known:
         raise UserError(f"{path} has the suffix of {known}, not of --format {given}; leave one of them out")
     if suffix and not (given or known):
@@ -84,11 +94,7 @@ def write(stores: "Sequence[Store]", path: Path, text: str) -> None:
     """Write a document, not among results, or say why that cannot be done."""
     for store in stores:
         store.refuse(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UserError(f"the report cannot be written to {path} ({error.strerror or error})") from error
+    outfile.write(path, text, "the report")
 
 
 def compare(given: argparse.Namespace) -> int:
@@ -105,6 +111,7 @@ def compare(given: argparse.Namespace) -> int:
         if not records:
             raise UserError(f"results folder {store.shown} has no readable trials")
     if "output" in given:
+        outfile.check(given.output, "the comparison")
         for store in stores:
             store.refuse(Path(given.output))
         if format_of(Path(given.output)) != "markdown":

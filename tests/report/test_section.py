@@ -1,13 +1,11 @@
 """Sections of a report are the same whichever process writes them."""
 
 import functools
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib.figure import Figure
 
 from pai_bench.report import page
 from pai_bench.report import section as home
@@ -123,28 +121,3 @@ def test_a_store_of_failures_says_so(tmp_path: Path) -> None:
     assert "the dense reference failed: nothing says what pruning costs in accuracy." in text
     assert "![" not in text
     assert "Density of each layer" not in text
-
-
-@pytest.mark.parametrize("error", [OSError("no space left"), KeyboardInterrupt()])
-def test_a_figure_is_written_whole_or_not_at_all(
-    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "figure.svg"
-    with style.canvas(path) as drawn:
-        drawn.subplots()
-    before = path.read_bytes()
-    killed, writing = (tmp_path / f".figure.svg.{pid}.tmp" for pid in (1, 2))
-    for one, age in ((killed, 10_000), (writing, 0)):
-        one.touch()
-        os.utime(one, times=(time.time() - age,) * 2)
-    save = Figure.savefig
-
-    def half(one: Figure, to: Path, **keys: Any) -> None:
-        save(one, to, **keys)
-        to.write_bytes(to.read_bytes()[:100])
-        raise error
-
-    monkeypatch.setattr(Figure, "savefig", half)
-    with pytest.raises(type(error)), style.canvas(path) as drawn:
-        drawn.subplots()
-    assert files(tmp_path) == {Path("figure.svg"): before, Path(writing.name): b""}

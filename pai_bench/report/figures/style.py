@@ -1,14 +1,12 @@
 """What all figures share: colours and markers that stand for the same criterion everywhere, and files without dates."""
 
-import glob
+import io
 import re
-import secrets
 import textwrap
-import time
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 from matplotlib.ticker import NullFormatter
+
+from pai_bench import outfile
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart, without its yellow
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -62,9 +62,6 @@ INSIDE = 6
 PIXELS = 150
 """Of a PNG, per inch."""
 
-ABANDONED = 600
-"""Seconds after which nobody writes a figure any more that is not whole: its process was killed."""
-
 
 @contextmanager
 def canvas(path: Path, width: float = 6.4, height: float = 4.2) -> Iterator[Figure]:
@@ -95,18 +92,9 @@ def lay_out(figure: Figure) -> None:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure whole or not at all, in place of an earlier one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    undated = {"Software": None} if path.suffix == ".png" else {"Date": None}
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with suppress(FileNotFoundError):
-            if time.time() - left.stat().st_mtime > ABANDONED:
-                left.unlink()
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        figure.savefig(beside, format=path.suffix[1:], dpi=PIXELS, metadata=undated)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    undated, content = {"Software": None} if path.suffix == ".png" else {"Date": None}, io.BytesIO()
+    figure.savefig(content, format=path.suffix[1:], dpi=PIXELS, metadata=undated)
+    outfile.write(path, content.getvalue(), "a figure of the report")
 
 
 ROWS = 5
