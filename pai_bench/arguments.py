@@ -279,8 +279,8 @@ def is_there(entry: str, folders: Sequence[Path]) -> bool:
     """Whether an entry is ``folder:PATH`` or ``PATH.py:NAME``, without commas in NAME, and the path is there."""
     file, dot_py, name = entry.partition(".py:")
     if entry.startswith("folder:"):
-        return any((folder / Path(entry.removeprefix("folder:")).expanduser()).is_dir() for folder in folders)
-    return bool(dot_py) and "," not in name and Path(file + ".py").expanduser().is_file()
+        return any(os.path.isdir(folder / os.path.expanduser(entry.removeprefix("folder:"))) for folder in folders)
+    return bool(dot_py) and "," not in name and os.path.isfile(os.path.expanduser(file + ".py"))
 
 
 def add_key(verb: Parser, name: str, help: str, default: Any) -> None:

@@ -51,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a terminal that knows few characters is no reason to fail
             stream.reconfigure(errors="replace")
     try:
+        if with_nul := [argument for argument in arguments if "\0" in argument]:
+            raise UserError(f"the argument {with_nul[0]!r} holds a NUL character, which no name may")
         given, rest = parser().parse_known_args(arguments)
         given.parser.refuse(rest)
         divide(given)

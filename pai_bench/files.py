@@ -4,6 +4,7 @@ import ast
 import hashlib
 import importlib.util
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,7 +30,9 @@ def split(text: str, kind: str) -> tuple[Path, str] | None:
     file, dot_py, rest = text.strip().partition(".py:")
     if (rest == "" and dot_py) or (file.endswith(".py") and ":" not in file):
         raise UserError(f"{text} is a file; name the {kind} in it: {file.removesuffix('.py')}.py:NAME")
-    return (Path(file + ".py").expanduser().resolve(), rest) if dot_py else None
+    if "\0" in text:
+        raise UserError(f"{text!r} is no {kind}: no name may hold a NUL character")
+    return (Path(os.path.realpath(os.path.expanduser(file + ".py"))), rest) if dot_py else None
 
 
 def load(path: Path, wanted: str) -> ModuleType:

@@ -6,6 +6,7 @@ it: ``title`` and ``source``. Tables ``[[grid]]`` make one sweep each, from the 
 
 import dataclasses
 import itertools
+import os
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -69,15 +70,27 @@ def load(name: str, *, replaced: Collection[str] = ()) -> Recipe:
 
     The values of keys that are to be `replaced` may name what is not there.
     """
-    path = Path(name) if name.endswith(".toml") or Path(name).is_file() else SHIPPED / f"{name}.toml"
-    if not path.is_file():
+    path = Path(name) if name.endswith(".toml") or os.path.isfile(name) else SHIPPED / f"{name}.toml"
+    if not os.path.isfile(path):
         if path.parent == SHIPPED:
             raise unknown("recipe", name, shipped())
         raise UserError(f"no recipe file {name}")
     try:
         text = path.read_text(encoding="utf-8-sig")
+        return parse(text, name, replaced)
+    except OSError as error:
+        raise UserError(f"recipe {name} cannot be read ({error.strerror or error})") from error
+    except RecursionError as error:
+        raise UserError(f"recipe {name} cannot be read: its values are nested too deeply") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"recipe {name} is not TOML: {error}") from error
+
+
+def parse(text: str, name: str, replaced: Collection[str] = ()) -> Recipe:
+    """The recipe called `name` with the content `text`; the values of keys that are to be `replaced` as in `load`."""
+    try:
         content = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # also of an integer with thousands of digits
         raise UserError(f"recipe {name} is not TOML: {error}") from error
     grids = content.pop("grid", [{}])
     if not isinstance(grids, list) or not grids or not all(isinstance(grid, dict) for grid in grids):
@@ -171,6 +184,8 @@ def typed(value: Any, to: Any, label: str) -> Any:
     if not accepts_text(to) and any(isinstance(one, str) for one in (value if isinstance(value, list) else [value])):
         wanted = "true or false" if to is bool else "a number"
         raise UserError(f"{label} = {value!r} must be {wanted}, not a text")
+    if isinstance(value, str) and "\0" in value:
+        raise UserError(f"{label} = {value!r} holds a NUL character, which no name may")
     return spec.convert(value, to, label)
 
 

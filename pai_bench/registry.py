@@ -83,6 +83,8 @@ class Registry:
         """
         if not isinstance(name, str):
             raise UserError(f"a {self.kind} is looked up by its name, not by a {type(name).__name__}")
+        if "\0" in name:
+            raise UserError(f"{name!r} is no {self.kind}: no name may hold a NUL character")
         self.plugins()
         prefix, colon, argument = name.partition(":")
         key = prefix + colon if argument else name

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import logging
+import os
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -30,14 +31,15 @@ File = tuple[PurePath, Path | bytes]
 @data_set("folder:", source="folders of images: PATH/train/CLASS/*.png and PATH/test/CLASS/*.png (or val)")
 def folder(path: str) -> Loader:
     """The images under `path`. Named by the folder and a checksum, so that the name holds no path of the machine."""
-    root = Path(path).expanduser()
+    root = Path(os.path.expanduser(path))  # unlike a Path's, without an error for users that are not known
 
     def load(data_dir: Path | None = None) -> DataSet:
-        base = root if root.is_absolute() or root.is_dir() or data_dir is None else data_dir / root
-        if not base.is_dir():
+        base = root if root.is_absolute() or os.path.isdir(root) or data_dir is None else data_dir / root
+        if not os.path.isdir(base):
             raise UserError(f"folder {path} does not exist")
         arrays = decoded_folder(base)
-        label, num_classes = base.resolve().name, int(arrays["train_targets"].max()) + 1
+        label = base.resolve().name.encode("utf-8", "replace").decode()  # the name of a folder may be no UTF-8
+        num_classes = int(arrays["train_targets"].max()) + 1
         found = as_data_set(arrays, name=label, num_classes=num_classes, label=label)
         return dataclasses.replace(found, name=f"folder:{label}@{found.checksum[:8]}")
 

@@ -33,7 +33,7 @@ def load_data(name: str, *, data_dir: str | Path | None = None) -> DataSet:
     user's cache. What is not there is downloaded to the same place, if there is internet.
     """
     given = data_dir or os.environ.get("PAI_BENCH_DATA")
-    if given and not Path(given).is_dir():
+    if given and not os.path.isdir(given):
         raise UserError(f"data directory {given} does not exist")
     plugin, argument = DATA.find(name)
     folder = Path(given) if given else None
@@ -107,7 +107,8 @@ def decoded_once(key: str, decode: Callable[[Arrays], None]) -> Arrays:
 
     They are mapped into memory: what is larger than that is read from the files as it is needed.
     """
-    folder = cache_dir() / "decoded" / hashlib.sha256(key.encode()).hexdigest()[:24]
+    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass"))  # names of files may be no UTF-8
+    folder = cache_dir() / "decoded" / digest.hexdigest()[:24]
     if folder.is_dir():
         try:
             return Arrays.read(folder)

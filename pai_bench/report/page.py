@@ -1,9 +1,9 @@
 """The markdown report of a results folder."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -48,8 +48,7 @@ def write_report(
         measured, timed_before = newest(measured)
         collapses, searched_before = newest(collapses)
         older = sorted({*before, *timed_before, *searched_before})
-    with suppress(OSError):  # of a name that is too long: writing it says so
-        path = path / "report.md" if path.is_dir() else path
+    path = path / "report.md" if os.path.isdir(path) else path
     outfile.check(path, "the report")
     store.refuse(path)
     text = page(

@@ -51,7 +51,14 @@ def entries(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether `path` is a file of records, or a folder that holds one and no results of its own."""
+    """Whether `path` is a file of records, or a folder that holds one and no results of its own.
+
+    Raises UserError for what nobody could look at, such as a name that is too long.
+    """
+    try:
+        path.exists()
+    except (OSError, ValueError) as error:
+        raise UserError(f"results {path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
     return path.name.endswith(SUFFIX) or (
         (path / NAME).is_file() and not any(any((path / folder).glob("*.json")) for folder in FOLDERS)
     )

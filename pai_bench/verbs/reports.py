@@ -1,6 +1,7 @@
 """The verbs `report` and `compare`: from stored results to documents."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,12 +20,12 @@ def report(given: argparse.Namespace) -> int:
 
     store = Store(given.results)
     output = Path(given.output) if "output" in given else store.home
-    if not is_folder(output):
+    if not os.path.isdir(output):
         outfile.check(output, "the report")
     store.refuse(output)
     everything = "all_versions" in given
     form = format_of(output, getattr(given, "format", None))
-    if is_folder(output):
+    if os.path.isdir(output):
         output = output / f"report{SUFFIXES[form][0]}"
         outfile.check(output, "the report")
     if store.archived and "output" not in given and output.exists():
@@ -50,14 +51,6 @@ def report(given: argparse.Namespace) -> int:
     return 0
 
 
-def is_folder(path: Path) -> bool:
-    """Whether `path` is a folder that is there; a name that is too long for one is none."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
-
-
 SUFFIXES = {"markdown": (".md", ".markdown"), "csv": (".csv",), "latex": (".tex",), "html": (".html", ".htm")}
 """Format -> the suffixes of its files, the usual one first."""
 
@@ -66,7 +59,7 @@ def format_of(path: Path, given: str | None = None) -> str:
     """The format of a report: the one that is `given`, or that of the suffix of its file, or markdown."""
     suffix = path.suffix.lower()
     known = next((form for form, suffixes in SUFFIXES.items() if suffix in suffixes), None)
-    if is_folder(path):
+    if os.path.isdir(path):
         return given or "markdown"
     if given and known and given != known:
         raise UserError(f"{path} has the suffix of {known}, not of --format {given}; leave one of them out")

@@ -1,6 +1,7 @@
 """The verb `run`."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,7 +97,8 @@ def print_plan(console: "Console", catalog: "Catalog", out: str, *, retry_failed
     from pai_bench.execution import run_again
     from pai_bench.store import Store
 
-    records = list(Store(out)) if any((Path(out) / "trials").glob("*.json")) else []
+    trials = Path(out) / "trials"
+    records = list(Store(out)) if os.path.isdir(trials) and any(trials.glob("*.json")) else []
     stored = {r.identity for r in records if not run_again(r, catalog, retry_failed=retry_failed)}
     stored |= {trial.identity for trial in catalog.trials if catalog.former_identity(trial) in stored}
     for trial in catalog.trials:
