@@ -46,6 +46,21 @@ class Download:
         return found.data, found.targets
 
 
+class Digits(Download):
+    """MNIST, and what is stored like it.
+
+    From ``raw/`` alone: where torchvision finds the ``processed/`` of its old versions, it would read that unchecked.
+    """
+
+    def _read(self, root: Path, train: bool, download: bool) -> tuple[Tensor | np.ndarray, Any]:
+        from torchvision import datasets
+
+        base = getattr(datasets, self.torchvision)
+        raw_only = type(base.__name__, (base,), {"_check_legacy_exist": lambda _: False})  # its name is the folder's
+        found = raw_only(root, train=train, download=download)
+        return found.data, found.targets
+
+
 class Numbers(Download):
     """Street View House Numbers, which torchvision keeps in another form."""
 
@@ -96,17 +111,17 @@ CIFAR_SOURCE = "Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html"
 CIFAR10 = Download("cifar10", "CIFAR-10", "CIFAR10", "cifar-10-batches-py", 10)
 
 _add(
-    Download("mnist", "MNIST", "MNIST", "MNIST/raw", 10),
+    Digits("mnist", "MNIST", "MNIST", "MNIST/raw", 10),
     "Handwritten digits, 28x28 grey, 60,000 training and 10,000 test images.",
     "LeCun et al. 1998, http://yann.lecun.com/exdb/mnist",
 )
 _add(
-    Download("fashion-mnist", "Fashion-MNIST", "FashionMNIST", "FashionMNIST/raw", 10),
+    Digits("fashion-mnist", "Fashion-MNIST", "FashionMNIST", "FashionMNIST/raw", 10),
     "Articles of clothing, 28x28 grey, 10 classes, 60,000 training and 10,000 test images.",
     "Xiao et al. 2017, arXiv:1708.07747",
 )
 _add(
-    Download("kmnist", "KMNIST", "KMNIST", "KMNIST/raw", 10),
+    Digits("kmnist", "KMNIST", "KMNIST", "KMNIST/raw", 10),
     "Cursive Japanese characters, 28x28 grey, 10 classes, 60,000 training and 10,000 test images.",
     "Clanuwat et al. 2018, arXiv:1812.01718",
 )

@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 CIFAR10_ARCHIVE = "cifar10-images.tar.gz"
 CIFAR10_SIZES = (50_000, 10_000)
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"))
+FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP")
+"""What Pillow may decode, whatever a file is called; of others, some start programs, as EPS starts Ghostscript."""
+
 TEST_NAMES = ("test", "val")
 
 File = tuple[PurePath, Path | bytes]
@@ -167,7 +170,7 @@ def decode(files: Iterable[File], where: str, arrays: Arrays, side: int | None =
 def decode_image(path: PurePath, content: Path | bytes, side: int | None = None) -> np.ndarray:
     """An image as uint8 (height, width, channels): one channel if it is grey, otherwise three, and with `side` too."""
     try:
-        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
+        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=FORMATS) as image:
             if image.mode.startswith(("I", "F")):
                 raise UserError(f"{path} has pixels of mode {image.mode}; images need 8 bits in each channel")
             if side is not None:

@@ -362,3 +362,38 @@ def test_label_noise_is_uniform_over_classes_and_as_frequent_as_asked() -> None:
     assert not torch.equal(noisy, data.noisy(0.6, seed=2).train.targets)
     assert torch.equal(noisy, data.noisy(0.6, seed=1).train.targets)
     assert data.noisy(0.0, seed=1) is data
+
+
+def test_only_the_formats_of_images_that_are_named_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of another format called .png: EPS would start Ghostscript."""
+    from PIL import EpsImagePlugin
+
+    eps = io.BytesIO()
+    Image.new("RGB", (3, 2)).save(eps, "eps")
+    started: list[object] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args: started.append(args))
+    root = write_folder(tmp_path / "d", {f"{p}/{c}/1.png": png(1) for p in ("train", "test") for c in "ab"})
+    (root / "train" / "a" / "2.png").write_bytes(eps.getvalue())
+    with pytest.raises(pb.UserError, match=r"train/a/2.png cannot be read as an image"):
+        pb.load_data(f"folder:{root}")
+    assert not started
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "ppm", "pgm", "tif", "webp"])
+def test_every_named_format_is_decoded(suffix: str, tmp_path: Path) -> None:
+    image = io.BytesIO()
+    kind = {"jpg": "jpeg", "tif": "tiff", "pgm": "ppm"}.get(suffix, suffix)
+    Image.new("L" if suffix == "pgm" else "RGB", (4, 4)).save(image, kind)
+    files = {f"{part}/{label}/1.{suffix}": image.getvalue() for part in ("train", "test") for label in "ab"}
+    assert len(pb.load_data(f"folder:{write_folder(tmp_path / 'd', files)}").train.targets) == 2
+
+
+def test_mnist_is_not_read_from_processed(tmp_path: Path) -> None:
+    """Where old versions of torchvision kept what they had decoded, anybody may have put anything."""
+    write_mnist(tmp_path)
+    before = pb.load_data("mnist", data_dir=tmp_path).checksum
+    (tmp_path / "MNIST" / "processed").mkdir()
+    for name in ("training", "test"):
+        other = torch.zeros(5, 28, 28, dtype=torch.uint8), torch.arange(5)
+        torch.save(other, tmp_path / "MNIST" / "processed" / f"{name}.pt")
+    assert pb.load_data("mnist", data_dir=tmp_path).checksum == before
