@@ -40,8 +40,9 @@ def described(found: dict[str, Any]) -> list[str]:
     lines = [f"{cpu}, {machine.get('system', '')}, Python {machine.get('python_version', '?')}"]
     if commit.get("id"):
         lines.append(f"commit {commit['id']}{' with changes' if commit.get('dirty') else ''}")
+    where = tables.escaped("; ".join(lines))
     return [
         "## Benchmarks",
-        f"Measured by pytest-benchmark ({'; '.join(lines)}): median, interquartile range and shortest of some rounds.",
+        f"Measured by pytest-benchmark ({where}): median, interquartile range and shortest of some rounds.",
         tables.markdown([["group", "benchmark", "median", "IQR", "shortest", "rounds", "also measured"], *body]),
     ]

@@ -32,7 +32,7 @@ def section(costs: list[Cost], folder: Path, figure_for: Callable[[str], Path]) 
         bars(title(group[0]), group, folder / figure)
         parts += [
             f"### {heading}",
-            f"{describe(group)}.",
+            f"{tables.escaped(describe(group))}.",
             tables.markdown(table(group)),
             f"![{heading}: scoring and pruning in training steps]({figure.as_posix()})",
         ]

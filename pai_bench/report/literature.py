@@ -11,7 +11,7 @@ from pai_bench.report import chance
 from pai_bench.report.quoted import Published, published, rivals
 from pai_bench.report.statistics import FEWEST, PERCENT, Estimate, estimate, t_quantile
 from pai_bench.report.summary import Comparison, parts_of, plural
-from pai_bench.report.tables import Table
+from pai_bench.report.tables import Table, code, escaped
 from pai_bench.training.protocol import PROTOCOLS
 
 DATA = {"cifar10-jpeg": "cifar10", "tiny-imagenet-200": "tiny-imagenet"}
@@ -194,14 +194,17 @@ def spread(mean: float, deviation: float, count: int | None) -> str:
 
 
 def protocols(found: Sequence[Beside], comparison: Comparison) -> Iterator[str]:
-    """How ours were trained, and how the published networks were, where we know it, and what is not the same."""
-    ours = setting(comparison.protocol, comparison.train_fraction)
+    """How ours were trained, and how the published networks were, where we know it, and what is not the same.
+
+    In markdown, what records hold escaped.
+    """
+    ours = setting(escaped(comparison.protocol), comparison.train_fraction)
     yield f"Ours: {', '.join(ours)}."
     yield from chosen(found)
     if comparison.init != "own" and any(one.theirs.initialisations[0] is None for one in found):
         yield (
-            f"Ours start from weights drawn by `{comparison.init}`; how those of the published networks were drawn is "
-            "not known to us where their note does not say it."
+            f"Ours start from weights drawn by {code(comparison.init)}; how those of the published networks were drawn "
+            "is not known to us where their note does not say it."
         )
     for source, name in dict.fromkeys((one.theirs.source, one.theirs.protocol) for one in found):
         if name is None:
@@ -216,7 +219,7 @@ def chosen(found: Sequence[Beside]) -> Iterator[str]:
     for method, name, law in dict.fromkeys((b.method, b.theirs.criterion, b.theirs.initialisations[0]) for b in found):
         _, options = without_options(method.partition(", ")[0])
         if said := [f"{key}={value}" for key, value in options.items() if (key, value) != ("score-init", law)]:
-            yield f"{method}: beside published numbers of {name}. Ours has the option {' and '.join(said)}."
+            yield escaped(f"{method}: beside published numbers of {name}. Ours has the option {' and '.join(said)}.")
 
 
 def setting(protocol: str, train_fraction: float) -> list[str]:

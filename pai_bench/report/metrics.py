@@ -183,8 +183,13 @@ def frame(comparisons: Sequence[Comparison], metrics: Sequence[Metric] = (*METRI
 
 
 def as_csv(comparisons: Sequence[Comparison]) -> str:
-    """`frame` as comma-separated values."""
-    return frame(comparisons).to_csv(index=False, lineterminator="\n")
+    """`frame` as comma-separated values; a text that spreadsheets would take for a formula follows a ``'``."""
+    return frame(comparisons).map(no_formula).to_csv(index=False, lineterminator="\n")
+
+
+def no_formula(value: object) -> object:
+    """A value of a cell, texts that begin like a formula behind a ``'``."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def as_latex(comparisons: Sequence[Comparison]) -> str:
@@ -192,7 +197,8 @@ def as_latex(comparisons: Sequence[Comparison]) -> str:
     parts = []
     for comparison in comparisons:
         head, *body = ([latex(cell) for cell in row] for row in table(comparison))
-        lines = [f"% {comparison.title}; {comparison.protocol}", rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}"]
+        comment = " ".join(f"{comparison.title}; {comparison.protocol}".split())  # a line break would end it
+        lines = [f"% {comment}", rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}"]
         lines += [r"\toprule", " & ".join(head) + r" \\", r"\midrule"]
         lines += [" & ".join(row) + r" \\" for row in body] + [r"\bottomrule", r"\end{tabular}"]
         parts.append("\n".join(lines))
@@ -204,8 +210,9 @@ LATEX |= {"\\": r"\textbackslash{}", "±": r"$\pm$", "–": "--", "↑": r"$\upa
 
 
 def latex(text: str) -> str:
-    """`text` as LaTeX shows it."""
-    return "".join(LATEX.get(character, character) for character in text)
+    r"""`text` in one line as LaTeX shows it, and after ``\\`` too, which takes a bracket or an asterisk for its own."""
+    line = "".join(LATEX.get(character, character) for character in " ".join(text.split()))
+    return f"{{}}{line}" if line.startswith(("[", "*")) else line
 
 
 def as_html(comparisons: Sequence[Comparison]) -> str:

@@ -113,7 +113,7 @@ def page(
     unread = [f"{name} could not be read and is left out: {why}." for name, why in sorted((left_out or {}).items())]
     unread += [f"{name} is not shown, since there is a newer version; `--all-versions` shows it." for name in older]
     if limits := unread + caveats(found, records, [one.pairs for one in sections]):
-        parts += ["## What limits these conclusions", "\n".join(f"* {line}" for line in limits)]
+        parts += ["## What limits these conclusions", "\n".join(f"* {tables.escaped(line)}" for line in limits)]
     parts += ["## How these numbers were made", provenance(records, measured, collapses, benchmarks)]
     return "\n\n".join(parts) + "\n"
 
@@ -221,7 +221,7 @@ def ranking(found: Sequence[Comparison], folder: Path, figure_for: Figures) -> l
     parts = [
         "## Ranks",
         f"Mean rank over {ranks.blocks} blocks (network x data set; in each, the mean accuracy over the sparsities at "
-        f"which all have trained), 1 the best. {rankings.friedman(ranks)}{more}",
+        f"which all have trained), 1 the best. {rankings.friedman(ranks)}{tables.escaped(more)}",
         tables.markdown([["criterion", "mean rank"], *body]),
     ]
     if ranks.critical < len(ranks.methods) - 1:

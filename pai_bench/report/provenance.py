@@ -8,6 +8,7 @@ from typing import get_args
 
 from pai_bench.law import Law
 from pai_bench.plan import DENSE
+from pai_bench.report import tables
 from pai_bench.report.literature import SAME
 from pai_bench.report.pairs import UNTRAINED, Pair
 from pai_bench.report.statistics import FEWEST, LEVEL, t_quantile
@@ -44,14 +45,14 @@ def provenance(
     ):
         for value, count in sorted(Counter(v for v in values if v).items()):
             unit = "row" if title.startswith(("Timing", "Collapse", "Benchmark")) else "trial"
-            lines.append(f"* {title}: {value} ({plural(count, unit)})")
+            shown = tables.code(value) if title.lower().endswith("command") else tables.escaped(value)
+            lines.append(f"* {title}: {shown} ({plural(count, unit)})")
     return "\n".join(lines)
 
 
 def describe_command(record: Measured) -> str | None:
-    """The command that made the record, as code."""
-    command = record.provenance.get("command")
-    return f"`{command}`" if command else None
+    """The command that made the record."""
+    return record.provenance.get("command") or None
 
 
 def describe_data(record: Record) -> str:

@@ -46,10 +46,10 @@ def section(comparison: Comparison, records: Mapping[str, Record], folder: Path,
     pruned = comparison.rows[comparison.rows.criterion != DENSE]
     if len(pruned) and (pruned.status == "failed").all():
         said = [f"Every pruned trial failed ({len(pruned)}): nothing is compared."]
-    title = tables.escaped(comparison.title)
+    title, protocol = tables.escaped(comparison.title), tables.escaped(comparison.protocol)
     parts = [
         f"## {title}",
-        f"Protocol: {comparison.protocol}. {plural(comparison.seeds, 'seed')}. Score time: median after a warm-up."
+        f"Protocol: {protocol}. {plural(comparison.seeds, 'seed')}. Score time: median after a warm-up."
         + sizes(pruned),
         tables.markdown(tables.accuracy(comparison)),
     ]

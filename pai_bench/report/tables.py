@@ -116,5 +116,16 @@ def markdown(table: Table) -> str:
 
 
 def escaped(text: str) -> str:
-    """`text` in one line, so that markdown shows it as it is, in a table too."""
-    return re.sub(r"([|*`])", r"\\\1", " ".join(text.split())).replace("<", "&lt;")
+    """`text` in one line, so that markdown shows it as it is, in a table too: no tag, no link, no heading.
+
+    Flags in backticks, which only sentences of ours have, stay code.
+    """
+    line = " ".join(text.split()).replace("<", "&lt;")
+    return re.sub(r"`--[\w -]+`|[\\|*`]|(?<=\])[(:]", lambda m: m[0] if len(m[0]) > 1 else rf"\{m[0]}", line)
+
+
+def code(text: str) -> str:
+    """`text` in one line as markdown's code, between more backticks than it has in a row."""
+    line = " ".join(text.split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    return f"{fence} {line} {fence}" if len(fence) > 1 else f"`{line}`"

@@ -193,13 +193,16 @@ def page(before: Sequence[Record], after: Sequence[Record], left_out: Sequence[s
     machines = []
     for name, records in (("A", before), ("B", after)):
         origins = dict.fromkeys(f"{describe_environment(r)}; commit {describe_commit(r) or 'unknown'}" for r in records)
-        machines += [f"* {name}: {origin}" for origin in origins]
-        machines += [f"* {name}: {data}" for data in dict.fromkeys(map(describe_data, records))]
-    machines += [f"* {line}" for line in left_out]
+        machines += [f"{name}: {origin}" for origin in origins]
+        machines += [f"{name}: {data}" for data in dict.fromkeys(map(describe_data, records))]
+    machines += left_out
     parts = ["# Two results folders side by side", verdict(found, before, after)]
     parts += [
         "Test accuracy of the last epoch in per cent, mean ± standard deviation over the seeds that both have; seconds "
         "are medians."
     ]
     parts += [tables.markdown(table(found))] if found else []
-    return "\n\n".join([*parts, "## Where they come from", "\n".join(machines)]) + "\n"
+    return (
+        "\n\n".join([*parts, "## Where they come from", "\n".join(f"* {tables.escaped(line)}" for line in machines)])
+        + "\n"
+    )

@@ -412,3 +412,79 @@ def test_no_interval_of_accuracies_leaves_what_there_is(seeds: int) -> None:
     for cell in (comparison.dense, *comparison.cells.values()):
         low, high = figure_ends(cell)
         assert 0 <= low <= high <= 100
+
+
+HOSTILE = "x\n\n# <script>](javascript:a) [r]: b `\\input{x}\u2028*y*|z"
+"""What would be a heading, HTML, a link, code, emphasis and a column of a table in markdown, and an input of LaTeX."""
+
+
+def hostile_records() -> list[Record]:
+    """Records whose texts are `HOSTILE` wherever they may be."""
+    environment = {"versions": {"torch": HOSTILE}, "system": HOSTILE, "processor": HOSTILE, "device": HOSTILE}
+    origin = {"commit": HOSTILE, "dirty": False, "command": f"`` {HOSTILE}"}
+    data = {"label": HOSTILE, "checksum": HOSTILE, "train": 10, "test": 10}
+    keys: dict[str, Any] = {
+        "environment": environment | {"threads": 2},
+        "provenance": origin | {"data": data},
+    }
+    found: list[Record] = []
+    for seed in range(3):
+        for name in (None, "a\n# |`<i>\\input{b}", "=1+1"):
+            trial = {"model": HOSTILE, "data": HOSTILE}
+            one = drawn(name, 0.9 if name else 0.0, seed, 0.8 + 0.01 * seed, trial=trial, **keys)
+            found.append(dataclasses.replace(one, identity=f"{len(found)}"))
+    return found
+
+
+def rendered(text: str) -> str:
+    """What is left of markdown when code and what a backslash escapes are taken out."""
+    text = re.sub(r"(?<!\\)(`+)(?!`).*?(?<!`)\1(?!`)", "", text)
+    return re.sub(r"\\[^\w\s]", "", text)
+
+
+@pytest.mark.parametrize("verb", [["report", "r"], ["compare", "r", "r"]])
+def test_hostile_texts_do_no_harm_in_markdown(verb: list[str]) -> None:
+    stored("r", hostile_records())
+    assert main([*verb, "-o", "x.md"]) == 0
+    text = Path("x.md").read_text()
+    assert "javascript:a" in text
+    live = rendered(text)
+    assert "<script" not in live
+    assert "](javascript" not in live
+    assert "]:" not in live
+    assert "`" not in live
+    assert "*y*" not in live
+    assert not [line for line in text.splitlines() if line.startswith(("# &lt;", "# <"))]
+    columns = [line.count("|") for line in live.splitlines() if line.startswith("|")]
+    assert columns
+    for line, following in zip(live.splitlines(), live.splitlines()[1:], strict=False):
+        if line.startswith("|") and following.startswith("|"):
+            assert line.count("|") == following.count("|")
+
+
+def test_hostile_texts_do_no_harm_in_tables() -> None:
+    stored("r", hostile_records())
+    for suffix in ("tex", "html", "csv"):
+        assert main(["report", "r", "-o", f"x.{suffix}"]) == 0
+    latex, page = Path("x.tex").read_text(), Path("x.html").read_text()
+    assert "textbackslash{}input" in latex
+    assert all(line.startswith("%") for line in latex.split("\n") if "\\input" in line)
+    assert "\u2028" not in latex
+    assert all(line.startswith(("%", "\\")) or line.endswith(r"\\") or not line for line in latex.split("\n"))
+    assert "&lt;script&gt;" in page
+    assert "<script" not in page
+    rows = list(csv.DictReader(io.StringIO(Path("x.csv").read_text())))
+    assert "'=1+1" in {row["criterion"] for row in rows}
+
+
+@pytest.mark.parametrize("text", ["=1", "+1", "-1", "@a", "\t=1", "\r=1"])
+def test_cells_of_csv_begin_no_formula(text: str) -> None:
+    assert metrics.no_formula(text) == f"'{text}"
+    assert metrics.no_formula(-1.5) == -1.5
+    assert metrics.no_formula("snip") == "snip"
+
+
+def test_rows_of_latex_begin_with_no_argument_of_the_line_break() -> None:
+    assert metrics.latex("[1in]") == "{}[1in]"
+    assert metrics.latex("*") == "{}*"
+    assert metrics.latex("a [b]") == "a [b]"
