@@ -92,7 +92,7 @@ def test_an_output_that_nobody_takes_does_not_end_a_sweep(way: str, tmp_path: Pa
     assert found.returncode == 0, found.stderr
     assert "Traceback" not in found.stderr
     said = re.findall(r"nothing more can be written to the standard output \((.*)\); the work goes on", found.stderr)
-    assert said == {"full": ["No space left on device"], "closed": [], "read no more": ["Broken pipe"]}[way]
+    assert said == {"full": ["No space left on device"], "closed": [], "read no more": []}[way]
     assert len(list((tmp_path / "trials").glob("*.json"))) == 2
     assert (tmp_path / "report.md").is_file()
 

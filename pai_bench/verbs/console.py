@@ -34,7 +34,7 @@ def make_console() -> "Console":
 class Output:
     """A text file that nobody may read any more, or whose disk is full, which is no reason to end a sweep.
 
-    What cannot be written is lost, with one word on the standard error.
+    What cannot be written is lost, with one word on the standard error where the disk is full.
     """
 
     def __init__(self, file: TextIO | None) -> None:
@@ -61,7 +61,9 @@ class Output:
         except (OSError, ValueError) as error:  # the last of a file that is closed
             self._lost = True
             reason = getattr(error, "strerror", None) or error
-            logger.warning("nothing more can be written to the standard output (%s); the work goes on", reason)
+            # whoever reads no more, such as `head`, has enough
+            level = logging.INFO if isinstance(error, BrokenPipeError) else logging.WARNING
+            logger.log(level, "nothing more can be written to the standard output (%s); the work goes on", reason)
             with suppress(OSError, ValueError):  # or else Python would complain at its end
                 null = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(null, self._file.fileno())
