@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 
 from pai_bench import children
+from pai_bench.children import BEAT
 from pai_bench.errors import UserError
 from pai_bench.execution.choice import Choice
-from pai_bench.execution.worker import BEAT
 from pai_bench.plan import Trial
 from pai_bench.runner import Runner
 from pai_bench.store import Record

@@ -10,10 +10,7 @@ import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
-from pai_bench.children import line_to_parent
-
-BEAT = 5.0
-"""Seconds between two signs of life."""
+from pai_bench.children import BEAT, line_to_parent
 
 
 def main() -> None:

@@ -135,6 +135,16 @@ def dying(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return plan
 
 
+def test_workers_say_nothing_of_their_own(tmp_path: Path) -> None:
+    """Neither Python's warnings nor torch's."""
+    code = (
+        "import sys, pai_bench as pb; from tests.execution.test_pool import named;"
+        "pb.run(named(workers=2, seeds=1, epochs=0), out=sys.argv[1])"
+    )
+    found = subprocess.run([sys.executable, "-c", code, tmp_path / "r"], capture_output=True, text=True, check=True)
+    assert found.stderr == ""
+
+
 def test_workers_that_die_as_they_begin_are_tried_again(dying: list[bool], caplog: pytest.LogCaptureFixture) -> None:
     dying += [True, True]
     frame = pb.run(named(workers=2, seeds=1), out="r")
