@@ -138,8 +138,8 @@ def dying(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 def test_workers_say_nothing_of_their_own(tmp_path: Path) -> None:
     """Neither Python's warnings nor torch's."""
     code = (
-        "import sys, pai_bench as pb; from tests.execution.test_pool import named;"
-        "pb.run(named(workers=2, seeds=1, epochs=0), out=sys.argv[1])"
+        "import sys, pai_bench as pb; keys = {'models': ['lenet-300-100'], 'sparsities': [0.9], 'seeds': 1};"
+        "pb.run(pb.Sweep(**keys, epochs=0, workers=2, lanes=1), out=sys.argv[1])"
     )
     found = subprocess.run([sys.executable, "-c", code, tmp_path / "r"], capture_output=True, text=True, check=True)
     assert found.stderr == ""
