@@ -26,7 +26,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
     # whatever draws is called; laying out and writing takes most of the time and sees none of the records
     monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)
-    monkeypatch.setattr(Figure, "savefig", lambda _figure, path, **_: Path(path).touch())
+    monkeypatch.setattr(Figure, "savefig", lambda _figure, file, **_: file.write(b""))
 
 
 def trial() -> dict[str, Any]:
