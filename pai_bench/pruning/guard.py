@@ -120,8 +120,8 @@ class Scorer:
             elif criterion.score_init != "trained":
                 model = drawn_by(model, seed, criterion.score_init)
             self.replica = replica(model, names, criterion.bn if criterion.uses_data else "eval")
-            given = kinds_of(self.replica)
-            widen(self.replica, criterion.score_dtype)
+            changes = type(criterion).prepare is not Criterion.prepare
+            changes = widen(self.replica, criterion.score_dtype) or changes
             self.parameters = {name: self.replica.get_parameter(name) for name in names}
             self._scoring = SCORING[self.replica] = Scoring(criterion, seed, self.parameters)
             try:
@@ -129,7 +129,7 @@ class Scorer:
             except BaseException:
                 self._release()
                 raise
-            if more := kinds_of(self.replica) - given:
+            if changes and (more := kinds_of(self.replica) - kinds_of(model)):  # to look takes a hundredth of a score
                 steady(self.replica, max(more, key=lambda kind: kind.itemsize))
         self._scoring.dense = {name: shared(parameter) for name, parameter in self.parameters.items()}
         self._scoring.returns = returns
@@ -327,11 +327,13 @@ def wide(tensor: Tensor, kind: str | None) -> torch.dtype:
 
 
 @torch.no_grad()
-def widen(model: nn.Module, kind: str | None) -> None:
-    """Give the parameters and buffers of a private copy the types that it is scored in."""
+def widen(model: nn.Module, kind: str | None) -> bool:
+    """Give the parameters and buffers of a private copy the types that it is scored in; whether any was another."""
+    changed = False
     for tensor in (*model.parameters(), *model.buffers()):
         if (wanted := wide(tensor, kind)) != tensor.dtype:
-            tensor.data = tensor.data.to(wanted)
+            tensor.data, changed = tensor.data.to(wanted), True
+    return changed
 
 
 def kinds_of(model: nn.Module) -> set[torch.dtype]:
