@@ -175,6 +175,7 @@ class Pool:
             if wanted := ask(waiting.popleft()):
                 worker = worker or self._start()
                 worker.cell, worker.since = wanted, time.perf_counter()
+                worker.heard = time.monotonic()  # signs of life are read of busy workers alone
                 with suppress(OSError):  # if it is dead, its line says so when it is read
                     worker.line.send([self._places[trial.identity] for trial in wanted])
 

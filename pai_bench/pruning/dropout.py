@@ -37,8 +37,11 @@ LOWER: Mapping[torch.dtype, tuple[torch.dtype, ...]] = {
 """Type that a network is scored in -> types that it may not cast to."""
 
 CASTS: Mapping[Callable[..., Any], torch.dtype] = {
-    **{Tensor.half: torch.float16, Tensor.bfloat16: torch.bfloat16, Tensor.float: torch.float32},
+    Tensor.half: torch.float16,
+    Tensor.bfloat16: torch.bfloat16,
+    Tensor.float: torch.float32,
 }
+"""Functions that cast -> the type that they cast to."""
 
 
 class Steady(TorchFunctionMode):
