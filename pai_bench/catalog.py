@@ -23,9 +23,9 @@ from pai_bench.identity import stream
 from pai_bench.models.create import Builder, InputShape, create_model, find_model, model_version, refuse_instance
 from pai_bench.plan import Choice, Sweep, Trial, expand, fraction, refuse_duplicates
 from pai_bench.pruning import Criterion, Variant, get_criterion, get_schedule, get_variant
-from pai_bench.pruning.guard import BATCH_NORMS
 from pai_bench.pruning.prunable import chosen, further
 from pai_bench.pruning.prune import check_ties
+from pai_bench.pruning.replica import BATCH_NORMS
 from pai_bench.training.protocol import Protocol, get_protocol
 
 

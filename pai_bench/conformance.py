@@ -24,7 +24,8 @@ from torch.nn import functional as F
 from pai_bench import failures
 from pai_bench.errors import UserError
 from pai_bench.pruning import Batch, Criterion, Scope, Scorer, get_criterion, prunable_parameters, prune, redraw_
-from pai_bench.pruning.guard import BATCH_NORMS, checked, fingerprints
+from pai_bench.pruning.guard import checked
+from pai_bench.pruning.replica import BATCH_NORMS, fingerprints
 from pai_bench.randomness import random_state
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from pai_bench.execution.measure import step_seconds
 from pai_bench.plan import Trial
 from pai_bench.precision import reproducible
 from pai_bench.pruning import Batch, Criterion, Scorer, get_schedule, prunable_parameters, prune
-from pai_bench.pruning.guard import BATCH_NORMS
+from pai_bench.pruning.replica import BATCH_NORMS
 from pai_bench.runner import Runner
 from pai_bench.store import Cost
 from pai_bench.timing import repeat

@@ -22,7 +22,7 @@ from pai_bench.materials import Materials
 from pai_bench.memory import no_memory
 from pai_bench.plan import Trial
 from pai_bench.pruning import Connectivity, Mask, Scorer, get_schedule, prune
-from pai_bench.pruning.guard import BATCH_NORMS
+from pai_bench.pruning.replica import BATCH_NORMS
 from pai_bench.pruning.schedule import Schedule
 from pai_bench.randomness import random_state
 from pai_bench.remains import left_of, links_of

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pai_bench.arrays import listed
 from pai_bench.errors import CriterionError, UserError
 from pai_bench.pruning.criterion import SCORING, Batch, BatchLike, Scores, Scoring, Spare, as_batch
-from pai_bench.pruning.guard import BATCH_NORMS
+from pai_bench.pruning.replica import BATCH_NORMS
 from pai_bench.pruning.transfers import read_scalars
 from pai_bench.pruning.twice import TwiceDifferentiable
 

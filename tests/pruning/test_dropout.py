@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import pai_bench as pb
 from pai_bench.pruning import Scores, saliencies
 from pai_bench.pruning.dropout import OFF
-from pai_bench.pruning.guard import replica
+from pai_bench.pruning.replica import replica
 
 X, Y = torch.randn(8, 6, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3
 

@@ -237,7 +237,7 @@ def test_memory_of_scores_is_that_of_the_gradients() -> None:
 
 def test_weights_are_not_copied_for_a_score() -> None:
     """The replica reads the caller's memory: scoring by magnitude allocates the scores and little else."""
-    from pai_bench.pruning.guard import still_shared
+    from pai_bench.pruning.replica import still_shared
 
     @dataclass(frozen=True)
     class Look(pb.Criterion):
