@@ -152,8 +152,7 @@ def prunable_parameters(
     else:
         prunable: set[int] = set()
         for module in model.modules():
-            own = dict(module.named_parameters(recurse=False, remove_duplicate=False))
-            prunable.update(id(own[name]) for name in usual_names(module, biases) if name in own)
+            prunable.update(id(module._parameters.get(name)) for name in usual_names(module, biases))
         found = {name: parameter for name, parameter in every.items() if id(parameter) in prunable}
     found = {name: parameter for name, parameter in found.items() if is_lazy(parameter) or parameter.numel()}
     if not found:

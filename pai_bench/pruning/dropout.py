@@ -16,14 +16,24 @@ from torch.overrides import TorchFunctionMode
 Switch = tuple[int, str, object]
 """Place and name of an argument, and the value at which a function draws nothing."""
 
+DROPOUTS = (
+    *("dropout", "dropout_", "native_dropout", "feature_dropout", "feature_dropout_"),
+    *("alpha_dropout", "alpha_dropout_", "feature_alpha_dropout", "feature_alpha_dropout_"),
+)
+"""What torch itself calls them."""
+
+
+def operators(*names: str) -> list[Callable[..., Any]]:
+    """Functions of torch, as such and as operators."""
+    packets = [getattr(torch.ops.aten, name) for name in names]
+    return [*(getattr(torch, name) for name in names), *packets, *(packet.default for packet in packets)]
+
+
 OFF: Mapping[Callable[..., Any], Switch] = {
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d), (2, "training", False)),
     **dict.fromkeys((F.alpha_dropout, F.feature_alpha_dropout), (2, "training", False)),
-    **dict.fromkeys((torch.dropout, torch.dropout_, torch.native_dropout), (2, "train", False)),
-    **dict.fromkeys((torch.feature_dropout, torch.feature_dropout_), (2, "train", False)),
-    **dict.fromkeys((torch.alpha_dropout, torch.alpha_dropout_), (2, "train", False)),
-    **dict.fromkeys((torch.feature_alpha_dropout, torch.feature_alpha_dropout_), (2, "train", False)),
-    **dict.fromkeys((F.rrelu, torch.rrelu, torch.rrelu_), (3, "training", False)),
+    **dict.fromkeys(operators(*DROPOUTS), (2, "train", False)),
+    **dict.fromkeys((F.rrelu, *operators("rrelu", "rrelu_")), (3, "training", False)),
     F.multi_head_attention_forward: (13, "training", False),
     F.scaled_dot_product_attention: (4, "dropout_p", 0.0),
 }
@@ -45,7 +55,7 @@ CASTS: Mapping[Callable[..., Any], torch.dtype] = {
 
 
 class Steady(TorchFunctionMode):
-    """A block in which functions of `OFF` draw nothing, whatever they are told.
+    """A block in which functions of `OFF` draw nothing, whatever they are told, but inside of a scripted function.
 
     With `kind`, nothing is cast to a type that is lower, and new tensors are of that type where none is named.
     """
@@ -87,7 +97,12 @@ class Steady(TorchFunctionMode):
 
 
 def steady(model: nn.Module, kind: torch.dtype | None = None) -> None:
-    """Let every call of `model` itself run in a `Steady` block; copies of it are as they would be without."""
+    """Let every call of `model` itself run in a `Steady` block; copies of it are as they would be without.
+
+    Not a network of torch's own layers alone: they do as their modules are switched, and have one type throughout.
+    """
+    if kind is None and all(map(is_plain, model.modules())):
+        return
     own = weakref.ref(model)  # a cycle would keep the network alive
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -96,3 +111,10 @@ def steady(model: nn.Module, kind: torch.dtype | None = None) -> None:
 
     # what torch calls in place of a module that it has compiled; a wrapped `forward` would be seen as one of its own
     model._compiled_call_impl = call
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether a module runs torch's own code only."""
+    hooked = module._forward_hooks or module._forward_pre_hooks
+    own = type(module).__module__.startswith("torch.nn.modules") and not hooked
+    return own and not any(map(callable, vars(module).values()))  # an activation or a forward of a user's, say

@@ -31,11 +31,11 @@ from pai_bench.pruning.criterion import (
     as_batch,
     prunable_parameters,
 )
-from pai_bench.pruning.dropout import steady
+from pai_bench.pruning.dropout import is_plain, steady
 from pai_bench.pruning.redraw import Draw, drawn_by, redrawn
-from pai_bench.pruning.replica import fingerprints, kinds_of, replica, shared, still_shared, wide, widen
+from pai_bench.pruning.replica import fingerprints, kinds_of, parts, replica, shared, still_shared, wide, widen
 from pai_bench.pruning.selection import positions
-from pai_bench.pruning.wrappers import seen_through, unwrapped
+from pai_bench.pruning.wrappers import innermost, seen_through
 from pai_bench.randomness import random_state
 
 Formula = Callable[[Any, nn.Module, Batch], Scores]
@@ -46,7 +46,7 @@ def guarded(formula: Formula) -> Formula:
 
     @functools.wraps(formula)
     def score(self: Criterion, model: nn.Module, batch: BatchLike, *, loss: Loss | None = None) -> Scores:
-        model = unwrapped(model)
+        model = innermost(model)
         outer, batch = SCORING.get(model), as_batch(batch, loss)
         if outer is None:
             return score_masked(self, model, batch)
@@ -104,18 +104,21 @@ class Scorer:
         self.criterion, self.label, self._keep = criterion, criterion.name or type(criterion).__name__, keep
         seed = seed if criterion.seed is None else criterion.seed
         with self._named(model):
-            model = unwrapped(model)
+            model = innermost(model)
             found = prunable_parameters(model, biases=criterion.biases, only=only)
             names = list(found)
         self._device = next(iter(found.values())).device
-        with edges(seed, self._device), self._named(model):
+        prepared = type(criterion).prepare is not Criterion.prepare
+        # torch's own layers draw nothing when they are copied, and to put random states back takes a twentieth of a
+        # small score
+        quiet = not prepared and criterion.score_init == "trained" and all(map(is_plain, model.modules()))
+        with torch.inference_mode(False) if quiet else edges(seed, self._device), self._named(model):
             if criterion.score_init == "redrawn":
                 model = redrawn(model, seed, draw)
             elif criterion.score_init != "trained":
                 model = drawn_by(model, seed, criterion.score_init)
             self.replica = replica(model, names, criterion.bn if criterion.uses_data else "eval")
-            changes = type(criterion).prepare is not Criterion.prepare
-            changes = widen(self.replica, criterion.score_dtype) or changes
+            changed = widen(self.replica, criterion.score_dtype) or prepared
             self.parameters = {name: self.replica.get_parameter(name) for name in names}
             self._scoring = SCORING[self.replica] = Scoring(criterion, seed, self.parameters)
             try:
@@ -123,8 +126,9 @@ class Scorer:
             except BaseException:
                 self._release()
                 raise
-            if changes and (more := kinds_of(self.replica) - kinds_of(model)):  # to look takes a hundredth of a score
-                steady(self.replica, max(more, key=lambda kind: kind.itemsize))
+            if changed:  # to look takes a hundredth of a score
+                more = kinds_of(self.replica) - kinds_of(model)
+                steady(self.replica, max(more, key=lambda kind: kind.itemsize) if more else None)
         self._scoring.dense = {name: shared(parameter) for name, parameter in self.parameters.items()}
         self._scoring.returns = returns
         self._others = {n: shared(p) for n, p in self.replica.named_parameters() if n not in self.parameters}
@@ -140,9 +144,9 @@ class Scorer:
     def _release(self) -> None:
         # a copy that is kept alive, by a cycle of references or a traceback, would make the caller's next write move
         # its weights to another place, from under the feet of whoever looks at their memory
-        for tensor in (*self.replica.parameters(), *self.replica.buffers()):
-            if tensor.layout is torch.strided:  # others share nothing
-                tensor.data = tensor.data.new_empty(0)
+        for _, part in parts(self.replica):
+            if isinstance(part, Tensor) and part.layout is torch.strided:  # others share nothing
+                part.data = part.data.new_empty(0)
         self._scoring.spare.give({})
 
     @contextmanager

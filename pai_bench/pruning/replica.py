@@ -2,6 +2,7 @@
 
 import copy
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -46,16 +47,10 @@ def replica(model: nn.Module, names: list[str], bn: BatchNormMode) -> nn.Module:
     memo: dict[int, Any] = {}
     for name, parameter in model.named_parameters():
         if type(parameter) is nn.Parameter:
-            memo[id(parameter)] = copied = nn.Parameter(shared(dense.get(name, parameter)), requires_grad=False)
-            vars(copied).update(vars(parameter))
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and value.grad_fn is not None:  # what a forward pass has left there
-                memo[id(value)] = value.detach().clone()
-            elif type(value) is OrderedDict and not value:  # a dozen in each module, which deepcopy is slow at
-                memo[id(value)] = OrderedDict()
+            memo[id(parameter)] = own = nn.Parameter(shared(dense.get(name, parameter)), requires_grad=False)
+            vars(own).update(vars(parameter))
     try:
-        twin = copy.deepcopy(model, memo)
+        twin = copied(model, memo)
     except Exception as error:  # whatever a module's own __deepcopy__ raises
         raise UserError(f"{type(model).__name__} cannot be copied for scoring: {error}") from error
     refuse_shared(model, twin)
@@ -68,10 +63,58 @@ def replica(model: nn.Module, names: list[str], bn: BatchNormMode) -> nn.Module:
     return twin
 
 
+def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """``copy.deepcopy(model, memo)``, without asking of each of the thirty things in a module how to copy it."""
+    modules = list(model.modules())
+    for module in modules:
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and value.grad_fn is not None:  # what a forward pass has left there
+                memo[id(value)] = value.detach().clone()
+    if not all(map(is_copied_as_usual, set(map(type, modules)))):
+        return copy.deepcopy(model, memo)
+    for module in modules:  # all of them first, since modules may know of one another
+        memo[id(module)] = type(module).__new__(type(module))
+    for module in modules:
+        state = vars(memo[id(module)])
+        for name, value in vars(module).items():
+            if type(value) in SIMPLE:
+                state[name] = value
+            elif type(value) in (OrderedDict, dict) and not value:  # a dozen of them
+                state[name] = type(value)()
+            elif name in ("_parameters", "_modules", "_buffers"):
+                state[name] = type(value)((key, copy.deepcopy(part, memo)) for key, part in value.items())
+            elif name != "_compiled_call_impl":
+                state[name] = copy.deepcopy(value, memo)
+    twin: nn.Module = memo[id(model)]
+    return twin
+
+
+SIMPLE = (bool, int, float, str, type(None))
+
+
+def is_copied_as_usual(kind: type[nn.Module]) -> bool:
+    """Whether modules of a class say nothing themselves of how they are copied."""
+    ways = ("__reduce_ex__", "__reduce__", "__getstate__", "__setstate__", "__new__")
+    own = {way for way in ways if getattr(kind, way) is not getattr(nn.Module, way)}
+    if kind.__setstate__.__module__.startswith("torch.nn.modules") and not issubclass(kind, nn.RNNBase):
+        own.discard("__setstate__")  # torch's own are for files of its early versions, but for this one
+    return not own and not hasattr(kind, "__deepcopy__")
+
+
+def parts(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """All modules, parameters and buffers by name, in one walk, where torch's own ways would take three."""
+    for name, module in model.named_modules():
+        yield name, module
+        for tensors in (module._parameters, module._buffers):
+            for key, tensor in tensors.items():
+                if tensor is not None:
+                    yield f"{name}.{key}" if name else key, tensor
+
+
 def refuse_shared(model: nn.Module, twin: nn.Module) -> None:
     """Refuse a copy that holds a part of `model` itself: what happens to the copy would happen to that."""
-    own = {id(part) for part in (*model.modules(), *model.parameters(), *model.buffers())}
-    for name, part in (*twin.named_modules(), *twin.named_parameters(), *twin.named_buffers()):
+    own = {id(part) for _, part in parts(model)}
+    for name, part in parts(twin):
         if id(part) in own:
             kind = type(part).__name__
             raise UserError(f"{name!r}, a {kind}, gives itself when it is copied; scoring needs a copy of its own")
@@ -79,12 +122,13 @@ def refuse_shared(model: nn.Module, twin: nn.Module) -> None:
 
 def fingerprints(model: nn.Module) -> dict[str, tuple[Any, ...]]:
     """What shows that a parameter or module was changed, by name: versions, flags, and the number of hooks."""
-    found: dict[str, tuple[Any, ...]] = {
-        name: (id(p), p._version, p.requires_grad) for name, p in model.named_parameters()
-    }
-    for name, module in model.named_modules():
-        hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-        found[name or type(model).__name__] = (module.training, *map(len, hooks))
+    found: dict[str, tuple[Any, ...]] = {}
+    for name, part in parts(model):
+        if isinstance(part, nn.Module):
+            hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
+            found[name or type(model).__name__] = (part.training, *map(len, hooks))
+        elif isinstance(part, nn.Parameter):
+            found[name] = (id(part), part._version, part.requires_grad)
     return found
 
 
@@ -99,9 +143,9 @@ def wide(tensor: Tensor, kind: str | None) -> torch.dtype:
 def widen(model: nn.Module, kind: str | None) -> bool:
     """Give the parameters and buffers of a private copy the types that it is scored in; whether any was another."""
     changed = False
-    for tensor in (*model.parameters(), *model.buffers()):
-        if (wanted := wide(tensor, kind)) != tensor.dtype:
-            tensor.data, changed = tensor.data.to(wanted), True
+    for _, part in parts(model):
+        if isinstance(part, Tensor) and (wanted := wide(part, kind)) != part.dtype:
+            part.data, changed = part.data.to(wanted), True
     return changed
 
 

@@ -22,6 +22,13 @@ def unwrapped(model: nn.Module) -> nn.Module:
     An error for what is no network, and for one with weights in a part that ``torch.jit`` has compiled, which hides
     what kind of layer they belong to.
     """
+    model = innermost(model)
+    refuse_scripted(model, with_weights=True)
+    return model
+
+
+def innermost(model: nn.Module) -> nn.Module:
+    """`unwrapped` for those who look at the parts of the network later, at which `refuse_scripted` is due."""
     if not isinstance(model, nn.Module):
         given = repr(model) if isinstance(model, str) else getattr(model, "__name__", type(model).__name__)
         cure = "; pai_bench.create_model builds one by name" if isinstance(model, str) else ""
@@ -29,7 +36,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
         raise UserError(f"a model is an nn.Module, not {given}{cure}")
     while isinstance(inner := inside(model), nn.Module):
         model = inner
-    refuse_scripted(model, with_weights=True)
     return model
 
 

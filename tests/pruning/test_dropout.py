@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import types
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ DRAWING: dict[str, Callable[[Tensor], Tensor]] = {
     "torch": lambda x: torch.dropout(x, 0.5, True),
     "torch, in place": lambda x: torch.dropout_(x, 0.5, train=True),
     "native": lambda x: torch.native_dropout(x, 0.5, True)[0],
+    "operator": lambda x: torch.ops.aten.dropout(x, 0.5, True),
+    "operator, by name": lambda x: torch.ops.aten.native_dropout.default(x, 0.5, train=True)[0],
     "feature": lambda x: torch.feature_dropout(x, 0.5, True),
     "rrelu": lambda x: F.rrelu(x, training=True),
     "fused attention": lambda x: F.scaled_dot_product_attention(x[None], x[None], x[None], None, 0.5)[0],
@@ -84,6 +87,39 @@ def test_scores_do_not_depend_on_chance(kind: str, criterion: Any) -> None:
     assert all(torch.equal(one[name], other[name]) for name in one)
     first, second = (chosen.score(model, pb.Batch(X, Y)) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def in_a_hook() -> nn.Module:
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3))
+    model[0].register_forward_hook(lambda _module, _inputs, output: F.dropout(output))
+    return model
+
+
+def before_a_layer() -> nn.Module:
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3))
+    model[1].register_forward_pre_hook(lambda _module, inputs: F.dropout(inputs[0]))
+    return model
+
+
+def in_its_own_forward() -> nn.Module:
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3))
+    model.forward = types.MethodType(lambda own, x: own[1](F.dropout(own[0](x))), model)  # type: ignore[method-assign]
+    return model
+
+
+def in_an_activation() -> nn.Module:
+    layer = nn.TransformerEncoderLayer(6, 2, 8, activation=lambda x: F.dropout(x), batch_first=True)
+    return nn.Sequential(nn.Unflatten(1, (1, 6)), layer, nn.Flatten(), nn.Linear(6, 3))
+
+
+@pytest.mark.parametrize("build", [in_a_hook, before_a_layer, in_its_own_forward, in_an_activation])
+def test_nor_where_only_a_part_of_torchs_own_layers_is_a_users(build: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = build()
+    assert not torch.equal(model(X), model(X))
+    for criterion in (pb.get_criterion("snip"), Direct()):
+        first, second = (criterion.score(model, pb.Batch(X, Y)) for _ in range(2))
+        assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_without_dropout_is_as_in_evaluation() -> None:

@@ -15,6 +15,7 @@ import pai_bench as pb
 from pai_bench.errors import CriterionError
 from pai_bench.pruning import Scorer, Scores, gradients, prunable_parameters, weights
 from pai_bench.pruning.guard import score_masked
+from pai_bench.pruning.replica import replica
 from pai_bench.registry import CRITERIA
 from tests.pruning.traces import assert_same, state
 
@@ -177,6 +178,24 @@ def test_a_network_that_keeps_its_last_output_can_be_scored() -> None:
     last = model.last
     assert_same(expected, pb.get_criterion("snip").score(model, batch))
     assert model.last is last
+
+
+def test_a_copy_knows_its_own_parts_and_no_others() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4)), nn.BatchNorm1d(4))
+    model.append(model[0])  # twice
+    model[1].known = [model, model[0]]  # type: ignore[assignment]
+    vars(model[0])["above"] = model
+    model[2].register_buffer("nothing", None)
+    twin = replica(model, ["0.weight"], "train")
+    assert twin[3] is twin[0] is not model[0]  # type: ignore[index]
+    known: Any = twin[1].known  # type: ignore[index]
+    assert known[0] is twin
+    assert known[1] is twin[0]
+    assert vars(twin[0])["above"] is twin
+    assert list(twin.state_dict()) == list(model.state_dict())
+    assert [name for name, parameter in twin.named_parameters() if parameter.requires_grad] == ["0.weight"]
+    assert [module.training for module in twin.modules()] == [False, False, False, False, True]
+    assert vars(twin).keys() - {"_compiled_call_impl"} == vars(model).keys()
 
 
 def test_buffers_that_a_forward_pass_replaces_start_anew() -> None:
