@@ -151,7 +151,8 @@ def _protocol(catalog: Catalog, sweep: Sweep, data_name: str, model_name: str) -
     shapes: dict[str, Any] = {"input_shape": data.input_shape, "num_classes": data.num_classes}
     model = create_model(catalog.models[model_name], **shapes, seed=0, init=sweep.init)
     check_fit(model, model_name, data)
-    traced, catalog.unclear[data_name, model_name] = further(model, data.example())
+    found = further(model, data.example(), told=sweep.prunable is None)
+    traced, catalog.unclear[data_name, model_name] = found
     chosen(model, traced, patterns=sweep.prunable, keep_first=sweep.keep_first, keep_last=sweep.keep_last)
     has_batch_norm = any(isinstance(module, BATCH_NORMS) for module in model.modules())
     protocol = get_protocol(

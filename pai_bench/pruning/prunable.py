@@ -12,8 +12,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from pai_bench.errors import UserError, unknown
 from pai_bench.pruning.connectivity import TABLES, Connections, owner
 from pai_bench.pruning.criterion import prunable_parameters, usual_names
-from pai_bench.pruning.operands import Operands, operands
-from pai_bench.pruning.wrappers import unwrapped
+from pai_bench.pruning.operands import operands
+from pai_bench.pruning.wrappers import innermost, refuse_scripted, unwrapped
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Found(NamedTuple):
     """Those from which weights may be computed, so that nobody can know but the user whether they are to be pruned."""
 
 
-def further(model: nn.Module, example: Tensor) -> Found:
+def further(model: nn.Module, example: Tensor, *, told: bool = True) -> Found:
     """What else multiplies, in one forward pass of `example`, the data, outside of the usual layers.
 
     Such are the parameters of layers of one's own that are operands of a matrix product or a convolution, also
@@ -38,12 +38,13 @@ def further(model: nn.Module, example: Tensor) -> Found:
     (in, out), those of ``nn.Bilinear``, what ``torch.nn.utils.prune`` masks. Where that is not clear, a warning names
     the parameters; nor is it where a weight is scaled by a norm of itself, as by ``weight_norm`` and ``spectral_norm``,
     since a unit of which nothing is kept is then 0 / 0. A network of the usual layers alone is not run; one that has
-    others is run once, its result kept as long as the network.
+    others is run once, its result kept as long as the network. Without `told`, nothing is said: to a user who chose.
     """
-    model = unwrapped(model)
+    model = innermost(model)
     others = candidates(model)
     if not others:
         return Found()
+    refuse_scripted(model, with_weights=True)
     state = tuple((name, id(parameter)) for name, parameter in others.items())
     if (known := _FOUND.get(model)) is not None and known[0] == state:
         return known[1]
@@ -52,8 +53,12 @@ def further(model: nn.Module, example: Tensor) -> Found:
         done = operands(links.trace, {name: links.parameters[name] for name in others})
     except (UserError, NotImplementedError) as error:  # the latter of what has no memory of its own, as sparse tensors
         why = f"may be weights, but the network cannot be followed ({error})"
-        return Found((), warn_of(matrices(model, others), why))
-    found = _found(model, done, others)
+        return Found((), names_of(matrices(model, others), why if told else None))
+    weights = tuple(name for name in others if name in done.weights and others[name].is_floating_point())
+    unclear = (done.unclear | done.weights) - {*weights}
+    sizes = {name: size for name, size in matrices(model, others).items() if name in unclear}
+    why = "are not scored, though the network may compute weights from them, or multiply by them"
+    found = Found(weights, names_of(sizes, why if told else None))
     _FOUND[model] = (state, found)
     return found
 
@@ -138,16 +143,10 @@ def matrices(model: nn.Module, others: Mapping[str, nn.Parameter]) -> dict[str, 
     return {n: one.numel() for n, one in others.items() if one.squeeze().dim() > 1 and n not in tables}
 
 
-def _found(model: nn.Module, done: Operands, others: Mapping[str, nn.Parameter]) -> Found:
-    weights = tuple(name for name in others if name in done.weights and others[name].is_floating_point())
-    unclear = (done.unclear | done.weights) - {*weights}
-    why = "are not scored, though the network may compute weights from them, or multiply by them"
-    return Found(weights, warn_of({n: size for n, size in matrices(model, others).items() if n in unclear}, why))
-
-
-def warn_of(sizes: Mapping[str, int], what: str) -> tuple[str, ...]:
-    """Name parameters with their size, and return their names."""
-    if named := tuple(sorted(sizes)):
+def names_of(sizes: Mapping[str, int], what: str | None) -> tuple[str, ...]:
+    """The names of parameters; a warning says with their size `what` there is to say about them."""
+    named = tuple(sorted(sizes))
+    if named and what is not None:
         cure = "to score them, name them in prunable= (--prunable)"
-        logger.warning("%s (%s elements) %s; %s", ", ".join(named), f"{sum(sizes[n] for n in named):,}", what, cure)
+        logger.warning("%s (%s elements) %s; %s", ", ".join(named), f"{sum(sizes.values()):,}", what, cure)
     return named
