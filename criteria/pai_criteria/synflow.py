@@ -5,7 +5,7 @@ import functools
 import logging
 import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -32,6 +32,7 @@ from pai_bench.pruning import (
     saliencies,
     single,
     spare,
+    tensors,
 )
 from pai_bench.registry import criterion
 
@@ -140,10 +141,10 @@ def flow(model: nn.Module, ones: Batch, which: str | None = None) -> Tensor:
     with Linearised(spare(model)) as linear, no_recomputation(), sdpa_kernel(SDPBackend.MATH):
         if layers is None:
             output = counted(forward(model, ones.inputs), which, type(model).__name__)
-            if (before := linear.softmaxes.get(id(output))) is not None:
+            if (before := linear.before_softmax(output)) is not None:
                 network = type(model).__name__
                 warn(f"synflow: the softmax at the end of {network} is left out: its outputs sum to one", form(model))
-                output = before[0]
+                output = before
             total = output.sum()
         else:
             try:
@@ -188,6 +189,16 @@ class Linearised(TorchFunctionMode):
             self.softmaxes[id(output)] = (args[0] if args else (kwargs or {})["input"], output)
         return torch.ones_like(output) if func is F.embedding else output
 
+    def before_softmax(self, output: Tensor) -> Tensor | None:
+        """What a softmax was taken of to give `output`, or that of which `output` is a view; None without one."""
+        whole = output if output._base is None else output._base
+        if (found := self.softmaxes.get(id(whole))) is None:
+            return None
+        if whole is output:
+            return found[0]
+        taken = found[0].contiguous() if whole.is_contiguous() else None
+        return None if taken is None else taken.as_strided(output.shape, output.stride(), output.storage_offset())
+
     @staticmethod
     def scaled(
         func: Any, input: Tensor, _shape_or_groups: Any, weight: Tensor | None = None, *_rest: Any, **_options: Any
@@ -216,7 +227,7 @@ def has_statistics(
 
 def counted(output: Any, which: str | None, network: str) -> Tensor:
     """The tensor in what a network returns that flow is measured by: the only one, or `which` says."""
-    found = list(tensors(output))
+    found = floating(output)
     if not found:
         raise CriterionError(f"synflow: {network} returns nothing that flow could be measured by")
     if which is None:
@@ -229,10 +240,15 @@ def counted(output: Any, which: str | None, network: str) -> Tensor:
         return found[0]
     if which not in (known := names_of(output)):
         raise CriterionError(f"synflow: {network} has no output {which!r}, but {', '.join(known)}")
-    parts = list(tensors(part(output, which)))
+    parts = floating(part(output, which))
     if len(parts) != 1:
         raise CriterionError(f"synflow: the output {which!r} of {network} is not one tensor of floats")
     return parts[0]
+
+
+def floating(output: Any) -> list[Tensor]:
+    """The floating-point tensors in what a network returns."""
+    return [tensor for tensor in tensors(output) if tensor.is_floating_point()]
 
 
 def names_of(output: Any) -> list[str]:
@@ -253,22 +269,6 @@ def part(output: Any, name: str) -> Any:
     if dataclasses.is_dataclass(output) or hasattr(output, "_fields"):
         return getattr(output, name)
     return output[int(name)] if isinstance(output, (tuple, list)) else output
-
-
-def tensors(output: Any) -> Iterator[Tensor]:
-    """The floating-point tensors in what a network returns."""
-    if isinstance(output, Tensor):
-        if output.is_floating_point():
-            yield output
-    elif isinstance(output, Mapping):
-        for value in output.values():
-            yield from tensors(value)
-    elif dataclasses.is_dataclass(output):
-        for field in dataclasses.fields(output):
-            yield from tensors(getattr(output, field.name))
-    elif isinstance(output, Sequence) and not isinstance(output, str):
-        for value in output:
-            yield from tensors(value)
 
 
 HOMOGENEOUS = (
@@ -346,7 +346,7 @@ def overflowing_layer(model: nn.Module, inputs: Tensor) -> str:
 
     def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if not all(bool(tensor.isfinite().all()) for tensor in tensors(output)):
+            if not all(bool(tensor.isfinite().all()) for tensor in floating(output)):
                 found.append(name)
 
         return hook

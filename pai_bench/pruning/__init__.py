@@ -29,6 +29,7 @@ from pai_bench.pruning.prune import cut, prune
 from pai_bench.pruning.redraw import redraw_
 from pai_bench.pruning.schedule import Exponential, Halving, Linear, OneShot, Schedule, get_schedule
 from pai_bench.pruning.selection import Scope, select
+from pai_bench.pruning.tracing import tensors
 from pai_bench.pruning.transfers import read_scalars
 from pai_bench.pruning.variant import Variant, get_variant
 
@@ -69,6 +70,7 @@ __all__ = [
     "saliencies",
     "select",
     "spare",
+    "tensors",
     "uniform_scores",
     "weights",
 ]

@@ -95,6 +95,8 @@ ENDS: list[Callable[[Tensor], Any]] = [
     lambda x: x.softmax(-1),
     lambda x: torch.log_softmax(x, 1),
     lambda x: (x.softmax(1),),
+    lambda x: x.softmax(1).view(-1),
+    lambda x: x.softmax(1).unsqueeze(0)[0].T,
 ]
 
 
@@ -113,6 +115,12 @@ def test_a_softmax_at_the_end_is_left_out_with_a_word(
     assert [text.partition(" is left")[0] for text in caplog.messages[1:]] == [
         "synflow: the softmax at the end of Sequential"
     ] * 2
+
+
+def test_of_a_softmax_at_the_end_only_those_outputs_count_that_are_returned() -> None:
+    found, plain = scores(Net(lambda x: x, lambda x: x.softmax(1)[:, 1:])), scores(Net(lambda x: x, lambda x: x[:, 1:]))
+    assert all(torch.equal(found[name], plain[name]) for name in plain)
+    assert not torch.equal(found["b.weight"], scores(Net(lambda x: x))["b.weight"])
 
 
 def test_a_softmax_in_the_middle_is_none_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
