@@ -74,12 +74,15 @@ def section(comparison: Comparison, records: Mapping[str, Record], folder: Path,
 
 
 def sizes(pruned: pd.DataFrame) -> str:
-    """How much of the network can be pruned, in a sentence, where all trials say the same."""
-    found = pruned[["parameters", "parameters_not_prunable"]].dropna().drop_duplicates()
-    if len(found) != 1:
-        return ""
-    prunable, others = (int(value) for value in found.iloc[0])
-    return f" {prunable:,} weights can be pruned; {plural(others, 'other parameter')} cannot."
+    """How much can be pruned, in a sentence for each choice of what is to be, where its trials say the same."""
+    said = ""
+    for choice, rows in pruned.groupby("prunable", dropna=False):
+        found = rows[["parameters", "parameters_not_prunable"]].dropna().drop_duplicates()
+        if len(found) == 1:
+            prunable, others = (int(value) for value in found.iloc[0])
+            of = f" ({choice})" if pruned["prunable"].nunique() > 1 else ""
+            said += f" {prunable:,} weights can be pruned{of}; {plural(others, 'other parameter')} cannot."
+    return said
 
 
 def picture(caption: str, path: Path) -> str:

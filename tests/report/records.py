@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from pai_bench.plan import Choice, Trial
-from pai_bench.store import EpochRecord, Layer, Record
+from pai_bench.store import EpochRecord, Layer, Record, Store
 from pai_bench.store.bits import pack
 from pai_bench.training.protocol import PROTOCOLS
 
@@ -70,3 +70,11 @@ def drawn(criterion: str | None, sparsity: float, seed: int, accuracy: float, **
     keys |= {"mask": pack(masks) if criterion else None, "effective_sparsity": sparsity, "connected": True}
     keys |= {"provenance": {"command": "pai-bench run", "commit": "abc", "dirty": False, "data": data}}
     return record(criterion, sparsity, seed, accuracy, **keys | changes)
+
+
+def stored(path: str, records: list[Record]) -> Store:
+    """A results folder with some records."""
+    store = Store(path, create=True)
+    for one in records:
+        store.write(one)
+    return store

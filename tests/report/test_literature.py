@@ -14,8 +14,7 @@ from pai_bench.report.page import write_report
 from pai_bench.report.summary import comparisons
 from pai_bench.store import Record, Store, as_frame
 from pai_bench.training.protocol import get_protocol
-from tests.report.records import drawn
-from tests.report.test_documents import stored
+from tests.report.records import drawn, stored
 
 
 def test_published_numbers_stand_beside_ours() -> None:

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from pai_bench.report import page
@@ -12,7 +13,7 @@ from pai_bench.report import section as home
 from pai_bench.report.figures import comparison as figure
 from pai_bench.report.figures import style
 from pai_bench.report.page import write_report
-from pai_bench.report.section import Section, section
+from pai_bench.report.section import Section, section, sizes
 from pai_bench.report.summary import comparisons
 from pai_bench.store import Store, as_frame
 from tests.report.records import record
@@ -121,3 +122,14 @@ def test_a_store_of_failures_says_so(tmp_path: Path) -> None:
     assert "the dense reference failed: nothing says what pruning costs in accuracy." in text
     assert "![" not in text
     assert "Density of each layer" not in text
+
+
+def test_sizes_are_said_of_each_choice_of_what_is_prunable() -> None:
+    rows = [("usual", 100, 7), ("usual", 100, 7), ("only fc*", 60, 47)]
+    frame = pd.DataFrame(rows, columns=["prunable", "parameters", "parameters_not_prunable"])
+    assert sizes(frame[:2]) == " 100 weights can be pruned; 7 other parameters cannot."
+    assert sizes(frame) == (
+        " 60 weights can be pruned (only fc*); 47 other parameters cannot. "
+        "100 weights can be pruned (usual); 7 other parameters cannot."
+    )
+    assert sizes(frame.assign(prunable="usual")) == ""  # of several networks

@@ -14,8 +14,7 @@ from pai_bench.report import chance, findings, pairs, provenance, rankings
 from pai_bench.report.page import write_report
 from pai_bench.report.summary import comparisons
 from pai_bench.store import EpochRecord, Layer, Record, as_frame
-from tests.report.records import record
-from tests.report.test_documents import stored
+from tests.report.records import record, stored
 
 CHANCE = math.log(10)
 

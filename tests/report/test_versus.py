@@ -11,8 +11,7 @@ from scipy import stats
 from pai_bench.cli import main
 from pai_bench.report import versus
 from pai_bench.store import Record
-from tests.report.records import record
-from tests.report.test_documents import stored
+from tests.report.records import record, stored
 from tests.report.test_pairs import full
 
 
