@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pai_bench.pruning import products as products  # its rules are known by its being imported
 from pai_bench.pruning import rules, supports
 from pai_bench.pruning.operations import CONSTANTS, PACKED
 from pai_bench.pruning.tracing import Key, Operation, Trace, key, tensors
