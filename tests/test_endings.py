@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pai_bench import children
+from pai_bench.outfile import ABANDONED, temporary
 from pai_bench.store import Store
-from pai_bench.store.folder import ABANDONED, temporary
 
 RUN = [sys.executable, "-m", "pai_bench", "run", "--criteria", "random", "--models", "lenet-300-100", "--lanes", "1"]
 SHORT = ["--seeds", "1", "--epochs", "0", "--sparsities", "0.5", "--workers", "1"]
@@ -105,11 +105,13 @@ def test_processes_of_the_same_number_write_to_other_places(monkeypatch: pytest.
 
 def test_what_killed_processes_had_begun_to_write_is_removed(tmp_path: Path) -> None:
     store = Store(tmp_path, create=True)
+    store.costs.mkdir()
+    cost = store.costs / ".cost.json.3f.tmp"
     old, young, other = (store.trials / name for name in (".old.1f.tmp", ".young.2f.tmp", "old.json"))
-    for file in (old, young, other):
+    for file in (old, young, other, cost):
         file.touch()
-    for file in (old, other):
+    for file in (old, other, cost):
         os.utime(file, (time.time() - ABANDONED - 60,) * 2)
     Store(tmp_path, create=True)
-    assert [file.exists() for file in (old, young, other)] == [False, True, True]
+    assert [file.exists() for file in (old, young, other, cost)] == [False, True, True, False]
     assert sorted(file.name for file in store.trials.iterdir()) == [".young.2f.tmp", "old.json"]

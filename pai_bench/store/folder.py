@@ -2,17 +2,15 @@
 
 import json
 import logging
-import os
-import secrets
 import shutil
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pai_bench import outfile
 from pai_bench.errors import UserError
 from pai_bench.store import archive
 from pai_bench.store.records import BenchmarkResult, Collapse, Cost, NewerSchemaError, Record
@@ -23,23 +21,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Kind = TypeVar("Kind")
-
-
-ABANDONED = 3600
-"""Seconds after which a file that somebody has begun to write, which takes less than one, is taken for left behind."""
-
-
-def temporary(path: Path) -> Path:
-    """A place beside `path` that nobody else writes to, in another container or on another machine either."""
-    return path.with_name(f".{path.stem}.{secrets.token_hex(8)}.tmp")
-
-
-def remove_abandoned(folder: Path, now: float) -> None:
-    """Remove what processes that were killed had begun to write into a folder, at the time `now` of its own clock."""
-    for left in folder.glob(".*.tmp"):
-        with suppress(OSError):  # another process was faster
-            if now - left.stat().st_mtime > ABANDONED:
-                left.unlink()
 
 
 class Store:
@@ -68,10 +49,9 @@ class Store:
         if create:
             try:
                 self.trials.mkdir(parents=True, exist_ok=True)
-                probe = temporary(self.trials / "probe")
-                probe.touch()
-                remove_abandoned(self.trials, probe.stat().st_mtime)
-                probe.unlink()
+                for folder in self.folders:
+                    if folder.is_dir():
+                        outfile.remove_abandoned(folder)
             except OSError as error:
                 reason = error.strerror or str(error)
                 raise UserError(
@@ -154,20 +134,13 @@ class Store:
         self.left_out[name] = f"{type(error).__name__}" if isinstance(error, OSError) else str(error)
 
     def _write(self, path: Path, content: str | bytes) -> None:
-        beside = temporary(path)
         try:
             path.parent.mkdir(exist_ok=True)
-            with beside.open("wb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
+            outfile.write_whole(path, content, durable=True)
         except OSError as error:
             raise UserError(
                 f"results folder {self.path} can no longer be written ({error.strerror or error})"
             ) from error
-        finally:
-            beside.unlink(missing_ok=True)
 
     def read(self, identity: str) -> Record | None:
         """The record of a trial, or None. A damaged file is named, set aside and counts as missing."""
