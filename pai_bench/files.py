@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pai_bench import infile
 from pai_bench.errors import UserError, unknown
 from pai_bench.failures import described
 
@@ -23,6 +24,10 @@ LOOKED_UP = {"globals", "locals", "vars", "eval", "exec", "__import__"}
 
 DIGITS = 8
 """Hexadecimal digits of a source's hash that are part of a name."""
+
+
+LONGEST = 2**24
+"""Bytes that a Python file may have."""
 
 
 def split(text: str, kind: str) -> tuple[Path, str] | None:
@@ -41,11 +46,11 @@ def load(path: Path, wanted: str) -> ModuleType:
     It may import what is beside it.
     """
     try:
-        source = path.read_bytes()
+        source = infile.read(path, LONGEST)
     except FileNotFoundError:
         raise UserError(f"no file {path.name} to take {wanted} from") from None
-    except OSError as error:
-        raise UserError(f"{path.name} cannot be read ({error.strerror or error})") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path.name} cannot be read ({getattr(error, 'strerror', None) or error})") from error
     name = f"{MARK}{path.stem}_{hashlib.sha256(source).hexdigest()[:DIGITS]}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)

@@ -8,6 +8,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+from pai_bench import infile
 from pai_bench.errors import UserError
 
 ABANDONED = 3600
@@ -92,9 +93,8 @@ def check(path: str | Path, what: str) -> Path:
         return target
     except (OSError, ValueError) as error:
         raise refusal(path, what, error) from error
-    if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a device, pipe or socket"
-        raise UserError(f"{what} cannot be written to {path}, which is {kind}: name a file")
+    if other := infile.other_than_file(mode):
+        raise UserError(f"{what} cannot be written to {path}, which is {other}: name a file")
     return target
 
 

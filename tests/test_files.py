@@ -253,7 +253,7 @@ def test_a_version_is_part_of_the_identity() -> None:
         ("--models", "./breaks.py:small", "does not load: NameError: name 'nothing' is not defined (breaks.py, line"),
         ("--models", "./syntax.py:small", "syntax.py does not load: SyntaxError: "),
         ("--models", "./leaves.py:small", "leaves.py does not load: SystemExit: 0"),
-        ("--models", "./folder.py:small", "folder.py cannot be read (Is a directory)"),
+        ("--models", "./folder.py:small", "folder.py cannot be read (it is a folder, not a file)"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(flag: str, name: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

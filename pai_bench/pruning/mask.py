@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from pai_bench import outfile
+from pai_bench import infile, outfile
 from pai_bench.arrays import as_tensor
 from pai_bench.errors import UserError
 from pai_bench.pruning.transfers import counts
@@ -99,16 +99,21 @@ class Mask(Mapping[str, Tensor]):
         Raises UserError if `path` is no file, or cannot be written.
         """
         tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in self.items()}
-        outfile.write(path, save(tensors, {"order": "\n".join(self)}), "the mask")
+        try:
+            content = save(tensors, {"order": "\n".join(self)})
+        except (ValueError, safetensors.SafetensorError) as error:  # of names that are no Unicode
+            raise UserError(f"the mask cannot be written to {path} ({error})") from error
+        outfile.write(path, content, "the mask")
 
     @classmethod
     def load(cls, path: str | Path) -> "Mask":
         """Read a mask that `save` wrote."""
         try:
+            infile.check(path)  # a pipe would be waited for
             tensors = load_file(path)
             with safetensors.safe_open(path, framework="pt") as file:
                 order = (file.metadata() or {}).get("order", "")
-        except (OSError, safetensors.SafetensorError) as error:
+        except (OSError, ValueError, safetensors.SafetensorError) as error:
             raise UserError(f"no mask can be read from {path}: {error}") from error
         # safetensors sorts by name; the model's own order travels as metadata
         names = order.split("\n") if set(order.split("\n")) == set(tensors) else list(tensors)
