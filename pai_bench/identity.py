@@ -8,9 +8,13 @@ from typing import Any
 
 def identify(readable: str, content: Any) -> str:
     """A valid file name: a `readable` prefix, and a hash of the canonical JSON of `content`."""
+    return f"{re.sub(r'[^A-Za-z0-9.=-]+', '_', readable)[:80]}-{digest(content)}"
+
+
+def digest(content: Any, digits: int = 12) -> str:
+    """The first hexadecimal `digits` of the SHA-256 of the canonical JSON of `content`."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    digest = hashlib.sha256(canonical.encode()).hexdigest()[:12]
-    return f"{re.sub(r'[^A-Za-z0-9.=-]+', '_', readable)[:80]}-{digest}"
+    return hashlib.sha256(canonical.encode()).hexdigest()[:digits]
 
 
 def stream(seed: int, purpose: str) -> int:

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from pai_bench.plan import Sweep, Trial
 from pai_bench.pruning import Mask
 from pai_bench.runner import Runner
 from pai_bench.store import Record, Store
-from pai_bench.store.bits import PLACES, differing, read_whole, unpack
+from pai_bench.store.bits import PLACES, Bits, differing, read_whole, unpack
 from pai_bench.training.protocol import Protocol
 
 Stored = str | Path
@@ -29,32 +30,54 @@ def read_mask(record: Stored | Record, identity: str | None = None) -> Mask:
     written before whole masks were stored beside them hold a sample: `remake_mask` prunes again.
     """
     record, store = found(record, identity)
-    shapes = {layer.name: layer.shape for layer in record.layers}
-    if record.trial["criterion"] is None:
-        return Mask({name: torch.ones(shape, dtype=torch.bool) for name, shape in shapes.items()})
-    if record.mask is None:
+    if record.trial["criterion"] is not None and record.mask is None:
         what = record.status if record.status == "failed" else "one of a file of records, which has no masks"
         raise UserError(f"trial {record.identity} has no mask: it is {what}")
     try:
-        if (size := sum(layer.size for layer in record.layers)) <= PLACES:
-            bits = torch.from_numpy(unpack(record.mask, size))
-            parts = bits.split([layer.size for layer in record.layers])
-            named = zip(shapes.items(), parts, strict=True)
-            return Mask({name: part.reshape(shape).clone() for (name, shape), part in named})
-        content = record.whole_mask
-        if content is None and store is not None and (path := store.mask_of(record.identity)).is_file():
-            content = path.read_bytes()
-        if content is not None:
-            whole = read_whole(content)
-            if {name: bits.shape for name, bits in whole.items()} != shapes or differing(record.mask, whole):
-                raise ValueError("the whole mask is of another trial, or damaged")
-            return Mask({name: torch.from_numpy(bits) for name, bits in whole.items()})
+        check_layers(record)
+        if record.trial["criterion"] is None:  # one value for all places, however large a layer is said to be
+            return Mask({one.name: torch.ones((), dtype=torch.bool).expand(one.shape) for one in record.layers})
+        if (bits := stored_bits(record, store)) is not None:
+            if {name: int(keep.sum()) for name, keep in bits.items()} != {one.name: one.kept for one in record.layers}:
+                raise ValueError("it keeps other numbers of connections than the record says")
+            return Mask({name: torch.from_numpy(keep) for name, keep in bits.items()})
     except (ValueError, OSError) as error:
         raise UserError(f"the mask of trial {record.identity} cannot be read: {error}") from error
     raise UserError(
-        f"the record of {record.identity} holds a sample of {PLACES:,} of its {size:,} places, and no whole mask lies "
-        "beside it: pai_bench.remake_mask(record) prunes again, and holds the mask to the sample"
+        f"the record of {record.identity} holds a sample of {PLACES:,} of its {size_of(record):,} places, and no whole "
+        "mask lies beside it: pai_bench.remake_mask(record) prunes again, and holds the mask to the sample"
     )
+
+
+def check_layers(record: Record) -> None:
+    """Raise ValueError if a record does not say of which shapes its mask is."""
+    if len({layer.name for layer in record.layers}) < len(record.layers) or not record.layers:
+        raise ValueError("its layers are not known")
+    for layer in record.layers:
+        if not layer.fits_shape():
+            raise ValueError(f"the {layer.size:,} weights of {layer.name} have the shape {layer.shape}")
+
+
+def stored_bits(record: Record, store: Store | None) -> dict[str, Bits] | None:
+    """The whole mask of a record by layer; None if there is only a sample, ValueError if it is damaged."""
+    text, shapes = record.mask or "", {layer.name: layer.shape for layer in record.layers}
+    if (size := size_of(record)) <= PLACES:
+        parts = np.split(unpack(text, size), np.cumsum([layer.size for layer in record.layers])[:-1])
+        return {name: part.reshape(shape).copy() for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+    content = record.whole_mask
+    if content is None and store is not None:
+        content = store.whole_mask(record)
+    if content is None:
+        return None
+    whole = read_whole(content)
+    if {name: bits.shape for name, bits in whole.items()} != shapes or differing(text, whole):
+        raise ValueError("the whole mask is of another trial, or damaged")
+    return {name: whole[name] for name in shapes}
+
+
+def size_of(record: Record) -> int:
+    """Number of places that the mask of a record has."""
+    return sum(layer.size for layer in record.layers)
 
 
 def remake_mask(
@@ -106,7 +129,12 @@ def found(record: Stored | Record, identity: str | None) -> tuple[Record, Store 
         return record, None
     path = Path(record)
     if identity is None:
-        path = path.resolve()
+        try:
+            path = path.resolve()
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"the record {record!r} cannot be read ({getattr(error, 'strerror', None) or error})"
+            ) from error
         if path.suffix != ".json" or path.parent.name != "trials":
             raise UserError(
                 f"{path} is not the file of a trial (trials/NAME.json): give that, or the folder and a name"

@@ -12,6 +12,7 @@ import pytest
 import pai_bench as pb
 from pai_bench.cli import main
 from pai_bench.store import Store, archive
+from pai_bench.store.stored import LONGEST
 from tests.report.records import record
 
 
@@ -160,7 +161,7 @@ def written(path: Path, lines: list[str]) -> Path:
     [
         ("[" * 100_000, "RecursionError"),
         ('{"folder": "trials", "name": "x", "content": ' + "[" * 100_000, "RecursionError"),
-        ('"' + "x" * archive.LONGEST + '"', "line 1 has more than 4,194,304 bytes"),
+        ('"' + "x" * LONGEST + '"', "line 1 has more than 8,388,608 bytes"),
     ],
 )
 def test_what_is_too_deep_or_too_long_is_refused(

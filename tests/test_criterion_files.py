@@ -11,6 +11,8 @@ from pai_bench.catalog import resolve
 from pai_bench.cli import main
 from pai_bench.plan import Sweep
 from pai_bench.pruning.lookup import load_class
+from pai_bench.store import Collapse
+from tests.report.records import fields_of
 
 FILE = """\
 from dataclasses import dataclass
@@ -75,7 +77,7 @@ def as_stored_before(folder: Path) -> int:
     catalog, count = resolve(sweep()), 0
     former = {trial.identity: catalog.former_identity(trial) for trial in catalog.trials}
     for path in folder.glob("*.json"):
-        text = path.read_text()
+        text = json.dumps(fields_of(path.read_text()))
         for name, before in names.items():
             text = text.replace(name, before)
         content = json.loads(text)
@@ -83,7 +85,9 @@ def as_stored_before(folder: Path) -> int:
         if folder.name == "trials":
             content["identity"] = former[path.stem] or path.stem
         path.unlink()
-        (folder / f"{content.get('identity', f'before-{count}')}.json").write_text(json.dumps(content))
+        text = json.dumps(content)
+        name = content["identity"] if folder.name == "trials" else Collapse.from_json(text).identity
+        (folder / f"{name}.json").write_text(text)
         count += 1
     return count
 

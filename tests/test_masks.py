@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.numpy
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -13,7 +14,7 @@ from torch import nn
 import pai_bench as pb
 from pai_bench.cli import main
 from pai_bench.pruning import Mask
-from pai_bench.store import Record, Store
+from pai_bench.store import Record, Store, bits
 from pai_bench.store.bits import PLACES, differing, pack, read_whole, whole_file
 
 
@@ -76,10 +77,25 @@ def test_whole_masks_of_large_networks_lie_beside_their_records(tmp_path: Path) 
     assert mask.size == 784 * 700 + 7000 > PLACES
     assert mask.kept == sum(layer.kept for layer in record.layers)
     assert differing(record.mask or "", {name: keep.numpy() for name, keep in mask.items()}) == 0
-    content = file.read_bytes()
-    file.write_bytes(content[:-2000] + bytes([255 - byte for byte in content[-2000:]]))
+    content, places = file.read_bytes(), set(bits.places(mask.size).tolist())
+    outside = max(place for place in range(784 * 700) if place not in places)  # of the sample in the record
+    first = 8 + int.from_bytes(content[:8], "little") + content_offset(content, record.layers[0].name)
+    flipped = bytearray(content)
+    flipped[first + outside // 8] ^= 128 >> outside % 8
+    file.write_bytes(flipped)
+    with pytest.raises(pb.UserError, match="its content is not that of its checksum"):
+        pb.read_mask(tmp_path, record.identity)
+    earlier = safetensors.numpy.load(bytes(flipped))  # has no checksum
+    shapes = json.dumps({layer.name: layer.shape for layer in record.layers})
+    file.write_bytes(safetensors.numpy.save(earlier, {"shapes": shapes}))
+    with pytest.raises(pb.UserError, match="other numbers of connections than the record says"):
+        pb.read_mask(tmp_path, record.identity)
+    earlier = {name: 255 - packed for name, packed in earlier.items()}
+    file.write_bytes(safetensors.numpy.save(earlier, {"shapes": shapes}))
     with pytest.raises(pb.UserError, match="the whole mask is of another trial, or damaged"):
         pb.read_mask(tmp_path, record.identity)
+    file.write_bytes(safetensors.numpy.save(safetensors.numpy.load(content), {"shapes": shapes}))
+    assert same(mask, pb.read_mask(tmp_path, record.identity))
     file.write_bytes(content[:-10])
     with pytest.raises(pb.UserError, match="cannot be read"):
         pb.read_mask(tmp_path, record.identity)
@@ -90,6 +106,13 @@ def test_whole_masks_of_large_networks_lie_beside_their_records(tmp_path: Path) 
     store.write(dataclasses.replace(record, whole_mask=b"x"))
     store.write(record)
     assert not file.exists()
+
+
+def content_offset(content: bytes, name: str) -> int:
+    """Where a tensor begins in a safetensors file, behind its header."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    found: int = header[name]["data_offsets"][0]
+    return found
 
 
 def test_a_mask_is_made_again_and_held_to_the_sample(tmp_path: Path) -> None:

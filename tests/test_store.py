@@ -11,7 +11,9 @@ import pytest
 import pai_bench as pb
 from pai_bench.plan import Choice, Trial
 from pai_bench.store import EpochRecord, Layer, Record, Store
+from pai_bench.store.stored import sealed
 from pai_bench.training.protocol import PROTOCOLS
+from tests.report.records import fields_of
 
 COLUMNS = [
     *("data", "model", "criterion", "variant", "sparsity", "seed", "status", "test_accuracy", "test_loss"),
@@ -61,7 +63,7 @@ def test_what_a_record_of_an_earlier_version_lacks_is_null(tmp_path: Path) -> No
     store = Store(tmp_path / "r", create=True)
     store.write(record())
     path = next(store.trials.glob("*.json"))
-    raw = json.loads(path.read_text())
+    raw = fields_of(path.read_text())
     del raw["chance_loss"], raw["chance_accuracy"]
     raw["layers"][0] |= {"size": 40, "shape": [4, 10]}
     path.write_text(json.dumps(raw))
@@ -92,7 +94,7 @@ def test_columns_of_the_results(tmp_path: Path) -> None:
 
 def damaged(**changes: object) -> str:
     """The text of a record with some fields changed."""
-    return json.dumps(json.loads(record().to_json()) | changes)
+    return json.dumps(fields_of(record().to_json()) | changes)
 
 
 @pytest.mark.parametrize(
@@ -147,8 +149,10 @@ def test_a_field_of_a_later_version_does_no_harm(tmp_path: Path) -> None:
     store = Store(tmp_path / "r", create=True)
     store.write(record())
     path = store.trials / f"{record().identity}.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"new": 1}))
-    assert store.read(record().identity) == record()
+    later = fields_of(path.read_text()) | {"new": 1}
+    for text in (later, sealed(later)):
+        path.write_text(json.dumps(text))
+        assert store.read(record().identity) == record()
 
 
 def test_an_interrupted_write_leaves_the_old_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from benchmarks.gpu.ledger import NO_TIME, Entry, Ledger
 if TYPE_CHECKING:
     import torch
 
-    from pai_bench.store.records import Value
+    from pai_bench.store.measurements import Value
 
 POISONED = 70
 """The exit code of a process whose device answers no more: another process can go on."""

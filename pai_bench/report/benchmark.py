@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pai_bench import infile
 from pai_bench.errors import UserError
 from pai_bench.report import tables
-from pai_bench.store.records import MALFORMED
 from pai_bench.store.shape import is_number
+from pai_bench.store.stored import MALFORMED
+
+LONGEST = 2**26
+"""Bytes that a file of benchmarks may have."""
 
 KEYS = ("median", "iqr", "min")
 
@@ -15,7 +19,7 @@ KEYS = ("median", "iqr", "min")
 def section(path: Path) -> list[str]:
     """Benchmarks in the file that ``pytest --benchmark-json FILE`` writes, with the machine that they ran on."""
     try:
-        return described(json.loads(path.read_text(encoding="utf-8")))
+        return described(json.loads(infile.read(path, LONGEST)))
     except OSError as error:
         raise UserError(f"timings {path} cannot be read ({error.strerror or error})") from error
     except (ValueError, *MALFORMED) as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 from pai_bench.report import tables
 from pai_bench.report.figures.measurements import bars
 from pai_bench.store import BenchmarkResult
-from pai_bench.store.records import Value
+from pai_bench.store.measurements import Value
 from pai_bench.store.shape import is_number
 
 CAPTION = (

@@ -1,17 +1,10 @@
 """The results folder, and what is kept in it."""
 
+from pai_bench.store.collapses import Collapse, Tried
 from pai_bench.store.folder import Store, as_frame, read_results
-from pai_bench.store.records import (
-    COLUMNS,
-    SCHEMA,
-    BenchmarkResult,
-    Collapse,
-    Cost,
-    EpochRecord,
-    Layer,
-    Record,
-    Tried,
-)
+from pai_bench.store.measurements import BenchmarkResult, Cost
+from pai_bench.store.records import COLUMNS, EpochRecord, Layer, Record
+from pai_bench.store.stored import SCHEMA, UnstorableError
 
 __all__ = [
     "COLUMNS",
@@ -24,6 +17,7 @@ __all__ = [
     "Record",
     "Store",
     "Tried",
+    "UnstorableError",
     "as_frame",
     "read_results",
 ]

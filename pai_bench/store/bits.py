@@ -3,7 +3,9 @@ in a file of their own beside it.
 """
 
 import base64
+import hashlib
 import json
+import math
 import zlib
 from collections.abc import Mapping
 from functools import cache
@@ -11,6 +13,8 @@ from functools import cache
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
+
+from pai_bench.store.stored import DIGITS, MALFORMED, plain_text
 
 PLACES = 2**19
 """Places of a mask that are stored; a network with no more weights is stored whole."""
@@ -29,13 +33,19 @@ def pack(masks: Mapping[str, Bits]) -> str:
 def unpack(text: str, size: int) -> Bits:
     """The bits of a network of `size` weights: all of them in order, or those at `places`; ValueError if damaged."""
     count = min(size, PLACES)
+    length = -(-count // 8)
+    stream = zlib.decompressobj()
     try:
-        packed = np.frombuffer(zlib.decompress(base64.b64decode(text, validate=True)), np.uint8)
+        packed = stream.decompress(
+            base64.b64decode(text, validate=True), length + 1
+        )  # some texts would fill the memory
     except zlib.error as error:
         raise ValueError(f"no mask ({error})") from error
-    if len(packed) != -(-count // 8):
-        raise ValueError(f"a mask of {size} weights in {len(packed)} bytes")
-    return np.unpackbits(packed, count=count).astype(bool)
+    if len(packed) != length or not stream.eof:
+        raise ValueError(
+            f"a mask of {size} weights in {'less' if len(packed) < length else 'more'} than {length} bytes"
+        )
+    return np.unpackbits(np.frombuffer(packed, np.uint8), count=count).astype(bool)
 
 
 @cache
@@ -49,29 +59,42 @@ def places(size: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
 def whole_file(masks: Mapping[str, Bits]) -> bytes | None:
     """The file of a mask of which the text has only a sample, or None: safetensors of packed bits, by layer.
 
-    Its metadata hold the layers' names in order, and their shapes.
+    Its metadata hold the layers' names in order with their shapes, and a checksum.
     """
     if sum(mask.size for mask in masks.values()) <= PLACES:
         return None
-    packed = {name: np.packbits(np.asarray(mask, dtype=bool).ravel()) for name, mask in masks.items()}
-    return save(packed, {"shapes": json.dumps({name: mask.shape for name, mask in masks.items()})})
+    masks = {plain_text(name): np.asarray(mask, dtype=bool) for name, mask in masks.items()}
+    packed = {name: np.packbits(mask.ravel()) for name, mask in masks.items()}
+    shapes = json.dumps({name: mask.shape for name, mask in masks.items()})
+    return save(packed, {"shapes": shapes, "checksum": checksum(shapes, packed)})
+
+
+def checksum(shapes: str, packed: Mapping[str, Bits]) -> str:
+    """Of the content of a file of a mask, whose layers are named in the text `shapes`, in order."""
+    found = hashlib.sha256(shapes.encode())
+    for name in json.loads(shapes):
+        found.update(packed[name].tobytes())
+    return found.hexdigest()[:DIGITS]
 
 
 def read_whole(content: bytes) -> dict[str, Bits]:
-    """The mask in such a file, by layer; ValueError if it is damaged."""
+    """The mask in such a file, by layer; ValueError if it is damaged. Files of earlier versions have no checksum."""
     try:
         size = int.from_bytes(content[:8], "little")
-        shapes = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["shapes"])
+        metadata = json.loads(content[8 : 8 + size])["__metadata__"]
+        shapes = json.loads(metadata["shapes"])
         packed = load(content)
         if packed.keys() != shapes.keys():
             raise ValueError("other layers than it names")
+        if "checksum" in metadata and metadata["checksum"] != checksum(metadata["shapes"], packed):
+            raise ValueError("its content is not that of its checksum")
         found = {}
         for name, shape in shapes.items():
-            count = int(np.prod(shape, dtype=np.int64))
-            if len(packed[name]) != -(-count // 8):
-                raise ValueError(f"{count} places of {name} in {len(packed[name])} bytes")
+            count = math.prod(shape)
+            if packed[name].shape != (-(-count // 8),):
+                raise ValueError(f"{count} places of {name} in {packed[name].size} bytes")
             found[name] = np.unpackbits(packed[name], count=count).astype(bool).reshape(shape)
-    except (SafetensorError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (SafetensorError, *MALFORMED) as error:
         raise ValueError(f"no mask ({error!r})") from error
     return found
 

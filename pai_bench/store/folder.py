@@ -1,26 +1,30 @@
 """The results folder: one JSON file per finished trial, written beside its final name and renamed."""
 
-import json
 import logging
+import os
 import shutil
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pai_bench import outfile
+from pai_bench import infile, outfile
 from pai_bench.errors import UserError
 from pai_bench.store import archive
-from pai_bench.store.records import BenchmarkResult, Collapse, Cost, NewerSchemaError, Record
+from pai_bench.store.collapses import Collapse
+from pai_bench.store.measurements import BenchmarkResult, Cost
+from pai_bench.store.records import Record
+from pai_bench.store.stored import LONGEST, MALFORMED, NewerSchemaError, Stored, UnstorableError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 logger = logging.getLogger(__name__)
 
-Kind = TypeVar("Kind")
+Kind = TypeVar("Kind", bound=Stored)
 
 
 class Store:
@@ -46,17 +50,22 @@ class Store:
         """File, or line of a file of records -> why it could not be read, of what was asked for so far."""
         for name, why in unread.items():
             self._leave_out(name, why)
+        self._made: set[Path] = set()
+        """Folders that are not made again: one that vanishes has taken results with it."""
+        self._written = 0
         if create:
             try:
                 self.trials.mkdir(parents=True, exist_ok=True)
-                for folder in self.folders:
-                    if folder.is_dir():
-                        outfile.remove_abandoned(folder)
-            except OSError as error:
-                reason = error.strerror or str(error)
+                outfile.remove_abandoned(self.trials)
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
                 raise UserError(
                     f"results folder {path} cannot be written ({reason}); give another with --out"
                 ) from error
+            self._made.add(self.trials)
+            for folder in self.folders:
+                with suppress(OSError):  # nothing may have to be written there
+                    outfile.remove_abandoned(folder)
         elif not any(any(folder.glob("*.json")) for folder in self.folders):
             if self.archived:
                 raise UserError(f"{path} has no records; `pai-bench report RESULTS --records` writes them")
@@ -79,13 +88,16 @@ class Store:
             raise UserError(f"the report cannot be written to {path}, where the results are")
 
     def write(self, record: Record) -> None:
-        """Store `record` whole or not at all, in place of an earlier one of the same trial."""
-        place = self.mask_of(record.identity)
+        """Store `record` whole or not at all, in place of an earlier one of the same trial.
+
+        Raises UnstorableError if it could not be read again, and UserError if the folder cannot be written.
+        """
+        text = text_of(record, record.identity)
         if record.whole_mask is not None:
-            self._write(place, record.whole_mask)
+            self._write(self.mask_of(record.identity), record.whole_mask)
         else:
-            place.unlink(missing_ok=True)
-        self._write(self.trials / f"{record.identity}.json", record.to_json())
+            self._remove(self.mask_of(record.identity))
+        self._write(self.trials / f"{record.identity}.json", text)
 
     def mask_of(self, identity: str) -> Path:
         """Where the whole mask of a trial is stored whose record has a sample of it."""
@@ -93,35 +105,35 @@ class Store:
 
     def write_cost(self, cost: Cost) -> None:
         """Store `cost`, in place of an earlier measurement of the same."""
-        self._write(self.costs / f"{cost.identity}.json", json.dumps(asdict(cost), indent=1) + "\n")
+        self._write(self.costs / f"{cost.identity}.json", text_of(cost, cost.identity))
 
     def read_costs(self) -> list[Cost]:
         """All measured costs; a damaged file is named and passed over."""
-        return list(self._read_all(self.costs, Cost.from_json))
+        return list(self._read_all(self.costs, Cost))
 
     def write_collapse(self, collapse: Collapse, *, former: Collapse | None = None) -> None:
         """Store `collapse`, in place of an earlier one of the same, or of the `former`."""
-        self._write(self.collapses / f"{collapse.identity}.json", collapse.to_json())
+        self._write(self.collapses / f"{collapse.identity}.json", text_of(collapse, collapse.identity))
         if former is not None and former.identity != collapse.identity:
-            (self.collapses / f"{former.identity}.json").unlink(missing_ok=True)
+            self._remove(self.collapses / f"{former.identity}.json")
 
     def read_collapses(self) -> list[Collapse]:
         """All collapses; a damaged file is named and passed over."""
-        return list(self._read_all(self.collapses, Collapse.from_json))
+        return list(self._read_all(self.collapses, Collapse))
 
     def write_benchmark(self, result: BenchmarkResult) -> None:
         """Store `result`, in place of an earlier one of the same benchmark and machine."""
-        self._write(self.benchmarks / f"{result.identity}.json", result.to_json())
+        self._write(self.benchmarks / f"{result.identity}.json", text_of(result, result.identity))
 
     def read_benchmarks(self) -> list[BenchmarkResult]:
         """All results of benchmarks; a damaged file is named and passed over."""
-        return list(self._read_all(self.benchmarks, BenchmarkResult.from_json))
+        return list(self._read_all(self.benchmarks, BenchmarkResult))
 
-    def _read_all(self, folder: Path, read: Callable[[str], Kind]) -> Iterator[Kind]:
+    def _read_all(self, folder: Path, kind: type[Kind]) -> Iterator[Kind]:
         for path in sorted(folder.glob("*.json")):
             try:
-                found = read(path.read_text(encoding="utf-8"))
-            except (ValueError, OSError, NewerSchemaError) as error:
+                found = read(kind, path)
+            except (ValueError, OSError) as error:
                 self._leave_out(self._name(path), error)
             else:
                 yield found
@@ -135,70 +147,106 @@ class Store:
 
     def _write(self, path: Path, content: str | bytes) -> None:
         try:
-            path.parent.mkdir(exist_ok=True)
+            if path.parent not in self._made:
+                path.parent.mkdir(exist_ok=True)
+                self._made.add(path.parent)
             outfile.write_whole(path, content, durable=True)
         except OSError as error:
-            raise UserError(
-                f"results folder {self.path} can no longer be written ({error.strerror or error})"
-            ) from error
+            raise self._no_longer_written(path.parent, error) from error
+        self._written += path.suffix == ".json"
+
+    def _remove(self, path: Path) -> None:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._no_longer_written(path.parent, error) from error
+
+    def _no_longer_written(self, folder: Path, error: OSError) -> UserError:
+        reason: object = error.strerror or error
+        if not os.path.isdir(folder):
+            reason = f"{folder.name}/ is gone, and with it all results in it, {self._written} of them of this run"
+        return UserError(f"results folder {self.path} can no longer be written ({reason})")
 
     def read(self, identity: str) -> Record | None:
         """The record of a trial, or None. A damaged file is named, set aside and counts as missing."""
         path = self.trials / f"{identity}.json"
-        if not path.exists():
-            return None
         try:
-            return self._read(path)
+            return read(Record, path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
         except NewerSchemaError as error:
             raise UserError(f"{path}: {error}; use that version, or another folder with --out") from error
-        except (PermissionError, InterruptedError) as error:
-            raise UserError(f"{path} cannot be read ({error.strerror})") from error
-        except FileNotFoundError:  # another process has set it aside meanwhile
-            return None
-        except (ValueError, IsADirectoryError) as error:
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
+        except ValueError as error:
             aside = next(p for i in count() if not (p := path.with_suffix(f".damaged{i or ''}")).exists())
-            path.replace(aside)
+            try:
+                path.replace(aside)
+            except FileNotFoundError:  # another process was faster
+                return None
+            except OSError as refusal:
+                why = f"{error}, and cannot be set aside: {refusal.strerror or refusal}"
+                raise UserError(f"{path} is damaged ({why})") from refusal
             logger.warning("%s is damaged (%s): set aside as %s, the trial runs again", path, error, aside.name)
             return None
+
+    def holds(self, identity: str) -> bool:
+        """Whether there is something by the name of a trial, readable or not."""
+        return os.path.lexists(self.trials / f"{identity}.json")
 
     def get(self, identity: str) -> Record:
         """The record of a trial that must be there; it is left where it is, whatever is wrong with it."""
         path = self.trials / f"{identity}.json"
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise UserError(f"results folder {self.shown} has no trial {identity}")
         try:
-            return self._read(path)
-        except (ValueError, OSError, NewerSchemaError) as error:
+            return read(Record, path)
+        except (ValueError, OSError) as error:
             raise UserError(f"the record of trial {identity} in {self.shown} cannot be read ({error})") from error
+
+    def whole_mask(self, record: Record) -> bytes | None:
+        """The content of the file beside a record of which `mask` is a sample; None if there is none."""
+        limit = LONGEST + sum(-(-layer.size // 8) for layer in record.layers)
+        with suppress(FileNotFoundError):
+            return infile.read(self.mask_of(record.identity), limit)
+        return None
 
     def adopt(self, former: str, identity: str, trial: Mapping[str, Any]) -> Record | None:
         """The record stored as `former`, if there is one, from now on under the `identity` of the same `trial`."""
         if (record := self.read(former)) is None:
             return None
-        mask = self.mask_of(former)
-        whole = mask.read_bytes() if mask.is_file() else None
+        try:
+            whole = self.whole_mask(record)
+        except (ValueError, OSError) as error:
+            raise UserError(f"{self.mask_of(former)} cannot be read ({error})") from error
         record = replace(record, identity=identity, trial=trial, whole_mask=whole)
         self.write(record)
-        for path in (self.trials / f"{former}.json", mask):
-            path.unlink(missing_ok=True)
+        self._remove(self.trials / f"{former}.json")
+        self._remove(self.mask_of(former))
         return record
 
     def __iter__(self) -> Iterator[Record]:
         """All records that can be read; a damaged file is named and passed over."""
-        for path in sorted(self.trials.glob("*.json")):
-            try:
-                found = self._read(path)
-            except (ValueError, OSError, NewerSchemaError) as error:
-                self._leave_out(self._name(path), error)
-            else:
-                yield found
+        return self._read_all(self.trials, Record)
 
-    @staticmethod
-    def _read(path: Path) -> Record:
-        record = Record.from_json(path.read_text(encoding="utf-8"))
-        if record.identity != path.stem:
-            raise ValueError(f"it holds the record of {record.identity}")
-        return record
+
+def read(kind: type[Kind], path: Path) -> Kind:
+    """What the file `path` of a results folder holds; ValueError if it is damaged, or OSError."""
+    found = kind.from_json(infile.read(path, LONGEST))
+    found.check_name(path.stem)
+    return found
+
+
+def text_of(result: Stored, name: str) -> str:
+    """The text of the file `name` of a result; UnstorableError if it could not be read again."""
+    try:
+        text = result.to_json()
+        if len(text) > LONGEST:
+            raise ValueError(f"it has more than {LONGEST:,} bytes")
+        type(result).from_json(text).check_name(name)
+    except (ValueError, *MALFORMED) as error:
+        raise UnstorableError(f"the result {name} could not be read again, and is not stored ({error})") from error
+    return text
 
 
 def read_results(path: str | Path) -> "pd.DataFrame":

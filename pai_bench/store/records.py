@@ -1,33 +1,17 @@
-"""What is kept of a trial, of a cost, and of where a network falls apart. Plain values, which validate when read."""
+"""What is kept of a trial. Plain values, which validate when read."""
 
-import json
+import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, Self, get_type_hints
 
 from pai_bench.errors import UserError
-from pai_bench.identity import identify
 from pai_bench.networks import name_of
-from pai_bench.store.shape import Environment, Named, OfTrial, Origin, Scored, Trained, fits
+from pai_bench.store.shape import HUGE, MOST, TINY, Environment, Named, OfTrial, Scored, Trained, fits
+from pai_bench.store.stored import SCHEMA, Stored
 from pai_bench.training.protocol import Protocol
 
-SCHEMA = 1
-"""Version of the record's form; a reader refuses what is newer than itself."""
-
 Status = Literal["done", "failed", "disconnected"]
-
-
-MALFORMED = (KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError)
-"""What reading a damaged file may raise, besides ValueError."""
-
-
-class NewerSchemaError(UserError):
-    """A record that a later version of pai-bench wrote."""
-
-
-def refuse_constant(text: str) -> None:
-    """An error about NaN or an infinity, which no record holds."""
-    raise ValueError(f"{text} is no number that a record holds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +27,10 @@ class Layer:
     flops: int | None = None
     """Floating-point operations that the dense network does with this weight, for one example."""
 
+    def fits_shape(self) -> bool:
+        """Whether it has the size of its shape, which earlier records do not say."""
+        return min(self.shape, default=1) > 0 and math.prod(self.shape) == self.size
+
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRecord:
@@ -55,7 +43,7 @@ class EpochRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class Record(Stored):
     """What one trial produced. Accuracies are shares in [0, 1], times are seconds, memory is bytes.
 
     `trial` is the resolved configuration (`Trial.configuration`), `environment` where it ran, and `provenance` what
@@ -103,30 +91,34 @@ class Record:
     whole_mask: bytes | None = field(default=None, repr=False, compare=False)
     """Content of the file beside the record, not of it, that has the whole mask where `mask` is a sample."""
 
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The resolved configuration."""
+        return self.trial
+
+    def check_name(self, name: str) -> None:
+        """Raise ValueError if a file of that name is of another trial."""
+        if self.identity != name:
+            raise ValueError(f"it holds the record of {self.identity}")
+        super().check_name(name)
+
     @classmethod
-    def from_json(cls, text: str) -> "Record":
-        """A record from the text of its file, or ValueError."""
-        try:
-            raw = json.loads(text, parse_constant=refuse_constant)
-            if not isinstance(raw, dict) or not isinstance(raw.get("trial"), dict):
-                raise ValueError("not a record")
-            if raw.get("schema", 0) > SCHEMA:
-                raise NewerSchemaError(f"schema {raw['schema']} is newer than this version reads ({SCHEMA})")
-            raw["layers"] = tuple(Layer(**layer | {"shape": tuple(layer.get("shape", ()))}) for layer in raw["layers"])
-            raw["curve"] = tuple(EpochRecord(**epoch) for epoch in raw["curve"])
-            raw["dead_layers"] = None if raw["dead_layers"] is None else tuple(raw["dead_layers"])
-            raw["severed_shortcuts"] = tuple(raw.get("severed_shortcuts", ()))
-            raw["not_scored"] = tuple(raw.get("not_scored", ()))
-            record = cls(**{f.name: raw[f.name] for f in fields(cls) if f.name in raw and f.name != "whole_mask"})
-            record.check()
-        except MALFORMED as error:
-            raise ValueError(f"a field is missing or malformed: {error!r}") from error
-        return record
+    def of(cls, raw: dict[str, Any]) -> Self:
+        """A record with the content of a file."""
+        if not isinstance(raw.get("trial"), dict):
+            raise ValueError("not a record")
+        raw["layers"] = tuple(Layer(**layer | {"shape": tuple(layer.get("shape", ()))}) for layer in raw["layers"])
+        raw["curve"] = tuple(EpochRecord(**epoch) for epoch in raw["curve"])
+        raw["dead_layers"] = None if raw["dead_layers"] is None else tuple(raw["dead_layers"])
+        raw["severed_shortcuts"] = tuple(raw.get("severed_shortcuts", ()))
+        raw["not_scored"] = tuple(raw.get("not_scored", ()))
+        raw.pop("whole_mask", None)
+        return super().of(raw)
 
     def check(self) -> None:
         """Raise an error of some kind if a field that the report needs is not there or not of its type."""
         trial, scored, data = self.trial, self.trial["criterion"] is not None, self.provenance["data"]
-        forms = [(self, Record), (trial, Trained), (trial, Scored if scored else Named)]
+        forms = [(self, Record), *((trial, form) for form in forms_of(trial))]
         forms += [(self.environment, Environment), (self.provenance, OfTrial)]
         shares = [self.test_accuracy, self.achieved_sparsity, self.effective_sparsity, trial["sparsity"]]
         shares += [
@@ -150,18 +142,19 @@ class Record:
             all(share is None or 0 <= share <= 1 for share in shares),
             all(amount is None or amount >= 0 for amount in amounts),
             all(0 <= n <= layer.size > 0 for layer in self.layers for n in (layer.kept, layer.effective or 0)),
+            all(not layer.shape or layer.fits_shape() for layer in self.layers),
         ]
         if not all(ok):
             raise ValueError("a field has an impossible value")
         self.row()
 
-    def to_json(self) -> str:
-        """The text of the record's file."""
+    def content(self) -> dict[str, Any]:
+        """The fields that are in the file."""
         found = asdict(replace(self, whole_mask=None))
         del found["whole_mask"]
         if self.traceback is None:
             del found["traceback"]
-        return json.dumps(found, indent=1, allow_nan=False) + "\n"
+        return found
 
     @property
     def flops_kept(self) -> float | None:
@@ -225,6 +218,22 @@ class Record:
         return head | metrics | tail
 
 
+def forms_of(trial: Mapping[str, Any]) -> tuple[type, type]:
+    """The forms that the configuration of a trial has."""
+    return Trained, Scored if trial["criterion"] is not None else Named
+
+
+def check_settings(name: str, trial: Mapping[str, Any]) -> None:
+    """Raise UserError if the configuration of the trial called `name` has a value that no record can hold."""
+    for form in forms_of(trial):
+        if not fits(trial, form):
+            wrong = [key for key, of in get_type_hints(form).items() if key in trial and not fits(trial[key], of)]
+            raise UserError(
+                f"trial {name} could not be stored: {', '.join(f'{key} {trial[key]!r}' for key in wrong)}; texts must "
+                f"be Unicode, numbers 0 or {TINY:g} to {HUGE:g}, whole ones at most {MOST:,}"
+            )
+
+
 def pruned(trial: Mapping[str, Any]) -> str:
     """Which parameters a trial prunes, in a few words; ``usual`` for the weights of the usual layers."""
     patterns, further = trial.get("prunable"), len(trial.get("traced", ()))
@@ -251,207 +260,3 @@ COLUMNS = (
     "device",
     "error",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What one criterion cost on one network and device. Times are median seconds, memory is bytes beyond the network.
-
-    ``seconds`` is of one score, ``prune_seconds`` of a whole pruning in ``cuts`` cuts, ``floor_seconds`` of one bare
-    forward and backward pass on the same batch, and ``step_seconds`` of one training step. What was ``cold`` had no
-    warm-up. Score and bare pass were computed in ``precision``, the weights laid out in ``memory_format``. `trial` is
-    the configuration that all of it belongs to.
-    """
-
-    trial: Mapping[str, Any]
-    weights: int
-    cuts: int
-    batch_norm: str | None
-    rounds: int
-    cold: bool
-    seconds: float
-    iqr: float
-    peak_bytes: int | None
-    floor_seconds: float
-    floor_peak_bytes: int | None
-    prune_rounds: int
-    prune_cold: bool
-    prune_seconds: float
-    prune_iqr: float
-    prune_peak_bytes: int | None
-    step_seconds: float
-    device: str
-    environment: Mapping[str, Any]
-    provenance: Mapping[str, Any]
-    precision: str = "fp32"
-    memory_format: str = "contiguous"
-    schema: int = SCHEMA
-    device_seconds: float | None = None
-    """The part of ``seconds`` that a GPU worked; as the next two, None on a processor and in earlier records."""
-    floor_device_seconds: float | None = None
-    prune_device_seconds: float | None = None
-
-    @property
-    def identity(self) -> str:
-        """What was measured and where, as a file name."""
-        readable = f"{self.trial['data']}-{self.trial['model']}-{self.trial['criterion']['name']}-{self.device}"
-        return identify(readable, [dict(self.trial), dict(self.environment)])
-
-    @classmethod
-    def from_json(cls, text: str) -> "Cost":
-        """A cost from the text of its file, or ValueError."""
-        try:
-            raw = json.loads(text)
-            if raw.get("schema", 0) > SCHEMA:
-                raise NewerSchemaError(f"schema {raw['schema']} is newer than this version reads ({SCHEMA})")
-            cost = cls(**{f.name: raw[f.name] for f in fields(cls) if f.name in raw or f.default is MISSING})
-            forms = [(cost, Cost), (cost.trial, Trained), (cost.trial, Scored)]
-            forms += [(cost.environment, Environment), (cost.provenance, Origin)]
-            peaks = [p or 0 for p in (cost.peak_bytes, cost.floor_peak_bytes, cost.prune_peak_bytes)]
-            inside = (cost.device_seconds, cost.floor_device_seconds, cost.prune_device_seconds)
-            ok = [
-                *(fits(value, form) for value, form in forms),
-                min(cost.seconds, cost.floor_seconds, cost.prune_seconds, cost.step_seconds) > 0,
-                min(seconds or 0 for seconds in inside) >= 0,
-                min(cost.iqr, cost.prune_iqr, cost.rounds, cost.weights, *peaks) >= 0,
-            ]
-            if not all(ok):
-                raise ValueError("a field has an impossible value")
-        except MALFORMED as error:
-            raise ValueError(f"a field is missing or malformed: {error!r}") from error
-        return cost
-
-
-Value = float | str | None
-"""What a benchmark may measure: a number, or a word."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchmarkResult:
-    """What one benchmark measured, or one check found. Times are seconds, memory is bytes.
-
-    `stage` and `group` say in which run and in which table it stands. `values` are the measurements by name; `limits`
-    say how large those of the same name may be: a check that respects them has ``passed``, what has no limits is
-    ``measured``, and `reason` says why it has ``failed`` or was ``skipped``. A figure shows the value called `bar`.
-    A raised `version` says that the benchmark is no longer the same.
-    """
-
-    stage: str
-    group: str
-    name: str
-    version: int
-    status: Literal["passed", "failed", "skipped", "measured"]
-    reason: str | None
-    values: Mapping[str, Value]
-    limits: Mapping[str, float]
-    bar: str | None
-    seconds: float
-    device: str
-    environment: Mapping[str, Any]
-    provenance: Mapping[str, Any]
-    schema: int = SCHEMA
-
-    @property
-    def identity(self) -> str:
-        """What was measured and where, as a file name."""
-        what = [self.stage, self.group, self.name]
-        return identify("-".join(what), [*what, self.version, self.device, dict(self.environment)])
-
-    def to_json(self) -> str:
-        """The text of the file."""
-        return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> "BenchmarkResult":
-        """A result from the text of its file, or ValueError."""
-        try:
-            raw = json.loads(text, parse_constant=refuse_constant)
-            if raw.get("schema", 0) > SCHEMA:
-                raise NewerSchemaError(f"schema {raw['schema']} is newer than this version reads ({SCHEMA})")
-            found = cls(**{f.name: raw[f.name] for f in fields(cls)})
-            forms = [(found, BenchmarkResult), (found.environment, Environment), (found.provenance, Origin)]
-            if not all(fits(value, form) for value, form in forms) or found.seconds < 0:
-                raise ValueError("a field has an impossible value")
-        except MALFORMED as error:
-            raise ValueError(f"a field is missing or malformed: {error!r}") from error
-        return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tried:
-    """What one mask left of a network."""
-
-    sparsity: float
-    connected: bool
-    effective_sparsity: float | None
-    """None where only connectedness was asked for."""
-    densities: tuple[float, ...]
-    """Share of each layer that is kept."""
-    effective: tuple[float, ...] | None
-    """Share of each layer that is kept and lies on a path."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Collapse:
-    """Up to which sparsity a criterion's masks leave one network connected, and each of its layers alive.
-
-    `connected_until` is the highest sparsity at which the network was connected, below the lowest one at which it was
-    not, `cut_from`. For a one-shot criterion (`exact`) the two differ by one connection. `layers_until` gives, by
-    layer, the highest sparsity at which it kept something: for a one-shot criterion of all, else of those tried.
-    """
-
-    trial: Mapping[str, Any]
-    size: int
-    connected_until: float | None
-    cut_from: float | None
-    first_cut: str | None
-    exact: bool
-    layers_until: Mapping[str, float]
-    tried: tuple[Tried, ...]
-    seconds: float
-    environment: Mapping[str, Any]
-    provenance: Mapping[str, Any]
-    schema: int = SCHEMA
-
-    @property
-    def identity(self) -> str:
-        """What was examined, as a file name."""
-        trial = self.trial
-        readable = f"{trial['data']}-{trial['model']}-{trial['criterion']['name']}-s{trial['seed']}"
-        return identify(readable, dict(trial))
-
-    def to_json(self) -> str:
-        """The text of the file."""
-        return json.dumps(asdict(self), indent=1) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> "Collapse":
-        """A collapse from the text of its file, or ValueError."""
-        try:
-            raw = json.loads(text)
-            if raw.get("schema", 0) > SCHEMA:
-                raise NewerSchemaError(f"schema {raw['schema']} is newer than this version reads ({SCHEMA})")
-            raw["tried"] = tuple(Tried(**tried) for tried in raw["tried"])
-            found = cls(**{f.name: raw[f.name] for f in fields(cls)})
-            forms = [(found, Collapse), (found.trial, Scored)]
-            forms += [(found.environment, Environment), (found.provenance, Origin)]
-            shares = [one for one in (found.connected_until, found.cut_from) if one is not None]
-            shares += [*found.layers_until.values(), *(one.sparsity for one in found.tried)]
-            shares += [one.effective_sparsity for one in found.tried if one.effective_sparsity is not None]
-            shares += [density for one in found.tried for density in (*one.densities, *(one.effective or ()))]
-            layers = len(found.layers_until)
-            ok = [
-                *(fits(value, form) for value, form in forms),
-                all(0 <= share <= 1 for share in shares),
-                found.connected_until is None or found.connected_until < 1,
-                not any(one.connected and one.sparsity == 1 for one in found.tried),
-                found.size > 0 and found.seconds >= 0 and bool(found.tried) and layers > 0,
-                all(len(one.densities) == layers for one in found.tried),
-                all(one.effective is None or len(one.effective) == layers for one in found.tried),
-                all((one.effective is None) == (one.effective_sparsity is None) for one in found.tried),
-            ]
-            if not all(ok):
-                raise ValueError("a field has an impossible value")
-        except MALFORMED as error:
-            raise ValueError(f"a field is missing or malformed: {error!r}") from error
-        return found

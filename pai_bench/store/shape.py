@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from functools import cache
 from typing import Any, Literal, NotRequired, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -132,8 +133,9 @@ def checker(form: Form) -> Callable[[Any], bool]:
             and all(test(value[key]) if key in value else not needed for key, needed, test in keys)
         )
     if hasattr(form, "__dataclass_fields__"):
-        fields = [(name, checker(of)) for name, of in get_type_hints(form).items()]
-        return lambda value: isinstance(value, form) and all(test(getattr(value, name)) for name, test in fields)
+        hints = get_type_hints(form)
+        tested = [(field.name, checker(hints[field.name])) for field in fields(form)]
+        return lambda value: isinstance(value, form) and all(test(getattr(value, name)) for name, test in tested)
     kind: Any = get_origin(form)
     of = get_args(form)
     if kind is None:

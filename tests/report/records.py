@@ -1,6 +1,7 @@
 """Made-up records."""
 
 import dataclasses
+import json
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from pai_bench.plan import Choice, Trial
 from pai_bench.store import EpochRecord, Layer, Record, Store
 from pai_bench.store.bits import pack
+from pai_bench.store.stored import unsealed
 from pai_bench.training.protocol import PROTOCOLS
 
 
@@ -78,3 +80,8 @@ def stored(path: str, records: list[Record]) -> Store:
     for one in records:
         store.write(one)
     return store
+
+
+def fields_of(text: str) -> dict[str, Any]:
+    """What the file of a result holds, without its checksum, as in files of earlier versions."""
+    return unsealed(json.loads(text))

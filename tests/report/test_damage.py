@@ -14,7 +14,7 @@ from pai_bench.cli import main
 from pai_bench.plan import Choice, Trial
 from pai_bench.store import BenchmarkResult, Collapse, Cost, Store, Tried
 from pai_bench.training.protocol import PROTOCOLS
-from tests.report.records import drawn
+from tests.report.records import drawn, fields_of
 
 OTHERS: list[Any] = [None, "x", -1, 3.5, [], 10**400, {}, float("inf"), 1, "\ud800", 0, 1e-320]
 ENVIRONMENT = {"versions": {"torch": "2"}, "system": "Linux", "processor": "a cpu", "threads": 2, "device": "CPU"}
@@ -107,7 +107,7 @@ def test_any_other_value(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     else:
         store.write_collapse(collapse())
     path = min((store.path / kind).glob("*.json"))
-    whole = json.loads(path.read_text())
+    whole = fields_of(path.read_text())
     left_out = reported = 0
     for i, place in enumerate(places(whole)):
         for value in (OTHERS[i % len(OTHERS)], OTHERS[(i + 3) % len(OTHERS)]):

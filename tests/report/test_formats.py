@@ -1,7 +1,6 @@
 """Reports in every format hold the same numbers, and texts from outside do no harm in any of them."""
 
 import csv
-import dataclasses
 import io
 import re
 from pathlib import Path
@@ -95,8 +94,7 @@ def hostile_records() -> list[Record]:
     for seed in range(3):
         for name in (None, "a\n# |`<i>\\input{b}", "=1+1"):
             trial = {"model": HOSTILE, "data": HOSTILE}
-            one = drawn(name, 0.9 if name else 0.0, seed, 0.8 + 0.01 * seed, trial=trial, **keys)
-            found.append(dataclasses.replace(one, identity=f"{len(found)}"))
+            found.append(drawn(name, 0.9 if name else 0.0, seed, 0.8 + 0.01 * seed, trial=trial, **keys))
     return found
 
 
