@@ -26,6 +26,7 @@ from pai_bench.pruning import Criterion, Variant, get_criterion, get_schedule, g
 from pai_bench.pruning.prunable import chosen, further
 from pai_bench.pruning.prune import check_ties
 from pai_bench.pruning.replica import BATCH_NORMS
+from pai_bench.store.records import check_settings
 from pai_bench.training.protocol import Protocol, get_protocol
 
 
@@ -82,6 +83,8 @@ def resolve(sweep: Sweep) -> Catalog:
         check_ties(criterion, variant, sweep.target, sweep.repair, sweep.min_per_layer)
     catalog.variants = {str(variant): variant for variant in variants}
     catalog.trials = expand(sweep, choices, settings, list(catalog.variants))
+    for trial in catalog.trials:
+        check_settings(trial.identity, trial.configuration())
     return catalog
 
 

@@ -6,15 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import pai_bench as pb
 from pai_bench.cli import main
+from pai_bench.pruning import Mask
 from pai_bench.store import Store
 from tests.report.records import drawn
 
 SMALL = ["--criteria", "random", "--models", "lenet-300-100", "--sparsities", "0.5", "--seeds", "1", "--epochs", "0"]
 PRUNE = ["prune", "--model", "lenet-300-100", "--criterion", "random", "--sparsity", "0.5"]
+TINY = pb.Sweep(criteria=["random"], models=["lenet-300-100"], seeds=1, epochs=0, workers=1)
 PLACES = [
     ["run", "{}"],
     ["run", "{}.toml"],
@@ -28,6 +31,8 @@ PLACES = [
     ["run", *SMALL, "--criteria", "./{}.py:Mine"],
     ["run", "recipe.toml"],
     ["collapse", "{}"],
+    ["collapse", "--criteria", "random", "--models", "lenet-300-100", "--out", "{}"],
+    ["time", "--criteria", "random", "--models", "lenet-300-100", "--out", "{}"],
     ["report", "{}"],
     ["report", "{}.jsonl.xz"],
     ["report", "r", "-o", "{}"],
@@ -90,12 +95,26 @@ def test_recipes_that_cannot_be_read(text: str, message: str, capsys: pytest.Cap
         lambda name: pb.create_model(f"./~{name}.py:net", input_shape=(1,), num_classes=2),
         lambda name: pb.create_model(f"~{name}.py:net", input_shape=(1,), num_classes=2),
         lambda name: pb.get_criterion(f"~{name}.py:net"),
+        pb.read_mask,
+        pb.remake_mask,
+        lambda name: pb.read_mask(f"{name}/trials/{name}.json"),
+        lambda name: pb.read_mask("r", name),
+        lambda name: pb.remake_mask("r", name),
+        lambda name: pb.read_mask(name, "x"),
+        lambda name: Store("r").get(name),
+        lambda name: Store("r").get(f"../{name}"),
+        lambda name: Store(f"{name}.jsonl.xz"),
+        lambda name: Store(f"{name}\0", create=True),
+        lambda name: pb.run(TINY, out=f"{name}\0"),
+        lambda name: Mask({"w": torch.ones(1, dtype=torch.bool)}).save(f"{name}\0"),
     ],
 )
 @pytest.mark.parametrize("name", ["nobody-is-called-that", "x" * 5000, "a\0b", "\udcff"])
 def test_odd_names_from_python(call: Callable[[str], object], name: str) -> None:
-    with pytest.raises(pb.UserError):
+    Store("r", create=True).write(drawn(None, 0.0, 0, 0.9))
+    with pytest.raises(pb.UserError) as raised:
         call(name)
+    assert len(str(raised.value).splitlines()) == 1
 
 
 def test_images_whose_names_are_not_utf8(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """From a sweep to a results folder: what is missing, in which order and company, and who is told."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,10 +14,12 @@ from pai_bench.execution.choice import Choice, choose
 from pai_bench.execution.pool import Pool
 from pai_bench.plan import Sweep, Trial
 from pai_bench.runner import Runner
-from pai_bench.store import Record, Store, as_frame
+from pai_bench.store import Record, Store, UnstorableError, as_frame
 
 if TYPE_CHECKING:
     import pandas as pd
+
+logger = logging.getLogger(__name__)
 
 
 class Listener:
@@ -159,7 +162,11 @@ class _Part:
     def take(self, cell: Sequence[Trial], found: Sequence[Record], seconds: float) -> None:
         """Store the records of a cell."""
         for trial, record in zip(cell, found, strict=True):
-            self.store.write(record)
+            try:
+                self.store.write(record)
+            except UnstorableError as error:
+                record = self.runner.failure(trial, error)
+                self.store.write(record)
             self.records[trial.identity] = record
             self.listener.finish(trial, record, seconds / len(cell))
 
@@ -167,6 +174,13 @@ class _Part:
         """The records of all trials that have one, those that an earlier part has run, too."""
         for trial in self.left_to_others:
             self.records[trial.identity] = self.store.read(trial.identity)
+        known = [identity for identity, record in self.records.items() if record is not None]
+        if lost := [identity for identity in known if not self.store.holds(identity)]:
+            logger.warning(
+                "results folder %s no longer holds %d of %d trials, such as %s: they were removed meanwhile; the same "
+                "command runs them again",
+                *(self.store.path, len(lost), len(known), lost[0]),
+            )
         return [record for record in self.records.values() if record is not None]
 
 

@@ -73,7 +73,7 @@ def run_grids(console: "Console", catalogs: "list[tuple[Catalog, str]]", given: 
 def say_how_to_go_on(console: "Console", catalogs: "list[tuple[Catalog, str]]") -> None:
     """One line after an interrupt: what is stored, and what the same command will do."""
     wanted = {(Path(out).resolve(), trial.identity) for catalog, out in catalogs for trial in catalog.trials}
-    stored = sum((Path(out) / "trials" / f"{identity}.json").is_file() for out, identity in wanted)
+    stored = sum(os.path.isfile(Path(out) / "trials" / f"{identity}.json") for out, identity in wanted)
     where = " and ".join(dict.fromkeys(out for _, out in catalogs))
     line = f"interrupted: {stored} of {len(wanted)} trials are stored in {where}; the same command runs the rest"
     console.print(line, highlight=False, markup=False)
