@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
 from typing import Any
+from typing import Protocol as TypingProtocol
 
 import torch
 from torch import nn
@@ -30,6 +31,30 @@ from pai_bench.store.records import check_settings
 from pai_bench.training.protocol import Protocol, get_protocol
 
 
+@dataclass(frozen=True)
+class Inspection:
+    """What is known of a network after it was built and given examples of a data set; by default, nothing."""
+
+    batch_norm: bool = False
+    traced: tuple[str, ...] = ()
+    """Its weights outside of the usual layers."""
+    unclear: tuple[str, ...] = ()
+    """Parameters from which weights may be computed, and which are not scored."""
+
+
+class Elsewhere(TypingProtocol):
+    """A process that answers what only a run of a network tells, which may end it."""
+
+    def ask(self, question: str, trial: Trial, *arguments: object) -> Any:
+        """The answer; an error if there was one, or if the process has died."""
+
+    def hand_over(self) -> Any:
+        """The process itself, as a `pai_bench.execution.apart.Worker`; None if it does not run."""
+
+    def close(self) -> None:
+        """End the process; another question starts it again."""
+
+
 @dataclass
 class Catalog:
     """What the trials of a sweep name, resolved and checked, before anything is computed."""
@@ -40,11 +65,13 @@ class Catalog:
     models: dict[str, Builder] = field(default_factory=dict)
     versions: dict[str, Callable[[InputShape], int]] = field(default_factory=dict)
     """Versions of the networks on inputs of a shape; of a function of one's own, its attribute ``version``, or 1."""
-    unclear: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
-    """By data and network: parameters from which weights may be computed, and which are not scored."""
+    inspections: dict[tuple[str, str], Inspection] = field(default_factory=dict)
+    """By data and network."""
     criteria: dict[str, Criterion] = field(default_factory=dict)
     variants: dict[str, Variant] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
+    elsewhere: Elsewhere | None = None
+    """Where networks are run that may end the process; None for this one."""
 
     @property
     def former_names(self) -> dict[str, str]:
@@ -58,9 +85,34 @@ class Catalog:
         return former.identity if former else None
 
 
+Inspector = Callable[[Catalog, str, str], Inspection]
+"""Of the catalog so far and the names of a data set and a network in it."""
+
+
+def inspect_network(
+    catalog: Catalog, data_name: str, model_name: str, on_built: Callable[[Inspection], None] = lambda _: None
+) -> Inspection:
+    """Build a network and give it examples, whether it fits the data or not, which is then a `UserError`.
+
+    `on_built` is told what is known before it is given any.
+    """
+    sweep, data = catalog.sweep, catalog.data[data_name]
+    shapes: dict[str, Any] = {"input_shape": data.input_shape, "num_classes": data.num_classes}
+    model = create_model(catalog.models[model_name], **shapes, seed=0, init=sweep.init)
+    built = Inspection(any(isinstance(module, BATCH_NORMS) for module in model.modules()))
+    on_built(built)
+    check_fit(model, model_name, data)
+    traced, unclear = further(model, data.example(), told=sweep.prunable is None)
+    chosen(model, traced, patterns=sweep.prunable, keep_first=sweep.keep_first, keep_last=sweep.keep_last)
+    return dataclasses.replace(built, traced=traced, unclear=unclear)
+
+
 @by_torchs_defaults
-def resolve(sweep: Sweep) -> Catalog:
-    """The catalog of `sweep` with all its trials; a mistake anywhere in it is a `UserError`."""
+def resolve(sweep: Sweep, inspector: Inspector = inspect_network) -> Catalog:
+    """The catalog of `sweep` with all its trials; a mistake anywhere in it is a `UserError`.
+
+    `inspector` says what is known of a network on a data set.
+    """
     catalog = Catalog(select_device(sweep.device), sweep)
     if sweep.precision == "tf32" and catalog.device.type != "cuda":
         raise UserError(f"precision tf32 is for CUDA devices, not {catalog.device}; use fp32 or bf16")
@@ -72,11 +124,12 @@ def resolve(sweep: Sweep) -> Catalog:
     settings = []
     for data_name in data:
         for model_name in models:
-            protocol, traced = _protocol(catalog, sweep, data_name, model_name)
+            known = catalog.inspections[data_name, model_name] = inspector(catalog, data_name, model_name)
+            protocol = _protocol(catalog, sweep, data_name, known)
             share = fraction(sweep, protocol)
             batch = _score_batch(catalog.data[data_name], sweep, share)
             version = catalog.versions[model_name](catalog.data[data_name].input_shape)
-            settings.append((data_name, model_name, protocol, batch, version, traced))
+            settings.append((data_name, model_name, protocol, batch, version, known.traced))
     variants = [get_variant(given) for given in sweep.variants]
     refuse_duplicates("variants", [str(variant) for variant in variants])
     for criterion, variant in itertools.product(catalog.criteria.values(), variants):
@@ -145,21 +198,11 @@ def _data(catalog: Catalog, sweep: Sweep, given: str | DataSet) -> str:
     return data.name
 
 
-def _protocol(catalog: Catalog, sweep: Sweep, data_name: str, model_name: str) -> tuple[Protocol, tuple[str, ...]]:
-    """The protocol of a network on a data set, after a look at whether the three fit together.
-
-    And the weights of the network that are outside of the usual layers.
-    """
+def _protocol(catalog: Catalog, sweep: Sweep, data_name: str, known: Inspection) -> Protocol:
+    """The protocol of a network, of which so much is known, on a data set, if the two fit together."""
     data = catalog.data[data_name]
-    shapes: dict[str, Any] = {"input_shape": data.input_shape, "num_classes": data.num_classes}
-    model = create_model(catalog.models[model_name], **shapes, seed=0, init=sweep.init)
-    check_fit(model, model_name, data)
-    found = further(model, data.example(), told=sweep.prunable is None)
-    traced, catalog.unclear[data_name, model_name] = found
-    chosen(model, traced, patterns=sweep.prunable, keep_first=sweep.keep_first, keep_last=sweep.keep_last)
-    has_batch_norm = any(isinstance(module, BATCH_NORMS) for module in model.modules())
     protocol = get_protocol(
-        sweep.protocol or ("short-adam-bn" if has_batch_norm else "short-adam"),
+        sweep.protocol or ("short-adam-bn" if known.batch_norm else "short-adam"),
         epochs=sweep.epochs,
         batch_size=sweep.batch_size,
         learning_rate=sweep.learning_rate,
@@ -171,7 +214,7 @@ def _protocol(catalog: Catalog, sweep: Sweep, data_name: str, model_name: str) -
     size = data.train_size(fraction(sweep, protocol))
     if (protocol.epochs or protocol.iterations) and protocol.batch_size > size:
         raise UserError(f"batch size {protocol.batch_size} is larger than the {size} training examples of {data_name}")
-    return protocol, traced
+    return protocol
 
 
 @torch.no_grad()

@@ -139,9 +139,14 @@ def leave_with(parent: int) -> None:
     os._exit(1)
 
 
+def can_start() -> bool:
+    """Whether another process can be started as above."""
+    return os.name == "posix" and bool(sys.executable)
+
+
 def processors() -> int:
     """How many processors this process may use; 1 where no other process can be started as above."""
-    if os.name != "posix" or not sys.executable:
+    if not can_start():
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

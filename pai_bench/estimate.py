@@ -66,21 +66,34 @@ def estimate(runner: Runner, missing: Sequence[Trial]) -> Estimate:
     memory += sum(data.nbytes for data in runner.catalog.data.values())
     if runner.device.type == "cpu":
         memory = choice.workers * (memory + WORKER)
-    disk = sum(disk_bytes(runner, trial, count, missing) for trial, count in kinds(missing).values())
+    disk = 0
+    for trial, count in kinds(missing).values():
+        try:
+            disk += disk_bytes(runner, trial, count, missing)
+        except Exception as error:
+            failed.append(f"the records of {trial.model} on {trial.data}: {described(error)}")
     return Estimate(training, testing, scoring / choice.workers, memory, disk, choice, (*failed, *not_scored))
 
 
 def disk_bytes(runner: Runner, trial: Trial, count: int, missing: Sequence[Trial]) -> int:
     """Bytes of the records of `count` trials of one kind, that of `trial`, with the masks of those that are pruned."""
-    model = runner.model(trial)
-    weights = [model.get_parameter(name) for name in runner.prunable(trial, model)]
-    places = min(PLACES, sum(weight.numel() for weight in weights))
+    sizes = weight_sizes(runner, trial)
+    places = min(PLACES, sum(sizes))
     passes = trial.protocol.passes(runner.whole(trial).train_size(trial.train_fraction))
     pruned = [one for one in missing if one.criterion and kind_of(one) == kind_of(trial)]
     masks = sum(mask_bytes(places, one.sparsity) for one in pruned)
-    if (size := sum(weight.numel() for weight in weights)) > PLACES:
-        masks += len(pruned) * size / 8
-    return int(count * (RECORD + EPOCH * passes + LAYER * len(weights)) + masks)
+    if sum(sizes) > PLACES:
+        masks += len(pruned) * sum(sizes) / 8
+    return int(count * (RECORD + EPOCH * passes + LAYER * len(sizes)) + masks)
+
+
+def weight_sizes(runner: Runner, trial: Trial) -> list[int]:
+    """The number of elements of each prunable parameter of a trial's network."""
+    if runner.catalog.elsewhere:
+        sizes: list[int] = runner.catalog.elsewhere.ask("sizes", trial)
+        return sizes
+    model = runner.model(trial)
+    return [model.get_parameter(name).numel() for name in runner.prunable(trial, model)]
 
 
 def mask_bytes(places: int, sparsity: float) -> float:
@@ -136,6 +149,9 @@ def score_seconds(runner: Runner, missing: Iterable[Trial]) -> tuple[float, list
 def one_score(runner: Runner, trial: Trial) -> float:
     """Seconds of one score of the trial's network by its criterion, after a warm-up."""
     assert trial.criterion is not None
+    if runner.catalog.elsewhere:
+        seconds: float = runner.catalog.elsewhere.ask("score", trial)
+        return seconds
     data, model = runner.data(trial), runner.model(trial)
     batch, criterion = runner.score_batch(trial, data), runner.catalog.criteria[trial.criterion.name]
     names = runner.prunable(trial, model, biases=criterion.biases)

@@ -108,7 +108,10 @@ class Sweep:
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     data_dir: str | None = option(None, "directory of data files; also PAI_BENCH_DATA")
     workers: int | Literal["auto"] = option(
-        "auto", "worker processes, which share the processor's threads (1: trials run in this process)", least=1
+        "auto",
+        "worker processes, which share the processor's threads (1: one trial after the other, in this process where "
+        "all networks and criteria are pai-bench's own)",
+        least=1,
     )
     lanes: int | Literal["auto"] = option("auto", "trials trained together, in one program (1: one by one)", least=1)
     together: Literal["auto", "stacked", "branches"] = option(
@@ -157,6 +160,13 @@ class Sweep:
     def by_name(self) -> bool:
         """Whether everything in it is a name, so that another process finds the same."""
         return all(isinstance(one, str) for one in (*self.criteria, *self.models, *self.data, *self.variants))
+
+    @property
+    def has_foreign_code(self) -> bool:
+        """Whether it names networks or criteria that are not pai-bench's own: of a file, a module, another package."""
+        formulas = [one for one in (*self.criteria, *self.variants) if isinstance(one, str)]
+        networks = [one for one in self.models if isinstance(one, str)]
+        return any(".py:" in one for one in formulas) or any(":" in one for one in networks)
 
 
 def checked_axis(name: str, values: Any) -> tuple[Any, ...]:

@@ -186,7 +186,12 @@ class Runner(Materials):
 
     def alone(self, trial: Trial, together: Together = "stacked") -> str | None:
         """Why the networks of a trial's kind cannot be trained `together`; None if they can."""
-        if (kind := (trial.data, trial.model, together)) not in self._alone:
+        if (kind := (trial.data, trial.model, together)) not in self._alone and self.catalog.elsewhere:
+            try:
+                self._alone[kind] = self.catalog.elsewhere.ask("alone", trial, together)
+            except Exception as error:
+                self._alone[kind] = str(error)
+        if kind not in self._alone:
             data = self.data(trial)
             # by the network's own law: another may have steps that diverge, which tells nothing
             kinds = [dataclasses.replace(trial, seed=seed, init="own") for seed in (0, 1)]
@@ -355,7 +360,7 @@ class Runner(Materials):
             device=self.device.type,
             chance_loss=self.chance_loss(trial),
             chance_accuracy=self.chance_accuracy(trial),
-            not_scored=self.catalog.unclear.get((trial.data, trial.model), ()) if trial.prunable is None else (),
+            not_scored=self.catalog.inspections[trial.data, trial.model].unclear if trial.prunable is None else (),
             environment=describe(self.device),
             provenance={
                 **self.provenance(),

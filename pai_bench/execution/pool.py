@@ -2,17 +2,17 @@
 
 import logging
 import pickle
-import subprocess
+import signal
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 
 from pai_bench import children
 from pai_bench.children import BEAT
 from pai_bench.errors import UserError
+from pai_bench.execution.apart import Worker, end, start
 from pai_bench.execution.choice import Choice
 from pai_bench.plan import Trial
 from pai_bench.runner import Runner
@@ -27,7 +27,7 @@ Told = Callable[[Trial, int], None]
 Take = Callable[[Cell, Sequence[Record], float], None]
 
 ATTEMPTS = 2
-"""How often a trial is run whose worker dies."""
+"""How often a trial is run whose worker dies; once, if so many have died of a network of which none has run."""
 
 STARTS = 3
 """How many workers may die as they begin, one after the other, until it is tried with fewer."""
@@ -35,26 +35,8 @@ STARTS = 3
 DELAY = 0.5
 """Seconds until a worker is started after one has died as it began; twice as long after each further one."""
 
-PATIENCE = 5.0
-"""Seconds that a worker is given to end."""
-
 SILENCE = 120.0
 """Seconds without a sign of life after which a worker is taken for stopped, and replaced."""
-
-
-@dataclass
-class Worker:
-    """A process that runs one cell after the other, and the line to it."""
-
-    process: subprocess.Popen[bytes]
-    line: Connection
-    cell: list[Trial] = field(default_factory=list)
-    ready: bool = False
-    """Whether it has read the sweep."""
-    since: float = 0.0
-    """When it began with its cell."""
-    heard: float = field(default_factory=time.monotonic)
-    """When it gave its last sign of life."""
 
 
 class Pool:
@@ -64,6 +46,10 @@ class Pool:
         self.runner, self.choice = runner, choice
         self._workers: list[Worker] = []
         self._room, self._failed_starts = choice.workers, 0
+        self._run: set[str] = set()
+        """Networks of which a worker has run a trial."""
+        self._deaths: Counter[str] = Counter()
+        """Of workers, by the network that they ran alone."""
         self._places = {trial.identity: i for i, trial in enumerate(runner.catalog.trials)}
 
     def __enter__(self) -> "Pool":
@@ -74,21 +60,13 @@ class Pool:
 
     def close(self) -> None:
         """End all workers."""
-        for worker in self._workers:
-            worker.line.close()
-            worker.process.terminate()
-        for worker in self._workers:
-            try:
-                worker.process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:  # one that is stopped does not hear
-                worker.process.kill()
-                worker.process.wait()
+        end(self._workers)
         self._workers.clear()
 
     def run(self, cells: Sequence[Cell], *, ask: Ask, epoch: Told, take: Take) -> None:
         """Run all `cells`; `epoch` is told of trials and epochs, `take` gets the records and the seconds of a cell."""
         waiting = deque(cells)
-        if self.choice.workers > 1:
+        if self.choice.workers > 1 or self.runner.catalog.elsewhere is not None:
             self._run_apart(waiting, ask, epoch, take)
         while waiting:
             if wanted := ask(waiting.popleft()):
@@ -99,6 +77,11 @@ class Pool:
     def _run_apart(self, waiting: "deque[Cell]", ask: Ask, epoch: Told, take: Take) -> None:
         """Run what is `waiting` in workers; leave it there if they cannot."""
         self._looked = time.monotonic()
+        elsewhere = self.runner.catalog.elsewhere
+        if elsewhere is not None and (worker := elsewhere.hand_over()) is not None:
+            worker.ready = True
+            self._workers.append(worker)
+            self._choose_for(worker)
         attempts: dict[str, int] = {}
         while waiting or any(worker.cell for worker in self._workers):
             self._hand_out(waiting, ask)
@@ -118,6 +101,11 @@ class Pool:
                 worker.heard = time.monotonic()
                 if kind == "alive":
                     continue
+                if kind == "ready" and content[0] != list(self._places):
+                    kind, content = (
+                        "unfit",
+                        "a function of yours makes other data in each process; let it draw by a fixed seed",
+                    )
                 if kind == "ready":
                     worker.ready, self._failed_starts = True, 0
                     worker.since = time.perf_counter()  # what it takes to begin is no time of a trial
@@ -126,8 +114,9 @@ class Pool:
                     epoch(worker.cell[place], number)
                 elif kind == "records":
                     cell, worker.cell = worker.cell, []
+                    self._run.add(cell[0].model)
                     take(cell, content, time.perf_counter() - worker.since)
-                elif self.runner.catalog.sweep.workers == "auto":
+                elif self.runner.catalog.sweep.workers in ("auto", 1):
                     logger.warning("a worker process cannot run this sweep (%s); it runs in this process", content)
                     waiting.extendleft(one.cell for one in reversed(self._workers) if one.cell)
                     self.close()
@@ -177,22 +166,24 @@ class Pool:
                 worker.cell, worker.since = wanted, time.perf_counter()
                 worker.heard = time.monotonic()  # signs of life are read of busy workers alone
                 with suppress(OSError):  # if it is dead, its line says so when it is read
-                    worker.line.send([self._places[trial.identity] for trial in wanted])
+                    worker.line.send(("run", [self._places[trial.identity] for trial in wanted]))
 
     def _start(self) -> Worker:
         """A new worker, which reads the sweep's data and builds its networks by itself."""
-        sweep = self.runner.catalog.sweep
+        catalog = self.runner.catalog
         try:
-            level, identities = logging.getLogger().level, list(self._places)
-            content = pickle.dumps((sweep, self.runner.command, self.choice, level, identities))
+            with children.interrupts_deferred():
+                worker = start(catalog.sweep, catalog.inspections, self.choice.threads)
+                self._workers.append(worker)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise UserError(f"this sweep cannot be given to worker processes ({error}); use --workers 1") from error
-        with children.interrupts_deferred():
-            worker = Worker(*children.start("pai_bench.execution.worker", self.choice.threads))
-            self._workers.append(worker)
-        with suppress(OSError):
-            worker.line.send_bytes(content)
+        self._choose_for(worker)
         return worker
+
+    def _choose_for(self, worker: Worker) -> None:
+        """Say how it is to run trials."""
+        with suppress(OSError):  # if it is dead, its line says so when it is read
+            worker.line.send(("choice", (self.choice, self.runner.command)))
 
     def _bury(self, worker: Worker, attempts: dict[str, int], take: Take) -> list[Cell]:
         """What a worker that has died leaves to be run again; a trial that has had its chances is taken as failed.
@@ -200,19 +191,21 @@ class Pool:
         Of several trials, each may be the one to blame, or all of them together for the memory: they are halved.
         """
         self._workers.remove(worker)
-        worker.line.close()
-        code = worker.process.wait()
-        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        how = worker.ended()
         cell, names = worker.cell, ", ".join(trial.identity for trial in worker.cell)
         if (half := len(cell) // 2) > 0:
             logger.warning("a worker process died (%s) while it ran %s; once more, half of them at a time", how, names)
             return [cell[half:], cell[:half]]
         tries = attempts[names] = attempts.get(names, 0) + 1
-        logger.warning(
-            "a worker process died (%s) while it ran %s%s", how, names, "" if tries == ATTEMPTS else "; once more"
-        )
-        if tries < ATTEMPTS:
+        model = cell[0].model
+        self._deaths[model] += 1
+        hopeless = self._deaths[model] > ATTEMPTS and model not in self._run
+        again = tries < ATTEMPTS and not hopeless
+        logger.warning("a worker process died (%s) while it ran %s%s", how, names, "; once more" if again else "")
+        if again:
             return [cell]
-        failure = self.runner.failure(cell[0], RuntimeError(f"the worker process died ({how})"))
+        # the system ends so whoever takes the most memory where there is none left
+        hint = "; memory may have been short" if worker.process.returncode == -signal.SIGKILL else ""
+        failure = self.runner.failure(cell[0], RuntimeError(f"the worker process died ({how}){hint}"))
         take(cell, [failure], time.perf_counter() - worker.since)
         return []

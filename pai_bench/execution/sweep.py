@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pai_bench.arrays import by_torchs_defaults
-from pai_bench.catalog import Catalog, resolve
+from pai_bench.catalog import Catalog
 from pai_bench.data import DataSet
 from pai_bench.errors import UserError
+from pai_bench.execution.apart import close, prepared
 from pai_bench.execution.choice import Choice, choose
 from pai_bench.execution.pool import Pool
 from pai_bench.plan import Sweep, Trial
@@ -59,7 +60,8 @@ def run(
     command: str | None = None,
 ) -> "pd.DataFrame":
     """Run what is missing of `sweep` in the results folder `out`; returns one row for each of its trials."""
-    return as_frame(run_catalog(resolve(sweep), out, retry_failed=retry_failed, listener=listener, command=command))
+    catalog = prepared(sweep)
+    return as_frame(run_catalog(catalog, out, retry_failed=retry_failed, listener=listener, command=command))
 
 
 def run_catalog(
@@ -87,15 +89,17 @@ def run_catalogs(
     How all of them are run is found out first, so that there is one time left.
     """
     listener, taken, parts = listener or Listener(), dict[Path, dict[str, bool]](), list[_Part]()
-    for catalog, out in pairs:
-        part = _Part(catalog, Store(out, create=True), Runner(catalog, command), listener)
-        part.look(taken.setdefault(Path(out).resolve(), {}), retry_failed=retry_failed)
-        parts.append(part)
     try:
+        for catalog, out in pairs:
+            part = _Part(catalog, Store(out, create=True), Runner(catalog, command), listener)
+            part.look(taken.setdefault(Path(out).resolve(), {}), retry_failed=retry_failed)
+            parts.append(part)
         listener.look(sum(len(part.missing) for part in parts))
         for part in parts:
             part.choice = choose(part.runner, part.missing)
             part.runner.release()
+            if len(parts) > 1:
+                close([part.catalog])
         for part in parts:
             listener.begin(part.catalog, part.choice, part.own, part.missing)
         listener.ready()
@@ -105,6 +109,7 @@ def run_catalogs(
         return [part.found() for part in parts]
     finally:
         listener.end()
+        close(catalog for catalog, _ in pairs)
 
 
 class _Part:

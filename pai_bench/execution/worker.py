@@ -3,14 +3,21 @@
 ``python -m pai_bench.execution.worker N``, N being the file descriptor of the line to the parent.
 """
 
+import faulthandler
 import logging
 import pickle
 import threading
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
 
 from pai_bench.children import BEAT, line_to_parent
+
+if TYPE_CHECKING:
+    from pai_bench.plan import Trial
+    from pai_bench.runner import Runner
 
 
 def main() -> None:
@@ -45,35 +52,74 @@ def serve(line: Line) -> None:
     """Run cell after cell."""
     import torch
 
-    from pai_bench.catalog import resolve
+    from pai_bench.catalog import Catalog, Inspection, inspect_network, resolve
     from pai_bench.environment import ignore_harmless_warnings
-    from pai_bench.errors import UserError
+    from pai_bench.execution.choice import Choice
     from pai_bench.memory import keep_freed_memory
     from pai_bench.plan import Trial
     from pai_bench.runner import Runner
 
+    with suppress(OSError, ValueError, AttributeError):  # there is no standard error
+        faulthandler.enable(all_threads=False)  # a crash then says in which line of Python it was
     keep_freed_memory()
     ignore_harmless_warnings()
     content = line.recv_bytes()
+
+    def inspect(catalog: Catalog, data: str, model: str) -> Inspection:
+        if (data, model) in known:
+            found: Inspection = known[data, model]
+            return found
+
+        def on_built(built: Inspection) -> None:
+            line.send(("inspects", ((data, model), built)))
+
+        on_built(Inspection())
+        return inspect_network(catalog, data, model, on_built)
+
     try:
-        sweep, command, choice, level, identities = pickle.loads(content)
+        sweep, level, known = pickle.loads(content)
         logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
-        torch.set_num_threads(choice.threads)
-        catalog = resolve(sweep)
-        if [trial.identity for trial in catalog.trials] != identities:
-            raise UserError("a function of yours makes other data in each process; let it draw by a fixed seed")
+        catalog = resolve(sweep, inspect)
     except Exception as error:
         line.send(("unfit", f"{type(error).__name__}: {error}"))
         return
-    runner = Runner(catalog, command, workers=choice.workers)
-    line.send(("ready", None))
+    runner, choice = Runner(catalog), Choice()
+    line.send(("ready", ([trial.identity for trial in catalog.trials], catalog.inspections)))
     while True:
-        cell = [catalog.trials[place] for place in line.recv()]
+        kind, content = line.recv()
+        if kind == "ask":
+            question, place, arguments = content
+            line.send(answer(runner, question, catalog.trials[place], arguments))
+        elif kind == "choice":
+            choice, command = content
+            torch.set_num_threads(choice.threads)
+            runner = Runner(catalog, command, workers=choice.workers)
+        else:
+            cell = [catalog.trials[place] for place in content]
 
-        def tell(trial: Trial, epoch: int, cell: list[Trial] = cell) -> None:
-            line.send(("epoch", (cell.index(trial), epoch)))
+            def tell(trial: Trial, epoch: int, cell: list[Trial] = cell) -> None:
+                line.send(("epoch", (cell.index(trial), epoch)))
 
-        line.send(("records", runner.run_together(cell, tell, choice.engine(cell[0]))))
+            line.send(("records", runner.run_together(cell, tell, choice.engine(cell[0]))))
+
+
+def answer(runner: "Runner", question: str, trial: "Trial", arguments: Sequence[Any]) -> tuple[str, object]:
+    """What a run of a trial's network tells, or why that fails."""
+    from pai_bench.estimate import one_score, weight_sizes
+    from pai_bench.execution.measure import measured_step
+    from pai_bench.failures import described
+    from pai_bench.runner import Runner
+
+    questions: dict[str, Callable[..., object]] = {
+        "step": measured_step,
+        "score": one_score,
+        "sizes": weight_sizes,
+        "alone": Runner.alone,
+    }
+    try:
+        return "answer", questions[question](runner, trial, *arguments)
+    except Exception as error:
+        return "error", described(error)
 
 
 if __name__ == "__main__":

@@ -19,16 +19,28 @@ if TYPE_CHECKING:
 
 def run(given: argparse.Namespace) -> int:
     """``pai-bench run``."""
-    from pai_bench.catalog import resolve
+    from pai_bench.catalog import Catalog
+    from pai_bench.execution.apart import close, prepared
     from pai_bench.memory import keep_freed_memory
+
+    keep_freed_memory()
+    console, catalogs = make_console(), list[tuple[Catalog, str]]()
+    try:
+        with console.status("reading data and building networks"):
+            for sweep, out in (grids := sweeps(given)):
+                catalogs.append((prepared(sweep), out))
+                if len(grids) > 1:  # a process for each would be many
+                    close([catalogs[-1][0]])
+        return run_or_plan(console, catalogs, given)
+    finally:
+        close(catalog for catalog, _ in catalogs)
+
+
+def run_or_plan(console: "Console", catalogs: "list[tuple[Catalog, str]]", given: argparse.Namespace) -> int:
+    """Run some sweeps, or say what that would cost."""
     from pai_bench.report.summary import plural
     from pai_bench.report.tables import duration
 
-    keep_freed_memory()
-    console = make_console()
-    with console.status("reading data and building networks"):
-        grids = sweeps(given)
-        catalogs = [(resolve(sweep), out) for sweep, out in grids]
     if getattr(given, "dry_run", False):
         seconds: list[float] = []
         planned: dict[str, set[str]] = {}  # grids may share trials

@@ -1,0 +1,178 @@
+"""Networks that crash as no exception can tell: for real, in sweeps of their own."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pai_bench as pb
+from pai_bench.catalog import Inspection, resolve
+from pai_bench.execution.apart import Apart, prepared
+from pai_bench.execution.choice import choose
+from pai_bench.execution.pool import Pool
+from pai_bench.runner import Runner
+from pai_bench.store import Record, Store
+from pai_bench.training.trainer import Engine
+from tests.execution.test_pool import named
+
+NETS = """
+import ctypes
+import os
+from torch import nn
+
+class Crashes(nn.Module):
+    def __init__(self, classes, crash):
+        super().__init__()
+        self.layer, self.norm, self.crash = nn.Linear(784, classes), nn.BatchNorm1d(classes), crash
+
+    def forward(self, x):
+        self.crash()
+        return self.norm(self.layer(x.flatten(1)))
+
+def aborts(shape, classes):
+    return Crashes(classes, os.abort)
+
+def segfaults(shape, classes):
+    return Crashes(classes, lambda: ctypes.string_at(0))
+
+def cannot_be_built(shape, classes):
+    os.abort()
+
+class InTraining(Crashes):
+    def forward(self, x):
+        if self.training:
+            os.abort()
+        return self.layer(x.flatten(1))
+
+def in_training(shape, classes):
+    return InTraining(classes, None)
+
+def good(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, classes))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _nets() -> None:
+    Path("nets.py").write_text(NETS)
+
+
+def crashing(*models: str, **changes: Any) -> pb.Sweep:
+    """A sweep of networks of `NETS`."""
+    keys: dict[str, Any] = {"criteria": ["random"], "models": [f"./nets.py:{model}" for model in models], "seeds": 1}
+    return named(**keys | changes)
+
+
+@pytest.fixture
+def apart() -> Iterator[Apart]:
+    """A process that can run `in_training` and `good`, after it has inspected `aborts`, too."""
+    found = Apart(crashing("aborts", "in_training", "good"))
+    yield found
+    found.close()
+
+
+def test_networks_are_inspected_and_measured_in_another_process(apart: Apart, caplog: pytest.LogCaptureFixture) -> None:
+    catalog = resolve(apart.sweep, apart.inspect)
+    catalog.elsewhere = apart
+    apart.places = {trial.identity: place for place, trial in enumerate(catalog.trials)}
+    by_name = {model.partition("@")[0]: found for (_, model), found in catalog.inspections.items()}
+    assert by_name == {
+        "aborts": Inspection(batch_norm=True),
+        "in_training": Inspection(batch_norm=True),
+        "good": Inspection(),
+    }
+    assert "ends the process that runs it on digits (killed by signal 6)" in caplog.text
+    trials = {trial.model.partition("@")[0]: trial for trial in catalog.trials}
+    with pytest.raises(RuntimeError, match=r"the process that ran in_training@.* died \(killed by signal 6\)"):
+        apart.ask("step", trials["in_training"], 1, 1, Engine())
+    seconds, _ = apart.ask("step", trials["good"], 1, 1, Engine())
+    assert 0 < seconds < 1
+    assert apart.ask("sizes", trials["good"]) == [7840]
+    assert apart.ask("alone", trials["good"], "stacked") is None
+    assert 0 < apart.ask("score", trials["good"]) < 1
+    with pytest.raises(RuntimeError, match="AssertionError"):
+        apart.ask("score", next(trial for trial in catalog.trials if trial.criterion is None))
+    worker = apart._worker
+    assert apart.hand_over() is worker is not None
+    assert apart.hand_over() is None
+    apart._worker = worker
+
+
+def test_trials_of_code_of_ones_own_run_in_another_process() -> None:
+    """The one that has measured them becomes the worker, and gives what this process gives."""
+    catalog = prepared(crashing("good", workers=1, epochs=1))
+    assert isinstance(catalog.elsewhere, Apart)
+    process = catalog.elsewhere._worker.process  # type: ignore[union-attr]
+    records: list[Record] = []
+    with Pool(runner := Runner(catalog), choose(runner, catalog.trials)) as pool:
+        pool.run(
+            [[trial] for trial in catalog.trials],
+            ask=list,
+            epoch=print,
+            take=lambda _, found, __: records.extend(found),
+        )
+        assert [worker.process for worker in pool._workers] == [process]
+    assert process.poll() is not None
+    here = [Runner(resolve(catalog.sweep)).run(trial) for trial in catalog.trials]
+    assert [(one.status, one.test_loss, one.identity) for one in records] == [
+        ("done", one.test_loss, one.identity) for one in here
+    ]
+    assert {record.provenance["workers"] for record in records} == {1}
+
+
+def test_our_own_networks_run_in_this_process() -> None:
+    assert prepared(named(workers=1)).elsewhere is None
+
+
+def test_what_another_process_cannot_read_is_inspected_here() -> None:
+    sweep = crashing("good")
+    found = Apart(sweep)
+    found.fit = False
+    assert resolve(sweep, found.inspect).inspections == resolve(sweep).inspections
+    with pytest.raises(RuntimeError, match="no process can be started"):
+        found.ask("step", resolve(sweep).trials[0])
+
+
+def pai_bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """A whole command."""
+    command = [sys.executable, "-m", "pai_bench", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+RUN = ["--criteria", "random", "--sparsities", "0.5", "--seeds", "1", "--epochs", "1", "--device", "cpu"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("bad", "workers"),
+    [("aborts", "1"), ("aborts", "2"), ("segfaults", "auto"), ("cannot_be_built", "auto"), ("in_training", "auto")],
+)
+def test_a_network_that_crashes_fails_alone(bad: str, workers: str) -> None:
+    models = ["--models", f"./nets.py:{bad},./nets.py:good"]
+    found = pai_bench("run", *RUN, *models, "--workers", workers, "--out", "r")
+    assert found.returncode == 1, found.stderr
+    statuses = {(one.trial["model"].partition("@")[0], one.status) for one in Store("r")}
+    assert statuses == {(bad, "failed"), ("good", "done")}
+    assert len(list(Store("r"))) == 4
+    assert f"digits {bad}@" in found.stdout
+    assert "failed, " in found.stdout
+    assert "RuntimeError: the worker process died (killed by signal " in found.stdout
+    assert "2 trials failed; --retry-failed runs them again" in found.stdout
+    assert "nets.py" in found.stderr.partition("Fatal Python error: ")[2]  # the line that crashed
+    planned = pai_bench("run", *RUN, *models, "--dry-run", "--out", "other")
+    assert planned.returncode == 0, planned.stderr
+    assert f"not measured: a step of {bad}@" in planned.stdout
+
+
+@pytest.mark.slow
+def test_recipes_of_several_grids_with_a_network_that_crashes() -> None:
+    Path("r.toml").write_text(
+        'criteria = "random"\nsparsities = 0.5\nseeds = 1\nepochs = 1\nout = "r"\n'
+        '[[grid]]\nmodels = "./nets.py:in_training"\n[[grid]]\nmodels = "./nets.py:good"\n'
+    )
+    found = pai_bench("run", "r.toml")
+    assert found.returncode == 1, found.stderr
+    assert sorted(record.status for record in Store("r")) == ["done", "done", "failed", "failed"]
