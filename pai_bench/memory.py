@@ -4,7 +4,7 @@ import ctypes
 import functools
 import os
 import sys
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -17,8 +17,8 @@ UNKNOWN = 2**62
 """Bytes where nothing limits them that could be asked."""
 
 CONTAINERS = (
-    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 """Folder, limit, usage, and the part of it that is page cache, by version of control groups."""
 
@@ -88,12 +88,32 @@ def of_machine() -> int:
 
 
 def of_container() -> int:
-    """Memory that a control group leaves, of version 2 or 1; the page cache counts as free here, too."""
-    for root, limit, used, cache in CONTAINERS:
-        try:
-            held = int(Path(root, used).read_text())
-            files = dict(line.split() for line in Path(root, "memory.stat").read_text().splitlines())
-            return int(Path(root, limit).read_text()) - held + int(files[cache])
-        except (OSError, ValueError, KeyError):  # none of this version, or without a limit
-            continue
-    return UNKNOWN
+    """Memory that the control groups leave, of version 2 or 1; the page cache counts as free here, too.
+
+    Each group that holds this process may have a limit. A container sees its own as the root.
+    """
+    room = UNKNOWN
+    for (root, limit, used, cache), path in zip(CONTAINERS, own_groups(), strict=True):
+        for folder in (root / path, *(root / path).parents[: len(path.parts)]):
+            try:
+                held = int((folder / used).read_text())
+                files = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                room = min(room, int((folder / limit).read_text()) - held + int(files[cache]))
+            except (OSError, ValueError, KeyError):  # none of this version, or without a limit
+                continue
+    return room
+
+
+def own_groups() -> tuple[PurePath, PurePath]:
+    """The control groups of this process, of version 2 and of version 1 for memory, below their roots."""
+    try:
+        lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    except (OSError, ValueError):  # a system without them
+        lines = []
+    second, first = PurePath(), PurePath()
+    for _, controllers, path in lines:
+        if not controllers:
+            second = PurePath(path.lstrip("/"))
+        elif "memory" in controllers.split(","):
+            first = PurePath(path.lstrip("/"))
+    return second, first

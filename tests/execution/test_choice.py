@@ -159,3 +159,21 @@ def test_cells_hold_trials_of_one_kind_in_order() -> None:
     assert all(len({t.model for t in cell}) == 1 for cell in made)
     parts = resolve(named(seeds=2, train_fraction=0.5)).trials
     assert len(list(cells([*trials[:1], *parts[:1]], lambda _trial: 9))) == 2
+
+
+def test_a_group_that_holds_a_process_limits_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch system gives a job a group below the root, and what is above it may have a limit, too."""
+    texts = {"/proc/self/cgroup": "4:cpu,memory:/jobs/7\n0::/\n"}
+    for folder, limit, used in (("jobs/7", 5000, 2000), ("jobs", 4000, 2500), (".", 2**60, 10**6)):
+        for name, text in (("limit_in_bytes", limit), ("usage_in_bytes", used), ("stat", "total_inactive_file 100")):
+            texts[str(Path("/sys/fs/cgroup/memory", folder, f"memory.{name}"))] = f"{text}\n"
+
+    def read(path: Path) -> str:
+        if str(path) not in texts:
+            raise FileNotFoundError(path)
+        return texts[str(path)]
+
+    monkeypatch.setattr(Path, "read_text", read)
+    assert memory.of_container() == 4000 - 2500 + 100
+    texts["/sys/fs/cgroup/memory/jobs/memory.limit_in_bytes"] = "9" * 19
+    assert memory.of_container() == 5000 - 2000 + 100
