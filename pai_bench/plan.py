@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,10 @@ from pai_bench.training.protocol import Protocol
 
 DENSE = "dense"
 """The criterion of the unpruned reference."""
+
+
+MOST_TRIALS = 1_000_000
+"""Pruned ones of one sweep: each is an object in memory, and a file."""
 
 
 def option(default: Any, help: str, *, axis: bool = False, least: float | None = None) -> Any:
@@ -138,6 +143,10 @@ class Sweep:
         for sparsity in self.sparsities:
             if not 0 <= sparsity < 1:
                 raise UserError(f"sparsity {sparsity:g} is outside [0, 1): it is the share of weights removed")
+        axes = (self.data, self.models, self.criteria, self.variants, self.sparsities)
+        seeds = self.seeds if isinstance(self.seeds, int) else len(self.seeds)  # a range may be too long for len
+        if (trials := seeds * math.prod(map(len, axes))) > MOST_TRIALS:
+            raise UserError(f"a sweep of {trials:,} trials is too large, the most is {MOST_TRIALS:,}: give fewer seeds")
         if not 0 < self.budget <= 1:
             raise UserError(f"budget {self.budget:g} is outside (0, 1]: it is the share of the protocol's length")
         if not re.fullmatch(r"balanced|random|class-\d+", self.score_sampling):

@@ -83,6 +83,14 @@ def test_recipes_that_cannot_be_read(text: str, message: str, capsys: pytest.Cap
     assert message in one_line(["run", "r.toml"], capsys)
 
 
+def test_sweeps_that_no_memory_could_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = "a sweep of 2,000,000,000 trials is too large, the most is 1,000,000: give fewer seeds"
+    assert wanted in one_line(["run", "--seeds", "1000000000", "--sparsities", "0.5", "--dry-run"], capsys)
+    assert "is too large" in one_line(["run", "--seeds", "9" * 30, "--dry-run"], capsys)
+    Path("r.toml").write_text("epochs = 0\nseeds = 1000000000\n")
+    assert "recipe r.toml, line 2: a sweep of 4,000,000,000 trials" in one_line(["run", "r.toml"], capsys)
+
+
 @pytest.mark.parametrize(
     "call",
     [
