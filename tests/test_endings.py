@@ -23,7 +23,7 @@ SHORT = ["--seeds", "1", "--epochs", "0", "--sparsities", "0.5", "--workers", "1
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_sweep_that_is_asked_to_end_says_how_to_go_on(number: signal.Signals, workers: str, tmp_path: Path) -> None:
     """It leaves no worker, and what is stored stays."""
-    command = [*RUN, "--seeds", "40", "--epochs", "30", "--workers", workers, "--out", str(tmp_path)]
+    command = [*RUN, "--seeds", "40", "--epochs", "5", "--workers", workers, "--out", str(tmp_path)]
     sweep = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert sweep.stdout is not None
     while "[1/" not in sweep.stdout.readline():  # until the first trial is stored

@@ -314,23 +314,49 @@ def test_workers_go_when_their_parent_is_killed(pictures: Path) -> None:
     pytest.fail("a worker is left")
 
 
+WAITS = """
+import time
+from dataclasses import dataclass
+from pathlib import Path
+import pai_bench as pb
+
+@dataclass(frozen=True)
+class Waits(pb.Criterion):
+    def score(self, model, batch):
+        while Path("wait").exists():
+            time.sleep(0.01)
+        return {name: p.detach().abs() for name, p in pb.get_criterion("magnitude").score(model, batch).items()}
+"""
+
+
 @pytest.mark.slow
 def test_an_interrupt_leaves_no_worker_and_the_same_command_goes_on() -> None:
-    command = [sys.executable, "-m", "pai_bench", "run", "--criteria", "snip,random", "--models", "lenet-300-100"]
-    command += ["--workers", "2", "--epochs", "40", "--device", "cpu", "--sparsities", "0.9"]
+    """In the middle of a trial in each of two workers, after the four that come before them."""
+    Path("waits.py").write_text(WAITS)
+    Path("wait").touch()
+    command = [sys.executable, "-m", "pai_bench", "run", "--criteria", "random,./waits.py:Waits", "--seeds", "2"]
+    command += ["--models", "lenet-300-100", "--sparsities", "0.9", "--epochs", "2", "--device", "cpu"]
+    command += ["--workers", "2", "--lanes", "1"]
     # what runs in the background of a shell is deaf to interrupts, and so would be what it starts
     listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     keys: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True, "start_new_session": True, "preexec_fn": listen}
     process = subprocess.Popen(command, **keys)
-    while len(list(Path("results/trials").glob("*.json"))) < 2:
+    while len(stored := list(Path("results/trials").glob("*.json"))) < 4:
         assert process.poll() is None
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "of 9 trials are stored in results; the same command runs the rest" in out
+    assert "4 of 6 trials are stored in results; the same command runs the rest" in out
     with pytest.raises(ProcessLookupError):  # nobody is left in its group
         os.killpg(process.pid, 0)
+    before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in stored}
+    Path("wait").unlink()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "4 of 6 trials are already stored" in done.stdout
+    assert {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in stored} == before
+    assert {record.status for record in Store("results")} == {"done"}
+    assert len(list(Store("results"))) == 6
 
 
 def test_an_interrupt_as_a_worker_begins_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
