@@ -1,5 +1,6 @@
 """From a sweep to a results folder: what is missing, in which order and company, and who is told."""
 
+import dataclasses
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -72,7 +73,10 @@ def run_catalog(
     listener: Listener | None = None,
     command: str | None = None,
 ) -> list[Record]:
-    """The records of the catalog's trials, in their order, after running those that the folder `out` lacks."""
+    """The records of the catalog's trials, in their order, after running those that the folder `out` lacks.
+
+    They are without their masks, which are stored.
+    """
     return run_catalogs([(catalog, out)], retry_failed=retry_failed, listener=listener, command=command)[0]
 
 
@@ -143,8 +147,8 @@ class _Part:
         """The stored record of a trial, also under the name that it once had."""
         record, former = self.store.read(trial.identity), self.catalog.former_identity(trial)
         if record is None and former is not None:
-            return self.store.adopt(former, trial.identity, trial.configuration())
-        return record
+            record = self.store.adopt(former, trial.identity, trial.configuration())
+        return without_mask(record) if record else None
 
     def run(self) -> None:
         """Run what is missing."""
@@ -172,13 +176,13 @@ class _Part:
             except UnstorableError as error:
                 record = self.runner.failure(trial, error)
                 self.store.write(record)
-            self.records[trial.identity] = record
+            self.records[trial.identity] = without_mask(record)
             self.listener.finish(trial, record, seconds / len(cell))
 
     def found(self) -> list[Record]:
         """The records of all trials that have one, those that an earlier part has run, too."""
         for trial in self.left_to_others:
-            self.records[trial.identity] = self.store.read(trial.identity)
+            self.records[trial.identity] = self.read(trial)
         known = [identity for identity, record in self.records.items() if record is not None]
         if lost := [identity for identity in known if not self.store.holds(identity)]:
             logger.warning(
@@ -187,6 +191,11 @@ class _Part:
                 *(self.store.path, len(lost), len(known), lost[0]),
             )
         return [record for record in self.records.values() if record is not None]
+
+
+def without_mask(record: Record) -> Record:
+    """A record to be kept in memory, where masks of thousands of trials would be most of it."""
+    return dataclasses.replace(record, mask=None, whole_mask=None)
 
 
 def cells(missing: Sequence[Trial], lanes: Callable[[Trial], int]) -> Iterator[list[Trial]]:
