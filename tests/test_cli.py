@@ -257,7 +257,7 @@ def test_a_damaged_trial_is_named_set_aside_and_run_again(
 
 def test_an_interrupt_says_how_to_go_on_and_the_same_command_finishes() -> None:
     command = [sys.executable, "-m", "pai_bench", "run", "--models", "lenet-300-100", "--criteria", "snip,random"]
-    command += ["--seeds", "3", "--epochs", "30", "--device", "cpu"]
+    command += ["--seeds", "2", "--epochs", "8", "--device", "cpu"]
     # what runs in the background of a shell is deaf to interrupts, and so would be what it starts
     listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -269,13 +269,13 @@ def test_an_interrupt_says_how_to_go_on_and_the_same_command_finishes() -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=300)
     assert process.returncode == 130
-    assert "of 15 trials are stored in results; the same command runs the rest" in out
+    assert "of 10 trials are stored in results; the same command runs the rest" in out
     assert "Traceback" not in err
     stored = {path: path.read_bytes() for path in Path("results/trials").glob("*.json")}
-    assert 2 <= len(stored) < 15
+    assert 2 <= len(stored) < 10
     again = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"{len(stored)} of 15 trials are already stored" in again.stdout
-    assert len(pb.read_results("results")) == 15
+    assert f"{len(stored)} of 10 trials are already stored" in again.stdout
+    assert len(pb.read_results("results")) == 10
     assert all(path.read_bytes() == content for path, content in stored.items())
 
 

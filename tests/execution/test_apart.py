@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import pai_bench as pb
+from pai_bench import children
 from pai_bench.catalog import Inspection, resolve
 from pai_bench.execution.apart import Apart, prepared
 from pai_bench.execution.choice import choose
@@ -16,7 +17,7 @@ from pai_bench.execution.pool import Pool
 from pai_bench.runner import Runner
 from pai_bench.store import Record, Store
 from pai_bench.training.trainer import Engine
-from tests.execution.test_pool import named
+from tests.execution.test_pool import DIES, named
 
 NETS = """
 import ctypes
@@ -123,8 +124,12 @@ def test_trials_of_code_of_ones_own_run_in_another_process() -> None:
     assert {record.provenance["workers"] for record in records} == {1}
 
 
-def test_our_own_networks_run_in_this_process() -> None:
+def test_our_own_networks_are_inspected_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And run in it, where the criteria are ours, too; nothing is started for what is stored."""
     assert prepared(named(workers=1)).elsewhere is None
+    monkeypatch.setattr(children, "start", lambda *_: 1 // 0)
+    Path("mine.py").write_text(DIES.format(times=0))
+    assert prepared(named(criteria=["./mine.py:Dies"])).elsewhere is not None
 
 
 def test_what_another_process_cannot_read_is_inspected_here() -> None:
