@@ -94,7 +94,8 @@ def bca(x: NDArray[np.float64]) -> tuple[float, float]:
     jackknife, sum d^3 / (6 (sum d^2)^1.5), ends are the quantiles Phi(z0 + (z0 + z) / (1 - a (z0 + z))) of the means.
     """
     means, mean = shares(len(x)) @ x, x.mean()
-    below = (np.count_nonzero(means < mean) + np.count_nonzero(means <= mean)) / (2 * len(means))
+    above = np.round(means - mean, DIGITS)  # the means of the same values differ in their last digits
+    below = (np.count_nonzero(above < 0) + np.count_nonzero(above <= 0)) / (2 * len(means))
     z0 = special.ndtri(np.clip(below, 1 / (2 * RESAMPLES), 1 - 1 / (2 * RESAMPLES)))
     d = (x - mean) / (len(x) - 1)
     a = (d**3).sum() / (6 * (d**2).sum() ** 1.5)

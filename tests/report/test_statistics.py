@@ -254,3 +254,18 @@ def test_a_plain_bootstrap_would_not_hold_it() -> None:
     samples = draw.normal(size=(1000, 10))
     found = stats.bootstrap((samples,), np.mean, axis=1, n_resamples=999, rng=2, batch=100).confidence_interval
     assert np.mean((found.low <= 0) & (found.high >= 0)) < 0.92
+
+
+@pytest.mark.parametrize(("count", "ones"), [(10, 5), (10, 3), (20, 8), (30, 24)])
+def test_bootstrap_intervals_of_tied_values(count: int, ones: int) -> None:
+    """Zeros and ones: a resampled mean is binomial, and equals the mean in a good share of resamples, ties half."""
+    x, p = np.repeat([0.0, 1.0], [count - ones, ones]), ones / count
+    means = stats.binom(count, p)
+    z0 = stats.norm.ppf(means.cdf(ones - 1) + means.pmf(ones) / 2)
+    d = x - x.mean()
+    a = (d**3).sum() / (6 * (d**2).sum() ** 1.5)
+    z = z0 + np.array([-1, 1]) * math.sqrt(count / (count - 1)) * stats.t.ppf(1 - LEVEL / 2, count - 1)
+    expected = means.ppf(stats.norm.cdf(z0 + z / (1 - a * z))) / count
+    found = estimate(x)
+    assert found.kind == "BCa"
+    assert (found.low, found.high) == pytest.approx(tuple(expected), abs=0.4 / count)
