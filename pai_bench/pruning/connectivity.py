@@ -195,7 +195,7 @@ class Connections:
             effective_mask=Mask(effective),
             first_cut=None if connected else first_cut(reach),
             severed_shortcuts=severed(reach, carried),
-            log10_paths=self._paths(effective) if paths else None,
+            log10_paths=self._paths(effective) if paths and not reach.unknown else None,
             unknown=tuple(f"{name} in {module!r}" for name, module in reach.unknown.items()),
             computed=tuple(sorted(reach.computed)),
         )

@@ -285,3 +285,23 @@ def test_the_default_data_type_makes_no_difference(dtype: torch.dtype) -> None:
         torch.set_default_dtype(before)
     assert found.unknown == ()
     assert found.effective_sparsity == expected.effective_sparsity
+
+
+class Transformed(nn.Linear):
+    """Its weights are a Fourier transform of its parameter, which no rule knows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, torch.fft.fft(self.weight).real, self.bias)
+
+
+def test_an_unknown_operation_on_masked_weights_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """Everything that is kept may then reach everything."""
+    model = nn.Sequential(Transformed(3, 2), nn.Linear(2, 2))
+    mask = {"0.weight": torch.tensor([[True, False, False], [False] * 3]), "1.weight": torch.ones(2, 2).bool()}
+    found = pb.connectivity(model, pb.Mask(mask), torch.zeros(1, 3))
+    assert found.connected
+    assert [name.partition(" in ")[0] for name in found.unknown] == ["_fft_r2c"]
+    assert found.unknown[0].endswith("in '0'")
+    assert "_fft_r2c in '0' is taken to pass everything to everything" in caplog.text
+    assert found.effective_mask["0.weight"].equal(mask["0.weight"])
+    assert found.log10_paths is None
