@@ -1,0 +1,265 @@
+"""Do the tests notice when the code is wrong? Small random changes of the code, one at a time, and who catches them.
+
+    python -m benchmarks.mutations --number 150 --seed 1 --out mutations.md
+
+Each change is made in a copy of the project, where those tests run, fastest first, that reach the function that it is
+in (`benchmarks.reached`, written once to ``--reached``), and those of the test file named like the module; ``--whole``
+lets all other default tests run where these find nothing. Tests that take several times as long as usual have found
+the change, too. What survives is a gap in the tests, or changes nothing that could be seen: that is for a reader to
+say.
+"""
+
+import argparse
+import ast
+import compileall
+import fnmatch
+import json
+import os
+import queue
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from py_compile import PycInvalidationMode
+
+from benchmarks.reached import FOLDERS, Reached
+
+ROOT = Path(__file__).parents[1]
+LEFT_OUT = (".*", "__pycache__", "results", "reports", "build", "dist")
+
+COMPARED: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
+    ast.Lt: (ast.LtE, ast.GtE),
+    ast.LtE: (ast.Lt, ast.Gt),
+    ast.Gt: (ast.GtE, ast.LtE),
+    ast.GtE: (ast.Gt, ast.Lt),
+    ast.Eq: (ast.NotEq,),
+    ast.NotEq: (ast.Eq,),
+    ast.Is: (ast.IsNot,),
+    ast.IsNot: (ast.Is,),
+    ast.In: (ast.NotIn,),
+    ast.NotIn: (ast.In,),
+}
+OPERATORS: dict[type[ast.operator], type[ast.operator]] = {ast.Add: ast.Sub, ast.Sub: ast.Add}
+OPERATORS |= {ast.Mult: ast.Div, ast.Div: ast.Mult}
+
+
+@dataclass(frozen=True)
+class Change:
+    """Bytes `start` to `end` of a `file` become `new`; `function` is the qualified name of the one that they are in."""
+
+    file: str
+    line: int
+    start: int
+    end: int
+    old: str
+    new: str
+    function: str
+
+    def apply(self, source: bytes) -> bytes:
+        """The source with the change made."""
+        return source[: self.start] + self.new.encode() + source[self.end :]
+
+    def __str__(self) -> str:
+        return " ".join(f"{self.old} -> {self.new}".split())
+
+
+def changed(node: ast.AST) -> Iterator[str]:
+    """What could stand in the place of a node. Messages, which are strings, stay as they are."""
+    match node:
+        case ast.Compare(left, [op], comparators):
+            yield from (ast.unparse(ast.Compare(left, [other()], comparators)) for other in COMPARED[type(op)])
+        case ast.BinOp(left, op, right) if type(op) in OPERATORS and not isinstance(left, (ast.JoinedStr, ast.List)):
+            yield ast.unparse(ast.BinOp(left, OPERATORS[type(op)](), right))
+        case ast.BoolOp(op, values):
+            yield ast.unparse(ast.BoolOp(ast.Or() if isinstance(op, ast.And) else ast.And(), values))
+        case ast.UnaryOp(ast.Not(), operand):
+            yield f"({ast.unparse(operand)})"
+        case ast.UnaryOp(ast.USub(), operand):
+            yield f"+{ast.unparse(operand)}"
+        case ast.Constant(bool() as value):
+            yield str(not value)
+        case ast.Constant(int() | float() as value):
+            yield str(value + 1)
+        case (
+            ast.Expr(ast.Call())
+            | ast.AugAssign()
+            | ast.Assign([ast.Attribute() | ast.Subscript()])
+            | ast.Raise()
+            | ast.Continue()
+        ):
+            yield "pass"
+
+
+def changes(file: str, source: bytes) -> Iterator[Change]:
+    """Every change of a file, in order."""
+    lines = [0]
+    for line in source.splitlines(keepends=True):
+        lines.append(lines[-1] + len(line))
+
+    def at(node: ast.AST, function: str, texts: Iterator[str]) -> Iterator[Change]:
+        if (line := getattr(node, "lineno", None)) is None:
+            return
+        start = lines[line - 1] + node.col_offset  # type: ignore[attr-defined]
+        end = lines[node.end_lineno - 1] + node.end_col_offset  # type: ignore[attr-defined]
+        for new in texts:
+            yield Change(file, line, start, end, source[start:end].decode(), new, function)
+
+    def visit(node: ast.AST, function: str, scope: str) -> Iterator[Change]:
+        yield from at(node, function, changed(node))
+        if isinstance(node, (ast.If, ast.While, ast.IfExp)) and not isinstance(node.test, (ast.Compare, ast.UnaryOp)):
+            yield from at(node.test, function, iter([f"not ({ast.unparse(node.test)})"]))
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            name = f"{scope}{node.name}"
+            inner = (name, f"{name}.<locals>.") if isinstance(node, ast.FunctionDef) else (function, f"{name}.")
+        for field, value in ast.iter_fields(node):
+            if field in ("annotation", "returns") or isinstance(value, ast.JoinedStr):
+                continue
+            for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, ast.AST) and not isinstance(child, ast.JoinedStr):
+                    within = inner if field == "body" and isinstance(node, (ast.FunctionDef, ast.ClassDef)) else None
+                    yield from visit(child, *(within or (function, scope)))
+
+    yield from visit(ast.parse(source), "", "")
+
+
+def draw(root: Path, number: int, seed: int, pattern: str = "*") -> list[Change]:
+    """Some of all changes of the files, by chance, by file and line."""
+    files = sorted(path for folder in FOLDERS for path in (root / folder).rglob("*.py"))
+    names = [path.relative_to(root).as_posix() for path in files]
+    every = [
+        change
+        for name in names
+        if fnmatch.fnmatch(name, pattern)
+        for change in changes(name, (root / name).read_bytes())
+    ]
+    drawn = random.Random(seed).sample(range(len(every)), min(number, len(every)))
+    return [every[place] for place in sorted(drawn)]
+
+
+def concerned_by(change: Change, reached: Reached) -> list[str]:
+    """The tests that reach the function, or anything of the file where it is in none, and those named like the module;
+    fastest first.
+    """
+    place, named = f"{change.file}:{change.function}", f"test_{Path(change.file).stem}.py"
+    found = [
+        test
+        for test, facts in reached.items()
+        if (place in facts["functions"] if change.function else any(f.startswith(place) for f in facts["functions"]))
+        or test.partition("::")[0].endswith(f"/{named}")
+    ]
+    return sorted(found, key=lambda test: float(reached[test]["seconds"]))
+
+
+def pytest(tree: Path, arguments: Sequence[str], limit: float | None = None) -> tuple[int | None, str]:
+    """The exit code of pytest in a tree, None where it takes longer than the limit, and the last lines that it says."""
+    path = os.pathsep.join(map(str, (tree, tree / "criteria")))
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=no", *arguments]
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
+        process = subprocess.Popen(
+            command, cwd=tree, env=environment, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            code: int | None = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:  # what the tests have started, too
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        said.seek(0)
+        return code, said.read()[-2000:]
+
+
+def judge(change: Change, tree: Path, reached: Reached, *, whole: bool = False) -> str:
+    """The test that catches a change in a tree; empty where it survives. The tree is left as it was."""
+    file = tree / change.file
+    source = file.read_bytes()
+    concerned = concerned_by(change, reached)
+    others = [test for test in reached if test not in set(concerned)] if whole else []
+    file.write_bytes(change.apply(source))
+    try:
+        for tests in filter(None, (concerned, others)):
+            seconds = sum(float(reached[test]["seconds"]) for test in tests)
+            code, said = pytest(tree, ["-x", *tests], limit=60 + 5 * seconds)
+            if code is None:
+                return "time limit"
+            if code:
+                failed = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
+                return failed[0].split(" ")[1] if failed else "nothing can be imported"
+    finally:
+        file.write_bytes(source)
+    return ""
+
+
+def copied(to: str) -> Path:
+    """A copy of the project, whose compiled files hold whatever the clock says."""
+    tree = Path(shutil.copytree(ROOT, Path(to) / "tree", ignore=shutil.ignore_patterns(*LEFT_OUT)))
+    for folder in FOLDERS:
+        compileall.compile_dir(tree / folder, quiet=1, invalidation_mode=PycInvalidationMode.CHECKED_HASH)
+    return tree
+
+
+def table(rows: Sequence[tuple[Change, str]]) -> str:
+    """What was changed and who has caught it, survivors first."""
+    survived = sum(not caught for _, caught in rows)
+    lines = [f"{len(rows)} changes: {len(rows) - survived} caught, {survived} survived", ""]
+    lines += ["| file | line | change | caught by |", "| --- | ---: | --- | --- |"]
+    for change, caught in sorted(rows, key=lambda row: (bool(row[1]), row[0].file, row[0].line)):
+        text = str(change).replace("|", "\\|")
+        lines.append(f"| {change.file} | {change.line} | `{text}` | {caught or '**survived**'} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser("python -m benchmarks.mutations", description=__doc__.partition("\n")[0])
+    parser.add_argument("--seed", type=int, default=0, help="which changes are drawn (default: 0)")
+    parser.add_argument("--number", type=int, default=150, help="how many changes (default: 150)")
+    parser.add_argument("--files", metavar="PATTERN", default="*", help="only of these, such as pai_bench/store/*")
+    parser.add_argument("--jobs", type=int, default=1, help="how many changes are tried at once (default: 1)")
+    parser.add_argument("--whole", action="store_true", help="try all default tests before a change counts as survived")
+    parser.add_argument("--reached", type=Path, default=Path("reached.json"), help="made by a first run if missing")
+    parser.add_argument("--out", type=Path, help="where the table goes (default: standard output)")
+    options = parser.parse_args(arguments)
+    drawn = draw(ROOT, options.number, options.seed, options.files)
+    if not options.reached.is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            print("a first run, without changes", file=sys.stderr)
+            pytest(copied(folder), ["-p", "benchmarks.reached", "--reached", str(options.reached.absolute())])
+    reached: Reached = json.loads(options.reached.read_text(encoding="utf-8"))
+    trees: queue.SimpleQueue[Path] = queue.SimpleQueue()
+    rows: list[tuple[Change, str]] = []
+
+    def tried(change: Change) -> tuple[Change, str]:
+        tree = trees.get()
+        try:
+            return change, judge(change, tree, reached, whole=options.whole)
+        finally:
+            trees.put(tree)
+
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.jobs) as pool:
+        for place in range(options.jobs):
+            trees.put(copied(f"{folder}/{place}"))
+        start = time.monotonic()
+        for future in as_completed([pool.submit(tried, change) for change in drawn]):
+            change, caught = future.result()
+            rows.append((change, caught))
+            left = (time.monotonic() - start) / len(rows) * (len(drawn) - len(rows)) / 60
+            where = f"{change.file}:{change.line}: {change}"
+            print(f"{len(rows)} of {len(drawn)}, {left:.0f} min left: {caught or 'SURVIVED'}: {where}", file=sys.stderr)
+    if options.out is None:
+        print(table(rows))
+    else:
+        options.out.write_text(table(rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Random changes of the code: what is changed and what never is, which tests are asked, and who survives."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchmarks import mutations
+from benchmarks.mutations import Change, changes, concerned_by, draw, judge, table
+from benchmarks.reached import Reached
+
+SOURCE = b'''"""Docstring 1 < 2."""
+
+LIMIT: "Literal[1, 2]" = 3
+
+
+class Sums:
+    def least(self, a: int = 0, b: float = -1.5) -> "int":
+        """Less than 3."""
+        if a < b and not self:
+            raise ValueError(f"{a + 1} is too small \xc3\xa4")
+        return a + b if a else LIMIT
+
+    def note(self, flag=True):
+        self.seen += 1
+        print(flag)
+'''
+
+
+def test_what_is_changed_and_what_is_not() -> None:
+    found = [(change.line, change.function, str(change)) for change in changes("a.py", SOURCE)]
+    assert found == [
+        (3, "", "3 -> 4"),
+        (7, "", "0 -> 1"),
+        (7, "", "-1.5 -> +1.5"),
+        (7, "", "1.5 -> 2.5"),
+        (9, "Sums.least", "a < b and not self -> not (a < b and (not self))"),
+        (9, "Sums.least", "a < b and not self -> a < b or not self"),
+        (9, "Sums.least", "a < b -> a <= b"),
+        (9, "Sums.least", "a < b -> a >= b"),
+        (9, "Sums.least", "not self -> (self)"),
+        (10, "Sums.least", 'raise ValueError(f"{a + 1} is too small ä") -> pass'),
+        (11, "Sums.least", "a -> not (a)"),
+        (11, "Sums.least", "a + b -> a - b"),
+        (13, "", "True -> False"),
+        (14, "Sums.note", "self.seen += 1 -> pass"),
+        (14, "Sums.note", "1 -> 2"),
+        (15, "Sums.note", "print(flag) -> pass"),
+    ]
+
+
+def test_nothing_else_of_the_source_is_touched() -> None:
+    for change in changes("a.py", SOURCE):
+        lines = change.apply(SOURCE).splitlines()
+        differ = [i for i, (one, other) in enumerate(zip(lines, SOURCE.splitlines(), strict=True), 1) if one != other]
+        assert differ == [change.line]
+        compile(change.apply(SOURCE), "a.py", "exec")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A project of one function, and two tests of it, of which one sees little."""
+    files = {
+        "pai_bench/__init__.py": "",
+        "pai_bench/most.py": "def most(a, b):\n    return a if a > b else b\n\n\ndef idle():\n    return 1\n",
+        "tests/test_some.py": "from pai_bench.most import most\n\n\ndef test_one():\n    assert most(1, 2) == 2\n\n\n"
+        "def test_two():\n    assert most(2, 1) > 0\n\n\ndef test_none():\n    pass\n",
+        "pyproject.toml": "",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    (tmp_path / "benchmarks").mkdir()
+    for name in ("__init__.py", "reached.py"):
+        shutil.copy(Path(mutations.__file__).with_name(name), tmp_path / "benchmarks")
+    return tmp_path
+
+
+def test_a_survivor_is_reported_and_the_tree_left_as_it_was(tree: Path) -> None:
+    plugin = ["-p", "benchmarks.reached", "--reached", str(tree / "reached.json")]
+    assert mutations.pytest(tree, plugin)[0] == 0
+    reached: Reached = json.loads((tree / "reached.json").read_text())
+    assert {name: facts["functions"] for name, facts in reached.items()} == {
+        "tests/test_some.py::test_one": ["pai_bench/most.py:most"],
+        "tests/test_some.py::test_two": ["pai_bench/most.py:most"],
+        "tests/test_some.py::test_none": [],
+    }
+    source = (tree / "pai_bench" / "most.py").read_bytes()
+    drawn = draw(tree, 99, 0)
+    assert [str(change) for change in drawn] == ["a > b -> a >= b", "a > b -> a <= b", "1 -> 2"]
+    rows = [(change, judge(change, tree, reached)) for change in drawn]
+    assert [caught.partition("::")[2] for _, caught in rows] == ["", "test_one", ""]
+    assert (tree / "pai_bench" / "most.py").read_bytes() == source
+    assert table(rows).splitlines() == [
+        "3 changes: 1 caught, 2 survived",
+        "",
+        "| file | line | change | caught by |",
+        "| --- | ---: | --- | --- |",
+        "| pai_bench/most.py | 2 | `a > b -> a >= b` | **survived** |",
+        "| pai_bench/most.py | 6 | `1 -> 2` | **survived** |",
+        "| pai_bench/most.py | 2 | `a > b -> a <= b` | tests/test_some.py::test_one |",
+    ]
+
+
+def test_which_tests_are_asked() -> None:
+    reached: Reached = {
+        "tests/test_x.py::test_slow": {"seconds": 2.0, "functions": ["pai_bench/a.py:f"]},
+        "tests/test_x.py::test_quick": {"seconds": 1.0, "functions": ["pai_bench/a.py:f", "pai_bench/a.py:g"]},
+        "tests/test_a.py::test_named": {"seconds": 3.0, "functions": []},
+        "tests/test_y.py::test_other": {"seconds": 0.0, "functions": ["pai_bench/ab.py:f"]},
+    }
+
+    def asked(function: str) -> list[str]:
+        change = Change("pai_bench/a.py", 1, 0, 1, "1", "2", function)
+        return [name.partition("::test_")[2] for name in concerned_by(change, reached)]
+
+    assert asked("f") == ["quick", "slow", "named"]
+    assert asked("g") == ["quick", "named"]
+    assert asked("") == ["quick", "slow", "named"]
+
+
+def test_the_same_seed_draws_the_same(tree: Path) -> None:
+    assert draw(tree, 2, 1) == draw(tree, 2, 1)
+    assert len({tuple(draw(tree, 2, seed)) for seed in range(20)}) == 3
+    assert not draw(tree, 2, 1, "criteria/*")
