@@ -13,6 +13,7 @@ import pai_bench as pb
 from pai_bench.catalog import resolve
 from pai_bench.pruning import prunable_parameters
 from pai_bench.pruning.guard import score_masked
+from pai_bench.registry import CRITERIA
 
 Array = npt.NDArray[np.float64]
 
@@ -162,3 +163,47 @@ def test_results_of_one_cut_keep_their_identity() -> None:
     assert several.criterion is not None
     assert (one.criterion.revision, several.criterion.revision) == (1, 2)
     assert "gradient" not in dict(one.criterion.options)
+
+
+def test_published_defaults() -> None:
+    """Schedule, scope and batch norm of every criterion, as the papers and their codes have them."""
+    criteria = {name: pb.get_criterion(name) for name in sorted(plugin.name for plugin in CRITERIA.plugins())}
+    assert {name: (str(one.schedule), one.scope, one.bn) for name, one in criteria.items()} == {
+        "er": ("one-shot", "quota", "eval"),
+        "erk": ("one-shot", "quota", "eval"),
+        "force": ("exponential:steps=60:returns=true", "global", "train"),
+        "grasp": ("one-shot", "global", "train"),
+        "iter-snip": ("exponential:steps=60", "global", "train"),
+        "magnitude": ("one-shot", "global", "eval"),
+        "random": ("one-shot", "global", "eval"),
+        "snip": ("one-shot", "global", "eval"),
+        "snip-it": ("halving:steps=5", "global", "eval"),
+        "synflow": ("exponential:steps=100", "global", "eval"),
+    }
+    assert pb.get_criterion("grasp").temperature == 200  # type: ignore[attr-defined]
+
+
+def test_grasp_by_halves_is_its_own_code() -> None:
+    """Sorted by class and cut in two: with batch norm in training mode, each half has statistics of its own."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2)).double()
+    batch = pb.Batch(torch.randn(8, 3, dtype=torch.float64), torch.tensor([1, 0, 0, 1, 1, 0, 1, 0]))
+    found = pb.get_criterion("grasp:halves=true:temperature=1").score(model, batch)
+    order = [1, 2, 5, 7, 0, 3, 4, 6]
+    by_class = pb.Batch(batch.inputs[order], batch.targets[order], batches=2)
+    expected = pb.get_criterion("grasp:temperature=1").score(model, by_class)
+    whole = pb.get_criterion("grasp:temperature=1").score(model, batch)
+    for name, score in expected.items():
+        torch.testing.assert_close(found[name], score, rtol=1e-12, atol=0)
+        assert not torch.allclose(whole[name], score, rtol=1e-3)
+
+
+def test_what_halves_do_not_go_with() -> None:
+    with pytest.raises(pb.UserError, match="halves sums gradients of parts of a batch"):
+        pb.get_criterion("grasp:halves=true:accumulate=score")
+    model, batch = example()
+    with pytest.raises(pb.UserError, match="divides one score batch by class; it has 3"):
+        pb.get_criterion("grasp:halves=true").score(model, pb.Batch(batch.inputs, batch.targets, batches=3))
+    rows = pb.Batch(batch.inputs, torch.rand(9, 4), loss=nn.functional.mse_loss)
+    with pytest.raises(pb.UserError, match="sorts by class, but the targets are no class indices"):
+        pb.get_criterion("grasp:halves=true").score(model, rows)

@@ -194,3 +194,71 @@ def test_the_option_is_left_out_of_identities() -> None:
     sweep = pb.Sweep(criteria=["synflow"], sparsities=[0.5], seeds=1)
     (_, trial) = resolve(sweep).trials
     assert "output" not in dict(trial.configuration()["criterion"]["options"])
+
+
+def test_statistics_and_scales_by_hand() -> None:
+    """Every parameter and buffer by its absolute value: W = [[1, -2], [3, 1]] brings 3 and 4 from two ones.
+
+    (3 - |-1|) / 2 = 1 and (4 - 2) / 2 = 1, times |gamma| = 3, 2, plus |beta| = 0.5: 3.5 and 2.5 meet v = [2, 1].
+    """
+    norm = nn.BatchNorm1d(2)
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), norm, nn.ReLU(), nn.Linear(2, 1, bias=False)).double().eval()
+    with torch.no_grad():
+        model.get_parameter("0.weight").copy_(torch.tensor([[1.0, -2.0], [3.0, 1.0]]))
+        model.get_parameter("3.weight").copy_(torch.tensor([[2.0, -1.0]]))
+        norm.weight.copy_(torch.tensor([-3.0, 2.0]))
+        norm.bias.copy_(torch.tensor([0.5, -0.5]))
+        model.get_buffer("1.running_mean").copy_(torch.tensor([-1.0, 2.0]))
+        model.get_buffer("1.running_var").fill_(4 - norm.eps)
+    found = pb.get_criterion("synflow").score(model, pb.Batch(torch.zeros(1, 2), torch.tensor([0])))
+    # |w| gamma / 2 v: the first row times 3 / 2 * 2, the second times 2 / 2 * 1
+    assert found["0.weight"].flatten().tolist() == pytest.approx([3, 6, 3, 1], rel=1e-12)
+    assert found["3.weight"].flatten().tolist() == pytest.approx([7, 2.5], rel=1e-12)
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(2), nn.GroupNorm(1, 2), nn.GroupNorm(2, 2), nn.RMSNorm(2)])
+def test_normalisation_of_an_example_scales_by_gamma(norm: nn.Module) -> None:
+    """W brings 3 and 4 from two ones, |gamma| = 3, 2 makes 9 and 8 of them, and v = [2, 1] is behind it."""
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), norm, nn.Linear(2, 1, bias=False))
+    with torch.no_grad():
+        model.get_parameter("0.weight").copy_(torch.tensor([[1.0, -2.0], [3.0, 1.0]]))
+        model.get_parameter("1.weight").copy_(torch.tensor([-3.0, 2.0]))
+        model.get_parameter("2.weight").copy_(torch.tensor([[2.0, -1.0]]))
+    found = pb.get_criterion("synflow").score(model, pb.Batch(torch.zeros(1, 2), torch.tensor([0])))
+    assert found["0.weight"].flatten().tolist() == pytest.approx([6, 12, 6, 2], rel=1e-12)
+    assert found["2.weight"].flatten().tolist() == pytest.approx([18, 8], rel=1e-12)
+
+
+def narrow(layers: int) -> nn.Sequential:
+    """A chain of one unit a layer, which multiplies by 8: it is rescaled from the hundredth layer on."""
+    model = nn.Sequential(*(nn.Linear(1, 1) for _ in range(layers))).double()
+    for i, parameter in enumerate(model.parameters()):  # weight and bias by turns
+        nn.init.constant_(parameter, 8.0 if i % 2 == 0 else 0.0)
+    return model
+
+
+def of_first_and_last(model: nn.Sequential) -> tuple[float, float]:
+    found = list(pb.get_criterion("synflow").score(model, pb.Batch(torch.ones(1, 1), torch.tensor([0]))).values())
+    return float(found[0].sum()), float(found[-1].sum())
+
+
+def test_a_bias_with_a_zero_is_scaled_along_a_rescaled_chain() -> None:
+    """Two units in the middle of it: the flow is 8**301 = 2**903 in both, and 2**898 is added to one of them."""
+    wide, back = nn.Linear(1, 2).double(), nn.Linear(2, 1, bias=False).double()
+    for weight in (wide.weight, back.weight):
+        nn.init.constant_(weight, 8.0)
+    with torch.no_grad():
+        wide.bias.copy_(torch.tensor([0.0, 2.0**898], dtype=torch.float64))
+    first, last = of_first_and_last(nn.Sequential(*narrow(300), wide, back, *narrow(98)))
+    assert last / first == pytest.approx(1 + 2.0**-6, rel=1e-12)  # of 2 * 2**903, 2**898 is 2**-6
+
+
+def test_a_running_mean_is_scaled_along_a_rescaled_chain() -> None:
+    """The flow there is 8**301 = 2**903, of which batch norm takes 2**898 away."""
+    norm = nn.BatchNorm1d(1).double()
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.running_mean.fill_(-(2.0**898))
+    norm.running_var.fill_(1 - norm.eps)
+    first, last = of_first_and_last(nn.Sequential(*narrow(301), norm, *narrow(99)))
+    assert last / first == pytest.approx(1 - 2.0**-5, rel=1e-12)
