@@ -302,3 +302,25 @@ def test_what_another_process_stored_meanwhile_is_not_run_again() -> None:
 def test_a_loss_that_explodes_in_the_last_step_is_a_failure() -> None:
     frame = pb.run(sweep(epochs=1, batch_size=240, learning_rate=1e38, seeds=1), out="r")
     assert frame.error.str.contains("diverged at step 1: the test loss after it").all()
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.5])
+def test_two_seeds_draw_different_dropout(probability: float) -> None:
+    """Weights and the only batch are the same for all seeds, and so are the results without dropout."""
+
+    class Drops(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            kept = nn.functional.dropout(torch.ones(5), probability, self.training)
+            return super().forward(x * kept)
+
+    def dropping(shape: tuple[int, ...], classes: int) -> nn.Module:
+        model = Drops(shape[0], classes)
+        with torch.no_grad():
+            model.weight.copy_(torch.linspace(-1, 1, model.weight.numel()).view_as(model.weight))
+            model.bias.zero_()
+        return model
+
+    frame = pb.run(sweep(models=[dropping], sparsities=[0.0], batch_size=240, learning_rate=0.1), out="r")
+    one, other = (frame[frame.seed == seed].test_loss for seed in (0, 1))
+    assert one.nunique() == other.nunique() == 1  # the same for dense, snip and random
+    assert (abs(one.iloc[0] - other.iloc[0]) < 1e-5) == (probability == 0)

@@ -1,5 +1,6 @@
 """Networks side by side in one program: to the bit what each would be alone, on a processor."""
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -151,3 +152,22 @@ def test_branches_on_a_gpu_are_their_networks_alone(name: str) -> None:
     for one, other in zip(alone, together, strict=True):
         for (key, a), (_, b) in zip(one.state_dict().items(), other.state_dict().items(), strict=True):
             assert torch.equal(a, b), key
+
+
+@pytest.mark.parametrize("together", ["stacked", "branches"])
+@pytest.mark.parametrize("clip", [None, 0.02])
+def test_a_frozen_layer_stays_as_it_is_in_all_networks(together: Any, clip: float | None) -> None:
+    data, protocol = images((1, 2, 3)), dataclasses.replace(PROTOCOL, clip_norm=clip)
+    torch.manual_seed(0)
+    alone = [nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)) for _ in range(COUNT)]
+    for model in alone:
+        model[1].requires_grad_(False)
+    before, mates = copy.deepcopy(alone), copy.deepcopy(alone)
+    for i, model in enumerate(alone):
+        train(model, data, protocol, seed=i)
+    orders = [Order(i) for i in range(COUNT)]
+    train_together(mates, data, protocol, masks=[None] * COUNT, orders=orders, engine=Engine(together=together))
+    for one, other, old in zip(alone, mates, before, strict=True):
+        for (key, a), b, c in zip(one.named_parameters(), other.parameters(), old.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=key)
+            assert torch.equal(b, c) == key.startswith("1.")

@@ -86,3 +86,63 @@ def test_what_a_sweep_says_of_the_training_set_comes_before_the_protocol() -> No
 def test_mistakes(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(pb.UserError, match=message):
         dataclasses.replace(get_protocol("short"), **changes)
+
+
+STEPS = {"lr_schedule": "steps", "milestones": (0.25, 0.5, 0.75)}
+CIFAR = {"batch_size": 128, "learning_rate": 0.1, "lr_schedule": "steps", "augmentation": "flip-crop"}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    # Lee et al. 2019, section 5: SGD with momentum 0.9, batch 100 or 128, rate 0.1, decay 0.0005
+    "snip-mnist": {"iterations": 100_000, "batch_size": 100, "learning_rate": 0.1, "train_fraction": 0.9} | STEPS,
+    "snip-mnist-code": {
+        **{"iterations": 10_000, "batch_size": 100, "learning_rate": 0.1, "momentum": 0.0, "train_fraction": 0.9},
+        "lr_schedule": "constant",
+    },
+    "snip-mnist-adam": {
+        **{"iterations": 100_000, "batch_size": 100, "learning_rate": 0.001, "weight_decay": 0.0},
+        **{"optimizer": "adam", "train_fraction": 0.9, **STEPS},
+    },
+    "snip-cifar": CIFAR | {"iterations": 150_000, "milestones": (0.2, 0.4, 0.6, 0.8), "train_fraction": 0.9},
+    # Verdenius et al. 2020: 80 epochs of Adam
+    "snip-it": {
+        **{"epochs": 80, "batch_size": 512, "learning_rate": 0.002, "weight_decay": 0.00005, "clip_norm": 10.0},
+        **{"optimizer": "adam", "lr_schedule": "constant", "augmentation": "flip-0.2"},
+    },
+    # Tanaka et al. 2020, appendix: 160 epochs, drops at 60 and 120, Nesterov, decay 0.0001
+    "synflow-cifar": CIFAR | {"epochs": 160, "milestones": (0.375, 0.75), "nesterov": True, "weight_decay": 0.0001},
+    # Frankle et al. 2021, appendix: 160 epochs, drops at 80 and 120, decay 0.0001
+    "openlth-resnet20": CIFAR | {"epochs": 160, "milestones": (0.5, 0.75), "weight_decay": 0.0001},
+}
+USUAL: dict[str, Any] = {
+    **{"epochs": 0, "momentum": 0.9, "weight_decay": 0.0005, "gamma": 0.1, "iterations": None, "optimizer": "sgd"},
+    **{"nesterov": False, "augmentation": "none", "clip_norm": None, "budget": 1.0, "precision": "fp32"},
+    **{"train_fraction": 1.0, "milestones": ()},
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_number_of_the_published_ones(name: str) -> None:
+    assert dataclasses.asdict(get_protocol(name)) == USUAL | PUBLISHED[name] | {"name": name}
+
+
+def test_our_own_ones() -> None:
+    """Stored results carry their numbers: another number is another protocol."""
+    keys = ("epochs", "batch_size", "learning_rate", "weight_decay", "momentum", "optimizer", "lr_schedule")
+    ours = {name: [getattr(p, key) for key in keys] for name, p in PROTOCOLS.items() if name not in PUBLISHED}
+    assert ours == {
+        "short-adam": [10, 32, 0.005, 0.0, 0.9, "adam", "one-cycle"],
+        "short-adam-bn": [2, 32, 0.002, 0.0, 0.9, "adam", "one-cycle"],
+        "short": [10, 32, 0.02, 0.0005, 0.9, "sgd", "one-cycle"],
+        "short-bn": [2, 32, 0.02, 0.0005, 0.9, "sgd", "one-cycle"],
+        "quick": [1, 100, 0.05, 0.0005, 0.9, "sgd", "one-cycle"],
+    }
+
+
+def test_rates_by_hand() -> None:
+    """Of four steps: up for one, down for three, each at its middle; half a cosine; tenfold drops."""
+    cycle = Protocol(name="", epochs=1, batch_size=1, learning_rate=0.8)
+    # middles 1/8, 3/8, 5/8, 7/8: 1/8 of 1/4 is 1/2; (1 - 3/8) / (3/4) = 5/6; 3/6; 1/6
+    assert [cycle.rate(i, 4) for i in range(4)] == pytest.approx([0.4, 0.8 * 5 / 6, 0.4, 0.8 / 6])
+    cosine = dataclasses.replace(cycle, lr_schedule="cosine")
+    assert [cosine.rate(i, 4) for i in range(4)] == pytest.approx([0.8, 0.4 + 0.4 / 2**0.5, 0.4, 0.4 - 0.4 / 2**0.5])
+    constant = dataclasses.replace(cycle, lr_schedule="constant")
+    assert [constant.rate(i, 4) for i in range(4)] == [0.8] * 4

@@ -219,3 +219,26 @@ def test_what_a_graph_would_not_repeat_is_seen(change: str) -> None:
     assert beside_tensors(module, attributes=True) == before
     module(torch.ones(1, 2))
     assert (beside_tensors(module, attributes=True) == before) == (change == "in place")
+
+
+@pytest.mark.parametrize("clip", [None, 0.05])
+@pytest.mark.parametrize("keys", [{"nesterov": True, "momentum": 0.8}, {"momentum": 0.8}, {"momentum": 0.0}])
+def test_steps_of_sgd_are_those_of_torch(keys: dict[str, Any], clip: float | None) -> None:
+    """In float64, with decay and another learning rate in every step, clipped or not."""
+    torch.manual_seed(0)
+    one = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    other = copy.deepcopy(one)
+    protocol = Protocol(name="", epochs=1, batch_size=6, learning_rate=1.0, weight_decay=0.1, clip_norm=clip, **keys)
+    step, theirs = steps.Step(Alone(one), protocol), torch.optim.SGD(other.parameters(), weight_decay=0.1, **keys)
+    for rate in (0.1, 0.3, 0.05, 0.2):
+        inputs, targets = torch.randn(6, 4, dtype=torch.float64), torch.randint(0, 3, (6,))
+        theirs.zero_grad()
+        loss = nn.functional.cross_entropy(other(inputs), targets)
+        loss.backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(other.parameters(), clip)
+        theirs.param_groups[0]["lr"] = rate
+        theirs.step()
+        assert step(inputs[None], targets[None], rate).item() == pytest.approx(loss.item(), rel=1e-12)
+        for mine, weight in zip(one.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(mine, weight, rtol=1e-12, atol=1e-14)
