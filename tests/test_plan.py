@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from pai_bench.catalog import resolve
 from pai_bench.errors import UserError
 from pai_bench.identity import stream
 from pai_bench.plan import Choice, Sweep, Trial, expand
+from pai_bench.registry import CRITERIA
 from pai_bench.training.protocol import PROTOCOLS, get_protocol
 
 SHORT = PROTOCOLS["short"]
@@ -142,3 +144,37 @@ def test_seeds_are_a_number_or_a_list(given: Any, seeds: list[int]) -> None:
 def test_mistakes_in_seeds(given: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Sweep(seeds=given)
+
+
+def test_a_variant_is_in_the_name_of_a_trial() -> None:
+    shuffled = trial(variant="shuffle")
+    assert shuffled.method == "snip + shuffle"
+    assert shuffled.identity.startswith("digits-lenet-5-caffe-snip_shuffle-0.95-s0-")
+    assert shuffled.identity != trial().identity
+    assert (trial().method, trial(criterion=None, sparsity=0.0).method) == ("snip", "dense")
+
+
+IDENTITIES = {
+    "dense": "digits-lenet-300-100-dense-0-s0-bc48ac4499ad",
+    "er": "digits-lenet-300-100-er-0.9-s0-881a99c38d22",
+    "erk": "digits-lenet-300-100-erk-0.9-s0-f84ecbe92d8b",
+    "force": "digits-lenet-300-100-force-0.9-s0-0a23280b8cce",
+    "grasp": "digits-lenet-300-100-grasp-0.9-s0-3b18f97d55b4",
+    "iter-snip": "digits-lenet-300-100-iter-snip-0.9-s0-0827b7a72e07",
+    "magnitude": "digits-lenet-300-100-magnitude-0.9-s0-ef408ed87b37",
+    "random": "digits-lenet-300-100-random-0.9-s0-23bd33fd507d",
+    "snip": "digits-lenet-300-100-snip-0.9-s0-f0619be08974",
+    "snip-it": "digits-lenet-300-100-snip-it-0.9-s0-31eb241dfc61",
+    "synflow": "digits-lenet-300-100-synflow-0.9-s0-2d66dabd7f42",
+    "snip + shuffle": "digits-lenet-300-100-snip_shuffle-0.9-s0-a57562f5bd7c",
+    "snip + reinit": "digits-lenet-300-100-snip_reinit-0.9-s0-79f1d59b7440",
+    "snip + quota:erk": "digits-lenet-300-100-snip_quota_erk-0.9-s0-ce229828a363",
+}
+
+
+def test_identities_of_all_criteria_are_pinned() -> None:
+    """Results are found again by these names, options that came later left out."""
+    keys: dict[str, Any] = {"models": ["lenet-300-100"], "sparsities": [0.9], "seeds": 1, "protocol": "short"}
+    trials = resolve(Sweep(criteria=sorted(plugin.name for plugin in CRITERIA.plugins()), **keys)).trials
+    variants = resolve(Sweep(criteria=["snip"], variants=["shuffle", "reinit", "quota:erk"], **keys)).trials[1:]
+    assert {trial.method: trial.identity for trial in (*trials, *variants)} == IDENTITIES

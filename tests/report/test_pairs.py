@@ -258,3 +258,34 @@ def test_a_full_report_is_the_same_byte_for_byte(tmp_path: Path, suffix: str) ->
     for expected in ("## In short", "### Cost", "## Ranks", "Friedman's test", "## What limits these conclusions"):
         assert expected in text
     assert text.index("## In short") < text.index("## net on digits") < text.index("## How these numbers were made")
+
+
+def test_an_interval_the_other_way_round() -> None:
+    comparison = compared({"snip": [0.971, 0.972, 0.974, 0.973, 0.970], "random": [0.941, 0.940, 0.943, 0.944, 0.939]})
+    (pair,) = pairs.pairs(comparison)
+    assert (pair.interval(), pair.interval(-1)) == ("2.92 to 3.20", "-3.20 to -2.92")
+    assert pair.points(-1) == "-3.06 points (-3.20 to -2.92)"
+    assert pair.points(-1, inside=True) == "-3.06, -3.20 to -2.92"
+
+
+def test_cells_with_different_numbers_of_seeds() -> None:
+    """A comparison has as many seeds as its fullest cell, failed ones too; a pair those that both have."""
+    rows: dict[str, list[float | None]] = {
+        "snip": [0.95, 0.97, 0.96, 0.94],
+        "random": [0.9, 0.93, 0.91],
+        "grasp": [0.8, None, 0.83, 0.82, None],
+    }
+    records = [record(name, 0.9, seed, a) for name, row in rows.items() for seed, a in enumerate(row)]
+    (comparison,) = comparisons(as_frame([record(None, 0.0, 0, 0.99), *records]))
+    assert comparison.seeds == 5
+    counted = {name: (len(c.accuracies), c.failed) for (name, _), c in comparison.cells.items()}
+    assert counted == {"snip": (4, 0), "random": (3, 0), "grasp": (3, 2)}
+    found = {(pair.better, pair.worse): pair.difference for pair in pairs.pairs(comparison)}
+    assert {names: one.seeds for names, one in found.items()} == {
+        ("snip", "random"): 3,
+        ("snip", "grasp"): 3,
+        ("random", "grasp"): 2,
+    }
+    # over seeds 0 to 2, and over seeds 0, 2 and 3
+    assert found["snip", "random"].estimate.mean == pytest.approx((5 + 4 + 5) / 3)
+    assert found["snip", "grasp"].estimate.mean == pytest.approx((15 + 13 + 12) / 3)
