@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import logging
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -178,3 +180,64 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
         Store(tmp_path / "empty")
     with pytest.raises(pb.UserError, match="does not exist"):
         pb.read_results(tmp_path / "missing")
+
+
+def test_what_killed_runs_have_begun_to_write_is_removed_after_an_hour(tmp_path: Path) -> None:
+    store = Store(tmp_path / "r", create=True)
+    ages = {".old.tmp": 3700, ".young.tmp": 3500, "old.tmp": 3700, ".old.json": 3700}
+    now = time.time()
+    for name, age in ages.items():
+        (store.trials / name).touch()
+        os.utime(store.trials / name, (now - age, now - age))
+    Store(tmp_path / "r", create=True)
+    assert {path.name for path in store.trials.iterdir()} == ages.keys() - {".old.tmp"}
+
+
+def test_no_report_is_written_where_the_results_are(tmp_path: Path) -> None:
+    store = Store(tmp_path / "r", create=True)
+    for name in ("trials/x.md", "costs/deep/x.md", "collapse/x.md", "benchmarks/x.md"):
+        with pytest.raises(pb.UserError, match=r"cannot be written to .*, where the results are"):
+            store.refuse(store.path / name)
+    store.refuse(store.path / "x.md")
+    store.refuse(tmp_path / "trials" / "x.md")
+
+
+def test_a_record_under_another_name_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(tmp_path / "r", create=True)
+    store.write(record())
+    (path,) = store.trials.glob("*.json")
+    path.rename(store.trials / "other.json")
+    assert list(store) == []
+    assert set(store.left_out) == {"trials/other.json"}
+    assert "trials/other.json cannot be read" in caplog.text
+    with pytest.raises(pb.UserError, match=r"the record of trial other in .*r cannot be read"):
+        store.get("other")
+    assert (store.trials / "other.json").exists()
+    assert store.read("other") is None
+    assert (store.trials / "other.damaged").exists()
+
+
+def test_a_folder_with_measurements_alone_has_no_trials(tmp_path: Path) -> None:
+    (tmp_path / "r" / "costs").mkdir(parents=True)
+    (tmp_path / "r" / "costs" / "x.json").write_text("{}")
+    with pytest.raises(pb.UserError, match="has no trials, only measurements"):
+        pb.read_results(tmp_path / "r")
+    assert Store(tmp_path / "r").read_costs() == []
+
+
+def test_a_trial_takes_its_whole_mask_along(tmp_path: Path) -> None:
+    """A record stored under the name of an earlier version, with a mask beside it."""
+    store = Store(tmp_path / "r", create=True)
+    one, former = record(0), record(1)
+    store.write(dataclasses.replace(former, whole_mask=b"mask"))
+    assert store.mask_of(former.identity).read_bytes() == b"mask"
+    found = store.adopt(former.identity, one.identity, one.trial)
+    assert found is not None
+    assert (found.identity, found.trial["seed"], found.test_accuracy) == (one.identity, 0, 0.5)
+    assert store.mask_of(one.identity).read_bytes() == b"mask"
+    assert {path.name for path in store.trials.iterdir()} == {
+        f"{one.identity}.json",
+        store.mask_of(one.identity).name,
+    }
+    assert store.read(one.identity) == found
+    assert store.adopt(former.identity, one.identity, one.trial) is None

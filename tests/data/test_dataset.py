@@ -1,0 +1,170 @@
+"""What a `DataSet` is made of, and what its parts hold: sizes, scales, draws, names."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import pai_bench as pb
+from pai_bench.data import Split, dataset
+from pai_bench.data.facts import FACTS, Facts
+
+
+def data(count: int = 10, classes: int = 2, **keys: Any) -> pb.DataSet:
+    """Images of one pixel, whose value is their place."""
+    inputs = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1)
+    split = Split(inputs, torch.arange(count) % classes)
+    return pb.DataSet(**{"name": "places", "train": split, "test": split} | keys)
+
+
+def places(found: pb.DataSet | Split) -> list[int]:
+    inputs = found.train.inputs if isinstance(found, pb.DataSet) else found.inputs
+    return [int(value) for value in inputs.flatten()]
+
+
+def test_facts_are_those_that_the_publications_state() -> None:
+    flips = "flip-crop"
+    assert {
+        "digits": Facts((1, 28, 28), 10, 1347, 450, "none"),
+        "mnist": Facts((1, 28, 28), 10, 60000, 10000, "none"),
+        "fashion-mnist": Facts((1, 28, 28), 10, 60000, 10000, "none"),
+        "kmnist": Facts((1, 28, 28), 10, 60000, 10000, "none"),
+        "cifar10": Facts((3, 32, 32), 10, 50000, 10000, flips),
+        "cifar100": Facts((3, 32, 32), 100, 50000, 10000, flips),
+        "svhn": Facts((3, 32, 32), 10, 73257, 26032, "none"),
+        "tiny-imagenet": Facts((3, 64, 64), 200, 100000, 10000, flips),
+        "imagenette": Facts((3, 128, 128), 10, 9469, 3925, flips),
+    } == FACTS
+
+
+PIXELS, LABELS = torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"name": ""}, "a data set needs a name, a text, not ''"),
+        ({"name": 3}, "a data set needs a name, a text, not 3"),
+        ({"train": (PIXELS,)}, "data set mine: train must be a pair"),
+        ({"test": (PIXELS, LABELS, LABELS)}, "data set mine: test must be a pair"),
+        ({"train": (PIXELS[:, 0, 0, 0], LABELS)}, r"uint8 images need the shape \(N, channels, ...\)"),
+        ({"train": (torch.tensor(1.0), LABELS)}, r"train needs one class index for each input, got \(\) inputs, \(4,"),
+        ({"train": (PIXELS, LABELS[:, None])}, r"needs one class index for each input, got .* \(4, 1\) targets"),
+        ({"train": (PIXELS, LABELS.float())}, "train needs one class index for each input"),
+        ({"test": (PIXELS.float(), LABELS)}, "training and test inputs differ in shape or type"),
+        ({"test": (PIXELS[:, :, 1:], LABELS)}, "training and test inputs differ in shape or type"),
+        ({"num_classes": 1}, "the labels are 0, 1 with num_classes=1; class indices"),
+        ({"test": (PIXELS, LABELS + 1)}, None),
+        ({"test": (PIXELS, LABELS + 2)}, None),
+        ({"test": (PIXELS, LABELS + 3)}, r"the labels are 0, 1, 3, 4; class .*, or give num_classes= where"),
+        ({"num_classes": 2, "test": (PIXELS, LABELS + 1)}, "the labels are 0, 1, 2 with num_classes=2"),
+        ({"num_classes": 9, "test": (PIXELS, LABELS + 3)}, None),
+    ],
+)
+def test_what_is_a_data_set(keys: dict[str, Any], message: str | None) -> None:
+    whole = {"name": "mine", "train": (PIXELS, LABELS), "test": (PIXELS, LABELS)} | keys
+    if message is None:
+        assert pb.DataSet(**whole).num_classes == keys.get("num_classes", int(whole["test"][1].max()) + 1)
+        return
+    with pytest.raises(pb.UserError, match=message):
+        pb.DataSet(**whole)
+
+
+def test_names_sizes_and_checksums() -> None:
+    one = data()
+    assert (one.label, data(label="Places").label, one.num_classes, one.input_shape) == (
+        "places",
+        "Places",
+        2,
+        (1, 1, 1),
+    )
+    assert one.nbytes == 2 * (10 + 10 * 8)  # pixels of one byte, labels of eight
+    split = one.train
+    others = [
+        Split(split.inputs.view(10, 1, 1), split.targets),
+        Split(split.inputs.to(torch.int8), split.targets),
+        Split(split.inputs, 1 - split.targets),
+        Split(split.inputs.flip(0), split.targets),
+    ]
+    sums = [pb.DataSet("other", other, other).checksum for other in (split, *others)]
+    assert sums[0] == one.checksum
+    assert len(set(sums)) == 5
+    assert pb.DataSet("other", split, others[2]).checksum not in sums
+
+
+@pytest.mark.parametrize(("share", "size"), [(1e-9, 1), (0.04, 1), (0.26, 3), (0.5, 5), (0.99, 10), (1.0, 10)])
+def test_a_part_of_the_training_set(share: float, size: int) -> None:
+    one = data()
+    found = one.subset(share, seed=3)
+    assert one.train_size(share) == size == len(found.train.targets)
+    assert places(found) == sorted(places(found))
+    assert found.train.targets.tolist() == [place % 2 for place in places(found)]
+    assert len(found.test.targets) == 10
+    assert (one.chosen(share, 3) is None) == (share == 1.0)
+    assert share in (0.99, 1.0) or len({tuple(places(one.subset(share, seed))) for seed in range(30)}) > 5
+
+
+@pytest.mark.parametrize(("share", "out"), [(0.1, 1), (0.26, 3), (0.94, 9)])
+def test_what_is_held_out(share: float, out: int) -> None:
+    found = data().held_out(share)
+    held = places(found.test)
+    assert len(held) == out
+    assert sorted(held + places(found)) == list(range(10))
+    assert (held, places(found)) == (sorted(held), sorted(places(found)))
+    assert found.test.targets.tolist() == [place % 2 for place in held]
+    assert found.label == f"places, tested on {100 * share:.4g} % of its training set"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.96, 1.0])
+def test_neither_part_is_empty(share: float) -> None:
+    with pytest.raises(
+        pb.UserError, match=f"validation {share:g} of 10 training examples of places leaves one part em"
+    ):
+        data().held_out(share)
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 2**18])
+def test_scales_do_not_depend_on_how_many_images_are_looked_at_together(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset, "IN_CACHE", at_once)
+    inputs = torch.randint(0, 256, (11, 2, 3, 2), dtype=torch.uint8)
+    split = Split(inputs, torch.arange(11) % 2)
+    mean, std = pb.DataSet("noise", split, split).mean_and_std
+    torch.testing.assert_close(mean, inputs.double().mean((0, 2, 3)), rtol=1e-14, atol=0)
+    torch.testing.assert_close(std, inputs.double().std((0, 2, 3), correction=0), rtol=1e-13, atol=0)
+
+
+def test_what_is_normalised_is_a_copy() -> None:
+    """A network may begin with an operation in place."""
+    for inputs in (torch.ones(4, 3), torch.ones(4, 3, dtype=torch.float64), torch.ones(4, 3, dtype=torch.int64)):
+        one = pb.DataSet("ones", Split(inputs, LABELS), Split(inputs, LABELS))
+        one.normalised(one.train.inputs).zero_()
+        assert one.train.inputs.all()
+    assert one.example().shape == (1, 3)
+
+
+def test_score_batches() -> None:
+    one = data(30, classes=3)
+
+    def drawn(size: int, **keys: Any) -> tuple[list[int], Tensor]:
+        found = one.score_batch(size, seed=1, **keys)
+        mean, std = one.scale
+        return [round(float(x * std + mean)) for x in found.inputs.flatten()], found.targets
+
+    for keys in ({}, {"balanced": False}, {"label": 2}, {"label": 2, "balanced": False}):
+        values, targets = drawn(9, **keys)
+        assert len(set(values)) == 9
+        assert [value % 3 for value in values] == targets.tolist()
+        assert not keys.get("label") or targets.tolist() == [2] * 9
+    assert torch.bincount(drawn(9)[1]).tolist() == [3, 3, 3]
+    assert sorted(torch.bincount(drawn(10)[1]).tolist()) == [3, 3, 4]
+    assert len(drawn(10, label=0)[0]) == 10
+    with pytest.raises(
+        pb.UserError, match="a score batch of 11 does not fit 10 training examples of class 0 of places"
+    ):
+        drawn(11, label=0)
+    with pytest.raises(pb.UserError, match="a score batch of 0 does not fit 30 training examples of places"):
+        drawn(0)
+    assert len(drawn(1)[0]) == 1
