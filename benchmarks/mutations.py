@@ -17,6 +17,7 @@ import json
 import os
 import queue
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from py_compile import PycInvalidationMode
 
@@ -47,7 +49,6 @@ COMPARED: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
     ast.NotIn: (ast.In,),
 }
 OPERATORS: dict[type[ast.operator], type[ast.operator]] = {ast.Add: ast.Sub, ast.Sub: ast.Add}
-OPERATORS |= {ast.Mult: ast.Div, ast.Div: ast.Mult}
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def changed(node: ast.AST) -> Iterator[str]:
     match node:
         case ast.Compare(left, [op], comparators):
             yield from (ast.unparse(ast.Compare(left, [other()], comparators)) for other in COMPARED[type(op)])
-        case ast.BinOp(left, op, right) if type(op) in OPERATORS and not isinstance(left, (ast.JoinedStr, ast.List)):
+        case ast.BinOp(left, op, right) if type(op) in OPERATORS and not (is_text(left) or is_text(right)):
             yield ast.unparse(ast.BinOp(left, OPERATORS[type(op)](), right))
         case ast.BoolOp(op, values):
             yield ast.unparse(ast.BoolOp(ast.Or() if isinstance(op, ast.And) else ast.And(), values))
@@ -86,7 +87,7 @@ def changed(node: ast.AST) -> Iterator[str]:
         case ast.Constant(bool() as value):
             yield str(not value)
         case ast.Constant(int() | float() as value):
-            yield str(value + 1)
+            yield repr(value + 1 if value + 1 != value else 2 * value)
         case (
             ast.Expr(ast.Call())
             | ast.AugAssign()
@@ -95,6 +96,11 @@ def changed(node: ast.AST) -> Iterator[str]:
             | ast.Continue()
         ):
             yield "pass"
+
+
+def is_text(node: ast.AST) -> bool:
+    """Whether it is a string, which nobody would subtract."""
+    return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
 
 
 def changes(file: str, source: bytes) -> Iterator[Change]:
@@ -143,16 +149,25 @@ def draw(root: Path, number: int, seed: int, pattern: str = "*") -> list[Change]
     return [every[place] for place in sorted(drawn)]
 
 
-def concerned_by(change: Change, reached: Reached) -> list[str]:
-    """The tests that reach the function, or anything of the file where it is in none, and those named like the module;
-    fastest first.
+def concerned_by(change: Change, tree: Path, reached: Reached) -> list[str]:
+    """The tests that reach the function, and those of the file that is named like the module; fastest first.
+
+    Of what is in no function, those that reach anything of its file, or whose file imports it.
     """
-    place, named = f"{change.file}:{change.function}", f"test_{Path(change.file).stem}.py"
+    place, path = f"{change.file}:{change.function}", Path(change.file)
+    package, module = ".".join(path.parent.parts).removeprefix("criteria."), path.stem
+    imports = re.compile(rf"\b{package}\.{module}\b|\bfrom {package} import .*\b{module}\b")
+
+    @cache
+    def of_module(file: str) -> bool:
+        text = (tree / file).read_text(encoding="utf-8")
+        return Path(file).name == f"test_{module}.py" or (not change.function and bool(imports.search(text)))
+
     found = [
         test
         for test, facts in reached.items()
         if (place in facts["functions"] if change.function else any(f.startswith(place) for f in facts["functions"]))
-        or test.partition("::")[0].endswith(f"/{named}")
+        or of_module(test.partition("::")[0])
     ]
     return sorted(found, key=lambda test: float(reached[test]["seconds"]))
 
@@ -182,7 +197,7 @@ def judge(change: Change, tree: Path, reached: Reached, *, whole: bool = False) 
     """The test that catches a change in a tree; empty where it survives. The tree is left as it was."""
     file = tree / change.file
     source = file.read_bytes()
-    concerned = concerned_by(change, reached)
+    concerned = concerned_by(change, tree, reached)
     others = [test for test in reached if test not in set(concerned)] if whole else []
     file.write_bytes(change.apply(source))
     try:

@@ -16,6 +16,7 @@ from pai_bench.store import EpochRecord, Layer, Record, Store
 from pai_bench.store.stored import sealed
 from pai_bench.training.protocol import PROTOCOLS
 from tests.report.records import fields_of
+from tests.report.test_damage import collapse
 
 COLUMNS = [
     *("data", "model", "criterion", "variant", "sparsity", "seed", "status", "test_accuracy", "test_loss"),
@@ -241,3 +242,15 @@ def test_a_trial_takes_its_whole_mask_along(tmp_path: Path) -> None:
     }
     assert store.read(one.identity) == found
     assert store.adopt(former.identity, one.identity, one.trial) is None
+
+
+def test_a_search_takes_the_place_of_a_former_one_if_it_is_still_there(tmp_path: Path) -> None:
+    store = Store(tmp_path / "r", create=True)
+    former = collapse()
+    latter = dataclasses.replace(former, trial={**former.trial, "seed": 7})
+    store.write_collapse(former)
+    for _ in range(2):  # another process may have been faster
+        store.write_collapse(latter, former=former)
+        assert [one.trial["seed"] for one in store.read_collapses()] == [7]
+    store.write_collapse(latter, former=latter)
+    assert len(store.read_collapses()) == 1

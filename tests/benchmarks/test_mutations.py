@@ -103,21 +103,25 @@ def test_a_survivor_is_reported_and_the_tree_left_as_it_was(tree: Path) -> None:
     ]
 
 
-def test_which_tests_are_asked() -> None:
+def test_which_tests_are_asked(tree: Path) -> None:
     reached: Reached = {
         "tests/test_x.py::test_slow": {"seconds": 2.0, "functions": ["pai_bench/a.py:f"]},
         "tests/test_x.py::test_quick": {"seconds": 1.0, "functions": ["pai_bench/a.py:f", "pai_bench/a.py:g"]},
         "tests/test_a.py::test_named": {"seconds": 3.0, "functions": []},
         "tests/test_y.py::test_other": {"seconds": 0.0, "functions": ["pai_bench/ab.py:f"]},
+        "tests/test_z.py::test_importing": {"seconds": 4.0, "functions": []},
     }
+    texts = {"x": "", "a": "", "y": "from pai_bench.a_b import c", "z": "from pai_bench import a, b"}
+    for name, text in texts.items():
+        (tree / "tests" / f"test_{name}.py").write_text(text)
 
     def asked(function: str) -> list[str]:
         change = Change("pai_bench/a.py", 1, 0, 1, "1", "2", function)
-        return [name.partition("::test_")[2] for name in concerned_by(change, reached)]
+        return [name.partition("::test_")[2] for name in concerned_by(change, tree, reached)]
 
     assert asked("f") == ["quick", "slow", "named"]
     assert asked("g") == ["quick", "named"]
-    assert asked("") == ["quick", "slow", "named"]
+    assert asked("") == ["quick", "slow", "named", "importing"]
 
 
 def test_the_same_seed_draws_the_same(tree: Path) -> None:

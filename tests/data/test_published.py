@@ -33,6 +33,9 @@ def test_tiny_imagenet_by_its_annotations(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "tiny-imagenet-200/val/images/val_1.JPEG").unlink()
     with pytest.raises(pb.UserError, match=r"Tiny-ImageNet: the files in .*tiny-imagenet-200 are incomplete"):
         pb.load_data("tiny-imagenet", data_dir=tmp_path)
+    (tmp_path / "tiny-imagenet-200/val/images/val_1.JPEG").write_bytes(b"no image")
+    with pytest.raises(pb.UserError, match=r"^test/n01/val_1.JPEG cannot be read as an image"):
+        pb.load_data("tiny-imagenet", data_dir=tmp_path)
 
 
 def test_imagenette_is_cut_and_scaled_to_squares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
