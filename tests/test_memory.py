@@ -1,9 +1,13 @@
 """Whether memory was short, and how much there is."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
-from pai_bench.memory import free_bytes, no_memory
+from pai_bench import memory
+from pai_bench.memory import UNKNOWN, free_bytes, no_memory
 
 
 @pytest.mark.parametrize(
@@ -39,3 +43,42 @@ def test_memory_that_was_given_back_on_a_gpu_is_free() -> None:
     held = free_bytes(device)
     del block
     assert free_bytes(device) - held >= 2**28
+
+
+def written(folder: Path, files: dict[str, str]) -> str:
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return str(folder)
+
+
+def test_memory_that_a_container_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By either version of control groups; page cache counts as free. The machine itself has more."""
+    new = {"memory.max": "1000\n", "memory.current": "700\n", "memory.stat": "anon 5\ninactive_file 200\n"}
+    old = {"memory.limit_in_bytes": "90", "memory.usage_in_bytes": "50"}
+    old["memory.stat"] = "inactive_file 1\ntotal_inactive_file 3\n"
+    folders = [written(tmp_path / "new", new), written(tmp_path / "old", old)]
+    versions = [(folder, *names) for folder, (_, *names) in zip(folders, memory.CONTAINERS, strict=True)]
+    monkeypatch.setattr(memory, "CONTAINERS", versions)
+    assert memory.of_container() == 1000 - 700 + 200
+    assert free_bytes(torch.device("cpu")) == 500
+    (tmp_path / "new" / "memory.max").write_text("max\n")  # without a limit
+    assert memory.of_container() == 90 - 50 + 3
+    (tmp_path / "old" / "memory.stat").write_text("cache 1\n")
+    assert memory.of_container() == UNKNOWN
+    assert free_bytes(torch.device("cpu")) == pytest.approx(memory.of_machine(), rel=0.2)
+
+
+def test_memory_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = "MemTotal:  9000 kB\nMemAvailable:     5000 kB\n"
+    monkeypatch.setattr(Path, "read_text", lambda _path: told)
+    assert memory.of_machine() == 5000 * 1024
+    told = "MemTotal: 9000 kB\n"  # of an old kernel
+    monkeypatch.setattr(os, "sysconf", {"SC_AVPHYS_PAGES": 7, "SC_PAGE_SIZE": 4096}.__getitem__)
+    assert memory.of_machine() == 7 * 4096
+
+    def silent(_name: str) -> int:
+        raise ValueError("unrecognized configuration name")
+
+    monkeypatch.setattr(os, "sysconf", silent)
+    assert memory.of_machine() == UNKNOWN

@@ -24,7 +24,7 @@ class Sums:
 
     def note(self, flag=True):
         self.seen += 1
-        print(flag)
+        print(flag, *zip(flag, strict=True))
 '''
 
 
@@ -46,7 +46,7 @@ def test_what_is_changed_and_what_is_not() -> None:
         (13, "", "True -> False"),
         (14, "Sums.note", "self.seen += 1 -> pass"),
         (14, "Sums.note", "1 -> 2"),
-        (15, "Sums.note", "print(flag) -> pass"),
+        (15, "Sums.note", "print(flag, *zip(flag, strict=True)) -> pass"),
     ]
 
 

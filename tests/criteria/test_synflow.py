@@ -54,6 +54,13 @@ def test_flow_is_conserved_and_nothing_is_said(caplog: pytest.LogCaptureFixture)
     assert not caplog.messages
 
 
+def test_where_nothing_flows_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    model = Net(lambda x: x)
+    nn.init.zeros_(model.head.weight)
+    assert totals(scores(model)) == [0, 0, 0]
+    assert not caplog.messages
+
+
 class BatchNorm(nn.Module):
     def __init__(self, of: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -72,7 +79,10 @@ class BatchNorm(nn.Module):
         BatchNorm(
             lambda x, w, b: F.batch_norm(x, running_mean=None, running_var=None, weight=w, bias=b, training=True)
         ),
+        BatchNorm(lambda x, w, b: F.batch_norm(x, None, None, w, training=True)),
         BatchNorm(lambda x, w, b: F.instance_norm(x, weight=w, bias=b)),
+        BatchNorm(lambda x, w, b: F.instance_norm(x, None, None, w)),
+        BatchNorm(lambda x, w, b: F.instance_norm(x, None, None, w, b)),
     ],
 )
 def test_batch_norm_by_the_examples_own_statistics_scales(norm: nn.Module, caplog: pytest.LogCaptureFixture) -> None:
