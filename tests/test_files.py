@@ -119,6 +119,8 @@ def test_what_is_in_a_file_from_python() -> None:
     assert model(torch.zeros(5, 3)).shape == (5, 2)
     one, other = (pb.load_data("./own.py:points") for _ in range(2))
     assert one.name == other.name == f"points@{one.checksum[:8]}"
+    drawn = torch.randn(120, 3, generator=torch.Generator().manual_seed(0))  # as stored results have it, in their name
+    assert torch.equal(one.train.inputs, drawn[:100])
     assert one.label == "points"
     Path("there").mkdir()
     assert pb.load_data("./own.py:files_of", data_dir="there").label == "there"

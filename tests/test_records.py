@@ -197,6 +197,30 @@ def test_what_a_search_may_have_tried(changes: dict[str, Any], wrong: bool) -> N
     assert refused(dataclasses.replace(one, tried=(dataclasses.replace(one.tried[0], **changes),))) is wrong
 
 
+@pytest.mark.parametrize("one", [drawn("snip", 0.5, 0, 0.9), cost(), collapse(), benchmark()])
+def test_what_was_measured_cannot_be_changed(one: Stored) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.schema = 2  # type: ignore[misc]
+
+
+def test_the_form_of_a_file() -> None:
+    one = dataclasses.replace(drawn("snip", 0.5, 0, 0.9), whole_mask=b"bits")
+    for form in (one, collapse(), benchmark()):
+        assert form.to_json().startswith(
+            f'{{\n "{"identity" if form is one else next(iter(dataclasses.asdict(form)))}"'
+        )
+        assert form.to_json().endswith("\n}\n")
+    assert "whole_mask" not in one.to_json() + repr(one)
+
+
+def test_what_an_earlier_version_did_not_store_is_what_it_did() -> None:
+    one = record("snip", 0.9, 0, 0.5)
+    assert not {"variant", "score_batches", "target", "label_noise", "validation", "init"} & set(one.trial)
+    row = one.row()
+    assert (row["variant"], row["target"], row["repair"], row["init"]) == ("none", "direct", "none", "own")
+    assert (row["score_batches"], row["min_per_layer"], row["label_noise"], row["validation"]) == (1, 0, 0, 0)
+
+
 def test_a_row_by_hand() -> None:
     """50 and 30 connections of 80 and 15; of two operations each, with 30 of other layers: 2 (15 + 10) are not made."""
     layers = (

@@ -223,7 +223,9 @@ def test_a_folder_with_measurements_alone_has_no_trials(tmp_path: Path) -> None:
     (tmp_path / "r" / "costs" / "x.json").write_text("{}")
     with pytest.raises(pb.UserError, match="has no trials, only measurements"):
         pb.read_results(tmp_path / "r")
-    assert Store(tmp_path / "r").read_costs() == []
+    store = Store(tmp_path / "r")
+    assert store.read_costs() == []
+    assert set(store.left_out) == {"costs/x.json"}
 
 
 def test_a_trial_takes_its_whole_mask_along(tmp_path: Path) -> None:
