@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -174,6 +175,16 @@ def concerned_by(change: Change, tree: Path, reached: Reached) -> list[str]:
     return sorted(found, key=lambda test: float(reached[test]["seconds"]))
 
 
+RUNNING: set["subprocess.Popen[bytes]"] = set()
+"""Tests that run now, in sessions of their own: no signal to this process reaches them."""
+
+
+def kill(process: "subprocess.Popen[bytes]") -> None:
+    """End tests, and what they have started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 def pytest(tree: Path, arguments: Sequence[str], limit: float | None = None) -> tuple[int | None, str]:
     """The exit code of pytest in a tree, None where it takes longer than the limit, and the last lines that it says."""
     path = os.pathsep.join(map(str, (tree, tree / "criteria")))
@@ -183,14 +194,15 @@ def pytest(tree: Path, arguments: Sequence[str], limit: float | None = None) -> 
         process = subprocess.Popen(
             command, cwd=tree, env=environment, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
         )
+        RUNNING.add(process)
         try:
             code: int | None = process.wait(limit)
         except subprocess.TimeoutExpired:
             code = None
-        finally:  # what the tests have started, too
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            kill(process)
+            process.wait()
+        finally:
+            RUNNING.discard(process)
         said.seek(0)
         return code, said.read()[-2000:]
 
@@ -210,7 +222,7 @@ def judge(change: Change, tree: Path, reached: Reached, *, whole: bool = False) 
                 return "time limit"
             if code:
                 failed = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
-                return failed[0].split(" ")[1] if failed else "nothing can be imported"
+                return failed[0].partition(" ")[2].partition(" - ")[0] if failed else "nothing can be imported"
     finally:
         file.write_bytes(source)
     return ""
@@ -246,6 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--reached", type=Path, default=Path("reached.json"), help="made by a first run if missing")
     parser.add_argument("--out", type=Path, help="where the table goes (default: standard output)")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as an interrupt
     drawn = draw(ROOT, options.number, options.seed, options.files)
     if not options.reached.is_file():
         with tempfile.TemporaryDirectory() as folder:
@@ -266,12 +279,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for place in range(options.jobs):
             trees.put(copied(f"{folder}/{place}"))
         start = time.monotonic()
-        for future in as_completed([pool.submit(tried, change) for change in drawn]):
-            change, caught = future.result()
-            rows.append((change, caught))
-            left = (time.monotonic() - start) / len(rows) * (len(drawn) - len(rows)) / 60
-            where = f"{change.file}:{change.line}: {change}"
-            print(f"{len(rows)} of {len(drawn)}, {left:.0f} min left: {caught or 'SURVIVED'}: {where}", file=sys.stderr)
+        try:
+            for future in as_completed([pool.submit(tried, change) for change in drawn]):
+                change, caught = future.result()
+                rows.append((change, caught))
+                left = (time.monotonic() - start) / len(rows) * (len(drawn) - len(rows)) / 60
+                said = f"{caught or 'SURVIVED'}: {change.file}:{change.line}: {change}"
+                print(f"{len(rows)} of {len(drawn)}, {left:.0f} min left: {said}", file=sys.stderr)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in [*RUNNING]:
+                kill(process)
+            raise
     if options.out is None:
         print(table(rows))
     else:

@@ -9,7 +9,7 @@ import pytest
 
 from pai_bench.errors import UserError
 from pai_bench.plan import Choice
-from pai_bench.report import tables
+from pai_bench.report import provenance, tables
 from pai_bench.report.figures.style import LOOKS, looks
 from pai_bench.report.page import write_report
 from pai_bench.report.statistics import estimate
@@ -196,3 +196,33 @@ def test_methods_of_a_figure_can_be_told_apart() -> None:
     assert len(set(many.values())) == 24
     assert {many[f"snip{variant}"][0] for variant in variants} == {many["snip"][0]}
     assert len(set(looks([f"criterion {i}" for i in range(20)]).values())) == 20
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({}, None),
+        ({"workers": 1, "lanes": 1}, None),
+        ({"workers": 2}, "one of 2 worker processes"),
+        ({"lanes": 2}, "trained in one program with 1 other"),
+        ({"lanes": 4, "together": "branches"}, "trained in one program with 3 others, as branches"),
+        ({"workers": 3, "compiled": True}, "one of 3 worker processes, compiled"),
+    ],
+)
+def test_what_ran_beside_a_trial(keys: dict[str, Any], words: str | None) -> None:
+    one = record("snip", 0.9, 0, 0.5)
+    one = dataclasses.replace(one, provenance={**one.provenance, **keys})
+    assert provenance.describe_company(one) == words
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"commit": None}, None),
+        ({"commit": "abc", "dirty": False}, "abc"),
+        ({"commit": "abc", "dirty": True}, "abc, with changes that were not committed"),
+    ],
+)
+def test_the_commit_of_a_trial(keys: dict[str, Any], words: str | None) -> None:
+    one = record("snip", 0.9, 0, 0.5)
+    assert provenance.describe_commit(dataclasses.replace(one, provenance={**one.provenance, **keys})) == words
