@@ -1,10 +1,12 @@
 """Masks as text."""
 
 import base64
+import json
 import zlib
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from pai_bench.store import bits
 
@@ -94,3 +96,18 @@ def test_the_places_of_a_large_network_are_the_same_for_ever() -> None:
         found[[0, 1, 2, 1000, -1]].tolist()
         == np.sort(np.random.RandomState(0).randint(0, 10**6, 2**19, dtype=np.int64))[[0, 1, 2, 1000, -1]].tolist()
     )
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_whole_mask_with_another_number_of_bytes_is_refused(size: int) -> None:
+    content = save({"a": np.zeros(size, np.uint8)}, {"shapes": json.dumps({"a": [3, 4]})})
+    with pytest.raises(ValueError, match=f"12 places of a in {size} bytes"):
+        bits.read_whole(content)
+    whole = save({"a": np.array([255, 0], np.uint8)}, {"shapes": json.dumps({"a": [3, 4]})})
+    assert bits.read_whole(whole)["a"].tolist() == [[True] * 4, [True] * 4, [False] * 4]
+
+
+def test_a_whole_mask_of_other_layers_than_it_names_is_refused() -> None:
+    content = save({"b": np.zeros(2, np.uint8)}, {"shapes": json.dumps({"a": [3, 4]})})
+    with pytest.raises(ValueError, match="other layers than it names"):
+        bits.read_whole(content)

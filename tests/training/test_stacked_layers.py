@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pai_bench.precision import arithmetic
+from pai_bench.training.layout import channels_last_weights, stacked_channels_last
 from pai_bench.training.programs import Alone, Lanes
 from pai_bench.training.stacked_layers import FAST_LAYERS, StackedLayers
 
@@ -176,3 +177,16 @@ def test_gradients_have_the_layout_of_their_weights() -> None:
     losses = lanes.losses(torch.randn(2, 6, 2, 6, 6), torch.zeros(2, 6, dtype=torch.long))
     for weight, gradient in zip(lanes.parameters, torch.autograd.grad(losses.sum(), lanes.parameters), strict=True):
         assert weight.stride() == gradient.stride()
+
+
+def test_which_weights_lie_channels_last() -> None:
+    """Those of two-dimensional convolutions alone, whatever another layer of four dimensions does."""
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ConvTranspose2d(4, 2, 3), nn.Conv1d(2, 2, 3), nn.Linear(2, 2))
+    assert channels_last_weights(model) == []
+    for module in (model[0], model[1]):
+        module.to(memory_format=torch.channels_last)
+    assert channels_last_weights(model) == ["0.weight"]
+    kernels = torch.randn(K, 4, 2, 3, 3)
+    found = stacked_channels_last(kernels)
+    assert torch.equal(found, kernels)
+    assert found.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
