@@ -111,7 +111,6 @@ def test_an_amount_is_not_negative(path: str) -> None:
         ("epochs", 1.5, True),
         ("connected", 1, True),
         ("error", "oh no: ä", False),
-        ("error", "\ud800", True),
         ("dead_layers", ("a.weight", 1), True),
         ("layers", (Layer(name="a", size=0, kept=0),), True),
         ("layers", (Layer(name="a", size=2, kept=2, effective=2),), False),
