@@ -70,7 +70,9 @@ def test_a_recipe_with_flags_on_top(capsys: pytest.CaptureFixture[str]) -> None:
     assert "1 seed\n" in out  # the dense trial that both grids share counts once
 
 
-def test_a_dry_run_lists_and_leaves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_lists_and_leaves_nothing(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     assert run("--criteria", "snip", "--dry-run") == 0
     out = capsys.readouterr().out
     assert "to run  digits-lenet-300-100-snip-0.9-s0-" in out
@@ -78,10 +80,13 @@ def test_a_dry_run_lists_and_leaves_nothing(capsys: pytest.CaptureFixture[str]) 
     assert not Path("results").exists()
     assert run("--criteria", "snip", "--dry-run", "--seeds", "5,3") == 0
     assert re.findall(r"-snip-0.9-s(\d)-", capsys.readouterr().out) == ["5", "3"]
+    assert run("--criteria", "snip", "--dry-run", "--learning-rate", "0.1", "--protocol", "short") == 0
+    assert not caplog.messages
 
 
-def test_a_failed_trial_is_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_trial_is_exit_code_1(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     assert run("--criteria", "snip", "--learning-rate", "1e30") == 1
+    assert "without --protocol, the learning rate is that of Adam (short-adam)" in caplog.text
     out = capsys.readouterr().out
     assert "diverged" in out
     assert "--retry-failed" in out

@@ -1,6 +1,7 @@
 """The verb `run`."""
 
 import argparse
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from pai_bench.plan import Trial
     from pai_bench.store import Record
 
+logger = logging.getLogger(__name__)
+
 
 def run(given: argparse.Namespace) -> int:
     """``pai-bench run``."""
@@ -27,7 +30,10 @@ def run(given: argparse.Namespace) -> int:
     console, catalogs = make_console(), list[tuple[Catalog, str]]()
     try:
         with console.status("reading data and building networks"):
-            for sweep, out in (grids := sweeps(given)):
+            grids = sweeps(given)
+            if any(sweep.learning_rate is not None and sweep.protocol is None for sweep, _ in grids):
+                logger.warning("without --protocol, the learning rate is that of Adam (short-adam); short is SGD")
+            for sweep, out in grids:
                 catalogs.append((prepared(sweep), out))
                 if len(grids) > 1:  # a process for each would be many
                     close([catalogs[-1][0]])
