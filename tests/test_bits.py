@@ -53,8 +53,8 @@ def test_a_text_of_another_size_is_refused() -> None:
     text = bits.pack({"a": np.ones(11, bool)})
     for size in (9, 16):
         assert bits.unpack(text, size).size == size  # as many bytes
-    for size in (8, 17):
-        with pytest.raises(ValueError, match=f"a mask of {size} weights in 2 bytes"):
+    for size, said in ((8, "more than 1 bytes"), (17, "less than 3 bytes")):
+        with pytest.raises(ValueError, match=f"a mask of {size} weights in {said}"):
             bits.unpack(text, size)
 
 
