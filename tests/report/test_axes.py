@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from pai_bench.report import tables
 from pai_bench.report.figures import costs
-from pai_bench.report.figures.comparison import accuracy_to_error, ticks, with_room
+from pai_bench.report.figures.comparison import accuracy_to_error, ticks
 from pai_bench.report.summary import comparisons
 from pai_bench.store import as_frame
 from tests.report.records import drawn
@@ -39,13 +39,6 @@ def test_disconnected_seeds_count_in_the_cost_of_accuracy(monkeypatch: pytest.Mo
     assert sorted(round(args[1], 2) for args in seen if isinstance(args[1], float)) == [33.33, 71]
 
 
-def test_an_axis_of_many_sparsities_names_those_that_find_room() -> None:
-    grid = [1 - 0.8**k for k in range(1, 30)]
-    named = with_room(grid, np.log(1.2), np.log(1000))
-    assert grid[-1] in named
-    assert 4 <= len(named) <= 9
-
-
 def test_seconds_are_shown_as_they_are_and_none_are_told_of_what_was_not_done(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of costs that hardly differ too; and a dense network has no schedule and no memory of scoring."""
     seen: list[Any] = []
@@ -66,14 +59,3 @@ def test_seconds_are_shown_as_they_are_and_none_are_told_of_what_was_not_done(mo
     head, *rows = tables.cost(comparison)
     memory = {row[0]: row[head.index("peak memory")] for row in rows}
     assert memory == {"dense": "", "snip": "not measured", "grasp": "not measured"}
-
-
-def test_no_axis_shows_accuracies_above_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    ends: list[tuple[float, float]] = []
-    monkeypatch.setattr(costs, "legend", lambda _figure, axes: ends.append(axes.get_ylim()))
-    for accuracies in ((0.95, 1.0), (0.99, 0.99), (0.0, 0.0)):
-        records = [drawn(c, 0.5, 0, a) for c, a in zip(("snip", "grasp"), accuracies, strict=True)]
-        (comparison,) = comparisons(as_frame(records))
-        costs.pareto(comparison, 0.5, Path("x.svg"))
-    assert all(low < high and low > -0.1 and high < 100.1 for low, high in ends)
-    assert [round(high - low, 6) >= 0.1 for low, high in ends] == [True] * 3

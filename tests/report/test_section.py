@@ -10,12 +10,10 @@ import pytest
 
 from pai_bench.report import page
 from pai_bench.report import section as home
-from pai_bench.report.figures import comparison as figure
 from pai_bench.report.figures import style
 from pai_bench.report.page import write_report
 from pai_bench.report.section import Section, section, sizes
-from pai_bench.report.summary import comparisons
-from pai_bench.store import Store, as_frame
+from pai_bench.store import Store
 from tests.report.records import record
 from tests.report.test_pairs import files, full
 
@@ -88,28 +86,6 @@ def test_names_in_any_script_are_no_warning(tmp_path: Path, recwarn: pytest.Warn
         store.write(one)
     write_report(store, tmp_path / "page.md")
     assert not [str(one.message) for one in recwarn]
-
-
-def test_criteria_at_one_sparsity_stand_beside_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    places: list[float] = []
-
-    def note(_axes: Any, _method: str, points: list[tuple[float, Any]], *_look: str) -> None:
-        places.extend(place for place, _ in points)
-
-    monkeypatch.setattr(figure, "draw_method", note)
-    (comparison,) = comparisons(as_frame([r for r in full(("net",)) if r.trial["sparsity"] in (0.0, 0.8)]))
-    figure.accuracy(comparison, tmp_path / "one.svg")
-    assert sorted(places) == places
-    assert places[1] == pytest.approx(5)
-    assert len({*places}) == 3
-    places.clear()
-    figure.accuracy(comparison, tmp_path / "effective.svg", "effective")
-    ends = {1 / (1 - cell.effective_sparsity) for cell in comparison.cells.values()}
-    assert set(places) == ends
-    places.clear()
-    (comparison,) = comparisons(as_frame(full(("net",))))
-    figure.accuracy(comparison, tmp_path / "two.svg")
-    assert {round(place, 9) for place in places} == {2.0, 5.0}
 
 
 def test_a_store_of_failures_says_so(tmp_path: Path) -> None:
