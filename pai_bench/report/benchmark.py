@@ -41,7 +41,8 @@ def described(found: dict[str, Any]) -> list[str]:
         body.append([str(one.get("group") or "–"), str(one["name"]), *times, str(stats["rounds"]), extra])
     machine, commit = found.get("machine_info") or {}, found.get("commit_info") or {}
     cpu = (machine.get("cpu") or {}).get("brand_raw") or machine.get("processor") or "unknown processor"
-    lines = [f"{cpu}, {machine.get('system', '')}, Python {machine.get('python_version', '?')}"]
+    known = [cpu, *([machine["system"]] if machine.get("system") else [])]
+    lines = [", ".join([*map(str, known), f"Python {machine.get('python_version', '?')}"])]
     if commit.get("id"):
         lines.append(f"commit {commit['id']}{' with changes' if commit.get('dirty') else ''}")
     where = tables.escaped("; ".join(lines))

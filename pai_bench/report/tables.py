@@ -92,14 +92,15 @@ def size(count: float | None) -> str:
     """A number of bytes as a person writes it."""
     if count is None:
         return "not measured"
-    return f"{count / 2**30:.3g} GiB" if count >= 2**30 else f"{count / 2**20:.3g} MiB"
+    mebibytes = count / 2**20
+    return f"{mebibytes:.3g} MiB" if mebibytes < 999.5 else f"{mebibytes / 1024:.3g} GiB"  # three digits, no exponent
 
 
 def duration(seconds: float | None) -> str:
     """Seconds as a person writes them; nothing for NaN or None."""
     if seconds is None or pd.isna(seconds):
         return ""
-    if seconds < 1:
+    if seconds < 0.9995:  # what would be 1000 ms is a second
         return f"{seconds * 1000:.3g} ms"
     if seconds < 100:
         return f"{seconds:.3g} s"

@@ -1,0 +1,113 @@
+"""The part of a report about costs: its tables and sentences by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pai_bench.report import benchmark, costs, tables
+from tests.test_timing import ENVIRONMENT, cost
+
+
+def criterion(name: str) -> dict[str, Any]:
+    return {"criterion": {"name": name, "schedule": "linear:steps=2", "revision": 1, "options": []}}
+
+
+def test_a_table_of_several_criteria() -> None:
+    """The median step is 0.2 s; of each mode of batch norm, the median bare pass, and the largest peak known."""
+    own = {"batch_norm": "train", "floor_seconds": 0.4, "floor_peak_bytes": None, "step_seconds": 0.2}
+    rows = [
+        cost(step_seconds=0.1),
+        cost(criterion("grasp"), seconds=0.8, **own),
+        cost(criterion("force"), seconds=1.0, prune_rounds=3, prune_cold=False, **(own | {"step_seconds": 0.5})),
+        cost(criterion("er"), seconds=2.0, rounds=1, **(own | {"floor_seconds": 1.0, "floor_peak_bytes": 5 * 2**20})),
+        cost(criterion("erk"), seconds=3.0, **(own | {"floor_peak_bytes": 4 * 2**20})),
+    ]
+    found = [" | ".join(row) for row in costs.table(rows)[1:]]
+    cold = "600 ms | once, cold | 3 | not measured"
+    assert found == [
+        "(bare pass) | – | 200 ms |  | 1 | 1 | 2 MiB |  |  |  |  | ",
+        "(bare pass) | train | 400 ms |  | 1 | 2 | 5 MiB |  |  |  |  | ",
+        f"snip | – | 300 ms | 10 ms (5) | 1.5 | 1.5 | 3 MiB | one-shot | {cold}",
+        f"grasp | train | 800 ms | 10 ms (5) | 2 | 4 | 3 MiB | linear:steps=2 | {cold}",
+        "force | train | 1 s | 10 ms (5) | 2.5 | 5 | 3 MiB | linear:steps=2 | 600 ms | 0 ms (3) | 3 | not measured",
+        f"er | train | 2 s | (1) | 2 | 10 | 3 MiB | linear:steps=2 | {cold}",
+        f"erk | train | 3 s | 10 ms (5) | 7.5 | 15 | 3 MiB | linear:steps=2 | {cold}",
+    ]
+
+
+def test_the_section(drawings: list[Any]) -> None:
+    gpu: dict[str, Any] = {"device": "cuda", "environment": ENVIRONMENT | {"device": "an | X"}, "seconds": 0.1}
+    batches = {"score_batches": 2, "protocol": {"batch_size": 64}}
+    rows = [
+        cost(criterion("er")),
+        cost(seconds=0.2),
+        cost(batches, step_seconds=0.3, weights=12345, **gpu),
+        cost(**gpu),
+    ]
+    paths = iter(range(9))
+    parts = costs.section(rows, Path(), lambda title: Path(f"{next(paths)} {title}.svg"))
+    assert parts[:2] == ["## What scoring costs", costs.CAPTION]
+    here = "scores and bare passes in fp32, weights contiguous; a training step on a batch of"
+    assert [part for part in parts[2:] if not part.startswith("|")] == [
+        "### net on d, a cpu",
+        f"1,000 prunable weights, score batch 10, sparsity 0.9, 2 threads; {here} 4 takes 100 ms.",
+        "![net on d, a cpu: scoring and pruning in training steps](0 cost net on d, a cpu.svg)",
+        r"### net on d, an \| X",
+        f"1,000 prunable weights, score batch 10, sparsity 0.9, 2 threads; {here} 4 takes 100 ms.",
+        r"![net on d, an \| X: scoring and pruning in training steps](1 cost net on d, an | X.svg)",
+        r"### net on d, an \| X",
+        f"12,345 prunable weights, score batch 2 x 10, sparsity 0.9, 2 threads; {here} 64 takes 300 ms.",
+        r"![net on d, an \| X: scoring and pruning in training steps](2 cost net on d, an | X.svg)",
+        "### net on d, machine by machine",
+        "![net on d, machine by machine](3 cost net on d, machine by machine.svg)",
+    ]
+    listed = [part for part in parts if part.startswith("|")]
+    assert [part.count("\n| snip |") for part in listed] == [1, 1, 1, 1]
+    assert listed[0].index("| snip |") < listed[0].index("| er |")  # the cheapest first
+    assert listed[3].splitlines()[0] == (
+        r"| criterion | score, a cpu | ÷ bare pass, a cpu | pruning, a cpu | score, an \| X | ÷ bare pass, an \| X | "
+        r"pruning, an \| X |"
+    )
+    assert len(drawings) == 4
+    assert drawings[3].axes[0].get_title() == "net on d, machine by machine"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (2**20 // 2, "0.5 MiB"), (999 * 2**20, "999 MiB"), (1023 * 2**20, "0.999 GiB"), (2**30, "1 GiB"),
+        (3 * 2**30, "3 GiB"), (None, "not measured"),
+    ],
+)  # fmt: skip
+def test_sizes_have_no_exponent(count: int | None, text: str) -> None:
+    assert tables.size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.9994, "999 ms"), (0.9996, "1 s"), (1, "1 s"), (99.6, "99.6 s"), (100, "1:40 min"), (3599.6, "1:00:00 h")],
+)
+def test_durations_change_their_unit_where_their_digits_end(seconds: float, text: str) -> None:
+    assert tables.duration(seconds) == text
+
+
+def test_benchmarks_by_group_and_name_on_a_machine_of_which_little_is_known() -> None:
+    stats = {"median": 2.0, "iqr": 0.5, "min": 1.0, "rounds": 3}
+    rows = [{"name": name, "group": group, "stats": stats} for group, name in (("z", "b"), ("z", "a"), (None, "c"))]
+    Path("b.json").write_text(
+        json.dumps({"benchmarks": rows, "machine_info": {"processor": "x86"}, "commit_info": {"id": "abc"}})
+    )
+    assert benchmark.section(Path("b.json")) == [
+        "## Benchmarks",
+        "Measured by pytest-benchmark (x86, Python ?; commit abc): median, interquartile range and shortest of "
+        "some rounds.",
+        "| group | benchmark | median | IQR | shortest | rounds | also measured |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
+        "| z | a | 2 s | 500 ms | 1 s | 3 |  |\n"
+        "| z | b | 2 s | 500 ms | 1 s | 3 |  |\n"
+        "| – | c | 2 s | 500 ms | 1 s | 3 |  |",
+    ]
+    Path("b.json").write_text(json.dumps({"benchmarks": []}))
+    assert "(unknown processor, Python ?)" in benchmark.section(Path("b.json"))[1]
