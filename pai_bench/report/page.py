@@ -212,16 +212,16 @@ def ranking(found: Sequence[Comparison], folder: Path, figure_for: Figures) -> l
     if ranks is None or ranks.blocks < 2:
         return []
     left = sorted({method for one in found for method in one.methods} - set(ranks.methods))
-    more = f" Not in all blocks, and left out: {', '.join(left)}." if left else ""
+    said = [rankings.friedman(ranks), *([f"Not in all blocks, and left out: {', '.join(left)}."] if left else [])]
     if len({(one.data, one.model) for one in found}) < len(found):
         chosen = "; ".join(block.title for block in rankings.blocks_of(found))
-        more += f" Of several settings of one network, the plainest and then the one with most cells: {chosen}."
+        said.append(f"Of several settings of one network, the plainest and then the one with most cells: {chosen}.")
     order = sorted(range(len(ranks.methods)), key=lambda i: ranks.mean[i])
     body = [[ranks.methods[i], f"{ranks.mean[i]:.2f}"] for i in order]
     parts = [
         "## Ranks",
         f"Mean rank over {ranks.blocks} blocks (network x data set; in each, the mean accuracy over the sparsities at "
-        f"which all have trained), 1 the best. {rankings.friedman(ranks)}{tables.escaped(more)}",
+        f"which all have trained), 1 the best. {tables.escaped(' '.join(said))}",
         tables.markdown([["criterion", "mean rank"], *body]),
     ]
     if ranks.critical < len(ranks.methods) - 1:
