@@ -25,6 +25,8 @@ from pai_bench.training.protocol import get_protocol
 from tests.report.records import drawn, fields_of, record, stored
 from tests.report.test_pairs import full
 
+pytestmark = pytest.mark.usefixtures("drawings")  # what figures show is tested elsewhere
+
 
 def test_intervals_of_accuracies_end_at_100() -> None:
     records = [record("snip", 0.9, seed, accuracy) for seed, accuracy in enumerate((0.97, 0.99, 1.0))]

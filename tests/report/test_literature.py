@@ -16,6 +16,8 @@ from pai_bench.store import Record, Store, as_frame
 from pai_bench.training.protocol import get_protocol
 from tests.report.records import drawn, stored
 
+pytestmark = pytest.mark.usefixtures("drawings")  # what figures show is tested elsewhere
+
 
 def test_published_numbers_stand_beside_ours() -> None:
     mnist = {"trial": {"data": "mnist", "model": "lenet-300-100"}}

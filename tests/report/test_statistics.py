@@ -157,6 +157,12 @@ def test_equal_values_are_not_told_apart() -> None:
     assert math.isnan(found.wilcoxon)
 
 
+def test_accuracies_of_zero_are_not_told_apart() -> None:
+    found = difference([0.0] * 3, [0.0] * 3, resolution=0.1)
+    assert (found.p, found.same) == (1, True)
+    assert math.isnan(found.effect)
+
+
 def test_a_small_spread_is_raised_to_the_resolution() -> None:
     one, other = np.array([90.01, 90.13, 90.28]), np.array([90.00, 90.12, 90.26])  # 1, 1 and 2 images of 10,000
     found = difference(one, other, resolution=0.01)

@@ -12,6 +12,8 @@ from pai_bench.report.versions import newest
 from pai_bench.store import Record, Store
 from tests.report.records import record
 
+pytestmark = pytest.mark.usefixtures("drawings")  # what figures show is tested elsewhere
+
 OLD, NEW = "Mine@11111111", "Mine@0f0f0f0f"
 
 

@@ -81,6 +81,12 @@ def test_rounding_is_no_change_at_chance_either() -> None:
         assert versus.p_value(before, np.nextafter(before, 200), 0.2, fallen=fallen) > 0.99
 
 
+def test_accuracies_of_zero_on_both_sides_are_no_change() -> None:
+    """Where rounding is nothing, too."""
+    nothing = np.zeros(3)
+    assert versus.p_value(nothing, nothing, 0.0, fallen=False) == 1
+
+
 def test_what_the_signed_ranks_cannot_show_is_said() -> None:
     """Two cells take seven seeds."""
     before = [record("snip", s, seed, 0.95 + 0.004 * seed) for s in (0.9, 0.95) for seed in range(6)]
