@@ -104,7 +104,7 @@ def machines_table(group: list[Cost]) -> tables.Table:
 
 def short(cost: Cost) -> list[str]:
     """A score, its ratio to a bare pass, and a whole pruning."""
-    ratio = f"{cost.seconds / cost.floor_seconds:.3g}"
+    ratio = tables.three_digits(cost.seconds / cost.floor_seconds)
     return [tables.duration(cost.seconds), ratio, tables.duration(cost.prune_seconds)]
 
 
@@ -163,14 +163,14 @@ def table(group: list[Cost]) -> tables.Table:
             tables.duration(cost.seconds),
             spread(cost.iqr, cost.rounds, cost.cold),
             *(tables.duration(cost.device_seconds) for _ in inside),
-            f"{cost.seconds / cost.floor_seconds:.3g}",
-            f"{cost.seconds / step:.3g}",
+            tables.three_digits(cost.seconds / cost.floor_seconds),
+            tables.three_digits(cost.seconds / step),
             tables.size(cost.peak_bytes),
             cost.trial["criterion"]["schedule"],
             tables.duration(cost.prune_seconds),
             spread(cost.prune_iqr, cost.prune_rounds, cost.prune_cold),
             *(tables.duration(cost.prune_device_seconds) for _ in inside),
-            f"{cost.prune_seconds / step:.3g}",
+            tables.three_digits(cost.prune_seconds / step),
             tables.size(cost.prune_peak_bytes),
         ]
         for cost in group
@@ -199,7 +199,7 @@ def floor_rows(group: list[Cost], step: float) -> tables.Table:
     for mode, same in modes.items():
         seconds = statistics.median(cost.floor_seconds for cost in same)
         peak = max((cost.floor_peak_bytes for cost in same if cost.floor_peak_bytes is not None), default=None)
-        units = f"{seconds / step:.3g}"
+        units = tables.three_digits(seconds / step)
         known = [cost.floor_device_seconds for cost in same if cost.floor_device_seconds is not None]
         inside = [tables.duration(statistics.median(known) if known else None) for _ in on_device(group)]
         name = ["(bare pass)", mode or "–", tables.duration(seconds), "", *inside, "1", units, tables.size(peak)]

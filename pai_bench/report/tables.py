@@ -88,6 +88,11 @@ def cost(comparison: Comparison) -> Table:
     return [head, *body]
 
 
+def three_digits(value: float) -> str:
+    """A number with three digits that count; large ones as a person writes them, 1,230 and not 1.23e+03."""
+    return f"{float(f'{value:.3g}'):,.0f}" if 999.5 <= abs(value) < 1e15 else f"{value:.3g}"
+
+
 def size(count: float | None) -> str:
     """A number of bytes as a person writes it."""
     if count is None:

@@ -93,6 +93,25 @@ def test_durations_change_their_unit_where_their_digits_end(seconds: float, text
     assert tables.duration(seconds) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.00123, "0.00123"), (1.5, "1.5"), (10, "10"), (999.4, "999"), (999.6, "1,000"), (1234, "1,230"),
+        (-98765.4, "-98,800"), (9e15, "9e+15"), (float("nan"), "nan"),
+    ],
+)  # fmt: skip
+def test_three_digits_that_count(value: float, text: str) -> None:
+    assert tables.three_digits(value) == text
+
+
+def test_large_costs_have_no_exponent_in_tables_and_figures(drawings: list[Any]) -> None:
+    rows = [cost(seconds=123.4, floor_seconds=0.1, prune_seconds=234.5), cost(floor_seconds=0.1)]
+    floor, first, _ = costs.table(rows)[1:]
+    assert (floor[5], first[4], first[5], first[10]) == ("1", "1,230", "1,230", "2,340")
+    costs.section(rows[:1], Path(), lambda title: Path("x.svg"))
+    assert [text.get_text() for text in drawings[0].axes[0].texts] == ["1,230", "2,340"]
+
+
 def test_benchmarks_by_group_and_name_on_a_machine_of_which_little_is_known() -> None:
     stats = {"median": 2.0, "iqr": 0.5, "min": 1.0, "rounds": 3}
     rows = [{"name": name, "group": group, "stats": stats} for group, name in (("z", "b"), ("z", "a"), (None, "c"))]

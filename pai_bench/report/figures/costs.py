@@ -7,6 +7,7 @@ import numpy as np
 
 from pai_bench.report.figures.style import COLOURS, canvas, legend, literal, looks, plain
 from pai_bench.report.summary import Comparison
+from pai_bench.report.tables import three_digits
 from pai_bench.store import Cost
 
 
@@ -24,7 +25,7 @@ def bars(title: str, rows: list[Cost], path: Path) -> None:
             (0.19, "pruning", COLOURS[1], pruning),
         ):
             bars = axes.barh(places + offset, ends - lowest, 0.36, left=lowest, color=colour, label=label)
-            axes.bar_label(bars, labels=[f"{v:.3g}" for v in ends], padding=3, fontsize=8)
+            axes.bar_label(bars, labels=list(map(three_digits, ends)), padding=3, fontsize=8)
         axes.set_xscale("log")
         plain(axes.xaxis)
         axes.set_xlim(lowest, 3 * max(score.max(), pruning.max()))
@@ -47,7 +48,7 @@ def by_machine(title: str, seconds: Mapping[str, Mapping[str, float]], path: Pat
             ends = np.array(list(of.values()))
             colour = COLOURS[i % len(COLOURS)]
             drawn = axes.barh(places, ends - lowest, width, left=lowest, color=colour, label=literal(machine))
-            axes.bar_label(drawn, labels=[f"{end:.3g}" for end in ends], padding=3, fontsize=8)
+            axes.bar_label(drawn, labels=list(map(three_digits, ends)), padding=3, fontsize=8)
         axes.set_xscale("log")
         plain(axes.xaxis)
         axes.set_xlim(lowest, 3 * max(values))
@@ -128,7 +129,7 @@ def scoring(comparison: Comparison, path: Path) -> bool:
         lowest = values.min() / 2
         colours = [looks(comparison.methods)[name][0] for name in names]
         drawn = axes.barh(range(len(names)), values - lowest, left=lowest, color=colours)
-        axes.bar_label(drawn, labels=[f"{value:.3g}" for value in values], padding=3, fontsize=8)
+        axes.bar_label(drawn, labels=list(map(three_digits, values)), padding=3, fontsize=8)
         axes.set_xscale("log")
         plain(axes.xaxis)
         axes.set_xlim(lowest, 3 * values.max())

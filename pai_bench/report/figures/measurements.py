@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pai_bench.report.figures.style import COLLAPSED_COLOUR, COLOURS, canvas, literal, plain
+from pai_bench.report.tables import three_digits
 from pai_bench.store import BenchmarkResult
 
 WIDE = 30.0
@@ -22,7 +23,7 @@ def bars(title: str, results: Sequence[BenchmarkResult], path: Path) -> None:
     with canvas(path, height=1.2 + 0.32 * len(results)) as figure:
         axes = figure.subplots()
         drawn = axes.barh(range(len(results)), np.maximum(ends, low) - low, left=low, color=COLOURS[0])
-        axes.bar_label(drawn, labels=[f"{end:.3g}" for end in ends], padding=3, fontsize=8)
+        axes.bar_label(drawn, labels=list(map(three_digits, ends)), padding=3, fontsize=8)
         for place, limit in enumerate(limits):
             if limit is not None and (limit > 0 or not logarithmic):
                 axes.plot([limit] * 2, [place - 0.4, place + 0.4], color=COLLAPSED_COLOUR, linewidth=2)
