@@ -81,7 +81,7 @@ def critical_difference(found: Ranks, path: Path) -> None:
     groups: list[tuple[int, int]] = []
     for i, low in enumerate(ranks):
         last = max(j for j, high in enumerate(ranks) if high - low <= found.critical)
-        if last > i and not any(first <= i and last <= end for first, end in groups):
+        if last > i and all(last > end for _, end in groups):  # they all begin earlier
             groups.append((i, last))
     count = len(ranks)
     with canvas(path, height=1.3 + 0.22 * count + 0.12 * len(groups)) as figure:
