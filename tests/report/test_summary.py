@@ -230,6 +230,7 @@ def test_files_of_figures_hold_no_date_and_texts_as_they_are() -> None:
             axes.set_title("a, b")
             assert not axes.spines["top"].get_visible()
             assert not axes.spines["right"].get_visible()
+            assert not axes.yaxis.get_major_formatter().get_useOffset()  # type: ignore[attr-defined]  # as they are
     text = Path("x.svg").read_text()
     assert "<dc:date>" not in text
     assert ">a, b</text>" in text  # and not outlines of letters
