@@ -2,6 +2,7 @@
 
 import io
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,14 @@ import pytest
 from rich.console import Console
 
 import pai_bench as pb
+from pai_bench import progress
 from pai_bench.catalog import resolve
 from pai_bench.cli import HEAVY, VERBS, main
 from pai_bench.execution import run_catalogs
+from pai_bench.execution.choice import Choice, kind_of
 from pai_bench.progress import Display
+from tests import test_runner
+from tests.report.records import record
 
 LONG = "a-network-with-a-name-that-no-line-of-eighty-columns-has-room-for-besides-the-rest"
 
@@ -125,3 +130,95 @@ def test_results_do_not_depend_on_the_callers_defaults(tmp_path: Path) -> None:
         torch.set_default_dtype(torch.float32)
     assert list(plain.identity) == list(other.identity)
     assert list(plain.test_loss) == list(other.test_loss)
+
+
+class Told:
+    """A display that is told of four trials of 88 seconds each, of six, by hand."""
+
+    def __init__(self, *, terminal: bool, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+        monkeypatch.setattr(progress, "REFRESH", 0.0)
+        keys: dict[str, Any] = {"criteria": ["random"], "epochs": 4, "train_fraction": 0.1, "batch_size": 6}
+        catalog = resolve(test_runner.sweep(**keys | {"score_batch": 9} | changes))
+        self.trials = catalog.trials
+        # 4 epochs of 24 examples, and of a third of the work for 60 more, in batches of 6 that take 3 seconds
+        seconds = {kind_of(trial): 3.0 for trial in self.trials}
+        self.file = io.StringIO()
+        console = Console(file=self.file, force_terminal=terminal, width=160, color_system=None, legacy_windows=False)
+        self.display = Display(console)
+        lanes = {kind_of(self.trials[0]): 3}
+        self.display.begin(catalog, Choice(seconds_of=seconds, lanes_of=lanes), len(self.trials) + 2, self.trials)
+        self.display.ready()
+
+    @property
+    def lines(self) -> list[str]:
+        """What was printed in a log."""
+        return self.file.getvalue().splitlines()
+
+    @property
+    def below(self) -> tuple[str, str, float]:
+        """Of the live line on a terminal: what runs, the time left, and how many trials are done."""
+        (task,) = self.display.live.tasks
+        return task.description, task.fields["left"], task.completed
+
+
+def test_lines_of_a_log_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told(terminal=False, monkeypatch=monkeypatch)
+    display, trials = told.display, told.trials
+    display.finish(trials[0], record(None, 0.0, 0, 0.975), 10.0)
+    cut = record("random", 0.5, 0, 0.1, connected=False, first_cut="b", dead_layers=("a", "b"))
+    display.finish(trials[1], cut, 16.0)
+    display.skip(trials[2])
+    display.finish(trials[3], record("random", 0.5, 1, None), 0.5)
+    assert told.lines == [
+        "2 of 6 trials are already stored",
+        "4 trials to run on cpu, about 5:52 min; up to 3 trials together",
+        "[3/6] blobs tiny dense seed 0: 97.50 %, 10 s, 30 s left",  # of one network: 3 x 10
+        "[4/6] blobs tiny random 0.5 seed 0: 10.00 %; disconnected, first in b, 16 s, 26 s left",  # 10 and 16
+        "[6/6] blobs tiny random 0.5 seed 1: failed, 500 ms: RuntimeError: oh | no",
+    ]
+    dead = Told(terminal=False, monkeypatch=monkeypatch, seeds=1)
+    dead.display.finish(dead.trials[0], record("snip", 0.5, 0, 0.5, kept=0), 1.0)
+    assert dead.lines[-1] == "[3/4] blobs tiny dense seed 0: 50.00 %; dead: b.weight, 1 s, 1 s left"
+
+
+def test_what_stands_below_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told(terminal=True, monkeypatch=monkeypatch)
+    display, trials = told.display, told.trials
+    assert told.below == ("", "", 2)
+    display.start(trials[0])
+    assert told.below == ("blobs tiny dense seed 0: starting", "5:52 min left", 2)
+    display.epoch(trials[0], 0)
+    assert told.below[0] == "blobs tiny dense seed 0: epoch 1 of 4"
+    display.epoch(trials[0], 1)
+    assert told.below == ("blobs tiny dense seed 0: epoch 2 of 4", "5:30 min left", 2)  # a quarter of 88 s is done
+    display.start(trials[1])
+    assert told.below[0] == "1 trial beside blobs tiny dense seed 0: epoch 2 of 4"
+    display.epoch(trials[0], 4)
+    assert told.below == ("1 trial beside blobs tiny dense seed 0: epoch 4 of 4", "4:24 min left", 2)
+    display.finish(trials[0], record(None, 0.0, 0, 0.9), 10.0)
+    assert told.below == ("blobs tiny random 0.5 seed 0: scoring", "30 s left", 3)
+    display.skip(trials[2])
+    monkeypatch.setattr(progress, "REFRESH", 1e9)  # not yet drawn again, but counted
+    display.finish(trials[1], record("random", 0.5, 0, 0.9), 10.0)
+    assert told.below == ("blobs tiny random 0.5 seed 0: scoring", "30 s left", 5)
+    monkeypatch.setattr(progress, "REFRESH", 0.0)
+    display.finish(trials[3], record("random", 0.5, 0, 0.9), 10.0)
+    assert told.below == ("", "0 ms left", 6)
+    assert display.shown == pytest.approx(time.monotonic(), abs=60)
+    display.end()
+    assert not display.live.live.is_started
+    printed = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", told.file.getvalue())
+    for line in printed.splitlines():
+        assert not (line.startswith("[") and "left" in line)
+
+
+def test_a_trial_of_no_epochs_is_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told(terminal=True, monkeypatch=monkeypatch, epochs=0)
+    told.display.start(told.trials[0])
+    told.display.epoch(told.trials[0], 0)
+    assert told.below == (
+        "blobs tiny dense seed 0: epoch 0 of 0",
+        "40 s left",
+        2,
+    )  # 60 examples for the test: 10 s each
+    told.display.end()
