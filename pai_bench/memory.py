@@ -107,11 +107,11 @@ def of_container() -> int:
 def own_groups() -> tuple[PurePath, PurePath]:
     """The control groups of this process, of version 2 and of version 1 for memory, below their roots."""
     try:
-        lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
     except (OSError, ValueError):  # a system without them
         lines = []
     second, first = PurePath(), PurePath()
-    for _, controllers, path in lines:
+    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
         if not controllers:
             second = PurePath(path.lstrip("/"))
         elif "memory" in controllers.split(","):

@@ -1,7 +1,8 @@
 """Whether memory was short, and how much there is."""
 
 import os
-from pathlib import Path
+import weakref
+from pathlib import Path, PurePath
 
 import pytest
 import torch
@@ -82,3 +83,42 @@ def test_memory_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "sysconf", silent)
     assert memory.of_machine() == UNKNOWN
+
+
+def test_the_group_of_a_process_and_those_above_it_may_have_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The smallest counts, from the process's own group up to the root."""
+    told = "5:cpu,memory:/box:1/own\n4:memory_other:/none\n0::/slice/unit\n"
+    read = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path: told if str(path) == "/proc/self/cgroup" else read(path))
+    assert memory.own_groups() == (PurePath("slice/unit"), PurePath("box:1/own"))
+    new, old = tmp_path / "new", tmp_path / "old"
+    groups = {new: 9000, new / "slice": 500, new / "slice/unit": 700, old: 9000, old / "box:1": 400}
+    for folder, limit in groups.items():
+        names = memory.CONTAINERS[folder.is_relative_to(old)][1:]
+        stat = f"{names[2]} 10\n"
+        written(folder, {names[0]: str(limit), names[1]: "50", "memory.stat": stat})
+    versions = [(folder, *names) for folder, (_, *names) in zip((new, old), memory.CONTAINERS, strict=True)]
+    monkeypatch.setattr(memory, "CONTAINERS", versions)
+    assert memory.of_container() == 400 - 50 + 10
+    (old / "box:1" / "memory.limit_in_bytes").unlink()
+    assert memory.of_container() == 500 - 50 + 10
+    (new / "slice" / "memory.max").write_text("9000")
+    assert memory.of_container() == 700 - 50 + 10
+    (new / "slice/unit" / "memory.max").unlink()
+    assert memory.of_container() == 9000 - 50 + 10  # the root's, as a container sees its own
+    told = "nonsense\n"
+    assert memory.own_groups() == (PurePath(), PurePath())
+
+
+def test_memory_that_a_graph_writes_to_is_known_as_long_as_the_graph_is_used() -> None:
+    class Player:
+        pass
+
+    player, tensor, other = Player(), torch.zeros(2), torch.zeros(2)
+    memory.recorded_tensors[tensor] = weakref.ref(player)
+    assert memory.is_recorded(tensor)
+    assert not memory.is_recorded(other)
+    del player
+    assert not memory.is_recorded(tensor)
