@@ -46,17 +46,17 @@ def test_memory_that_was_given_back_on_a_gpu_is_free() -> None:
     assert free_bytes(device) - held >= 2**28
 
 
-def written(folder: Path, files: dict[str, str]) -> str:
+def written(folder: Path, files: dict[str, str]) -> Path:
     folder.mkdir()
     for name, text in files.items():
         (folder / name).write_text(text)
-    return str(folder)
+    return folder
 
 
 def test_memory_that_a_container_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By either version of control groups; page cache counts as free. The machine itself has more."""
+    """By either version of control groups, the smaller of two; page cache is free. The machine itself has more."""
     new = {"memory.max": "1000\n", "memory.current": "700\n", "memory.stat": "anon 5\ninactive_file 200\n"}
-    old = {"memory.limit_in_bytes": "90", "memory.usage_in_bytes": "50"}
+    old = {"memory.limit_in_bytes": "2000", "memory.usage_in_bytes": "50"}
     old["memory.stat"] = "inactive_file 1\ntotal_inactive_file 3\n"
     folders = [written(tmp_path / "new", new), written(tmp_path / "old", old)]
     versions = [(folder, *names) for folder, (_, *names) in zip(folders, memory.CONTAINERS, strict=True)]
@@ -64,7 +64,7 @@ def test_memory_that_a_container_leaves(tmp_path: Path, monkeypatch: pytest.Monk
     assert memory.of_container() == 1000 - 700 + 200
     assert free_bytes(torch.device("cpu")) == 500
     (tmp_path / "new" / "memory.max").write_text("max\n")  # without a limit
-    assert memory.of_container() == 90 - 50 + 3
+    assert memory.of_container() == 2000 - 50 + 3
     (tmp_path / "old" / "memory.stat").write_text("cache 1\n")
     assert memory.of_container() == UNKNOWN
     assert free_bytes(torch.device("cpu")) == pytest.approx(memory.of_machine(), rel=0.2)
