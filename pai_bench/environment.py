@@ -41,10 +41,9 @@ def select_device(name: str) -> "torch.device":
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
         raise UserError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N")
-    present = torch.cuda.device_count() if device.type == "cuda" else 1
-    if (device.index or 0) >= present:
+    if device.type == "cuda" and (device.index or 0) >= (present := torch.cuda.device_count()):
         found = f"{present} CUDA device{'s' * (present != 1)}"
         raise UserError(f"device {name!r} is not there: this machine has {found}; use --device cpu or auto")
     return device
