@@ -1,16 +1,19 @@
 """Where networks fall apart: exact ends of one-shot criteria, brackets of iterative ones, and what the verb writes."""
 
+import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 import pai_bench as pb
+from pai_bench import collapse as module
 from pai_bench.catalog import resolve
 from pai_bench.cli import main
-from pai_bench.collapse import Search, Settings
+from pai_bench.collapse import Search, Settings, smallest, stored
 from pai_bench.plan import Trial
 from pai_bench.report import collapse as report
 from pai_bench.runner import Runner
@@ -30,7 +33,7 @@ def three(shape: tuple[int, ...], classes: int) -> nn.Module:
     return nn.Sequential(*[nn.Linear(*size, bias=False) for size in sizes])
 
 
-def search(criterion: str, points: int = 6, seed: int = 0) -> tuple[Search, Collapse]:
+def made(criterion: str, settings: Settings, seed: int = 0) -> Search:
     sweep = pb.Sweep(
         criteria=[criterion],
         models=[three],
@@ -40,7 +43,11 @@ def search(criterion: str, points: int = 6, seed: int = 0) -> tuple[Search, Coll
         device="cpu",
     )
     runner = Runner(resolve(sweep))
-    found = Search(runner, trial(runner, seed), Settings(points))
+    return Search(runner, trial(runner, seed), settings)
+
+
+def search(criterion: str, points: int = 6, seed: int = 0, rounds: int | None = None) -> tuple[Search, Collapse]:
+    found = made(criterion, Settings(points, rounds), seed)
     assert found.seconds() > 0
     assert len(list(found.steps())) <= found.evaluations() + 2
     return found, found.result(1.0)
@@ -247,3 +254,88 @@ def test_a_report_of_means_and_ranges() -> None:
 def test_mistakes(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["collapse", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_counts_that_are_tried_and_how_many_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """106 connections: from 53 down to 1 by the fifth root of 53, 2.212; 106 has 7 binary digits."""
+    once, cuts = made("snip", Settings(6)), made("synflow", Settings(6))
+    assert once.grid() == [53, 24, 11, 5, 2, 1]
+    assert once.evaluations() == 6 + 7
+    assert cuts.evaluations() == 6 + 3
+    for found, expected in ((once, 2 * 1 + 3 * (13 + 12)), (cuts, 2 * 9 * 100 + 3 * (9 + 12))):
+        clock = iter([10.0, 12.0, 15.0])  # a score takes two seconds, a look at what it connects three
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda clock=clock: next(clock)))
+        assert found.seconds() == expected
+
+
+def test_layers_of_an_iterative_criterion_are_followed_as_far_as_was_tried() -> None:
+    found, collapse = search("synflow", points=4, rounds=3)
+    sparsities = [one.sparsity for one in collapse.tried]
+    assert sparsities == sorted(sparsities)
+    for i, name in enumerate(found.sizes):
+        alive = [one.sparsity for one in collapse.tried if one.densities[i] > 0]
+        assert collapse.layers_until[name] == max(alive)
+    assert [one.effective is None for one in collapse.tried] == [
+        one.effective_sparsity is None for one in collapse.tried
+    ]
+
+
+def test_what_is_equal_keeps_its_order_in_the_ranking() -> None:
+    """The best of b is as good as two of a, which come first; that of c has three above it and one beside it."""
+    found, _ = search("snip")
+    scores = {"a": torch.tensor([3.0, 1.0, 3.0]), "b": torch.tensor([[3.0, 2.0]]), "c": torch.tensor([2.0, 0.0])}
+    assert found.first_counts(scores) == {"a": 1, "b": 3, "c": 5}
+
+
+@pytest.mark.parametrize("first", [1, 2, 7, 8])
+def test_the_smallest_count_at_which_something_holds(first: int) -> None:
+    asked: list[int] = []
+
+    def holds(count: int) -> bool:
+        asked.append(count)
+        return count >= first
+
+    assert smallest(holds, 8) == first
+    assert min(asked) >= 1
+    assert max(asked) <= 8
+    assert len(asked) <= 3
+
+
+def test_a_network_of_one_layer_is_connected_to_the_last() -> None:
+    def single(shape: tuple[int, ...], classes: int) -> nn.Module:
+        return nn.Linear(shape[0], classes)
+
+    keys = {"criteria": ["magnitude"], "models": [single], "data": [blobs()], "sparsities": [0.5], "seeds": 1}
+    runner = Runner(resolve(pb.Sweep(**keys, device="cpu")))  # type: ignore[arg-type]
+    found = Search(runner, runner.catalog.trials[1], Settings(2))
+    tried = [one.sparsity for one in found.steps()]
+    result = found.result(2.5)
+    assert tried == [1 - 8 / 15, 1 - 1 / 15]  # half of 15, and one
+    assert (result.connected_until, result.cut_from, result.first_cut) == (1 - 1 / 15, None, None)
+    assert (result.size, result.seconds, result.exact) == (15, 2.5, True)
+    assert result.layers_until == {"weight": 1 - 1 / 15}
+    assert result.provenance["points"] == 2
+    assert result.provenance["checksum"] == blobs().checksum
+
+
+def test_a_stored_search_is_taken_if_it_is_as_fine_and_of_the_same_data() -> None:
+    found, collapse = search("snip", points=6)
+
+    def taken(points: int = 6, **changes: object) -> bool:
+        one = dataclasses.replace(collapse, provenance={**collapse.provenance, **changes})
+        return stored([one], found.runner, found.trial, Settings(points)) is one
+
+    assert [taken(points) for points in (5, 6, 7)] == [True, True, False]
+    assert not taken(checksum="another")
+    no_points = dataclasses.replace(collapse, provenance={**collapse.provenance, "points": None})
+    assert stored([no_points], found.runner, found.trial, Settings(2)) is None
+    other = made("snip", Settings(), seed=1).trial
+    assert stored([collapse], found.runner, other, Settings(6)) is None
+
+
+def test_settings_at_their_limits() -> None:
+    assert (Settings(2).points, Settings(rounds=1).rounds) == (2, 1)
+    pruned = made("synflow", Settings()).trial
+    assert str(Settings(rounds=3).schedule(pruned)) == "exponential:steps=3"
+    assert str(Settings().schedule(pruned)) == "exponential:steps=100"
+    assert str(Settings(rounds=3).schedule(made("snip", Settings()).trial)) == "one-shot"

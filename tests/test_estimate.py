@@ -11,15 +11,17 @@ import torch
 from torch import nn
 
 import pai_bench as pb
+from pai_bench import estimate as module
 from pai_bench import recipe
 from pai_bench.catalog import resolve
 from pai_bench.cli import main
-from pai_bench.estimate import arithmetic, estimate
-from pai_bench.execution.choice import Choice, kind_of
+from pai_bench.estimate import arithmetic, estimate, mask_bytes
+from pai_bench.execution.choice import WORKER, Choice, kind_of
 from pai_bench.plan import Trial
 from pai_bench.progress import Forecast
 from pai_bench.recipe import Recipe
 from pai_bench.runner import Runner
+from pai_bench.training.protocol import get_protocol
 from tests.test_runner import sweep
 
 
@@ -163,3 +165,68 @@ def test_the_time_left_takes_no_longer_for_more_trials() -> None:
         return ran
 
     assert lines(50) == lines(2) > 10
+
+
+@pytest.mark.parametrize("places", [2**19, 100])
+def test_an_estimate_by_hand(places: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four steps an epoch of half a second, for three epochs; tests of 60 examples; scores of two seconds."""
+    criteria = ["random", "snip-it"]
+    runner = Runner(resolve(sweep(criteria=criteria, schedule="linear:steps=3", sparsities=[0.5, 0.9], batch_size=60)))
+    missing = runner.catalog.trials
+    monkeypatch.setattr(module, "PLACES", places)
+    monkeypatch.setattr(module, "choose", lambda _runner, _missing: Choice(workers=2))
+    monkeypatch.setattr(module, "measured_step", lambda *_arguments: (0.5, 7_000))
+    monkeypatch.setattr(module, "one_score", lambda _runner, _trial: 2.0)
+    found = estimate(runner, missing)
+    assert found.failed == ()
+    assert found.training == 10 * 3 * 4 * 0.5 / 2  # ten trials by two workers
+    assert found.evaluation == pytest.approx(10 * 3 * (60 / 60 / 3) * 0.5 / 2)
+    assert found.scoring == 8 * 3 * 2.0 / 2  # eight pruned ones in three cuts
+    assert found.seconds == found.training + found.evaluation + found.scoring
+    data = runner.catalog.data["blobs"].nbytes
+    assert data == 300 * (5 * 4 + 8)
+    assert found.memory == 2 * (7_000 + data + WORKER)
+    # a record, three epochs, two layers; of 128 weights at 0.5 a bit each, at 0.9 1.2 times its entropy; in base 64
+    sample, whole = min(places, 128), 0 if places > 128 else 8 * 128 / 8
+    masks = 4 * sample / 6 + 4 * 1.2 * 0.4689956 * sample / 6
+    assert found.disk == int(10 * (4_000 + 3 * 120 + 2 * 250) + masks + whole)
+
+
+def test_what_cannot_be_scored_or_stored_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Runner(resolve(sweep(criteria=["random", "snip"], seeds=1)))
+
+    def score(_runner: Runner, trial: Trial) -> float:
+        if trial.criterion_name == "snip":
+            raise KeyError("gone")
+        return 3.0
+
+    def sizes(_runner: Runner, _trial: Trial) -> list[int]:
+        raise ValueError("no sizes")
+
+    monkeypatch.setattr(module, "choose", lambda _runner, _missing: Choice())
+    monkeypatch.setattr(module, "measured_step", lambda *_arguments: (0.5, 7_000))
+    monkeypatch.setattr(module, "one_score", score)
+    monkeypatch.setattr(module, "weight_sizes", sizes)
+    found = estimate(runner, runner.catalog.trials)
+    assert (found.scoring, found.disk) == (3.0, 0)
+    assert [line.partition(" (")[0] for line in found.failed] == [
+        "the records of tiny on blobs: ValueError: no sizes",
+        "a score of snip on tiny: KeyError: 'gone'",
+    ]
+
+
+@pytest.mark.parametrize(("sparsity", "size"), [(0.0, 0.0), (0.5, 100.0), (0.01, 600 * 1.2 * 0.0807931 / 6)])
+def test_the_size_of_a_mask(sparsity: float, size: float) -> None:
+    """At most a bit a place: no compression makes it longer. Six bits fit a byte of text."""
+    assert mask_bytes(600, sparsity) == pytest.approx(size, rel=1e-5)
+
+
+def test_arithmetic_without_what_it_needs_and_of_what_a_recipe_shortens() -> None:
+    grid: dict[str, Any] = {"models": ("lenet-300-100",), "data": ("mnist",), "criteria": ("snip",), "seeds": 1}
+    grid |= {"sparsities": (0.9,), "batch_size": 100}
+    of = 3 * 2 * 266_200
+    assert arithmetic(Recipe("r", ({**grid, "epochs": 2, "validation": 0.1},))) == 2 * 2 * 54_000 * of
+    assert arithmetic(Recipe("r", ({**grid, "epochs": 4, "budget": 0.5},))) == 2 * 2 * 60_000 * of
+    short = arithmetic(Recipe("r", ({**grid, "protocol": "short", "batch_size": None},)))
+    protocol = get_protocol("short")
+    assert short == 2 * protocol.steps(60_000) * protocol.batch_size * of
