@@ -12,7 +12,7 @@ from torch import nn
 
 import pai_bench as pb
 from pai_bench.cli import main
-from pai_bench.conformance import CHECKS, CLAIMS, DATA_FREE, NETWORKS, check, run_checks
+from pai_bench.conformance import CHECKS, CLAIMS, DATA_FREE, NETWORKS, carried_out, check, example, run_checks
 from pai_bench.pruning import Linear, Schedule, Scores, saliencies, weights
 from pai_bench.registry import CRITERIA
 
@@ -125,6 +125,49 @@ class Doubling(pb.Criterion):
 
 
 @dataclass(frozen=True)
+class Restoring(pb.Criterion):
+    """Gives removed weights a value."""
+
+    def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
+        for name in weights(model):
+            weight = model.get_parameter(name)
+            weight.data.masked_fill_(weight.data == 0, 1.0)
+        return {name: weight.abs() for name, weight in weights(model).items()}
+
+
+@dataclass(frozen=True)
+class Shares(pb.Criterion):
+    """Cannot be computed where a whole layer is removed."""
+
+    def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
+        found = {name: model.get_parameter(name).detach().abs() for name in weights(model)}
+        return {name: weight / weight.sum() for name, weight in found.items()}
+
+
+@dataclass(frozen=True)
+class Mislabelled(pb.Criterion):
+    """Leaves a flag behind where labels do not fit."""
+
+    @unguarded
+    def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
+        if int(batch.targets.max()) > 2:
+            model.eval()
+        return weights(model)
+
+
+@dataclass(frozen=True)
+class Even(pb.Criterion):
+    """Layers whose scores sum to 1 but for a share `off`."""
+
+    off: float = 1e-8
+    claims: ClassVar[tuple[str, ...]] = ("conserves-flow",)
+
+    def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
+        sums = (1 + self.off * i for i in range(9))
+        return {name: torch.full_like(w, next(sums) / w.numel()) for name, w in weights(model).items()}
+
+
+@dataclass(frozen=True)
 class Curious(pb.Criterion):
     uses_data: ClassVar[bool] = False
 
@@ -219,6 +262,60 @@ def test_a_broken_criterion_fails_exactly_its_check(broken: type[pb.Criterion], 
     assert any(message in result.message for result in failed), "\n".join(result.message for result in failed)
 
 
+@pytest.mark.parametrize(
+    ("criterion", "name", "message"),
+    [
+        (Restoring(), "masked", "removed: the formula writes to '1.weight', where the mask has removed weights"),
+        (Shares(), "masked", "with '1.weight' removed: CriterionError: Shares gave "),
+        (Mislabelled(), "no-side-effects", "score, on targets out of range, changes flags or hooks of "),
+        (Even(), "conserves-flow", "the scores of '3.weight' sum to 1.00000001, those of '1.weight' to 1"),
+        (Even(1e-10), None, ""),  # equal but for rounding
+    ],
+)
+def test_what_one_network_shows(criterion: pb.Criterion, name: str | None, message: str) -> None:
+    due = CHECKS | {claim: CLAIMS[claim] for claim in criterion.claims}
+    results = [carried_out(each, run, criterion, "bias-free-mlp") for each, (run, _) in due.items()]
+    failed = {result.check: result.message for result in results if not result.passed}
+    assert list(failed) == ([] if name is None else [name])
+    assert message in "".join(failed.values())
+
+
+# weights and biases; a weight that two layers share counts once
+SIZES = {
+    "mlp": 72 * 8 + 8 + 8 * 5 + 5 + 5 * 3 + 3,
+    "cnn": 9 * 2 * 4 + 4 + 2 * 4 + 16 * 3 + 3,
+    "residual": 9 * 2 * 2 + 2 + 2 * 2 + 72 * 3 + 3,
+    "depthwise": 9 * 4 + 4 + 4 * 2 + 2 + 32 * 3 + 3,
+    "lstm": 4 * 5 * (6 + 5) + 2 * 4 * 5 + 5 * 3 + 3,
+    "transformer": 4 * (6 * 6 + 6) + (6 * 8 + 8) + (8 * 6 + 6) + 2 * 2 * 6 + 72 * 3 + 3,
+    "tied": 6 * 6 + 2 * 6 + 72 * 3 + 3,
+    "bias-free-mlp": 72 * 8 + 8 * 3,
+    "bias-free-cnn": 9 * 2 * 4 + 9 * 4 * 4 + 16 * 3,
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_and_batches_of_the_checks(name: str) -> None:
+    (model, batch), (again, _) = example(name), example(name)
+    assert sum(parameter.numel() for parameter in model.parameters()) == SIZES[name]
+    assert batch.inputs.shape == (12, 2, 6, 6)
+    assert batch.targets.tolist() == [0, 1, 2] * 4
+    for one, other in zip(model.state_dict().values(), again.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+        assert one.dtype == torch.float64 or one.dim() == 0
+        if one.dim() == 1:  # not where normalisation and biases begin
+            assert 0.5 <= float(one.min()) <= float(one.max()) < 1.5
+            assert one.numel() < 2 or one.unique().numel() > 1
+    assert model(batch.inputs).shape == (12, 3)
+    frozen = [key for key, parameter in model.named_parameters() if not parameter.requires_grad]
+    assert frozen == (["5.weight", "5.bias"] if name == "tied" else [])
+    for part in model.modules():
+        if isinstance(part, nn.MultiheadAttention):
+            assert (part.num_heads, part.batch_first) == (2, True)
+        if isinstance(part, nn.LSTM):
+            assert part.batch_first
+
+
 def test_every_check_is_shown_to_fail() -> None:
     assert {*CHECKS, *DATA_FREE, *CLAIMS} <= {name for _, name, _ in BROKEN}
 
@@ -227,6 +324,7 @@ def test_whatever_a_criterion_raises_is_a_failed_check() -> None:
     results = check(Infinite())
     assert not any(result.passed for result in results if result.check != "no-side-effects")
     assert {result.check for result in results} == set(CHECKS)
+    assert all(0 < result.seconds < 60 for result in results)
     assert results[0].message.startswith(
         "Infinite on mlp: in torch.float64: CriterionError: Infinite gave infinite scores"
     )
