@@ -183,3 +183,110 @@ def test_identities_of_all_criteria_are_pinned() -> None:
     trials = resolve(Sweep(criteria=builtin(), **keys)).trials
     variants = resolve(Sweep(criteria=["snip"], variants=["shuffle", "reinit", "quota:erk"], **keys)).trials[1:]
     assert {trial.method: trial.identity for trial in (*trials, *variants)} == IDENTITIES
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"sparsities": [0.0]},
+        {"sparsities": 0.999999},
+        {"budget": 1},
+        {"train_fraction": 1},
+        {"label_noise": 1},
+        {"label_noise": 0},
+        {"validation": 0},
+        {"min_per_layer": 0},
+        {"epochs": 0},
+        *({key: 1} for key in ("seeds", "score_batch", "score_batches", "batch_size", "workers", "lanes")),
+        {"seeds": [0]},
+        {"seeds": 250_000},  # of two criteria at two sparsities: a million
+        {"score_sampling": "class-10"},
+        {"compile": True, "together": "stacked"},
+    ],
+)
+def test_settings_at_their_limits(keys: dict[str, Any]) -> None:
+    assert {key: getattr(Sweep(**keys), key) for key in keys}.keys() == keys.keys()
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"label_noise": -0.1}, r"label-noise -0.1 is outside \[0, 1\]"),
+        ({"label_noise": 1.1}, r"label-noise 1.1 is outside \[0, 1\]"),
+        ({"validation": -0.1}, r"validation -0.1 is outside \[0, 1\)"),
+        ({"validation": 1.0}, r"validation 1 is outside \[0, 1\)"),
+        ({"train_fraction": 1.1}, r"train-fraction 1.1 is outside \(0, 1\]"),
+        ({"budget": -0.5}, r"budget -0.5 is outside \(0, 1\]"),
+        ({"min_per_layer": -1}, "min-per-layer -1 must be at least 0"),
+        *(
+            ({key: 0}, f"{key.replace('_', '-')} 0 must be at least 1")
+            for key in ("score_batch", "score_batches", "lanes")
+        ),
+        ({"seeds": 250_001}, "a sweep of 1,000,004 trials is too large, the most is 1,000,000: give fewer seeds"),
+        ({"score_sampling": "class-"}, "score-sampling 'class-' is not balanced, random or class-N"),
+        ({"score_sampling": "balanced-1"}, "score-sampling 'balanced-1' is not"),
+        ({"compile": True, "together": "branches"}, "together branches cannot be compiled"),
+    ],
+)
+def test_settings_beyond_their_limits(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Sweep(**keys)
+
+
+@pytest.mark.parametrize(
+    ("keys", "by_name", "foreign"),
+    [
+        ({}, True, False),
+        ({"criteria": [object()]}, False, False),
+        ({"models": [print]}, False, False),
+        ({"data": [object()]}, False, False),
+        ({"variants": [object()]}, False, False),
+        ({"criteria": ["./a.py:Mine"]}, True, True),
+        ({"criteria": ["snip:bn=train"]}, True, False),
+        ({"variants": ["quota:./a.py:Mine"]}, True, True),
+        ({"models": ["torchvision:resnet18"]}, True, True),
+        ({"data": ["folder:pets"]}, True, False),
+    ],
+)
+def test_what_other_processes_find_and_whose_code_it_is(keys: dict[str, Any], by_name: bool, foreign: bool) -> None:
+    made = Sweep(**keys)
+    assert (made.by_name, made.has_foreign_code) == (by_name, foreign)
+
+
+def test_every_setting_goes_into_the_trials_that_it_concerns() -> None:
+    common = {"init": "tn", "label_noise": 0.5, "validation": 0.25, "train_fraction": 0.75}
+    scoring = {"score_sampling": "random", "score_batches": 2, "target": "effective", "min_per_layer": 3}
+    scoring |= {"repair": "effective-only", "prunable": "fc*", "keep_first": True, "keep_last": True}
+    sweep = Sweep(sparsities=[0.5], seeds=1, **common, **scoring)  # type: ignore[arg-type]
+    quota, plain = "quota:er", "shuffle"
+    settings = [("digits", "net", SHORT, 7, 2, ("own",))]
+    dense, *pruned = expand(sweep, [dataclasses.replace(SNIP, scope="layerwise")], settings, [plain, quota])
+    for trial in (dense, *pruned):
+        assert {key: getattr(trial, key) for key in common} == common
+        assert (trial.data, trial.model, trial.model_version, trial.traced) == ("digits", "net", 2, ("own",))
+    assert [(trial.variant, trial.scope) for trial in pruned] == [(plain, "layerwise"), (quota, "quota")]
+    for trial in pruned:
+        assert {key: getattr(trial, key) for key in scoring} == scoring
+        assert trial.configuration().items() >= {**common, **scoring, "score_batch": 7, "traced": ["own"]}.items()
+        assert "scope" not in trial.configuration()["criterion"]
+    assert dense.configuration().keys() & {*scoring, "scope", "score_batch", "traced", "variant"} == set()
+    assert expand(Sweep(scope="global", train_fraction=None), [SNIP], settings)[1].scope == "global"
+    short = dataclasses.replace(SHORT, train_fraction=0.5)
+    assert expand(Sweep(), [SNIP], [("digits", "net", short, 7, 2, ())])[1].train_fraction == 0.5
+    with pytest.raises(UserError, match="a criterion cannot be called 'dense'"):
+        expand(sweep, [Choice(name="dense")], settings)
+
+
+def test_a_trial_by_other_names_of_its_criterion_or_quota() -> None:
+    names = {"Mine@new": "Mine@old"}
+    assert trial(criterion=None, sparsity=0.0).renamed(names) is None
+    assert trial().renamed(names) is None
+    mine = trial(criterion=Choice(name="Mine@new:x=1")).renamed(names)
+    assert mine == trial(criterion=Choice(name="Mine@old:x=1"))
+    assert trial(variant="quota:Mine@new").renamed(names) == trial(variant="quota:Mine@old")
+
+
+@pytest.mark.parametrize("given", ["snip", lambda *_: None, 0.5])
+def test_a_single_value_is_an_axis_of_its_own(given: Any) -> None:
+    key = "sparsities" if given == 0.5 else "models"
+    assert getattr(Sweep(**{key: given}), key) == (given,)
