@@ -272,3 +272,101 @@ def test_a_running_mean_is_scaled_along_a_rescaled_chain() -> None:
     norm.running_var.fill_(1 - norm.eps)
     first, last = of_first_and_last(nn.Sequential(*narrow(301), norm, *narrow(99)))
     assert last / first == pytest.approx(1 - 2.0**-5, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("flows", "said"),
+    [
+        ([1 + 0.9e-6, 0, 0, 0], None),
+        ([1 + 1.1e-6, 0, 0, 0], "products of activations bring more to the outputs than goes in"),
+        ([1, 0, 0, -2e-7], None),  # of four weights, a quarter of a millionth each
+        ([1, 0, 0, -3e-7], "a normalisation or the like takes the flow away"),
+        ([2e-12, 0, 0, 0], None),
+        ([0, 0, 0, 0], "no path lies behind them, or a saturated function"),
+        ([1e-3, 0, 0, -1e-3], "a normalisation or the like takes the flow away"),  # and not said twice
+    ],
+)
+def test_how_much_a_flow_may_be_off(flows: list[float], said: str | None, caplog: pytest.LogCaptureFixture) -> None:
+    from pai_criteria.synflow import check_conservation
+
+    parts = {name: torch.tensor(flows, dtype=torch.float64) for name in "abcde"}
+    check_conservation(parts, torch.tensor(1.0), nn.Linear(1, 1))
+    assert len(caplog.messages) == (said is not None)
+    for message in caplog.messages:
+        assert message.startswith("synflow: flow is not conserved in Linear: ")
+        assert said is not None
+        assert said in message.partition(" in a, b, c and 2 more; ")[2]
+    check_conservation(parts, torch.tensor(1.0), nn.Linear(1, 1))  # once for networks of one form
+    assert len(caplog.messages) == (said is not None)
+    check_conservation({"a": parts["a"]}, torch.tensor(1.0), nn.Linear(1, 2))
+    assert len(caplog.messages) == 2 * (said is not None)
+    assert said is None or "more;" not in caplog.messages[-1]
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("function", [F.batch_norm, F.instance_norm])
+def test_functions_that_normalise_by_the_example_scale_by_gamma(function: Callable[..., Tensor], named: bool) -> None:
+    class Called(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.gamma = nn.Linear(2, 6, bias=False), nn.Parameter(torch.tensor([-3.0, 2.0]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            maps = self.a(x).view(-1, 2, 3)
+            if not named:
+                return function(maps, None, None, self.gamma, None, True).sum(2)
+            rest = {"training": True} if function is F.batch_norm else {}
+            mean_and_variance = () if function is F.instance_norm else (None, None)
+            return function(maps, *mean_and_variance, weight=self.gamma, **rest).sum(2)
+
+    called = Called()
+    with torch.no_grad():
+        called.a.weight.copy_(torch.tensor([[1.0, -2.0], [1.0, 1.0], [0.0, 1.0], [2.0, 1.0], [1.0, 0.0], [1.0, 1.0]]))
+    found = pb.get_criterion("synflow").score(called, pb.Batch(torch.zeros(1, 2), torch.tensor([0])))
+    assert found["a.weight"].tolist() == [[3, 6], [3, 3], [0, 3], [4, 2], [2, 0], [2, 2]]
+
+
+@pytest.mark.parametrize(
+    ("mean", "variance", "training", "uses"),
+    [(True, True, False, True), (True, True, True, False), (False, True, False, False), (True, False, False, False)],
+)
+def test_which_batch_norm_has_statistics(mean: bool, variance: bool, training: bool, uses: bool) -> None:
+    from pai_criteria.synflow import has_statistics
+
+    x, one = torch.zeros(2), torch.ones(2)
+    first, second = (one if there else None for there in (mean, variance))
+    assert has_statistics(x, first, second, None, None, training) == uses
+    assert has_statistics(x, running_mean=first, running_var=second, training=training) == uses
+
+
+def test_what_a_chain_is() -> None:
+    from pai_criteria.synflow import chain
+
+    one, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    relu = nn.ReLU()
+    nested = nn.Sequential(one, nn.Sequential(relu, other))
+    assert chain(nested, "") == [("0", one), ("1.0", relu), ("1.1", other)]
+    assert chain(other, "last") == [("last", other)]
+    assert chain(nn.Sequential(one, nn.Tanh()), "") is None
+    assert chain(nn.Sequential(one, nn.ReLU(), one), "") is None  # a module that stands twice is named once
+    assert chain(type("Mine", (nn.Sequential,), {})(one), "") is None
+    other.register_forward_pre_hook(lambda _module, _inputs: None)
+    assert chain(nested, "") is None
+    hooked = nn.Sequential(nn.ReLU())
+    hooked.register_forward_hook(lambda _module, _inputs, _output: None)
+    assert chain(hooked, "") is None
+    patched = nn.ReLU()
+    patched.forward = torch.tanh  # type: ignore[method-assign]
+    assert chain(patched, "") is None
+
+
+def test_the_layer_that_overflows_is_found_and_nothing_left_behind() -> None:
+    from pai_criteria.synflow import overflowing_layer
+
+    model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1), nn.Linear(1, 1))
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 1e30)
+    assert overflowing_layer(model, torch.ones(1, 1)) == "1"
+    assert overflowing_layer(model, torch.zeros(1, 1)) == "1"  # by its biases
+    assert overflowing_layer(nn.Sequential(nn.ReLU()), torch.ones(1)) == "the output"
+    assert not any(part._forward_hooks for part in model.modules())

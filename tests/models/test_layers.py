@@ -235,9 +235,10 @@ def normalised(x: Tensor, bn: Tensor | nn.Module) -> Tensor:
     """Batch norm by its running statistics."""
     assert isinstance(bn, nn.BatchNorm2d)
     mean, variance, gamma, beta = (
-        getattr(bn, key).detach().view(-1, 1, 1) for key in ("running_mean", "running_var", "weight", "bias")
+        bn.state_dict()[key].view(-1, 1, 1) for key in ("running_mean", "running_var", "weight", "bias")
     )
-    return (x - mean) / (variance + 1e-5).sqrt() * gamma + beta
+    found: Tensor = (x - mean) / (variance + 1e-5).sqrt() * gamma + beta
+    return found
 
 
 @pytest.mark.parametrize("kind", ["basic", "bottleneck", "preactivated"])
