@@ -109,3 +109,26 @@ def test_every_shipped_recipe_is_described_and_names_what_there_is() -> None:
     for name in recipe.shipped():
         found = recipe.load(name)
         assert found.title
+
+
+def test_where_keys_stand() -> None:
+    """Part and line of each; what is in a text of several lines is no key, and other tables are no grids."""
+    lines = [
+        'title = """several',
+        'seeds = 3"""',
+        "source = '''one line'''",
+        "  seeds=1",
+        "[[grid]]",
+        '"models" = ["x"]',
+        "# epochs = 4",
+        '[[ "grid" ]]  # another',
+        "batch-size = 4",
+        "criteria = [",
+        "'snip']",
+        "[other]",
+        "'bn' = 'train'",
+    ]
+    assert list(recipe.places("\n".join(lines))) == [
+        *((0, "title", 1), (0, "source", 3), (0, "seeds", 4), (1, "models", 6)),
+        *((2, "batch-size", 9), (2, "criteria", 10), (2, "bn", 13)),
+    ]

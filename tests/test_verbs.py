@@ -10,12 +10,17 @@ import pytest
 
 from pai_bench import recipe
 from pai_bench.arguments import metavar
+from pai_bench.catalog import Catalog, resolve
 from pai_bench.cli import main
 from pai_bench.errors import UserError
 from pai_bench.registry import DATA, MODELS
+from pai_bench.runner import Runner
+from pai_bench.store import Store
 from pai_bench.verbs.console import Output, make_console
 from pai_bench.verbs.listing import data_row, plugin_name, recipe_row
 from pai_bench.verbs.reports import format_of
+from pai_bench.verbs.sweeps import print_plan, say_how_to_go_on
+from tests.test_runner import sweep
 
 
 @pytest.mark.parametrize(
@@ -149,3 +154,34 @@ def test_lines_of_a_log_are_long(columns: str, width: int, monkeypatch: pytest.M
     with Path("log").open("w") as file:
         monkeypatch.setattr(sys, "stdout", file)
         assert make_console().width == width
+
+
+def test_a_plan_counts_what_earlier_versions_stored_under_other_names(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = resolve(sweep(criteria=["random", "er"], seeds=1))
+    dense, drawn, er = catalog.trials
+    console, runner = make_console(), Runner(catalog)
+    assert print_plan(console, catalog, "r", retry_failed=False) == [dense, drawn, er]
+    store = Store("r", create=True)
+    for trial in (dense, er):
+        store.write(runner.failure(trial, RuntimeError("no")))
+    assert print_plan(console, catalog, "r", retry_failed=False) == [drawn]
+    assert print_plan(console, catalog, "r", retry_failed=True) == [dense, drawn, er]
+    former = {drawn.identity: er.identity}
+    monkeypatch.setattr(Catalog, "former_identity", lambda _self, trial: former.get(trial.identity))
+    capsys.readouterr()
+    assert print_plan(console, catalog, "r", retry_failed=False) == []
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [*(f"stored  {trial.identity}" for trial in catalog.trials), "3 trials, 0 to run on cpu"]
+
+
+def test_an_interrupt_counts_trials_of_several_grids_once(capsys: pytest.CaptureFixture[str]) -> None:
+    catalogs = [(resolve(sweep(criteria=[name], seeds=1)), out) for name, out in (("er", "r"), ("random", "r/"))]
+    catalogs.append((catalogs[0][0], "s"))
+    (catalog, _), *_ = catalogs
+    store = Store("r", create=True)
+    store.write(Runner(catalog).failure(catalog.trials[0], RuntimeError("no")))
+    say_how_to_go_on(make_console(), catalogs)
+    expected = "interrupted: 1 of 5 trials are stored in r and r/ and s; the same command runs the rest"
+    assert capsys.readouterr().out.splitlines() == [expected]
