@@ -228,6 +228,12 @@ def judge(change: Change, tree: Path, reached: Reached, *, whole: bool = False) 
     return ""
 
 
+def check_reached(path: Path, reached: Reached, tree: Path) -> None:
+    """End with a word if what a file holds is of tests that are not there any more, which would catch every change."""
+    if pytest(tree, ["--collect-only", *reached])[0]:
+        raise SystemExit(f"{path} names tests that are not in this project: remove it, and it is made again")
+
+
 def copied(to: str) -> Path:
     """A copy of the project, whose compiled files hold whatever the clock says."""
     tree = Path(shutil.copytree(ROOT, Path(to) / "tree", ignore=shutil.ignore_patterns(*LEFT_OUT)))
@@ -277,7 +283,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.jobs) as pool:
         for place in range(options.jobs):
-            trees.put(copied(f"{folder}/{place}"))
+            trees.put(tree := copied(f"{folder}/{place}"))
+        check_reached(options.reached, reached, tree)
         start = time.monotonic()
         try:
             for future in as_completed([pool.submit(tried, change) for change in drawn]):

@@ -3,11 +3,12 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import mutations
-from benchmarks.mutations import Change, changes, concerned_by, draw, judge, table
+from benchmarks.mutations import Change, changes, check_reached, concerned_by, draw, judge, table
 from benchmarks.reached import Reached
 
 SOURCE = b'''"""Docstring 1 < 2."""
@@ -122,6 +123,14 @@ def test_which_tests_are_asked(tree: Path) -> None:
     assert asked("f") == ["quick", "slow", "named"]
     assert asked("g") == ["quick", "named"]
     assert asked("") == ["quick", "slow", "named", "importing"]
+
+
+def test_tests_that_are_no_longer_there_catch_nothing(tree: Path) -> None:
+    facts: dict[str, Any] = {"seconds": 1.0, "functions": []}
+    there = {"tests/test_some.py::test_one": facts}
+    check_reached(Path("reached.json"), there, tree)
+    with pytest.raises(SystemExit, match=r"reached.json names tests that are not in this project: remove it"):
+        check_reached(Path("reached.json"), there | {"tests/test_some.py::test_gone": facts}, tree)
 
 
 def test_the_same_seed_draws_the_same(tree: Path) -> None:
