@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import io
 import json
 import lzma
 import tempfile
@@ -238,3 +239,48 @@ def test_a_folder_of_results_is_read_itself(results: Path, tmp_path: Path) -> No
     (first, *_) = (results / "trials").glob("*.json")
     first.unlink()
     assert len(list(Store(results))) == 8
+
+
+def test_lines_at_their_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit, value in (("MOST", 3), ("LARGEST", 10), ("LONGEST", 5)):
+        monkeypatch.setattr(archive, limit, value)
+    assert list(archive.lines(io.BytesIO(b"ab\n\n12345"))) == [(1, b"ab\n"), (3, b"12345")]
+    assert list(archive.lines(io.BytesIO(b"1234\n12345"))) == [(1, b"1234\n"), (2, b"12345")]
+    for content, why in (
+        (b"a\n\nb\nc", "more than 3 lines, or 10 bytes"),
+        (b"1234\n1234\n1", "more than 3 lines, or 10 bytes"),
+        (b"a\n123456", "line 2 has more than 5 bytes"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            list(archive.lines(io.BytesIO(content)))
+
+
+def test_as_many_lines_may_be_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(archive, "MOST_LEFT_OUT", 2)
+    good = json.dumps({"folder": "costs", "name": "x" * 240, "content": {"a": 1}}).encode()
+    long = json.dumps({"folder": "costs", "name": "x" * 241, "content": {}}).encode()
+    left_out = archive.extract(io.BytesIO(b"\n".join([good, b"{", long, good])), tmp_path)
+    assert list(left_out) == ["line 2", "line 3"]  # the same record twice is one
+    assert left_out["line 3"] == f"ValueError: it names the place costs/{'x' * 241}"
+    assert (tmp_path / "costs" / f"{'x' * 240}.json").read_text() == '{"a": 1}'
+    with pytest.raises(ValueError, match="more than 2 lines hold no record"):
+        archive.extract(io.BytesIO(b"\n".join([good, b"{", b"{", b"{", good])), tmp_path)
+    with pytest.raises(ValueError, match="line 1: JSONDecodeError"):
+        archive.extract(io.BytesIO(b"{"), tmp_path)
+    assert archive.extract(io.BytesIO(b""), tmp_path) == {}
+
+
+def test_a_folder_is_packed_up_to_its_limits(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "r.jsonl.xz"
+    assert archive.pack(results, path) == 9
+    size = len(lzma.decompress(path.read_bytes()))
+    for limit, most in (("LARGEST", size), ("MOST", 9)):
+        with monkeypatch.context() as patch:
+            patch.setattr(archive, limit, most)
+            assert archive.pack(results, path) == 9
+            patch.setattr(archive, limit, most - 1)
+            with pytest.raises(pb.UserError, match=f"9 records of {size:,} bytes are too many for .*: part the folder"):
+                archive.pack(results, path)
+    for entry in archive.entries(results / "trials"):
+        assert entry["content"]["mask"] is None
+        assert entry["folder"] == "trials"
