@@ -127,3 +127,20 @@ def test_groups_and_transposed_convolutions_have_their_own_fans(law: Law) -> Non
 def test_parametrised_layers_are_refused() -> None:
     with pytest.raises(pb.UserError, match="'0' is parametrised, so that tn cannot draw its weights"):
         initialise(nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 4))), "tn")
+
+
+def test_what_is_not_drawn_is_no_obstacle() -> None:
+    """Layers of other kinds that are parametrised, and batch norm without a scale."""
+    other = nn.utils.parametrizations.weight_norm(nn.PReLU(), "weight", dim=0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, affine=False), other)
+    before = other.weight.detach().clone()
+    for law in LAWS:
+        initialise(model, law)
+    assert torch.equal(other.weight, before)
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_the_projection_of_an_lstm_is_one_matrix(law: Law) -> None:
+    torch.manual_seed(0)
+    lstm = initialise(nn.LSTM(30, 200, proj_size=100), law)
+    check(lstm.get_parameter("weight_hr_l0").detach(), variance(law, 200, 100))

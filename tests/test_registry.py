@@ -55,3 +55,48 @@ def test_a_plugin_that_does_not_load_is_named(monkeypatch: pytest.MonkeyPatch) -
         UserError, match=r"plugin 'theirs' of pai_bench.none does not load: ImportError: no module named theirs"
     ):
         Registry("thing", "pai_bench.none").plugins()
+
+
+def test_names_aliases_and_prefixes() -> None:
+    registry = Registry("thing", "pai_bench.none")
+    one, other = object(), object()
+    assert registry.register("a-b", source="here", aliases=("c",), version=3)(one) is one
+    registry.register("from:", source="there")(other)
+    assert [plugin.name for plugin in registry.plugins()] == ["a-b", "from:"]
+    for name in ("a-b", "a_b", "c"):
+        plugin, argument = registry.find(name)
+        assert (plugin.target, plugin.source, plugin.version, plugin.own, argument) == (one, "here", 3, False, "")
+    plugin, argument = registry.find("from:x:y_z")
+    assert (plugin.target, plugin.version, argument) == (other, 1, "x:y_z")
+    for name, message in (
+        ("a-b:x", "unknown thing 'a-b:x'"),
+        ("from:", "unknown thing 'from:'"),
+        ("d\0", "no thing: no name may hold a NUL character"),
+    ):
+        with pytest.raises(UserError, match=message):
+            registry.find(name)
+    with pytest.raises(UserError, match="a thing is looked up by its name, not by a int"):
+        registry.find(3)  # type: ignore[arg-type]
+
+
+def test_collections_are_loaded_once_and_their_own_words_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    entry_points = [SimpleNamespace(value="theirs", load=lambda: loaded.append("theirs"))]
+    monkeypatch.setattr(metadata, "entry_points", lambda group: entry_points)
+    registry = Registry("thing", "pai_bench.none")
+    assert registry.plugins() == registry.plugins() == []
+    assert loaded == ["theirs"]
+
+    def refuse() -> None:
+        raise UserError("thing 'a' is defined twice")
+
+    def leave() -> None:
+        raise SystemExit(3)
+
+    for load, message in (
+        (refuse, "^thing 'a' is defined twice$"),
+        (leave, "'theirs' of .* does not load: SystemExit: 3"),
+    ):
+        entry_points[0].load = load
+        with pytest.raises(UserError, match=message):
+            Registry("thing", "pai_bench.none").plugins()
