@@ -9,6 +9,7 @@ import pytest
 
 import pai_bench as pb
 from pai_bench.cli import main
+from pai_bench.errors import FROZEN, unknown
 from pai_bench.failures import described, place, traceback_of
 from pai_bench.pruning.lookup import load_class
 from pai_bench.store import Record
@@ -100,3 +101,37 @@ def test_places_are_of_code_that_is_not_a_librarys() -> None:
         pb.get_criterion("nothing")
     assert place(ours.value) == ""
     assert traceback_of(RuntimeError("never raised")) is None
+
+
+def test_unknown_names_with_the_nearest_or_some_of_all() -> None:
+    assert (
+        str(unknown("thing", "snipp", ["snip", "snap", "grasp"])) == "unknown thing 'snipp': did you mean snip or snap?"
+    )
+    assert str(unknown("thing", "x", [])) == "unknown thing 'x': known are none"
+    names = [f"{i:04}" for i in range(1041)]
+    shown = ", ".join(names[:40])
+    assert str(unknown("thing", "x", names[:40])) == f"unknown thing 'x': known are {shown}"
+    assert str(unknown("thing", "x", reversed(names))) == f"unknown thing 'x': known are {shown} and 1,001 more"
+
+
+def test_a_class_that_is_not_frozen_is_told_how_to_be() -> None:
+    error = TypeError("cannot inherit non-frozen dataclass from a frozen one")
+    assert described(error) == f"TypeError: {error}; {FROZEN}"
+    assert described(TypeError("another")) == "TypeError: another"
+    assert (
+        described(ValueError("non-frozen dataclass\n  in two lines")) == "ValueError: non-frozen dataclass in two lines"
+    )
+
+
+def test_tracebacks_name_files_without_their_folders_and_what_came_before() -> None:
+    try:
+        try:
+            raise KeyError("first")
+        except KeyError as error:
+            raise RuntimeError("then \ud800 /home/somebody/file.py") from error
+    except RuntimeError as error:
+        found = traceback_of(error)
+    assert found is not None
+    assert found.count('File "test_failures.py"') == 2
+    assert "KeyError: 'first'" in found
+    assert found.endswith("RuntimeError: then ? file.py\n")

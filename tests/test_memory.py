@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 import pytest
 import torch
 
-from pai_bench import memory
+from pai_bench import memory, timing
 from pai_bench.memory import UNKNOWN, free_bytes, no_memory
 
 
@@ -122,3 +122,30 @@ def test_memory_that_a_graph_writes_to_is_known_as_long_as_the_graph_is_used() -
     assert not memory.is_recorded(other)
     del player
     assert not memory.is_recorded(tensor)
+
+
+def test_memory_of_a_process_as_linux_tells_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(timing, "PROC", tmp_path)
+    assert timing.resident("VmRSS") is None  # not Linux
+    written(tmp_path / "self", {"status": "VmRSSX: 9 kB\nVmHWM:\t  20 kB\nVmRSS:\t  12 kB\n"})
+    monkeypatch.setattr(timing, "PROC", tmp_path / "self")
+    assert (timing.resident("VmRSS"), timing.resident("VmHWM"), timing.resident("Vm")) == (12 * 1024, 20 * 1024, None)
+    with timing.measured(cpu, memory=True) as found:
+        assert (tmp_path / "self" / "clear_refs").read_text() == "5"
+    assert found.peak_bytes == 8 * 1024
+    assert found.device_seconds is None
+    written(tmp_path / "less", {"status": "VmHWM: 1 kB\nVmRSS: 12 kB\n"})
+    monkeypatch.setattr(timing, "PROC", tmp_path / "less")
+    with timing.measured(cpu, memory=True) as found:
+        pass
+    assert found.peak_bytes == 0  # never less than what was there
+    with timing.measured(cpu) as found:
+        pass
+    assert found.peak_bytes is None  # of a processor only where it is asked for
+    (tmp_path / "less" / "clear_refs").unlink()
+    (tmp_path / "less" / "clear_refs").mkdir()  # not allowed
+    with timing.measured(cpu, memory=True) as found:
+        pass
+    assert found.peak_bytes is None
+    assert 0 < found.seconds < 60

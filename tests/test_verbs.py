@@ -12,10 +12,12 @@ from pai_bench import recipe
 from pai_bench.arguments import metavar
 from pai_bench.catalog import Catalog, resolve
 from pai_bench.cli import main
+from pai_bench.conformance import Result
 from pai_bench.errors import UserError
 from pai_bench.registry import DATA, MODELS
 from pai_bench.runner import Runner
 from pai_bench.store import Store
+from pai_bench.verbs.checks import check_rows
 from pai_bench.verbs.console import Output, make_console
 from pai_bench.verbs.listing import data_row, plugin_name, recipe_row
 from pai_bench.verbs.reports import format_of
@@ -185,3 +187,22 @@ def test_an_interrupt_counts_trials_of_several_grids_once(capsys: pytest.Capture
     say_how_to_go_on(make_console(), catalogs)
     expected = "interrupted: 1 of 5 trials are stored in r and r/ and s; the same command runs the rest"
     assert capsys.readouterr().out.splitlines() == [expected]
+
+
+def test_rows_of_checks() -> None:
+    """One for the networks on which a check passed, then one for each error, wherever it came up."""
+
+    def result(check: str, network: str, error: str = "") -> Result:
+        return Result(check, network, not error, error and f"Mine on {network}: {error}", 0.1, error)
+
+    results = [
+        result("contract", "mlp"),
+        result("contract", "cnn", "line 3: 'a.weight' has 12 of (3, 4)"),
+        result("masked", "mlp", "line 3: 'b.weight' has 5 of (1, 5)"),
+        result("masked", "cnn", "line 4: 'b.weight' has 5 of (1, 5)"),
+    ]
+    assert list(check_rows(results)) == [
+        ("contract", "mlp", "passed", ""),
+        ("contract, masked", "cnn, mlp", "failed", "line 3: 'a.weight' has 12 of (3, 4)"),
+        ("masked", "cnn", "failed", "Mine on cnn: line 4: 'b.weight' has 5 of (1, 5)"),
+    ]
