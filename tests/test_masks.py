@@ -14,6 +14,7 @@ from torch import nn
 import pai_bench as pb
 from pai_bench.cli import main
 from pai_bench.pruning import Mask
+from pai_bench.registry import DATA, Plugin
 from pai_bench.store import Record, Store, bits
 from pai_bench.store.bits import PLACES, differing, pack, read_whole, whole_file
 
@@ -164,3 +165,17 @@ def test_a_whole_mask_comes_back_bit_for_bit() -> None:
     assert list(found) == list(mask)
     assert all((found[name] == mask[name]).all() and found[name].shape == shapes[name] for name in mask)
     assert whole_file({"a": mask["b"]}) is None
+
+
+def test_a_mask_of_few_examples_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer than a batch of the default protocol has, which is not the trial's."""
+
+    def few(_data_dir: Path | None = None) -> pb.DataSet:
+        split = (torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3)
+        return pb.DataSet("few", split, split)  # type: ignore[arg-type]
+
+    monkeypatch.setitem(DATA._plugins, "few", Plugin("few", few, "here"))
+    keys: dict[str, Any] = {"data": ["few"], "models": ["lenet-300-100"], "criteria": ["snip"], "sparsities": [0.5]}
+    frame = pb.run(pb.Sweep(**keys, seeds=1, epochs=1, batch_size=10, score_batch=6, device="cpu"), out="r")
+    (name,) = frame[frame.criterion == "snip"].identity
+    assert pb.remake_mask("r", name)["fc1.weight"].equal(pb.read_mask("r", name)["fc1.weight"])
