@@ -196,8 +196,11 @@ class Linearised(TorchFunctionMode):
             return None
         if whole is output:
             return found[0]
-        taken = found[0].contiguous() if whole.is_contiguous() else None
-        return None if taken is None else taken.as_strided(output.shape, output.stride(), output.storage_offset())
+        if not whole.is_contiguous():
+            return None
+        taken = found[0].contiguous()  # which may begin in the middle of its memory, where the result does not
+        place = taken.storage_offset() + output.storage_offset() - whole.storage_offset()
+        return taken.as_strided(output.shape, output.stride(), place)
 
     @staticmethod
     def scaled(

@@ -133,6 +133,14 @@ def test_of_a_softmax_at_the_end_only_those_outputs_count_that_are_returned() ->
     assert not torch.equal(found["b.weight"], scores(Net(lambda x: x))["b.weight"])
 
 
+@pytest.mark.parametrize("view", [lambda y: y.view(-1, 1), lambda y: y[:, :1], lambda y: y.squeeze()])
+def test_a_softmax_of_outputs_that_begin_in_the_middle_of_their_memory(view: Callable[[Tensor], Tensor]) -> None:
+    found = scores(Net(lambda x: x, lambda x: view(x[:, 1:].softmax(1))))
+    plain = scores(Net(lambda x: x, lambda x: view(x[:, 1:])))
+    assert all(torch.equal(found[name], plain[name]) for name in plain)
+    assert found["b.weight"].any()
+
+
 def test_a_softmax_in_the_middle_is_none_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
     scores(Net(lambda x: x.softmax(1)))
     assert "left out" not in caplog.text
