@@ -1,6 +1,5 @@
 """What scoring costs: seconds and memory of a criterion, beside a bare forward and backward and a training step."""
 
-import copy
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from pai_bench.execution.measure import step_seconds
 from pai_bench.plan import Trial
 from pai_bench.precision import reproducible
 from pai_bench.pruning import Batch, Criterion, Scorer, get_schedule, prunable_parameters, prune
-from pai_bench.pruning.replica import BATCH_NORMS
+from pai_bench.pruning.replica import BATCH_NORMS, copied
 from pai_bench.runner import Runner
 from pai_bench.store import Cost
 from pai_bench.timing import repeat
@@ -89,7 +88,7 @@ def bare(
     These are the `prunable` parameters, by name, or those of the usual layers.
     Batch norm is in the criterion's mode, and several score batches go through the network one by one.
     """
-    twin = copy.deepcopy(model).requires_grad_(False).eval()
+    twin = copied(model).requires_grad_(False).eval()
     parameters = prunable_parameters(twin, biases=criterion.biases, only=prunable).values()
     weights = [weight.requires_grad_(True) for weight in parameters]
     for module in twin.modules():

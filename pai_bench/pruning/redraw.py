@@ -1,6 +1,5 @@
 """Another draw of a network's initialisation."""
 
-import copy
 from collections.abc import Callable
 
 from torch import nn
@@ -9,6 +8,7 @@ from pai_bench.errors import UserError
 from pai_bench.identity import stream
 from pai_bench.initialise import initialise
 from pai_bench.law import Law
+from pai_bench.pruning.replica import copied
 from pai_bench.randomness import random_state
 
 Draw = Callable[[int], nn.Module]
@@ -18,7 +18,7 @@ Draw = Callable[[int], nn.Module]
 def redrawn(model: nn.Module, seed: int, draw: Draw | None = None) -> nn.Module:
     """The network `model` with another draw of its initial weights, by `draw`, or else by its layers' own methods."""
     if draw is None:
-        return redraw_(copy.deepcopy(model), seed)
+        return redraw_(copied(model), seed)
     first = next(model.parameters())
     with random_state(stream(seed, "redraw")):  # a function that seeds torch is to leave no trace
         other = draw(seed).to(first.device, first.dtype)
@@ -32,7 +32,7 @@ def drawn_by(model: nn.Module, seed: int, law: Law) -> nn.Module:
     """The network `model` with initial weights drawn by `law`, the same on every device."""
     device = next(model.parameters()).device
     with random_state(stream(seed, "redraw")):
-        return initialise(copy.deepcopy(model).cpu(), law).to(device)
+        return initialise(copied(model).cpu(), law).to(device)
 
 
 def redraw_(model: nn.Module, seed: int) -> nn.Module:

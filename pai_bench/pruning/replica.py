@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pai_bench.errors import UserError
 from pai_bench.memory import is_recorded
+from pai_bench.pruning.captured import is_holder, rebind
 from pai_bench.pruning.criterion import SCORING, BatchNormMode
 from pai_bench.pruning.dropout import steady
 
@@ -49,10 +50,7 @@ def replica(model: nn.Module, names: list[str], bn: BatchNormMode) -> nn.Module:
         if type(parameter) is nn.Parameter:
             memo[id(parameter)] = own = nn.Parameter(shared(dense.get(name, parameter)), requires_grad=False)
             vars(own).update(vars(parameter))
-    try:
-        twin = copied(model, memo)
-    except Exception as error:  # whatever a module's own __deepcopy__ raises
-        raise UserError(f"{type(model).__name__} cannot be copied for scoring: {error}") from error
+    twin = copied(model, memo)
     refuse_shared(model, twin)
     twin.requires_grad_(False)
     for name in names:
@@ -63,19 +61,38 @@ def replica(model: nn.Module, names: list[str], bn: BatchNormMode) -> nn.Module:
     return twin
 
 
-def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """``copy.deepcopy(model, memo)``, without asking of each of the thirty things in a module how to copy it."""
+def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """A copy of a network, whose functions that hold parts of it hold those of the copy; `memo` as of ``deepcopy``."""
+    memo = {} if memo is None else memo
     modules = list(model.modules())
     for module in modules:
         for value in vars(module).values():
             if isinstance(value, Tensor) and value.grad_fn is not None:  # what a forward pass has left there
                 memo[id(value)] = value.detach().clone()
-    if not all(map(is_copied_as_usual, set(map(type, modules)))):
-        return copy.deepcopy(model, memo)
+    try:
+        if all(map(is_copied_as_usual, set(map(type, modules)))):
+            holders = copy_parts(modules, memo)
+        else:
+            twin = memo[id(model)] = copy.deepcopy(model, memo)
+            own = set(map(id, modules))  # some may give themselves (`refuse_shared`)
+            holders = [module for module in twin.modules() if id(module) not in own]
+    except Exception as error:  # whatever a module's own __deepcopy__ raises
+        raise UserError(f"{type(model).__name__} cannot be copied for scoring: {error}") from error
+    rebind(holders, memo)
+    found: nn.Module = memo[id(model)]
+    return found
+
+
+def copy_parts(modules: list[nn.Module], memo: dict[int, Any]) -> list[nn.Module]:
+    """Copy all modules of a network, without asking of each of the thirty things in one how to copy it.
+
+    Returns the copies in which there may be functions.
+    """
     for module in modules:  # all of them first, since modules may know of one another
         memo[id(module)] = type(module).__new__(type(module))
+    holders = []
     for module in modules:
-        state = vars(memo[id(module)])
+        state, holds = vars(memo[id(module)]), False
         for name, value in vars(module).items():
             if type(value) in SIMPLE:
                 state[name] = value
@@ -85,8 +102,10 @@ def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
                 state[name] = type(value)((key, copy.deepcopy(part, memo)) for key, part in value.items())
             elif name != "_compiled_call_impl":
                 state[name] = copy.deepcopy(value, memo)
-    twin: nn.Module = memo[id(model)]
-    return twin
+                holds = holds or is_holder(value)
+        if holds:
+            holders.append(memo[id(module)])
+    return holders
 
 
 SIMPLE = (bool, int, float, str, type(None))
