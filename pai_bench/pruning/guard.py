@@ -231,7 +231,11 @@ class Scorer:
         self._scoring.mask = mask
         for name, buffer in self.replica.named_buffers():
             if name in self._buffers and not still_shared(buffer):
-                buffer.data.copy_(self._buffers[name])
+                before, (place, _, key) = self._buffers[name], name.rpartition(".")
+                if buffer.grad_fn is None and buffer.shape == before.shape:
+                    buffer.data.copy_(before)
+                else:  # the pass has put another in its place, which knows of the graph of that pass, say
+                    self.replica.get_submodule(place)._buffers[key] = before.clone()
 
 
 def overwritten(formula: Callable[..., Scores]) -> Callable[..., Scores]:

@@ -66,9 +66,8 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     memo = {} if memo is None else memo
     modules = list(model.modules())
     for module in modules:
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and value.grad_fn is not None:  # what a forward pass has left there
-                memo[id(value)] = value.detach().clone()
+        for value in left_behind(module):
+            memo[id(value)] = value.detach().clone()
     try:
         if all(map(is_copied_as_usual, set(map(type, modules)))):
             holders = copy_parts(modules, memo)
@@ -96,7 +95,7 @@ def copy_parts(modules: list[nn.Module], memo: dict[int, Any]) -> list[nn.Module
         for name, value in vars(module).items():
             if type(value) in SIMPLE:
                 state[name] = value
-            elif type(value) in (OrderedDict, dict) and not value:  # a dozen of them
+            elif type(value) in (dict, OrderedDict) and not value:  # a dozen of them
                 state[name] = type(value)()
             elif name in ("_parameters", "_modules", "_buffers"):
                 state[name] = type(value)((key, copy.deepcopy(part, memo)) for key, part in value.items())
@@ -108,7 +107,19 @@ def copy_parts(modules: list[nn.Module], memo: dict[int, Any]) -> list[nn.Module
     return holders
 
 
-SIMPLE = (bool, int, float, str, type(None))
+def left_behind(module: nn.Module) -> Iterator[Tensor]:
+    """What a forward pass has left in a module that only its graph can tell the value of, which nothing can copy."""
+    for value in vars(module).values():
+        kind = type(value)
+        if kind in SIMPLE or (kind in CONTAINERS and not value):  # most of them
+            continue
+        for part in (value.values() if isinstance(value, dict) else value) if kind in CONTAINERS else (value,):
+            if isinstance(part, Tensor) and part.grad_fn is not None:
+                yield part
+
+
+SIMPLE = frozenset([bool, int, float, str, type(None)])
+CONTAINERS = frozenset([dict, OrderedDict, list, tuple])
 
 
 def is_copied_as_usual(kind: type[nn.Module]) -> bool:

@@ -217,6 +217,42 @@ def test_buffers_that_a_forward_pass_replaces_start_anew() -> None:
     assert model.scale.item() == 1
 
 
+class Stateful(nn.Module):
+    """Keeps what its layers gave in buffers, in a list and by name, with the graph of that pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 4), nn.Linear(4, 3)
+        self.state: Tensor
+        self.register_buffer("state", torch.zeros(4))
+        self.register_buffer("last", torch.zeros(0))
+        self.given: list[Tensor] = []
+        self.by_name: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.a(x) + self.state
+        self.state, self.last = hidden.mean(0), hidden
+        self.given, self.by_name = [hidden], {"hidden": hidden}
+        output: Tensor = self.b(hidden)
+        return output
+
+
+def test_a_network_that_keeps_the_graph_of_its_last_pass_starts_anew_for_every_mask() -> None:
+    torch.manual_seed(0)
+    model, batch = Stateful(), pb.Batch(torch.randn(6, 5), torch.arange(6) % 3)
+    plain = nn.Sequential(*map(copy.deepcopy, model.children()))
+    before = pb.prune(model, batch, "snip", 0.5, schedule="exponential:steps=3")
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(
+            before.values(), pb.prune(plain, batch, "snip", 0.5, schedule="exponential:steps=3").values(), strict=True
+        )
+    )
+    model(batch.inputs)
+    pb.prune(model, batch, "snip", 0.5, schedule="exponential:steps=3")
+    assert model.given[0].grad_fn is not None
+
+
 def test_draws_and_queued_seeds_leave_no_trace() -> None:
     """A draw that seeds torch, and the seed that torch keeps for CUDA until it is initialised."""
     model, batch = nn.Linear(3, 2), pb.Batch(torch.randn(4, 3), torch.arange(4) % 2)
