@@ -14,9 +14,13 @@ import torch
 
 from pai_bench import children
 from pai_bench.catalog import Catalog, Inspection, inspect_network, resolve
+from pai_bench.children import BEAT
 from pai_bench.plan import Sweep, Trial
 
 logger = logging.getLogger(__name__)
+
+SILENCE = 120.0
+"""Seconds without a sign of life after which a worker is taken for stopped, and ended."""
 
 PATIENCE = 5.0
 """Seconds that a worker is given to end."""
@@ -40,11 +44,29 @@ class Worker:
     """When it gave its last sign of life."""
 
     def receive(self) -> tuple[str, Any]:
-        """The next message that is no mere sign of life; an EOFError or OSError if the process has died."""
+        """The next message that is no mere sign of life; an EOFError or OSError if the process has died.
+
+        One that gives no sign of life for `SILENCE` is ended.
+        """
         message: tuple[str, Any] = ("alive", None)
+        silent = 0.0  # by what was waited for: while this process is stopped, nothing is
         while message[0] == "alive":
-            message = self.line.recv()
+            if self.line.poll(BEAT):
+                message, silent = self.line.recv(), 0.0
+            elif self.has_ended():
+                raise EOFError
+            elif (silent := silent + BEAT) >= SILENCE:
+                self.end_silent()
         return message
+
+    def has_ended(self) -> bool:
+        """Whether the process has died and said all; what it has started may still hold the line to it open."""
+        return self.process.poll() is not None and not self.line.poll()
+
+    def end_silent(self) -> None:
+        """End the process, which has been stopped."""
+        logger.warning("a worker process has given no sign of life for %.0f s and is ended", SILENCE)
+        self.process.kill()
 
     def ended(self) -> str:
         """How it has ended, after it has."""

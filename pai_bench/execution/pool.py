@@ -7,11 +7,12 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 
 from pai_bench import children
 from pai_bench.children import BEAT
 from pai_bench.errors import UserError
+from pai_bench.execution import apart
 from pai_bench.execution.apart import Worker, end, start
 from pai_bench.execution.choice import Choice
 from pai_bench.plan import Trial
@@ -34,9 +35,6 @@ STARTS = 3
 
 DELAY = 0.5
 """Seconds until a worker is started after one has died as it began; twice as long after each further one."""
-
-SILENCE = 120.0
-"""Seconds without a sign of life after which a worker is taken for stopped, and replaced."""
 
 
 class Pool:
@@ -87,9 +85,11 @@ class Pool:
             self._hand_out(waiting, ask)
             # nobody is busy where another process has done all that was left: to wait for no line would be for ever
             busy = [worker.line for worker in self._workers if worker.cell]
-            for line in wait(busy, BEAT) if busy else ():
+            for line in (wait(busy, BEAT) or self._of_dead()) if busy else ():
                 worker = next(one for one in self._workers if one.line is line)
                 try:
+                    if worker.has_ended():
+                        raise EOFError
                     kind, content = worker.line.recv()
                 except (EOFError, OSError):
                     if worker.ready:
@@ -125,6 +125,10 @@ class Pool:
                     raise UserError(f"a worker process cannot run this sweep ({content}); use --workers 1")
             self._end_silent()
 
+    def _of_dead(self) -> list[Connection]:
+        """The lines of busy workers that have died without closing them, as where they have started others."""
+        return [worker.line for worker in self._workers if worker.cell and worker.has_ended()]
+
     def _end_silent(self) -> None:
         """End workers that have been stopped: what they had is then run again, as of any that has died."""
         now = time.monotonic()
@@ -133,9 +137,8 @@ class Pool:
                 worker.heard += pause
         self._looked = now
         for worker in self._workers:
-            if worker.cell and now - worker.heard > SILENCE:
-                logger.warning("a worker process has given no sign of life for %.0f s and is ended", SILENCE)
-                worker.process.kill()
+            if worker.cell and now - worker.heard > apart.SILENCE:
+                worker.end_silent()
                 worker.heard = now
 
     def _goes_on_without(self, worker: Worker, waiting: "deque[Cell]") -> bool:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import pai_bench as pb
 from pai_bench import children
 from pai_bench.catalog import Inspection, resolve
-from pai_bench.execution.apart import Apart, prepared
+from pai_bench.execution.apart import Apart, Worker, prepared
 from pai_bench.execution.choice import choose
 from pai_bench.execution.pool import Pool
 from pai_bench.runner import Runner
@@ -22,6 +23,8 @@ from tests.execution.test_pool import DIES, named
 NETS = """
 import ctypes
 import os
+import signal
+import time
 from torch import nn
 
 class Crashes(nn.Module):
@@ -50,6 +53,21 @@ class InTraining(Crashes):
 
 def in_training(shape, classes):
     return InTraining(classes, None)
+
+class LeavesAnother(Crashes):
+    def forward(self, x):
+        if self.training:
+            if not os.fork():
+                time.sleep(60)
+                os._exit(0)
+            os.abort()
+        return self.layer(x.flatten(1))
+
+def leaves_another(shape, classes):
+    return LeavesAnother(classes, None)
+
+def stops(shape, classes):
+    return Crashes(classes, lambda: os.kill(os.getpid(), signal.SIGSTOP))
 
 def good(shape, classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(784, classes))
@@ -145,6 +163,50 @@ def pai_bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """A whole command."""
     command = [sys.executable, "-m", "pai_bench", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little patience with a process that says nothing."""
+    monkeypatch.setattr("pai_bench.execution.apart.BEAT", 0.05)
+    monkeypatch.setattr("pai_bench.execution.apart.SILENCE", 0.2)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_process_that_says_nothing_is_ended(caplog: pytest.LogCaptureFixture) -> None:
+    ours, theirs = Pipe()
+    worker = Worker(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]), ours)
+    theirs.send(("alive", None))
+    with theirs, pytest.raises(EOFError):
+        worker.receive()
+    assert worker.ended() == "killed by signal 9"
+    assert caplog.messages == ["a worker process has given no sign of life for 0 s and is ended"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_process_that_has_died_is_heard_to_the_end_and_then_not_waited_for() -> None:
+    ours, theirs = Pipe()
+    worker = Worker(subprocess.Popen([sys.executable, "-c", ""]), ours)
+    worker.process.wait()
+    theirs.send(("answer", 1))
+    with theirs:
+        assert not worker.has_ended()
+        assert worker.receive() == ("answer", 1)
+        assert worker.has_ended()
+        with pytest.raises(EOFError):
+            worker.receive()
+    assert worker.ended() == "exit code 0"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bad", ["leaves_another", "stops"])
+def test_a_network_that_stops_or_leaves_another_process_fails_alone(bad: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pai_bench.execution.apart.SILENCE", 12.0)
+    frame = pb.run(crashing(bad, "good"), out="r")
+    assert {(model.partition("@")[0], status) for model, status in zip(frame.model, frame.status, strict=True)} == {
+        (bad, "failed"),
+        ("good", "done"),
+    }
 
 
 RUN = ["--criteria", "random", "--sparsities", "0.5", "--seeds", "1", "--epochs", "1", "--device", "cpu"]

@@ -103,7 +103,7 @@ def test_a_worker_that_dies_is_replaced_and_its_trial_tried_once_more(
 def test_a_worker_that_is_stopped_is_replaced(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("pai_bench.execution.pool.SILENCE", 12.0)
+    monkeypatch.setattr("pai_bench.execution.apart.SILENCE", 12.0)
     Path("dies.py").write_text(DIES.format(times=1).replace("SIGKILL", "SIGSTOP"))
     frame = pb.run(named(criteria=["./dies.py:Dies", "random"], seeds=1, workers=2), out="r")
     assert list(frame.status) == ["done"] * 3
