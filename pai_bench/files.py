@@ -59,7 +59,7 @@ def load(path: Path, wanted: str) -> ModuleType:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:
-            with importing_from(path.parent):
+            with importing_from(path.parent), current_folder_kept():
                 spec.loader.exec_module(module)
         except (Exception, SystemExit) as error:
             del sys.modules[name]
@@ -80,6 +80,20 @@ def importing_from(folder: Path) -> Iterator[None]:
             sys.path.remove(str(folder))
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
+
+
+@contextmanager
+def current_folder_kept() -> Iterator[None]:
+    """A block after which relative paths, those of the command line, mean what they meant before."""
+    try:
+        before = os.getcwd()
+    except FileNotFoundError:  # it has been removed
+        before = ""
+    try:
+        yield
+    finally:
+        if before:
+            os.chdir(before)
 
 
 def function(path: Path, name: str, kind: str) -> Callable[..., Any]:

@@ -273,6 +273,15 @@ def test_mistakes_are_one_line(flag: str, name: str, message: str, capsys: pytes
     assert message in capsys.readouterr().err
 
 
+def test_a_file_that_goes_to_another_folder_takes_nobody_with_it(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    Path("moves.py").write_text(f"import os\nos.chdir({str(tmp_path / 'far')!r})\n{TEXT}")
+    here = Path.cwd()
+    for function in ("small", "other"):
+        assert find_model(f"./moves.py:{function}")[0].startswith(f"{function}@")
+    assert Path.cwd() == here
+
+
 def test_modules_of_the_current_folder_are_found() -> None:
     Path("in_this_folder.py").write_text(f"{TEXT}\n\nother.version = 3\n")
     command = [sys.executable, "-P", "-m", "pai_bench", *RUN, "--data", "./own.py:points", "--dry-run", "--models"]
