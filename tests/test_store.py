@@ -243,7 +243,24 @@ def test_a_trial_takes_its_whole_mask_along(tmp_path: Path) -> None:
         store.mask_of(one.identity).name,
     }
     assert store.read(one.identity) == found
-    assert store.adopt(former.identity, one.identity, one.trial) is None
+    assert store.adopt(former.identity, record(2).identity, record(2).trial) is None
+
+
+@pytest.mark.parametrize("read_before", [True, False])
+def test_a_trial_that_another_process_adopts_meanwhile_keeps_its_whole_mask(
+    tmp_path: Path, read_before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, other = (Store(tmp_path / "r", create=True) for _ in range(2))
+    one, former = record(0), record(1)
+    store.write(dataclasses.replace(former, whole_mask=b"mask"))
+    known = store.read(former.identity) if read_before else None
+    there = other.adopt(former.identity, one.identity, one.trial)
+    read = store.read
+    monkeypatch.setattr(store, "read", lambda name: known if name == former.identity else read(name))
+    found = store.adopt(former.identity, one.identity, one.trial)
+    assert found is not None
+    assert found == there
+    assert store.mask_of(one.identity).read_bytes() == b"mask"
 
 
 def test_a_search_takes_the_place_of_a_former_one_if_it_is_still_there(tmp_path: Path) -> None:

@@ -213,12 +213,16 @@ class Store:
 
     def adopt(self, former: str, identity: str, trial: Mapping[str, Any]) -> Record | None:
         """The record stored as `former`, if there is one, from now on under the `identity` of the same `trial`."""
-        if (record := self.read(former)) is None:
-            return None
+        record, whole = self.read(former), None
         try:
-            whole = self.whole_mask(record)
+            if record is not None:
+                whole = self.whole_mask(record)
         except (ValueError, OSError) as error:
             raise UserError(f"{self.mask_of(former)} cannot be read ({error})") from error
+        if self.holds(identity):  # another process was faster, and has the mask that may be gone here
+            return self.read(identity)
+        if record is None:
+            return None
         record = replace(record, identity=identity, trial=trial, whole_mask=whole)
         self.write(record)
         self._remove(self.trials / f"{former}.json")
