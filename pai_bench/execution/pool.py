@@ -99,7 +99,7 @@ class Pool:
                         continue
                     kind, content = "unfit", f"it ended as it began, with exit code {worker.process.wait()}"
                 worker.heard = time.monotonic()
-                if kind == "alive":
+                if kind in ("alive", "inspects"):  # what it inspects is not known here, as where its data differ
                     continue
                 if kind == "ready" and content[0] != list(self._places):
                     kind, content = (
