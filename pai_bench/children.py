@@ -77,8 +77,10 @@ def interrupts_deferred() -> Iterator[None]:
             handlers[signal.Signals(pending[0][0])](*pending[0])
 
 
-def start(module: str, threads: int) -> tuple[subprocess.Popen[bytes], Connection]:
+def start(module: str, threads: int, *files: int) -> tuple[subprocess.Popen[bytes], Connection]:
     """A process that runs `module` on so many `threads`, and the line to it.
+
+    It has the open `files`, too, which its arguments name behind the line.
 
     Unlike those of `multiprocessing`, it does not run the program that started it again. To lose no process by an
     interrupt, note it in the same `interrupts_deferred` block.
@@ -88,9 +90,10 @@ def start(module: str, threads: int) -> tuple[subprocess.Popen[bytes], Connectio
     process = None
     try:
         with interrupts_deferred(), theirs, interrupts_blocked():
+            given = [theirs.fileno(), *files]
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", module, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-P", "-m", module, *map(str, given)],
+                pass_fds=given,
                 stdin=subprocess.DEVNULL,
                 env=os.environ | dict.fromkeys(THREADS, str(threads)) | {"PYTHONPATH": path},
             )

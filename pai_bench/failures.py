@@ -1,6 +1,9 @@
 """What is said of an error in a formula or a network: what it is, where it was raised, and how it came there."""
 
+import os
+import re
 import sys
+import sysconfig
 import traceback
 from pathlib import PurePath
 
@@ -30,6 +33,16 @@ def place(error: BaseException) -> str:
         if str(frame.f_globals.get("__name__")).partition(".")[0] not in LIBRARIES:
             found = f" ({PurePath(code.co_filename).name}, line {line}, in {code.co_name})"
     return found
+
+
+def place_of_crash(text: str) -> str:
+    """`` at FILE, line N, in FUNCTION``, of what `faulthandler` has written: the innermost that is of no package."""
+    folders = {str(PurePath(__file__).parent), *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))}
+    found = re.findall(r'^  File "([^<].*)", line (\d+) in (.+)$', text, re.MULTILINE)
+    own = [one for one in found if not any(one[0].startswith(f"{folder}{os.sep}") for folder in folders)]
+    for file, line, function in (own or found)[:1]:
+        return f" at {PurePath(file).name}, line {line}, in {function}"
+    return ""
 
 
 def traceback_of(error: BaseException) -> str | None:

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 import pai_bench as pb
+from pai_bench import failures
 from pai_bench.cli import main
 from pai_bench.errors import FROZEN, unknown
 from pai_bench.failures import described, place, traceback_of
@@ -135,3 +137,17 @@ def test_tracebacks_name_files_without_their_folders_and_what_came_before() -> N
     assert found.count('File "test_failures.py"') == 2
     assert "KeyError: 'first'" in found
     assert found.endswith("RuntimeError: then ? file.py\n")
+
+
+def test_the_place_of_a_crash_is_the_innermost_line_of_ones_own() -> None:
+    torch_file, ours = torch.nn.modules.linear.__file__, failures.__file__
+    text = (
+        "Fatal Python error: Aborted\n\nStack (most recent call first):\n"
+        f'  File "{torch_file}", line 3 in forward\n  File "/a b/mine.py", line 7 in forward\n'
+        f'  File "{ours}", line 9 in run\n  File "/other.py", line 1 in main\n  File "<frozen runpy>", line 88 in x\n'
+    )
+    assert failures.place_of_crash(text) == " at mine.py, line 7, in forward"
+    assert failures.place_of_crash(text.replace("/a b/mine.py", torch_file).replace("/other.py", ours)) == (
+        " at linear.py, line 3, in forward"
+    )
+    assert failures.place_of_crash("Fatal Python error: Aborted\n") == ""

@@ -1,20 +1,23 @@
 """Worker processes, and what one of them is asked before trials run: what a network that is not ours may crash on."""
 
 import logging
+import os
 import pickle
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from pai_bench import children
 from pai_bench.catalog import Catalog, Inspection, inspect_network, resolve
 from pai_bench.children import BEAT
+from pai_bench.failures import place_of_crash
 from pai_bench.plan import Sweep, Trial
 
 logger = logging.getLogger(__name__)
@@ -24,6 +27,9 @@ SILENCE = 120.0
 
 PATIENCE = 5.0
 """Seconds that a worker is given to end."""
+
+LONGEST = 2**16
+"""Bytes that are read of what a process has written as it crashed."""
 
 Network = tuple[str, str]
 """The names of a data set and of a network."""
@@ -35,6 +41,8 @@ class Worker:
 
     process: subprocess.Popen[bytes]
     line: Connection
+    crash: IO[bytes] | None = None
+    """Where it writes what it was doing when it crashed."""
     cell: list[Trial] = field(default_factory=list)
     ready: bool = False
     """Whether it has read the sweep."""
@@ -70,15 +78,26 @@ class Worker:
 
     def ended(self) -> str:
         """How it has ended, after it has."""
-        self.line.close()
         code = self.process.wait()
-        return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        text = "" if self.crash is None else os.pread(self.crash.fileno(), LONGEST, 0).decode("utf-8", "replace")
+        self.close()
+        if code >= 0:
+            return f"exit code {code}"
+        if text:
+            logger.debug("what a worker process was doing when it died:\n%s", text)
+        return f"killed by signal {-code}{place_of_crash(text)}"
+
+    def close(self) -> None:
+        """Close all that is shared with the process."""
+        self.line.close()
+        if self.crash is not None:
+            self.crash.close()
 
 
 def end(workers: Sequence[Worker]) -> None:
     """End some workers, each at the latest after `PATIENCE`."""
     for worker in workers:
-        worker.line.close()
+        worker.close()
         worker.process.terminate()
     for worker in workers:
         try:
@@ -176,7 +195,8 @@ class Apart:
 def start(sweep: Sweep, known: Mapping[Network, Inspection], threads: int) -> Worker:
     """A process that reads a sweep by itself, but for what is known of its networks."""
     content = pickle.dumps((sweep, logging.getLogger().level, dict(known)))
-    worker = Worker(*children.start("pai_bench.execution.worker", threads))
+    crash = tempfile.TemporaryFile()  # noqa: SIM115  # read and closed when the process has ended
+    worker = Worker(*children.start("pai_bench.execution.worker", threads, crash.fileno()), crash)
     with suppress(OSError):  # if it is dead, its line says so when it is read
         worker.line.send_bytes(content)
     return worker

@@ -148,7 +148,7 @@ class Pool:
         if self._failed_starts >= STARTS and not others:
             return False
         self._workers.remove(worker)
-        worker.line.close()
+        worker.close()
         code = worker.process.wait()
         waiting.appendleft(worker.cell)
         if self._failed_starts >= STARTS:

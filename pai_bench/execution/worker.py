@@ -6,6 +6,7 @@
 import faulthandler
 import logging
 import pickle
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -59,8 +60,7 @@ def serve(line: Line) -> None:
     from pai_bench.plan import Trial
     from pai_bench.runner import Runner
 
-    with suppress(OSError, ValueError, AttributeError):  # there is no standard error
-        faulthandler.enable(all_threads=False)  # a crash then says in which line of Python it was
+    faulthandler.enable(int(sys.argv[2]), all_threads=False)  # a crash then says in which line of Python it was
     keep_freed_memory()
     ignore_harmless_warnings()
     content = line.recv_bytes()

@@ -1,5 +1,6 @@
 """Networks that crash as no exception can tell: for real, in sweeps of their own."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from tests.execution.test_pool import DIES, named
 NETS = """
 import ctypes
 import os
+import re
 import signal
 import time
 from torch import nn
@@ -103,9 +105,11 @@ def test_networks_are_inspected_and_measured_in_another_process(apart: Apart, ca
         "in_training": Inspection(batch_norm=True),
         "good": Inspection(),
     }
-    assert "ends the process that runs it on digits (killed by signal 6)" in caplog.text
+    assert re.search(
+        r"ends the process that runs it on digits \(killed by signal 6 at nets.py, line \d+, in \S+\)", caplog.text
+    )
     trials = {trial.model.partition("@")[0]: trial for trial in catalog.trials}
-    with pytest.raises(RuntimeError, match=r"the process that ran in_training@.* died \(killed by signal 6\)"):
+    with pytest.raises(RuntimeError, match=r"in_training@.* died \(killed by signal 6 at nets.py"):
         apart.ask("step", trials["in_training"], 1, 1, Engine())
     seconds, _ = apart.ask("step", trials["good"], 1, 1, Engine())
     assert 0 < seconds < 1
@@ -226,9 +230,12 @@ def test_a_network_that_crashes_fails_alone(bad: str, workers: str) -> None:
     assert len(list(Store("r"))) == 4
     assert f"digits {bad}@" in found.stdout
     assert "failed, " in found.stdout
-    assert "RuntimeError: the worker process died (killed by signal " in found.stdout
+    said = " ".join(found.stdout.split())
+    assert re.search(
+        r"RuntimeError: the worker process died \(killed by signal \d+ at nets.py, line \d+, in \S+\)", said
+    )
     assert "2 trials failed; --retry-failed runs them again" in found.stdout
-    assert "nets.py" in found.stderr.partition("Fatal Python error: ")[2]  # the line that crashed
+    assert "Extension modules" not in found.stderr  # which python shows of a process that crashes
     planned = pai_bench("run", *RUN, *models, "--dry-run", "--out", "other")
     assert planned.returncode == 0, planned.stderr
     assert f"not measured: a step of {bad}@" in planned.stdout
