@@ -290,3 +290,32 @@ def test_a_script_is_not_run_again(tmp_path: Path) -> None:
     script.write_text("from pai_bench.children import each\nprint('begun')\nprint(each(pow, [(2, 3)] * 4, 2))\n")
     done = subprocess.run([sys.executable, script], text=True, capture_output=True, check=True)
     assert done.stdout.splitlines() == ["begun", "[8, 8, 8, 8]"]
+
+
+@pytest.mark.skipif(processors() == 1 and os.name != "posix", reason="no other process can be started")
+def test_a_process_at_work_goes_when_its_parent_is_killed() -> None:
+    code = """
+import time
+from pai_bench.children import start
+process, line = start("pai_bench.children", 1)
+line.send((30, time.sleep))
+line.recv()
+line.send((60,))
+print(process.pid, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        os.kill(child, 0)
+        parent.kill()
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            return
+        if Path(f"/proc/{child}/stat").is_file() and Path(f"/proc/{child}/stat").read_text().split()[2] == "Z":
+            return  # nobody has asked how it ended
+        time.sleep(0.1)
+    pytest.fail("it works on")

@@ -378,3 +378,11 @@ def test_the_layer_that_overflows_is_found_and_nothing_left_behind() -> None:
     assert overflowing_layer(model, torch.zeros(1, 1)) == "1"  # by its biases
     assert overflowing_layer(nn.Sequential(nn.ReLU()), torch.ones(1)) == "the output"
     assert not any(part._forward_hooks for part in model.modules())
+
+
+@pytest.mark.parametrize(("names", "shown"), [("abc", "a, b, c;"), ("abcd", "a, b, c and 1 more;")])
+def test_of_layers_where_flow_is_lost_three_are_named(names: str, shown: str, caplog: pytest.LogCaptureFixture) -> None:
+    from pai_criteria.synflow import check_conservation
+
+    check_conservation({name: torch.zeros(2) for name in names}, torch.tensor(1.0), nn.Linear(2, len(names)))
+    assert f"nothing of R in {shown}" in caplog.messages[0]

@@ -187,6 +187,15 @@ def test_a_process_that_says_nothing_is_ended(caplog: pytest.LogCaptureFixture) 
     assert caplog.messages == ["a worker process has given no sign of life for 0 s and is ended"]
 
 
+def test_a_process_that_was_ended_is_not_handed_over() -> None:
+    ours, _ = Pipe()
+    one = Apart(crashing("good"))
+    one._worker = worker = Worker(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]), ours)
+    one.close()
+    assert worker.process.poll() is not None
+    assert one.hand_over() is None
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_process_that_has_died_is_heard_to_the_end_and_then_not_waited_for() -> None:
     ours, theirs = Pipe()
