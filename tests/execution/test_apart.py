@@ -1,6 +1,7 @@
 """Networks that crash as no exception can tell: for real, in sweeps of their own."""
 
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 import pai_bench as pb
 from pai_bench import children
 from pai_bench.catalog import Inspection, resolve
-from pai_bench.execution.apart import Apart, Worker, prepared
+from pai_bench.execution.apart import Apart, Worker, end, prepared
 from pai_bench.execution.choice import choose
 from pai_bench.execution.pool import Pool
 from pai_bench.runner import Runner
@@ -185,6 +186,18 @@ def test_a_process_that_says_nothing_is_ended(caplog: pytest.LogCaptureFixture) 
         worker.receive()
     assert worker.ended() == "killed by signal 9"
     assert caplog.messages == ["a worker process has given no sign of life for 0 s and is ended"]
+
+
+def test_a_process_that_does_not_hear_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pai_bench.execution.apart.PATIENCE", 0.2)
+    ours, _ = Pipe()
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
+    worker = Worker(subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE), ours)
+    assert worker.process.stdout is not None
+    with worker.process.stdout as said:
+        said.readline()
+        end([worker])
+    assert worker.process.returncode == -signal.SIGKILL
 
 
 def test_a_process_that_was_ended_is_not_handed_over() -> None:
