@@ -196,7 +196,11 @@ def start(sweep: Sweep, known: Mapping[Network, Inspection], threads: int) -> Wo
     """A process that reads a sweep by itself, but for what is known of its networks."""
     content = pickle.dumps((sweep, logging.getLogger().level, dict(known)))
     crash = tempfile.TemporaryFile()  # noqa: SIM115  # read and closed when the process has ended
-    worker = Worker(*children.start("pai_bench.execution.worker", threads, crash.fileno()), crash)
+    try:
+        worker = Worker(*children.start("pai_bench.execution.worker", threads, crash.fileno()), crash)
+    except BaseException:  # an interrupt, too
+        crash.close()
+        raise
     with suppress(OSError):  # if it is dead, its line says so when it is read
         worker.line.send_bytes(content)
     return worker

@@ -124,8 +124,8 @@ def dying(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     plan: list[bool] = []
     start = children.start
 
-    def started(module: str, threads: int) -> Any:
-        process, line = start(module, threads)
+    def started(module: str, threads: int, *files: int) -> Any:
+        process, line = start(module, threads, *files)
         if plan and plan.pop(0):
             process.kill()
         return process, line
@@ -363,8 +363,8 @@ def test_an_interrupt_as_a_worker_begins_leaves_none(monkeypatch: pytest.MonkeyP
     made: list[subprocess.Popen[bytes]] = []
     start = children.start
 
-    def interrupted(module: str, threads: int) -> object:
-        process, line = start(module, threads)
+    def interrupted(module: str, threads: int, *files: int) -> object:
+        process, line = start(module, threads, *files)
         made.append(process)
         signal.raise_signal(signal.SIGINT)
         return process, line
