@@ -18,7 +18,7 @@ from pai_bench.environment import describe
 from pai_bench.errors import UserError
 from pai_bench.identity import stream
 from pai_bench.plan import Trial
-from pai_bench.pruning import Criterion, Mask, OneShot, Schedule, Scorer, Scores, get_schedule, prune, select
+from pai_bench.pruning import Criterion, Mask, OneShot, Schedule, Scorer, Scores, prune, select
 from pai_bench.pruning.connectivity import Connections
 from pai_bench.pruning.prune import Division, by_scope
 from pai_bench.runner import Runner
@@ -42,8 +42,8 @@ class Settings:
 
     def schedule(self, trial: Trial) -> Schedule:
         """The schedule of a trial's criterion."""
-        assert trial.criterion is not None
-        schedule = get_schedule(trial.criterion.schedule)
+        assert trial.schedule is not None
+        schedule = trial.schedule
         if self.rounds is None or schedule == OneShot():
             return schedule
         return dataclasses.replace(schedule, steps=self.rounds)
@@ -72,11 +72,10 @@ def stored(known: Sequence[Collapse], runner: Runner, trial: Trial, settings: Se
 
 def adopt(store: Store, runner: Runner, settings: Settings) -> None:
     """Store results under the names that the criteria of classes in files have by now."""
-    former = {trial: trial.renamed(runner.catalog.former_names) for trial in runner.catalog.trials}
     wanted = {
         identify_search(settings.configuration(was)): settings.configuration(trial)
-        for trial, was in former.items()
-        if was is not None
+        for trial in runner.catalog.trials
+        if (was := trial.former) is not None
     }
     for found in store.read_collapses() if wanted else ():
         if (configuration := wanted.get(identify_search(found.trial))) is not None:
@@ -90,7 +89,7 @@ def identify_search(configuration: Mapping[str, Any]) -> str:
 
 def origin_of(runner: Runner, trial: Trial, settings: Settings) -> dict[str, Any]:
     """What is kept with a result of how it was found."""
-    return {"points": settings.points, "checksum": runner.catalog.data[trial.data].checksum}
+    return {"points": settings.points, "checksum": runner.loaded(trial).checksum}
 
 
 def check_counts(criterion: Criterion) -> None:
@@ -113,7 +112,7 @@ class Search:
     def __post_init__(self) -> None:
         assert self.trial.criterion is not None
         data = self.runner.data(self.trial)
-        self.criterion = self.runner.catalog.criteria[self.trial.criterion.name]
+        self.criterion = self.trial.criterion
         check_counts(self.criterion)
         self.schedule, self.points = self.settings.schedule(self.trial), self.settings.points
         self.model = self.runner.model(self.trial)

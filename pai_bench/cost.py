@@ -13,7 +13,7 @@ from pai_bench.environment import describe
 from pai_bench.execution.measure import step_seconds
 from pai_bench.plan import Trial
 from pai_bench.precision import reproducible
-from pai_bench.pruning import Batch, Criterion, Scorer, get_schedule, prunable_parameters, prune
+from pai_bench.pruning import Batch, Criterion, Scorer, prunable_parameters, prune
 from pai_bench.pruning.replica import BATCH_NORMS, copied
 from pai_bench.runner import Runner
 from pai_bench.store import Cost
@@ -36,10 +36,11 @@ def measure_cost(
     Each is measured `rounds` times, by default as often as `repeat` says, within about `budget` seconds.
     """
     assert trial.criterion is not None
+    assert trial.schedule is not None
     data, model = runner.data(trial), runner.model(trial)
     batch, draw = runner.score_batch(trial, data), runner.draw(trial)
-    criterion = runner.catalog.criteria[trial.criterion.name]
-    schedule, names = get_schedule(trial.criterion.schedule), runner.prunable(trial, model, biases=criterion.biases)
+    criterion, schedule = trial.criterion, trial.schedule
+    names = runner.prunable(trial, model, biases=criterion.biases)
 
     def score() -> None:
         with Scorer(criterion, model, draw=draw, only=names) as scorer:

@@ -14,10 +14,11 @@ import torch
 from pai_bench.data.facts import FACTS, Facts
 from pai_bench.execution.choice import WORKER, Choice, choose, evaluation, kind_of, kinds
 from pai_bench.execution.measure import measured_step, steps_of
+from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.failures import described
 from pai_bench.models import create_model
 from pai_bench.plan import Trial
-from pai_bench.pruning import Scorer, get_schedule
+from pai_bench.pruning import Scorer
 from pai_bench.pruning.flops import flops
 from pai_bench.recipe import Recipe
 from pai_bench.runner import Runner
@@ -132,11 +133,13 @@ def forward(name: str, facts: Facts) -> int:
 
 def score_seconds(runner: Runner, missing: Iterable[Trial]) -> tuple[float, list[str]]:
     """Seconds of all scoring, one after the other, as a score of each criterion on each network takes; and failures."""
-    pruned = [(trial, trial.criterion) for trial in missing if trial.criterion is not None]
-    examples = {(t.data, t.model, choice.name): t for t, choice in reversed(pruned)}
-    cuts = Counter[tuple[str, str, str]]()
-    for trial, choice in pruned:
-        cuts[trial.data, trial.model, choice.name] += len(get_schedule(choice.schedule).densities(1 - trial.sparsity))
+    examples: dict[tuple[DataSource, ModelSource, str], Trial] = {}
+    cuts = Counter[tuple[DataSource, ModelSource, str]]()
+    for trial in missing:
+        if trial.schedule is not None:
+            key = trial.data, trial.model, trial.criterion_name
+            examples.setdefault(key, trial)
+            cuts[key] += len(trial.schedule.densities(1 - trial.sparsity))
     total, failed = 0.0, []
     for key, trial in examples.items():
         try:
@@ -153,7 +156,7 @@ def one_score(runner: Runner, trial: Trial) -> float:
         seconds: float = runner.catalog.elsewhere.ask("score", trial)
         return seconds
     data, model = runner.data(trial), runner.model(trial)
-    batch, criterion = runner.score_batch(trial, data), runner.catalog.criteria[trial.criterion.name]
+    batch, criterion = runner.score_batch(trial, data), trial.criterion
     names = runner.prunable(trial, model, biases=criterion.biases)
     with Scorer(criterion, model, draw=runner.draw(trial), only=names) as scorer:
         scorer.score(batch)

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from pai_bench.catalog import resolve
 from pai_bench.errors import UserError
+from pai_bench.experiment.settings import ScoringSettings, TrainingSettings, completed, names
+from pai_bench.experiment.sweep import Sweep
+from pai_bench.experiment.trial import Trial
 from pai_bench.networks import NAMES_OF_VERSION_1
-from pai_bench.plan import Sweep, Trial
 from pai_bench.pruning import Mask
 from pai_bench.runner import Runner
 from pai_bench.store import Record, Store
@@ -146,32 +148,28 @@ def found(record: Stored | Record, identity: str | None) -> tuple[Record, Store 
 
 def trial_of(record: Record, data_dir: Stored | None, device: str) -> tuple[Trial, Runner]:
     """The trial that a record is of, and what runs it."""
-    stored = record.trial
-    criterion, version = stored["criterion"], stored.get("model_version", 1)
-    name = stored["model"] if version != 1 else NAMES_OF_VERSION_1.get(stored["model"], stored["model"])
+    stored = completed(record.trial)
+    criterion, version = stored["criterion"], stored["model_version"]
+    settings = {name: stored[name] for name in (*names(ScoringSettings), *names(TrainingSettings))}
     sweep = Sweep(
+        **settings | {"scope": None if stored["scope"] == "quota" else stored["scope"]},
         criteria=[criterion["name"]],
-        models=[name],
+        models=[stored["model"] if version != 1 else NAMES_OF_VERSION_1.get(stored["model"], stored["model"])],
         data=[stored["data"]],
         sparsities=[stored["sparsity"]],
-        variants=[stored.get("variant", "none")],
+        seeds=[stored["seed"]],
+        variants=[stored["variant"]],
         schedule=criterion["schedule"],
         epochs=0,
         device=device,
         data_dir=None if data_dir is None else str(data_dir),
-        prunable=stored.get("prunable"),
-        keep_first=stored.get("keep_first", False),
-        keep_last=stored.get("keep_last", False),
-        validation=stored.get("validation", 0.0),
     )
     try:
         catalog = resolve(sweep)
     except UserError as error:
         what = "what is made again must have a name here: no function, class or folder of one's own"
         raise UserError(f"trial {record.identity} cannot be made again: {error} ({what})") from error
-    fields = {field.name for field in dataclasses.fields(Trial)} - {"criterion", "protocol", "data", "model", "traced"}
-    changes = {key: value for key, value in stored.items() if key in fields}
-    trial = dataclasses.replace(catalog.trials[1], protocol=Protocol.of(stored["protocol"]), **changes)
+    trial = dataclasses.replace(catalog.trials[1], protocol=Protocol.of(stored["protocol"]))
     if trial.identity != record.identity:
         raise UserError(
             f"trial {record.identity} cannot be made again: what it names is no longer the same (now {trial.identity})"

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from pai_bench.catalog import Catalog
 from pai_bench.data import DataSet
 from pai_bench.errors import UserError
+from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.identity import stream
 from pai_bench.memory import free_bytes
-from pai_bench.models import create_model
 from pai_bench.plan import Trial
 from pai_bench.pruning import Batch
 from pai_bench.pruning.flops import Flops, flops
@@ -30,18 +30,24 @@ class Materials:
 
     def __init__(self, catalog: Catalog) -> None:
         self.catalog, self.device = catalog, catalog.device
-        self._resident: dict[str, DataSet] = {}
-        self._flops: dict[tuple[str, str], Flops | None] = {}
-        self._entropies: dict[tuple[str, int, float, float], float] = {}
+        self._resident: dict[DataSource, DataSet] = {}
+        self._flops: dict[tuple[DataSource, ModelSource], Flops | None] = {}
+        self._entropies: dict[tuple[DataSource, int, float, float], float] = {}
 
     def release(self) -> None:
         """Let go of the data on the device; they are sent there again when they are needed."""
         self._resident.clear()
 
+    def loaded(self, trial: Trial) -> DataSet:
+        """The trial's data set where it was read, with all of its training examples."""
+        if trial.data.name not in self.catalog.data:
+            self.catalog.data[trial.data.name] = trial.data.load()
+        return self.catalog.data[trial.data.name]
+
     def whole(self, trial: Trial) -> DataSet:
         """The trial's data set on the device, with all of its training examples."""
         if trial.data not in self._resident:
-            data = self.catalog.data[trial.data]
+            data = self.loaded(trial)
             fits = self.device.type == "cpu" or data.nbytes < ROOM * free_bytes(self.device)
             if not fits:
                 logger.warning("%s is larger than half of the device's free memory, and sent batch by batch", data.name)
@@ -61,7 +67,7 @@ class Materials:
     def chance_loss(self, trial: Trial) -> float:
         """Entropy in nats of the labels that the trial trains on: the cross-entropy of always giving their shares."""
         if (key := (trial.data, trial.seed, trial.train_fraction, trial.label_noise)) not in self._entropies:
-            data = self.catalog.data[trial.data]  # where it was read: nothing waits for the device
+            data = self.loaded(trial)  # where it was read: nothing waits for the device
             targets = data.noisy(trial.label_noise, stream(trial.seed, "labels")).train.targets
             chosen = data.chosen(trial.train_fraction, stream(trial.seed, "fraction"))
             shares = class_shares(targets if chosen is None else targets[chosen])
@@ -70,7 +76,7 @@ class Materials:
 
     def chance_accuracy(self, trial: Trial) -> float:
         """Share of the most frequent class in the trial's test set."""
-        return float(class_shares(self.catalog.data[trial.data].test.targets).max())
+        return float(class_shares(self.loaded(trial).test.targets).max())
 
     def data(self, trial: Trial, *, noisy: bool = False) -> DataSet:
         """The trial's data on the device, with the true labels or with the `noisy` ones that it is trained on."""
@@ -84,11 +90,9 @@ class Materials:
 
         Another `purpose` gives another draw.
         """
-        data = self.catalog.data[trial.data]
-        builder = self.catalog.models[trial.model]
-        seed = stream(trial.seed, purpose)
+        data, seed = self.loaded(trial), stream(trial.seed, purpose)
         shapes: dict[str, Any] = {"input_shape": data.input_shape, "num_classes": data.num_classes}
-        model = create_model(builder, **shapes, seed=seed, init=trial.init)  # type: ignore[arg-type]
+        model = trial.model.build(**shapes, seed=seed, init=trial.init)
         return unwrapped(model).to(self.device)  # masks name its parameters, and lanes stack them
 
     def score_batch(self, trial: Trial, data: DataSet) -> Batch:
@@ -110,7 +114,7 @@ class Materials:
     def prunable(self, trial: Trial, model: nn.Module, *, biases: bool = False) -> list[str]:
         """The names of what is to be pruned of the trial's network, in the model's order."""
         which: dict[str, Any] = {"patterns": trial.prunable, "keep_first": trial.keep_first}
-        return chosen(model, trial.traced, biases=biases, keep_last=trial.keep_last, **which)
+        return chosen(model, trial.model.traced, biases=biases, keep_last=trial.keep_last, **which)
 
     def flops(self, trial: Trial, model: nn.Module) -> Flops | None:
         """The dense network's operations for one example; None for one that cannot be followed."""

@@ -58,12 +58,12 @@ class Forecast:
 
     def expected(self, trial: Trial) -> float:
         """Seconds by which `trial` makes the sweep longer, by measured training steps."""
-        steps = trial.protocol.steps(self.size(trial)) + evaluation(trial, self.catalog.data[trial.data])
+        steps = trial.protocol.steps(self.size(trial)) + evaluation(trial, self.catalog.data[trial.data.name])
         return steps * self.choice.seconds_of.get(kind_of(trial), 0.0)
 
     def size(self, trial: Trial) -> int:
         """How many examples `trial` trains on."""
-        return self.catalog.data[trial.data].train_size(trial.train_fraction)
+        return self.catalog.data[trial.data.name].train_size(trial.train_fraction)
 
     def reach(self, trial: Trial, share: float) -> None:
         """A trial that runs is so far."""
@@ -81,7 +81,7 @@ class Forecast:
         """A trial has taken `seconds`."""
         self.drop(trial)
         seconds /= self.choice.workers
-        group, network = self._groups[kind(trial)], (trial.data, trial.model)
+        group, network = self._groups[kind(trial)], kind(trial)[:2]
         group.seconds, group.done = group.seconds + seconds, group.done + 1
         before, count = self._of_network.get(network, (0.0, 0))
         self._of_network[network] = before + seconds, count + 1
@@ -100,7 +100,7 @@ class Forecast:
 
 def kind(trial: Trial) -> Kind:
     """The kind of a trial."""
-    return trial.data, trial.model, trial.method
+    return trial.data.name, trial.model.name, trial.method
 
 
 class Display(Listener):

@@ -16,15 +16,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pai_bench import spec
 from pai_bench.errors import UserError, unknown
-from pai_bench.plan import DENSE, Sweep
+from pai_bench.experiment.settings import ScoringSettings, TrainingSettings, names
+from pai_bench.experiment.sweep import Axes, ProtocolSettings, Sweep
+from pai_bench.experiment.trial import DENSE
 
 SHIPPED = Path(__file__).parent / "recipes"
-
-TRAINING = (
-    *("protocol", "epochs", "batch_size", "learning_rate", "weight_decay", "precision", "budget", "train_fraction"),
-    *("init", "label_noise", "validation"),
-)
-"""Keys that the dense reference depends on, too."""
 
 TOP = 0
 """The part of a recipe before its grids, which are numbered from 1."""
@@ -49,9 +45,10 @@ class Recipe:
         found: dict[tuple[Any, ...], set[tuple[Any, ...]]] = {}
         for grid in self.grids:
             sweep = Sweep(**{key: value for key, value in grid.items() if key != "out"})
-            fields = {f.name: getattr(sweep, f.name) for f in dataclasses.fields(sweep)}
-            training = tuple((key, fields[key]) for key in TRAINING)
-            scoring = tuple((key, value) for key, value in fields.items() if key not in {*TRAINING, *AXES, "seeds"})
+            training, scoring = (
+                tuple((name, getattr(sweep, name)) for kind in kinds for name in names(kind) if name not in GRID)
+                for kinds in ((ProtocolSettings, TrainingSettings), (ScoringSettings, Axes))
+            )
             pruned = itertools.product(sweep.criteria, sweep.variants, sweep.sparsities)
             each = [DENSE, *((*point, scoring) for point in pruned)]
             for data, model in itertools.product(sweep.data, sweep.models):
@@ -122,6 +119,9 @@ def places(text: str) -> Iterator[tuple[int, str, int]]:
 
 AXES = {f.name: float if f.name == "sparsities" else str for f in dataclasses.fields(Sweep) if f.metadata["axis"]}
 """Axes of the grid -> type of their entries, as far as a file or a command line can give them."""
+
+GRID = {*AXES, "seeds"}
+"""Keys with several values, of which each trial has one."""
 
 KEYS: dict[str, Any] = get_type_hints(Sweep) | AXES | {"out": str}
 """Key -> type of everything that a recipe may hold."""

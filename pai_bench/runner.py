@@ -16,12 +16,13 @@ from torch import nn
 from pai_bench.catalog import Catalog
 from pai_bench.data import DataSet
 from pai_bench.environment import commit, describe, without_paths
+from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.failures import described, traceback_of
 from pai_bench.identity import stream
 from pai_bench.materials import Materials
 from pai_bench.memory import no_memory
 from pai_bench.plan import Trial
-from pai_bench.pruning import Connectivity, Mask, Scorer, get_schedule, prune
+from pai_bench.pruning import Connectivity, Mask, Scorer, Variant, prune
 from pai_bench.pruning.replica import BATCH_NORMS
 from pai_bench.pruning.schedule import Schedule
 from pai_bench.randomness import random_state
@@ -78,9 +79,9 @@ class Runner(Materials):
     def __init__(self, catalog: Catalog, command: str | None = None, *, workers: int = 1) -> None:
         super().__init__(catalog)
         self.command, self.workers = command, workers
-        self._alone: dict[tuple[str, str, Together], str | None] = {}
+        self._alone: dict[tuple[DataSource, ModelSource, Together], str | None] = {}
         self.measured_steps: dict[object, tuple[float, int]] = {}
-        self._peaks: dict[tuple[str, str, str, str], int | None] = {}
+        self._peaks: dict[tuple[DataSource, ModelSource, str], int | None] = {}
 
     def run(self, trial: Trial, on_epoch: Callable[[int], None] = lambda _epoch: None) -> Record:
         """The record of `trial`; an error makes a record too, with status ``failed``."""
@@ -153,7 +154,7 @@ class Runner(Materials):
         data, model = self.data(trial), self.model(trial)
         mask, score = self.mask(trial, model, data)
         links = links_of(model, mask or self._whole(trial, model), self.example(trial))
-        if trial.criterion and self.catalog.variants[trial.variant].redraws:
+        if trial.variant is not None and trial.variant.redraws:
             model = self.model(trial, "reinit")
         cut = (
             mask is not None and links is not None and not links.connected and not self.catalog.sweep.train_disconnected
@@ -281,12 +282,11 @@ class Runner(Materials):
 
     def mask(self, trial: Trial, model: nn.Module, data: DataSet) -> tuple[Mask | None, Measurement | None]:
         """The trial's mask and what it cost, after a warm-up; nothing for the dense reference."""
-        if trial.criterion is None:
+        if trial.criterion is None or trial.schedule is None:
             return None, None
-        criterion = self.catalog.criteria[trial.criterion.name]
+        criterion, whole_schedule = trial.criterion, trial.schedule
         batch, draw = self.score_batch(trial, data), self.draw(trial)
         names = self.prunable(trial, model, biases=criterion.biases)
-        schedule = get_schedule(trial.criterion.schedule)
 
         def cut(schedule: Schedule) -> Mask:
             return prune(
@@ -296,7 +296,7 @@ class Runner(Materials):
                 trial.sparsity,
                 schedule=schedule,
                 scope=trial.scope,
-                variant=self.catalog.variants[trial.variant],
+                variant=trial.variant or Variant(),
                 target=trial.target,
                 min_per_layer=trial.min_per_layer,
                 repair=trial.repair,
@@ -305,15 +305,15 @@ class Runner(Materials):
                 seed=stream(trial.seed, "scores"),
             )
 
-        if (key := (trial.data, trial.model, str(criterion), trial.variant)) not in self._peaks:
+        if (key := (trial.data, trial.model, trial.method)) not in self._peaks:
             with Scorer(criterion, model, draw=draw, only=names) as scorer:
                 scorer.score(batch)  # unmeasured: libraries load, caches fill
             # on a processor, memory is not measured together with time, which that would change; a few cuts will do
             with measured(self.device, memory=True) as few:
-                cut(dataclasses.replace(schedule, steps=min(schedule.steps, FEW)))
+                cut(dataclasses.replace(whole_schedule, steps=min(whole_schedule.steps, FEW)))
             self._peaks[key] = few.peak_bytes
         with measured(self.device) as score:
-            mask = cut(schedule)
+            mask = cut(whole_schedule)
         if score.peak_bytes is None:
             score.peak_bytes = self._peaks[key]
         return mask, score
@@ -331,7 +331,7 @@ class Runner(Materials):
 
     def _batch_norm(self, trial: Trial, model: nn.Module) -> str | None:
         """The statistics that batch norm used while scoring, where that made a difference."""
-        criterion = self.catalog.criteria[trial.criterion.name] if trial.criterion else None
+        criterion = trial.criterion
         has_one = any(isinstance(module, BATCH_NORMS) for module in model.modules())
         return criterion.bn if criterion is not None and criterion.uses_data and has_one else None
 
@@ -351,7 +351,7 @@ class Runner(Materials):
         channels_last: bool | None = None,
         **measured_values: Any,
     ) -> Record:
-        data = self.catalog.data[trial.data]
+        data = self.loaded(trial)
         return Record(
             identity=trial.identity,
             trial=trial.configuration(),
@@ -360,7 +360,7 @@ class Runner(Materials):
             device=self.device.type,
             chance_loss=self.chance_loss(trial),
             chance_accuracy=self.chance_accuracy(trial),
-            not_scored=self.catalog.inspections[trial.data, trial.model].unclear if trial.prunable is None else (),
+            not_scored=trial.model.unclear if trial.prunable is None else (),
             environment=describe(self.device),
             provenance={
                 **self.provenance(),

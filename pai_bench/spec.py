@@ -6,7 +6,7 @@ The things are frozen dataclasses (criteria, schedules); their fields are the op
 import math
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, FrozenInstanceError, fields
+from dataclasses import MISSING, FrozenInstanceError, field, fields
 from numbers import Real
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -95,6 +95,20 @@ def convert(value: Any, to: Any, label: str) -> Any:
         return value
     names = {int: "a whole number", float: "a finite number", str: "a text", bool: "true or false"}
     raise UserError(f"{label}={value} is not {names.get(to, to)}")
+
+
+def added_later(default: Any) -> Any:
+    """A field that came after the first results: at its default, it is left out of identities and records."""
+    return field(default=default, metadata={"left_out": default})
+
+
+def identifying(value: Any, declared_by: Any = None) -> dict[str, Any]:
+    """The fields of a dataclass with their values, without those at the value that leaves them out of identities.
+
+    Of those that another class has declared, if one is given.
+    """
+    every = ((f, getattr(value, f.name)) for f in fields(declared_by or value))
+    return {f.name: found for f, found in every if f.metadata.get("left_out", MISSING) != found}
 
 
 def write(name: str, value: Any) -> str:

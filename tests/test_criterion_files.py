@@ -75,7 +75,7 @@ def as_stored_before(folder: Path) -> int:
     old = hashlib.sha256(FILE.encode()).hexdigest()[:8]
     names = {pb.get_criterion(f"./mine.py:{name}").name: f"{name}@{old}" for name in ("First", "Second")}
     catalog, count = resolve(sweep()), 0
-    former = {trial.identity: catalog.former_identity(trial) for trial in catalog.trials}
+    former = {trial.identity: trial.former.identity for trial in catalog.trials if trial.former}
     for path in folder.glob("*.json"):
         text = json.dumps(fields_of(path.read_text()))
         for name, before in names.items():
@@ -83,7 +83,7 @@ def as_stored_before(folder: Path) -> int:
         content = json.loads(text)
         del content["provenance"]["finished"]
         if folder.name == "trials":
-            content["identity"] = former[path.stem] or path.stem
+            content["identity"] = former.get(path.stem, path.stem)
         path.unlink()
         text = json.dumps(content)
         name = content["identity"] if folder.name == "trials" else Collapse.from_json(text).identity

@@ -119,7 +119,7 @@ def test_the_time_left_is_that_of_all_missing_trials_looked_at_one_by_one() -> N
     own: dict[str, Any] = {"models": ["lenet", "lenet-300-100"], "data": ["digits"]}
     catalog = resolve(sweep(criteria=["snip", "random"], seeds=20, epochs=2, **own))
     trials = catalog.trials
-    choice = Choice(workers=2, seconds_of={kind_of(trial): 0.5 + len(trial.model) for trial in trials})
+    choice = Choice(workers=2, seconds_of={kind_of(trial): 0.5 + len(trial.model.name) for trial in trials})
     forecast, random = Forecast(catalog, choice, trials), Random(0)
     missing, shares, seen = {one.identity: one for one in trials}, dict[str, float](), list[tuple[Trial, float]]()
 

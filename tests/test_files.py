@@ -226,8 +226,8 @@ def test_files_beside_that_are_imported_count() -> None:
 def test_a_version_is_part_of_the_identity() -> None:
     plain = resolve(sweep()).trials[0]
     Path("own.py").write_text(f"{TEXT}\n\nsmall.version = 2\n")
-    assert resolve(sweep()).trials[0].model_version == 2
-    assert plain.model_version == 1
+    assert resolve(sweep()).trials[0].model.version == 2
+    assert plain.model.version == 1
     for version in ("'2'", "property()"):
         Path("own.py").write_text(f"{TEXT}\n\nsmall.version = {version}\n")
         with pytest.raises(pb.UserError, match=r"the attribute version of small is .*, not a whole number"):
@@ -298,4 +298,4 @@ def test_modules_of_the_current_folder_are_found() -> None:
             env=os.environ | {"PYTHONPATH": path},
         )
         assert message in done.stdout + done.stderr
-    assert resolve(sweep("module:in_this_folder:other")).trials[0].model_version == 3
+    assert resolve(sweep("module:in_this_folder:other")).trials[0].model.version == 3

@@ -39,7 +39,7 @@ def test_a_network_that_has_changed_has_other_identities() -> None:
     assert new.configuration()["model"] == "resnet-20"
     assert new.configuration()["model_version"] == 2
     assert new.identity != OLD
-    assert dataclasses.replace(new, model_version=1).identity == OLD
+    assert dataclasses.replace(new, model=dataclasses.replace(new.model, version=1)).identity == OLD
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,6 @@ def test_a_function_of_ones_own_with_the_name_of_a_network_has_no_version() -> N
         return pb.create_model("lenet-300-100", input_shape=shape, num_classes=classes)
 
     resnet.__name__ = "resnet-20"
-    assert trial(resnet).model_version == 1  # type: ignore[arg-type]
+    assert trial(resnet).model.version == 1  # type: ignore[arg-type]
     vars(resnet)["version"] = 3
     assert trial(resnet).configuration()["model_version"] == 3  # type: ignore[arg-type]

@@ -7,10 +7,14 @@ import pytest
 
 from pai_bench.catalog import resolve
 from pai_bench.errors import UserError
+from pai_bench.experiment.sweep import Sweep
+from pai_bench.experiment.trial import Trial, expand
 from pai_bench.identity import stream
-from pai_bench.plan import Choice, Sweep, Trial, expand
+from pai_bench.pruning import OneShot, get_variant
 from pai_bench.registry import CRITERIA
 from pai_bench.training.protocol import PROTOCOLS, get_protocol
+from tests.made import Choice, Named, data, network
+from tests.made import trial as made_trial
 
 SHORT = PROTOCOLS["short"]
 SNIP = Choice(name="snip", options=(("bn", "eval"), ("seed", None)))
@@ -18,10 +22,7 @@ SNIP = Choice(name="snip", options=(("bn", "eval"), ("seed", None)))
 
 def trial(**changes: Any) -> Trial:
     """A trial of snip on digits, with changes."""
-    base = Trial(
-        data="digits", model="lenet-5-caffe", seed=0, protocol=SHORT, criterion=SNIP, sparsity=0.95, score_batch=100
-    )
-    return dataclasses.replace(base, **changes)
+    return made_trial(**{"model": "lenet-5-caffe", "criterion": SNIP, "sparsity": 0.95, **changes})
 
 
 # Results are found again by these names. A change here makes everybody's stored results useless: add fields so that
@@ -69,9 +70,10 @@ def test_identities_are_file_names() -> None:
 
 def test_expansion_is_paired_and_starts_each_network_with_the_dense_one() -> None:
     sweep = Sweep(criteria=["snip", "random"], models=["lenet"], sparsities=[0.5, 0.9], seeds=2)
-    choices = [SNIP, Choice(name="random")]
-    trials = expand(sweep, choices, [("digits", "a", SHORT, 100, 1, ()), ("digits", "b", SHORT, 100, 2, ("own",))])
-    short = [(t.seed, t.model, t.criterion_name, t.sparsity) for t in trials]
+    choices: Any = [(SNIP, OneShot()), (Choice(name="random"), OneShot())]
+    networks = [(data("digits"), network("a"), SHORT, 100), (data("digits"), network("b", 2, ("own",)), SHORT, 100)]
+    trials = expand(sweep, choices, networks)
+    short = [(t.seed, t.model.name, t.criterion_name, t.sparsity) for t in trials]
     assert len(short) == len(set(short)) == 2 * 2 * (1 + 2 * 2)
     assert short[:6] == [
         (0, "a", "dense", 0.0),
@@ -120,8 +122,9 @@ def test_mistakes(keys: dict[str, Any], message: str) -> None:
     [(2, [0, 1]), ("2", [0, 1]), ([5, 0], [5, 0]), ("5, 0", [5, 0]), ("5,", [5]), (range(3, 5), [3, 4])],
 )
 def test_seeds_are_a_number_or_a_list(given: Any, seeds: list[int]) -> None:
+    snip: Any = [(SNIP, OneShot())]
     trials = [
-        expand(Sweep(sparsities=[0.5], seeds=value), [SNIP], [("digits", "lenet", SHORT, 100, 1, ())])
+        expand(Sweep(sparsities=[0.5], seeds=value), snip, [(data("digits"), network("lenet"), SHORT, 100)])
         for value in (given, seeds[:1])
     ]
     assert [trial.seed for trial in trials[0]] == [seed for seed in seeds for _ in range(2)]
@@ -259,31 +262,36 @@ def test_every_setting_goes_into_the_trials_that_it_concerns() -> None:
     scoring |= {"repair": "effective-only", "prunable": "fc*", "keep_first": True, "keep_last": True}
     sweep = Sweep(sparsities=[0.5], seeds=1, **common, **scoring)  # type: ignore[arg-type]
     quota, plain = "quota:er", "shuffle"
-    settings = [("digits", "net", SHORT, 7, 2, ("own",))]
-    dense, *pruned = expand(sweep, [dataclasses.replace(SNIP, scope="layerwise")], settings, [plain, quota])
+    networks = [(data("digits"), network("net", 2, ("own",)), SHORT, 7)]
+    snip: Any = [(dataclasses.replace(SNIP, scope="layerwise"), OneShot())]
+    dense, *pruned = expand(sweep, snip, networks, [get_variant(plain), get_variant(quota)])
     for trial in (dense, *pruned):
         assert {key: getattr(trial, key) for key in common} == common
-        assert (trial.data, trial.model, trial.model_version, trial.traced) == ("digits", "net", 2, ("own",))
-    assert [(trial.variant, trial.scope) for trial in pruned] == [(plain, "layerwise"), (quota, "quota")]
+        assert (trial.data, trial.model) == (data("digits"), network("net", 2, ("own",)))
+    assert [(trial.variant_name, trial.scope) for trial in pruned] == [(plain, "layerwise"), (quota, "quota")]
     for trial in pruned:
         assert {key: getattr(trial, key) for key in scoring} == scoring
         assert trial.configuration().items() >= {**common, **scoring, "score_batch": 7, "traced": ["own"]}.items()
         assert "scope" not in trial.configuration()["criterion"]
     assert dense.configuration().keys() & {*scoring, "scope", "score_batch", "traced", "variant"} == set()
-    assert expand(Sweep(scope="global", train_fraction=None), [SNIP], settings)[1].scope == "global"
+    assert expand(Sweep(scope="global", train_fraction=None), snip, networks)[1].scope == "global"
     short = dataclasses.replace(SHORT, train_fraction=0.5)
-    assert expand(Sweep(), [SNIP], [("digits", "net", short, 7, 2, ())])[1].train_fraction == 0.5
+    assert expand(Sweep(), snip, [(data("digits"), network("net"), short, 7)])[1].train_fraction == 0.5
     with pytest.raises(UserError, match="a criterion cannot be called 'dense'"):
-        expand(sweep, [Choice(name="dense")], settings)
+        expand(sweep, [(Choice(name="dense"), OneShot())], networks)  # type: ignore[list-item]
 
 
 def test_a_trial_by_other_names_of_its_criterion_or_quota() -> None:
-    names = {"Mine@new": "Mine@old"}
-    assert trial(criterion=None, sparsity=0.0).renamed(names) is None
-    assert trial().renamed(names) is None
-    mine = trial(criterion=Choice(name="Mine@new:x=1")).renamed(names)
-    assert mine == trial(criterion=Choice(name="Mine@old:x=1"))
-    assert trial(variant="quota:Mine@new").renamed(names) == trial(variant="quota:Mine@old")
+    assert trial(criterion=None, sparsity=0.0).former is None
+    assert trial().former is None
+    mine = Choice(name="Mine@new", text="Mine@new:x=1", former_name="Mine@old")
+    for now, before in (
+        (trial(criterion=mine), trial(criterion=Choice(name="Mine@old:x=1"))),
+        (trial(variant=Named("quota:Mine@new", quota=mine)), trial(variant="quota:Mine@old")),
+    ):
+        assert now.former is not None
+        assert now.former.configuration() == before.configuration() != now.configuration()
+        assert now.former.identity == before.identity
 
 
 @pytest.mark.parametrize("given", ["snip", lambda *_: None, 0.5])

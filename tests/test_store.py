@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import pai_bench as pb
-from pai_bench.plan import Choice, Trial
 from pai_bench.store import EpochRecord, Layer, Record, Store
 from pai_bench.store.stored import sealed
-from pai_bench.training.protocol import PROTOCOLS
+from tests.made import Choice
+from tests.made import trial as made_trial
 from tests.report.records import fields_of
 from tests.report.test_damage import collapse
 
@@ -27,15 +27,7 @@ COLUMNS = [
 
 def record(seed: int = 0) -> Record:
     """A record as a trial leaves it."""
-    trial = Trial(
-        data="digits",
-        model="lenet",
-        seed=seed,
-        protocol=PROTOCOLS["short"],
-        criterion=Choice(name="snip"),
-        sparsity=0.9,
-        score_batch=100,
-    )
+    trial = made_trial(model="lenet", seed=seed, criterion=Choice(name="snip"), sparsity=0.9)
     return Record(
         identity=trial.identity,
         trial=trial.configuration(),

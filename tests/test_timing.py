@@ -350,7 +350,9 @@ def test_memory_of_a_variant_that_scores_twice_is_its_own(order: list[str]) -> N
         device="cpu",
     )
     runner = Runner(resolve(sweep))
-    peaks = {trial.variant: runner.run(trial).score_peak_bytes for trial in runner.catalog.trials if trial.criterion}
+    peaks = {
+        trial.variant_name: runner.run(trial).score_peak_bytes for trial in runner.catalog.trials if trial.criterion
+    }
     # grasp alone keeps the activations of 1,000 examples: 20 x 24 x 24 in the first layer
     activations = 4 * 1000 * 20 * 24 * 24
     assert (peaks["none"] or 0) < activations < (peaks["quota:grasp"] or 0)

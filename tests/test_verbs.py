@@ -10,10 +10,11 @@ import pytest
 
 from pai_bench import recipe
 from pai_bench.arguments import metavar
-from pai_bench.catalog import Catalog, resolve
+from pai_bench.catalog import resolve
 from pai_bench.cli import main
 from pai_bench.conformance import Result
 from pai_bench.errors import UserError
+from pai_bench.experiment.trial import Trial
 from pai_bench.registry import DATA, MODELS
 from pai_bench.runner import Runner
 from pai_bench.store import Store
@@ -170,8 +171,8 @@ def test_a_plan_counts_what_earlier_versions_stored_under_other_names(
         store.write(runner.failure(trial, RuntimeError("no")))
     assert print_plan(console, catalog, "r", retry_failed=False) == [drawn]
     assert print_plan(console, catalog, "r", retry_failed=True) == [dense, drawn, er]
-    former = {drawn.identity: er.identity}
-    monkeypatch.setattr(Catalog, "former_identity", lambda _self, trial: former.get(trial.identity))
+    former = {drawn.identity: er}
+    monkeypatch.setattr(Trial, "former", property(lambda trial: former.get(trial.identity)))
     capsys.readouterr()
     assert print_plan(console, catalog, "r", retry_failed=False) == []
     lines = capsys.readouterr().out.splitlines()

@@ -1,13 +1,21 @@
 """GraSP: gradient signal preservation."""
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from torch import nn
 
-from pai_bench.pruning import Batch, BatchNormMode, Criterion, CriterionError, Schedule, Scores, hessian_saliencies
+from pai_bench.pruning import (
+    Batch,
+    BatchNormMode,
+    Criterion,
+    CriterionError,
+    Schedule,
+    Scores,
+    added_later,
+    hessian_saliencies,
+)
 from pai_bench.registry import criterion
 
 
@@ -27,11 +35,10 @@ class GraSP(Criterion):
     """
 
     temperature: float = 200.0
-    halves: bool = False
-    gradient: Literal["kept", "all"] = "kept"
+    halves: bool = added_later(False)
+    gradient: Literal["kept", "all"] = added_later("kept")
     bn: BatchNormMode = "train"
 
-    later: ClassVar[Mapping[str, Any]] = {**Criterion.later, "halves": False, "gradient": "kept"}
     revision: ClassVar[int] = 2
     """From 2 on, cuts after the first count gradients of kept connections only."""
 

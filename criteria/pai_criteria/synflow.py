@@ -25,6 +25,7 @@ from pai_bench.pruning import (
     Schedule,
     Scores,
     Spare,
+    added_later,
     forward,
     no_recomputation,
     overwritten,
@@ -56,12 +57,11 @@ class SynFlow(Criterion):
     Option ``output``: which of several outputs counts, by its place or its name.
     """
 
-    output: str | None = None
+    output: str | None = added_later(None)
 
     uses_data: ClassVar[bool] = False
     schedule: ClassVar[Schedule] = Exponential(steps=100)
     claims: ClassVar[tuple[str, ...]] = ("conserves-flow",)
-    later: ClassVar[Mapping[str, Any]] = {"output": None}
 
     @torch.no_grad()
     def prepare(self, model: nn.Module) -> None:

@@ -17,6 +17,8 @@ import torch
 from pai_bench import children
 from pai_bench.catalog import Catalog, Inspection, inspect_network, resolve
 from pai_bench.children import BEAT
+from pai_bench.data import DataSet
+from pai_bench.experiment.sources import ModelSource
 from pai_bench.failures import place_of_crash
 from pai_bench.plan import Sweep, Trial
 
@@ -121,14 +123,13 @@ class Apart:
         self._identities: list[str] = []
         self._known: dict[Network, Inspection] = {}
 
-    def inspect(self, catalog: Catalog, data: str, model: str) -> Inspection:
+    def inspect(self, sweep: Sweep, data: DataSet, model: ModelSource) -> Inspection:
         """As `inspect_network`, which is called here for our own networks, and where no process can read the sweep."""
-        if ":" not in model and getattr(catalog.models[model], "__module__", "").startswith("pai_bench."):
-            return inspect_network(catalog, data, model)
-        if (data, model) not in self._known:
+        network = data.name, model.name
+        if network not in self._known and not model.is_own:
             self._begin()
-        found = self._known.get((data, model))
-        return inspect_network(catalog, data, model) if found is None else found
+        found = self._known.get(network)
+        return inspect_network(sweep, data, model) if found is None else found
 
     def ask(self, question: str, trial: Trial, *arguments: object) -> Any:
         """The answer to a question that `pai_bench.execution.worker` knows, about a trial."""

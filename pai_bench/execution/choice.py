@@ -12,6 +12,7 @@ import torch
 from pai_bench.data import DataSet
 from pai_bench.execution.measure import measured_step, steps_of
 from pai_bench.execution.search import Search
+from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.memory import free_bytes
 from pai_bench.plan import Trial
 from pai_bench.runner import Runner
@@ -19,7 +20,7 @@ from pai_bench.training.trainer import ENGINE, Engine
 
 logger = logging.getLogger(__name__)
 
-Kind = tuple[str, str, object]
+Kind = tuple[DataSource, ModelSource, object]
 """Data set, network and protocol: what decides how long a step takes."""
 
 START_UP = 3.0

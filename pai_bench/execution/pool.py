@@ -114,7 +114,7 @@ class Pool:
                     epoch(worker.cell[place], number)
                 elif kind == "records":
                     cell, worker.cell = worker.cell, []
-                    self._run.add(cell[0].model)
+                    self._run.add(cell[0].model.name)
                     take(cell, content, time.perf_counter() - worker.since)
                 elif self.runner.catalog.sweep.workers in ("auto", 1):
                     logger.warning("a worker process cannot run this sweep (%s); it runs in this process", content)
@@ -200,7 +200,7 @@ class Pool:
             logger.warning("a worker process died (%s) while it ran %s; once more, half of them at a time", how, names)
             return [cell[half:], cell[:half]]
         tries = attempts[names] = attempts.get(names, 0) + 1
-        model = cell[0].model
+        model = cell[0].model.name
         self._deaths[model] += 1
         hopeless = self._deaths[model] > ATTEMPTS and model not in self._run
         again = tries < ATTEMPTS and not hopeless

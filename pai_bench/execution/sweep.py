@@ -136,7 +136,7 @@ class _Part:
         """
         for trial in self.catalog.trials:
             record = self.records[trial.identity] = self.read(trial)
-            refuse_other_data(record, self.catalog.data[trial.data], self.store)
+            refuse_other_data(record, self.runner.loaded(trial), self.store)
             wanted = record is None or run_again(record, self.catalog, retry_failed=retry_failed)
             self.own += trial.identity not in taken
             if wanted:
@@ -145,9 +145,9 @@ class _Part:
 
     def read(self, trial: Trial) -> Record | None:
         """The stored record of a trial, also under the name that it once had."""
-        record, former = self.store.read(trial.identity), self.catalog.former_identity(trial)
+        record, former = self.store.read(trial.identity), trial.former
         if record is None and former is not None:
-            record = self.store.adopt(former, trial.identity, trial.configuration())
+            record = self.store.adopt(former.identity, trial.identity, trial.configuration())
         return without_mask(record) if record else None
 
     def run(self) -> None:

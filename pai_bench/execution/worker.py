@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 from pai_bench.children import BEAT, line_to_parent
 
 if TYPE_CHECKING:
+    from pai_bench.data import DataSet
+    from pai_bench.experiment.sources import ModelSource
+    from pai_bench.experiment.sweep import Sweep
     from pai_bench.plan import Trial
     from pai_bench.runner import Runner
 
@@ -53,7 +56,7 @@ def serve(line: Line) -> None:
     """Run cell after cell."""
     import torch
 
-    from pai_bench.catalog import Catalog, Inspection, inspect_network, resolve
+    from pai_bench.catalog import Inspection, inspect_network, resolve
     from pai_bench.environment import ignore_harmless_warnings
     from pai_bench.execution.choice import Choice
     from pai_bench.memory import keep_freed_memory
@@ -65,16 +68,17 @@ def serve(line: Line) -> None:
     ignore_harmless_warnings()
     content = line.recv_bytes()
 
-    def inspect(catalog: Catalog, data: str, model: str) -> Inspection:
-        if (data, model) in known:
-            found: Inspection = known[data, model]
+    def inspect(sweep: "Sweep", data: "DataSet", model: "ModelSource") -> Inspection:
+        network = data.name, model.name
+        if network in known:
+            found: Inspection = known[network]
             return found
 
         def on_built(built: Inspection) -> None:
-            line.send(("inspects", ((data, model), built)))
+            line.send(("inspects", (network, built)))
 
         on_built(Inspection())
-        return inspect_network(catalog, data, model, on_built)
+        return inspect_network(sweep, data, model, on_built)
 
     try:
         sweep, level, known = pickle.loads(content)

@@ -32,6 +32,7 @@ from pai_bench.pruning.selection import Scope, select
 from pai_bench.pruning.tracing import tensors
 from pai_bench.pruning.transfers import read_scalars
 from pai_bench.pruning.variant import Variant, get_variant
+from pai_bench.spec import added_later
 
 __all__ = [
     "Batch",
@@ -52,6 +53,7 @@ __all__ = [
     "Scores",
     "Spare",
     "Variant",
+    "added_later",
     "cut",
     "forward",
     "get_criterion",

@@ -1,12 +1,13 @@
 """The contract of a criterion: `Batch` in, `Scores` out, and which parameters are prunable."""
 
 import dataclasses
+import functools
 import inspect
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, SupportsIndex
 
 import numpy as np
 import torch
@@ -197,18 +198,20 @@ class Criterion(ABC):
 
     bn: BatchNormMode = "eval"
     seed: int | None = None
-    accumulate: Literal["gradient", "score"] = "gradient"
-    score_init: Literal["trained", "redrawn", Law] = "trained"
-    loss: Literal["cross-entropy", "nll"] = "cross-entropy"
-    ties: Ties = "position"
-    biases: bool = False
-    micro_batch: int | None = None
-    score_dtype: Literal["float32", "float64"] | None = None
+    accumulate: Literal["gradient", "score"] = spec.added_later("gradient")
+    score_init: Literal["trained", "redrawn", Law] = spec.added_later("trained")
+    loss: Literal["cross-entropy", "nll"] = spec.added_later("cross-entropy")
+    ties: Ties = spec.added_later("position")
+    biases: bool = spec.added_later(False)
+    micro_batch: int | None = spec.added_later(None)
+    score_dtype: Literal["float32", "float64"] | None = spec.added_later(None)
 
     name: ClassVar[str] = ""
     source: ClassVar[str] = ""
     former_name: ClassVar[str] = ""
     """Of a class in a file: the name under which earlier versions of pai-bench stored its results."""
+    place: ClassVar[str] = ""
+    """Of a class in a file: by which `get_criterion` finds it, in other processes too."""
     schedule: ClassVar[Schedule] = OneShot()
     """Also given as its text, ``exponential:steps=100``, by a subclass."""
     scope: ClassVar[Scope] = "global"
@@ -217,11 +220,6 @@ class Criterion(ABC):
     """Whether the score depends on the batch; where it does not, neither does it depend on ``bn``."""
     normalised: ClassVar[bool] = False
     """Whether the scores are divided by their sum over the whole network; the formula need not do it."""
-    later: ClassVar[Mapping[str, Any]] = {
-        **{"accumulate": "gradient", "score_init": "trained", "loss": "cross-entropy", "ties": "position"},
-        **{"biases": False, "micro_batch": None, "score_dtype": None},
-    }
-    """Options that came after the first results -> the value that means what was done before, which is not stored."""
     claims: ClassVar[tuple[str, ...]] = ()
     """Properties that the criterion declares and that `pai_bench.conformance` then holds it to."""
     revision: ClassVar[int] = 1
@@ -229,7 +227,12 @@ class Criterion(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for fact in ("name", "source", "former_name"):  # a subclass of a registered criterion is another criterion
+        for fact in (
+            "name",
+            "source",
+            "former_name",
+            "place",
+        ):  # a subclass of a registered criterion is another criterion
             if fact not in vars(cls):
                 setattr(cls, fact, "")
         if isinstance(cls.claims, str):
@@ -274,6 +277,20 @@ class Criterion(ABC):
     def proportions(self, shapes: Mapping[str, torch.Size]) -> Mapping[str, int]:
         """In which proportion the scope ``quota`` divides the budget over the layers, none getting above its size."""
         raise UserError(f"{self} has no quota of its own for each layer; use scope global or layerwise")
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        if not self.place:
+            return super().__reduce_ex__(protocol)
+        from pai_bench.pruning.lookup import get_criterion
+
+        options = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        return functools.partial(get_criterion, self.place, **options), ()
+
+    def configuration(self, schedule: Schedule) -> dict[str, Any]:
+        """What a result depends on, as plain values; an option that came later only where it changes something."""
+        options = [[name, value] for name, value in spec.identifying(self).items()]
+        revision = self.revision_under(schedule)
+        return {"name": str(self), "options": options, "revision": revision, "schedule": str(schedule)}
 
     def __str__(self) -> str:
         return spec.write(self.name or type(self).__name__, self)

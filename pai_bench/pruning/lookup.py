@@ -53,4 +53,5 @@ def load_class(path: Path, name: str) -> type[Criterion]:
     label, whole = cls.name.partition("@")[0] or name, hashlib.sha256(path.read_bytes()).hexdigest()[: files.DIGITS]
     cls.name, cls.former_name = f"{label}@{files.digest(path, name)}", f"{label}@{whole}"
     cls.source = cls.source or path.name
+    cls.place = f"{path}:{name}"
     return cls

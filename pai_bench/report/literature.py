@@ -1,7 +1,7 @@
 """Our accuracies beside published ones, with what was done differently."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -10,7 +10,7 @@ from pai_bench.plan import DENSE
 from pai_bench.report import chance
 from pai_bench.report.quoted import Published, published, rivals
 from pai_bench.report.statistics import FEWEST, PERCENT, Estimate, estimate, t_quantile
-from pai_bench.report.summary import Comparison, parts_of, plural
+from pai_bench.report.summary import Comparison, plural
 from pai_bench.report.tables import Table, code, escaped
 from pai_bench.training.protocol import PROTOCOLS
 
@@ -198,7 +198,7 @@ def protocols(found: Sequence[Beside], comparison: Comparison) -> Iterator[str]:
 
     In markdown, what records hold escaped.
     """
-    ours = setting(escaped(comparison.protocol), comparison.train_fraction)
+    ours = setting(map(escaped, comparison.protocol_parts), comparison.train_fraction)
     yield f"Ours: {', '.join(ours)}."
     yield from chosen(found)
     if comparison.init != "own" and any(one.theirs.initialisations[0] is None for one in found):
@@ -210,7 +210,7 @@ def protocols(found: Sequence[Beside], comparison: Comparison) -> Iterator[str]:
         if name is None:
             yield f"{source}: protocol not known to us."
             continue
-        theirs = setting(PROTOCOLS[name].describe(), PROTOCOLS[name].train_fraction)
+        theirs = setting(PROTOCOLS[name].parts(), PROTOCOLS[name].train_fraction)
         yield f"{source}: {', '.join(theirs)} (`{name}`){OURS.get(name, '')}. {contrast(ours, theirs)}"
 
 
@@ -222,9 +222,9 @@ def chosen(found: Sequence[Beside]) -> Iterator[str]:
             yield escaped(f"{method}: beside published numbers of {name}. Ours has the option {' and '.join(said)}.")
 
 
-def setting(protocol: str, train_fraction: float) -> list[str]:
+def setting(protocol: Iterable[str], train_fraction: float) -> list[str]:
     """A protocol that is described in words, part by part, with the share of the training set that it uses."""
-    return [*parts_of(protocol), f"{100 * train_fraction:.4g} % of the training set"]
+    return [*protocol, f"{100 * train_fraction:.4g} % of the training set"]
 
 
 def contrast(ours: Sequence[str], theirs: Sequence[str]) -> str:

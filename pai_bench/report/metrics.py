@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pai_bench.plan import DENSE
 from pai_bench.report import chance, tables
 from pai_bench.report.statistics import PERCENT, POINTS, Bounds, estimate
-from pai_bench.report.summary import SETTING, Comparison, by_cell, plural, share
+from pai_bench.report.summary import SHARED, Comparison, by_cell, plural, share
 
 Of = Callable[[pd.DataFrame, pd.DataFrame], "pd.Series[float]"]
 """Rows of one method and sparsity, and those of the dense reference -> a value for each row."""
@@ -171,7 +171,7 @@ def frame(comparisons: Sequence[Comparison], metrics: Sequence[Metric] = (*METRI
     rows = []
     for comparison in comparisons:
         for one in measured(comparison, metrics):
-            row: dict[str, object] = {name: getattr(comparison, name) for name in SETTING}
+            row: dict[str, object] = {name: getattr(comparison, name) for name in SHARED}
             row |= {"criterion": one.method, "sparsity": one.sparsity, "seeds": one.seeds, "failed": one.failed}
             row["untrained"] = one.untrained
             for metric, values in one.values.items():

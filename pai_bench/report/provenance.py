@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import get_args
 
+from pai_bench.experiment.settings import ScoringSettings, completed, words
 from pai_bench.law import Law
 from pai_bench.plan import DENSE
 from pai_bench.report import tables
@@ -63,23 +64,29 @@ def describe_data(record: Record) -> str:
     )
 
 
+SAID = {"scope", "score_batch", "score_batches", "score_sampling"}
+"""Settings that are said of every criterion."""
+
+
 def describe_criterion(record: Record) -> str | None:
     """A criterion with all its options, schedule and score batch."""
     criterion = record.trial["criterion"]
     if criterion is None:
         return None
     options = ", ".join(f"{key} {json.dumps(value)}" for key, value in criterion["options"])
-    batch = f"{record.trial['score_batch']} {record.trial['score_sampling']} examples"
-    if (batches := record.trial.get("score_batches", 1)) > 1:
+    trial = completed(record.trial)
+    batch = f"{trial['score_batch']} {trial['score_sampling']} examples"
+    if (batches := trial["score_batches"]) > 1:
         batch = f"{batches} x {batch}"
-    variant = f", {record.trial['variant']}" if "variant" in record.trial else ""
-    for key in ("target", "min_per_layer", "repair", "prunable"):
-        variant += f", {key.replace('_', ' ')} {record.trial[key]}" if key in record.trial else ""
-    if traced := record.trial.get("traced"):
-        variant += f", also {', '.join(traced)}"
-    kept = [place for place in ("first", "last") if record.trial.get(f"keep_{place}")]
+    variant = f", {trial['variant']}" if trial["variant"] != "none" else ""
+    for key in words(ScoringSettings):
+        if key in record.trial and key not in SAID:
+            variant += f", {key.replace('_', ' ')} {trial[key]}"
+    if trial["traced"]:
+        variant += f", also {', '.join(trial['traced'])}"
+    kept = [place for place in ("first", "last") if trial[f"keep_{place}"]]
     variant += f", {' and '.join(kept)} layer kept whole" if kept else ""
-    scope = f"{criterion['schedule']}, {record.trial['scope']}{variant}"
+    scope = f"{criterion['schedule']}, {trial['scope']}{variant}"
     return f"{criterion['name']}: {scope}, score batch {batch}" + (f"; {options}" if options else "")
 
 

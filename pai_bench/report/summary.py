@@ -2,34 +2,22 @@
 
 import dataclasses
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pai_bench.plan import DENSE
+from pai_bench.experiment.settings import ScoringSettings, TrainingSettings, names, unusual, words
+from pai_bench.experiment.trial import DENSE
 from pai_bench.report import chance
 from pai_bench.report.statistics import PERCENT, Estimate, estimate
 
-SETTING = ["data", "model", "protocol", "train_fraction", "init", "label_noise", "validation"]
+SHARED = ["data", "model", "protocol", *names(TrainingSettings)]
 """What trials must share to stand in one table."""
 
-WAYS = {
-    "schedule": "{}",
-    "scope": "{}",
-    "score_batch": "{:g} examples",
-    "score_sampling": "{}",
-    "score_batches": "{:g} score batches",
-    "target": "{} sparsity",
-    "min_per_layer": "at least {:g} per layer",
-    "repair": "repair {}",
-    "prunable": "{}",
-    "revision": "revision {:g}",
-}
+WORDS = {"schedule": "{}".format, **words(ScoringSettings), "revision": "revision {:g}".format}
 """What may tell apart two uses of one criterion, and how it is written."""
 
 
@@ -89,30 +77,29 @@ def share(sparsity: float) -> str:
     return f"{sparsity:.{max(3, 2 - math.floor(math.log10(density)))}f}"
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Comparison(TrainingSettings):
     """All methods on one network, data set and protocol. `cells` lacks what was not run."""
 
     data: str
     model: str
     protocol: str
-    train_fraction: float
+    protocol_parts: tuple[str, ...]
+    """What the protocol consists of, in words."""
     batch_size: int
     dense: Cell
     methods: tuple[str, ...]
     sparsities: tuple[float, ...]
     cells: dict[tuple[str, float], Cell]
     rows: pd.DataFrame
-    init: str = "own"
-    label_noise: float = 0.0
-    validation: float = 0.0
+    train_fraction: float = 1.0
     apart: str = ""
     """What tells it from another one of the same network and data."""
 
     @property
     def title(self) -> str:
         """Network and data in a few words."""
-        return ", ".join([f"{self.model} on {self.data}", *special(self)]) + self.apart
+        return ", ".join([f"{self.model} on {self.data}", *unusual(self, TrainingSettings)]) + self.apart
 
     @property
     def special(self) -> tuple[bool, bool, int]:
@@ -147,38 +134,21 @@ def resolution(rows: pd.DataFrame) -> float:
     return 100 / examples if examples and np.allclose(right, np.round(right), rtol=0, atol=0.01) else 0.0
 
 
-def special(of: "Comparison | pd.Series[Any]") -> list[str]:
-    """What is not as usual in the setting of a comparison, or of a row."""
-    parts = {
-        f"{100 * of.train_fraction:.4g} % of the training set": of.train_fraction != 1,
-        f"weights from {of.init}": of.init != "own",
-        f"training labels random with probability {of.label_noise:.4g}": bool(of.label_noise),
-        f"tested on {100 * of.validation:.4g} % of the training set": bool(of.validation),
-    }
-    return [part for part, said in parts.items() if said]
-
-
 def comparisons(rows: pd.DataFrame) -> list[Comparison]:
     """The comparisons in `rows` (as of `read_results`), in order of first appearance."""
     found = list(by_setting(rows))
-    same = [[parts_of(other.protocol) for other in found if other.title == one.title] for one in found]
+    same = [[other.protocol_parts for other in found if other.title == one.title] for one in found]
     return [dataclasses.replace(one, apart=telling(one, rivals)) for one, rivals in zip(found, same, strict=True)]
 
 
 def telling(one: Comparison, protocols: Sequence[Sequence[str]]) -> str:
     """The parts of a comparison's protocol that not all of the `protocols` share."""
-    parts = parts_of(one.protocol)
-    return "".join(f", {part}" for part in parts if not all(part in protocol for protocol in protocols))
-
-
-def parts_of(protocol: str) -> list[str]:
-    """What a protocol consists of, in words; parentheses stay whole."""
-    return re.split(r", (?![^()]*\))", protocol)
+    return "".join(f", {part}" for part in one.protocol_parts if not all(part in protocol for protocol in protocols))
 
 
 def by_setting(rows: pd.DataFrame) -> Iterator[Comparison]:
     """One comparison after the other."""
-    for _, group in rows.groupby(SETTING, sort=False):
+    for _, group in rows.groupby(SHARED, sort=False):
         group = group.assign(method=method_labels(group))
         dense, pruned = (group[(group.criterion == DENSE) == flag] for flag in (True, False))
         first, reference = group.iloc[0], cells(dense).get((DENSE, 0.0), Cell(()))
@@ -186,16 +156,14 @@ def by_setting(rows: pd.DataFrame) -> Iterator[Comparison]:
             data=first.data,
             model=first.model,
             protocol=first.protocol,
-            train_fraction=first.train_fraction,
+            protocol_parts=rows.attrs["protocols"][first.protocol],
             batch_size=int(first.batch_size),
             dense=dataclasses.replace(reference, effective_sparsity=math.nan),  # nothing was removed
             methods=in_order(pruned),
             sparsities=tuple(sorted(pruned.sparsity.unique())),
             cells=cells(pruned),
             rows=group,
-            init=first.init,
-            label_noise=first.label_noise,
-            validation=first.validation,
+            **{name: first[name] for name in names(TrainingSettings)},
         )
 
 
@@ -248,9 +216,9 @@ def method_labels(rows: pd.DataFrame) -> "pd.Series[str]":
     varied = rows.variant != "none"
     labels[varied] += " + " + rows.variant[varied]
     for _, group in rows.groupby(["criterion", "variant"], sort=False):
-        for way, form in WAYS.items():
-            if group[way].nunique() > 1:
-                labels[group.index] += ", " + group[way].map(form.format)
+        for name, written in WORDS.items():
+            if group[name].nunique() > 1:
+                labels[group.index] += ", " + group[name].map(written)
     return labels
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from pai_bench.experiment.settings import TrainingSettings, unusual
 from pai_bench.report import chance, tables
 from pai_bench.report.provenance import describe_commit, describe_data, describe_environment
 from pai_bench.report.statistics import (
@@ -25,10 +26,10 @@ from pai_bench.report.statistics import (
     holm,
     seeds_needed,
 )
-from pai_bench.report.summary import SETTING, method_labels, plural, resolution, special
+from pai_bench.report.summary import SHARED, method_labels, plural, resolution
 from pai_bench.store import Record, as_frame
 
-KEYS = [*SETTING, "method", "sparsity"]
+KEYS = [*SHARED, "method", "sparsity"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def changes(before: Sequence[Record], after: Sequence[Record]) -> list[Change]:
             slower[name] = times[1] / times[0] if times[0] else math.nan
         found.append(
             Change(
-                data=", ".join([first["data"], *special(first)]),
+                data=", ".join([first["data"], *unusual(first, TrainingSettings)]),
                 model=first.model,
                 method=first.method,
                 sparsity=float(first.sparsity),

@@ -18,6 +18,7 @@ from pai_bench.store.collapses import Collapse
 from pai_bench.store.measurements import BenchmarkResult, Cost
 from pai_bench.store.records import Record
 from pai_bench.store.stored import LONGEST, MALFORMED, NewerSchemaError, Stored, UnstorableError
+from pai_bench.training.protocol import Protocol
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -269,7 +270,15 @@ def read_results(path: str | Path) -> "pd.DataFrame":
 
 
 def as_frame(records: "Store | list[Record]") -> "pd.DataFrame":
-    """Records as a table, one row each."""
+    """Records as a table, one row each; its attribute ``protocols`` has the parts of each protocol by its words."""
     import pandas as pd
 
-    return pd.DataFrame([record.row() for record in records])
+    protocols: dict[str, tuple[str, ...]] = {}
+    rows = []
+    for record in records:
+        rows.append(record.row())
+        if rows[-1]["protocol"] not in protocols:
+            protocols[rows[-1]["protocol"]] = Protocol.of(record.trial["protocol"]).parts()
+    frame = pd.DataFrame(rows)
+    frame.attrs["protocols"] = protocols
+    return frame

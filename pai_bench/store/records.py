@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self, get_type_hints
 
 from pai_bench.errors import UserError
+from pai_bench.experiment.settings import ScoringSettings, TrainingSettings, completed, names, words
 from pai_bench.networks import name_of
 from pai_bench.store.shape import HUGE, MOST, TINY, Environment, Named, OfTrial, Scored, Trained, fits
 from pai_bench.store.stored import SCHEMA, Stored
@@ -172,30 +173,23 @@ class Record(Stored):
 
     def row(self) -> dict[str, Any]:
         """The record as one row of `read_results`."""
-        trial, criterion = self.trial, self.trial["criterion"]
+        trial, criterion = completed(self.trial), self.trial["criterion"]
+        scoring = {name: trial[name] if criterion else None for name in words(ScoringSettings)}
         head = {
             "data": trial["data"],
-            "model": name_of(trial["model"], trial.get("model_version", 1), self.provenance["data"].get("shape")),
+            "model": name_of(trial["model"], trial["model_version"], self.provenance["data"].get("shape")),
             "criterion": criterion["name"] if criterion else "dense",
-            "variant": trial.get("variant", "none") if criterion else "none",
+            "variant": trial["variant"],
             "sparsity": trial["sparsity"],
             "seed": trial["seed"],
         }
         metrics = {name: getattr(self, name) for name in COLUMNS}
         tail = {
             "schedule": criterion["schedule"] if criterion else None,
-            "scope": trial.get("scope") if criterion else None,
-            "score_batch": trial.get("score_batch") if criterion else None,
-            "score_sampling": trial.get("score_sampling") if criterion else None,
-            "score_batches": trial.get("score_batches", 1) if criterion else None,
-            "target": trial.get("target", "direct") if criterion else None,
-            "min_per_layer": trial.get("min_per_layer", 0) if criterion else None,
-            "repair": trial.get("repair", "none") if criterion else None,
+            **scoring,
             "prunable": pruned(trial) if criterion else None,
             "revision": criterion["revision"] if criterion else None,
-            "init": trial.get("init", "own"),
-            "label_noise": trial.get("label_noise", 0.0),
-            "validation": trial.get("validation", 0.0),
+            **{name: trial[name] for name in names(TrainingSettings) if name != "train_fraction"},
             "first_cut": self.first_cut,
             "batch_norm": self.batch_norm,
             "parameters": sum(layer.size for layer in self.layers) or None,
@@ -236,9 +230,9 @@ def check_settings(name: str, trial: Mapping[str, Any]) -> None:
 
 def pruned(trial: Mapping[str, Any]) -> str:
     """Which parameters a trial prunes, in a few words; ``usual`` for the weights of the usual layers."""
-    patterns, further = trial.get("prunable"), len(trial.get("traced", ()))
+    patterns, further = trial["prunable"], len(trial["traced"])
     parts = [f"only {patterns}"] if patterns else [f"with {further} further weights"] if further else []
-    kept = [place for place in ("first", "last") if trial.get(f"keep_{place}")]
+    kept = [place for place in ("first", "last") if trial[f"keep_{place}"]]
     parts += [f"without the {' and the '.join(kept)} layer"] if kept else []
     return ", ".join(parts) or "usual"
 

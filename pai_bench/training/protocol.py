@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from pai_bench.errors import UserError, unknown
 from pai_bench.precision import Precision
+from pai_bench.spec import added_later, identifying
 
 LearningRateSchedule = Literal["constant", "steps", "cosine", "one-cycle"]
 Optimizer = Literal["sgd", "adam"]
@@ -17,17 +18,6 @@ WARM_UP = 0.25
 
 PADDING = 4
 """Pixels of zeros around an image before it is cropped to its size again, in the augmentation ``flip-crop``."""
-
-LATER: dict[str, Any] = {
-    "iterations": None,
-    "optimizer": "sgd",
-    "nesterov": False,
-    "augmentation": "none",
-    "budget": 1.0,
-    "precision": "fp32",
-    "clip_norm": None,
-}
-"""Fields that protocols did not have in the first results -> the value that means what was done then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +44,13 @@ class Protocol:
     lr_schedule: LearningRateSchedule = "one-cycle"
     milestones: tuple[float, ...] = ()
     gamma: float = 0.1
-    iterations: int | None = None
-    optimizer: Optimizer = "sgd"
-    nesterov: bool = False
-    augmentation: Augmentation = "none"
-    clip_norm: float | None = None
-    budget: float = 1.0
-    precision: Precision = "fp32"
+    iterations: int | None = added_later(None)
+    optimizer: Optimizer = added_later("sgd")
+    nesterov: bool = added_later(False)
+    augmentation: Augmentation = added_later("none")
+    clip_norm: float | None = added_later(None)
+    budget: float = added_later(1.0)
+    precision: Precision = added_later("fp32")
     train_fraction: float = 1.0
     """Share of the training set that is used, where a sweep does not say otherwise. Not part of `settings`."""
 
@@ -129,15 +119,10 @@ class Protocol:
 
     def settings(self) -> dict[str, Any]:
         """What a result depends on, as plain values; a later field only where it changes something."""
-        found = dataclasses.asdict(self)
-        for key in ("name", "train_fraction"):  # how it is called has no influence, and the trial says the other
-            del found[key]
-        for key, default in LATER.items():
-            if found[key] == default:
-                del found[key]
-        if self.iterations is not None:
-            del found["epochs"]
-        return found
+        # how it is called has no influence, and the trial says how much of the training set is used
+        unsaid = {"name", "train_fraction"} if self.iterations is None else {"name", "train_fraction", "epochs"}
+        found = {key: value for key, value in identifying(self).items() if key not in unsaid}
+        return found | {"milestones": list(self.milestones)}
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> "Protocol":
@@ -146,21 +131,24 @@ class Protocol:
 
     def describe(self) -> str:
         """The protocol in one line."""
+        return ", ".join(self.parts())
+
+    def parts(self) -> tuple[str, ...]:
+        """What the protocol consists of, in words."""
         count, unit = (self.epochs, "epoch") if self.iterations is None else (self.iterations, "iteration")
         length = f"{count:,} {unit}{'s' * (count != 1)}"
         if self.budget != 1:
             length += f" ({100 * self.budget:.3g} % of the protocol's length)"
         steps = f" at {', '.join(map(str, self.milestones))}, times {self.gamma:g}" if self.milestones else ""
-        name = {"sgd": "SGD", "adam": "Adam"}[self.optimizer]
-        nesterov = "Nesterov " if self.nesterov else ""
-        changes = {"flip-crop": ", mirrored and shifted images", "flip-0.2": ", a fifth of the images mirrored"}
-        images = changes.get(self.augmentation, "")
-        clipped = "" if self.clip_norm is None else f", gradients of norm {self.clip_norm:g} at most"
-        return (
-            f"{length}, batch {self.batch_size}, {name}, learning rate {self.learning_rate:g} "
-            f"({self.lr_schedule}{steps}), {nesterov}momentum {self.momentum:g}, weight decay {self.weight_decay:g}"
-            f"{images}{clipped}{'' if self.precision == 'fp32' else f', in {self.precision}'}"
-        )
+        momentum = f"{'Nesterov ' * self.nesterov}momentum {self.momentum:g}"
+        parts = [length, f"batch {self.batch_size}", {"sgd": "SGD", "adam": "Adam"}[self.optimizer]]
+        parts += [f"learning rate {self.learning_rate:g} ({self.lr_schedule}{steps})"]
+        parts += [momentum, f"weight decay {self.weight_decay:g}"]
+        changes = {"flip-crop": ["mirrored and shifted images"], "flip-0.2": ["a fifth of the images mirrored"]}
+        parts += changes.get(self.augmentation, [])
+        parts += [] if self.clip_norm is None else [f"gradients of norm {self.clip_norm:g} at most"]
+        parts += [] if self.precision == "fp32" else [f"in {self.precision}"]
+        return tuple(parts)
 
 
 PROTOCOLS = {

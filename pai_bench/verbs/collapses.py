@@ -31,7 +31,7 @@ class Work(NamedTuple):
     @property
     def kind(self) -> tuple[str, str, str]:
         """What searches over seeds have in common: they take about the same time."""
-        return self.trial.data, self.trial.model, self.trial.criterion_name
+        return self.trial.data.name, self.trial.model.name, self.trial.criterion_name
 
 
 def collapse(given: argparse.Namespace) -> int:
@@ -47,7 +47,7 @@ def collapse(given: argparse.Namespace) -> int:
     missing: dict[str, Work] = {}
     with console.status("reading data and building networks"):
         grids = [(resolve(dataclasses.replace(sweep, **PLAIN)), out) for sweep, out in sweeps(given)]  # type: ignore[arg-type]  # values of several types
-        for criterion in {name: one for catalog, _ in grids for name, one in catalog.criteria.items()}.values():
+        for criterion in dict.fromkeys(t.criterion for catalog, _ in grids for t in catalog.trials if t.criterion):
             check_counts(criterion)
         stores = {out: Store(out, create=True) for _, out in grids}
         for catalog, out in grids:
@@ -98,7 +98,7 @@ def search_all(console: "Console", missing: list[Work], settings: "Settings", fo
                 found.append(search.result(perf_counter() - start))
             except Exception as error:  # the others are worth knowing
                 failed += 1
-                print_failure(progress.console, trial.criterion_name, trial.model, error)
+                print_failure(progress.console, trial.criterion_name, trial.model.name, error)
             else:
                 store.write_collapse(found[-1])
             progress.update(task, completed=done + share)

@@ -27,7 +27,7 @@ def time(given: argparse.Namespace) -> int:
         catalog = resolve(Sweep(**flags, sparsities=(given.sparsity,), seeds=1))
     store, runner = Store(given.out, create=True), Runner(catalog, given.command)
     trials = [trial for trial in catalog.trials if trial.criterion is not None]
-    measured, steps, failed = list[Cost](), dict[tuple[str, str], float](), 0
+    measured, steps, failed = list[Cost](), dict[object, float](), 0
     try:
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task("timing", total=len(trials))
@@ -39,7 +39,7 @@ def time(given: argparse.Namespace) -> int:
                     measured.append(measure_cost(runner, trial, steps[key], rounds=given.rounds, budget=given.seconds))
                 except Exception as error:  # the others are worth measuring
                     failed += 1
-                    print_failure(progress.console, trial.criterion_name, trial.model, error)
+                    print_failure(progress.console, trial.criterion_name, trial.model.name, error)
                 else:
                     store.write_cost(measured[-1])
                 progress.advance(task)

@@ -67,6 +67,6 @@ def prune(given: argparse.Namespace) -> int:
         dead = f"; dead: {', '.join(links.dead_layers)}" if links.connected and links.dead_layers else ""
         share = summary.share(links.effective_sparsity)
         console.print(f"{cut}; effective sparsity {share}{dead}", highlight=False, markup=False)
-    if catalog.variants[trial.variant].redraws:
+    if trial.variant is not None and trial.variant.redraws:
         console.print("variant reinit: the mask is the plain one; draw the weights again before training")
     return 0

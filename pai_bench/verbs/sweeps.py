@@ -118,7 +118,7 @@ def print_plan(console: "Console", catalog: "Catalog", out: str, *, retry_failed
     trials = Path(out) / "trials"
     records = list(Store(out)) if os.path.isdir(trials) and any(trials.glob("*.json")) else []
     stored = {r.identity for r in records if not run_again(r, catalog, retry_failed=retry_failed)}
-    stored |= {trial.identity for trial in catalog.trials if catalog.former_identity(trial) in stored}
+    stored |= {trial.identity for trial in catalog.trials if trial.former and trial.former.identity in stored}
     for trial in catalog.trials:
         mark = "stored" if trial.identity in stored else "to run"
         console.print(f"{mark}  {trial.identity}", highlight=False, markup=False)

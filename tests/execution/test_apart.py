@@ -109,7 +109,7 @@ def test_networks_are_inspected_and_measured_in_another_process(apart: Apart, ca
     assert re.search(
         r"ends the process that runs it on digits \(killed by signal 6 at nets.py, line \d+, in \S+\)", caplog.text
     )
-    trials = {trial.model.partition("@")[0]: trial for trial in catalog.trials}
+    trials = {trial.model.name.partition("@")[0]: trial for trial in catalog.trials}
     with pytest.raises(RuntimeError, match=r"in_training@.* died \(killed by signal 6 at nets.py"):
         apart.ask("step", trials["in_training"], 1, 1, Engine())
     seconds, _ = apart.ask("step", trials["good"], 1, 1, Engine())

@@ -152,9 +152,9 @@ def test_nothing_to_run() -> None:
 
 def test_cells_hold_trials_of_one_kind_in_order() -> None:
     trials = resolve(named(models=["lenet-300-100", "lenet"], seeds=3)).trials
-    made = list(cells(trials, lambda trial: 4 if trial.model == "lenet-300-100" else 1))
-    assert [len(cell) for cell in made if cell[0].model == "lenet-300-100"] == [4, 4, 1]
-    assert all(len(cell) == 1 for cell in made if cell[0].model != "lenet-300-100")
+    made = list(cells(trials, lambda trial: 4 if trial.model.name == "lenet-300-100" else 1))
+    assert [len(cell) for cell in made if cell[0].model.name == "lenet-300-100"] == [4, 4, 1]
+    assert all(len(cell) == 1 for cell in made if cell[0].model.name != "lenet-300-100")
     assert sorted(t.identity for cell in made for t in cell) == sorted(t.identity for t in trials)
     assert all(len({t.model for t in cell}) == 1 for cell in made)
     parts = resolve(named(seeds=2, train_fraction=0.5)).trials

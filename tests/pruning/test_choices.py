@@ -190,8 +190,6 @@ def test_a_criterion_made_of_others_hands_its_loss_on() -> None:
 
 
 def test_options_of_ones_own_are_stored_whatever_their_names() -> None:
-    from pai_bench.catalog import later_options
-
     @dataclass(frozen=True, kw_only=True)
     class Own(pb.Criterion):
         halves: bool = False
@@ -200,10 +198,12 @@ def test_options_of_ones_own_are_stored_whatever_their_names() -> None:
         def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
             return {}
 
-    assert later_options(type(pb.get_criterion("snip"))) == pb.Criterion.later
-    assert "halves" not in later_options(Own)
-    assert "biases" not in later_options(Own)
-    assert later_options(type(pb.get_criterion("grasp")))["halves"] is False
+    def stored(criterion: pb.Criterion) -> list[str]:
+        return [name for name, _ in criterion.configuration(criterion.schedule)["options"]]
+
+    assert stored(pb.get_criterion("snip")) == ["bn", "seed"]
+    assert stored(pb.get_criterion("grasp")) == ["bn", "seed", "temperature"]
+    assert stored(Own()) == ["bn", "seed", "biases", "halves"]
 
 
 def test_two_halves_sorted_by_class() -> None:
@@ -240,6 +240,6 @@ def test_a_choice_is_stored_only_where_it_is_not_the_default() -> None:
     from pai_bench.catalog import resolve
 
     sweep = pb.Sweep(criteria=["grasp", "grasp:halves=true", "snip:loss=nll:ties=keep"], sparsities=[0.5], seeds=1)
-    stored = [dict(trial.criterion.options) for trial in resolve(sweep).trials if trial.criterion]
+    stored = [dict(trial.configuration()["criterion"]["options"]) for trial in resolve(sweep).trials if trial.criterion]
     new = [{key: value for key, value in options.items() if key in ("halves", "loss", "ties")} for options in stored]
     assert new == [{}, {"halves": True}, {"loss": "nll", "ties": "keep"}]

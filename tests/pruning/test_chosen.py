@@ -37,7 +37,7 @@ def trial(**changes: Any) -> Trial:
 
 
 def test_a_sweep_prunes_what_it_finds_and_says_so(tmp_path: Any) -> None:
-    assert trial(models=[net]).traced == ("w",)
+    assert trial(models=[net]).model.traced == ("w",)
     frame = pb.run(pb.Sweep(models=[net], criteria=["snip"], sparsities=[0.9], seeds=1, epochs=1), out=tmp_path)
     pruned = frame[frame.criterion == "snip"].iloc[0]
     assert pruned.parameters == 784 * 16 + 160

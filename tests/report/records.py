@@ -1,26 +1,24 @@
 """Made-up records."""
 
-import dataclasses
 import json
 from typing import Any
 
 import numpy as np
 
-from pai_bench.plan import Choice, Trial
 from pai_bench.store import EpochRecord, Layer, Record, Store
 from pai_bench.store.bits import pack
 from pai_bench.store.stored import unsealed
 from pai_bench.training.protocol import PROTOCOLS
+from tests.made import Choice
+from tests.made import trial as made_trial
 
 
 def record(criterion: str | None, sparsity: float, seed: int, accuracy: float | None, **changes: Any) -> Record:
     """A record with the given outcome."""
     choice = None if criterion is None else Choice(name=criterion, schedule=changes.pop("schedule", "one-shot"))
     protocol = changes.pop("protocol", PROTOCOLS["short"])
-    trial = Trial(
-        data="digits", model="net", seed=seed, protocol=protocol, criterion=choice, sparsity=sparsity, score_batch=100
-    )
-    trial = dataclasses.replace(trial, **changes.pop("trial", {}))
+    keys_of_trial = {"seed": seed, "protocol": protocol, "criterion": choice, "sparsity": sparsity}
+    trial = made_trial(**keys_of_trial | changes.pop("trial", {}))
     kept = changes.pop("kept", 10)
     keys: dict[str, Any] = {
         "error": "RuntimeError: oh | no" if accuracy is None else None,

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from pai_bench.cli import main
-from pai_bench.plan import Choice, Trial
 from pai_bench.store import BenchmarkResult, Collapse, Cost, Store, Tried
-from pai_bench.training.protocol import PROTOCOLS
+from tests.made import Choice
+from tests.made import trial as made_trial
 from tests.report.records import drawn, fields_of
 
 OTHERS: list[Any] = [None, "x", -1, 3.5, [], 10**400, {}, float("inf"), 1, "\ud800", 0, 1e-320]
@@ -32,9 +32,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def trial() -> dict[str, Any]:
     """The configuration of a trial."""
     choice = Choice(name="snip", options=(("seed", 1),))
-    return Trial(
-        data="d", model="net", seed=0, protocol=PROTOCOLS["short"], criterion=choice, sparsity=0.5, score_batch=10
-    ).configuration()
+    return made_trial(data="d", criterion=choice, sparsity=0.5, score_batch=10).configuration()
 
 
 def cost() -> Cost:

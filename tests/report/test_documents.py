@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from pai_bench.cli import main
-from pai_bench.plan import Choice
 from pai_bench.report import metrics
 from pai_bench.report.figures.comparison import ends as figure_ends
 from pai_bench.report.page import write_report
@@ -22,6 +21,7 @@ from pai_bench.report.summary import comparisons
 from pai_bench.store import Layer, as_frame
 from pai_bench.store.bits import pack, unpack
 from pai_bench.training.protocol import get_protocol
+from tests.made import Choice
 from tests.report.records import drawn, fields_of, record, stored
 from tests.report.test_pairs import full
 

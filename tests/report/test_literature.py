@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from pai_bench.plan import Choice
 from pai_bench.registry import MODELS
 from pai_bench.report import literature, quoted
 from pai_bench.report.page import write_report
 from pai_bench.report.summary import comparisons
 from pai_bench.store import Record, Store, as_frame
 from pai_bench.training.protocol import get_protocol
+from tests.made import Choice
 from tests.report.records import drawn, stored
 
 pytestmark = pytest.mark.usefixtures("drawings")  # what figures show is tested elsewhere

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from pai_bench.plan import Choice
 from pai_bench.report import pairs, provenance
 from pai_bench.report.summary import comparisons
 from pai_bench.store import BenchmarkResult, Layer, Record, as_frame
 from pai_bench.training.protocol import get_protocol
+from tests.made import Choice
 from tests.report.records import record
 from tests.report.test_figures_of_masks import collapse
 from tests.report.test_limits import PAIR, limits, rows

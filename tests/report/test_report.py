@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from pai_bench.errors import UserError
-from pai_bench.plan import Choice
 from pai_bench.report import provenance, tables
 from pai_bench.report.figures.style import LOOKS, looks
 from pai_bench.report.page import write_report
@@ -16,6 +15,7 @@ from pai_bench.report.statistics import estimate
 from pai_bench.report.summary import Cell, comparisons, share
 from pai_bench.store import Record, Store, as_frame
 from pai_bench.training.protocol import get_protocol
+from tests.made import Choice
 from tests.report.records import record
 
 

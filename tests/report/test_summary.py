@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from pai_bench.experiment.settings import TrainingSettings, unusual
 from pai_bench.report import tables, versus
 from pai_bench.report.figures import style
 from pai_bench.report.similarity import similarity
-from pai_bench.report.summary import Cell, comparisons, method_labels, mostly, plural, resolution, special
+from pai_bench.report.summary import Cell, comparisons, method_labels, mostly, plural, resolution
 from pai_bench.store import Layer, Record, as_frame
 from pai_bench.store.bits import pack
 from tests.report.records import record
@@ -75,11 +76,11 @@ def test_names_of_all_uses_of_a_criterion() -> None:
 def test_settings_that_are_not_as_usual() -> None:
     trial = {"train_fraction": 0.9, "init": "tn", "label_noise": 0.25, "validation": 0.1}
     (found,) = comparisons(as_frame([record("snip", 0.9, 0, 0.5, trial=trial)]))
-    assert special(found) == [
+    assert unusual(found, TrainingSettings) == [
         "90 % of the training set", "weights from tn", "training labels random with probability 0.25",
         "tested on 10 % of the training set",
     ]  # fmt: skip
-    assert special(compared([record("snip", 0.9, 0, 0.5)])) == []
+    assert unusual(compared([record("snip", 0.9, 0, 0.5)]), TrainingSettings) == []
 
 
 @pytest.mark.parametrize(("right", "step"), [(225.0, 100 / 450), (225.009, 100 / 450), (225.011, 0.0), (225.5, 0.0)])

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from pai_bench.plan import Choice
 from pai_bench.report import findings, literature, measurements, pairs, quoted
 from pai_bench.report.literature import Beside
 from pai_bench.report.pairs import Pair
@@ -15,6 +14,7 @@ from pai_bench.report.quoted import Published
 from pai_bench.report.statistics import Difference, Estimate, estimate
 from pai_bench.report.versions import newest
 from pai_bench.store import as_frame
+from tests.made import Choice
 from tests.report.records import drawn, record
 from tests.report.test_figures import compared
 from tests.report.test_measurements import result
@@ -161,9 +161,8 @@ def test_a_whole_table_of_published_numbers() -> None:
 
 
 def test_protocols_side_by_side() -> None:
-    found = dataclasses.replace(
-        compared([record("snip", 0.9, 0, 0.5)]), init="t*n", protocol="10 epochs, a *b* (c, d)", train_fraction=0.5
-    )
+    changes: dict[str, Any] = {"init": "t*n", "protocol_parts": ("10 epochs", "a *b* (c, d)"), "train_fraction": 0.5}
+    found = dataclasses.replace(compared([record("snip", 0.9, 0, 0.5)]), **changes)
     known = published(source="arXiv:1810.02340")
     last = estimate([96.0])
     rows = [Beside(one, "snip:bn=train", 0.9, last, last) for one in (known, known, published())]

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from pai_bench.cli import main
-from pai_bench.plan import Choice
 from pai_bench.report.versions import newest
 from pai_bench.store import Record, Store
+from tests.made import Choice
 from tests.report.records import record
 
 pytestmark = pytest.mark.usefixtures("drawings")  # what figures show is tested elsewhere

@@ -1,0 +1,1 @@
+"""From the settings of a sweep to its trials."""

@@ -1,0 +1,173 @@
+"""The settings of a trial, each described once. Imports no torch.
+
+A field says what it means, its default, the value at which it is left out of a trial's identity, and its words in a
+report. `Sweep`, `Trial`, recipes, the command line, identities, records and reports are derived from the fields here.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Literal
+
+from pai_bench.errors import UserError
+from pai_bench.law import Law
+
+
+def option(default: Any, help: str, *, axis: bool = False, least: float | None = None, within: str = "") -> Any:
+    """A key of a recipe and a flag of ``pai-bench run``.
+
+    `least` is the smallest value, `within` an interval between 0 and 1 with what it is, ``[0, 1]: a probability``.
+    """
+    return field(default=default, metadata={"help": help, "axis": axis, "least": least, "within": within})
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    left_out: Any = MISSING,
+    usual: Any = MISSING,
+    words: Callable[[Any], str] | None = None,
+    least: float | None = None,
+    within: str = "",
+) -> Any:
+    """An `option` that results depend on.
+
+    At the value `left_out` it is not in the identity, nor in the record, since it came after the first results; without
+    one, it always is. `words` say it in a report, unless it has the value that is `usual` there (mostly `left_out`).
+    """
+    facts = {"left_out": left_out, "usual": left_out if usual is MISSING else usual, "words": words}
+    return field(default=default, metadata={**option(default, help, least=least, within=within).metadata, **facts})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringSettings:
+    """How connections are scored and chosen. The dense reference depends on none of it."""
+
+    scope: Literal["global", "layerwise", "quota"] | None = setting(
+        None,
+        "rank all layers together, or keep the same share of each; default: the criterion's own, mostly global",
+        words="{}".format,
+    )
+    score_batch: int | None = setting(
+        None, "examples in a score batch; default: 10 per class", words="{:g} examples".format, least=1
+    )
+    score_sampling: str = setting(
+        "balanced",
+        "how the score batch is drawn: balanced over classes, random, or class-N, of class N alone",
+        words="{}".format,
+    )
+    score_batches: int = setting(
+        1,
+        "number of score batches; see the criteria's option accumulate",
+        left_out=1,
+        words="{:g} score batches".format,
+        least=1,
+    )
+    target: Literal["direct", "effective"] = setting(
+        "direct",
+        "what a sparsity counts: connections removed, or removed or on no path",
+        left_out="direct",
+        words="{} sparsity".format,
+    )
+    min_per_layer: int = setting(
+        0,
+        "connections that every layer keeps at least",
+        left_out=0,
+        words="at least {:g} per layer".format,
+        least=0,
+    )
+    repair: Literal["none", "effective-only"] = setting(
+        "none",
+        "effective-only: connections on no path give their place to those with the next-best scores",
+        left_out="none",
+        words="repair {}".format,
+    )
+    prunable: str | None = setting(
+        None,
+        "which parameters to prune, as patterns of their names, with commas between; a name without * or ? may be any "
+        "parameter; default: the weights of linear, convolutional, recurrent and attention layers, and what else "
+        "multiplies the data",
+        left_out=None,
+        words="{}".format,
+    )
+    keep_first: bool = setting(False, "leave the first of the prunable layers whole", left_out=False)
+    keep_last: bool = setting(False, "leave the last of the prunable layers whole", left_out=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """What a network begins with, and the examples that it is trained and tested on; the dense reference, too."""
+
+    train_fraction: float | None = setting(
+        None,
+        "share of the training set to use, drawn by seed; default: the protocol's, mostly all of it",
+        usual=1.0,
+        words=lambda share: f"{100 * share:.4g} % of the training set",
+        within="(0, 1]",
+    )
+    init: Literal["own", Law] = setting(
+        "own",
+        "initial weights: the network's own, Glorot (vs-x), He (vs-h), LeCun (vs), normal (rn), truncated normal (tn), "
+        "the last two of deviation 1",
+        left_out="own",
+        words="weights from {}".format,
+    )
+    label_noise: float = setting(
+        0.0,
+        "probability with which a training label is replaced by a random one; scoring sees the true ones",
+        left_out=0.0,
+        words="training labels random with probability {:.4g}".format,
+        within="[0, 1]: it is a probability",
+    )
+    validation: float = setting(
+        0.0,
+        "share of the training set that is held out and takes the place of the test set, to choose settings by",
+        left_out=0.0,
+        words=lambda share: f"tested on {100 * share:.4g} % of the training set",
+        within="[0, 1): it is a share of the training set",
+    )
+
+
+def words(kind: Any) -> dict[str, Callable[[Any], str]]:
+    """How a report writes each of the settings that a class declares."""
+    return {f.name: f.metadata["words"] for f in fields(kind) if f.metadata["words"]}
+
+
+def names(kind: Any) -> list[str]:
+    """The names of the settings that a class declares."""
+    return [f.name for f in fields(kind)]
+
+
+LEFT_OUT = {
+    **{"variant": "none", "model_version": 1, "traced": ()},
+    **{
+        f.name: f.metadata["left_out"]
+        for kind in (ScoringSettings, TrainingSettings)
+        for f in fields(kind)
+        if f.metadata["left_out"] is not MISSING
+    },
+}
+"""Key of a trial's configuration -> the value at which it is not there."""
+
+
+def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a stored trial with the settings that were left out of it."""
+    return LEFT_OUT | dict(stored)
+
+
+def unusual(settings: Any, kind: Any) -> list[str]:
+    """What is not as usual among the settings that `kind` declares, in words; `settings` may be the row of a table."""
+    every = ((f.metadata, getattr(settings, f.name)) for f in fields(kind))
+    return [facts["words"](value) for facts, value in every if facts["words"] and value != facts["usual"]]
+
+
+def check_value(name: str, value: Any, facts: Mapping[str, Any]) -> None:
+    """Refuse a value that is too small, or outside of its interval."""
+    label = name.replace("_", "-")
+    if isinstance(value, int) and facts["least"] is not None and value < facts["least"]:
+        raise UserError(f"{label} {value} must be at least {facts['least']}")
+    if (within := facts["within"]) and value is not None:
+        above = value >= 0 if within[0] == "[" else value > 0
+        below = value <= 1 if within[5] == "]" else value < 1
+        if not (above and below):
+            raise UserError(f"{label} {value:g} is outside {within}")

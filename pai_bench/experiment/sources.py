@@ -1,0 +1,73 @@
+"""Where the data and the network of a trial come from: small values, which another process can make the same from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pai_bench.networks import STORED_NAMES
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pai_bench.data import DataSet
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A data set: its `name` in results, and what it is loaded by, a name or a `DataSet`."""
+
+    name: str
+    given: "str | DataSet" = field(compare=False, repr=False)
+    data_dir: str | None = field(default=None, compare=False, repr=False)
+    validation: float = 0.0
+    """Share of the training set that takes the place of the test set."""
+
+    def __str__(self) -> str:
+        return self.name
+
+    def load(self) -> "DataSet":
+        """The data set, with what is held out of it in the place of its test set."""
+        from pai_bench.data import load_data
+
+        data = load_data(self.given, data_dir=self.data_dir) if isinstance(self.given, str) else self.given
+        return data.held_out(self.validation) if self.validation else data
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A network: its `name` in messages, what builds it, a name or a function, and what is known of it on its data."""
+
+    name: str
+    given: "str | Callable[[tuple[int, ...], int], nn.Module]" = field(compare=False, repr=False)
+    version: int = 1
+    """Raised when the network changes (`pai_bench.networks`)."""
+    traced: tuple[str, ...] = ()
+    """Its weights outside of the usual layers (`pai_bench.pruning.prunable.further`)."""
+    unclear: tuple[str, ...] = field(default=(), compare=False)
+    """Parameters from which weights may be computed, and which are not scored."""
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def stored_name(self) -> str:
+        """Its name in stored results."""
+        return STORED_NAMES.get(self.name, self.name)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is one of pai-bench's own, which does not end the process that runs it."""
+        return ":" not in self.name and getattr(self.builder, "__module__", "").startswith("pai_bench.")
+
+    @property
+    def builder(self) -> "Callable[[tuple[int, ...], int], nn.Module]":
+        """The function that builds it."""
+        from pai_bench.models import find_model
+
+        return find_model(self.given)[1] if isinstance(self.given, str) else self.given
+
+    def build(self, **how: Any) -> "nn.Module":
+        """The network, as `pai_bench.models.create_model` makes it."""
+        from pai_bench.models import create_model
+
+        return create_model(self.builder, **how)

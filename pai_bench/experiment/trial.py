@@ -1,0 +1,148 @@
+"""Trials: the points of a sweep, fully resolved. Imports no torch, touches no file."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from pai_bench.errors import UserError
+from pai_bench.experiment.settings import ScoringSettings, TrainingSettings, names
+from pai_bench.experiment.sources import DataSource, ModelSource
+from pai_bench.experiment.sweep import Sweep, refuse_duplicates
+from pai_bench.identity import identify
+from pai_bench.spec import identifying
+from pai_bench.training.protocol import Protocol
+
+if TYPE_CHECKING:
+    from pai_bench.pruning import Criterion, Schedule, Variant
+
+DENSE = "dense"
+"""The criterion of the unpruned reference."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial(TrainingSettings, ScoringSettings):
+    """One point of a sweep. The dense reference has no criterion, schedule or variant, and no scoring settings."""
+
+    data: DataSource
+    model: ModelSource
+    seed: int
+    protocol: Protocol
+    criterion: "Criterion | None" = None
+    schedule: "Schedule | None" = None
+    variant: "Variant | None" = None
+    sparsity: float = 0.0
+    scope: Literal["global", "layerwise", "quota"] = "global"
+    score_batch: int = 0
+    train_fraction: float = 1.0
+    other_names: tuple[tuple[str, str], ...] = ()
+    """Names of criteria, and those that stand for them in the configuration."""
+
+    @cached_property
+    def criterion_name(self) -> str:
+        """The criterion as it is written on the command line, or ``dense``."""
+        return DENSE if self.criterion is None else self._named(self.criterion)
+
+    @cached_property
+    def variant_name(self) -> str:
+        """The sanity variant as it is written on the command line."""
+        return "none" if self.variant is None else self._named(self.variant)
+
+    def _named(self, what: object) -> str:
+        text = str(what)
+        for name, other in self.other_names:
+            text = text.replace(name, other)
+        return text
+
+    @property
+    def method(self) -> str:
+        """The criterion, and the variant if it is not the plain one."""
+        return self.criterion_name if self.variant_name == "none" else f"{self.criterion_name} + {self.variant_name}"
+
+    def configuration(self) -> dict[str, Any]:
+        """What the trial's result depends on, as plain JSON values.
+
+        The dense reference leaves out everything that concerns scoring, so that all criteria share it. A setting that a
+        later version adds is left out where it has the value that means the old behaviour.
+        """
+        found: dict[str, Any] = {"data": self.data.name, "model": self.model.stored_name, "seed": self.seed}
+        found |= {"protocol": self.protocol.settings(), "criterion": None, "sparsity": self.sparsity}
+        found |= identifying(self, TrainingSettings)
+        if self.model.version != 1:
+            found["model_version"] = self.model.version
+        if self.criterion is not None and self.schedule is not None:
+            found["criterion"] = self.criterion.configuration(self.schedule) | {"name": self.criterion_name}
+            found |= identifying(self, ScoringSettings)
+            found |= {"variant": self.variant_name} if self.variant_name != "none" else {}
+            found |= {"traced": self.model.traced} if self.model.traced else {}
+        plain: dict[str, Any] = json.loads(json.dumps(found))
+        return plain
+
+    @property
+    def former(self) -> "Trial | None":
+        """The same trial under the names that its criteria had in earlier versions; None if they had no other."""
+        formulas = (self.criterion, None if self.variant is None else self.variant.quota)
+        names = tuple((one.name, one.former_name) for one in formulas if one is not None and one.former_name)
+        return dataclasses.replace(self, other_names=names) if names else None
+
+    @cached_property
+    def identity(self) -> str:
+        """A readable prefix and a hash of the canonical JSON of the configuration; a valid file name."""
+        readable = f"{self.data}-{self.model.stored_name}-{self.method}-{self.sparsity:g}-s{self.seed}"
+        return identify(readable, self.configuration())
+
+
+def fraction(sweep: Sweep, protocol: Protocol) -> float:
+    """The share of the training set that is used."""
+    return protocol.train_fraction if sweep.train_fraction is None else sweep.train_fraction
+
+
+def expand(
+    sweep: Sweep,
+    criteria: "Sequence[tuple[Criterion, Schedule]]",
+    networks: Sequence[tuple[DataSource, ModelSource, Protocol, int]],
+    variants: "Sequence[Variant | None]" = (None,),
+) -> list[Trial]:
+    """All trials of `sweep`, seed by seed, the dense reference of each (data, model, seed) first.
+
+    `networks` are the resolved (data, model, protocol, score batch size).
+    """
+    refuse_duplicates("criteria", [str(criterion) for criterion, _ in criteria])
+    if DENSE in (str(criterion) for criterion, _ in criteria):
+        raise UserError(f"a criterion cannot be called {DENSE!r}: that is the unpruned reference")
+    training = {name: getattr(sweep, name) for name in names(TrainingSettings)}
+    scoring = {name: getattr(sweep, name) for name in names(ScoringSettings)}
+    trials = []
+    for seed in sweep.each_seed:
+        for data, model, protocol, score_batch in networks:
+            dense = Trial(
+                data=data,
+                model=model,
+                seed=seed,
+                protocol=protocol,
+                **training | {"train_fraction": fraction(sweep, protocol)},
+            )
+            trials.append(dense)
+            trials += [
+                dataclasses.replace(
+                    dense,
+                    criterion=criterion,
+                    schedule=schedule,
+                    variant=variant,
+                    sparsity=sparsity,
+                    **scoring | {"score_batch": score_batch, "scope": scope_of(sweep, criterion, variant)},
+                )
+                for criterion, schedule in criteria
+                for variant in variants
+                for sparsity in sweep.sparsities
+            ]
+    return trials
+
+
+def scope_of(sweep: Sweep, criterion: "Criterion", variant: "Variant | None") -> str:
+    """How the budget is divided over the layers: as a quota says, or the sweep, or the criterion."""
+    if variant is not None and variant.quota is not None:
+        return "quota"
+    return sweep.scope or criterion.scope

@@ -1,0 +1,65 @@
+"""Made-up trials, of criteria and networks that need not be there."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pai_bench.experiment.sources import DataSource, ModelSource
+from pai_bench.experiment.trial import Trial
+from pai_bench.pruning import OneShot, Schedule
+from pai_bench.training.protocol import PROTOCOLS
+
+
+@dataclass(frozen=True)
+class Named:
+    """Stands for something that is known by its name."""
+
+    name: str
+    quota: "Choice | None" = None
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Stands for a criterion under a schedule: what a record holds of them."""
+
+    name: str
+    options: tuple[tuple[str, Any], ...] = ()
+    revision: int = 1
+    schedule: str = "one-shot"
+    scope: str = "global"
+    former_name: str = ""
+    text: str = ""
+    """With options, where the name is without."""
+
+    def __str__(self) -> str:
+        return self.text or self.name
+
+    def configuration(self, _schedule: Schedule) -> dict[str, Any]:
+        """As of any criterion."""
+        options = [list(option) for option in self.options]
+        return {"name": str(self), "options": options, "revision": self.revision, "schedule": self.schedule}
+
+
+def network(name: str, version: int = 1, traced: tuple[str, ...] = ()) -> ModelSource:
+    """A network that nobody builds."""
+    return ModelSource(name, name, version, traced)
+
+
+def data(name: str) -> DataSource:
+    """A data set that nobody reads."""
+    return DataSource(name, name)
+
+
+def trial(**keys: Any) -> Trial:
+    """A trial; data, model and variant may be names, and there may be the version and the traced weights of a model."""
+    usual: dict[str, Any] = {"data": "digits", "model": "net", "seed": 0, "protocol": PROTOCOLS["short"]}
+    keys = {**usual, "schedule": OneShot(), "score_batch": 100, **keys}
+    if isinstance(keys["data"], str):
+        keys["data"] = data(keys["data"])
+    if isinstance(keys["model"], str):
+        keys["model"] = network(keys["model"], keys.pop("model_version", 1), tuple(keys.pop("traced", ())))
+    if isinstance(keys.get("variant"), str):
+        keys["variant"] = Named(keys["variant"])
+    return Trial(**keys)
