@@ -89,7 +89,7 @@ def identify_search(configuration: Mapping[str, Any]) -> str:
 
 def origin_of(runner: Runner, trial: Trial, settings: Settings) -> dict[str, Any]:
     """What is kept with a result of how it was found."""
-    return {"points": settings.points, "checksum": runner.loaded(trial).checksum}
+    return {"points": settings.points, "checksum": runner.inputs.loaded(trial).checksum}
 
 
 def check_counts(criterion: Criterion) -> None:
@@ -111,14 +111,14 @@ class Search:
 
     def __post_init__(self) -> None:
         assert self.trial.criterion is not None
-        data = self.runner.data(self.trial)
+        data = self.runner.inputs.data(self.trial)
         self.criterion = self.trial.criterion
         check_counts(self.criterion)
         self.schedule, self.points = self.settings.schedule(self.trial), self.settings.points
-        self.model = self.runner.model(self.trial)
-        self.batch, self.draw = self.runner.score_batch(self.trial, data), self.runner.draw(self.trial)
-        self.names = self.runner.prunable(self.trial, self.model, biases=self.criterion.biases)
-        self.links = Connections(self.model, self.runner.example(self.trial))
+        self.model = self.runner.inputs.model(self.trial)
+        self.batch, self.draw = self.runner.inputs.score_batch(self.trial, data), self.runner.inputs.draw(self.trial)
+        self.names = self.runner.inputs.prunable(self.trial, self.model, biases=self.criterion.biases)
+        self.links = Connections(self.model, self.runner.inputs.example(self.trial))
         with Scorer(self.criterion, self.model, draw=self.draw, only=self.names) as scorer:
             self.sizes = {name: shape.numel() for name, shape in scorer.shapes.items()}
         self.size, self.exact = sum(self.sizes.values()), self.schedule == OneShot()

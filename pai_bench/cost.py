@@ -37,10 +37,10 @@ def measure_cost(
     """
     assert trial.criterion is not None
     assert trial.schedule is not None
-    data, model = runner.data(trial), runner.model(trial)
-    batch, draw = runner.score_batch(trial, data), runner.draw(trial)
+    data, model = runner.inputs.data(trial), runner.inputs.model(trial)
+    batch, draw = runner.inputs.score_batch(trial, data), runner.inputs.draw(trial)
     criterion, schedule = trial.criterion, trial.schedule
-    names = runner.prunable(trial, model, biases=criterion.biases)
+    names = runner.inputs.prunable(trial, model, biases=criterion.biases)
 
     def score() -> None:
         with Scorer(criterion, model, draw=draw, only=names) as scorer:
@@ -56,7 +56,7 @@ def measure_cost(
     has_batch_norm = any(isinstance(module, BATCH_NORMS) for module in model.modules())
     return Cost(
         trial=trial.configuration(),
-        weights=sum(model.get_parameter(name).numel() for name in runner.prunable(trial, model)),
+        weights=sum(model.get_parameter(name).numel() for name in runner.inputs.prunable(trial, model)),
         cuts=len(schedule.densities(1 - trial.sparsity)),
         batch_norm=criterion.bn if criterion.uses_data and has_batch_norm else None,
         rounds=len(scoring.seconds),

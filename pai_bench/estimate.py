@@ -61,7 +61,7 @@ def estimate(runner: Runner, missing: Sequence[Trial]) -> Estimate:
             failed.append(f"a step of {trial.model} on {trial.data}: {described(error)}")
             continue
         training += count * steps_of(runner, trial) * seconds / choice.workers
-        testing += count * evaluation(trial, runner.whole(trial)) * seconds / choice.workers
+        testing += count * evaluation(trial, runner.inputs.whole(trial)) * seconds / choice.workers
         memory = max(memory, taken)
     scoring, not_scored = score_seconds(runner, missing)
     memory += sum(data.nbytes for data in runner.catalog.data.values())
@@ -80,7 +80,7 @@ def disk_bytes(runner: Runner, trial: Trial, count: int, missing: Sequence[Trial
     """Bytes of the records of `count` trials of one kind, that of `trial`, with the masks of those that are pruned."""
     sizes = weight_sizes(runner, trial)
     places = min(PLACES, sum(sizes))
-    passes = trial.protocol.passes(runner.whole(trial).train_size(trial.train_fraction))
+    passes = trial.protocol.passes(runner.inputs.whole(trial).train_size(trial.train_fraction))
     pruned = [one for one in missing if one.criterion and kind_of(one) == kind_of(trial)]
     masks = sum(mask_bytes(places, one.sparsity) for one in pruned)
     if sum(sizes) > PLACES:
@@ -93,8 +93,8 @@ def weight_sizes(runner: Runner, trial: Trial) -> list[int]:
     if runner.catalog.elsewhere:
         sizes: list[int] = runner.catalog.elsewhere.ask("sizes", trial)
         return sizes
-    model = runner.model(trial)
-    return [model.get_parameter(name).numel() for name in runner.prunable(trial, model)]
+    model = runner.inputs.model(trial)
+    return [model.get_parameter(name).numel() for name in runner.inputs.prunable(trial, model)]
 
 
 def mask_bytes(places: int, sparsity: float) -> float:
@@ -155,10 +155,10 @@ def one_score(runner: Runner, trial: Trial) -> float:
     if runner.catalog.elsewhere:
         seconds: float = runner.catalog.elsewhere.ask("score", trial)
         return seconds
-    data, model = runner.data(trial), runner.model(trial)
-    batch, criterion = runner.score_batch(trial, data), trial.criterion
-    names = runner.prunable(trial, model, biases=criterion.biases)
-    with Scorer(criterion, model, draw=runner.draw(trial), only=names) as scorer:
+    data, model = runner.inputs.data(trial), runner.inputs.model(trial)
+    batch, criterion = runner.inputs.score_batch(trial, data), trial.criterion
+    names = runner.inputs.prunable(trial, model, biases=criterion.biases)
+    with Scorer(criterion, model, draw=runner.inputs.draw(trial), only=names) as scorer:
         scorer.score(batch)
         with measured(runner.device) as found:
             scorer.score(batch)

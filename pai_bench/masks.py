@@ -11,6 +11,7 @@ from torch import Tensor
 from pai_bench.catalog import resolve
 from pai_bench.errors import UserError
 from pai_bench.experiment.settings import ScoringSettings, TrainingSettings, completed, names
+from pai_bench.experiment.stages import make_mask
 from pai_bench.experiment.sweep import Sweep
 from pai_bench.experiment.trial import Trial
 from pai_bench.networks import NAMES_OF_VERSION_1
@@ -95,8 +96,8 @@ def remake_mask(
     if record.trial["criterion"] is None or record.mask is None:
         return read_mask(record)
     trial, runner = trial_of(record, data_dir, device)
-    mask, _cost = runner.mask(trial, runner.model(trial), runner.data(trial))
-    assert mask is not None
+    assert trial.schedule is not None
+    mask = make_mask(runner.inputs, trial, runner.inputs.model(trial), trial.schedule)
     sizes = {layer.name: layer.size for layer in record.layers}
     if {name: keep.numel() for name, keep in mask.items()} != sizes:
         raise UserError(f"the network of trial {record.identity} has other layers than its record")
@@ -121,7 +122,7 @@ def initial_weights(
     where = None if data_dir is None else str(data_dir)
     sweep = Sweep(models=[model], data=[data], criteria=["random"], epochs=0, init=init, device="cpu", data_dir=where)  # type: ignore[arg-type]
     catalog = resolve(sweep)
-    built = Runner(catalog).model(dataclasses.replace(catalog.trials[0], seed=seed))
+    built = Runner(catalog).inputs.model(dataclasses.replace(catalog.trials[0], seed=seed))
     return {name: tensor.detach().clone() for name, tensor in built.state_dict().items()}
 
 

@@ -4,25 +4,14 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from pai_bench.errors import UserError
 from pai_bench.pruning import Connectivity, Mask
-from pai_bench.pruning.connectivity import connectivity
 from pai_bench.pruning.flops import Flops
 from pai_bench.store import Layer
 from pai_bench.store.bits import pack, whole_file
 
 logger = logging.getLogger(__name__)
-
-
-def links_of(model: nn.Module, mask: Mask, example: Tensor) -> Connectivity | None:
-    """What the mask leaves of the network's paths; None for a network that has no paths of its own."""
-    try:
-        return connectivity(model, mask, example, paths=False)
-    except UserError as error:  # it does other things for other data, say, and can be trained all the same
-        logger.warning("connectivity is not known: %s", error)
-        return None
 
 
 def left_of(

@@ -6,7 +6,6 @@ import math
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,43 +13,33 @@ import torch
 from torch import nn
 
 from pai_bench.catalog import Catalog
-from pai_bench.data import DataSet
 from pai_bench.environment import commit, describe, without_paths
+from pai_bench.experiment import stages
+from pai_bench.experiment.inputs import Inputs
+from pai_bench.experiment.scoring_probe import ScoringProbe
 from pai_bench.experiment.sources import DataSource, ModelSource
+from pai_bench.experiment.stages import Pruned
 from pai_bench.failures import described, traceback_of
-from pai_bench.identity import stream
-from pai_bench.materials import Materials
 from pai_bench.memory import no_memory
 from pai_bench.plan import Trial
-from pai_bench.pruning import Connectivity, Mask, Scorer, Variant, prune
 from pai_bench.pruning.replica import BATCH_NORMS
-from pai_bench.pruning.schedule import Schedule
 from pai_bench.randomness import random_state
-from pai_bench.remains import left_of, links_of
+from pai_bench.remains import left_of
 from pai_bench.store import EpochRecord, Record
-from pai_bench.timing import Measurement, measured
-from pai_bench.training.batches import Order
 from pai_bench.training.equivalence import difference, draws_at_random
 from pai_bench.training.layout import channels_last_weights, prepare_layout
 from pai_bench.training.trainer import (
     ENGINE,
     DivergedError,
     Engine,
-    Epoch,
     History,
     Together,
-    evaluate,
-    train,
-    train_together,
 )
 
 logger = logging.getLogger(__name__)
 
 PROBE = 8
 """Examples by which networks are tried in lanes."""
-
-FEW = 2
-"""Steps of a schedule in which a pruning takes as much memory as in all of them: one dense, one under a mask."""
 
 
 class ListenerError(BaseException):
@@ -61,27 +50,20 @@ class ListenerError(BaseException):
         self.error = error
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A trial that is ready for training; one whose mask has `cut` the network in two is not trained."""
-
-    trial: Trial
-    model: nn.Module
-    mask: Mask | None
-    score: Measurement | None
-    links: Connectivity | None
-    cut: bool
-
-
-class Runner(Materials):
-    """Runs trials on the catalog's device."""
+class Runner:
+    """Runs trials on the catalog's device, from their inputs through their stages to their records."""
 
     def __init__(self, catalog: Catalog, command: str | None = None, *, workers: int = 1) -> None:
-        super().__init__(catalog)
-        self.command, self.workers = command, workers
+        self.catalog, self.command, self.workers = catalog, command, workers
+        self.inputs = Inputs(catalog.device, catalog.data)
+        self.probe = ScoringProbe(self.inputs)
         self._alone: dict[tuple[DataSource, ModelSource, Together], str | None] = {}
         self.measured_steps: dict[object, tuple[float, int]] = {}
-        self._peaks: dict[tuple[DataSource, ModelSource, str], int | None] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where trials run."""
+        return self.inputs.device
 
     def run(self, trial: Trial, on_epoch: Callable[[int], None] = lambda _epoch: None) -> Record:
         """The record of `trial`; an error makes a record too, with status ``failed``."""
@@ -120,7 +102,9 @@ class Runner(Materials):
                 made = self._prepare(trial)
                 on_epoch(trial, 0)
                 if made.cut:
-                    records[trial.identity] = self._finish(made, self._train_alone(made, on_epoch, engine), engine)
+                    records[trial.identity] = self._finish(
+                        made, stages.train_alone(self.inputs, made, on_epoch, engine), engine
+                    )
                 else:
                     ready.append(made)
             except Exception as error:
@@ -132,7 +116,7 @@ class Runner(Materials):
             try:
                 if begun:
                     part = [self._prepare(made.trial) for made in part]
-                histories = self._train(part, on_epoch, engine)
+                histories = stages.train_networks(self.inputs, part, on_epoch, engine)
             except Exception as error:
                 waiting.extendleft(reversed(self._smaller(part, error)))
                 if len(part) == 1:
@@ -149,21 +133,14 @@ class Runner(Materials):
         message = described(error).encode("utf-8", "replace").decode()  # halves of characters could not be stored
         return self._record(trial, "failed", error=without_paths(message), traceback=traceback_of(error))
 
-    def _prepare(self, trial: Trial) -> Prepared:
+    def _prepare(self, trial: Trial) -> Pruned:
         """All that comes before training."""
-        data, model = self.data(trial), self.model(trial)
-        mask, score = self.mask(trial, model, data)
-        links = links_of(model, mask or self._whole(trial, model), self.example(trial))
-        if trial.variant is not None and trial.variant.redraws:
-            model = self.model(trial, "reinit")
-        cut = (
-            mask is not None and links is not None and not links.connected and not self.catalog.sweep.train_disconnected
-        )
-        if cut and mask is not None:
-            mask.apply_(model)
-        return Prepared(trial, model, mask, score, links, cut)
+        model = self.inputs.model(trial)
+        mask, cost = self.probe.mask(trial, model)
+        keep = self.catalog.sweep.train_disconnected
+        return dataclasses.replace(stages.apply(self.inputs, trial, model, mask, train_disconnected=keep), cost=cost)
 
-    def _parts(self, ready: Sequence[Prepared], engine: Engine) -> list[Sequence[Prepared]]:
+    def _parts(self, ready: Sequence[Pruned], engine: Engine) -> list[Sequence[Pruned]]:
         """All at once, or one by one where they cannot share a program."""
         if len(ready) < 2:
             return [ready] if ready else []
@@ -172,7 +149,7 @@ class Runner(Materials):
         logger.warning("%s is trained one at a time: %s", ready[0].trial.model, why)
         return [[made] for made in ready]
 
-    def _smaller(self, part: Sequence[Prepared], error: Exception) -> list[Sequence[Prepared]]:
+    def _smaller(self, part: Sequence[Pruned], error: Exception) -> list[Sequence[Pruned]]:
         """What is tried after networks could not be trained together: halves if memory was short, or one by one."""
         if len(part) == 1:
             return []
@@ -193,7 +170,7 @@ class Runner(Materials):
             except Exception as error:
                 self._alone[kind] = str(error)
         if kind not in self._alone:
-            data = self.data(trial)
+            data = self.inputs.data(trial)
             # by the network's own law: another may have steps that diverge, which tells nothing
             kinds = [dataclasses.replace(trial, seed=seed, init="own") for seed in (0, 1)]
             spread = torch.linspace(0, len(data.train.targets) - 1, PROBE).long().to(self.device)
@@ -201,7 +178,7 @@ class Runner(Materials):
             examples = data.normalised(inputs)
             try:
                 with random_state(0):
-                    apart, joint = ([self.model(one) for one in kinds] for _ in range(2))
+                    apart, joint = ([self.inputs.model(one) for one in kinds] for _ in range(2))
                     prepare_layout([*apart, *joint], examples)
                     if together == "branches":
                         self._alone[kind] = draws_at_random(joint, examples, targets)
@@ -211,46 +188,13 @@ class Runner(Materials):
                 self._alone[kind] = f"{error}".partition("\n")[0]
         return self._alone[kind]
 
-    def _train(self, part: Sequence[Prepared], on_epoch: Callable[[Trial, int], None], engine: Engine) -> list[History]:
-        """Train networks together, or the only one alone."""
-        if len(part) == 1:
-            return [self._train_alone(part[0], on_epoch, engine)]
-        trials = [made.trial for made in part]
-
-        def tell(epochs: Sequence[Epoch | None]) -> None:
-            for trial, epoch in zip(trials, epochs, strict=True):
-                if epoch is not None:
-                    on_epoch(trial, epoch.epoch)
-
-        return train_together(
-            [made.model for made in part],
-            self.whole(trials[0]),
-            trials[0].protocol,
-            masks=[made.mask for made in part],
-            orders=[Order(stream(trial.seed, "order"), self.chosen(trial), self.labels(trial)) for trial in trials],
-            on_epoch=tell,
-            engine=engine,
-        )
-
-    def _train_alone(self, made: Prepared, on_epoch: Callable[[Trial, int], None], engine: Engine) -> History:
-        trial = made.trial
-        with random_state(stream(trial.seed, "training")):  # dropout and the like
-            return train(
-                made.model,
-                self.data(trial, noisy=True),
-                trial.protocol.lasting(0) if made.cut else trial.protocol,
-                mask=made.mask,
-                seed=stream(trial.seed, "order"),
-                on_epoch=lambda epoch: on_epoch(trial, epoch.epoch),
-                engine=dataclasses.replace(engine, compile=engine.compile and not made.cut),
-            )
-
-    def _finish(self, made: Prepared, history: History, engine: Engine, lanes: int = 1) -> Record:
+    def _finish(self, made: Pruned, history: History, engine: Engine, lanes: int = 1) -> Record:
         """The record of a network that was trained by `engine`, beside others in `lanes`."""
-        trial, model, links = made.trial, made.model, made.links
+        trial, model, links = made.trial, made.model, made.connectivity
+        inputs, cost = self.inputs, made.cost
         if history.diverged is not None:
             return self.failure(trial, DivergedError(history.diverged))
-        test_loss, test_accuracy = self._final(model, trial, history)
+        test_loss, test_accuracy = stages.evaluate_network(self.inputs, made, history)
         why = None
         if made.cut and links is not None:
             why = f"no path from input to output, cut first in {links.first_cut}; not trained"
@@ -263,9 +207,9 @@ class Runner(Materials):
             error=why,
             test_accuracy=test_accuracy,
             test_loss=_finite(test_loss),
-            **left_of(model, made.mask, links, self.flops(trial, model), self.prunable(trial, model)),
-            score_seconds=made.score.seconds if made.score else None,
-            score_peak_bytes=made.score.peak_bytes if made.score else None,
+            **left_of(model, made.mask, links, inputs.flops(trial, model), inputs.prunable(trial, model)),
+            score_seconds=cost.seconds if cost else None,
+            score_peak_bytes=cost.peak_bytes if cost else None,
             train_seconds=history.seconds,
             images_per_second=history.images_per_second,
             batch_norm=self._batch_norm(trial, model),
@@ -279,55 +223,6 @@ class Runner(Materials):
                 for e in history.epochs
             ),
         )
-
-    def mask(self, trial: Trial, model: nn.Module, data: DataSet) -> tuple[Mask | None, Measurement | None]:
-        """The trial's mask and what it cost, after a warm-up; nothing for the dense reference."""
-        if trial.criterion is None or trial.schedule is None:
-            return None, None
-        criterion, whole_schedule = trial.criterion, trial.schedule
-        batch, draw = self.score_batch(trial, data), self.draw(trial)
-        names = self.prunable(trial, model, biases=criterion.biases)
-
-        def cut(schedule: Schedule) -> Mask:
-            return prune(
-                model,
-                batch,
-                criterion,
-                trial.sparsity,
-                schedule=schedule,
-                scope=trial.scope,
-                variant=trial.variant or Variant(),
-                target=trial.target,
-                min_per_layer=trial.min_per_layer,
-                repair=trial.repair,
-                prunable=names,
-                draw=draw,
-                seed=stream(trial.seed, "scores"),
-            )
-
-        if (key := (trial.data, trial.model, trial.method)) not in self._peaks:
-            with Scorer(criterion, model, draw=draw, only=names) as scorer:
-                scorer.score(batch)  # unmeasured: libraries load, caches fill
-            # on a processor, memory is not measured together with time, which that would change; a few cuts will do
-            with measured(self.device, memory=True) as few:
-                cut(dataclasses.replace(whole_schedule, steps=min(whole_schedule.steps, FEW)))
-            self._peaks[key] = few.peak_bytes
-        with measured(self.device) as score:
-            mask = cut(whole_schedule)
-        if score.peak_bytes is None:
-            score.peak_bytes = self._peaks[key]
-        return mask, score
-
-    def _whole(self, trial: Trial, model: nn.Module) -> Mask:
-        """The mask that keeps all that could be pruned."""
-        return Mask.whole({name: model.get_parameter(name) for name in self.prunable(trial, model)})
-
-    def _final(self, model: nn.Module, trial: Trial, history: History) -> tuple[float, float]:
-        """Test loss and accuracy after the last epoch."""
-        if history.epochs:
-            return history.epochs[-1].test_loss, history.epochs[-1].test_accuracy
-        data = self.data(trial)
-        return evaluate(model, data, data.test)
 
     def _batch_norm(self, trial: Trial, model: nn.Module) -> str | None:
         """The statistics that batch norm used while scoring, where that made a difference."""
@@ -351,15 +246,15 @@ class Runner(Materials):
         channels_last: bool | None = None,
         **measured_values: Any,
     ) -> Record:
-        data = self.loaded(trial)
+        data = self.inputs.loaded(trial)
         return Record(
             identity=trial.identity,
             trial=trial.configuration(),
             status=status,  # type: ignore[arg-type]
             epochs=0 if status == "disconnected" else trial.protocol.passes(data.train_size(trial.train_fraction)),
             device=self.device.type,
-            chance_loss=self.chance_loss(trial),
-            chance_accuracy=self.chance_accuracy(trial),
+            chance_loss=self.inputs.chance_loss(trial),
+            chance_accuracy=self.inputs.chance_accuracy(trial),
             not_scored=trial.model.unclear if trial.prunable is None else (),
             environment=describe(self.device),
             provenance={

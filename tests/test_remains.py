@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from pai_bench.pruning import Mask
+from pai_bench.pruning.connectivity import connectivity
 from pai_bench.pruning.flops import Flops
-from pai_bench.remains import left_of, links_of
+from pai_bench.remains import left_of
 from pai_bench.store import Layer
 from pai_bench.store.bits import unpack
 
@@ -44,22 +45,21 @@ def test_with_paths_and_operations() -> None:
     masks = {"0.weight": torch.tensor([[True, True], [True, False], [True, True]])}
     masks["1.weight"] = torch.tensor([[False, True, False]])
     model, mask = network(), Mask(masks)
-    links = links_of(model, mask, torch.zeros(1, 2))
-    assert links is not None
+    links = connectivity(model, mask, torch.zeros(1, 2))
     found = left_of(model, mask, links, Flops(18, {"0.weight": 12}), NAMES)
     assert (found["flops"], found["connected"], found["dead_layers"]) == (18, True, ())
     assert found["achieved_sparsity"] == pytest.approx(1 - 6 / 9)
     assert found["effective_sparsity"] == pytest.approx(1 - 2 / 9)
     assert [(one.kept, one.effective, one.flops) for one in found["layers"]] == [(5, 1, 12), (1, 1, 0)]
     cut = Mask(masks | {"1.weight": torch.zeros(1, 3).bool()})
-    found = left_of(model, cut, links_of(model, cut, torch.zeros(1, 2)), None, NAMES)
+    found = left_of(model, cut, connectivity(model, cut, torch.zeros(1, 2)), None, NAMES)
     assert (found["connected"], found["first_cut"], found["dead_layers"]) == (False, "1.weight", tuple(NAMES))
 
 
 def test_the_dense_network_keeps_everything() -> None:
     model = network()
     whole = Mask.whole({name: model.get_parameter(name) for name in NAMES})
-    found: dict[str, Any] = left_of(model, None, links_of(model, whole, torch.zeros(1, 2)), None, NAMES)
+    found: dict[str, Any] = left_of(model, None, connectivity(model, whole, torch.zeros(1, 2)), None, NAMES)
     assert (found["mask"], found["achieved_sparsity"], found["effective_sparsity"]) == (None, 0.0, 0.0)
     assert [(one.kept, one.effective) for one in found["layers"]] == [(6, 6), (3, 3)]
     assert found["not_prunable"] == 4

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 import pai_bench as pb
-from pai_bench import runner
 from pai_bench.catalog import resolve
 from pai_bench.data import Split
 from pai_bench.execution import Listener, run_catalog
+from pai_bench.experiment import stages
 from pai_bench.plan import Trial
 from pai_bench.pruning import prunable_parameters, weights
 from pai_bench.runner import Runner
@@ -91,10 +91,10 @@ def test_records_hold_the_loss_and_the_accuracy_of_chance() -> None:
 def test_the_loss_of_chance_is_that_of_the_labels_in_use(changes: dict[str, Any]) -> None:
     worker = Runner(resolve(sweep(**changes)))
     for trial in worker.catalog.trials:
-        labels = worker.data(trial, noisy=True).train.targets
+        labels = worker.inputs.data(trial, noisy=True).train.targets
         shares = np.bincount(labels.numpy()) / len(labels)
-        assert worker.chance_loss(trial) == pytest.approx(-(shares * np.log(shares)).sum())
-    assert len({worker.chance_loss(trial) for trial in worker.catalog.trials}) == 2  # one for each seed
+        assert worker.inputs.chance_loss(trial) == pytest.approx(-(shares * np.log(shares)).sum())
+    assert len({worker.inputs.chance_loss(trial) for trial in worker.catalog.trials}) == 2  # one for each seed
 
 
 def test_the_same_sweep_again_runs_only_what_is_missing() -> None:
@@ -162,8 +162,8 @@ def test_the_weights_that_were_scored_are_the_weights_that_are_trained(monkeypat
         trained.append(prunable_parameters(model)["1.weight"].detach().clone())
         return real_train(model, *rest, **options)
 
-    monkeypatch.setattr(runner, "prune", prune)
-    monkeypatch.setattr(runner, "train", train)
+    monkeypatch.setattr(stages, "prune", prune)
+    monkeypatch.setattr(stages, "train", train)
     catalog = resolve(sweep(seeds=1))
     for trial in catalog.trials[1:]:
         Runner(catalog).run(trial)
@@ -205,7 +205,7 @@ def test_an_interrupt_keeps_what_is_finished() -> None:
 def test_a_fraction_of_the_training_set() -> None:
     catalog = resolve(sweep(train_fraction=0.25))
     worker = Runner(catalog)
-    first, again, other = (worker.data(t) for t in (catalog.trials[0], catalog.trials[1], catalog.trials[-1]))
+    first, again, other = (worker.inputs.data(t) for t in (catalog.trials[0], catalog.trials[1], catalog.trials[-1]))
     assert len(first.train.targets) == 60
     assert len(first.test.targets) == 60
     assert torch.equal(first.train.inputs, again.train.inputs)

@@ -29,15 +29,15 @@ def test_identities_change_with_a_setting_and_stay_without() -> None:
 def test_criteria_see_true_labels_and_networks_the_noisy_ones_of_their_seed() -> None:
     clean, noisy = (Runner(resolve(sweep(criteria=["snip"], label_noise=noise))) for noise in (0.0, 1.0))
     for one, other in zip(clean.catalog.trials, noisy.catalog.trials, strict=True):
-        masks = [runner.mask(t, runner.model(t), runner.data(t))[0] for runner, t in ((clean, one), (noisy, other))]
+        masks = [runner.probe.mask(t, runner.inputs.model(t))[0] for runner, t in ((clean, one), (noisy, other))]
         assert (masks[0] is None) == (masks[1] is None)
         assert masks[0] is None or all(torch.equal(keep, masks[1][name]) for name, keep in masks[0].items())  # type: ignore[index]
-        labels = noisy.labels(other)
+        labels = noisy.inputs.labels(other)
         assert labels is not None
-        assert clean.labels(one) is None
-        assert torch.equal(labels, noisy.data(other, noisy=True).train.targets)
-        assert not torch.equal(labels, noisy.data(other).train.targets)
-    seeds = {t.seed: noisy.labels(t) for t in noisy.catalog.trials}
+        assert clean.inputs.labels(one) is None
+        assert torch.equal(labels, noisy.inputs.data(other, noisy=True).train.targets)
+        assert not torch.equal(labels, noisy.inputs.data(other).train.targets)
+    seeds = {t.seed: noisy.inputs.labels(t) for t in noisy.catalog.trials}
     assert not torch.equal(seeds[0], seeds[1])  # type: ignore[arg-type]
 
 

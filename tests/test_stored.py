@@ -16,6 +16,7 @@ from torch import nn
 import pai_bench as pb
 from pai_bench.catalog import resolve
 from pai_bench.cli import main
+from pai_bench.experiment import stages
 from pai_bench.runner import Runner
 from pai_bench.store import Store, UnstorableError, archive, bits
 from pai_bench.store.stored import LONGEST, sealed
@@ -107,12 +108,12 @@ def test_what_could_not_be_read_again_is_not_written(changes: dict[str, Any]) ->
 
 
 def test_a_trial_whose_result_cannot_be_stored_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    final = Runner._final
+    evaluate = stages.evaluate_network
 
-    def none(self: Runner, model: Any, trial: Any, history: Any) -> tuple[float, float]:
-        return final(self, model, trial, history) if trial.criterion else (0.0, float("nan"))
+    def none(inputs: Any, network: Any, history: Any) -> tuple[float, float]:
+        return evaluate(inputs, network, history) if network.trial.criterion else (0.0, float("nan"))
 
-    monkeypatch.setattr(Runner, "_final", none)
+    monkeypatch.setattr(stages, "evaluate_network", none)
     frame = pb.run(sweep(seeds=1, epochs=1), out="r")
     assert dict(zip(frame.criterion, frame.status, strict=True)) == {
         "dense": "failed",

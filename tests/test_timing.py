@@ -373,7 +373,7 @@ def test_the_memory_of_scoring_is_measured_beside_its_time(criterion: str) -> No
     made = Runner(resolve(pb.Sweep(criteria=[criterion], models=[wide], data=[blobs()], epochs=0, device="cpu")))
     weights, activations = 4 * 100_000 * 8, 4 * 100_000 * 30
     for trial in made.catalog.trials[1:3]:
-        mask, score = made.mask(trial, made.model(trial), made.data(trial))
+        mask, score = made.probe.mask(trial, made.inputs.model(trial))
         assert mask is not None
         assert score is not None
         assert score.peak_bytes is not None

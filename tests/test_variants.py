@@ -116,8 +116,8 @@ def test_another_draw_is_scored_than_the_one_that_is_trained() -> None:
     catalog = resolve(sweep(criteria=[Look(score_init="redrawn")], seeds=1))
     assert run_catalog(catalog, "r")[1].status == "done"
     trial, runner = catalog.trials[1], Runner(catalog)
-    assert torch.equal(seen[-1], runner.model(trial, "redraw").get_parameter("1.weight"))
-    assert not torch.equal(seen[-1], runner.model(trial).get_parameter("1.weight"))
+    assert torch.equal(seen[-1], runner.inputs.model(trial, "redraw").get_parameter("1.weight"))
+    assert not torch.equal(seen[-1], runner.inputs.model(trial).get_parameter("1.weight"))
 
 
 def test_a_quota_from_a_criterion_of_ones_own() -> None:
@@ -146,6 +146,6 @@ def test_scores_by_the_examples_of_one_class() -> None:
     catalog = resolve(sweep(criteria=["snip"], score_sampling="class-2", score_batch=20, seeds=1))
     made = Runner(catalog)
     trial = next(trial for trial in catalog.trials if trial.criterion)
-    assert set(made.score_batch(trial, made.data(trial)).targets.tolist()) == {2}
+    assert set(made.inputs.score_batch(trial, made.inputs.data(trial)).targets.tolist()) == {2}
     with pytest.raises(pb.UserError, match="score-sampling 'class-x' is not balanced, random or class-N"):
         sweep(score_sampling="class-x")

@@ -303,7 +303,7 @@ def chosen(
     networks, how = choice.lanes(trial), choice.engine(trial)
     layout: Layout = "channels-last" if how.channels_last else "contiguous"
     way: Way = "alone" if networks == 1 else how.together
-    if way == "stacked" and layout == "channels-last" and convolves(runner.model(trial)):
+    if way == "stacked" and layout == "channels-last" and convolves(runner.inputs.model(trial)):
         way = "stacked channels-last"
     return Cell(networks, way, protocol.precision, layout, recorded=device.type == "cuda")
 

@@ -76,7 +76,7 @@ def choose(runner: Runner, missing: Sequence[Trial]) -> Choice:
     sweep, threads = runner.catalog.sweep, torch.get_num_threads()
     found = kinds(missing)
     work = {
-        kind: count * (steps_of(runner, trial) + evaluation(trial, runner.whole(trial)))
+        kind: count * (steps_of(runner, trial) + evaluation(trial, runner.inputs.whole(trial)))
         for kind, (trial, count) in found.items()
     }
 

@@ -37,7 +37,7 @@ def using(threads: int) -> Iterator[None]:
 
 def steps_of(runner: Runner, trial: Trial) -> int:
     """How many steps a trial trains."""
-    return trial.protocol.steps(runner.whole(trial).train_size(trial.train_fraction))
+    return trial.protocol.steps(runner.inputs.whole(trial).train_size(trial.train_fraction))
 
 
 def measured_step(runner: Runner, trial: Trial, threads: int, networks: int, engine: Engine) -> tuple[float, int]:
@@ -60,13 +60,13 @@ def step_seconds(
     """
     if not steps_of(runner, trial):
         return 0.0, 0
-    data, device, rate = runner.data(trial), runner.device, trial.protocol.rate(0, 1)
+    data, device, rate = runner.inputs.data(trial), runner.device, trial.protocol.rate(0, 1)
     with arithmetic(trial.protocol.precision, device):
         batches = Batches(data, [Order(i) for i in range(networks)], trial.protocol)
         stream = batches.endless()
         with measured(device, memory=True) as first:  # weights, gradients, the optimiser's memory, activations
             # branches are trained in place, and networks that share weights would train them all
-            models = [runner.model(trial) for _ in range(networks if engine.together == "branches" else 1)]
+            models = [runner.inputs.model(trial) for _ in range(networks if engine.together == "branches" else 1)]
             models *= networks // len(models)
             program = engine.program(models, [None] * networks, data.normalised(data.train.inputs[:2]))
             step = step_for(program, trial.protocol, device, compile=engine.compile)

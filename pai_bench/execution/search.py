@@ -79,7 +79,7 @@ class Search:
         """Whether there is a layout to choose."""
         if self.runner.device.type == "cpu":
             return False
-        return any(isinstance(module, nn.Conv2d) for module in self.runner.model(self.trial).modules())
+        return any(isinstance(module, nn.Conv2d) for module in self.runner.inputs.model(self.trial).modules())
 
     def best_layout(self, seconds: float) -> tuple[Engine, float]:
         """The default engine, a step of which takes so many `seconds`, or contiguous weights if they are faster.

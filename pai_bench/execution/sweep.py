@@ -101,7 +101,7 @@ def run_catalogs(
         listener.look(sum(len(part.missing) for part in parts))
         for part in parts:
             part.choice = choose(part.runner, part.missing)
-            part.runner.release()
+            part.runner.inputs.release()
             if len(parts) > 1:
                 close([part.catalog])
         for part in parts:
@@ -109,7 +109,7 @@ def run_catalogs(
         listener.ready()
         for part in parts:
             part.run()
-            part.runner.release()
+            part.runner.inputs.release()
         return [part.found() for part in parts]
     finally:
         listener.end()
@@ -136,7 +136,7 @@ class _Part:
         """
         for trial in self.catalog.trials:
             record = self.records[trial.identity] = self.read(trial)
-            refuse_other_data(record, self.runner.loaded(trial), self.store)
+            refuse_other_data(record, self.runner.inputs.loaded(trial), self.store)
             wanted = record is None or run_again(record, self.catalog, retry_failed=retry_failed)
             self.own += trial.identity not in taken
             if wanted:

@@ -16,7 +16,7 @@ def prune(given: argparse.Namespace) -> int:
     from safetensors.torch import save
 
     from pai_bench.catalog import resolve
-    from pai_bench.remains import links_of
+    from pai_bench.experiment import stages
     from pai_bench.report import summary
     from pai_bench.runner import Runner
 
@@ -38,9 +38,9 @@ def prune(given: argparse.Namespace) -> int:
     catalog = resolve(Sweep(**axes, **flags, epochs=0))
     trial = dataclasses.replace(catalog.trials[1], seed=given.seed)
     runner = Runner(catalog)
-    model = runner.model(trial)
+    model = runner.inputs.model(trial)
     try:
-        mask, cost = runner.mask(trial, model, runner.data(trial))
+        mask, cost = runner.probe.mask(trial, model)
     except Exception as error:
         raise UserError(f"{trial.criterion_name} failed on {trial.model}: {described(error)}") from error
     assert mask is not None
@@ -62,7 +62,7 @@ def prune(given: argparse.Namespace) -> int:
     console.print(line, highlight=False, markup=False)
     others = sum(parameter.numel() for parameter in model.parameters()) - mask.size
     console.print(f"not prunable: {summary.plural(others, 'other parameter')}", highlight=False)
-    if (links := links_of(model, mask, runner.example(trial))) is not None:
+    if (links := stages.connect(runner.inputs, trial, model, mask)) is not None:
         cut = "connected" if links.connected else f"disconnected, first in {links.first_cut}"
         dead = f"; dead: {', '.join(links.dead_layers)}" if links.connected and links.dead_layers else ""
         share = summary.share(links.effective_sparsity)

@@ -11,6 +11,7 @@ from torch import nn
 
 import pai_bench as pb
 from pai_bench import runner
+from pai_bench.experiment import stages
 from pai_bench.identity import stream
 from pai_bench.store import Store
 from pai_bench.training import trainer
@@ -30,7 +31,7 @@ def test_no_memory_for_all_lanes_is_tried_with_half_of_them(
         return real(models, *arguments, **keys)
 
     one = pb.run(sweep(lanes=1), out="one")
-    monkeypatch.setattr(runner, "train_together", small)
+    monkeypatch.setattr(stages, "train_together", small)
     same(one, pb.run(sweep(lanes=6), out="two"))
     assert sizes == [6, 3, 2, 3, 2]
     assert "no memory for 6 networks at once; trying half of them" in caplog.text
@@ -50,7 +51,7 @@ def test_branches_that_had_no_memory_begin_again(
         return found
 
     one = pb.run(sweep(lanes=1), out="one")
-    monkeypatch.setattr(runner, "train_together", small)
+    monkeypatch.setattr(stages, "train_together", small)
     two = pb.run(sweep(lanes=6, together="branches"), out="two")
     assert one.test_accuracy.tolist() == two.test_accuracy.tolist()
     assert [record.curve for record in Store("one")] != []
@@ -112,7 +113,7 @@ def test_memory_of_the_processor_is_split_too_and_what_fails_fails_alone(
 
     first = stream(0, "order")
     one = pb.run(sweep(lanes=1), out="one")
-    monkeypatch.setattr(runner, "train_together", together)
+    monkeypatch.setattr(stages, "train_together", together)
     same(one, pb.run(sweep(lanes=6), out="two"))
     assert "no memory for 6 networks at once" in caplog.text
     assert "3 networks failed together (not today); trying one by one" in caplog.text

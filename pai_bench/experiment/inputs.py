@@ -1,4 +1,4 @@
-"""What trials are made of: their data, their networks, their score batches."""
+"""The inputs of a trial: its data, its network, its score batch."""
 
 import logging
 from collections.abc import Callable
@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pai_bench.catalog import Catalog
 from pai_bench.data import DataSet
 from pai_bench.errors import UserError
 from pai_bench.experiment.sources import DataSource, ModelSource
@@ -15,6 +14,7 @@ from pai_bench.identity import stream
 from pai_bench.memory import free_bytes
 from pai_bench.plan import Trial
 from pai_bench.pruning import Batch
+from pai_bench.pruning.connectivity import Connections
 from pai_bench.pruning.flops import Flops, flops
 from pai_bench.pruning.prunable import chosen
 from pai_bench.pruning.wrappers import unwrapped
@@ -25,24 +25,26 @@ ROOM = 0.5
 """Share of a device's free memory that a data set may take to be resident there."""
 
 
-class Materials:
-    """What trials are made of, on the catalog's device, the data resident there."""
+class Inputs:
+    """The inputs of trials on a device, the data resident there; `data` are those that were read already, by name."""
 
-    def __init__(self, catalog: Catalog) -> None:
-        self.catalog, self.device = catalog, catalog.device
+    def __init__(self, device: torch.device, data: dict[str, DataSet] | None = None) -> None:
+        self.device, self._data = device, {} if data is None else data
         self._resident: dict[DataSource, DataSet] = {}
+        self._traced: tuple[object, Connections | None] = None, None
         self._flops: dict[tuple[DataSource, ModelSource], Flops | None] = {}
         self._entropies: dict[tuple[DataSource, int, float, float], float] = {}
 
     def release(self) -> None:
         """Let go of the data on the device; they are sent there again when they are needed."""
         self._resident.clear()
+        self._traced = None, None
 
     def loaded(self, trial: Trial) -> DataSet:
         """The trial's data set where it was read, with all of its training examples."""
-        if trial.data.name not in self.catalog.data:
-            self.catalog.data[trial.data.name] = trial.data.load()
-        return self.catalog.data[trial.data.name]
+        if trial.data.name not in self._data:
+            self._data[trial.data.name] = trial.data.load()
+        return self._data[trial.data.name]
 
     def whole(self, trial: Trial) -> DataSet:
         """The trial's data set on the device, with all of its training examples."""
@@ -115,6 +117,17 @@ class Materials:
         """The names of what is to be pruned of the trial's network, in the model's order."""
         which: dict[str, Any] = {"patterns": trial.prunable, "keep_first": trial.keep_first}
         return chosen(model, trial.model.traced, biases=biases, keep_last=trial.keep_last, **which)
+
+    def connections(self, trial: Trial, model: nn.Module) -> Connections | None:
+        """The trial's network, traced, that of the last seed asked for; None for one that has no paths of its own."""
+        if self._traced[0] != (network := (trial.data, trial.model, trial.seed, trial.init)):
+            self._traced = None, None  # two traces need not have room
+            try:
+                self._traced = network, Connections(model, self.example(trial))
+            except UserError as error:  # it does other things for other data, say, and can be trained all the same
+                logger.warning("connectivity is not known: %s", error)
+                self._traced = network, None
+        return self._traced[1]
 
     def flops(self, trial: Trial, model: nn.Module) -> Flops | None:
         """The dense network's operations for one example; None for one that cannot be followed."""

@@ -1,0 +1,127 @@
+"""The stages of a trial: prune, train, evaluate. They measure no time, keep nothing, and write no record."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from pai_bench.errors import UserError
+from pai_bench.experiment.inputs import Inputs
+from pai_bench.experiment.trial import Trial
+from pai_bench.identity import stream
+from pai_bench.pruning import Connectivity, Mask, Variant, prune
+from pai_bench.pruning.schedule import Schedule
+from pai_bench.randomness import random_state
+from pai_bench.timing import Measurement
+from pai_bench.training.batches import Order
+from pai_bench.training.trainer import Engine, Epoch, History, evaluate, train, train_together
+
+logger = logging.getLogger(__name__)
+
+OnEpoch = Callable[[Trial, int], None]
+"""Called when a trial begins to train (0), and with every epoch that it has finished."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A network that is ready for training; one whose mask has `cut` it in two is not trained."""
+
+    trial: Trial
+    model: nn.Module
+    mask: Mask | None
+    connectivity: Connectivity | None
+    cut: bool
+    cost: Measurement | None = None
+    """Of making the mask, where somebody has measured it."""
+
+
+def make_mask(inputs: Inputs, trial: Trial, model: nn.Module, schedule: Schedule) -> Mask:
+    """The mask of a trial that has a criterion, by its `schedule` or another one."""
+    assert trial.criterion is not None
+    return prune(
+        model,
+        inputs.score_batch(trial, inputs.data(trial)),
+        trial.criterion,
+        trial.sparsity,
+        schedule=schedule,
+        scope=trial.scope,
+        variant=trial.variant or Variant(),
+        target=trial.target,
+        min_per_layer=trial.min_per_layer,
+        repair=trial.repair,
+        prunable=inputs.prunable(trial, model, biases=trial.criterion.biases),
+        draw=inputs.draw(trial),
+        seed=stream(trial.seed, "scores"),
+    )
+
+
+def connect(inputs: Inputs, trial: Trial, model: nn.Module, mask: Mask | None) -> Connectivity | None:
+    """What a mask, or none, leaves of the paths of a trial's network; None where that cannot be followed."""
+    if (connections := inputs.connections(trial, model)) is None:
+        return None
+    whole = {name: model.get_parameter(name) for name in inputs.prunable(trial, model)}
+    try:
+        return connections.under(mask or Mask.whole(whole), paths=False)
+    except UserError as error:
+        logger.warning("connectivity is not known: %s", error)
+        return None
+
+
+def apply(
+    inputs: Inputs, trial: Trial, model: nn.Module, mask: Mask | None, *, train_disconnected: bool = False
+) -> Pruned:
+    """A trial's network under its mask; disconnected ones are cut off from training unless they are to be trained."""
+    found = connect(inputs, trial, model, mask)
+    if trial.variant is not None and trial.variant.redraws:
+        model = inputs.model(trial, "reinit")
+    cut = mask is not None and found is not None and not found.connected and not train_disconnected
+    if cut and mask is not None:
+        mask.apply_(model)
+    return Pruned(trial, model, mask, found, cut)
+
+
+def train_networks(inputs: Inputs, networks: Sequence[Pruned], on_epoch: OnEpoch, engine: Engine) -> list[History]:
+    """Train networks of one kind together, or the only one alone, in place."""
+    if len(networks) == 1:
+        return [train_alone(inputs, networks[0], on_epoch, engine)]
+    trials = [network.trial for network in networks]
+
+    def on_epochs(epochs: Sequence[Epoch | None]) -> None:
+        for trial, epoch in zip(trials, epochs, strict=True):
+            if epoch is not None:
+                on_epoch(trial, epoch.epoch)
+
+    return train_together(
+        [network.model for network in networks],
+        inputs.whole(trials[0]),
+        trials[0].protocol,
+        masks=[network.mask for network in networks],
+        orders=[Order(stream(trial.seed, "order"), inputs.chosen(trial), inputs.labels(trial)) for trial in trials],
+        on_epoch=on_epochs,
+        engine=engine,
+    )
+
+
+def train_alone(inputs: Inputs, network: Pruned, on_epoch: OnEpoch, engine: Engine) -> History:
+    """Train one network in place; one that is cut in two for no epoch."""
+    trial = network.trial
+    with random_state(stream(trial.seed, "training")):  # dropout and the like
+        return train(
+            network.model,
+            inputs.data(trial, noisy=True),
+            trial.protocol.lasting(0) if network.cut else trial.protocol,
+            mask=network.mask,
+            seed=stream(trial.seed, "order"),
+            on_epoch=lambda epoch: on_epoch(trial, epoch.epoch),
+            engine=dataclasses.replace(engine, compile=engine.compile and not network.cut),
+        )
+
+
+def evaluate_network(inputs: Inputs, network: Pruned, history: History) -> tuple[float, float]:
+    """Test loss and accuracy after the last epoch."""
+    if history.epochs:
+        return history.epochs[-1].test_loss, history.epochs[-1].test_accuracy
+    data = inputs.data(network.trial)
+    return evaluate(network.model, data, data.test)
