@@ -12,7 +12,8 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from pai_bench import __version__, recipe, spec
 from pai_bench.errors import UserError
-from pai_bench.plan import Sweep, checked_seeds
+from pai_bench.experiment.settings import ScoringSettings, names
+from pai_bench.experiment.sweep import Sweep, checked_seeds
 
 TIME_EXAMPLES = """\
 examples:
@@ -231,8 +232,7 @@ def add_prune(verbs: Any) -> None:
     verb.add_argument(
         "--variant", default="none", help="none, shuffle, global-shuffle, reinit, invert or quota:NAME (default: none)"
     )
-    shared = ("schedule", "scope", "bn", "score_batch", "score_batches", "score_sampling", "device", "data_dir")
-    add_keys(verb, *shared, "target", "min_per_layer", "repair", "prunable", "keep_first", "keep_last")
+    add_keys(verb, *names(ScoringSettings), "schedule", "bn", "device", "data_dir")
 
 
 def add_check(verbs: Any) -> None:
