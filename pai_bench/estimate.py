@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from pai_bench.data.facts import FACTS, Facts
-from pai_bench.execution.choice import WORKER, Choice, choose, evaluation, kind_of, kinds
-from pai_bench.execution.measure import measured_step, steps_of
+from pai_bench.execution.autotune import WORKER, choose
+from pai_bench.execution.execution_plan import ExecutionPlan, kind_of, kinds
+from pai_bench.execution.measure import evaluation, measured_step, steps_of
 from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.failures import described
 from pai_bench.models import create_model
@@ -39,7 +40,7 @@ class Estimate:
     scoring: float
     memory: int
     disk: int
-    choice: Choice
+    plan: ExecutionPlan
     failed: tuple[str, ...] = ()
     """What could not be measured."""
 
@@ -51,29 +52,29 @@ class Estimate:
 
 def estimate(runner: Runner, missing: Sequence[Trial]) -> Estimate:
     """What the `missing` trials will cost on the runner's device."""
-    choice, failed = choose(runner, missing), []
+    plan, failed = choose(runner, missing), []
     training = testing = 0.0
     memory = 0
     for trial, count in kinds(missing).values():
         try:
-            seconds, taken = measured_step(runner, trial, choice.threads, choice.lanes(trial), choice.engine(trial))
+            seconds, taken = measured_step(runner, trial, plan.threads, plan.lanes(trial), plan.engine(trial))
         except Exception as error:  # the trial itself will say the same
             failed.append(f"a step of {trial.model} on {trial.data}: {described(error)}")
             continue
-        training += count * steps_of(runner, trial) * seconds / choice.workers
-        testing += count * evaluation(trial, runner.inputs.whole(trial)) * seconds / choice.workers
+        training += count * steps_of(runner, trial) * seconds / plan.workers
+        testing += count * evaluation(trial, runner.inputs.whole(trial)) * seconds / plan.workers
         memory = max(memory, taken)
     scoring, not_scored = score_seconds(runner, missing)
     memory += sum(data.nbytes for data in runner.catalog.data.values())
     if runner.device.type == "cpu":
-        memory = choice.workers * (memory + WORKER)
+        memory = plan.workers * (memory + WORKER)
     disk = 0
     for trial, count in kinds(missing).values():
         try:
             disk += disk_bytes(runner, trial, count, missing)
         except Exception as error:
             failed.append(f"the records of {trial.model} on {trial.data}: {described(error)}")
-    return Estimate(training, testing, scoring / choice.workers, memory, disk, choice, (*failed, *not_scored))
+    return Estimate(training, testing, scoring / plan.workers, memory, disk, plan, (*failed, *not_scored))
 
 
 def disk_bytes(runner: Runner, trial: Trial, count: int, missing: Sequence[Trial]) -> int:

@@ -10,7 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 from pai_bench.catalog import Catalog
-from pai_bench.execution.choice import Choice, evaluation, kind_of
+from pai_bench.execution.execution_plan import ExecutionPlan, kind_of
+from pai_bench.execution.measure import evaluation
 from pai_bench.execution.sweep import Listener
 from pai_bench.plan import Trial
 from pai_bench.report.summary import plural
@@ -44,8 +45,8 @@ class Forecast:
     What is told of a trial costs the same however many there are, and the time left a sum over kinds.
     """
 
-    def __init__(self, catalog: Catalog, choice: Choice, missing: Sequence[Trial]) -> None:
-        self.catalog, self.choice = catalog, choice
+    def __init__(self, catalog: Catalog, plan: ExecutionPlan, missing: Sequence[Trial]) -> None:
+        self.catalog, self.plan = catalog, plan
         self.missing = {trial.identity for trial in missing}
         self._groups: dict[Kind, Group] = {}
         self._of_network: dict[tuple[str, str], tuple[float, int]] = {}
@@ -59,7 +60,7 @@ class Forecast:
     def expected(self, trial: Trial) -> float:
         """Seconds by which `trial` makes the sweep longer, by measured training steps."""
         steps = trial.protocol.steps(self.size(trial)) + evaluation(trial, self.catalog.data[trial.data.name])
-        return steps * self.choice.seconds_of.get(kind_of(trial), 0.0)
+        return steps * self.plan.seconds_of.get(kind_of(trial), 0.0)
 
     def size(self, trial: Trial) -> int:
         """How many examples `trial` trains on."""
@@ -80,7 +81,7 @@ class Forecast:
     def add(self, trial: Trial, seconds: float) -> None:
         """A trial has taken `seconds`."""
         self.drop(trial)
-        seconds /= self.choice.workers
+        seconds /= self.plan.workers
         group, network = self._groups[kind(trial)], kind(trial)[:2]
         group.seconds, group.done = group.seconds + seconds, group.done + 1
         before, count = self._of_network.get(network, (0.0, 0))
@@ -124,7 +125,7 @@ class Display(Listener):
         self.status = console.status("measuring training steps")
         self.total = self.done = 0
         self.forecasts: list[Forecast] = []
-        self.choices: list[str] = []
+        self.plans: list[str] = []
         self.of: dict[str, list[Forecast]] = defaultdict(list)
         """By the identity of a trial that is still missing: of each folder that it is to be stored in, in order."""
         self.running: dict[str, str] = {}
@@ -133,15 +134,15 @@ class Display(Listener):
         if trials:
             self.status.start()
 
-    def begin(self, catalog: Catalog, choice: Choice, total: int, missing: list[Trial]) -> None:
+    def begin(self, catalog: Catalog, plan: ExecutionPlan, total: int, missing: list[Trial]) -> None:
         self.total += total
         if missing:
-            forecast = Forecast(catalog, choice, missing)
+            forecast = Forecast(catalog, plan, missing)
             self.forecasts.append(forecast)
             for trial in missing:
                 self.of[trial.identity].append(forecast)
-            plain = choice.workers == 1 and max(choice.lanes_of.values(), default=1) == 1
-            self.choices += [] if plain else [str(choice)]
+            plain = plan.workers == 1 and max(plan.lanes_of.values(), default=1) == 1
+            self.plans += [] if plain else [str(plan)]
 
     def ready(self) -> None:
         self.status.stop()
@@ -153,7 +154,7 @@ class Display(Listener):
             return
         device = self.forecasts[0].catalog.device
         line = f"{plural(missing, 'trial')} to run on {device}, about {duration(self.left())}"
-        self.console.print("; ".join([line, *dict.fromkeys(self.choices)]), highlight=False)
+        self.console.print("; ".join([line, *dict.fromkeys(self.plans)]), highlight=False)
         self.live.start()
         self.task = self.live.add_task("", total=self.total, completed=self.done, left="")
 

@@ -16,7 +16,8 @@ from pai_bench import recipe
 from pai_bench.catalog import resolve
 from pai_bench.cli import main
 from pai_bench.estimate import arithmetic, estimate, mask_bytes
-from pai_bench.execution.choice import WORKER, Choice, kind_of
+from pai_bench.execution.autotune import WORKER
+from pai_bench.execution.execution_plan import ExecutionPlan, kind_of
 from pai_bench.plan import Trial
 from pai_bench.progress import Forecast
 from pai_bench.recipe import Recipe
@@ -104,7 +105,7 @@ def test_a_dry_run_tells_time_memory_and_disk(capsys: pytest.CaptureFixture[str]
 def test_the_time_left_counts_the_tests_after_every_epoch() -> None:
     catalog = resolve(sweep(epochs=4, train_fraction=0.1, batch_size=6, score_batch=9))
     trial = catalog.trials[0]
-    forecast = Forecast(catalog, Choice(seconds_of={kind_of(trial): 3.0}), [trial])
+    forecast = Forecast(catalog, ExecutionPlan(seconds_of={kind_of(trial): 3.0}), [trial])
     # 4 epochs of 24 examples, and of a third of the work for 60 more, in batches of 6 that take 3 seconds each
     assert forecast.left() == pytest.approx(4 * (24 + 60 / 3) / 6 * 3)
     forecast.reach(trial, 0.25)
@@ -119,15 +120,15 @@ def test_the_time_left_is_that_of_all_missing_trials_looked_at_one_by_one() -> N
     own: dict[str, Any] = {"models": ["lenet", "lenet-300-100"], "data": ["digits"]}
     catalog = resolve(sweep(criteria=["snip", "random"], seeds=20, epochs=2, **own))
     trials = catalog.trials
-    choice = Choice(workers=2, seconds_of={kind_of(trial): 0.5 + len(trial.model.name) for trial in trials})
-    forecast, random = Forecast(catalog, choice, trials), Random(0)
+    plan = ExecutionPlan(workers=2, seconds_of={kind_of(trial): 0.5 + len(trial.model.name) for trial in trials})
+    forecast, random = Forecast(catalog, plan, trials), Random(0)
     missing, shares, seen = {one.identity: one for one in trials}, dict[str, float](), list[tuple[Trial, float]]()
 
     def of(trial: Trial) -> float:
         network = [(one, s) for one, s in seen if (one.data, one.model) == (trial.data, trial.model)]
         own = [s for one, s in network if one.method == trial.method]
         if found := own or [s for _, s in network]:
-            return sum(found) / len(found) / choice.workers
+            return sum(found) / len(found) / plan.workers
         return forecast.expected(trial)
 
     while missing:
@@ -148,7 +149,7 @@ def test_the_time_left_takes_no_longer_for_more_trials() -> None:
 
     def lines(seeds: int) -> int:
         catalog = resolve(sweep(criteria=["snip", "random"], seeds=seeds, epochs=0))
-        forecast, ran = Forecast(catalog, Choice(), catalog.trials), 0
+        forecast, ran = Forecast(catalog, ExecutionPlan(), catalog.trials), 0
 
         def count(_frame: FrameType, event: str, _argument: object) -> Any:
             nonlocal ran
@@ -174,7 +175,7 @@ def test_an_estimate_by_hand(places: int, monkeypatch: pytest.MonkeyPatch) -> No
     runner = Runner(resolve(sweep(criteria=criteria, schedule="linear:steps=3", sparsities=[0.5, 0.9], batch_size=60)))
     missing = runner.catalog.trials
     monkeypatch.setattr(module, "PLACES", places)
-    monkeypatch.setattr(module, "choose", lambda _runner, _missing: Choice(workers=2))
+    monkeypatch.setattr(module, "choose", lambda _runner, _missing: ExecutionPlan(workers=2))
     monkeypatch.setattr(module, "measured_step", lambda *_arguments: (0.5, 7_000))
     monkeypatch.setattr(module, "one_score", lambda _runner, _trial: 2.0)
     found = estimate(runner, missing)
@@ -203,7 +204,7 @@ def test_what_cannot_be_scored_or_stored_is_named(monkeypatch: pytest.MonkeyPatc
     def sizes(_runner: Runner, _trial: Trial) -> list[int]:
         raise ValueError("no sizes")
 
-    monkeypatch.setattr(module, "choose", lambda _runner, _missing: Choice())
+    monkeypatch.setattr(module, "choose", lambda _runner, _missing: ExecutionPlan())
     monkeypatch.setattr(module, "measured_step", lambda *_arguments: (0.5, 7_000))
     monkeypatch.setattr(module, "one_score", score)
     monkeypatch.setattr(module, "weight_sizes", sizes)

@@ -20,7 +20,7 @@ from pai_bench import memory, timing
 from pai_bench import precision as precisions
 from pai_bench.catalog import resolve
 from pai_bench.data import Split
-from pai_bench.execution import choice as choice_of
+from pai_bench.execution.autotune import choose
 from pai_bench.models import find_model
 from pai_bench.models.create import model_version
 from pai_bench.plan import Trial
@@ -299,8 +299,8 @@ def chosen(
     )
     catalog = resolve(sweep)
     runner, trial = Runner(catalog), catalog.trials[0]
-    choice = choice_of.choose(runner, catalog.trials)
-    networks, how = choice.lanes(trial), choice.engine(trial)
+    plan = choose(runner, catalog.trials)
+    networks, how = plan.lanes(trial), plan.engine(trial)
     layout: Layout = "channels-last" if how.channels_last else "contiguous"
     way: Way = "alone" if networks == 1 else how.together
     if way == "stacked" and layout == "channels-last" and convolves(runner.inputs.model(trial)):
@@ -337,5 +337,5 @@ def estimate(sweep: pb.Sweep, stored: Set[str]) -> Estimated:
     if not missing:
         return Estimated(0.0, 0.0, 0.0, 0, 1, ())
     found = estimates.estimate(Runner(catalog), missing)
-    together = max(found.choice.lanes(trial) for trial in missing)
+    together = max(found.plan.lanes(trial) for trial in missing)
     return Estimated(found.training, found.evaluation, found.scoring, len(missing), together, found.failed)

@@ -8,6 +8,7 @@ from itertools import islice
 
 import torch
 
+from pai_bench.data import DataSet
 from pai_bench.plan import Trial
 from pai_bench.precision import arithmetic
 from pai_bench.runner import Runner
@@ -19,6 +20,9 @@ from pai_bench.training.trainer import Engine
 
 SECONDS = 0.2
 """What a measurement takes, about."""
+
+FORWARD = 1 / 3
+"""The share that a forward pass has in a training step, about: each of its products has two more for the gradients."""
 
 IN_FLIGHT = 2
 """Steps that a device may have before it: the clock of the processor would stop long before a longer queue is done."""
@@ -38,6 +42,12 @@ def using(threads: int) -> Iterator[None]:
 def steps_of(runner: Runner, trial: Trial) -> int:
     """How many steps a trial trains."""
     return trial.protocol.steps(runner.inputs.whole(trial).train_size(trial.train_fraction))
+
+
+def evaluation(trial: Trial, data: DataSet) -> float:
+    """What testing a trial's network after every epoch costs, in training steps of `trial` on `data`."""
+    passes = trial.protocol.passes(data.train_size(trial.train_fraction))
+    return FORWARD * max(1, passes) * len(data.test.targets) / trial.protocol.batch_size
 
 
 def measured_step(runner: Runner, trial: Trial, threads: int, networks: int, engine: Engine) -> tuple[float, int]:

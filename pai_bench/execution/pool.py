@@ -14,7 +14,7 @@ from pai_bench.children import BEAT
 from pai_bench.errors import UserError
 from pai_bench.execution import apart
 from pai_bench.execution.apart import Worker, end, start
-from pai_bench.execution.choice import Choice
+from pai_bench.execution.execution_plan import ExecutionPlan
 from pai_bench.plan import Trial
 from pai_bench.runner import Runner
 from pai_bench.store import Record
@@ -40,10 +40,10 @@ DELAY = 0.5
 class Pool:
     """A context manager; at its end, whatever the reason, no worker is left."""
 
-    def __init__(self, runner: Runner, choice: Choice) -> None:
-        self.runner, self.choice = runner, choice
+    def __init__(self, runner: Runner, plan: ExecutionPlan) -> None:
+        self.runner, self.plan = runner, plan
         self._workers: list[Worker] = []
-        self._room, self._failed_starts = choice.workers, 0
+        self._room, self._failed_starts = plan.workers, 0
         self._run: set[str] = set()
         """Networks of which a worker has run a trial."""
         self._deaths: Counter[str] = Counter()
@@ -64,12 +64,12 @@ class Pool:
     def run(self, cells: Sequence[Cell], *, ask: Ask, epoch: Told, take: Take) -> None:
         """Run all `cells`; `epoch` is told of trials and epochs, `take` gets the records and the seconds of a cell."""
         waiting = deque(cells)
-        if self.choice.workers > 1 or self.runner.catalog.elsewhere is not None:
+        if self.plan.workers > 1 or self.runner.catalog.elsewhere is not None:
             self._run_apart(waiting, ask, epoch, take)
         while waiting:
             if wanted := ask(waiting.popleft()):
                 start = time.perf_counter()
-                records = self.runner.run_together(wanted, epoch, self.choice.engine(wanted[0]))
+                records = self.runner.run_together(wanted, epoch, self.plan.engine(wanted[0]))
                 take(wanted, records, time.perf_counter() - start)
 
     def _run_apart(self, waiting: "deque[Cell]", ask: Ask, epoch: Told, take: Take) -> None:
@@ -176,7 +176,7 @@ class Pool:
         catalog = self.runner.catalog
         try:
             with children.interrupts_deferred():
-                worker = start(catalog.sweep, catalog.inspections, self.choice.threads)
+                worker = start(catalog.sweep, catalog.inspections, self.plan.threads)
                 self._workers.append(worker)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise UserError(f"this sweep cannot be given to worker processes ({error}); use --workers 1") from error
@@ -186,7 +186,7 @@ class Pool:
     def _choose_for(self, worker: Worker) -> None:
         """Say how it is to run trials."""
         with suppress(OSError):  # if it is dead, its line says so when it is read
-            worker.line.send(("choice", (self.choice, self.runner.command)))
+            worker.line.send(("plan", (self.plan, self.runner.command)))
 
     def _bury(self, worker: Worker, attempts: dict[str, int], take: Take) -> list[Cell]:
         """What a worker that has died leaves to be run again; a trial that has had its chances is taken as failed.

@@ -12,7 +12,8 @@ from pai_bench.catalog import Catalog
 from pai_bench.data import DataSet
 from pai_bench.errors import UserError
 from pai_bench.execution.apart import close, prepared
-from pai_bench.execution.choice import Choice, choose
+from pai_bench.execution.autotune import choose
+from pai_bench.execution.execution_plan import ExecutionPlan
 from pai_bench.execution.pool import Pool
 from pai_bench.plan import Sweep, Trial
 from pai_bench.runner import Runner
@@ -30,7 +31,7 @@ class Listener:
     def look(self, trials: int) -> None:
         """So many trials are to be run; how they are run is found out now."""
 
-    def begin(self, catalog: Catalog, choice: Choice, total: int, missing: list[Trial]) -> None:
+    def begin(self, catalog: Catalog, plan: ExecutionPlan, total: int, missing: list[Trial]) -> None:
         """A grid has `total` trials that no earlier one has, `missing` are to be run; told before the first trial."""
 
     def ready(self) -> None:
@@ -100,12 +101,12 @@ def run_catalogs(
             parts.append(part)
         listener.look(sum(len(part.missing) for part in parts))
         for part in parts:
-            part.choice = choose(part.runner, part.missing)
+            part.plan = choose(part.runner, part.missing)
             part.runner.inputs.release()
             if len(parts) > 1:
                 close([part.catalog])
         for part in parts:
-            listener.begin(part.catalog, part.choice, part.own, part.missing)
+            listener.begin(part.catalog, part.plan, part.own, part.missing)
         listener.ready()
         for part in parts:
             part.run()
@@ -119,7 +120,7 @@ def run_catalogs(
 class _Part:
     """One catalog of a run: what of it is stored, and what is still to be run."""
 
-    choice: Choice
+    plan: ExecutionPlan
 
     def __init__(self, catalog: Catalog, store: Store, runner: Runner, listener: Listener) -> None:
         self.catalog, self.store, self.runner, self.listener = catalog, store, runner, listener
@@ -152,8 +153,8 @@ class _Part:
 
     def run(self) -> None:
         """Run what is missing."""
-        with Pool(self.runner, self.choice) as pool:
-            made = list(cells(self.missing, self.choice.lanes))
+        with Pool(self.runner, self.plan) as pool:
+            made = list(cells(self.missing, self.plan.lanes))
             pool.run(made, ask=self.ask, epoch=self.listener.epoch, take=self.take)
 
     def ask(self, cell: Sequence[Trial]) -> list[Trial]:

@@ -58,7 +58,7 @@ def serve(line: Line) -> None:
 
     from pai_bench.catalog import Inspection, inspect_network, resolve
     from pai_bench.environment import ignore_harmless_warnings
-    from pai_bench.execution.choice import Choice
+    from pai_bench.execution.execution_plan import ExecutionPlan
     from pai_bench.memory import keep_freed_memory
     from pai_bench.plan import Trial
     from pai_bench.runner import Runner
@@ -87,24 +87,24 @@ def serve(line: Line) -> None:
     except Exception as error:
         line.send(("unfit", f"{type(error).__name__}: {error}"))
         return
-    runner, choice = Runner(catalog), Choice()
+    runner, plan = Runner(catalog), ExecutionPlan()
     line.send(("ready", ([trial.identity for trial in catalog.trials], catalog.inspections)))
     while True:
         kind, content = line.recv()
         if kind == "ask":
             question, place, arguments = content
             line.send(answer(runner, question, catalog.trials[place], arguments))
-        elif kind == "choice":
-            choice, command = content
-            torch.set_num_threads(choice.threads)
-            runner = Runner(catalog, command, workers=choice.workers)
+        elif kind == "plan":
+            plan, command = content
+            torch.set_num_threads(plan.threads)
+            runner = Runner(catalog, command, workers=plan.workers)
         else:
             cell = [catalog.trials[place] for place in content]
 
             def tell(trial: Trial, epoch: int, cell: list[Trial] = cell) -> None:
                 line.send(("epoch", (cell.index(trial), epoch)))
 
-            line.send(("records", runner.run_together(cell, tell, choice.engine(cell[0]))))
+            line.send(("records", runner.run_together(cell, tell, plan.engine(cell[0]))))
 
 
 def answer(runner: "Runner", question: str, trial: "Trial", arguments: Sequence[Any]) -> tuple[str, object]:

@@ -137,7 +137,7 @@ def print_estimate(console: "Console", catalog: "Catalog", missing: "list[Trial]
         found = estimate(Runner(catalog), missing)
     parts = {"training": found.training, "evaluation": found.evaluation, "scoring": found.scoring}
     each = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items())
-    console.print(f"about {duration(found.seconds)} on this machine ({each}), {found.choice}", highlight=False)
+    console.print(f"about {duration(found.seconds)} on this machine ({each}), {found.plan}", highlight=False)
     line = f"about {size(found.memory)} of memory, and {size(found.disk)} in the results folder"
     console.print(line, highlight=False)
     for text in found.failed:

@@ -15,7 +15,7 @@ import pai_bench as pb
 from pai_bench import children
 from pai_bench.catalog import Inspection, resolve
 from pai_bench.execution.apart import Apart, Worker, end, prepared
-from pai_bench.execution.choice import choose
+from pai_bench.execution.autotune import choose
 from pai_bench.execution.pool import Pool
 from pai_bench.runner import Runner
 from pai_bench.store import Record, Store

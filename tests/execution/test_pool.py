@@ -19,7 +19,7 @@ import pai_bench as pb
 from pai_bench import children
 from pai_bench.catalog import resolve
 from pai_bench.execution import Listener, run_catalog
-from pai_bench.execution.choice import Choice
+from pai_bench.execution.execution_plan import ExecutionPlan
 from pai_bench.execution.pool import Pool
 from pai_bench.plan import Trial
 from pai_bench.report.page import write_report
@@ -112,7 +112,7 @@ def test_a_worker_that_is_stopped_is_replaced(
 
 def test_a_stopped_worker_does_not_hold_up_the_end() -> None:
     catalog = resolve(named(workers=2))
-    with Pool(Runner(catalog), Choice(workers=2)) as pool:
+    with Pool(Runner(catalog), ExecutionPlan(workers=2)) as pool:
         worker = pool._start()
         os.kill(worker.process.pid, signal.SIGSTOP)
     assert worker.process.poll() is not None
@@ -190,9 +190,9 @@ def test_workers_are_not_waited_for_where_nothing_is_left_to_do() -> None:
     """In a process of its own, which would never end."""
     code = (
         "import pai_bench as pb; from pai_bench.catalog import resolve; from pai_bench.runner import Runner;"
-        "from pai_bench.execution.choice import Choice; from pai_bench.execution.pool import Pool;"
+        "from pai_bench.execution.execution_plan import ExecutionPlan; from pai_bench.execution.pool import Pool;"
         "catalog = resolve(pb.Sweep(models=['lenet-300-100'], seeds=2, device='cpu', workers=2));"
-        "pool = Pool(Runner(catalog), Choice(workers=2));"
+        "pool = Pool(Runner(catalog), ExecutionPlan(workers=2));"
         "pool.run([[t] for t in catalog.trials], ask=lambda _: [], epoch=lambda *_: None, take=lambda *_: None)"
     )
     subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
@@ -222,8 +222,8 @@ def test_what_only_this_process_knows_is_run_in_it(
     Path("gone.py").write_text(DIES.format(times=0))
     catalog = resolve(named(criteria=["./gone.py:Dies", "random"], workers="auto"))
     Path("gone.py").unlink()
-    choice = Choice(workers=2, threads=1)
-    monkeypatch.setattr("pai_bench.execution.sweep.choose", lambda _runner, _missing: choice)
+    plan = ExecutionPlan(workers=2, threads=1)
+    monkeypatch.setattr("pai_bench.execution.sweep.choose", lambda _runner, _missing: plan)
     records = run_catalog(catalog, "r")
     assert {record.status for record in records} == {"done"}
     assert "a worker process cannot run this sweep" in caplog.text
@@ -232,7 +232,7 @@ def test_what_only_this_process_knows_is_run_in_it(
 
 def test_no_worker_is_left_after_an_error() -> None:
     catalog = resolve(named(workers=2))
-    with Pool(Runner(catalog), Choice(workers=2)) as pool:
+    with Pool(Runner(catalog), ExecutionPlan(workers=2)) as pool:
         with pytest.raises(ZeroDivisionError):
             pool.run(
                 [[trial] for trial in catalog.trials],
@@ -387,6 +387,6 @@ def test_a_worker_that_dies_as_it_begins(monkeypatch: pytest.MonkeyPatch, caplog
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(pb.UserError, match=r"it ended as it began, with exit code 1\); use --workers 1"):
         pb.run(named(workers=2))
-    monkeypatch.setattr("pai_bench.execution.sweep.choose", lambda _runner, _missing: Choice(workers=2))
+    monkeypatch.setattr("pai_bench.execution.sweep.choose", lambda _runner, _missing: ExecutionPlan(workers=2))
     assert set(pb.run(named(workers="auto"), out="r").status) == {"done"}
     assert "it runs in this process" in caplog.text

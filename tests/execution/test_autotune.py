@@ -9,8 +9,9 @@ import torch
 
 from pai_bench import memory
 from pai_bench.catalog import resolve
-from pai_bench.execution import choice, measure, search
-from pai_bench.execution.choice import Choice, choose
+from pai_bench.execution import autotune, measure, search
+from pai_bench.execution.autotune import choose
+from pai_bench.execution.execution_plan import ExecutionPlan
 from pai_bench.execution.measure import step_seconds
 from pai_bench.execution.sweep import cells
 from pai_bench.plan import Trial
@@ -27,8 +28,8 @@ def runner() -> Runner:
 
 def choose_by(
     monkeypatch: pytest.MonkeyPatch, table: dict[tuple[int, int], float], taken: int = 0, **changes: Any
-) -> Choice:
-    """The choice where a step takes table[threads, lanes] seconds."""
+) -> ExecutionPlan:
+    """The plan where a step takes table[threads, lanes] seconds."""
     asked = Runner(resolve(named(**{"seeds": 8, "lanes": "auto", "workers": "auto"} | changes)))
 
     def measured(_runner: Runner, _trial: Trial, lanes: int, _engine: Engine) -> tuple[float, int]:
@@ -47,7 +48,7 @@ def choose_by(
 THREADS = [2]
 
 
-def lanes_of(found: Choice) -> list[int]:
+def lanes_of(found: ExecutionPlan) -> list[int]:
     return list(found.lanes_of.values())
 
 
@@ -68,23 +69,23 @@ def test_lanes_are_doubled_as_long_as_that_is_faster(monkeypatch: pytest.MonkeyP
 
 def test_lanes_end_where_memory_does(monkeypatch: pytest.MonkeyPatch) -> None:
     table = {(2, 1): 1.0, (2, 2): 0.5, (2, 4): 0.25, (2, 8): 0.12, (1, 1): 9.0}
-    monkeypatch.setattr(choice, "free_bytes", lambda _device: 900)
+    monkeypatch.setattr(autotune, "free_bytes", lambda _device: 900)
     assert lanes_of(choose_by(monkeypatch, table, taken=100)) == [4]
 
 
 def test_as_many_workers_as_memory_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     table = {(2, 1): 1.0, (1, 1): 1.0}
-    monkeypatch.setattr(choice, "free_bytes", lambda _device: 2 * choice.WORKER)
+    monkeypatch.setattr(autotune, "free_bytes", lambda _device: 2 * autotune.WORKER)
     assert choose_by(monkeypatch, table, lanes=1).workers == 1  # the data have to fit too
-    monkeypatch.setattr(choice, "free_bytes", lambda _device: 2 * choice.WORKER + 10**8)
+    monkeypatch.setattr(autotune, "free_bytes", lambda _device: 2 * autotune.WORKER + 10**8)
     assert choose_by(monkeypatch, table, lanes=1).workers == 2
     assert choose_by(monkeypatch, table, lanes=1, taken=10**8).workers == 1
 
 
 def test_lanes_and_workers_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "free_bytes", lambda _device: 2 * choice.WORKER + 10**9)
+    monkeypatch.setattr(autotune, "free_bytes", lambda _device: 2 * autotune.WORKER + 10**9)
     assert choose_by(monkeypatch, {(2, 8): 1.0, (1, 8): 1.0}, lanes=8, taken=10**8).workers == 1
-    monkeypatch.setattr(choice, "free_bytes", lambda _device: 2 * choice.WORKER + 22 * 10**8)
+    monkeypatch.setattr(autotune, "free_bytes", lambda _device: 2 * autotune.WORKER + 22 * 10**8)
     table = {(2, 1): 1.0, (1, 1): 1.0, (1, 2): 0.5, (1, 4): 0.25, (1, 8): 0.12, (1, 16): 0.06}
     found = choose_by(monkeypatch, table, taken=10**8)
     assert (found.workers, lanes_of(found)) == (2, [8])  # 2.5 x 4 lanes still fit into what a worker has beside itself
