@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pai_bench.pruning import Batch, Connectivity, Criterion, Mask, Scores, get_criterion
     from pai_bench.pruning.connectivity import connectivity
     from pai_bench.pruning.prune import prune
-    from pai_bench.registry import criterion, data_set, model
+    from pai_bench.registry import backend, criterion, data_set, model
     from pai_bench.store import read_results
 
 _HOMES = {
@@ -28,6 +28,7 @@ _HOMES = {
     "Scores": "pai_bench.pruning",
     "Sweep": "pai_bench.plan",
     "UserError": "pai_bench.errors",
+    "backend": "pai_bench.registry",
     "connectivity": "pai_bench.pruning.connectivity",
     "create_model": "pai_bench.models",
     "criterion": "pai_bench.registry",
@@ -52,6 +53,7 @@ __all__ = [
     "Scores",
     "Sweep",
     "UserError",
+    "backend",
     "connectivity",
     "create_model",
     "criterion",

@@ -49,7 +49,7 @@ class Elsewhere(TypingProtocol):
         """The answer; an error if there was one, or if the process has died."""
 
     def hand_over(self) -> Any:
-        """The process itself, as a `pai_bench.execution.apart.Worker`; None if it does not run."""
+        """The process itself, as a `pai_bench.execution.worker_process.Worker`; None if it does not run."""
 
     def close(self) -> None:
         """End the process; another question starts it again."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from pai_bench.data.facts import FACTS, Facts
-from pai_bench.execution.autotune import WORKER, choose
+from pai_bench.execution.autotune import WORKER
+from pai_bench.execution.backend import find_backend
 from pai_bench.execution.execution_plan import ExecutionPlan, kind_of, kinds
 from pai_bench.execution.measure import evaluation, measured_step, steps_of
 from pai_bench.experiment.sources import DataSource, ModelSource
@@ -50,9 +51,9 @@ class Estimate:
         return self.training + self.evaluation + self.scoring
 
 
-def estimate(runner: Runner, missing: Sequence[Trial]) -> Estimate:
-    """What the `missing` trials will cost on the runner's device."""
-    plan, failed = choose(runner, missing), []
+def estimate(runner: Runner, missing: Sequence[Trial], backend: str = "auto") -> Estimate:
+    """What the `missing` trials will cost on the runner's device, by a backend of that name."""
+    plan, failed = find_backend(backend)(runner, missing).plan, []
     training = testing = 0.0
     memory = 0
     for trial, count in kinds(missing).values():

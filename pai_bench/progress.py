@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 from pai_bench.catalog import Catalog
+from pai_bench.execution.backend import Backend
 from pai_bench.execution.execution_plan import ExecutionPlan, kind_of
 from pai_bench.execution.measure import evaluation
 from pai_bench.execution.sweep import Listener
@@ -125,7 +126,7 @@ class Display(Listener):
         self.status = console.status("measuring training steps")
         self.total = self.done = 0
         self.forecasts: list[Forecast] = []
-        self.plans: list[str] = []
+        self.backends: list[str] = []
         self.of: dict[str, list[Forecast]] = defaultdict(list)
         """By the identity of a trial that is still missing: of each folder that it is to be stored in, in order."""
         self.running: dict[str, str] = {}
@@ -134,15 +135,14 @@ class Display(Listener):
         if trials:
             self.status.start()
 
-    def begin(self, catalog: Catalog, plan: ExecutionPlan, total: int, missing: list[Trial]) -> None:
+    def begin(self, catalog: Catalog, backend: Backend, total: int, missing: list[Trial]) -> None:
         self.total += total
         if missing:
-            forecast = Forecast(catalog, plan, missing)
+            forecast = Forecast(catalog, backend.plan, missing)
             self.forecasts.append(forecast)
             for trial in missing:
                 self.of[trial.identity].append(forecast)
-            plain = plan.workers == 1 and max(plan.lanes_of.values(), default=1) == 1
-            self.plans += [] if plain else [str(plan)]
+            self.backends += [] if backend.description == str(ExecutionPlan()) else [backend.description]
 
     def ready(self) -> None:
         self.status.stop()
@@ -154,7 +154,7 @@ class Display(Listener):
             return
         device = self.forecasts[0].catalog.device
         line = f"{plural(missing, 'trial')} to run on {device}, about {duration(self.left())}"
-        self.console.print("; ".join([line, *dict.fromkeys(self.plans)]), highlight=False)
+        self.console.print("; ".join([line, *dict.fromkeys(self.backends)]), highlight=False)
         self.live.start()
         self.task = self.live.add_task("", total=self.total, completed=self.done, left="")
 

@@ -1,8 +1,8 @@
-"""Names to plugins: criteria, models and data sets, found through entry points.
+"""Names to plugins: criteria, models, data sets and backends, found through entry points.
 
-A plugin collection is a package with one entry point in the group ``pai_bench.criteria``, ``pai_bench.models``
-or ``pai_bench.data``. Loading it runs its decorators (`criterion`, `model`, `data_set`), which register names.
-The built-in collections come in through the same door.
+A plugin collection is a package with one entry point in the group ``pai_bench.criteria``, ``pai_bench.models``,
+``pai_bench.data`` or ``pai_bench.backends``. Loading it runs its decorators (`criterion`, `model`, `data_set`,
+`backend`), which register names. The built-in collections come in through the same door.
 """
 
 from collections.abc import Callable
@@ -102,8 +102,9 @@ class Registry:
 CRITERIA = Registry("criterion", "pai_bench.criteria")
 MODELS = Registry("model", "pai_bench.models")
 DATA = Registry("data set", "pai_bench.data")
+BACKENDS = Registry("backend", "pai_bench.backends")
 
-model, data_set = MODELS.register, DATA.register
+model, data_set, backend = MODELS.register, DATA.register, BACKENDS.register
 
 
 def criterion(name: str, *, source: str) -> Callable[[type[T]], type[T]]:

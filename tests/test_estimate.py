@@ -175,7 +175,7 @@ def test_an_estimate_by_hand(places: int, monkeypatch: pytest.MonkeyPatch) -> No
     runner = Runner(resolve(sweep(criteria=criteria, schedule="linear:steps=3", sparsities=[0.5, 0.9], batch_size=60)))
     missing = runner.catalog.trials
     monkeypatch.setattr(module, "PLACES", places)
-    monkeypatch.setattr(module, "choose", lambda _runner, _missing: ExecutionPlan(workers=2))
+    monkeypatch.setattr("pai_bench.execution.processes.choose", lambda _runner, _missing: ExecutionPlan(workers=2))
     monkeypatch.setattr(module, "measured_step", lambda *_arguments: (0.5, 7_000))
     monkeypatch.setattr(module, "one_score", lambda _runner, _trial: 2.0)
     found = estimate(runner, missing)
@@ -204,7 +204,7 @@ def test_what_cannot_be_scored_or_stored_is_named(monkeypatch: pytest.MonkeyPatc
     def sizes(_runner: Runner, _trial: Trial) -> list[int]:
         raise ValueError("no sizes")
 
-    monkeypatch.setattr(module, "choose", lambda _runner, _missing: ExecutionPlan())
+    monkeypatch.setattr("pai_bench.execution.processes.choose", lambda _runner, _missing: ExecutionPlan())
     monkeypatch.setattr(module, "measured_step", lambda *_arguments: (0.5, 7_000))
     monkeypatch.setattr(module, "one_score", score)
     monkeypatch.setattr(module, "weight_sizes", sizes)

@@ -13,9 +13,10 @@ import pai_bench as pb
 from pai_bench import progress
 from pai_bench.catalog import resolve
 from pai_bench.cli import HEAVY, VERBS, main
-from pai_bench.execution import run_catalogs
-from pai_bench.execution.execution_plan import ExecutionPlan, kind_of
+from pai_bench.execution import ExecutionPlan, InProcess, run_catalogs
+from pai_bench.execution.execution_plan import kind_of
 from pai_bench.progress import Display
+from pai_bench.runner import Runner
 from tests import test_runner
 from tests.report.records import record
 
@@ -146,9 +147,8 @@ class Told:
         console = Console(file=self.file, force_terminal=terminal, width=160, color_system=None, legacy_windows=False)
         self.display = Display(console)
         lanes = {kind_of(self.trials[0]): 3}
-        self.display.begin(
-            catalog, ExecutionPlan(seconds_of=seconds, lanes_of=lanes), len(self.trials) + 2, self.trials
-        )
+        plan = ExecutionPlan(seconds_of=seconds, lanes_of=lanes)
+        self.display.begin(catalog, InProcess(Runner(catalog), plan), len(self.trials) + 2, self.trials)
         self.display.ready()
 
     @property

@@ -27,15 +27,17 @@ GAIN = 1.05
 """How much faster worker processes must be to be taken."""
 
 
-def choose(runner: Runner, missing: Sequence[Trial]) -> ExecutionPlan:
+def choose(runner: Runner, missing: Sequence[Trial], *, workers: int | str | None = None) -> ExecutionPlan:
     """How to run the `missing` trials: as the sweep says, where it says ``auto`` as some training steps tell.
 
+    A backend that knows better than the sweep says by how many `workers`.
     Workers share the threads of the processor. They are taken if that is faster than all threads for one trial, or for
     lanes. A sweep that takes seconds is run as it comes.
     """
     sweep, tuner = runner.catalog.sweep, Tuner(runner, missing)
-    if sweep.workers != "auto":
-        return tuner.plan(sweep.workers, sweep.lanes)
+    wanted = sweep.workers if workers is None else workers
+    if wanted != "auto":
+        return tuner.plan(int(wanted), sweep.lanes)
     here = simple = tuner.plan(1, 1)
     if sweep.lanes != 1 and (sweep.lanes != "auto" or tuner.seconds(simple) >= 2 * START_UP):
         here = tuner.plan(1, sweep.lanes)
@@ -43,9 +45,9 @@ def choose(runner: Runner, missing: Sequence[Trial]) -> ExecutionPlan:
         return here
     if runner.device.type != "cpu" or not sweep.by_name or os.name != "posix":
         return here
-    if (workers := tuner.most_workers()) < 2:
+    if (most := tuner.most_workers()) < 2:
         return here
-    apart = tuner.plan(workers, sweep.lanes)
+    apart = tuner.plan(most, sweep.lanes)
     return apart if tuner.seconds(apart) * GAIN + START_UP < tuner.seconds(here) else here
 
 

@@ -5,16 +5,14 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pai_bench.arrays import by_torchs_defaults
 from pai_bench.catalog import Catalog
 from pai_bench.data import DataSet
 from pai_bench.errors import UserError
-from pai_bench.execution.apart import close, prepared
-from pai_bench.execution.autotune import choose
-from pai_bench.execution.execution_plan import ExecutionPlan
-from pai_bench.execution.pool import Pool
+from pai_bench.execution.backend import Backend, find_backend
+from pai_bench.execution.probe import close, prepared
 from pai_bench.plan import Sweep, Trial
 from pai_bench.runner import Runner
 from pai_bench.store import Record, Store, UnstorableError, as_frame
@@ -31,8 +29,8 @@ class Listener:
     def look(self, trials: int) -> None:
         """So many trials are to be run; how they are run is found out now."""
 
-    def begin(self, catalog: Catalog, plan: ExecutionPlan, total: int, missing: list[Trial]) -> None:
-        """A grid has `total` trials that no earlier one has, `missing` are to be run; told before the first trial."""
+    def begin(self, catalog: Catalog, backend: Backend, total: int, missing: list[Trial]) -> None:
+        """A grid has `total` trials that no earlier one has, `missing` are to be run by `backend`; told before all."""
 
     def ready(self) -> None:
         """All grids have been told of; trials begin now."""
@@ -60,10 +58,17 @@ def run(
     retry_failed: bool = False,
     listener: Listener | None = None,
     command: str | None = None,
+    backend: str = "auto",
 ) -> "pd.DataFrame":
-    """Run what is missing of `sweep` in the results folder `out`; returns one row for each of its trials."""
+    """Run what is missing of `sweep` in the results folder `out`; returns one row for each of its trials.
+
+    `backend` is where: ``in-process``, ``processes``, another that is installed, or ``./file.py:FUNCTION``
+    (`pai_bench.execution.backend`). By default it is one of the first two: workers, where they are faster or safer.
+    """
+    find_backend(backend)
     catalog = prepared(sweep)
-    return as_frame(run_catalog(catalog, out, retry_failed=retry_failed, listener=listener, command=command))
+    options: dict[str, Any] = {"listener": listener, "command": command, "backend": backend}
+    return as_frame(run_catalog(catalog, out, retry_failed=retry_failed, **options))
 
 
 def run_catalog(
@@ -73,12 +78,14 @@ def run_catalog(
     retry_failed: bool = False,
     listener: Listener | None = None,
     command: str | None = None,
+    backend: str = "auto",
 ) -> list[Record]:
     """The records of the catalog's trials, in their order, after running those that the folder `out` lacks.
 
     They are without their masks, which are stored.
     """
-    return run_catalogs([(catalog, out)], retry_failed=retry_failed, listener=listener, command=command)[0]
+    options: dict[str, Any] = {"listener": listener, "command": command, "backend": backend}
+    return run_catalogs([(catalog, out)], retry_failed=retry_failed, **options)[0]
 
 
 @by_torchs_defaults
@@ -88,11 +95,13 @@ def run_catalogs(
     retry_failed: bool = False,
     listener: Listener | None = None,
     command: str | None = None,
+    backend: str = "auto",
 ) -> list[list[Record]]:
     """The records of each of several catalogs, one after the other, with the folders where they are stored.
 
     How all of them are run is found out first, so that there is one time left.
     """
+    make_backend = find_backend(backend)
     listener, taken, parts = listener or Listener(), dict[Path, dict[str, bool]](), list[_Part]()
     try:
         for catalog, out in pairs:
@@ -101,12 +110,12 @@ def run_catalogs(
             parts.append(part)
         listener.look(sum(len(part.missing) for part in parts))
         for part in parts:
-            part.plan = choose(part.runner, part.missing)
+            part.backend = make_backend(part.runner, part.missing)
             part.runner.inputs.release()
             if len(parts) > 1:
                 close([part.catalog])
         for part in parts:
-            listener.begin(part.catalog, part.plan, part.own, part.missing)
+            listener.begin(part.catalog, part.backend, part.own, part.missing)
         listener.ready()
         for part in parts:
             part.run()
@@ -120,7 +129,7 @@ def run_catalogs(
 class _Part:
     """One catalog of a run: what of it is stored, and what is still to be run."""
 
-    plan: ExecutionPlan
+    backend: Backend
 
     def __init__(self, catalog: Catalog, store: Store, runner: Runner, listener: Listener) -> None:
         self.catalog, self.store, self.runner, self.listener = catalog, store, runner, listener
@@ -153,9 +162,9 @@ class _Part:
 
     def run(self) -> None:
         """Run what is missing."""
-        with Pool(self.runner, self.plan) as pool:
-            made = list(cells(self.missing, self.plan.lanes))
-            pool.run(made, ask=self.ask, epoch=self.listener.epoch, take=self.take)
+        with self.backend:
+            made = list(cells(self.missing, self.backend.plan.lanes))
+            self.backend.run(made, ask=self.ask, epoch=self.listener.epoch, take=self.take)
 
     def ask(self, cell: Sequence[Trial]) -> list[Trial]:
         """What is still missing of a cell; another process on the same folder may have been faster."""

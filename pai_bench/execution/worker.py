@@ -5,7 +5,6 @@
 
 import faulthandler
 import logging
-import pickle
 import sys
 import threading
 import time
@@ -17,9 +16,6 @@ from typing import TYPE_CHECKING, Any
 from pai_bench.children import BEAT, line_to_parent
 
 if TYPE_CHECKING:
-    from pai_bench.data import DataSet
-    from pai_bench.experiment.sources import ModelSource
-    from pai_bench.experiment.sweep import Sweep
     from pai_bench.plan import Trial
     from pai_bench.runner import Runner
 
@@ -56,9 +52,9 @@ def serve(line: Line) -> None:
     """Run cell after cell."""
     import torch
 
-    from pai_bench.catalog import Inspection, inspect_network, resolve
     from pai_bench.environment import ignore_harmless_warnings
     from pai_bench.execution.execution_plan import ExecutionPlan
+    from pai_bench.execution.shared_trials import trials_named, unpacked
     from pai_bench.memory import keep_freed_memory
     from pai_bench.plan import Trial
     from pai_bench.runner import Runner
@@ -66,24 +62,9 @@ def serve(line: Line) -> None:
     faulthandler.enable(int(sys.argv[2]), all_threads=False)  # a crash then says in which line of Python it was
     keep_freed_memory()
     ignore_harmless_warnings()
-    content = line.recv_bytes()
-
-    def inspect(sweep: "Sweep", data: "DataSet", model: "ModelSource") -> Inspection:
-        network = data.name, model.name
-        if network in known:
-            found: Inspection = known[network]
-            return found
-
-        def on_built(built: Inspection) -> None:
-            line.send(("inspects", (network, built)))
-
-        on_built(Inspection())
-        return inspect_network(sweep, data, model, on_built)
-
+    logging.basicConfig(level=line.recv(), format="%(levelname)s: %(message)s")
     try:
-        sweep, level, known = pickle.loads(content)
-        logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
-        catalog = resolve(sweep, inspect)
+        catalog = unpacked(line.recv_bytes(), lambda network, known: line.send(("inspects", (network, known))))
     except Exception as error:
         line.send(("unfit", f"{type(error).__name__}: {error}"))
         return
@@ -92,14 +73,15 @@ def serve(line: Line) -> None:
     while True:
         kind, content = line.recv()
         if kind == "ask":
-            question, place, arguments = content
-            line.send(answer(runner, question, catalog.trials[place], arguments))
+            question, names, arguments = content
+            (trial,) = trials_named(names, catalog)
+            line.send(answer(runner, question, trial, arguments))
         elif kind == "plan":
             plan, command = content
             torch.set_num_threads(plan.threads)
             runner = Runner(catalog, command, workers=plan.workers)
         else:
-            cell = [catalog.trials[place] for place in content]
+            cell = trials_named(content, catalog)
 
             def tell(trial: Trial, epoch: int, cell: list[Trial] = cell) -> None:
                 line.send(("epoch", (cell.index(trial), epoch)))

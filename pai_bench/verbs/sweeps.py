@@ -4,7 +4,7 @@ import argparse
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pai_bench import recipe
 from pai_bench.plan import Sweep
@@ -23,9 +23,11 @@ logger = logging.getLogger(__name__)
 def run(given: argparse.Namespace) -> int:
     """``pai-bench run``."""
     from pai_bench.catalog import Catalog
-    from pai_bench.execution.apart import close, prepared
+    from pai_bench.execution.backend import find_backend
+    from pai_bench.execution.probe import close, prepared
     from pai_bench.memory import keep_freed_memory
 
+    find_backend(given.backend)  # before data are read
     keep_freed_memory()
     console, catalogs = make_console(), list[tuple[Catalog, str]]()
     try:
@@ -56,7 +58,7 @@ def run_or_plan(console: "Console", catalogs: "list[tuple[Catalog, str]]", given
             missing = [trial for trial in missing if trial.identity not in before]
             before |= {trial.identity for trial in missing}
             if missing:
-                seconds.append(print_estimate(console, catalog, missing))
+                seconds.append(print_estimate(console, catalog, missing, given.backend))
         if len(seconds) > 1:
             console.print(f"about {duration(sum(seconds))} for all {len(catalogs)} grids", highlight=False)
         return 0
@@ -77,7 +79,8 @@ def run_grids(console: "Console", catalogs: "list[tuple[Catalog, str]]", given: 
     from pai_bench.store import Store
 
     retry = getattr(given, "retry_failed", False)
-    made = run_catalogs(catalogs, retry_failed=retry, listener=Display(console), command=given.command)
+    options: dict[str, Any] = {"listener": Display(console), "command": given.command, "backend": given.backend}
+    made = run_catalogs(catalogs, retry_failed=retry, **options)
     failed = 0
     for out in dict.fromkeys(out for _, out in catalogs):
         # grids may share trials, the dense ones above all
@@ -127,14 +130,14 @@ def print_plan(console: "Console", catalog: "Catalog", out: str, *, retry_failed
     return missing
 
 
-def print_estimate(console: "Console", catalog: "Catalog", missing: "list[Trial]") -> float:
+def print_estimate(console: "Console", catalog: "Catalog", missing: "list[Trial]", backend: str) -> float:
     """Show what the `missing` trials will cost, after measuring some steps and scores; the seconds."""
     from pai_bench.estimate import estimate
     from pai_bench.report.tables import duration, size
     from pai_bench.runner import Runner
 
     with console.status("measuring some steps and scores"):
-        found = estimate(Runner(catalog), missing)
+        found = estimate(Runner(catalog), missing, backend)
     parts = {"training": found.training, "evaluation": found.evaluation, "scoring": found.scoring}
     each = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items())
     console.print(f"about {duration(found.seconds)} on this machine ({each}), {found.plan}", highlight=False)

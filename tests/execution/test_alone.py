@@ -15,7 +15,7 @@ from pai_bench.experiment import stages
 from pai_bench.identity import stream
 from pai_bench.store import Store
 from pai_bench.training import trainer
-from tests.execution.test_pool import same
+from tests.execution.test_processes import same
 from tests.test_runner import sweep
 
 

@@ -17,7 +17,7 @@ from pai_bench.execution.sweep import cells
 from pai_bench.plan import Trial
 from pai_bench.runner import Runner
 from pai_bench.training.trainer import Engine, Together
-from tests.execution.test_pool import named
+from tests.execution.test_processes import named
 from tests.test_runner import sweep
 
 

@@ -14,13 +14,15 @@ import pytest
 import pai_bench as pb
 from pai_bench import children
 from pai_bench.catalog import Inspection, resolve
-from pai_bench.execution.apart import Apart, Worker, end, prepared
 from pai_bench.execution.autotune import choose
-from pai_bench.execution.pool import Pool
+from pai_bench.execution.probe import Apart, prepared
+from pai_bench.execution.processes import Processes
+from pai_bench.execution.shared_trials import SharedTrials
+from pai_bench.execution.worker_process import Worker, end
 from pai_bench.runner import Runner
 from pai_bench.store import Record, Store
 from pai_bench.training.trainer import Engine
-from tests.execution.test_pool import DIES, named
+from tests.execution.test_processes import DIES, named
 
 NETS = """
 import ctypes
@@ -99,7 +101,7 @@ def apart() -> Iterator[Apart]:
 def test_networks_are_inspected_and_measured_in_another_process(apart: Apart, caplog: pytest.LogCaptureFixture) -> None:
     catalog = resolve(apart.sweep, apart.inspect)
     catalog.elsewhere = apart
-    apart.places = {trial.identity: place for place, trial in enumerate(catalog.trials)}
+    apart.trials = SharedTrials(catalog.trials)
     by_name = {model.partition("@")[0]: found for (_, model), found in catalog.inspections.items()}
     assert by_name == {
         "aborts": Inspection(batch_norm=True),
@@ -131,7 +133,7 @@ def test_trials_of_code_of_ones_own_run_in_another_process() -> None:
     assert isinstance(catalog.elsewhere, Apart)
     process = catalog.elsewhere._worker.process  # type: ignore[union-attr]
     records: list[Record] = []
-    with Pool(runner := Runner(catalog), choose(runner, catalog.trials)) as pool:
+    with Processes(runner := Runner(catalog), choose(runner, catalog.trials)) as pool:
         pool.run(
             [[trial] for trial in catalog.trials],
             ask=list,
@@ -173,8 +175,8 @@ def pai_bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Little patience with a process that says nothing."""
-    monkeypatch.setattr("pai_bench.execution.apart.BEAT", 0.05)
-    monkeypatch.setattr("pai_bench.execution.apart.SILENCE", 0.2)
+    monkeypatch.setattr("pai_bench.execution.worker_process.BEAT", 0.05)
+    monkeypatch.setattr("pai_bench.execution.worker_process.SILENCE", 0.2)
 
 
 @pytest.mark.usefixtures("quick")
@@ -189,7 +191,7 @@ def test_a_process_that_says_nothing_is_ended(caplog: pytest.LogCaptureFixture) 
 
 
 def test_a_process_that_does_not_hear_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pai_bench.execution.apart.PATIENCE", 0.2)
+    monkeypatch.setattr("pai_bench.execution.worker_process.PATIENCE", 0.2)
     ours, _ = Pipe()
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
     worker = Worker(subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE), ours)
@@ -227,7 +229,7 @@ def test_a_process_that_has_died_is_heard_to_the_end_and_then_not_waited_for() -
 @pytest.mark.slow
 @pytest.mark.parametrize("bad", ["leaves_another", "stops"])
 def test_a_network_that_stops_or_leaves_another_process_fails_alone(bad: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pai_bench.execution.apart.SILENCE", 12.0)
+    monkeypatch.setattr("pai_bench.execution.worker_process.SILENCE", 12.0)
     frame = pb.run(crashing(bad, "good"), out="r")
     assert {(model.partition("@")[0], status) for model, status in zip(frame.model, frame.status, strict=True)} == {
         (bad, "failed"),

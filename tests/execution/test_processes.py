@@ -20,7 +20,7 @@ from pai_bench import children
 from pai_bench.catalog import resolve
 from pai_bench.execution import Listener, run_catalog
 from pai_bench.execution.execution_plan import ExecutionPlan
-from pai_bench.execution.pool import Pool
+from pai_bench.execution.processes import Processes
 from pai_bench.plan import Trial
 from pai_bench.report.page import write_report
 from pai_bench.runner import Runner
@@ -103,7 +103,7 @@ def test_a_worker_that_dies_is_replaced_and_its_trial_tried_once_more(
 def test_a_worker_that_is_stopped_is_replaced(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("pai_bench.execution.apart.SILENCE", 12.0)
+    monkeypatch.setattr("pai_bench.execution.worker_process.SILENCE", 12.0)
     Path("dies.py").write_text(DIES.format(times=1).replace("SIGKILL", "SIGSTOP"))
     frame = pb.run(named(criteria=["./dies.py:Dies", "random"], seeds=1, workers=2), out="r")
     assert list(frame.status) == ["done"] * 3
@@ -112,7 +112,7 @@ def test_a_worker_that_is_stopped_is_replaced(
 
 def test_a_stopped_worker_does_not_hold_up_the_end() -> None:
     catalog = resolve(named(workers=2))
-    with Pool(Runner(catalog), ExecutionPlan(workers=2)) as pool:
+    with Processes(Runner(catalog), ExecutionPlan(workers=2)) as pool:
         worker = pool._start()
         os.kill(worker.process.pid, signal.SIGSTOP)
     assert worker.process.poll() is not None
@@ -131,7 +131,7 @@ def dying(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         return process, line
 
     monkeypatch.setattr(children, "start", started)
-    monkeypatch.setattr("pai_bench.execution.pool.DELAY", 0.01)
+    monkeypatch.setattr("pai_bench.execution.processes.DELAY", 0.01)
     return plan
 
 
@@ -190,9 +190,9 @@ def test_workers_are_not_waited_for_where_nothing_is_left_to_do() -> None:
     """In a process of its own, which would never end."""
     code = (
         "import pai_bench as pb; from pai_bench.catalog import resolve; from pai_bench.runner import Runner;"
-        "from pai_bench.execution.execution_plan import ExecutionPlan; from pai_bench.execution.pool import Pool;"
+        "from pai_bench.execution import ExecutionPlan, Processes;"
         "catalog = resolve(pb.Sweep(models=['lenet-300-100'], seeds=2, device='cpu', workers=2));"
-        "pool = Pool(Runner(catalog), ExecutionPlan(workers=2));"
+        "pool = Processes(Runner(catalog), ExecutionPlan(workers=2));"
         "pool.run([[t] for t in catalog.trials], ask=lambda _: [], epoch=lambda *_: None, take=lambda *_: None)"
     )
     subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
@@ -223,7 +223,7 @@ def test_what_only_this_process_knows_is_run_in_it(
     catalog = resolve(named(criteria=["./gone.py:Dies", "random"], workers="auto"))
     Path("gone.py").unlink()
     plan = ExecutionPlan(workers=2, threads=1)
-    monkeypatch.setattr("pai_bench.execution.sweep.choose", lambda _runner, _missing: plan)
+    monkeypatch.setattr("pai_bench.execution.processes.choose", lambda _runner, _missing: plan)
     records = run_catalog(catalog, "r")
     assert {record.status for record in records} == {"done"}
     assert "a worker process cannot run this sweep" in caplog.text
@@ -232,7 +232,7 @@ def test_what_only_this_process_knows_is_run_in_it(
 
 def test_no_worker_is_left_after_an_error() -> None:
     catalog = resolve(named(workers=2))
-    with Pool(Runner(catalog), ExecutionPlan(workers=2)) as pool:
+    with Processes(Runner(catalog), ExecutionPlan(workers=2)) as pool:
         with pytest.raises(ZeroDivisionError):
             pool.run(
                 [[trial] for trial in catalog.trials],
@@ -387,6 +387,6 @@ def test_a_worker_that_dies_as_it_begins(monkeypatch: pytest.MonkeyPatch, caplog
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(pb.UserError, match=r"it ended as it began, with exit code 1\); use --workers 1"):
         pb.run(named(workers=2))
-    monkeypatch.setattr("pai_bench.execution.sweep.choose", lambda _runner, _missing: ExecutionPlan(workers=2))
+    monkeypatch.setattr("pai_bench.execution.processes.choose", lambda _runner, _missing: ExecutionPlan(workers=2))
     assert set(pb.run(named(workers="auto"), out="r").status) == {"done"}
     assert "it runs in this process" in caplog.text

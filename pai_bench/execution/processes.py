@@ -1,31 +1,30 @@
-"""Runs cells of trials: in this process, or in worker processes that share its processor."""
+"""The backend of worker processes that share the processor of this machine."""
 
 import logging
 import pickle
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
+from typing import Self
 
 from pai_bench import children
 from pai_bench.children import BEAT
 from pai_bench.errors import UserError
-from pai_bench.execution import apart
-from pai_bench.execution.apart import Worker, end, start
+from pai_bench.execution import worker_process
+from pai_bench.execution.autotune import choose
+from pai_bench.execution.backend import Ask, Backend, Cell, Take, Told
 from pai_bench.execution.execution_plan import ExecutionPlan
+from pai_bench.execution.in_process import InProcess
+from pai_bench.execution.shared_trials import SharedTrials
+from pai_bench.execution.worker_process import Worker, end, start
 from pai_bench.plan import Trial
+from pai_bench.registry import backend
 from pai_bench.runner import Runner
-from pai_bench.store import Record
 
 logger = logging.getLogger(__name__)
-
-Cell = Sequence[Trial]
-Ask = Callable[[Cell], list[Trial]]
-"""Called before a cell is run: what of it is still to be run."""
-Told = Callable[[Trial, int], None]
-Take = Callable[[Cell, Sequence[Record], float], None]
 
 ATTEMPTS = 2
 """How often a trial is run whose worker dies; once, if so many have died of a network of which none has run."""
@@ -37,8 +36,11 @@ DELAY = 0.5
 """Seconds until a worker is started after one has died as it began; twice as long after each further one."""
 
 
-class Pool:
-    """A context manager; at its end, whatever the reason, no worker is left."""
+class Processes:
+    """A `Backend` that names which trial ended a worker, halves what ran together, and tries once more.
+
+    Where no worker can read the sweep, it runs in this process, if the sweep leaves that open.
+    """
 
     def __init__(self, runner: Runner, plan: ExecutionPlan) -> None:
         self.runner, self.plan = runner, plan
@@ -48,9 +50,16 @@ class Pool:
         """Networks of which a worker has run a trial."""
         self._deaths: Counter[str] = Counter()
         """Of workers, by the network that they ran alone."""
-        self._places = {trial.identity: i for i, trial in enumerate(runner.catalog.trials)}
+        self._attempts: Counter[str] = Counter()
+        """Deaths of workers, by the trial that they ran alone."""
+        self._trials = SharedTrials(runner.catalog.trials)
 
-    def __enter__(self) -> "Pool":
+    @property
+    def description(self) -> str:
+        """How many workers there are, and how many trials each trains together."""
+        return str(self.plan)
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -62,15 +71,10 @@ class Pool:
         self._workers.clear()
 
     def run(self, cells: Sequence[Cell], *, ask: Ask, epoch: Told, take: Take) -> None:
-        """Run all `cells`; `epoch` is told of trials and epochs, `take` gets the records and the seconds of a cell."""
+        """As of every `Backend`."""
         waiting = deque(cells)
-        if self.plan.workers > 1 or self.runner.catalog.elsewhere is not None:
-            self._run_apart(waiting, ask, epoch, take)
-        while waiting:
-            if wanted := ask(waiting.popleft()):
-                start = time.perf_counter()
-                records = self.runner.run_together(wanted, epoch, self.plan.engine(wanted[0]))
-                take(wanted, records, time.perf_counter() - start)
+        self._run_apart(waiting, ask, epoch, take)
+        InProcess(self.runner, self.plan).run(waiting, ask=ask, epoch=epoch, take=take)
 
     def _run_apart(self, waiting: "deque[Cell]", ask: Ask, epoch: Told, take: Take) -> None:
         """Run what is `waiting` in workers; leave it there if they cannot."""
@@ -80,7 +84,6 @@ class Pool:
             worker.ready = True
             self._workers.append(worker)
             self._choose_for(worker)
-        attempts: dict[str, int] = {}
         while waiting or any(worker.cell for worker in self._workers):
             self._hand_out(waiting, ask)
             # nobody is busy where another process has done all that was left: to wait for no line would be for ever
@@ -93,7 +96,7 @@ class Pool:
                     kind, content = worker.line.recv()
                 except (EOFError, OSError):
                     if worker.ready:
-                        waiting.extendleft(self._bury(worker, attempts, take))
+                        waiting.extendleft(self._bury(worker, take))
                         continue
                     if self._goes_on_without(worker, waiting):
                         continue
@@ -101,7 +104,7 @@ class Pool:
                 worker.heard = time.monotonic()
                 if kind in ("alive", "inspects"):  # what it inspects is not known here, as where its data differ
                     continue
-                if kind == "ready" and content[0] != list(self._places):
+                if kind == "ready" and not self._trials.are(content[0]):
                     kind, content = (
                         "unfit",
                         "a function of yours makes other data in each process; let it draw by a fixed seed",
@@ -137,7 +140,7 @@ class Pool:
                 worker.heard += pause
         self._looked = now
         for worker in self._workers:
-            if worker.cell and now - worker.heard > apart.SILENCE:
+            if worker.cell and now - worker.heard > worker_process.SILENCE:
                 worker.end_silent()
                 worker.heard = now
 
@@ -169,7 +172,7 @@ class Pool:
                 worker.cell, worker.since = wanted, time.perf_counter()
                 worker.heard = time.monotonic()  # signs of life are read of busy workers alone
                 with suppress(OSError):  # if it is dead, its line says so when it is read
-                    worker.line.send(("run", [self._places[trial.identity] for trial in wanted]))
+                    worker.line.send(("run", self._trials.named(wanted)))
 
     def _start(self) -> Worker:
         """A new worker, which reads the sweep's data and builds its networks by itself."""
@@ -188,7 +191,7 @@ class Pool:
         with suppress(OSError):  # if it is dead, its line says so when it is read
             worker.line.send(("plan", (self.plan, self.runner.command)))
 
-    def _bury(self, worker: Worker, attempts: dict[str, int], take: Take) -> list[Cell]:
+    def _bury(self, worker: Worker, take: Take) -> list[Cell]:
         """What a worker that has died leaves to be run again; a trial that has had its chances is taken as failed.
 
         Of several trials, each may be the one to blame, or all of them together for the memory: they are halved.
@@ -199,11 +202,11 @@ class Pool:
         if (half := len(cell) // 2) > 0:
             logger.warning("a worker process died (%s) while it ran %s; once more, half of them at a time", how, names)
             return [cell[half:], cell[:half]]
-        tries = attempts[names] = attempts.get(names, 0) + 1
         model = cell[0].model.name
+        self._attempts[names] += 1
         self._deaths[model] += 1
         hopeless = self._deaths[model] > ATTEMPTS and model not in self._run
-        again = tries < ATTEMPTS and not hopeless
+        again = self._attempts[names] < ATTEMPTS and not hopeless
         logger.warning("a worker process died (%s) while it ran %s%s", how, names, "; once more" if again else "")
         if again:
             return [cell]
@@ -212,3 +215,17 @@ class Pool:
         failure = self.runner.failure(cell[0], RuntimeError(f"the worker process died ({how}){hint}"))
         take(cell, [failure], time.perf_counter() - worker.since)
         return []
+
+
+@backend("processes", source="pai_bench")
+def processes(runner: Runner, missing: Sequence[Trial]) -> Processes:
+    """Worker processes, one at least."""
+    return Processes(runner, choose(runner, missing))
+
+
+@backend("auto", source="pai_bench")
+def auto(runner: Runner, missing: Sequence[Trial]) -> Backend:
+    """Worker processes where they are faster, or where code that is not ours may crash; or else this process."""
+    plan = choose(runner, missing)
+    apart = plan.workers > 1 or runner.catalog.elsewhere is not None
+    return Processes(runner, plan) if apart else InProcess(runner, plan)

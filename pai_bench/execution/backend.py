@@ -1,0 +1,60 @@
+"""Where trials run: what a sweep needs of such a place, and how it is found by its name.
+
+A backend is one file: a class that keeps the protocol `Backend`, and a function that makes it for the missing trials of
+a sweep. The function is decorated with ``@pai_bench.backend(NAME, source=...)`` in an installed package, which has an
+entry point in the group ``pai_bench.backends``; or it is named as ``./file.py:FUNCTION``.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, Self
+
+from pai_bench.execution.execution_plan import ExecutionPlan
+from pai_bench.plan import Trial
+from pai_bench.registry import BACKENDS
+from pai_bench.runner import Runner
+from pai_bench.store import Record
+
+Cell = Sequence[Trial]
+"""Trials that are trained together."""
+
+Ask = Callable[[Cell], list[Trial]]
+"""Called before a cell is run: what of it is still to be run."""
+
+Told = Callable[[Trial, int], None]
+"""Called when a trial begins to train (0), and with every epoch that it has finished."""
+
+Take = Callable[[Cell, Sequence[Record], float], None]
+"""Called when a cell has been run, with a record of each of its trials and the seconds that they took together."""
+
+
+class Backend(Protocol):
+    """A place where trials run. A context manager: at its end, whatever the reason, nothing runs there any more."""
+
+    plan: ExecutionPlan
+    """By how many workers trials are run there, and how many of a kind are trained together."""
+
+    @property
+    def description(self) -> str:
+        """What the place is, in a few words, for who watches."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def run(self, cells: Sequence[Cell], *, ask: Ask, epoch: Told, take: Take) -> None:
+        """Run all `cells`, each when `ask` has said what of it is missing; returns when `take` has got all records.
+
+        The functions are called in the thread that calls this; an error in one of them ends the run. A trial that fails
+        is a record, too (`pai_bench.runner.Runner.failure`).
+        """
+
+
+MakeBackend = Callable[[Runner, Sequence[Trial]], Backend]
+"""A function of the runner of this process and the missing trials, for which it makes the plan."""
+
+
+def find_backend(name: str) -> MakeBackend:
+    """The function that makes the backend called `name`; behind a prefix, as in ``PREFIX:ADDRESS``, of the rest."""
+    plugin, argument = BACKENDS.find(name)
+    make: MakeBackend = plugin.target(argument) if argument else plugin.target
+    return make

@@ -1,0 +1,47 @@
+"""The backend that is this process: one cell after the other."""
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Self
+
+from pai_bench.errors import UserError
+from pai_bench.execution.autotune import choose
+from pai_bench.execution.backend import Ask, Cell, Take, Told
+from pai_bench.execution.execution_plan import ExecutionPlan
+from pai_bench.plan import Trial
+from pai_bench.registry import backend
+from pai_bench.runner import Runner
+
+
+class InProcess:
+    """A `Backend` without workers: what ends the process ends the sweep, and a debugger sees all."""
+
+    def __init__(self, runner: Runner, plan: ExecutionPlan) -> None:
+        self.runner, self.plan = runner, plan
+
+    @property
+    def description(self) -> str:
+        """How many trials are trained together."""
+        return str(self.plan)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        pass
+
+    def run(self, cells: Iterable[Cell], *, ask: Ask, epoch: Told, take: Take) -> None:
+        """As of every `Backend`."""
+        for cell in cells:
+            if wanted := ask(cell):
+                start = time.perf_counter()
+                records = self.runner.run_together(wanted, epoch, self.plan.engine(wanted[0]))
+                take(wanted, records, time.perf_counter() - start)
+
+
+@backend("in-process", source="pai_bench")
+def in_process(runner: Runner, missing: Sequence[Trial]) -> InProcess:
+    """This process, also for networks and criteria that are not ours."""
+    if (workers := runner.catalog.sweep.workers) not in ("auto", 1):
+        raise UserError(f"backend in-process has no workers, and {workers} are asked for: use --backend processes")
+    return InProcess(runner, choose(runner, missing, workers=1))

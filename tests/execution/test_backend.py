@@ -1,0 +1,98 @@
+"""Where trials run, by name: this process, workers, and a backend that is one file from outside of the package."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pai_bench as pb
+from pai_bench.cli import main
+from pai_bench.store import Store
+from tests.execution.test_processes import named
+
+BACKWARDS = """
+import pai_bench as pb
+from pai_bench.execution import InProcess, choose
+
+class Backwards(InProcess):
+    description = "the last trial first"
+
+    def run(self, cells, **functions):
+        super().run(cells[::-1], **functions)
+
+def backwards(runner, missing):
+    return Backwards(runner, choose(runner, missing, workers=1))
+"""
+
+NOTES = """
+import os
+from dataclasses import dataclass
+from pathlib import Path
+import pai_bench as pb
+
+@dataclass(frozen=True)
+class Notes(pb.Criterion):
+    def score(self, model, batch):
+        Path("pid").write_text(str(os.getpid()))
+        return pb.get_criterion("magnitude").score(model, batch)
+"""
+
+RUN = ["run", "--criteria", "random", "--models", "lenet-300-100", "--sparsities", "0.5", "--seeds", "2"]
+RUN += ["--epochs", "0", "--lanes", "1"]
+
+
+@pytest.mark.parametrize(("backend", "here"), [("in-process", True), ("processes", False), ("auto", False)])
+def test_a_criterion_of_ones_own_runs_where_it_is_asked_for(backend: str, here: bool) -> None:
+    Path("notes.py").write_text(NOTES)
+    frame = pb.run(named(criteria=["./notes.py:Notes"], seeds=1, epochs=0), backend=backend)
+    assert list(frame.status) == ["done"] * 2
+    assert (int(Path("pid").read_text()) == os.getpid()) is here
+
+
+def test_backends_give_the_same() -> None:
+    keys: dict[str, Any] = {"seeds": 1, "workers": "auto"}
+    here, there = (pb.run(named(**keys), out=name, backend=name) for name in ("in-process", "processes"))
+    columns = ["identity", "status", "achieved_sparsity", "test_loss", "test_accuracy"]
+    assert here[columns].equals(there[columns])
+
+
+def test_this_process_has_no_workers() -> None:
+    with pytest.raises(pb.UserError, match="backend in-process has no workers, and 2 are asked for"):
+        pb.run(named(workers=2), backend="in-process")
+
+
+def test_an_unknown_backend_is_refused_before_anything_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*RUN, "--backend", "procceses", "--data", "folder:nowhere"]) == 2
+    assert "unknown backend 'procceses'" in (said := capsys.readouterr().err)
+    assert "processes" in said
+    with pytest.raises(pb.UserError, match="unknown backend 'far'"):
+        pb.run(named(data=["folder:nowhere"]), backend="far")
+
+
+def test_a_backend_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.py").write_text(BACKWARDS)
+    assert main([*RUN, "--backend", "./mine.py:backwards", "--dry-run"]) == 0
+    assert not Path("results").exists()
+    assert main([*RUN, "--backend", "./mine.py:backwards"]) == 0
+    said = capsys.readouterr().out
+    assert "; the last trial first" in said
+    assert "[1/4] digits lenet-300-100 random 0.5 seed 1" in said
+    assert "[4/4] digits lenet-300-100 dense seed 0" in said
+    assert [one.status for one in Store("results")] == ["done"] * 4
+
+
+def test_a_backend_of_an_installed_package() -> None:
+    Path("far_away.py").write_text(
+        BACKWARDS.replace("def backwards", '@pb.backend("far", source="an example")\ndef far')
+    )
+    Path("far_away-1.dist-info").mkdir()
+    Path("far_away-1.dist-info", "METADATA").write_text("Metadata-Version: 2.1\nName: far-away\nVersion: 1\n")
+    Path("far_away-1.dist-info", "entry_points.txt").write_text("[pai_bench.backends]\nours = far_away\n")
+    path = os.pathsep.join([os.getcwd(), *sys.path])
+    command = [sys.executable, "-m", "pai_bench", *RUN, "--backend", "far"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "; the last trial first" in done.stdout
