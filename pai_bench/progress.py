@@ -149,12 +149,12 @@ class Display(Listener):
         missing = sum(len(forecast.missing) for forecast in self.forecasts)
         self.done = self.total - missing
         if self.done:
-            self.console.print(f"{self.done} of {self.total} trials are already stored", highlight=False)
+            self.console.print(f"{self.done} of {self.total} trials are already stored")
         if not self.forecasts:
             return
         device = self.forecasts[0].catalog.device
         line = f"{plural(missing, 'trial')} to run on {device}, about {duration(self.left())}"
-        self.console.print("; ".join([line, *dict.fromkeys(self.backends)]), highlight=False)
+        self.console.print("; ".join([line, *dict.fromkeys(self.backends)]))
         self.live.start()
         self.task = self.live.add_task("", total=self.total, completed=self.done, left="")
 
@@ -189,7 +189,7 @@ class Display(Listener):
         line += f": {record.error}" if failed else ""
         if not self.console.is_terminal and self.done < self.total:  # on a terminal, it stands below
             line += f", {duration(self.left())} left"
-        self.console.print(line, style="red" if failed else None, markup=False, highlight=False)
+        self.console.print(line, style="red" if failed else None, markup=False)
         self._show()
 
     def skip(self, trial: Trial) -> None:

@@ -33,7 +33,7 @@ def check(given: argparse.Namespace) -> int:
     console.print(table)
     failed, total = sum(not result.passed for result in results), plural(len(results), "check")
     line = f"{criterion}: {failed} of {total} failed" if failed else f"{criterion}: {total} passed"
-    console.print(line, highlight=False, markup=False)
+    console.print(line, markup=False)
     return FAILED if failed else 0
 
 

@@ -66,7 +66,7 @@ def collapse(given: argparse.Namespace) -> int:
         failed = search_all(console, list(missing.values()), settings, results)
     except KeyboardInterrupt:
         line = f"interrupted: {len(results)} of {total} searches are stored; the same command goes on"
-        console.print(line, highlight=False)
+        console.print(line)
         return INTERRUPTED
     finally:
         for group in report.groups(results):
@@ -121,5 +121,5 @@ def estimate(
     line = f"{len(missing)} search{'' if len(missing) == 1 else 'es'}"
     if missing:
         line += f" on {missing[0].runner.device}, about {duration(sum(forecast[work.kind] for work in missing))}"
-    console.print(line + (f"; {stored} more are stored already" if stored else ""), highlight=False)
+    console.print(line + (f"; {stored} more are stored already" if stored else ""))
     return forecast

@@ -26,9 +26,10 @@ def make_console() -> "Console":
     """A console that does not break lines in a log at 80 columns."""
     from rich.console import Console
 
-    console = Console()
+    shown = Console()
+    width = None if shown.is_terminal else max(shown.width, 160)
     file: Any = Output(sys.stdout)
-    return Console(file=file) if console.is_terminal else Console(file=file, width=max(console.width, 160))
+    return Console(file=file, width=width, highlight=False)  # numbers and paths are not coloured
 
 
 class Output:
@@ -75,7 +76,7 @@ def print_failure(console: "Console", what: str, model: str, error: Exception) -
     """A line about a criterion that failed on a network, while the others go on."""
     logger.debug("%s failed on %s", what, model, exc_info=error)
     line = f"{what} failed on {model}: {described(error)}"
-    console.print(line, style="red", highlight=False, markup=False)
+    console.print(line, style="red", markup=False)
 
 
 def print_table(console: "Console", title: str, rows: list[list[str]]) -> None:
@@ -104,5 +105,5 @@ def print_report(console: "Console", store: "Store", path: Path, **options: Any)
         path = write_report(
             store, path, told=lambda done, total: progress.update(task, completed=done, total=total), **options
         )
-    console.print(f"report: {path}", highlight=False, markup=False)
+    console.print(f"report: {path}", markup=False)
     return path

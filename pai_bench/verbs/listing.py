@@ -52,9 +52,9 @@ def list_plugins(given: argparse.Namespace) -> int:
         from pai_bench.pruning import Criterion
 
         every = options(f for f in dataclasses.fields(Criterion) if f.name != "bn")
-        console.print(f"every criterion: {every}\nfor example snip:bn=train:micro-batch=32", highlight=False)
+        console.print(f"every criterion: {every}\nfor example snip:bn=train:micro-batch=32")
     if given.kind in NOTES:
-        console.print(NOTES[given.kind], highlight=False)
+        console.print(NOTES[given.kind])
     return 0
 
 

@@ -59,14 +59,14 @@ def prune(given: argparse.Namespace) -> int:
         table.add_row(name, f"{size:,}", f"{kept:,}", f"{100 * kept / size:.3g}", style=None if kept else "red")
     console.print(table)
     line = f"mask: {given.output}, {mask.kept:,} of {mask.size:,} connections, scored in {cost.seconds:.3g} s"
-    console.print(line, highlight=False, markup=False)
+    console.print(line, markup=False)
     others = sum(parameter.numel() for parameter in model.parameters()) - mask.size
-    console.print(f"not prunable: {summary.plural(others, 'other parameter')}", highlight=False)
+    console.print(f"not prunable: {summary.plural(others, 'other parameter')}")
     if (links := stages.connect(runner.inputs, trial, model, mask)) is not None:
         cut = "connected" if links.connected else f"disconnected, first in {links.first_cut}"
         dead = f"; dead: {', '.join(links.dead_layers)}" if links.connected and links.dead_layers else ""
         share = summary.share(links.effective_sparsity)
-        console.print(f"{cut}; effective sparsity {share}{dead}", highlight=False, markup=False)
+        console.print(f"{cut}; effective sparsity {share}{dead}", markup=False)
     if trial.variant is not None and trial.variant.redraws:
         console.print("variant reinit: the mask is the plain one; draw the weights again before training")
     return 0

@@ -41,13 +41,13 @@ def report(given: argparse.Namespace) -> int:
         if "records" in given:
             beside = output.with_name(archive.NAME)
             count = archive.pack(store.path, beside)
-            console.print(f"records: {beside}, {count}", highlight=False, markup=False)
+            console.print(f"records: {beside}, {count}", markup=False)
         return 0
     for flag in ("timings", "records"):
         if flag in given:
             raise UserError(f"--{flag} goes with the markdown report, not with a table as {form}")
     write_tables(store, form, output, all_versions=everything)
-    make_console().print(f"report: {output}", highlight=False, markup=False)
+    make_console().print(f"report: {output}", markup=False)
     return 0
 
 
@@ -118,9 +118,9 @@ def compare(given: argparse.Namespace) -> int:
         for row in body:
             table.add_row(*map(escape, row))
         console.print(table)
-    console.print(versus.verdict(found, before, after), highlight=False, markup=False)
+    console.print(versus.verdict(found, before, after), markup=False)
     if "output" in given:
         left_out = [f"{s.shown / name} is left out: {why}" for s in stores for name, why in sorted(s.left_out.items())]
         write(stores, Path(given.output), versus.page(before, after, left_out))
-        console.print(f"report: {given.output}", highlight=False, markup=False)
+        console.print(f"report: {given.output}", markup=False)
     return 0

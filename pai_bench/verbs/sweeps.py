@@ -60,7 +60,7 @@ def run_or_plan(console: "Console", catalogs: "list[tuple[Catalog, str]]", given
             if missing:
                 seconds.append(print_estimate(console, catalog, missing, given.backend))
         if len(seconds) > 1:
-            console.print(f"about {duration(sum(seconds))} for all {len(catalogs)} grids", highlight=False)
+            console.print(f"about {duration(sum(seconds))} for all {len(catalogs)} grids")
         return 0
     try:
         failed = run_grids(console, catalogs, given)
@@ -97,7 +97,7 @@ def say_how_to_go_on(console: "Console", catalogs: "list[tuple[Catalog, str]]") 
     stored = sum(os.path.isfile(Path(out) / "trials" / f"{identity}.json") for out, identity in wanted)
     where = " and ".join(dict.fromkeys(out for _, out in catalogs))
     line = f"interrupted: {stored} of {len(wanted)} trials are stored in {where}; the same command runs the rest"
-    console.print(line, highlight=False, markup=False)
+    console.print(line, markup=False)
 
 
 def sweeps(given: argparse.Namespace) -> list[tuple[Sweep, str]]:
@@ -124,9 +124,9 @@ def print_plan(console: "Console", catalog: "Catalog", out: str, *, retry_failed
     stored |= {trial.identity for trial in catalog.trials if trial.former and trial.former.identity in stored}
     for trial in catalog.trials:
         mark = "stored" if trial.identity in stored else "to run"
-        console.print(f"{mark}  {trial.identity}", highlight=False, markup=False)
+        console.print(f"{mark}  {trial.identity}", markup=False)
     missing = [trial for trial in catalog.trials if trial.identity not in stored]
-    console.print(f"{len(catalog.trials)} trials, {len(missing)} to run on {catalog.device}", highlight=False)
+    console.print(f"{len(catalog.trials)} trials, {len(missing)} to run on {catalog.device}")
     return missing
 
 
@@ -140,11 +140,11 @@ def print_estimate(console: "Console", catalog: "Catalog", missing: "list[Trial]
         found = estimate(Runner(catalog), missing, backend)
     parts = {"training": found.training, "evaluation": found.evaluation, "scoring": found.scoring}
     each = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items())
-    console.print(f"about {duration(found.seconds)} on this machine ({each}), {found.plan}", highlight=False)
+    console.print(f"about {duration(found.seconds)} on this machine ({each}), {found.plan}")
     line = f"about {size(found.memory)} of memory, and {size(found.disk)} in the results folder"
-    console.print(line, highlight=False)
+    console.print(line)
     for text in found.failed:
-        console.print(f"not measured: {text}", highlight=False, markup=False, style="red")
+        console.print(f"not measured: {text}", markup=False, style="red")
     return found.seconds
 
 
@@ -165,9 +165,9 @@ def print_tables(console: "Console", records: "list[Record]") -> None:
             table.add_column(column, justify="right" if i else "left")
         for row in body:
             table.add_row(*map(escape, row))
-        console.print(title, highlight=False, markup=False)
+        console.print(title, markup=False)
         console.print(table)
         if any(comparison.rows.effective_sparsity > 0):
-            console.print("in brackets: effective sparsity, of weights removed or on no path", highlight=False)
+            console.print("in brackets: effective sparsity, of weights removed or on no path")
         for line in tables.remarks(comparison):
-            console.print(line, highlight=False, markup=False)
+            console.print(line, markup=False)

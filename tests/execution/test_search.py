@@ -40,7 +40,7 @@ def search(
     runner: Any = SimpleNamespace(
         device=torch.device(device),
         catalog=SimpleNamespace(sweep=SimpleNamespace(together=together, compile=compile)),
-        model=lambda _trial: model or nn.Sequential(nn.Conv2d(1, 1, 1)),
+        inputs=SimpleNamespace(model=lambda _trial: model or nn.Sequential(nn.Conv2d(1, 1, 1))),
         alone=lambda _trial, way: "it cannot" if way in refused else None,
     )
     trial: Any = SimpleNamespace(model="net")
