@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pai_bench.data.facts import FACTS, Facts
+from pai_bench.data.facts import Facts
 from pai_bench.execution.autotune import WORKER
 from pai_bench.execution.backend import find_backend
 from pai_bench.execution.execution_plan import ExecutionPlan, kind_of, kinds
@@ -23,6 +23,7 @@ from pai_bench.plan import Trial
 from pai_bench.pruning import Scorer
 from pai_bench.pruning.flops import flops
 from pai_bench.recipe import Recipe
+from pai_bench.registry import DATA
 from pai_bench.runner import Runner
 from pai_bench.store.bits import PLACES
 from pai_bench.timing import measured
@@ -112,10 +113,10 @@ def arithmetic(recipe: Recipe) -> float | None:
 
     None if it names a data set of which nothing is known beforehand, or says nothing of training.
     """
-    total = 0.0
+    total, known = 0.0, {plugin.name: plugin.facts for plugin in DATA.known()}
     for (data, name, settings), points in recipe.points().items():
         given = dict(settings)
-        if (facts := FACTS.get(data)) is None or (given["protocol"] is None and given["epochs"] is None):
+        if (facts := known.get(data)) is None or (given["protocol"] is None and given["epochs"] is None):
             return None
         changes = {key: given[key] for key in ("epochs", "batch_size")}
         protocol = get_protocol(given["protocol"] or "short-adam", **changes).scaled(given["budget"])

@@ -6,6 +6,7 @@ A plugin collection is a package with one entry point in the group ``pai_bench.c
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, TypeVar
@@ -29,6 +30,8 @@ class Plugin:
     """Of a network: raised when it changes; a function of the shape of an input where only some of it does."""
     own: bool = False
     """Whether it is a function in a file that is not installed."""
+    facts: Any = None
+    """Of a data set: the `pai_bench.data.facts.Facts` that are known before it is read."""
 
 
 @dataclass
@@ -47,6 +50,7 @@ class Registry:
         source: str,
         aliases: tuple[str, ...] = (),
         version: int | Callable[[tuple[int, ...]], int] = 1,
+        facts: Any = None,
     ) -> Callable[[T], T]:
         """A decorator that gives the decorated object `name`; `source` says where its definition stands."""
 
@@ -55,7 +59,9 @@ class Registry:
                 if taken in self._plugins:
                     here, there = (getattr(o, "__module__", "?") for o in (target, self._plugins[taken].target))
                     raise UserError(f"{self.kind} {taken!r} is defined twice: in {there} and in {here}")
-            self._plugins |= dict.fromkeys((name, *aliases), Plugin(name, target, source, aliases, version))
+            self._plugins |= dict.fromkeys(
+                (name, *aliases), Plugin(name, target, source, aliases, version, facts=facts)
+            )
             return target
 
         return decorate
@@ -63,17 +69,32 @@ class Registry:
     def plugins(self) -> list[Plugin]:
         """All plugins, by name."""
         if not self._loaded:
+            refused: UserError | None = None
             for entry_point in metadata.entry_points(group=self.group):
                 try:
-                    entry_point.load()
-                except UserError:
-                    raise
-                except (Exception, SystemExit) as error:
-                    raise UserError(
-                        f"plugin {entry_point.value!r} of {self.group} does not load: {described(error)}"
-                    ) from error
+                    self._load(entry_point)
+                except UserError as error:
+                    refused = refused or error
+            if refused is not None:  # the other collections are there, for `known`
+                raise refused
             self._loaded = True
         return sorted({plugin.name: plugin for plugin in self._plugins.values()}.values(), key=lambda p: p.name)
+
+    def _load(self, entry_point: metadata.EntryPoint) -> None:
+        try:
+            entry_point.load()
+        except UserError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise UserError(
+                f"plugin {entry_point.value!r} of {self.group} does not load: {described(error)}"
+            ) from error
+
+    def known(self) -> list[Plugin]:
+        """The plugins of the collections that load, without an error if another one does not."""
+        with suppress(UserError):
+            return self.plugins()
+        return list(self._plugins.values())
 
     def find(self, name: str) -> tuple[Plugin, str]:
         """The plugin called `name` (or an alias of it) and, behind a prefix, its argument.

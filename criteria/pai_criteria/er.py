@@ -18,6 +18,7 @@ class ER(Criterion):
 
     uses_data: ClassVar[bool] = False
     scope: ClassVar[Scope] = "quota"
+    figure_style: ClassVar[tuple[str, str, str]] = ("#56B4E9", "v", "--")
 
     def score(self, model: nn.Module, batch: Batch) -> Scores:
         return uniform_scores(model)

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from pai_bench.pruning import Batch, BatchNormMode, Criterion, Exponential, Schedule, Scores, saliencies
+from pai_bench.pruning import AuthorsChoice, Batch, BatchNormMode, Criterion, Exponential, Schedule, Scores, saliencies
 from pai_bench.registry import criterion
 
 
@@ -18,6 +18,10 @@ class FORCE(Criterion):
 
     schedule: ClassVar[Schedule] = Exponential(steps=60, returns=True)
     claims: ClassVar[tuple[str, ...]] = ("keeps-the-loss", "loss-scale")
+    figure_style: ClassVar[tuple[str, str, str]] = ("#CC79A7", "P", "-")
+    authors_choices: ClassVar[tuple[AuthorsChoice, ...]] = (
+        AuthorsChoice("loss", "applies the negative log-likelihood to raw logits, a bug", ("nll",)),
+    )
 
     def score(self, model: nn.Module, batch: Batch) -> Scores:
         return saliencies(model, batch, lambda w, g, _loss: g.mul_(w).abs_())

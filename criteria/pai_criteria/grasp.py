@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from pai_bench.pruning import (
+    AuthorsChoice,
     Batch,
     BatchNormMode,
     Criterion,
@@ -41,6 +42,11 @@ class GraSP(Criterion):
 
     revision: ClassVar[int] = 2
     """From 2 on, cuts after the first count gradients of kept connections only."""
+    figure_style: ClassVar[tuple[str, str, str]] = ("#D55E00", "s", "-")
+    authors_choices: ClassVar[tuple[AuthorsChoice, ...]] = (
+        AuthorsChoice("score_init", "draws its linear layers again for scoring", otherwise=("trained",)),
+        AuthorsChoice("halves", "takes the gradients of two halves of the score batch, sorted by class", (True,)),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,6 +15,7 @@ class Magnitude(Criterion):
     """score = |w|."""
 
     uses_data: ClassVar[bool] = False
+    figure_style: ClassVar[tuple[str, str, str]] = ("#E69F00", "D", "-")
 
     def score(self, model: nn.Module, batch: Batch) -> Scores:
         return {name: weight.abs() for name, weight in weights(model).items()}

@@ -15,6 +15,7 @@ class Random(Criterion):
     """score = u, independent and uniform in [0, 1), from the trial's seed; the same on every device."""
 
     uses_data: ClassVar[bool] = False
+    figure_style: ClassVar[tuple[str, str, str]] = ("#000000", "X", "-")
 
     def score(self, model: nn.Module, batch: Batch) -> Scores:
         return uniform_scores(model)

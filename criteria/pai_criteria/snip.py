@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from pai_bench.pruning import Batch, Criterion, Scores, saliencies
+from pai_bench.pruning import AuthorsChoice, Batch, Criterion, Scores, saliencies
 from pai_bench.registry import criterion
 
 
@@ -16,6 +16,16 @@ class SNIP(Criterion):
 
     normalised: ClassVar[bool] = True
     claims: ClassVar[tuple[str, ...]] = ("keeps-the-loss", "loss-scale")
+    figure_style: ClassVar[tuple[str, str, str]] = ("#0072B2", "o", "-")
+    authors_choices: ClassVar[tuple[AuthorsChoice, ...]] = (
+        AuthorsChoice("score_sampling", "draws its score batch at random", ("random",)),
+        AuthorsChoice(
+            "score_init",
+            "scores another draw of the initialisation than the one that is trained",
+            otherwise=("trained",),
+        ),
+        AuthorsChoice("biases", "counts biases in its budget", (True,)),
+    )
 
     def score(self, model: nn.Module, batch: Batch) -> Scores:
         return saliencies(model, batch, lambda w, g, _loss: g.mul_(w).abs_())

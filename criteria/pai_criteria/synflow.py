@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from pai_bench.pruning import (
+    AuthorsChoice,
     Batch,
     Criterion,
     CriterionError,
@@ -62,6 +63,10 @@ class SynFlow(Criterion):
     uses_data: ClassVar[bool] = False
     schedule: ClassVar[Schedule] = Exponential(steps=100)
     claims: ClassVar[tuple[str, ...]] = ("conserves-flow",)
+    figure_style: ClassVar[tuple[str, str, str]] = ("#009E73", "^", "-")
+    authors_choices: ClassVar[tuple[AuthorsChoice, ...]] = (
+        AuthorsChoice("ties", "removes all equal scores at the threshold", ("remove",)),
+    )
 
     @torch.no_grad()
     def prepare(self, model: nn.Module) -> None:

@@ -7,12 +7,17 @@ import numpy as np
 import torch
 
 from pai_bench.data.dataset import DataSet, Split
+from pai_bench.data.facts import Facts
 from pai_bench.registry import data_set
 
 TEST_SHARE = 0.25
 
 
-@data_set("digits", source="UCI Optical Recognition of Handwritten Digits, shipped with scikit-learn")
+@data_set(
+    "digits",
+    source="UCI Optical Recognition of Handwritten Digits, shipped with scikit-learn",
+    facts=Facts((1, 28, 28), 10, 1_347, 450),
+)
 def digits(data_dir: Path | None = None) -> DataSet:
     """1,797 grey images of 10 classes, shown at 28x28: each of the 8x8 pixels three times as wide, in a border of 2.
 

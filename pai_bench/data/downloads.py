@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pai_bench.data.dataset import DataSet, Split
-from pai_bench.data.facts import FACTS
+from pai_bench.data.facts import Facts
 from pai_bench.data.images import CIFAR10_ARCHIVE, File, cifar10_from_images, decoded_folder
 from pai_bench.data.load import as_data_set, cache_dir
 from pai_bench.errors import UserError
@@ -20,18 +20,18 @@ from pai_bench.registry import data_set
 
 @dataclass(frozen=True)
 class Download:
-    """A data set that torchvision knows: its class there, its folder, and how it is called here."""
+    """A data set that torchvision knows: its class there, its folder, its name here, and what is known of it."""
 
     name: str
     label: str
     torchvision: str
     folder: str
-    num_classes: int
+    facts: Facts
 
     def __call__(self, data_dir: Path | None = None) -> DataSet:
         root = data_dir or cache_dir() / "data"
         train, test = (self._split(root, train=part, own=data_dir is None) for part in (True, False))
-        return DataSet(self.name, train, test, num_classes=self.num_classes, label=self.label)
+        return DataSet(self.name, train, test, num_classes=self.facts.classes, label=self.label)
 
     def _split(self, root: Path, *, train: bool, own: bool) -> Split:
         """One split from the files under `root`; in our `own` cache, missing files are fetched one by one."""
@@ -104,40 +104,45 @@ def _add(download: Download, text: str, source: str) -> None:
         return download(data_dir)
 
     load.__doc__ = text
-    data_set(download.name, source=source)(load)
+    data_set(download.name, source=source, facts=download.facts)(load)
 
 
 CIFAR_SOURCE = "Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html"
-CIFAR10 = Download("cifar10", "CIFAR-10", "CIFAR10", "cifar-10-batches-py", 10)
+CIFAR10_FACTS = Facts((3, 32, 32), 10, 50_000, 10_000, "flip-crop", also=("cifar10-jpeg",))
+CIFAR10 = Download("cifar10", "CIFAR-10", "CIFAR10", "cifar-10-batches-py", CIFAR10_FACTS)
+LIKE_MNIST = Facts((1, 28, 28), 10, 60_000, 10_000)
 
 _add(
-    Digits("mnist", "MNIST", "MNIST", "MNIST/raw", 10),
+    Digits("mnist", "MNIST", "MNIST", "MNIST/raw", LIKE_MNIST),
     "Handwritten digits, 28x28 grey, 60,000 training and 10,000 test images.",
     "LeCun et al. 1998, http://yann.lecun.com/exdb/mnist",
 )
 _add(
-    Digits("fashion-mnist", "Fashion-MNIST", "FashionMNIST", "FashionMNIST/raw", 10),
+    Digits("fashion-mnist", "Fashion-MNIST", "FashionMNIST", "FashionMNIST/raw", LIKE_MNIST),
     "Articles of clothing, 28x28 grey, 10 classes, 60,000 training and 10,000 test images.",
     "Xiao et al. 2017, arXiv:1708.07747",
 )
 _add(
-    Digits("kmnist", "KMNIST", "KMNIST", "KMNIST/raw", 10),
+    Digits("kmnist", "KMNIST", "KMNIST", "KMNIST/raw", LIKE_MNIST),
     "Cursive Japanese characters, 28x28 grey, 10 classes, 60,000 training and 10,000 test images.",
     "Clanuwat et al. 2018, arXiv:1812.01718",
 )
 _add(
-    Numbers("svhn", "SVHN", "SVHN", "SVHN", 10),
+    Numbers("svhn", "SVHN", "SVHN", "SVHN", Facts((3, 32, 32), 10, 73_257, 26_032)),
     "House numbers, 32x32 colour, 10 classes, 73,257 training and 26,032 test images.",
     "Netzer et al. 2011, http://ufldl.stanford.edu/housenumbers",
 )
 _add(
-    Download("cifar100", "CIFAR-100", "CIFAR100", "cifar-100-python", 100),
+    Download(
+        *("cifar100", "CIFAR-100", "CIFAR100", "cifar-100-python"),
+        Facts((3, 32, 32), 100, 50_000, 10_000, "flip-crop"),
+    ),
     "Photographs, 32x32 colour, 100 classes, 50,000 training and 10,000 test images.",
     CIFAR_SOURCE,
 )
 
 
-@data_set("cifar10", source=CIFAR_SOURCE)
+@data_set("cifar10", source=CIFAR_SOURCE, facts=CIFAR10_FACTS)
 def cifar10(data_dir: Path | None = None) -> DataSet:
     """Photographs, 32x32 colour, 10 classes, 50,000 training and 10,000 test images.
 
@@ -151,10 +156,11 @@ def cifar10(data_dir: Path | None = None) -> DataSet:
 
 
 TINY, TINY_ADDRESS = "tiny-imagenet-200", "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
-SIDE = FACTS["imagenette"].shape[1]
+TINY_FACTS = Facts((3, 64, 64), 200, 100_000, 10_000, "flip-crop", also=(TINY,))
+IMAGENETTE_FACTS = Facts((3, 128, 128), 10, 9_469, 3_925, "flip-crop")
 
 
-@data_set("tiny-imagenet", source=f"Le and Yang 2015, {TINY_ADDRESS}")
+@data_set("tiny-imagenet", source=f"Le and Yang 2015, {TINY_ADDRESS}", facts=TINY_FACTS)
 def tiny_imagenet(data_dir: Path | None = None) -> DataSet:
     """Photographs, 64x64 colour, 200 classes, 100,000 training images; the 10,000 for validation are the test set.
 
@@ -166,8 +172,9 @@ def tiny_imagenet(data_dir: Path | None = None) -> DataSet:
             from torchvision.datasets.utils import download_and_extract_archive
 
             download_and_extract_archive(TINY_ADDRESS, str(root))
-        arrays = decoded_folder(root / TINY, tiny_files(root / TINY), FACTS["tiny-imagenet"].shape[1])
-    return whole(as_data_set(arrays, name="tiny-imagenet", num_classes=200, label="Tiny-ImageNet"), root / TINY)
+        arrays = decoded_folder(root / TINY, tiny_files(root / TINY), TINY_FACTS.shape[1])
+    data = as_data_set(arrays, name="tiny-imagenet", num_classes=200, label="Tiny-ImageNet")
+    return whole(data, root / TINY, TINY_FACTS)
 
 
 def tiny_files(root: Path) -> Iterator[File]:
@@ -180,7 +187,11 @@ def tiny_files(root: Path) -> Iterator[File]:
             yield PurePath("test", label, name), root / "val" / "images" / name
 
 
-@data_set("imagenette", source="https://github.com/fastai/imagenette, the second version at 160 pixels")
+@data_set(
+    "imagenette",
+    source="https://github.com/fastai/imagenette, the second version at 160 pixels",
+    facts=IMAGENETTE_FACTS,
+)
 def imagenette(data_dir: Path | None = None) -> DataSet:
     """Photographs of 10 easy classes of ImageNet, 9,469 training and 3,925 test images.
 
@@ -193,13 +204,14 @@ def imagenette(data_dir: Path | None = None) -> DataSet:
             from torchvision import datasets
 
             datasets.Imagenette(root, size="160px", download=True)
-        arrays = decoded_folder(folder, side=SIDE)
-    return whole(as_data_set(arrays, name="imagenette", num_classes=10, label="Imagenette"), folder)
+        arrays = decoded_folder(folder, side=IMAGENETTE_FACTS.shape[1])
+    data = as_data_set(arrays, name="imagenette", num_classes=10, label="Imagenette")
+    return whole(data, folder, IMAGENETTE_FACTS)
 
 
-def whole(data: DataSet, folder: Path) -> DataSet:
+def whole(data: DataSet, folder: Path, facts: Facts) -> DataSet:
     """The same data set, read from `folder`, if it is whole: a part of it must not go by its name."""
-    sizes, facts = (len(data.train.targets), len(data.test.targets)), FACTS[data.name]
+    sizes = len(data.train.targets), len(data.test.targets)
     if sizes != (facts.train, facts.test):
         right = f"not {facts.train:,} and {facts.test:,}; delete it, or {CURE}"
         raise UserError(f"{data.label}: {folder} has {sizes[0]:,} training and {sizes[1]:,} test images, {right}")

@@ -1,4 +1,4 @@
-"""One table of what is known of the data sets before any of them is read."""
+"""What is known of a data set before it is read."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 class Facts:
     """Shape of an example, number of classes, sizes, and what published protocols do to training images.
 
-    Normalisation is the same for all: each channel with mean 0 and deviation 1 over the training images.
+    They stand with the registration of a data set. Normalisation is the same for all: each channel with mean 0 and
+    deviation 1 over the training images.
     """
 
     shape: tuple[int, ...]
@@ -15,17 +16,5 @@ class Facts:
     train: int
     test: int
     augmentation: str = "none"
-
-
-FACTS = {
-    "digits": Facts((1, 28, 28), 10, 1_347, 450),
-    "mnist": Facts((1, 28, 28), 10, 60_000, 10_000),
-    "fashion-mnist": Facts((1, 28, 28), 10, 60_000, 10_000),
-    "kmnist": Facts((1, 28, 28), 10, 60_000, 10_000),
-    "cifar10": Facts((3, 32, 32), 10, 50_000, 10_000, "flip-crop"),
-    "cifar100": Facts((3, 32, 32), 100, 50_000, 10_000, "flip-crop"),
-    "svhn": Facts((3, 32, 32), 10, 73_257, 26_032),
-    "tiny-imagenet": Facts((3, 64, 64), 200, 100_000, 10_000, "flip-crop"),
-    "imagenette": Facts((3, 128, 128), 10, 9_469, 3_925, "flip-crop"),
-}
-"""Name -> facts; a folder or a data set of a plugin has none here."""
+    also: tuple[str, ...] = ()
+    """Other names under which results on it are stored, as of a copy in another format."""

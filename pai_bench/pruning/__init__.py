@@ -3,6 +3,7 @@
 from pai_bench.errors import CriterionError
 from pai_bench.pruning.connectivity import Connectivity, LayerConnectivity
 from pai_bench.pruning.criterion import (
+    AuthorsChoice,
     Batch,
     BatchLike,
     BatchNormMode,
@@ -35,6 +36,7 @@ from pai_bench.pruning.variant import Variant, get_variant
 from pai_bench.spec import added_later
 
 __all__ = [
+    "AuthorsChoice",
     "Batch",
     "BatchLike",
     "BatchNormMode",

@@ -97,6 +97,23 @@ def as_batch(batch: BatchLike, loss: Loss | None = None) -> Batch:
     return Batch(*batch, loss=loss)  # type: ignore[arg-type]  # which makes tensors of arrays
 
 
+@dataclass(frozen=True)
+class AuthorsChoice:
+    """What the code of a criterion's authors does: a report says where trials do not do the same."""
+
+    option: str
+    """Of the criterion, or a setting of the trial, as records call it."""
+    text: str
+    """What their code does, to follow "its authors' code"."""
+    values: tuple[object, ...] = ()
+    """Those of the option that do the same; without any, all do but those of `otherwise`."""
+    otherwise: tuple[object, ...] = ()
+
+    def is_made(self, value: object) -> bool:
+        """Whether a `value` of the option does the same; None is that of a record that does not hold it."""
+        return value is not None and (value in self.values if self.values else value not in self.otherwise)
+
+
 _WHOLE_WEIGHT = (
     nn.Linear,
     nn.Conv1d,
@@ -222,19 +239,18 @@ class Criterion(ABC):
     """Whether the scores are divided by their sum over the whole network; the formula need not do it."""
     claims: ClassVar[tuple[str, ...]] = ()
     """Properties that the criterion declares and that `pai_bench.conformance` then holds it to."""
+    authors_choices: ClassVar[tuple[AuthorsChoice, ...]] = ()
+    """What the authors' code does by another value of an option than the default here."""
+    figure_style: ClassVar[tuple[str, str, str] | None] = None
+    """Colour, marker and line of the criterion in figures, as matplotlib writes them; None: chosen by its name."""
     revision: ClassVar[int] = 1
     """Raised whenever the formula changes, so that old results are not taken for new ones (`revision_under`)."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for fact in (
-            "name",
-            "source",
-            "former_name",
-            "place",
-        ):  # a subclass of a registered criterion is another criterion
-            if fact not in vars(cls):
-                setattr(cls, fact, "")
+        for fact in ("name", "source", "former_name", "place", "authors_choices", "figure_style"):
+            if fact not in vars(cls):  # a subclass of a registered criterion is another criterion
+                setattr(cls, fact, getattr(Criterion, fact))
         if isinstance(cls.claims, str):
             cls.claims = (cls.claims,)
         own = inspect.get_annotations(cls)  # with them, it is an option with another default or another meaning

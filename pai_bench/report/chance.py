@@ -4,13 +4,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pai_bench.report import known
+
 MARGIN = 0.02
 """Part of the way from chance to no loss, or to no error, below which nothing is learnt."""
-
-CLASSES = {"cifar100": 100, "tiny-imagenet": 200, "tiny-imagenet-200": 200} | dict.fromkeys(
-    ("digits", "mnist", "fashion-mnist", "kmnist", "cifar10", "cifar10-jpeg", "svhn", "imagenette"), 10
-)
-"""Data set -> number of classes, for records that do not hold it."""
 
 Flags = NDArray[np.bool_]
 
@@ -21,16 +18,23 @@ def numbers(rows: pd.DataFrame, name: str) -> NDArray[np.float64]:
 
 
 def classes(rows: pd.DataFrame) -> NDArray[np.float64]:
-    """Number of classes of each row's data set; NaN where it is not known."""
-    by_name, stored = rows.data.map(CLASSES).to_numpy(dtype=float), numbers(rows, "classes")
-    found = np.where(np.isnan(by_name), stored, by_name)
+    """Number of classes of each row's data set; NaN where it is not known. Of old records the name says it best."""
+    facts = {name: known.data_set(name)[1] for name in rows.data.unique()}
+    by_name = rows.data.map({name: of.classes for name, of in facts.items() if of}).to_numpy(dtype=float)
+    found = np.where(np.isnan(by_name), numbers(rows, "classes"), by_name)
     return np.where(found > 1, found, np.nan)
 
 
 def chance_losses(rows: pd.DataFrame) -> NDArray[np.float64]:
     """The loss of chance: the entropy of the training labels, or at most that, ln(classes), where it is not known."""
-    known = numbers(rows, "chance_loss")
-    return np.where(np.isnan(known), np.log(classes(rows)), known)
+    stored = numbers(rows, "chance_loss")
+    return np.where(np.isnan(stored), np.log(classes(rows)), stored) if np.isnan(stored).any() else stored
+
+
+def chance_accuracies(rows: pd.DataFrame) -> NDArray[np.float64]:
+    """The accuracy of chance: the share of the most frequent class, or at least that, where it is not known."""
+    stored = numbers(rows, "chance_accuracy")
+    return np.where(np.isnan(stored), 1 / classes(rows), stored) if np.isnan(stored).any() else stored
 
 
 def untrained(rows: pd.DataFrame) -> Flags:
@@ -45,8 +49,7 @@ def untrained(rows: pd.DataFrame) -> Flags:
 
 def guessing(rows: pd.DataFrame) -> Flags:
     """Whether the test accuracy is within `MARGIN` of always giving the most frequent class, or worse."""
-    known = numbers(rows, "chance_accuracy")
-    share = np.where(np.isnan(known), 1 / classes(rows), known)
+    share = chance_accuracies(rows)
     flags: Flags = numbers(rows, "test_accuracy") <= share + MARGIN * (1 - share)
     return flags
 

@@ -1,21 +1,19 @@
 """Our accuracies beside published ones, with what was done differently."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from pai_bench.plan import DENSE
-from pai_bench.report import chance
+from pai_bench.report import chance, known
+from pai_bench.report.known import CriterionFacts
 from pai_bench.report.quoted import Published, published, rivals
 from pai_bench.report.statistics import FEWEST, PERCENT, Estimate, estimate, t_quantile
 from pai_bench.report.summary import Comparison, plural
 from pai_bench.report.tables import Table, code, escaped
 from pai_bench.training.protocol import PROTOCOLS
-
-DATA = {"cifar10-jpeg": "cifar10", "tiny-imagenet-200": "tiny-imagenet"}
-"""Our name of a data set -> that of the published table, where they differ."""
 
 UNKNOWN = "; the number of iterations is not in the paper, 100,000 is our choice"
 
@@ -24,14 +22,6 @@ OURS = {"snip-mnist": UNKNOWN, "snip-mnist-adam": f"{UNKNOWN}, and so are the dr
 
 SAME = 0.01
 """Densities that differ by less than this share of them are the same."""
-
-SCHEDULES = {
-    "iter-snip": "exponential:steps=60",
-    "snip-it": "halving:steps=5",
-    "force": "exponential:steps=60:returns=true",
-    "synflow": "exponential:steps=100",
-}
-"""Criterion -> the schedule that it was published with, one-shot for the others."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +37,8 @@ class Beside:
     """Of our seeds, those at chance or disconnected."""
     resolution: float = 0.0
     """What one example of our test set counts, in points."""
+    classes: float = math.nan
+    """Of the data set."""
 
     @property
     def ours(self) -> Estimate:
@@ -77,26 +69,28 @@ class Beside:
 
 def beside(comparison: Comparison) -> list[Beside]:
     """What is published of the network, data set, criteria and sparsities of a comparison."""
-    data = DATA.get(comparison.data, comparison.data)
-    known = [p for p in published() if (p.data, p.model) == (data, comparison.model)]
-    if not comparison.trained or not known:
+    numbers = [p for p in published() if (p.data, p.model) == (comparison.facts.data, comparison.model)]
+    if not comparison.trained or not numbers:
         return []
     rows = comparison.rows[comparison.rows.status != "failed"]
-    found, resolution = [], comparison.resolution
+    found, resolution, classes = [], comparison.resolution, comparison.facts.classes
     for (criterion, method, sparsity), group in rows.groupby(["criterion", "method", "sparsity"], sort=False):
-        if not as_published(group):
+        if not as_published(group, comparison.facts.criteria):
             continue
         name, options = without_options(str(criterion))
         columns = (group[key].to_numpy(dtype=float) for key in ("test_accuracy", "best_accuracy"))
         last, best = (estimate(100 * column, PERCENT) for column in columns)
         fallen = int(chance.collapsed(group).sum())
-        same = [p for p in known if p.criterion == name and alike(p.sparsity, float(str(sparsity)))]
+        same = [p for p in numbers if p.criterion == name and alike(p.sparsity, float(str(sparsity)))]
         law = options.get("score-init", "redrawn")  # SNIP's own code scores another draw, too
         init = group.iloc[0].init
         same = [p for p in same if p.initialisations == ((None, "own") if law == "redrawn" else (law, init))]
         batch = group.iloc[0].score_batch
         same = [p for p in same if not p.note.startswith("score batch") or p.note == f"score batch {batch:.0f}"]
-        found += [Beside(theirs, str(method), float(str(sparsity)), last, best, fallen, resolution) for theirs in same]
+        found += [
+            Beside(theirs, str(method), float(str(sparsity)), last, best, fallen, resolution, classes)
+            for theirs in same
+        ]
     return found
 
 
@@ -117,20 +111,22 @@ def alike(one: float, other: float) -> bool:
     return abs(math.log((1 - one) / (1 - other))) < SAME
 
 
-def as_published(rows: pd.DataFrame) -> bool:
-    """Whether a criterion was used as its paper does, so that a published number can stand beside it."""
+def as_published(rows: pd.DataFrame, facts: Mapping[str, CriterionFacts] | None = None) -> bool:
+    """Whether a criterion was used as its paper does, so that a published number can stand beside it.
+
+    `facts` about criteria are looked up if not given.
+    """
     first = rows.iloc[0]
     if first.label_noise or first.validation:
         return False
     if first.criterion == DENSE:
         return True
     name, _ = without_options(first.criterion)
-    schedule = SCHEDULES.get(name, "one-shot")
-    scope = "quota" if name in ("er", "erk") else "global"
+    own = (known.criteria([name]) if facts is None else facts).get(name, CriterionFacts())
     ways = ("variant", "schedule", "scope", "target", "min_per_layer", "repair", "prunable")
     used = tuple(first[way] for way in ways)
     whole = not str(first.score_sampling).startswith("class-")
-    return whole and used == ("none", schedule, scope, "direct", 0, "none", "usual")
+    return whole and used == ("none", own.schedule, own.scope, "direct", 0, "none", "usual")
 
 
 def table(found: Sequence[Beside]) -> Table:
@@ -154,7 +150,8 @@ def table(found: Sequence[Beside]) -> Table:
                 " / ".join(dict.fromkeys(f"{s:.10g}" for s in (one.sparsity, theirs.sparsity))),
                 spread(one.last.mean, one.last.deviation, one.last.count),
                 spread(one.best.mean, one.best.deviation, one.best.count) if theirs.best_on_test else "",
-                spread(theirs.accuracy, theirs.deviation, theirs.seeds) + ", at chance" * at_chance(theirs),
+                spread(theirs.accuracy, theirs.deviation, theirs.seeds)
+                + ", at chance" * at_chance(theirs, one.classes),
                 theirs.selection,
                 f"{one.difference:+.2f}",
                 one.inside,
@@ -167,11 +164,10 @@ def table(found: Sequence[Beside]) -> Table:
 def quoted_beside(found: Sequence[Beside], comparison: Comparison) -> Table:
     """A row for each method that the tables of `found` quote beside their own; the head alone if there is none."""
     tables = {(one.theirs.source, one.theirs.table) for one in found}
-    data = DATA.get(comparison.data, comparison.data)
     body = [
         [one.criterion, f"{one.sparsity:.10g}", spread(one.accuracy, one.deviation, one.seeds), of(one)]
         for one in rivals()
-        if (one.source, one.table) in tables and (one.data, one.model) == (data, comparison.model)
+        if (one.source, one.table) in tables and (one.data, one.model) == (comparison.facts.data, comparison.model)
     ]
     return [["method", "sparsity", "published", "source"], *body]
 
@@ -181,10 +177,10 @@ def of(theirs: Published) -> str:
     return f"{theirs.source}, {theirs.table}" + (f"; {theirs.note}" if theirs.note else "")
 
 
-def at_chance(theirs: Published) -> bool:
+def at_chance(theirs: Published, classes: float) -> bool:
     """Whether a published accuracy is that of guessing, as of networks that their masks have emptied."""
-    share = 1 / chance.CLASSES.get(theirs.data, math.inf)
-    return share > 0 and theirs.accuracy / 100 <= share + chance.MARGIN * (1 - share)
+    share = 1 / classes
+    return theirs.accuracy / 100 <= share + chance.MARGIN * (1 - share)
 
 
 def spread(mean: float, deviation: float, count: int | None) -> str:

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pai_bench.data.facts import FACTS
 from pai_bench.networks import name_of
+from pai_bench.report import known
 
 
 def network_on(trial: Mapping[str, Any]) -> str:
     """The network and the data of a configuration."""
-    facts = FACTS.get(trial["data"])
+    _, facts = known.data_set(trial["data"])
     name = name_of(trial["model"], trial.get("model_version", 1), facts.shape if facts else None)
     return f"{name} on {trial['data']}"

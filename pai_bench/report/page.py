@@ -201,6 +201,7 @@ def sections_of(
         title = comparison.title
         paths = {name: figure_for(title if name == "accuracy" else f"{name} {title}") for name in FIGURES}
         jobs.append((comparison, own, folder, paths, x))
+        _ = comparison.facts  # looked up here, so that no other process loads what they stand with
     told(0, len(jobs))
     processes = min(processors(), MOST) if len(jobs) > FEW else 1
     return each(section, jobs, processes, lambda done: told(done, len(jobs)))

@@ -4,12 +4,10 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import get_args
 
 from pai_bench.experiment.settings import ScoringSettings, completed, words
-from pai_bench.law import Law
 from pai_bench.plan import DENSE
-from pai_bench.report import tables
+from pai_bench.report import known, tables
 from pai_bench.report.literature import SAME
 from pai_bench.report.pairs import UNTRAINED, Pair
 from pai_bench.report.statistics import FEWEST, LEVEL, t_quantile
@@ -116,40 +114,18 @@ def describe_commit(record: Measured) -> str | None:
     return f"{commit}, with changes that were not committed" if record.provenance.get("dirty") else commit
 
 
-ANOTHER_DRAW = ("redrawn", *get_args(Law))
-
-ORIGINALLY: dict[str, tuple[tuple[str, tuple[object, ...], str], ...]] = {
-    "snip": (
-        ("score_sampling", ("random",), "draws its score batch at random"),
-        ("score_init", ANOTHER_DRAW, "scores another draw of the initialisation than the one that is trained"),
-        ("biases", (True,), "counts biases in its budget"),
-    ),
-    "snip-it": (
-        ("score_batches", (5,), "scores 5 batches of 512 examples"),
-        ("loss", ("nll",), "applies the negative log-likelihood to raw logits, a bug"),
-    ),
-    "force": (("loss", ("nll",), "applies the negative log-likelihood to raw logits, a bug"),),
-    "grasp": (
-        ("score_init", ANOTHER_DRAW, "draws its linear layers again for scoring"),
-        ("halves", (True,), "takes the gradients of two halves of the score batch, sorted by class"),
-    ),
-    "synflow": (("ties", ("remove",), "removes all equal scores at the threshold"),),
-}
-"""Criterion -> our option for what its authors' code does, its values that do so, and what that is (docs/criteria.md
-gives the sources)."""
-
-
 def departures(records: Sequence[Record]) -> list[str]:
     """What was done otherwise than by the authors' code, criterion by criterion."""
     missing: Counter[str] = Counter()
     trials: Counter[str] = Counter()
-    for record in records:
-        if (criterion := record.trial["criterion"]) is not None:
-            given = dict(record.trial) | dict(criterion["options"])
-            for key, values, text in ORIGINALLY.get(criterion["name"].partition(":")[0], ()):
-                line = f"{criterion['name']}: its authors' code {text}"
-                trials[line] += 1
-                missing[line] += given.get(key) not in values
+    used = [(record.trial, record.trial["criterion"]) for record in records if record.trial["criterion"] is not None]
+    facts = known.criteria(criterion["name"] for _, criterion in used)
+    for trial, criterion in used:
+        given = dict(trial) | dict(criterion["options"])
+        for choice in facts[known.criterion_of(criterion["name"])].authors_choices:
+            line = f"{criterion['name']}: its authors' code {choice.text}"
+            trials[line] += 1
+            missing[line] += not choice.is_made(given.get(choice.option))
     return [
         f"{line}; here it does not{'' if count == trials[line] else f', in {count} of {trials[line]} trials'}."
         for line, count in sorted(missing.items())

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from pai_bench.experiment.settings import ScoringSettings, TrainingSettings, names, unusual, words
 from pai_bench.experiment.trial import DENSE
-from pai_bench.report import chance
+from pai_bench.report import chance, known
 from pai_bench.report.statistics import PERCENT, Estimate, estimate
 
 SHARED = ["data", "model", "protocol", *names(TrainingSettings)]
@@ -101,6 +102,13 @@ class Comparison(TrainingSettings):
         """Network and data in a few words."""
         return ", ".join([f"{self.model} on {self.data}", *unusual(self, TrainingSettings)]) + self.apart
 
+    @cached_property
+    def facts(self) -> known.ComparisonFacts:
+        """What is known of its criteria and its data set; goes with it to another process once it was looked up."""
+        pruned = self.rows.criterion[self.rows.criterion != DENSE]
+        data, facts = known.data_set(self.data)
+        return known.ComparisonFacts(known.criteria(pruned.unique()), data, facts.classes if facts else math.nan)
+
     @property
     def special(self) -> tuple[bool, bool, int]:
         """How far it is from the usual setting, and then how much it lacks: the least first, where one is chosen."""
@@ -149,7 +157,8 @@ def telling(one: Comparison, protocols: Sequence[Sequence[str]]) -> str:
 def by_setting(rows: pd.DataFrame) -> Iterator[Comparison]:
     """One comparison after the other."""
     for _, group in rows.groupby(SHARED, sort=False):
-        group = group.assign(method=method_labels(group))
+        chances = {"chance_loss": chance.chance_losses(group), "chance_accuracy": chance.chance_accuracies(group)}
+        group = group.assign(method=method_labels(group), **chances)
         dense, pruned = (group[(group.criterion == DENSE) == flag] for flag in (True, False))
         first, reference = group.iloc[0], cells(dense).get((DENSE, 0.0), Cell(()))
         yield Comparison(

@@ -80,10 +80,8 @@ def recipe_row(found: recipe.Recipe) -> list[str]:
 
 def data_row(plugin: "Plugin") -> list[str]:
     """What is known of a data set before it is read."""
-    from pai_bench.data.facts import FACTS
-
     head = [plugin_name(plugin), first_paragraph(plugin.target)]
-    if (facts := FACTS.get(plugin.name)) is None:
+    if (facts := plugin.facts) is None:
         return [*head, "", "", "", "", "", plugin.source]
     sizes = (facts.classes, facts.train, facts.test)
     return [*head, "x".join(map(str, facts.shape)), *(f"{n:,}" for n in sizes), facts.augmentation, plugin.source]

@@ -8,7 +8,8 @@ from torch import Tensor
 
 import pai_bench as pb
 from pai_bench.data import Split, dataset
-from pai_bench.data.facts import FACTS, Facts
+from pai_bench.data.facts import Facts
+from pai_bench.registry import DATA
 
 
 def data(count: int = 10, classes: int = 2, **keys: Any) -> pb.DataSet:
@@ -30,12 +31,13 @@ def test_facts_are_those_that_the_publications_state() -> None:
         "mnist": Facts((1, 28, 28), 10, 60000, 10000, "none"),
         "fashion-mnist": Facts((1, 28, 28), 10, 60000, 10000, "none"),
         "kmnist": Facts((1, 28, 28), 10, 60000, 10000, "none"),
-        "cifar10": Facts((3, 32, 32), 10, 50000, 10000, flips),
+        "cifar10": Facts((3, 32, 32), 10, 50000, 10000, flips, ("cifar10-jpeg",)),
         "cifar100": Facts((3, 32, 32), 100, 50000, 10000, flips),
         "svhn": Facts((3, 32, 32), 10, 73257, 26032, "none"),
-        "tiny-imagenet": Facts((3, 64, 64), 200, 100000, 10000, flips),
+        "tiny-imagenet": Facts((3, 64, 64), 200, 100000, 10000, flips, ("tiny-imagenet-200",)),
         "imagenette": Facts((3, 128, 128), 10, 9469, 3925, flips),
-    } == FACTS
+        "folder:": None,
+    } == {plugin.name: plugin.facts for plugin in DATA.plugins()}
 
 
 PIXELS, LABELS = torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])

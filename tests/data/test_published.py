@@ -9,7 +9,8 @@ from scipy.io import savemat
 from torchvision.datasets import SVHN
 
 import pai_bench as pb
-from pai_bench.data.facts import FACTS, Facts
+from pai_bench.data import downloads
+from pai_bench.data.facts import Facts
 from pai_bench.registry import DATA
 from tests.data.files import png, write_folder
 
@@ -23,7 +24,7 @@ def test_tiny_imagenet_by_its_annotations(tmp_path: Path, monkeypatch: pytest.Mo
     message = "tiny-imagenet-200 has 4 training and 2 test images, not 100,000 and 10,000; delete it"
     with pytest.raises(pb.UserError, match=message):
         pb.load_data("tiny-imagenet", data_dir=tmp_path)
-    monkeypatch.setitem(FACTS, "tiny-imagenet", Facts((3, 64, 64), 200, 4, 2))
+    monkeypatch.setattr(downloads, "TINY_FACTS", Facts((3, 64, 64), 200, 4, 2))
     data = pb.load_data("tiny-imagenet", data_dir=tmp_path)
     assert data.input_shape == (3, 64, 64)
     assert data.num_classes == 200
@@ -39,7 +40,7 @@ def test_tiny_imagenet_by_its_annotations(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_imagenette_is_cut_and_scaled_to_squares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(FACTS, "imagenette", Facts((3, 128, 128), 10, 2, 1))
+    monkeypatch.setattr(downloads, "IMAGENETTE_FACTS", Facts((3, 128, 128), 10, 2, 1))
     sizes = {"train/a/1.JPEG": (160, 200), "train/b/1.JPEG": (300, 160), "val/a/1.JPEG": (160, 160)}
     write_folder(tmp_path / "imagenette2-160", {path: png(7, size=size) for path, size in sizes.items()})
     data = pb.load_data("imagenette", data_dir=tmp_path)
@@ -64,10 +65,6 @@ def test_facts_are_those_of_the_data(name: str) -> None:
     directory = os.environ.get("PAI_BENCH_DATA")
     if name != "digits" and not directory:
         pytest.skip("needs PAI_BENCH_DATA")
-    data, facts = pb.load_data(name, data_dir=directory), FACTS[name]
+    data, facts = pb.load_data(name, data_dir=directory), DATA.find(name)[0].facts
     assert (data.input_shape, data.num_classes) == (facts.shape, facts.classes)
     assert (len(data.train.targets), len(data.test.targets)) == (facts.train, facts.test)
-
-
-def test_every_data_set_has_its_facts() -> None:
-    assert {plugin.name for plugin in DATA.plugins()} - {"folder:"} == set(FACTS)

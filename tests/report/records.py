@@ -5,12 +5,16 @@ from typing import Any
 
 import numpy as np
 
+from pai_bench.registry import CRITERIA
 from pai_bench.store import EpochRecord, Layer, Record, Store
 from pai_bench.store.bits import pack
 from pai_bench.store.stored import unsealed
 from pai_bench.training.protocol import PROTOCOLS
 from tests.made import Choice
 from tests.made import trial as made_trial
+
+LOOKS = {plugin.name: plugin.target.figure_style for plugin in CRITERIA.plugins()}
+"""Colour, marker and line of each criterion."""
 
 
 def record(criterion: str | None, sparsity: float, seed: int, accuracy: float | None, **changes: Any) -> Record:

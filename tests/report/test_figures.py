@@ -13,11 +13,11 @@ from matplotlib.colors import to_hex
 from pai_bench.report.figures import comparison as figure
 from pai_bench.report.figures import costs, curves
 from pai_bench.report.figures.comparison import with_room
-from pai_bench.report.figures.style import COLLAPSED_COLOUR, DENSE_COLOUR, LOOKS
+from pai_bench.report.figures.style import COLLAPSED_COLOUR, DENSE_COLOUR
 from pai_bench.report.statistics import Ranks
 from pai_bench.report.summary import Comparison, comparisons
 from pai_bench.store import EpochRecord, Record, as_frame
-from tests.report.records import record
+from tests.report.records import LOOKS, record
 
 PATH = Path("x.svg")
 

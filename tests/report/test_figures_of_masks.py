@@ -9,11 +9,11 @@ import pytest
 from matplotlib.colors import to_hex
 
 from pai_bench.report.figures import costs, frontier, masks, measurements
-from pai_bench.report.figures.style import COLLAPSED_COLOUR, COLOURS, LOOKS
+from pai_bench.report.figures.style import COLLAPSED_COLOUR, COLOURS
 from pai_bench.report.similarity import Similarity
 from pai_bench.store import Collapse, Layer, Record, Tried
 from pai_bench.store.bits import pack
-from tests.report.records import drawn, record
+from tests.report.records import LOOKS, drawn, record
 from tests.report.test_figures import PATH, bars, compared, entries, names, ticks
 from tests.report.test_measurements import result
 from tests.test_timing import cost

@@ -133,8 +133,8 @@ def test_a_whole_table_of_published_numbers() -> None:
     rows = [
         Beside(published(), "snip", 0.9, last, best),
         Beside(published(**other), "snip", 0.9, last, best),
-        Beside(published(criterion="dense", accuracy=11.7), "dense", 0.0, estimate([97.0]), best),
-        Beside(published(accuracy=11.9, seeds=1), "snip", 0.9, last, best, collapsed=2),
+        Beside(published(criterion="dense", accuracy=11.7), "dense", 0.0, estimate([97.0]), best, classes=10),
+        Beside(published(accuracy=11.9, seeds=1), "snip", 0.9, last, best, collapsed=2, classes=10),
     ]  # fmt: skip
     head, *body = (" | ".join(row) for row in literature.table(rows))
     assert head == (
@@ -157,7 +157,7 @@ def test_a_whole_table_of_published_numbers() -> None:
             for x in (end - 0.001, end + 0.001)
         ]
         assert inside == ["yes", "no"]
-    assert not literature.at_chance(published(data="unknown", accuracy=0.0))
+    assert not literature.at_chance(published(data="unknown", accuracy=0.0), math.nan)
 
 
 def test_protocols_side_by_side() -> None:

@@ -45,7 +45,9 @@ def accuracy(comparison: Comparison, path: Path, x: str = "direct") -> None:
         places = np.arange(len(comparison.methods)) - (len(comparison.methods) - 1) / 2
         alone = x == "direct" and len(comparison.sparsities) == 1  # else places say something
         beside = places * (2 * BESIDE / max(1, len(places)) if alone else 0)
-        for (method, look), aside in zip(looks(comparison.methods).items(), beside, strict=True):
+        for (method, look), aside in zip(
+            looks(comparison.methods, comparison.facts.criteria).items(), beside, strict=True
+        ):
             points = [
                 (place(s, comparison.cells[method, s], x), comparison.cells[method, s])
                 for s in comparison.sparsities

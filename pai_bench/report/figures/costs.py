@@ -84,7 +84,7 @@ def pareto(comparison: Comparison, sparsity: float, path: Path) -> bool:
         return False
     with canvas(path) as figure:
         axes = figure.subplots()
-        for method, (colour, marker, _) in looks(comparison.methods).items():
+        for method, (colour, marker, _) in looks(comparison.methods, comparison.facts.criteria).items():
             if method in points:
                 axes.plot(*points[method], color=colour, marker=marker, linestyle="none", label=literal(method))
         front = sorted(
@@ -127,7 +127,7 @@ def scoring(comparison: Comparison, path: Path) -> bool:
         axes = figure.subplots()
         names, values = list(found), np.array(list(found.values()))
         lowest = values.min() / 2
-        colours = [looks(comparison.methods)[name][0] for name in names]
+        colours = [looks(comparison.methods, comparison.facts.criteria)[name][0] for name in names]
         drawn = axes.barh(range(len(names)), values - lowest, left=lowest, color=colours)
         axes.bar_label(drawn, labels=list(map(three_digits, values)), padding=3, fontsize=8)
         axes.set_xscale("log")

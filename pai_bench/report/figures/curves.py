@@ -36,7 +36,7 @@ def learning(
         return False
     with canvas(path) as figure:
         axes = figure.subplots()
-        for method, (colour, marker, line) in looks(comparison.methods).items():
+        for method, (colour, marker, line) in looks(comparison.methods, comparison.facts.criteria).items():
             if method in curves:
                 epochs = range(1, len(curves[method]) + 1)
                 every = max(1, len(epochs) // 10)

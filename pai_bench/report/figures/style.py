@@ -5,7 +5,7 @@ import re
 import textwrap
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -21,29 +21,14 @@ from matplotlib.text import Text
 from matplotlib.ticker import NullFormatter
 
 from pai_bench import outfile
+from pai_bench.report import known
+from pai_bench.report.known import CriterionFacts, Look, criterion_of
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart, without its yellow
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
 LINES = ("-", "--", ":", "-.")
 DENSE_COLOUR, COLLAPSED_COLOUR = "#888888", "#B00000"
-
-Look = tuple[str, str, str]
-"""Colour, marker and line."""
-
-LOOKS: dict[str, Look] = {
-    "random": ("#000000", "X", "-"),
-    "er": ("#56B4E9", "v", "--"),
-    "erk": ("#56B4E9", "P", "-"),
-    "magnitude": ("#E69F00", "D", "-"),
-    "snip": ("#0072B2", "o", "-"),
-    "iter-snip": ("#0072B2", "v", "--"),
-    "snip-it": ("#0072B2", "s", ":"),
-    "force": ("#CC79A7", "P", "-"),
-    "grasp": ("#D55E00", "s", "-"),
-    "synflow": ("#009E73", "^", "-"),
-}
-"""Criteria of one family have one colour, and other markers and lines."""
 
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "pai-bench",
@@ -134,16 +119,18 @@ def plain(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def looks(methods: Iterable[str]) -> dict[str, Look]:
-    """Colour, marker and line of each method, no two the same.
+def looks(methods: Iterable[str], facts: Mapping[str, CriterionFacts] | None = None) -> dict[str, Look]:
+    """Colour, marker and line of each method, no two the same; `facts` about criteria are looked up if not given.
 
     A criterion has the same look in every figure; variants and other uses of it, which its name goes on with behind a
     comma or a plus, have its colour, and another marker or line. So has one with options where the plain one is there.
     """
     found: dict[str, Look] = {}
     methods = list(methods)
+    facts = known.criteria(methods) if facts is None else facts
     for method in sorted(methods, key=lambda method: (criterion_of(method) != method, is_use(method), method)):
-        own = own_look(criterion_of(method))
+        criterion = criterion_of(method)
+        own = (facts[criterion].figure_style if criterion in facts else None) or look_by_name(criterion)
         others = [(own[0], marker, line) for line, marker in product(LINES, MARKERS)]
         others += [(colour, marker, line) for line, marker, colour in product(LINES, MARKERS, COLOURS)]
         found[method] = next(look for look in (own, *others) if look not in found.values())
@@ -159,21 +146,15 @@ def legend(figure: Figure, axes: Axes) -> None:
         axes.legend(frameon=False, fontsize=9)
 
 
-def criterion_of(method: str) -> str:
-    """The criterion that a method uses, without its options."""
-    return re.split(r", | \+ |:(?=[\w-]+=)", method)[0]
-
-
 def is_use(method: str) -> bool:
     """Whether a method is a variant or another use of its criterion."""
     return re.search(r", | \+ ", method) is not None
 
 
-def own_look(criterion: str) -> Look:
-    """The look of a criterion, also of one that we do not know: by its name, so that it is the same everywhere."""
+def look_by_name(criterion: str) -> Look:
+    """The look of a criterion that has none of its own: by its name, so that it is the same everywhere."""
     place = zlib.crc32(criterion.encode())
-    unknown = COLOURS[place % len(COLOURS)], MARKERS[place // len(COLOURS) % len(MARKERS)], "-"
-    return LOOKS.get(criterion, unknown)
+    return COLOURS[place % len(COLOURS)], MARKERS[place // len(COLOURS) % len(MARKERS)], "-"
 
 
 def literal(text: str) -> str:

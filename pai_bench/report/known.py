@@ -1,0 +1,66 @@
+"""What is known of the criteria and data sets that results name, from where they are registered.
+
+It is looked up when it is first needed, since that loads the criteria and with them torch. What is not installed has
+the defaults.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pai_bench.registry import CRITERIA, DATA
+
+if TYPE_CHECKING:
+    from pai_bench.data.facts import Facts
+    from pai_bench.pruning.criterion import AuthorsChoice
+
+Look = tuple[str, str, str]
+"""Colour, marker and line."""
+
+
+@dataclass(frozen=True)
+class CriterionFacts:
+    """What a report needs of a criterion's class (`pai_bench.pruning.Criterion`)."""
+
+    schedule: str = "one-shot"
+    scope: str = "global"
+    figure_style: Look | None = None
+    authors_choices: "tuple[AuthorsChoice, ...]" = ()
+
+
+@dataclass(frozen=True)
+class ComparisonFacts:
+    """What a report needs for one comparison: of its criteria by name, and of its data set."""
+
+    criteria: Mapping[str, CriterionFacts]
+    data: str
+    """The name by which the data set is registered."""
+    classes: float
+    """NaN where their number is not known."""
+
+
+def criterion_of(method: str) -> str:
+    """The criterion that a method uses, without its options."""
+    return re.split(r", | \+ |:(?=[\w-]+=)", method)[0]
+
+
+def criteria(methods: Iterable[str]) -> dict[str, CriterionFacts]:
+    """Facts about the criteria that methods use, by name."""
+    if not (names := {criterion_of(method) for method in methods}):
+        return {}
+    found = {plugin.name: plugin.target for plugin in CRITERIA.known()}
+    return {
+        name: CriterionFacts(str(cls.schedule), cls.scope, cls.figure_style, cls.authors_choices)
+        if (cls := found.get(name))
+        else CriterionFacts()
+        for name in names
+    }
+
+
+def data_set(stored: str) -> "tuple[str, Facts | None]":
+    """The registered name of the data set that results call `stored`, and what is known of it before it is read."""
+    for plugin in DATA.known():
+        if stored == plugin.name or (plugin.facts and stored in plugin.facts.also):
+            return plugin.name, plugin.facts
+    return stored, None
