@@ -27,7 +27,7 @@ from pai_bench.pruning import Criterion, Schedule, get_criterion, get_schedule, 
 from pai_bench.pruning.prunable import chosen, further
 from pai_bench.pruning.prune import check_ties
 from pai_bench.pruning.replica import BATCH_NORMS
-from pai_bench.store.records import check_settings
+from pai_bench.store.configurations import check_settings
 from pai_bench.training.protocol import Protocol, get_protocol
 
 

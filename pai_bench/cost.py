@@ -75,6 +75,8 @@ def measure_cost(
         device=runner.device.type,
         environment=describe(runner.device),
         provenance=runner.provenance(),
+        precision="fp32",
+        memory_format="contiguous",
         device_seconds=scoring.device_seconds,
         floor_device_seconds=scoring.floor_device_seconds,
         prune_device_seconds=pruning.device_seconds,

@@ -15,7 +15,7 @@ from pai_bench.store import EpochRecord, Layer, Record, Store
 from pai_bench.store.stored import sealed
 from tests.made import Choice
 from tests.made import trial as made_trial
-from tests.report.records import fields_of
+from tests.report.records import ALONE, fields_of
 from tests.report.test_damage import collapse
 
 COLUMNS = [
@@ -43,7 +43,7 @@ def record(seed: int = 0) -> Record:
             "threads": 2,
             "system": "Linux",
         },
-        provenance={"data": {"label": "digits", "checksum": "00ff", "train": 10, "test": 5}},
+        provenance={**ALONE, "data": {"label": "digits", "checksum": "00ff", "train": 10, "test": 5}},
     )
 
 

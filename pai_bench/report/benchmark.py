@@ -7,8 +7,8 @@ from typing import Any
 from pai_bench import infile
 from pai_bench.errors import UserError
 from pai_bench.report import tables
-from pai_bench.store.shape import is_number
 from pai_bench.store.stored import MALFORMED
+from pai_bench.store.values import is_number
 
 LONGEST = 2**26
 """Bytes that a file of benchmarks may have."""

@@ -8,7 +8,7 @@ from pai_bench.report import tables
 from pai_bench.report.figures.measurements import bars
 from pai_bench.store import BenchmarkResult
 from pai_bench.store.measurements import Value
-from pai_bench.store.shape import is_number
+from pai_bench.store.values import is_number
 
 CAPTION = (
     "A check has *passed* if none of its values is above its limit, which stands in the head of the column or, where "

@@ -2,24 +2,26 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from pai_bench.identity import identify
-from pai_bench.store.shape import Environment, Origin, Scored, fits
+from pai_bench.store.configurations import Scoring
+from pai_bench.store.origin import Environment, Provenance
 from pai_bench.store.stored import SCHEMA, Stored
+from pai_bench.store.values import Amount, PositiveCount, Share, ShareBelow1, validated
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tried:
     """What one mask left of a network."""
 
-    sparsity: float
+    sparsity: Share
     connected: bool
-    effective_sparsity: float | None
+    effective_sparsity: Share | None
     """None where only connectedness was asked for."""
-    densities: tuple[float, ...]
+    densities: tuple[Share, ...]
     """Share of each layer that is kept."""
-    effective: tuple[float, ...] | None
+    effective: tuple[Share, ...] | None
     """Share of each layer that is kept and lies on a path."""
 
 
@@ -33,14 +35,14 @@ class Collapse(Stored):
     """
 
     trial: Mapping[str, Any]
-    size: int
-    connected_until: float | None
-    cut_from: float | None
+    size: PositiveCount
+    connected_until: ShareBelow1 | None
+    cut_from: Share | None
     first_cut: str | None
     exact: bool
-    layers_until: Mapping[str, float]
+    layers_until: Mapping[str, Share]
     tried: tuple[Tried, ...]
-    seconds: float
+    seconds: Amount
     environment: Mapping[str, Any]
     provenance: Mapping[str, Any]
     schema: int = SCHEMA
@@ -57,26 +59,15 @@ class Collapse(Stored):
         """What was examined."""
         return dict(self.trial)
 
-    @classmethod
-    def of(cls, raw: dict[str, Any]) -> Self:
-        """A collapse with the content of a file."""
-        raw["tried"] = tuple(Tried(**tried) for tried in raw["tried"])
-        return super().of(raw)
-
     def check(self) -> None:
         """Raise an error of some kind if a field is not of its type, or has an impossible value."""
-        forms = [(self, Collapse), (self.trial, Scored), (self.environment, Environment), (self.provenance, Origin)]
-        shares = [one for one in (self.connected_until, self.cut_from) if one is not None]
-        shares += [*self.layers_until.values(), *(one.sparsity for one in self.tried)]
-        shares += [one.effective_sparsity for one in self.tried if one.effective_sparsity is not None]
-        shares += [density for one in self.tried for density in (*one.densities, *(one.effective or ()))]
+        validated(self.trial, Scoring)
+        validated(self.environment, Environment)
+        validated(self.provenance, Provenance)
         layers = len(self.layers_until)
         ok = [
-            *(fits(value, form) for value, form in forms),
-            all(0 <= share <= 1 for share in shares),
-            self.connected_until is None or self.connected_until < 1,
+            bool(self.tried) and layers > 0,
             not any(one.connected and one.sparsity == 1 for one in self.tried),
-            self.size > 0 and self.seconds >= 0 and bool(self.tried) and layers > 0,
             all(len(one.densities) == layers for one in self.tried),
             all(one.effective is None or len(one.effective) == layers for one in self.tried),
             all((one.effective is None) == (one.effective_sparsity is None) for one in self.tried),

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pai_bench.identity import identify
-from pai_bench.store.shape import Environment, Origin, Scored, Trained, fits
+from pai_bench.store.configurations import ScoredTrial
+from pai_bench.store.origin import Environment, Provenance
 from pai_bench.store.stored import SCHEMA, Stored
+from pai_bench.store.upgrades import COST
+from pai_bench.store.values import Amount, Count, Number, Positive, validated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,32 +23,34 @@ class Cost(Stored):
     """
 
     trial: Mapping[str, Any]
-    weights: int
+    weights: Count
     cuts: int
     batch_norm: str | None
-    rounds: int
+    rounds: Count
     cold: bool
-    seconds: float
-    iqr: float
-    peak_bytes: int | None
-    floor_seconds: float
-    floor_peak_bytes: int | None
+    seconds: Positive
+    iqr: Amount
+    peak_bytes: Count | None
+    floor_seconds: Positive
+    floor_peak_bytes: Count | None
     prune_rounds: int
     prune_cold: bool
-    prune_seconds: float
-    prune_iqr: float
-    prune_peak_bytes: int | None
-    step_seconds: float
+    prune_seconds: Positive
+    prune_iqr: Amount
+    prune_peak_bytes: Count | None
+    step_seconds: Positive
     device: str
     environment: Mapping[str, Any]
     provenance: Mapping[str, Any]
-    precision: str = "fp32"
-    memory_format: str = "contiguous"
+    precision: str
+    memory_format: str
     schema: int = SCHEMA
-    device_seconds: float | None = None
+    device_seconds: Amount | None = None
     """The part of ``seconds`` that a GPU worked; as the next two, None on a processor and in earlier records."""
-    floor_device_seconds: float | None = None
-    prune_device_seconds: float | None = None
+    floor_device_seconds: Amount | None = None
+    prune_device_seconds: Amount | None = None
+
+    later = COST
 
     @property
     def identity(self) -> str:
@@ -60,21 +65,12 @@ class Cost(Stored):
 
     def check(self) -> None:
         """Raise an error of some kind if a field is not of its type, or has an impossible value."""
-        forms = [(self, Cost), (self.trial, Trained), (self.trial, Scored)]
-        forms += [(self.environment, Environment), (self.provenance, Origin)]
-        peaks = [p or 0 for p in (self.peak_bytes, self.floor_peak_bytes, self.prune_peak_bytes)]
-        inside = (self.device_seconds, self.floor_device_seconds, self.prune_device_seconds)
-        ok = [
-            *(fits(value, form) for value, form in forms),
-            min(self.seconds, self.floor_seconds, self.prune_seconds, self.step_seconds) > 0,
-            min(seconds or 0 for seconds in inside) >= 0,
-            min(self.iqr, self.prune_iqr, self.rounds, self.weights, *peaks) >= 0,
-        ]
-        if not all(ok):
-            raise ValueError("a field has an impossible value")
+        validated(self.trial, ScoredTrial)
+        validated(self.environment, Environment)
+        validated(self.provenance, Provenance)
 
 
-Value = float | str | None
+Value = Number | str | None
 """What a benchmark may measure: a number, or a word."""
 
 
@@ -95,9 +91,9 @@ class BenchmarkResult(Stored):
     status: Literal["passed", "failed", "skipped", "measured"]
     reason: str | None
     values: Mapping[str, Value]
-    limits: Mapping[str, float]
+    limits: Mapping[str, Number]
     bar: str | None
-    seconds: float
+    seconds: Amount
     device: str
     environment: Mapping[str, Any]
     provenance: Mapping[str, Any]
@@ -115,6 +111,5 @@ class BenchmarkResult(Stored):
 
     def check(self) -> None:
         """Raise an error of some kind if a field is not of its type, or has an impossible value."""
-        forms = [(self, BenchmarkResult), (self.environment, Environment), (self.provenance, Origin)]
-        if not all(fits(value, form) for value, form in forms) or self.seconds < 0:
-            raise ValueError("a field has an impossible value")
+        validated(self.environment, Environment)
+        validated(self.provenance, Provenance)

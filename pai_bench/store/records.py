@@ -3,13 +3,15 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, Self, get_type_hints
+from typing import Any, Literal, Self
 
-from pai_bench.errors import UserError
 from pai_bench.experiment.settings import ScoringSettings, TrainingSettings, completed, names, words
 from pai_bench.networks import name_of
-from pai_bench.store.shape import HUGE, MOST, TINY, Environment, Named, OfTrial, Scored, Trained, fits
+from pai_bench.store.configurations import kind_of
+from pai_bench.store.origin import Environment, TrialProvenance
 from pai_bench.store.stored import SCHEMA, Stored
+from pai_bench.store.upgrades import RECORD
+from pai_bench.store.values import Amount, Count, Number, PositiveCount, Share, validated
 from pai_bench.training.protocol import Protocol
 
 Status = Literal["done", "failed", "disconnected"]
@@ -20,9 +22,9 @@ class Layer:
     """One prunable parameter under the mask."""
 
     name: str
-    size: int
-    kept: int
-    effective: int | None = None
+    size: PositiveCount
+    kept: Count
+    effective: Count | None = None
     """Connections that are kept and lie on a path from an input to an output."""
     shape: tuple[int, ...] = ()
     flops: int | None = None
@@ -38,9 +40,9 @@ class EpochRecord:
     """One point of the learning curve."""
 
     epoch: int
-    train_loss: float | None
-    test_loss: float | None
-    test_accuracy: float
+    train_loss: Number | None
+    test_loss: Number | None
+    test_accuracy: Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,28 +59,28 @@ class Record(Stored):
     error: str | None = None
     traceback: str | None = None
     """How a failed trial came to its error; not in the file where there is none."""
-    test_accuracy: float | None = None
-    test_loss: float | None = None
-    achieved_sparsity: float | None = None
-    effective_sparsity: float | None = None
+    test_accuracy: Share | None = None
+    test_loss: Number | None = None
+    achieved_sparsity: Share | None = None
+    effective_sparsity: Share | None = None
     connected: bool | None = None
     dead_layers: tuple[str, ...] | None = None
     first_cut: str | None = None
     severed_shortcuts: tuple[str, ...] = ()
-    score_seconds: float | None = None
-    score_peak_bytes: int | None = None
-    train_seconds: float | None = None
-    images_per_second: float | None = None
-    epochs: int | None = None
+    score_seconds: Amount | None = None
+    score_peak_bytes: Count | None = None
+    train_seconds: Amount | None = None
+    images_per_second: Amount | None = None
+    epochs: Count | None = None
     device: str | None = None
     batch_norm: str | None = None
-    chance_loss: float | None = None
+    chance_loss: Amount | None = None
     """Entropy in nats of the training labels in use: the least loss of a network that does not look at its inputs."""
-    chance_accuracy: float | None = None
+    chance_accuracy: Share | None = None
     """Share of the most frequent class in the test set."""
-    flops: int | None = None
+    flops: Count | None = None
     """Floating-point operations of the dense network's forward pass of one example."""
-    not_prunable: int | None = None
+    not_prunable: Count | None = None
     """Elements of the network's other parameters, which no mask removes: biases, scales, embeddings, kept layers."""
     not_scored: tuple[str, ...] = ()
     """Parameters from which the network may compute weights, and which no criterion was asked about."""
@@ -91,6 +93,8 @@ class Record(Stored):
     schema: int = SCHEMA
     whole_mask: bytes | None = field(default=None, repr=False, compare=False)
     """Content of the file beside the record, not of it, that has the whole mask where `mask` is a sample."""
+
+    later = RECORD
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -108,41 +112,17 @@ class Record(Stored):
         """A record with the content of a file."""
         if not isinstance(raw.get("trial"), dict):
             raise ValueError("not a record")
-        raw["layers"] = tuple(Layer(**layer | {"shape": tuple(layer.get("shape", ()))}) for layer in raw["layers"])
-        raw["curve"] = tuple(EpochRecord(**epoch) for epoch in raw["curve"])
-        raw["dead_layers"] = None if raw["dead_layers"] is None else tuple(raw["dead_layers"])
-        raw["severed_shortcuts"] = tuple(raw.get("severed_shortcuts", ()))
-        raw["not_scored"] = tuple(raw.get("not_scored", ()))
         raw.pop("whole_mask", None)
         return super().of(raw)
 
     def check(self) -> None:
         """Raise an error of some kind if a field that the report needs is not there or not of its type."""
-        trial, scored, data = self.trial, self.trial["criterion"] is not None, self.provenance["data"]
-        forms = [(self, Record), *((trial, form) for form in forms_of(trial))]
-        forms += [(self.environment, Environment), (self.provenance, OfTrial)]
-        shares = [self.test_accuracy, self.achieved_sparsity, self.effective_sparsity, trial["sparsity"]]
-        shares += [
-            self.chance_accuracy,
-            trial.get("label_noise"),
-            trial.get("validation"),
-            trial["train_fraction"],
-            *(epoch.test_accuracy for epoch in self.curve),
-        ]
-        amounts = [data["train"], data["test"], trial["seed"], self.environment["threads"], self.score_seconds]
-        amounts += [self.score_peak_bytes, self.train_seconds, self.images_per_second, self.epochs, self.flops]
-        amounts += [self.not_prunable]
-        amounts += [self.chance_loss, data.get("classes")]
+        validated(self.trial, kind_of(self.trial))
+        validated(self.environment, Environment)
+        validated(self.provenance, TrialProvenance)
         ok = [
-            *(fits(value, form) for value, form in forms),
-            trial["sparsity"] < 1 if scored else trial["sparsity"] == 0,
-            all(side > 0 for side in data.get("shape", ())),
             self.status == "failed" or self.test_accuracy is not None,
-            bool(self.environment["versions"]),
-            not scored or (trial["score_batch"] > 0 and trial["criterion"]["name"] != "dense"),
-            all(share is None or 0 <= share <= 1 for share in shares),
-            all(amount is None or amount >= 0 for amount in amounts),
-            all(0 <= n <= layer.size > 0 for layer in self.layers for n in (layer.kept, layer.effective or 0)),
+            all(n <= layer.size for layer in self.layers for n in (layer.kept, layer.effective or 0)),
             all(not layer.shape or layer.fits_shape() for layer in self.layers),
         ]
         if not all(ok):
@@ -210,22 +190,6 @@ class Record(Stored):
             "identity": self.identity,
         }
         return head | metrics | tail
-
-
-def forms_of(trial: Mapping[str, Any]) -> tuple[type, type]:
-    """The forms that the configuration of a trial has."""
-    return Trained, Scored if trial["criterion"] is not None else Named
-
-
-def check_settings(name: str, trial: Mapping[str, Any]) -> None:
-    """Raise UserError if the configuration of the trial called `name` has a value that no record can hold."""
-    for form in forms_of(trial):
-        if not fits(trial, form):
-            wrong = [key for key, of in get_type_hints(form).items() if key in trial and not fits(trial[key], of)]
-            raise UserError(
-                f"trial {name} could not be stored: {', '.join(f'{key} {trial[key]!r}' for key in wrong)}; texts must "
-                f"be Unicode, numbers 0 or {TINY:g} to {HUGE:g}, whole ones at most {MOST:,}"
-            )
 
 
 def pruned(trial: Mapping[str, Any]) -> str:

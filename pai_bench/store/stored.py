@@ -3,11 +3,15 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any, ClassVar, Self
+
+from msgspec import ValidationError
 
 from pai_bench.errors import UserError
 from pai_bench.identity import digest
+from pai_bench.store.upgrades import upgraded
+from pai_bench.store.values import validated
 
 SCHEMA = 1
 """Version of the record's form; a reader refuses what is newer than itself."""
@@ -17,6 +21,9 @@ LONGEST = 2**23
 
 MALFORMED = (KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError)
 """What reading a damaged file may raise, besides ValueError."""
+
+LONGEST_REASON = 200
+"""Characters of what is wrong with a file that are told: a value may be in them."""
 
 CHECKSUM = "checksum"
 """The key of the checksum of all the others; files of earlier versions have none."""
@@ -37,6 +44,8 @@ class Stored:
     """A frozen dataclass of plain values, which is the content of one file."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
+    later: ClassVar[Mapping[str, Any]] = {}
+    """What older files do not say, as `pai_bench.store.upgrades` has it."""
 
     @property
     def settings(self) -> Any:
@@ -63,7 +72,7 @@ class Stored:
     @classmethod
     def of(cls, raw: dict[str, Any]) -> Self:
         """The dataclass with the content of a file."""
-        return cls(**{f.name: raw[f.name] for f in fields(cls) if f.name in raw})
+        return validated(raw, cls)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -72,10 +81,10 @@ class Stored:
             raw = loaded(text)
             if raw.get("schema", 0) > SCHEMA:
                 raise NewerSchemaError(f"schema {raw['schema']} is newer than this version reads ({SCHEMA})")
-            found = cls.of(unsealed(raw))
+            found = cls.of(upgraded(unsealed(raw), cls.later))
             found.check()
-        except MALFORMED as error:
-            raise ValueError(f"a field is missing or malformed: {error!r}") from error
+        except (ValidationError, *MALFORMED) as error:
+            raise ValueError(f"a field is missing or malformed: {repr(error)[:LONGEST_REASON]}") from error
         return found
 
 

@@ -16,6 +16,9 @@ from tests.made import trial as made_trial
 LOOKS = {plugin.name: plugin.target.figure_style for plugin in CRITERIA.plugins()}
 """Colour, marker and line of each criterion."""
 
+ALONE = {"workers": 1, "lanes": 1, "compiled": False}
+"""What the provenance of a trial says that ran by itself."""
+
 
 def record(criterion: str | None, sparsity: float, seed: int, accuracy: float | None, **changes: Any) -> Record:
     """A record with the given outcome."""
@@ -45,6 +48,7 @@ def record(criterion: str | None, sparsity: float, seed: int, accuracy: float | 
             "command": "pai-bench run",
             "commit": "abc",
             "dirty": True,
+            **ALONE,
             "data": {"label": "digits (scikit-learn, 28x28)", "checksum": "00ff", "train": 1347, "test": 450},
         },
     }
@@ -72,7 +76,7 @@ def drawn(criterion: str | None, sparsity: float, seed: int, accuracy: float, **
     data = {"label": "digits", "checksum": "00ff", "train": 10, "test": 5, "shape": [1, 4, 4]}
     keys: dict[str, Any] = {"layers": layers, "curve": curve, "flops": 190, "achieved_sparsity": sparsity}
     keys |= {"mask": pack(masks) if criterion else None, "effective_sparsity": sparsity, "connected": True}
-    keys |= {"provenance": {"command": "pai-bench run", "commit": "abc", "dirty": False, "data": data}}
+    keys |= {"provenance": {"command": "pai-bench run", "commit": "abc", "dirty": False, **ALONE, "data": data}}
     return record(criterion, sparsity, seed, accuracy, **keys | changes)
 
 

@@ -41,7 +41,7 @@ def cost() -> Cost:
         trial=trial(), weights=1000, cuts=1, batch_norm="train", rounds=5, cold=False, seconds=0.3, iqr=0.01,
         peak_bytes=2**20, floor_seconds=0.2, floor_peak_bytes=2**20, prune_rounds=1, prune_cold=True,
         prune_seconds=0.6, prune_iqr=0.0, prune_peak_bytes=None, step_seconds=0.1, device="cpu",
-        environment=ENVIRONMENT, provenance=ORIGIN,
+        environment=ENVIRONMENT, provenance=ORIGIN, precision="fp32", memory_format="contiguous",
     )  # fmt: skip
 
 
