@@ -284,6 +284,16 @@ def test_an_interrupt_says_how_to_go_on_and_the_same_command_finishes() -> None:
     assert all(path.read_bytes() == content for path, content in stored.items())
 
 
+def test_the_log_level_says_how_much_is_logged() -> None:
+    said = "DEBUG: this is where the error comes from:"
+    for level, shown in (("debug", True), ("info", False)):
+        command = [sys.executable, "-m", "pai_bench", "run", "nothing.toml", "--log-level", level]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert (said in done.stderr) == shown
+        assert "pai-bench: no recipe file nothing.toml" in done.stderr
+
+
 def test_a_closed_pipe_ends_quietly() -> None:
     read, write = os.pipe()
     os.close(read)

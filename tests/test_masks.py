@@ -54,6 +54,8 @@ def test_the_mask_of_a_trial_is_that_of_prune(tmp_path: Path, capsys: pytest.Cap
     weights, written = pb.initial_weights("lenet", "digits", seed=1), load_file(files[1])
     assert weights.keys() == written.keys()
     assert all(torch.equal(weights[name], written[name]) for name in weights)
+    first, zero = pb.initial_weights("lenet", "digits"), pb.initial_weights("lenet", "digits", seed=0)
+    assert all(torch.equal(first[name], zero[name]) for name in first)
     other = pb.initial_weights("lenet", "digits", seed=2)
     assert not torch.equal(weights["fc1.weight"], other["fc1.weight"])
     model = pb.create_model("lenet", input_shape=(1, 28, 28), num_classes=10)

@@ -294,6 +294,14 @@ def test_a_trial_by_other_names_of_its_criterion_or_quota() -> None:
         assert now.former.identity == before.identity
 
 
+def test_sweeps_and_trials_do_not_change_and_take_keywords_alone() -> None:
+    for made, key, value in ((Sweep(), "epochs", 3), (trial(), "seed", 3)):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(made, key, value)
+    with pytest.raises(TypeError):
+        Sweep(["snip"])  # type: ignore[misc]
+
+
 @pytest.mark.parametrize("given", ["snip", lambda *_: None, 0.5])
 def test_a_single_value_is_an_axis_of_its_own(given: Any) -> None:
     key = "sparsities" if given == 0.5 else "models"

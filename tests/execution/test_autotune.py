@@ -146,6 +146,11 @@ def test_a_step_is_measured(runner: Runner, lanes: int, together: Together) -> N
     assert taken >= 0
 
 
+def test_what_was_not_measured_is_trained_one_at_a_time() -> None:
+    (trial, *_) = resolve(named()).trials
+    assert (ExecutionPlan().lanes(trial), ExecutionPlan().engine(trial)) == (1, Engine())
+
+
 def test_nothing_to_run() -> None:
     asked = Runner(resolve(named()))
     assert choose(asked, []).workers == 1

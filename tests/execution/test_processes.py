@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from pai_bench.catalog import resolve
 from pai_bench.execution import Listener, run_catalog
 from pai_bench.execution.execution_plan import ExecutionPlan
 from pai_bench.execution.processes import Processes
+from pai_bench.execution.worker import Line
+from pai_bench.execution.worker_process import Worker
 from pai_bench.plan import Trial
 from pai_bench.report.page import write_report
 from pai_bench.runner import Runner
@@ -116,6 +120,37 @@ def test_a_stopped_worker_does_not_hold_up_the_end() -> None:
         worker = pool._start()
         os.kill(worker.process.pid, signal.SIGSTOP)
     assert worker.process.poll() is not None
+
+
+def test_a_worker_that_says_nothing_for_long_is_ended(caplog: pytest.LogCaptureFixture) -> None:
+    """Unless it is this process that did not look."""
+    pool = Processes(Runner(catalog := resolve(named(workers=2))), ExecutionPlan(workers=2))
+    now = time.monotonic()
+    sleepers = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) for _ in range(3)]
+    silent, speaking, idle = pool._workers = [Worker(process, Pipe()[0]) for process in sleepers]
+    silent.cell = speaking.cell = catalog.trials[:1]
+    silent.heard = idle.heard = now - 500
+    for looked, ended in ((now - 400, []), (now, [silent])):
+        pool._looked = looked
+        pool._end_silent()
+        for worker in ended:
+            worker.process.wait(10)
+        assert [worker for worker in pool._workers if worker.process.poll() is not None] == ended
+        silent.heard = now - 500
+    assert len(caplog.messages) == 1
+    pool.close()
+
+
+def test_a_worker_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pai_bench.execution.worker.BEAT", 0.01)
+    ours, theirs = Pipe()
+    with ours:
+        beats = threading.Thread(target=Line(theirs).beat)
+        beats.start()
+        assert [ours.recv() for _ in range(2)] == [("alive", None)] * 2
+    beats.join(10)  # its parent has gone
+    assert not beats.is_alive()
+    theirs.close()
 
 
 @pytest.fixture
