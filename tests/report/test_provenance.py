@@ -124,6 +124,14 @@ def test_what_authors_did_otherwise_is_counted_by_trials() -> None:
     ]
 
 
+def test_grasp_in_two_halves_is_as_in_its_authors_code() -> None:
+    said = "grasp: its authors' code takes the gradients of two halves of the score batch, sorted by class"
+    for halves in (True, False):
+        choice = Choice(name="grasp", options=(("score_init", "redrawn"), ("halves", halves)))
+        departures = provenance.departures([record("grasp", 0.9, 0, 0.5, trial={"criterion": choice})])
+        assert departures == [f"{said}; here it does not."] * (not halves)
+
+
 @pytest.mark.parametrize(
     ("size", "found", "told"),
     [(50, 0.921, "0.921"), (50, 0.919, ""), (50, 0.87, "0.87"), (10_000, 0.9011, "0.9011"), (10_000, 0.9009, "")],

@@ -20,6 +20,7 @@ from pai_bench.report.statistics import (
     ranks,
     seeds_needed,
     signed_rank,
+    signed_ranks,
 )
 
 
@@ -103,6 +104,11 @@ def test_signed_ranks_with_ties_count_all_signs() -> None:
         assert signed_rank(values) == pytest.approx(expected)
     assert math.isnan(signed_rank([0, 0, 0]))
     assert signed_rank([1, 2, 3, 4, 5]) == least_signed_rank(5) == 0.0625
+
+
+@pytest.mark.parametrize(("apart", "side"), [(0.0, 0), (3e-13, 0), (3e-12, -2)])
+def test_differences_that_differ_by_their_rounding_are_ties(apart: float, side: int) -> None:
+    assert signed_ranks(np.array([1.0, -1.0 - apart]))[1] == side
 
 
 @pytest.mark.parametrize(("tests", "seeds"), [(1, 6), (2, 7), (10, 9), (60, 12)])
