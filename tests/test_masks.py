@@ -12,9 +12,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 import pai_bench as pb
+from pai_bench.catalog import resolve
 from pai_bench.cli import main
+from pai_bench.masks import trial_of
 from pai_bench.pruning import Mask
 from pai_bench.registry import DATA, Plugin
+from pai_bench.runner import Runner
 from pai_bench.store import Record, Store, bits
 from pai_bench.store.bits import PLACES, differing, pack, read_whole, whole_file
 
@@ -129,6 +132,15 @@ def test_a_mask_is_made_again_and_held_to_the_sample(tmp_path: Path) -> None:
     wrong = {name: keep.numpy() ^ (name == "fc.weight") for name, keep in found.items()}
     with pytest.raises(pb.UserError, match=r"differs from that of trial .* in [\d,]+ of 524,288 places: .*torch"):
         pb.remake_mask(dataclasses.replace(record, mask=pack(wrong)))
+
+
+@pytest.mark.parametrize("model", ["resnet-20", "resnet-20-identity", "lenet"])
+def test_a_trial_is_of_the_network_that_its_record_names(model: str, tmp_path: Path) -> None:
+    """Results of the first version of resnet-20 are those of resnet-20-identity."""
+    made = Runner(catalog := resolve(pb.Sweep(models=[model], sparsities=[0.5], seeds=1, epochs=0)))
+    record = made.failure(catalog.trials[1], RuntimeError("not run"))
+    again, _ = trial_of(record, None, "cpu")
+    assert (again.model, again.identity) == (catalog.trials[1].model, record.identity)
 
 
 def test_what_has_no_mask_says_why(tmp_path: Path) -> None:

@@ -299,7 +299,7 @@ def test_sweeps_and_trials_do_not_change_and_take_keywords_alone() -> None:
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(made, key, value)
     with pytest.raises(TypeError):
-        Sweep(["snip"])  # type: ignore[misc]
+        Sweep(["snip"])  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("given", ["snip", lambda *_: None, 0.5])

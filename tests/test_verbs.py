@@ -15,12 +15,12 @@ from pai_bench.cli import main
 from pai_bench.conformance import Result
 from pai_bench.errors import UserError
 from pai_bench.experiment.trial import Trial
-from pai_bench.registry import DATA, MODELS
+from pai_bench.registry import CRITERIA, DATA, MODELS, Registry
 from pai_bench.runner import Runner
 from pai_bench.store import Store
 from pai_bench.verbs.checks import check_rows
 from pai_bench.verbs.console import Output, make_console
-from pai_bench.verbs.listing import data_row, plugin_name, recipe_row
+from pai_bench.verbs.listing import data_row, first_paragraph, plugin_name, recipe_row
 from pai_bench.verbs.reports import format_of
 from pai_bench.verbs.sweeps import print_plan, say_how_to_go_on
 from tests.test_runner import sweep
@@ -70,6 +70,13 @@ def test_formats_that_do_not_fit(path: str, given: str | None, message: str) -> 
 )
 def test_how_a_value_is_written_in_a_help_text(to: Any, shown: str) -> None:
     assert metavar(to) == shown
+
+
+@pytest.mark.parametrize("registry", [CRITERIA, DATA, MODELS], ids=lambda registry: registry.kind)
+def test_lists_describe_everything(registry: Registry) -> None:
+    own = [plugin for plugin in registry.plugins() if plugin.target.__module__.startswith("pai_")]
+    assert len(own) > 4
+    assert [plugin.name for plugin in own if not first_paragraph(plugin.target)] == []
 
 
 def test_rows_of_lists() -> None:
