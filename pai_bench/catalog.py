@@ -18,7 +18,7 @@ from pai_bench.data.augment import check_images
 from pai_bench.environment import select_device
 from pai_bench.errors import UserError
 from pai_bench.experiment.sources import DataSource, ModelSource
-from pai_bench.experiment.sweep import Sweep, refuse_duplicates
+from pai_bench.experiment.sweep import Execution, Sweep, refuse_duplicates
 from pai_bench.experiment.trial import Trial, expand, fraction
 from pai_bench.failures import described
 from pai_bench.identity import stream
@@ -60,18 +60,19 @@ class Catalog:
     """What the trials of a sweep name, resolved and checked, before anything is computed."""
 
     device: torch.device
-    sweep: Sweep
+    sweep: Execution
+    """How trials run."""
+    by_name: bool = True
+    """Whether other processes find all that the trials are made of by its name."""
     data: dict[str, DataSet] = field(default_factory=dict)
     """By name, loaded from the sources of trials."""
-    inspections: dict[tuple[str, str], Inspection] = field(default_factory=dict)
-    """By data and network."""
     trials: list[Trial] = field(default_factory=list)
     elsewhere: Elsewhere | None = None
     """Where networks are run that may end the process; None for this one."""
 
 
-Inspector = Callable[[Sweep, DataSet, ModelSource], Inspection]
-"""Of a sweep, one of its data sets and one of its networks."""
+Inspector = Callable[[Sweep, DataSource, DataSet, ModelSource], Inspection]
+"""Of a sweep, one of its data sets, which is loaded, and one of its networks."""
 
 
 def inspect_network(
@@ -90,13 +91,18 @@ def inspect_network(
     return dataclasses.replace(built, traced=traced, unclear=unclear)
 
 
+def inspect_here(sweep: Sweep, _source: DataSource, data: DataSet, model: ModelSource) -> Inspection:
+    """`inspect_network` in this process."""
+    return inspect_network(sweep, data, model)
+
+
 @by_torchs_defaults
-def resolve(sweep: Sweep, inspector: Inspector = inspect_network) -> Catalog:
+def resolve(sweep: Sweep, inspector: Inspector = inspect_here) -> Catalog:
     """The catalog of `sweep` with all its trials; a mistake anywhere in it is a `UserError`.
 
     `inspector` says what is known of a network on a data set.
     """
-    catalog = Catalog(select_device(sweep.device), sweep)
+    catalog = Catalog(select_device(sweep.device), sweep, sweep.by_name)
     if sweep.precision == "tf32" and catalog.device.type != "cuda":
         raise UserError(f"precision tf32 is for CUDA devices, not {catalog.device}; use fp32 or bf16")
     criteria = [_criterion(sweep, given) for given in sweep.criteria]
@@ -108,7 +114,7 @@ def resolve(sweep: Sweep, inspector: Inspector = inspect_network) -> Catalog:
     for source in sources:
         data = catalog.data[source.name]
         for model in models:
-            known = catalog.inspections[source.name, model.name] = inspector(sweep, data, model)
+            known = inspector(sweep, source, data, model)
             protocol = _protocol(sweep, data, known)
             batch = _score_batch(data, sweep, fraction(sweep, protocol))
             version = _version(model, data)
@@ -161,9 +167,8 @@ def _data(catalog: Catalog, sweep: Sweep, given: str | DataSet) -> DataSource:
         what = f"data is a name or a DataSet, not {type(given).__name__}"
         raise UserError(f'{what}: pai_bench.DataSet("NAME", train=(inputs, targets), test=(inputs, targets))')
     data = load_data(given, data_dir=sweep.data_dir) if isinstance(given, str) else given
-    source = DataSource(data.name, given, sweep.data_dir, sweep.validation)
-    catalog.data[data.name] = data.held_out(sweep.validation) if sweep.validation else data
-    return source
+    used = catalog.data[data.name] = data.held_out(sweep.validation) if sweep.validation else data
+    return DataSource(data.name, given, sweep.data_dir, sweep.validation, used.checksum)
 
 
 def _protocol(sweep: Sweep, data: DataSet, known: Inspection) -> Protocol:

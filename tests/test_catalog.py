@@ -1,5 +1,6 @@
 """From the names of a sweep to objects, trials and mistakes."""
 
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,33 @@ class Mine(Criterion):
     Path("broken.py").write_text("1/0")
     with pytest.raises(pb.UserError, match=r"broken.py does not load: ZeroDivisionError"):
         resolve(pb.Sweep(criteria=["./broken.py:Mine"]))
+
+
+def linear(_shape: tuple[int, ...], classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, classes))
+
+
+def test_trials_are_small_and_the_same_in_another_process(tmp_path: Path) -> None:
+    Path("mine.py").write_text(
+        "from dataclasses import dataclass\nfrom pai_bench.pruning import Criterion, weights\n"
+        "@dataclass(frozen=True)\nclass Mine(Criterion):\n    power: int = 2\n"
+        "    def score(self, model, batch): return weights(model)\n"
+    )
+    split = Split(torch.randn(2000, 1, 28, 28), torch.arange(2000) % 10)
+    own = pb.DataSet("own", split, split)
+    keys: dict[str, Any] = {"criteria": ["grasp:temperature=1", "./mine.py:Mine:power=3"], "models": [linear]}
+    catalog = resolve(pb.Sweep(data=["digits", own], variants=["none", "quota:erk"], sparsities=[0.5], seeds=1, **keys))
+    assert len(catalog.trials) == 2 * 5
+    for trial in catalog.trials:
+        text = pickle.dumps(trial)
+        assert len(text) < 10_000
+        again = pickle.loads(text)
+        assert (again, again.configuration()) == (trial, trial.configuration())
+        if trial.data.name == "digits":
+            assert again.data.load().checksum == catalog.data["digits"].checksum
+        else:
+            with pytest.raises(pb.UserError, match="own is an object of another process"):
+                again.data.load()
 
 
 def wrong_classes(_shape: tuple[int, ...], _classes: int) -> nn.Module:

@@ -43,7 +43,7 @@ def choose(runner: Runner, missing: Sequence[Trial], *, workers: int | str | Non
         here = tuner.plan(1, sweep.lanes)
     if tuner.seconds(here) < 2 * START_UP:
         return here
-    if runner.device.type != "cpu" or not sweep.by_name or os.name != "posix":
+    if runner.device.type != "cpu" or not runner.catalog.by_name or os.name != "posix":
         return here
     if (most := tuner.most_workers()) < 2:
         return here

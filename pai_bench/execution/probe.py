@@ -1,6 +1,7 @@
 """A process beside this one that is asked, before trials run, what a network that is not ours may crash on."""
 
 import logging
+import pickle
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,9 +10,8 @@ import torch
 from pai_bench import children
 from pai_bench.catalog import Catalog, Inspection, inspect_network, resolve
 from pai_bench.data import DataSet
-from pai_bench.execution.shared_trials import Network, SharedTrials
 from pai_bench.execution.worker_process import Worker, end, start
-from pai_bench.experiment.sources import ModelSource
+from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.plan import Sweep, Trial
 
 logger = logging.getLogger(__name__)
@@ -26,39 +26,54 @@ class Apart:
     def __init__(self, sweep: Sweep) -> None:
         self.sweep, self.fit = sweep, True
         """Whether such a process can read the sweep."""
-        self.trials = SharedTrials([])
         self._worker: Worker | None = None
-        self._identities: list[str] = []
-        self._known: dict[Network, Inspection] = {}
 
-    def inspect(self, sweep: Sweep, data: DataSet, model: ModelSource) -> Inspection:
-        """As `inspect_network`, which is called here for our own networks, and where no process can read the sweep."""
-        network = data.name, model.name
-        if network not in self._known and not model.is_own:
-            self._begin()
-        found = self._known.get(network)
+    def inspect(self, sweep: Sweep, source: DataSource, data: DataSet, model: ModelSource) -> Inspection:
+        """As `inspect_network`, which is called here for our own networks, and for what fails in the process."""
+        found = None if model.is_own else self._inspected(sweep, source, model)
         return inspect_network(sweep, data, model) if found is None else found
+
+    def _inspected(self, sweep: Sweep, source: DataSource, model: ModelSource) -> Inspection | None:
+        """What the process finds, or all that it had found when the network ended it; None where it cannot find it."""
+        if (worker := self._begin()) is None:
+            return None
+        known: Inspection | None = None
+        try:
+            worker.line.send(("inspect", pickle.dumps((sweep, source, model))))
+            kind, content = worker.receive()
+            while kind == "inspects":
+                known = content
+                kind, content = worker.receive()
+        except (EOFError, OSError):
+            self._worker = None
+            how = worker.ended()
+            self.fit = known is not None
+            if known is not None:
+                logger.warning("model %s ends the process that runs it on %s (%s)", model, source, how)
+            return known
+        if kind == "unfit":
+            logger.info("another process cannot read this sweep: %s", content)
+            self.fit = False
+            self.close()
+        return content if kind == "answer" else None
 
     def ask(self, question: str, trial: Trial, *arguments: object) -> Any:
         """The answer to a question that `pai_bench.execution.worker` knows, about a trial."""
         if (worker := self._begin()) is None:
             raise RuntimeError("no process can be started to measure in")
         try:
-            worker.line.send(("ask", (question, self.trials.named([trial]), arguments)))
+            worker.line.send(("ask", pickle.dumps((trial, question, arguments))))
             outcome, answer = worker.receive()
         except (EOFError, OSError):
             self._worker = None
             raise RuntimeError(f"the process that ran {trial.model} died ({worker.ended()})") from None
-        if outcome == "error":
+        if outcome != "answer":
             raise RuntimeError(answer)
         return answer
 
     def hand_over(self) -> Worker | None:
-        """The process, if it runs and has made the same trials, for whoever ends it then."""
+        """The process, if it runs, for whoever ends it then."""
         worker, self._worker = self._worker, None
-        if worker is not None and not self.trials.are(self._identities):
-            end([worker])
-            return None
         return worker
 
     def close(self) -> None:
@@ -68,37 +83,11 @@ class Apart:
             self._worker = None
 
     def _begin(self) -> Worker | None:
-        """The process, which has read the sweep; None where none can."""
-        while self._worker is None and self.fit:
+        """The process; None where none can read the sweep."""
+        if self._worker is None and self.fit:
             with children.interrupts_deferred():
-                self._worker = start(self.sweep, self._known, torch.get_num_threads())
-            self._await(self._worker)
+                self._worker = start(self.sweep, {}, torch.get_num_threads())
         return self._worker
-
-    def _await(self, worker: Worker) -> None:
-        """Wait until a process has read the sweep; if a network ends it, remember that."""
-        inspected: tuple[Network, Inspection] | None = None
-        try:
-            kind, content = worker.receive()
-            while kind == "inspects":
-                inspected = content
-                kind, content = worker.receive()
-        except (EOFError, OSError):
-            self._worker = None
-            how = worker.ended()
-            self.fit = inspected is not None
-            if inspected is not None:
-                (data, model), known = inspected
-                self._known[data, model] = known
-                logger.warning("model %s ends the process that runs it on %s (%s)", model, data, how)
-            return
-        if kind == "ready":
-            self._identities, found = content
-            self._known |= found
-        else:
-            logger.info("another process cannot read this sweep: %s", content)
-            self.fit = False
-            self.close()
 
 
 def close(catalogs: Iterable[Catalog]) -> None:
@@ -121,6 +110,5 @@ def prepared(sweep: Sweep) -> Catalog:
     except BaseException:
         apart.close()
         raise
-    apart.trials = SharedTrials(catalog.trials)
     catalog.elsewhere = apart if apart.fit else None
     return catalog

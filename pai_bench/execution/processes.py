@@ -18,7 +18,6 @@ from pai_bench.execution.autotune import choose
 from pai_bench.execution.backend import Ask, Backend, Cell, Take, Told
 from pai_bench.execution.execution_plan import ExecutionPlan
 from pai_bench.execution.in_process import InProcess
-from pai_bench.execution.shared_trials import SharedTrials
 from pai_bench.execution.worker_process import Worker, end, start
 from pai_bench.plan import Trial
 from pai_bench.registry import backend
@@ -52,7 +51,6 @@ class Processes:
         """Of workers, by the network that they ran alone."""
         self._attempts: Counter[str] = Counter()
         """Deaths of workers, by the trial that they ran alone."""
-        self._trials = SharedTrials(runner.catalog.trials)
 
     @property
     def description(self) -> str:
@@ -102,13 +100,8 @@ class Processes:
                         continue
                     kind, content = "unfit", f"it ended as it began, with exit code {worker.process.wait()}"
                 worker.heard = time.monotonic()
-                if kind in ("alive", "inspects"):  # what it inspects is not known here, as where its data differ
+                if kind == "alive":
                     continue
-                if kind == "ready" and not self._trials.are(content[0]):
-                    kind, content = (
-                        "unfit",
-                        "a function of yours makes other data in each process; let it draw by a fixed seed",
-                    )
                 if kind == "ready":
                     worker.ready, self._failed_starts = True, 0
                     worker.since = time.perf_counter()  # what it takes to begin is no time of a trial
@@ -168,21 +161,24 @@ class Processes:
             if worker is None and len(self._workers) >= self._room:
                 return
             if wanted := ask(waiting.popleft()):
+                try:
+                    content = pickle.dumps((wanted,))
+                except (pickle.PicklingError, AttributeError, TypeError) as error:
+                    what = f"this sweep cannot be given to worker processes ({error}); use --workers 1"
+                    raise UserError(what) from error
                 worker = worker or self._start()
                 worker.cell, worker.since = wanted, time.perf_counter()
                 worker.heard = time.monotonic()  # signs of life are read of busy workers alone
                 with suppress(OSError):  # if it is dead, its line says so when it is read
-                    worker.line.send(("run", self._trials.named(wanted)))
+                    worker.line.send(("run", content))
 
     def _start(self) -> Worker:
-        """A new worker, which reads the sweep's data and builds its networks by itself."""
+        """A new worker, which loads the data of its trials by itself, but for those that have no name elsewhere."""
         catalog = self.runner.catalog
-        try:
-            with children.interrupts_deferred():
-                worker = start(catalog.sweep, catalog.inspections, self.plan.threads)
-                self._workers.append(worker)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise UserError(f"this sweep cannot be given to worker processes ({error}); use --workers 1") from error
+        own = {trial.data.name for trial in catalog.trials if not isinstance(trial.data.given, str)}
+        with children.interrupts_deferred():
+            worker = start(catalog.sweep, {name: catalog.data[name] for name in own}, self.plan.threads)
+            self._workers.append(worker)
         self._choose_for(worker)
         return worker
 

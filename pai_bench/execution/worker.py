@@ -1,10 +1,11 @@
-"""A worker process: resolves a sweep by itself, runs the cells that it is given, and sends their records back.
+"""A worker process: runs the trials that it is sent, and sends their records back.
 
 ``python -m pai_bench.execution.worker N``, N being the file descriptor of the line to the parent.
 """
 
 import faulthandler
 import logging
+import pickle
 import sys
 import threading
 import time
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from pai_bench.children import BEAT, line_to_parent
 
 if TYPE_CHECKING:
+    from pai_bench.experiment.sources import DataSource, ModelSource
+    from pai_bench.experiment.sweep import Sweep
     from pai_bench.plan import Trial
     from pai_bench.runner import Runner
 
@@ -49,44 +52,69 @@ class Line:
 
 
 def serve(line: Line) -> None:
-    """Run cell after cell."""
+    """Answer questions, and run cell after cell."""
     import torch
 
-    from pai_bench.environment import ignore_harmless_warnings
+    from pai_bench.catalog import Catalog
+    from pai_bench.environment import ignore_harmless_warnings, select_device
     from pai_bench.execution.execution_plan import ExecutionPlan
-    from pai_bench.execution.shared_trials import trials_named, unpacked
     from pai_bench.memory import keep_freed_memory
-    from pai_bench.plan import Trial
     from pai_bench.runner import Runner
 
     faulthandler.enable(int(sys.argv[2]), all_threads=False)  # a crash then says in which line of Python it was
     keep_freed_memory()
     ignore_harmless_warnings()
-    logging.basicConfig(level=line.recv(), format="%(levelname)s: %(message)s")
-    try:
-        catalog = unpacked(line.recv_bytes(), lambda network, known: line.send(("inspects", (network, known))))
-    except Exception as error:
-        line.send(("unfit", f"{type(error).__name__}: {error}"))
-        return
-    runner, plan = Runner(catalog), ExecutionPlan()
-    line.send(("ready", ([trial.identity for trial in catalog.trials], catalog.inspections)))
+    level, execution, data = pickle.loads(line.recv_bytes())
+    logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
+    catalog = Catalog(select_device(execution.device), execution, data=data)
+    runner, plan, ready = Runner(catalog), ExecutionPlan(), False
     while True:
         kind, content = line.recv()
-        if kind == "ask":
-            question, names, arguments = content
-            (trial,) = trials_named(names, catalog)
-            line.send(answer(runner, question, trial, arguments))
-        elif kind == "plan":
+        if kind == "plan":
             plan, command = content
             torch.set_num_threads(plan.threads)
             runner = Runner(catalog, command, workers=plan.workers)
+            continue
+        try:
+            subject, *rest = pickle.loads(content)
+            if kind == "run":
+                for trial in subject:
+                    runner.inputs.loaded(trial)
+        except Exception as error:
+            line.send(("unfit", f"{type(error).__name__}: {error}"))
+            continue
+        if kind == "ask":
+            question, arguments = rest
+            line.send(answer(runner, question, subject, arguments))
+        elif kind == "inspect":
+            line.send(inspect(runner, line, subject, *rest))
         else:
-            cell = trials_named(content, catalog)
+            if not ready:
+                line.send(("ready", None))
+                ready = True
 
-            def tell(trial: Trial, epoch: int, cell: list[Trial] = cell) -> None:
+            def on_epoch(trial: "Trial", epoch: int, cell: "list[Trial]" = subject) -> None:
                 line.send(("epoch", (cell.index(trial), epoch)))
 
-            line.send(("records", runner.run_together(cell, tell, plan.engine(cell[0]))))
+            line.send(("records", runner.run_together(subject, on_epoch, plan.engine(subject[0]))))
+
+
+def inspect(
+    runner: "Runner", line: Line, sweep: "Sweep", source: "DataSource", model: "ModelSource"
+) -> tuple[str, object]:
+    """What is known of a network on a data set after it was run, or why that fails; what is known before is sent, too.
+
+    Building it and running it may each end the process.
+    """
+    from pai_bench.catalog import Inspection, inspect_network
+    from pai_bench.failures import described
+
+    try:
+        data = runner.inputs.data_set(source)
+        line.send(("inspects", Inspection()))
+        return "answer", inspect_network(sweep, data, model, lambda built: line.send(("inspects", built)))
+    except Exception as error:
+        return "error", described(error)
 
 
 def answer(runner: "Runner", question: str, trial: "Trial", arguments: Sequence[Any]) -> tuple[str, object]:

@@ -2,21 +2,22 @@
 
 import logging
 import os
+import pickle
 import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from multiprocessing.connection import Connection
 from typing import IO, Any
 
 from pai_bench import children
-from pai_bench.catalog import Inspection
 from pai_bench.children import BEAT
-from pai_bench.execution.shared_trials import Network, packed
+from pai_bench.data import DataSet
+from pai_bench.experiment.sweep import Execution
+from pai_bench.experiment.trial import Trial
 from pai_bench.failures import place_of_crash
-from pai_bench.plan import Sweep, Trial
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class Worker:
     """Where it writes what it was doing when it crashed."""
     cell: list[Trial] = field(default_factory=list)
     ready: bool = False
-    """Whether it has read the sweep."""
+    """Whether it has read the data of its first cell."""
     since: float = 0.0
     """When it began with its cell."""
     heard: float = field(default_factory=time.monotonic)
@@ -89,9 +90,10 @@ class Worker:
             self.crash.close()
 
 
-def start(sweep: Sweep, known: Mapping[Network, Inspection], threads: int) -> Worker:
-    """A process that reads a sweep by itself, but for what is known of its networks."""
-    content = packed(sweep, known)
+def start(execution: Execution, data: Mapping[str, DataSet], threads: int) -> Worker:
+    """A process that runs trials as `execution` says; it is given the `data` that it cannot load by a name."""
+    how = Execution(**{f.name: getattr(execution, f.name) for f in fields(Execution)})  # without the sweep's axes
+    content = pickle.dumps((logging.getLogger().level, how, dict(data)))  # torch would share memory with the process
     crash = tempfile.TemporaryFile()  # noqa: SIM115  # read and closed when the process has ended
     try:
         worker = Worker(*children.start("pai_bench.execution.worker", threads, crash.fileno()), crash)
@@ -99,7 +101,6 @@ def start(sweep: Sweep, known: Mapping[Network, Inspection], threads: int) -> Wo
         crash.close()
         raise
     with suppress(OSError):  # if it is dead, its line says so when it is read
-        worker.line.send(logging.getLogger().level)
         worker.line.send_bytes(content)
     return worker
 

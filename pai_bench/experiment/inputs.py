@@ -40,11 +40,15 @@ class Inputs:
         self._resident.clear()
         self._traced = None, None
 
+    def data_set(self, source: DataSource) -> DataSet:
+        """A data set where it was read, loaded once."""
+        if source.name not in self._data:
+            self._data[source.name] = source.load()
+        return self._data[source.name]
+
     def loaded(self, trial: Trial) -> DataSet:
         """The trial's data set where it was read, with all of its training examples."""
-        if trial.data.name not in self._data:
-            self._data[trial.data.name] = trial.data.load()
-        return self._data[trial.data.name]
+        return self.data_set(trial.data)
 
     def whole(self, trial: Trial) -> DataSet:
         """The trial's data set on the device, with all of its training examples."""

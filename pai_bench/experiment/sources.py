@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pai_bench.errors import UserError
 from pai_bench.networks import STORED_NAMES
 
 if TYPE_CHECKING:
@@ -17,10 +18,16 @@ class DataSource:
     """A data set: its `name` in results, and what it is loaded by, a name or a `DataSet`."""
 
     name: str
-    given: "str | DataSet" = field(compare=False, repr=False)
+    given: "str | DataSet | None" = field(compare=False, repr=False)
     data_dir: str | None = field(default=None, compare=False, repr=False)
     validation: float = 0.0
     """Share of the training set that takes the place of the test set."""
+    checksum: str = field(default="", compare=False, repr=False)
+    """Of the data set as it was loaded first, which every process is to find."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the data themselves, which no trial takes with it."""
+        return {**vars(self), "given": self.given if isinstance(self.given, str) else None}
 
     def __str__(self) -> str:
         return self.name
@@ -29,8 +36,13 @@ class DataSource:
         """The data set, with what is held out of it in the place of its test set."""
         from pai_bench.data import load_data
 
+        if self.given is None:
+            raise UserError(f"the data set {self.name} is an object of another process")
         data = load_data(self.given, data_dir=self.data_dir) if isinstance(self.given, str) else self.given
-        return data.held_out(self.validation) if self.validation else data
+        data = data.held_out(self.validation) if self.validation else data
+        if self.checksum not in ("", data.checksum):
+            raise UserError("a function of yours makes other data in each process; let it draw by a fixed seed")
+        return data
 
 
 @dataclass(frozen=True)

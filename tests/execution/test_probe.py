@@ -13,11 +13,10 @@ import pytest
 
 import pai_bench as pb
 from pai_bench import children
-from pai_bench.catalog import Inspection, resolve
+from pai_bench.catalog import resolve
 from pai_bench.execution.autotune import choose
 from pai_bench.execution.probe import Apart, prepared
 from pai_bench.execution.processes import Processes
-from pai_bench.execution.shared_trials import SharedTrials
 from pai_bench.execution.worker_process import Worker, end
 from pai_bench.runner import Runner
 from pai_bench.store import Record, Store
@@ -101,13 +100,8 @@ def apart() -> Iterator[Apart]:
 def test_networks_are_inspected_and_measured_in_another_process(apart: Apart, caplog: pytest.LogCaptureFixture) -> None:
     catalog = resolve(apart.sweep, apart.inspect)
     catalog.elsewhere = apart
-    apart.trials = SharedTrials(catalog.trials)
-    by_name = {model.partition("@")[0]: found for (_, model), found in catalog.inspections.items()}
-    assert by_name == {
-        "aborts": Inspection(batch_norm=True),
-        "in_training": Inspection(batch_norm=True),
-        "good": Inspection(),
-    }
+    protocols = {trial.model.name.partition("@")[0]: trial.protocol.name for trial in catalog.trials}
+    assert protocols == {"aborts": "short-adam-bn", "in_training": "short-adam-bn", "good": "short-adam"}
     assert re.search(
         r"ends the process that runs it on digits \(killed by signal 6 at nets.py, line \d+, in \S+\)", caplog.text
     )
@@ -142,7 +136,7 @@ def test_trials_of_code_of_ones_own_run_in_another_process() -> None:
         )
         assert [worker.process for worker in pool._workers] == [process]
     assert process.poll() is not None
-    here = [Runner(resolve(catalog.sweep)).run(trial) for trial in catalog.trials]
+    here = [Runner(resolve(crashing("good", workers=1, epochs=1))).run(trial) for trial in catalog.trials]
     assert [(one.status, one.test_loss, one.identity) for one in records] == [
         ("done", one.test_loss, one.identity) for one in here
     ]
@@ -161,7 +155,7 @@ def test_what_another_process_cannot_read_is_inspected_here() -> None:
     sweep = crashing("good")
     found = Apart(sweep)
     found.fit = False
-    assert resolve(sweep, found.inspect).inspections == resolve(sweep).inspections
+    assert resolve(sweep, found.inspect).trials == resolve(sweep).trials
     with pytest.raises(RuntimeError, match="no process can be started"):
         found.ask("step", resolve(sweep).trials[0])
 

@@ -1,5 +1,6 @@
 """Trials in lanes and in worker processes give what they give one by one, and survive what happens to them."""
 
+import dataclasses
 import functools
 import os
 import signal
@@ -20,6 +21,7 @@ from torch import nn
 import pai_bench as pb
 from pai_bench import children
 from pai_bench.catalog import resolve
+from pai_bench.data import Split
 from pai_bench.execution import Listener, run_catalog
 from pai_bench.execution.execution_plan import ExecutionPlan
 from pai_bench.execution.processes import Processes
@@ -231,6 +233,19 @@ def test_workers_are_not_waited_for_where_nothing_is_left_to_do() -> None:
         "pool.run([[t] for t in catalog.trials], ask=lambda _: [], epoch=lambda *_: None, take=lambda *_: None)"
     )
     subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
+
+
+def linear(shape: tuple[int, ...], classes: int) -> nn.Module:
+    return nn.Linear(shape[0], classes)
+
+
+@pytest.mark.slow
+def test_workers_are_given_data_that_have_no_name_elsewhere() -> None:
+    split = Split(torch.randn(60, 4), torch.arange(60) % 3)
+    made = named(data=[pb.DataSet("own", split, split)], models=[linear], batch_size=10, score_batch=30)
+    one, two = (pb.run(dataclasses.replace(made, workers=workers), out=f"r{workers}") for workers in (1, 2))
+    same(one, two)
+    assert set(two.status) == {"done"}
 
 
 def test_what_cannot_be_given_to_a_worker_is_named() -> None:
