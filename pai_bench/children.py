@@ -1,24 +1,16 @@
-"""Processes of Python beside this one: how they start and end, and a map over several of them."""
+"""Processes of Python beside this one: how they start and end."""
 
-import itertools
-import logging
 import os
-import queue
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from types import FrameType
-from typing import TypeVar
-
-logger = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """By which libraries let themselves be told how many threads to use."""
@@ -129,14 +121,19 @@ def kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 def line_to_parent() -> Connection:
     """The other end of the line, for a process that was started so; it ends when its parent has ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # what came meanwhile is ignored, too
-    threading.Thread(target=leave_with, args=[os.getppid()], daemon=True).start()
+    follow(os.getppid())
     return Connection(int(sys.argv[1]))
 
 
+def follow(parent: int) -> None:
+    """Be deaf to interrupts, which are for the parent, and end when that has ended, in the middle of work too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # what came meanwhile is ignored, too
+    threading.Thread(target=leave_with, args=[parent], daemon=True).start()
+
+
 def leave_with(parent: int) -> None:
-    """End this process when its parent has ended without a word, as by a signal, in the middle of its work too."""
+    """End this process when its parent has ended without a word, as by a signal."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
@@ -145,92 +142,3 @@ def leave_with(parent: int) -> None:
 def can_start() -> bool:
     """Whether another process can be started as above."""
     return os.name == "posix" and bool(sys.executable)
-
-
-def processors() -> int:
-    """How many processors this process may use; 1 where no other process can be started as above."""
-    if not can_start():
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def each(
-    function: Callable[..., Result],
-    jobs: Sequence[tuple[object, ...]],
-    processes: int,
-    done: Callable[[int], None] = lambda count: None,
-) -> list[Result]:
-    """``function(*job)`` of all `jobs`, in their order, by this process and so many more that make `processes`.
-
-    A process that is not ready yet holds no job, and is not waited for. What could not be done elsewhere, because the
-    process or the job failed there, is done by this one, which meets the error if it is the job's. `done` is called
-    with the number of jobs done so far, from any thread.
-    """
-    results: dict[int, Result] = {}
-    waiting, left = queue.SimpleQueue[int | None](), list[int]()
-    for place in (*range(len(jobs)), *[None] * processes):
-        waiting.put(place)
-    ready: set[subprocess.Popen[bytes]] = set()
-    counts = itertools.count(1)
-
-    def take(place: int, result: Result) -> None:
-        results[place] = result
-        done(next(counts))
-
-    def hand_out(process: subprocess.Popen[bytes], line: Connection) -> None:
-        place = None
-        try:
-            with line:
-                line.send((logging.getLogger().level, function))
-                line.recv()
-                ready.add(process)
-                for place in iter(waiting.get, None):
-                    line.send(jobs[place])
-                    succeeded, found = line.recv()
-                    if succeeded:
-                        take(place, found)
-                    else:
-                        logger.info("job %d is done once more, by this process: %s", place, found)
-                        left.append(place)
-        except Exception as error:  # the process has ended, or the job cannot be sent
-            logger.info("another process does no more jobs: %r", error)
-            left.extend([] if place is None else [place])
-
-    helpers: list[tuple[subprocess.Popen[bytes], threading.Thread]] = []
-    try:
-        for _ in range(min(processes, len(jobs)) - 1):
-            # no room for another process or thread: fewer will do
-            with suppress(OSError, RuntimeError), interrupts_deferred():
-                process, line = start("pai_bench.children", threads=1)
-                helpers.append((process, threading.Thread(target=hand_out, args=[process, line], daemon=True)))
-                helpers[-1][1].start()
-        for place in iter(waiting.get, None):
-            take(place, function(*jobs[place]))
-        for process, thread in helpers:
-            if process in ready:
-                thread.join()
-        for place in left:
-            take(place, function(*jobs[place]))
-    finally:
-        kill([process for process, _ in helpers])
-    return [results[place] for place in range(len(jobs))]
-
-
-def main() -> None:
-    """Do jobs of `each` until there are no more."""
-    gone = EOFError, BrokenPipeError, ConnectionResetError
-    with suppress(*gone), line_to_parent() as line:
-        level, function = line.recv()
-        logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
-        line.send("ready")
-        while True:
-            try:
-                line.send((True, function(*line.recv())))
-            except gone:
-                raise
-            except Exception as error:
-                line.send((False, repr(error)))
-
-
-if __name__ == "__main__":
-    main()

@@ -74,8 +74,9 @@ def ours(module: str) -> bool:
                     "plan",
                     "errors",
                     "training.protocol",
-                    "children",
                     "registry",
+                    "parallel",
+                    "law",
                     "networks",
                     "data.facts",
                     "pruning.criterion",
@@ -91,6 +92,7 @@ def ours(module: str) -> bool:
         ("arrays", ("errors",)),
         ("failures", ("errors", "environment")),
         ("children", ()),
+        ("parallel", ("children",)),
         ("precision", ()),
         ("law", ()),
         ("networks", ()),
@@ -114,7 +116,19 @@ def test_criteria_import_only_the_contract() -> None:
 
 @pytest.mark.parametrize(
     "room",
-    ["plan", "identity", "report", "store", "recipe", "registry", "failures", "children", "law", "training/protocol"],
+    [
+        "plan",
+        "identity",
+        "report",
+        "store",
+        "recipe",
+        "registry",
+        "failures",
+        "children",
+        "parallel",
+        "law",
+        "training/protocol",
+    ],
 )
 def test_rooms_without_torch(room: str) -> None:
     for file, module in imports("pai_bench", room):

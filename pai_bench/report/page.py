@@ -8,8 +8,8 @@ from itertools import count
 from pathlib import Path
 
 from pai_bench import outfile
-from pai_bench.children import each, processors
 from pai_bench.errors import UserError
+from pai_bench.parallel import parallel_map, processors
 from pai_bench.report import benchmark, collapse, costs, measurements, rankings, tables
 from pai_bench.report.figures import curves
 from pai_bench.report.provenance import caveats, provenance
@@ -204,7 +204,7 @@ def sections_of(
         _ = comparison.facts  # looked up here, so that no other process loads what they stand with
     told(0, len(jobs))
     processes = min(processors(), MOST) if len(jobs) > FEW else 1
-    return each(section, jobs, processes, lambda done: told(done, len(jobs)))
+    return parallel_map(section, jobs, processes, lambda done: told(done, len(jobs)))
 
 
 def ranking(found: Sequence[Comparison], folder: Path, figure_for: Figures) -> list[str]:
