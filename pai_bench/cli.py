@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pai_bench.arguments import divide, parser
-from pai_bench.children import ended_as_by_an_interrupt
 from pai_bench.environment import command, ignore_harmless_warnings
 from pai_bench.errors import UserError
+from pai_bench.processes import ended_as_by_an_interrupt
 from pai_bench.verbs.checks import check
 from pai_bench.verbs.collapses import collapse
 from pai_bench.verbs.console import INTERRUPTED, USER_ERROR, make_console

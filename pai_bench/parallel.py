@@ -12,7 +12,7 @@ from multiprocessing import active_children, get_context
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
-from pai_bench.children import THREADS, can_start, follow, interrupts_blocked, interrupts_deferred
+from pai_bench.processes import THREADS, can_start, follow, interrupts_blocked, interrupts_deferred
 
 Result = TypeVar("Result")
 

@@ -131,11 +131,11 @@ class Display(Listener):
         """By the identity of a trial that is still missing: of each folder that it is to be stored in, in order."""
         self.running: dict[str, str] = {}
 
-    def look(self, trials: int) -> None:
+    def on_planning(self, trials: int) -> None:
         if trials:
             self.status.start()
 
-    def begin(self, catalog: Catalog, backend: Backend, total: int, missing: list[Trial]) -> None:
+    def on_begin(self, catalog: Catalog, backend: Backend, total: int, missing: list[Trial]) -> None:
         self.total += total
         if missing:
             forecast = Forecast(catalog, backend.plan, missing)
@@ -144,7 +144,7 @@ class Display(Listener):
                 self.of[trial.identity].append(forecast)
             self.backends += [] if backend.description == str(ExecutionPlan()) else [backend.description]
 
-    def ready(self) -> None:
+    def on_ready(self) -> None:
         self.status.stop()
         missing = sum(len(forecast.missing) for forecast in self.forecasts)
         self.done = self.total - missing
@@ -162,20 +162,20 @@ class Display(Listener):
         """Seconds until the trials of all grids are done."""
         return sum(forecast.left() for forecast in self.forecasts)
 
-    def start(self, trial: Trial) -> None:
+    def on_start(self, trial: Trial) -> None:
         self.running[trial.identity] = (
             f"{describe(trial)}: scoring" if trial.criterion else f"{describe(trial)}: starting"
         )
         self._show()
 
-    def epoch(self, trial: Trial, epoch: int) -> None:
+    def on_epoch(self, trial: Trial, epoch: int) -> None:
         forecast = self.of[trial.identity][0]
         epochs = trial.protocol.passes(forecast.size(trial))
         forecast.reach(trial, epoch / max(1, epochs))
         self.running[trial.identity] = f"{describe(trial)}: epoch {min(epoch + 1, epochs)} of {epochs}"
         self._show()
 
-    def finish(self, trial: Trial, record: Record, seconds: float) -> None:
+    def on_finish(self, trial: Trial, record: Record, seconds: float) -> None:
         self.of[trial.identity].pop(0).add(trial, seconds)
         self.running.pop(trial.identity, None)
         self.done += 1
@@ -192,12 +192,12 @@ class Display(Listener):
         self.console.print(line, style="red" if failed else None, markup=False)
         self._show()
 
-    def skip(self, trial: Trial) -> None:
+    def on_skip(self, trial: Trial) -> None:
         self.of[trial.identity].pop(0).drop(trial)
         self.done += 1
         self.live.update(self.task, completed=self.done)
 
-    def end(self) -> None:
+    def on_end(self) -> None:
         self.status.stop()
         self.live.stop()
 

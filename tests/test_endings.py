@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pai_bench import children
+from pai_bench import processes
 from pai_bench.outfile import ABANDONED, temporary
 from pai_bench.store import Store
 
@@ -49,7 +49,7 @@ def is_there(group: int) -> bool:
 def test_a_signal_that_is_ignored_stays_so() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with children.ended_as_by_an_interrupt():
+        with processes.ended_as_by_an_interrupt():
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGTERM)
@@ -62,8 +62,8 @@ def test_ending_waits_for_what_may_not_be_broken_off() -> None:
     done = []
 
     def work() -> None:
-        with children.ended_as_by_an_interrupt():
-            with children.interrupts_deferred():
+        with processes.ended_as_by_an_interrupt():
+            with processes.interrupts_deferred():
                 signal.raise_signal(signal.SIGTERM)
                 done.append("whole")
             done.append("never")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pai_bench import children
+from pai_bench import processes
 from pai_bench.cli import main
 from pai_bench.store import Store
 from pai_bench.verbs import collapses, sweeps
@@ -298,7 +298,7 @@ def _nothing_long(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ValueError("it is not measured here")
 
     monkeypatch.setattr(socket, "getaddrinfo", no_network)
-    monkeypatch.setattr(children, "can_start", lambda: False)
+    monkeypatch.setattr(processes, "can_start", lambda: False)
     monkeypatch.setattr(sweeps, "print_estimate", lambda *_: 0.0)
     monkeypatch.setattr(sweeps, "run_grids", lambda *_: 0)
     monkeypatch.setattr(collapses, "search_all", lambda *_: 0)

@@ -103,7 +103,7 @@ def test_a_clock_that_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
             return now
 
     class Times(Listener):
-        def finish(self, trial: Trial, record: Record, seconds_of: float) -> None:
+        def on_finish(self, trial: Trial, record: Record, seconds_of: float) -> None:
             seconds.append(seconds_of)
 
     monkeypatch.setattr(time, "time", lambda: Back.now().timestamp())

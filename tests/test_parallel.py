@@ -80,7 +80,7 @@ def test_a_report_by_several_processes_is_the_same(results: Store, monkeypatch: 
     monkeypatch.setattr(parallel, "spawned", lambda number: processes.append(number) or spawned(number))  # type: ignore[func-returns-value]
     for number in (1, 3):
         monkeypatch.setattr(page, "processors", lambda number=number: number)
-        write_report(results, Path(f"of{number}/report.md"), told=lambda done, total: told.append((done, total)))
+        write_report(results, Path(f"of{number}/report.md"), on_progress=lambda done, total: told.append((done, total)))
         made.append(
             {str(file.relative_to(f"of{number}")): file.read_bytes() for file in Path(f"of{number}").rglob("*.*")}
         )

@@ -57,7 +57,7 @@ class Count(Listener):
     def __init__(self) -> None:
         self.ran: list[str] = []
 
-    def finish(self, trial: Trial, record: Record, seconds: float) -> None:
+    def on_finish(self, trial: Trial, record: Record, seconds: float) -> None:
         self.ran.append(trial.identity)
 
 
@@ -190,8 +190,8 @@ def test_divergence_is_a_failure() -> None:
 
 def test_an_interrupt_keeps_what_is_finished() -> None:
     class Interrupt(Count):
-        def finish(self, trial: Trial, record: Record, seconds: float) -> None:
-            super().finish(trial, record, seconds)
+        def on_finish(self, trial: Trial, record: Record, seconds: float) -> None:
+            super().on_finish(trial, record, seconds)
             if len(self.ran) == 2:
                 raise KeyboardInterrupt
 
@@ -289,7 +289,7 @@ def test_results_on_other_data_of_the_same_name_are_refused() -> None:
 
 def test_what_another_process_stored_meanwhile_is_not_run_again() -> None:
     class Busy(Count):
-        def start(self, trial: Trial) -> None:
+        def on_start(self, trial: Trial) -> None:
             if not self.ran:
                 run_catalog(resolve(sweep()), "r")  # the other process does everything
 

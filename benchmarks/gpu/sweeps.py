@@ -44,10 +44,10 @@ class Keeper(Listener):
     def __init__(self, context: Context) -> None:
         self.context = context
 
-    def epoch(self, trial: Trial, epoch: int) -> None:
+    def on_epoch(self, trial: Trial, epoch: int) -> None:
         self.context.need(0)
 
-    def finish(self, trial: Trial, record: Record, seconds: float) -> None:
+    def on_finish(self, trial: Trial, record: Record, seconds: float) -> None:
         origin = {**record.provenance, **self.context.provenance}
         kept = dataclasses.replace(record, mask=None, provenance=origin)  # masks would be nine tenths of it
         self.context.keep(f"{TRIALS}{record.identity}.json", kept.to_json())

@@ -17,13 +17,13 @@ from pai_bench.store import Record
 Cell = Sequence[Trial]
 """Trials that are trained together."""
 
-Ask = Callable[[Cell], list[Trial]]
+StillMissing = Callable[[Cell], list[Trial]]
 """Called before a cell is run: what of it is still to be run."""
 
-Told = Callable[[Trial, int], None]
+OnEpoch = Callable[[Trial, int], None]
 """Called when a trial begins to train (0), and with every epoch that it has finished."""
 
-Take = Callable[[Cell, Sequence[Record], float], None]
+OnRecords = Callable[[Cell, Sequence[Record], float], None]
 """Called when a cell has been run, with a record of each of its trials and the seconds that they took together."""
 
 
@@ -41,8 +41,10 @@ class Backend(Protocol):
 
     def __exit__(self, *error: object) -> None: ...
 
-    def run(self, cells: Sequence[Cell], *, ask: Ask, epoch: Told, take: Take) -> None:
-        """Run all `cells`, each when `ask` has said what of it is missing; returns when `take` has got all records.
+    def run(
+        self, cells: Sequence[Cell], *, still_missing: StillMissing, on_epoch: OnEpoch, on_records: OnRecords
+    ) -> None:
+        """Run all `cells`, each when `still_missing` has said what of it is; returns when `on_records` has got all.
 
         The functions are called in the thread that calls this; an error in one of them ends the run. A trial that fails
         is a record, too (`pai_bench.runner.Runner.failure`).

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pai_bench import children
+from pai_bench import processes
 from pai_bench.catalog import Catalog, Inspection, inspect_network, resolve
 from pai_bench.data import DataSet
 from pai_bench.execution.worker_process import Worker, end, start
@@ -17,7 +17,7 @@ from pai_bench.plan import Sweep, Trial
 logger = logging.getLogger(__name__)
 
 
-class Apart:
+class Probe:
     """A process beside this one that inspects the networks of a sweep and measures their steps.
 
     Where that ends it, it is started again, and the others go on. It becomes the first worker.
@@ -39,11 +39,11 @@ class Apart:
             return None
         known: Inspection | None = None
         try:
-            worker.line.send(("inspect", pickle.dumps((sweep, source, model))))
-            kind, content = worker.receive()
-            while kind == "inspects":
+            worker.connection.send(("inspect", pickle.dumps((sweep, source, model))))
+            message_type, content = worker.receive()
+            while message_type == "inspects":
                 known = content
-                kind, content = worker.receive()
+                message_type, content = worker.receive()
         except (EOFError, OSError):
             self._worker = None
             how = worker.ended()
@@ -51,18 +51,18 @@ class Apart:
             if known is not None:
                 logger.warning("model %s ends the process that runs it on %s (%s)", model, source, how)
             return known
-        if kind == "unfit":
+        if message_type == "unfit":
             logger.info("another process cannot read this sweep: %s", content)
             self.fit = False
             self.close()
-        return content if kind == "answer" else None
+        return content if message_type == "answer" else None
 
     def ask(self, question: str, trial: Trial, *arguments: object) -> Any:
         """The answer to a question that `pai_bench.execution.worker` knows, about a trial."""
         if (worker := self._begin()) is None:
             raise RuntimeError("no process can be started to measure in")
         try:
-            worker.line.send(("ask", pickle.dumps((trial, question, arguments))))
+            worker.connection.send(("ask", pickle.dumps((trial, question, arguments))))
             outcome, answer = worker.receive()
         except (EOFError, OSError):
             self._worker = None
@@ -85,7 +85,7 @@ class Apart:
     def _begin(self) -> Worker | None:
         """The process; None where none can read the sweep."""
         if self._worker is None and self.fit:
-            with children.interrupts_deferred():
+            with processes.interrupts_deferred():
                 self._worker = start(self.sweep, {}, torch.get_num_threads())
         return self._worker
 
@@ -102,13 +102,13 @@ def prepared(sweep: Sweep) -> Catalog:
 
     Whoever calls this is to `close` it.
     """
-    if not (sweep.has_foreign_code and sweep.by_name and children.can_start()):
+    if not (sweep.has_foreign_code and sweep.by_name and processes.can_start()):
         return resolve(sweep)
-    apart = Apart(sweep)
+    probe = Probe(sweep)
     try:
-        catalog = resolve(sweep, apart.inspect)
+        catalog = resolve(sweep, probe.inspect)
     except BaseException:
-        apart.close()
+        probe.close()
         raise
-    catalog.elsewhere = apart if apart.fit else None
+    catalog.elsewhere = probe if probe.fit else None
     return catalog

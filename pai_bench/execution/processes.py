@@ -10,16 +10,15 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Self
 
-from pai_bench import children
-from pai_bench.children import BEAT
 from pai_bench.errors import UserError
 from pai_bench.execution import worker_process
 from pai_bench.execution.autotune import choose
-from pai_bench.execution.backend import Ask, Backend, Cell, Take, Told
+from pai_bench.execution.backend import Backend, Cell, OnEpoch, OnRecords, StillMissing
 from pai_bench.execution.execution_plan import ExecutionPlan
 from pai_bench.execution.in_process import InProcess
 from pai_bench.execution.worker_process import Worker, end, start
 from pai_bench.plan import Trial
+from pai_bench.processes import BEAT, interrupts_deferred
 from pai_bench.registry import backend
 from pai_bench.runner import Runner
 
@@ -68,13 +67,19 @@ class Processes:
         end(self._workers)
         self._workers.clear()
 
-    def run(self, cells: Sequence[Cell], *, ask: Ask, epoch: Told, take: Take) -> None:
+    def run(
+        self, cells: Sequence[Cell], *, still_missing: StillMissing, on_epoch: OnEpoch, on_records: OnRecords
+    ) -> None:
         """As of every `Backend`."""
         waiting = deque(cells)
-        self._run_apart(waiting, ask, epoch, take)
-        InProcess(self.runner, self.plan).run(waiting, ask=ask, epoch=epoch, take=take)
+        self._run_apart(waiting, still_missing, on_epoch, on_records)
+        InProcess(self.runner, self.plan).run(
+            waiting, still_missing=still_missing, on_epoch=on_epoch, on_records=on_records
+        )
 
-    def _run_apart(self, waiting: "deque[Cell]", ask: Ask, epoch: Told, take: Take) -> None:
+    def _run_apart(
+        self, waiting: "deque[Cell]", still_missing: StillMissing, on_epoch: OnEpoch, on_records: OnRecords
+    ) -> None:
         """Run what is `waiting` in workers; leave it there if they cannot."""
         self._looked = time.monotonic()
         elsewhere = self.runner.catalog.elsewhere
@@ -83,35 +88,35 @@ class Processes:
             self._workers.append(worker)
             self._choose_for(worker)
         while waiting or any(worker.cell for worker in self._workers):
-            self._hand_out(waiting, ask)
-            # nobody is busy where another process has done all that was left: to wait for no line would be for ever
-            busy = [worker.line for worker in self._workers if worker.cell]
-            for line in (wait(busy, BEAT) or self._of_dead()) if busy else ():
-                worker = next(one for one in self._workers if one.line is line)
+            self._hand_out(waiting, still_missing)
+            # nobody is busy where another process has done all that was left: waiting for nobody would be for ever
+            busy = [worker.connection for worker in self._workers if worker.cell]
+            for connection in (wait(busy, BEAT) or self._of_dead()) if busy else ():
+                worker = next(one for one in self._workers if one.connection is connection)
                 try:
                     if worker.has_ended():
                         raise EOFError
-                    kind, content = worker.line.recv()
+                    message_type, content = worker.connection.recv()
                 except (EOFError, OSError):
                     if worker.ready:
-                        waiting.extendleft(self._bury(worker, take))
+                        waiting.extendleft(self._handle_dead_worker(worker, on_records))
                         continue
                     if self._goes_on_without(worker, waiting):
                         continue
-                    kind, content = "unfit", f"it ended as it began, with exit code {worker.process.wait()}"
+                    message_type, content = "unfit", f"it ended as it began, with exit code {worker.process.wait()}"
                 worker.heard = time.monotonic()
-                if kind == "alive":
+                if message_type == "alive":
                     continue
-                if kind == "ready":
+                if message_type == "ready":
                     worker.ready, self._failed_starts = True, 0
                     worker.since = time.perf_counter()  # what it takes to begin is no time of a trial
-                elif kind == "epoch":
+                elif message_type == "epoch":
                     place, number = content
-                    epoch(worker.cell[place], number)
-                elif kind == "records":
+                    on_epoch(worker.cell[place], number)
+                elif message_type == "records":
                     cell, worker.cell = worker.cell, []
                     self._run.add(cell[0].model.name)
-                    take(cell, content, time.perf_counter() - worker.since)
+                    on_records(cell, content, time.perf_counter() - worker.since)
                 elif self.runner.catalog.sweep.workers in ("auto", 1):
                     logger.warning("a worker process cannot run this sweep (%s); it runs in this process", content)
                     waiting.extendleft(one.cell for one in reversed(self._workers) if one.cell)
@@ -122,8 +127,8 @@ class Processes:
             self._end_silent()
 
     def _of_dead(self) -> list[Connection]:
-        """The lines of busy workers that have died without closing them, as where they have started others."""
-        return [worker.line for worker in self._workers if worker.cell and worker.has_ended()]
+        """The connections of busy workers that have died without closing them, as where they have started others."""
+        return [worker.connection for worker in self._workers if worker.cell and worker.has_ended()]
 
     def _end_silent(self) -> None:
         """End workers that have been stopped: what they had is then run again, as of any that has died."""
@@ -154,13 +159,13 @@ class Processes:
             time.sleep(DELAY * 2 ** (self._failed_starts - 1))
         return True
 
-    def _hand_out(self, waiting: "deque[Cell]", ask: Ask) -> None:
+    def _hand_out(self, waiting: "deque[Cell]", still_missing: StillMissing) -> None:
         """Give every free worker a cell, and start those that are needed."""
         while waiting:
             worker = next((one for one in self._workers if not one.cell), None)
             if worker is None and len(self._workers) >= self._room:
                 return
-            if wanted := ask(waiting.popleft()):
+            if wanted := still_missing(waiting.popleft()):
                 try:
                     content = pickle.dumps((wanted,))
                 except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -169,14 +174,14 @@ class Processes:
                 worker = worker or self._start()
                 worker.cell, worker.since = wanted, time.perf_counter()
                 worker.heard = time.monotonic()  # signs of life are read of busy workers alone
-                with suppress(OSError):  # if it is dead, its line says so when it is read
-                    worker.line.send(("run", content))
+                with suppress(OSError):  # if it is dead, its connection says so when it is read
+                    worker.connection.send(("run", content))
 
     def _start(self) -> Worker:
         """A new worker, which loads the data of its trials by itself, but for those that have no name elsewhere."""
         catalog = self.runner.catalog
         own = {trial.data.name for trial in catalog.trials if not isinstance(trial.data.given, str)}
-        with children.interrupts_deferred():
+        with interrupts_deferred():
             worker = start(catalog.sweep, {name: catalog.data[name] for name in own}, self.plan.threads)
             self._workers.append(worker)
         self._choose_for(worker)
@@ -184,10 +189,10 @@ class Processes:
 
     def _choose_for(self, worker: Worker) -> None:
         """Say how it is to run trials."""
-        with suppress(OSError):  # if it is dead, its line says so when it is read
-            worker.line.send(("plan", (self.plan, self.runner.command)))
+        with suppress(OSError):  # if it is dead, its connection says so when it is read
+            worker.connection.send(("plan", (self.plan, self.runner.command)))
 
-    def _bury(self, worker: Worker, take: Take) -> list[Cell]:
+    def _handle_dead_worker(self, worker: Worker, on_records: OnRecords) -> list[Cell]:
         """What a worker that has died leaves to be run again; a trial that has had its chances is taken as failed.
 
         Of several trials, each may be the one to blame, or all of them together for the memory: they are halved.
@@ -209,7 +214,7 @@ class Processes:
         # the system ends so whoever takes the most memory where there is none left
         hint = "; memory may have been short" if worker.process.returncode == -signal.SIGKILL else ""
         failure = self.runner.failure(cell[0], RuntimeError(f"the worker process died ({how}){hint}"))
-        take(cell, [failure], time.perf_counter() - worker.since)
+        on_records(cell, [failure], time.perf_counter() - worker.since)
         return []
 
 

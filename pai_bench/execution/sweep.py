@@ -26,28 +26,28 @@ logger = logging.getLogger(__name__)
 class Listener:
     """What is told of a sweep's progress. Every method may be overridden; the default listens to nothing."""
 
-    def look(self, trials: int) -> None:
+    def on_planning(self, trials: int) -> None:
         """So many trials are to be run; how they are run is found out now."""
 
-    def begin(self, catalog: Catalog, backend: Backend, total: int, missing: list[Trial]) -> None:
+    def on_begin(self, catalog: Catalog, backend: Backend, total: int, missing: list[Trial]) -> None:
         """A grid has `total` trials that no earlier one has, `missing` are to be run by `backend`; told before all."""
 
-    def ready(self) -> None:
+    def on_ready(self) -> None:
         """All grids have been told of; trials begin now."""
 
-    def start(self, trial: Trial) -> None:
+    def on_start(self, trial: Trial) -> None:
         """A trial begins."""
 
-    def epoch(self, trial: Trial, epoch: int) -> None:
+    def on_epoch(self, trial: Trial, epoch: int) -> None:
         """A trial has finished `epoch` epochs of training; 0 when training begins."""
 
-    def finish(self, trial: Trial, record: Record, seconds: float) -> None:
+    def on_finish(self, trial: Trial, record: Record, seconds: float) -> None:
         """A trial has ended, well or not, and is stored. Trials in lanes share their seconds."""
 
-    def skip(self, trial: Trial) -> None:
+    def on_skip(self, trial: Trial) -> None:
         """A trial that was to be run has been stored by another process meanwhile."""
 
-    def end(self) -> None:
+    def on_end(self) -> None:
         """The sweep is over, finished or not."""
 
 
@@ -106,23 +106,23 @@ def run_catalogs(
     try:
         for catalog, out in pairs:
             part = _Part(catalog, Store(out, create=True), Runner(catalog, command), listener)
-            part.look(taken.setdefault(Path(out).resolve(), {}), retry_failed=retry_failed)
+            part.find_missing(taken.setdefault(Path(out).resolve(), {}), retry_failed=retry_failed)
             parts.append(part)
-        listener.look(sum(len(part.missing) for part in parts))
+        listener.on_planning(sum(len(part.missing) for part in parts))
         for part in parts:
             part.backend = make_backend(part.runner, part.missing)
             part.runner.inputs.release()
             if len(parts) > 1:
                 close([part.catalog])
         for part in parts:
-            listener.begin(part.catalog, part.backend, part.own, part.missing)
-        listener.ready()
+            listener.on_begin(part.catalog, part.backend, part.own, part.missing)
+        listener.on_ready()
         for part in parts:
             part.run()
             part.runner.inputs.release()
         return [part.found() for part in parts]
     finally:
-        listener.end()
+        listener.on_end()
         close(catalog for catalog, _ in pairs)
 
 
@@ -139,7 +139,7 @@ class _Part:
         self.own = 0
         """Trials that no earlier part with the same folder has."""
 
-    def look(self, taken: dict[str, bool], *, retry_failed: bool) -> None:
+    def find_missing(self, taken: dict[str, bool], *, retry_failed: bool) -> None:
         """Find what is missing; what is missing of an earlier part with the same folder is left to it.
 
         `taken` has the trials of that folder so far, and whether they are missing.
@@ -164,21 +164,26 @@ class _Part:
         """Run what is missing."""
         with self.backend:
             made = list(cells(self.missing, self.backend.plan.lanes))
-            self.backend.run(made, ask=self.ask, epoch=self.listener.epoch, take=self.take)
+            self.backend.run(
+                made,
+                still_missing=self.still_missing,
+                on_epoch=self.listener.on_epoch,
+                on_records=self.on_records,
+            )
 
-    def ask(self, cell: Sequence[Trial]) -> list[Trial]:
+    def still_missing(self, cell: Sequence[Trial]) -> list[Trial]:
         """What is still missing of a cell; another process on the same folder may have been faster."""
         wanted = []
         for trial in cell:
             if self.records[trial.identity] is None and (record := self.read(trial)) is not None:
                 self.records[trial.identity] = record
-                self.listener.skip(trial)
+                self.listener.on_skip(trial)
             else:
                 wanted.append(trial)
-                self.listener.start(trial)
+                self.listener.on_start(trial)
         return wanted
 
-    def take(self, cell: Sequence[Trial], found: Sequence[Record], seconds: float) -> None:
+    def on_records(self, cell: Sequence[Trial], found: Sequence[Record], seconds: float) -> None:
         """Store the records of a cell."""
         for trial, record in zip(cell, found, strict=True):
             try:
@@ -187,7 +192,7 @@ class _Part:
                 record = self.runner.failure(trial, error)
                 self.store.write(record)
             self.records[trial.identity] = without_mask(record)
-            self.listener.finish(trial, record, seconds / len(cell))
+            self.listener.on_finish(trial, record, seconds / len(cell))
 
     def found(self) -> list[Record]:
         """The records of all trials that have one, those that an earlier part has run, too."""

@@ -1,6 +1,6 @@
 """A worker process: runs the trials that it is sent, and sends their records back.
 
-``python -m pai_bench.execution.worker N``, N being the file descriptor of the line to the parent.
+``python -m pai_bench.execution.worker N``, N being the file descriptor of the connection to the parent.
 """
 
 import faulthandler
@@ -14,7 +14,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
-from pai_bench.children import BEAT, line_to_parent
+from pai_bench.processes import BEAT, connection_to_parent
 
 if TYPE_CHECKING:
     from pai_bench.experiment.sources import DataSource, ModelSource
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Serve until the line is closed."""
-    line = Line(line_to_parent())
-    threading.Thread(target=line.beat, daemon=True).start()
+    """Serve until the connection is closed."""
+    connection = SharedConnection(connection_to_parent())
+    threading.Thread(target=connection.beat, daemon=True).start()
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has gone
-        serve(line)
+        serve(connection)
 
 
-class Line:
-    """The line to the parent, which several threads may send along."""
+class SharedConnection:
+    """The connection to the parent, along which several threads may send."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection, self._lock = connection, threading.Lock()
@@ -51,7 +51,7 @@ class Line:
                 time.sleep(BEAT)
 
 
-def serve(line: Line) -> None:
+def serve(connection: SharedConnection) -> None:
     """Answer questions, and run cell after cell."""
     import torch
 
@@ -64,43 +64,43 @@ def serve(line: Line) -> None:
     faulthandler.enable(int(sys.argv[2]), all_threads=False)  # a crash then says in which line of Python it was
     keep_freed_memory()
     ignore_harmless_warnings()
-    level, execution, data = pickle.loads(line.recv_bytes())
+    level, execution, data = pickle.loads(connection.recv_bytes())
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
     catalog = Catalog(select_device(execution.device), execution, data=data)
     runner, plan, ready = Runner(catalog), ExecutionPlan(), False
     while True:
-        kind, content = line.recv()
-        if kind == "plan":
+        message_type, content = connection.recv()
+        if message_type == "plan":
             plan, command = content
             torch.set_num_threads(plan.threads)
             runner = Runner(catalog, command, workers=plan.workers)
             continue
         try:
             subject, *rest = pickle.loads(content)
-            if kind == "run":
+            if message_type == "run":
                 for trial in subject:
                     runner.inputs.loaded(trial)
         except Exception as error:
-            line.send(("unfit", f"{type(error).__name__}: {error}"))
+            connection.send(("unfit", f"{type(error).__name__}: {error}"))
             continue
-        if kind == "ask":
+        if message_type == "ask":
             question, arguments = rest
-            line.send(answer(runner, question, subject, arguments))
-        elif kind == "inspect":
-            line.send(inspect(runner, line, subject, *rest))
+            connection.send(answer(runner, question, subject, arguments))
+        elif message_type == "inspect":
+            connection.send(inspect(runner, connection, subject, *rest))
         else:
             if not ready:
-                line.send(("ready", None))
+                connection.send(("ready", None))
                 ready = True
 
             def on_epoch(trial: "Trial", epoch: int, cell: "list[Trial]" = subject) -> None:
-                line.send(("epoch", (cell.index(trial), epoch)))
+                connection.send(("epoch", (cell.index(trial), epoch)))
 
-            line.send(("records", runner.run_together(subject, on_epoch, plan.engine(subject[0]))))
+            connection.send(("records", runner.run_together(subject, on_epoch, plan.engine(subject[0]))))
 
 
 def inspect(
-    runner: "Runner", line: Line, sweep: "Sweep", source: "DataSource", model: "ModelSource"
+    runner: "Runner", connection: SharedConnection, sweep: "Sweep", source: "DataSource", model: "ModelSource"
 ) -> tuple[str, object]:
     """What is known of a network on a data set after it was run, or why that fails; what is known before is sent, too.
 
@@ -111,8 +111,8 @@ def inspect(
 
     try:
         data = runner.inputs.data_set(source)
-        line.send(("inspects", Inspection()))
-        return "answer", inspect_network(sweep, data, model, lambda built: line.send(("inspects", built)))
+        connection.send(("inspects", Inspection()))
+        return "answer", inspect_network(sweep, data, model, lambda built: connection.send(("inspects", built)))
     except Exception as error:
         return "error", described(error)
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, fields
 from multiprocessing.connection import Connection
 from typing import IO, Any
 
-from pai_bench import children
-from pai_bench.children import BEAT
+from pai_bench import processes
 from pai_bench.data import DataSet
 from pai_bench.experiment.sweep import Execution
 from pai_bench.experiment.trial import Trial
 from pai_bench.failures import place_of_crash
+from pai_bench.processes import BEAT
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +33,10 @@ LONGEST = 2**16
 
 @dataclass
 class Worker:
-    """A process that runs one cell after the other, and the line to it."""
+    """A process that runs one cell after the other, and the connection to it."""
 
     process: subprocess.Popen[bytes]
-    line: Connection
+    connection: Connection
     crash: IO[bytes] | None = None
     """Where it writes what it was doing when it crashed."""
     cell: list[Trial] = field(default_factory=list)
@@ -55,8 +55,8 @@ class Worker:
         message: tuple[str, Any] = ("alive", None)
         silent = 0.0  # by what was waited for: while this process is stopped, nothing is
         while message[0] == "alive":
-            if self.line.poll(BEAT):
-                message, silent = self.line.recv(), 0.0
+            if self.connection.poll(BEAT):
+                message, silent = self.connection.recv(), 0.0
             elif self.has_ended():
                 raise EOFError
             elif (silent := silent + BEAT) >= SILENCE:
@@ -64,8 +64,8 @@ class Worker:
         return message
 
     def has_ended(self) -> bool:
-        """Whether the process has died and said all; what it has started may still hold the line to it open."""
-        return self.process.poll() is not None and not self.line.poll()
+        """Whether the process has died and said all; what it has started may still hold the connection to it open."""
+        return self.process.poll() is not None and not self.connection.poll()
 
     def end_silent(self) -> None:
         """End the process, which has been stopped."""
@@ -85,7 +85,7 @@ class Worker:
 
     def close(self) -> None:
         """Close all that is shared with the process."""
-        self.line.close()
+        self.connection.close()
         if self.crash is not None:
             self.crash.close()
 
@@ -96,12 +96,12 @@ def start(execution: Execution, data: Mapping[str, DataSet], threads: int) -> Wo
     content = pickle.dumps((logging.getLogger().level, how, dict(data)))  # torch would share memory with the process
     crash = tempfile.TemporaryFile()  # noqa: SIM115  # read and closed when the process has ended
     try:
-        worker = Worker(*children.start("pai_bench.execution.worker", threads, crash.fileno()), crash)
+        worker = Worker(*processes.start("pai_bench.execution.worker", threads, crash.fileno()), crash)
     except BaseException:  # an interrupt, too
         crash.close()
         raise
-    with suppress(OSError):  # if it is dead, its line says so when it is read
-        worker.line.send_bytes(content)
+    with suppress(OSError):  # if it is dead, its connection says so when it is read
+        worker.connection.send_bytes(content)
     return worker
 
 

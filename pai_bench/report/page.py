@@ -19,7 +19,7 @@ from pai_bench.report.summary import Comparison, comparisons, plural
 from pai_bench.report.versions import newest
 from pai_bench.store import BenchmarkResult, Collapse, Cost, Record, Store, as_frame
 
-Told = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Called with how many sections are done, of how many."""
 
 
@@ -31,13 +31,13 @@ def write_report(
     suffix: str = "svg",
     timings: Path | None = None,
     all_versions: bool = False,
-    told: Told = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> Path:
     """Write the report of everything in `store` to `path`, its figures into ``figures/`` beside it.
 
     The figures' axis `x` is the ``direct`` sparsity or the ``effective`` one; their format is ``svg`` or ``png``.
-    `timings` is a file of pytest-benchmark, which becomes a part of the report; `told` is called as it is made. Of each
-    criterion, the newest version is shown, unless `all_versions` are asked for.
+    `timings` is a file of pytest-benchmark, which becomes a part of the report; `on_progress` is called meanwhile. Of
+    each criterion, the newest version is shown, unless `all_versions` are asked for.
     """
     records, measured, collapses = list(store), store.read_costs(), store.read_collapses()
     if not (benchmarks := store.read_benchmarks()) and not records and not measured and not collapses:
@@ -62,7 +62,7 @@ def write_report(
         timings=timings,
         left_out=store.left_out,
         older=older,
-        told=told,
+        on_progress=on_progress,
     )
     outfile.write(path, text, "the report")
     return path
@@ -80,7 +80,7 @@ def page(
     timings: Path | None = None,
     left_out: Mapping[str, str] | None = None,
     older: Sequence[str] = (),
-    told: Told = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> str:
     """The text of the report; draws its figures on the way.
 
@@ -93,7 +93,7 @@ def page(
     if not records:
         parts = ["# Pruning at initialisation: " + subject(measured, collapses)]
     figure_for = Figures(path.stem, suffix)
-    sections = sections_of(found, records, path.parent, figure_for, x, told)
+    sections = sections_of(found, records, path.parent, figure_for, x, on_progress)
     parts += in_short(found, sections)
     parts += [part for one in sections for part in one.parts]
     parts += ranking(found, path.parent, figure_for)
@@ -191,7 +191,12 @@ FEW, MOST = 3, 4
 
 
 def sections_of(
-    found: Sequence[Comparison], records: Sequence[Record], folder: Path, figure_for: Figures, x: str, told: Told
+    found: Sequence[Comparison],
+    records: Sequence[Record],
+    folder: Path,
+    figure_for: Figures,
+    x: str,
+    on_progress: OnProgress,
 ) -> list[Section]:
     """The section of each comparison, by several processes if there are more than a `FEW`."""
     by_identity = {record.identity: record for record in records}
@@ -202,9 +207,9 @@ def sections_of(
         paths = {name: figure_for(title if name == "accuracy" else f"{name} {title}") for name in FIGURES}
         jobs.append((comparison, own, folder, paths, x))
         _ = comparison.facts  # looked up here, so that no other process loads what they stand with
-    told(0, len(jobs))
+    on_progress(0, len(jobs))
     processes = min(processors(), MOST) if len(jobs) > FEW else 1
-    return parallel_map(section, jobs, processes, lambda done: told(done, len(jobs)))
+    return parallel_map(section, jobs, processes, lambda done: on_progress(done, len(jobs)))
 
 
 def ranking(found: Sequence[Comparison], folder: Path, figure_for: Figures) -> list[str]:

@@ -103,7 +103,7 @@ def print_report(console: "Console", store: "Store", path: Path, **options: Any)
 
         task = progress.add_task("", total=None)  # as long as results are read
         path = write_report(
-            store, path, told=lambda done, total: progress.update(task, completed=done, total=total), **options
+            store, path, on_progress=lambda done, total: progress.update(task, completed=done, total=total), **options
         )
     console.print(f"report: {path}", markup=False)
     return path

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 import pai_bench as pb
-from pai_bench import children
+from pai_bench import processes
 from pai_bench.catalog import resolve
 from pai_bench.execution.autotune import choose
-from pai_bench.execution.probe import Apart, prepared
+from pai_bench.execution.probe import Probe, prepared
 from pai_bench.execution.processes import Processes
 from pai_bench.execution.worker_process import Worker, end
 from pai_bench.runner import Runner
@@ -90,16 +90,16 @@ def crashing(*models: str, **changes: Any) -> pb.Sweep:
 
 
 @pytest.fixture
-def apart() -> Iterator[Apart]:
+def probe() -> Iterator[Probe]:
     """A process that can run `in_training` and `good`, after it has inspected `aborts`, too."""
-    found = Apart(crashing("aborts", "in_training", "good"))
+    found = Probe(crashing("aborts", "in_training", "good"))
     yield found
     found.close()
 
 
-def test_networks_are_inspected_and_measured_in_another_process(apart: Apart, caplog: pytest.LogCaptureFixture) -> None:
-    catalog = resolve(apart.sweep, apart.inspect)
-    catalog.elsewhere = apart
+def test_networks_are_inspected_and_measured_in_another_process(probe: Probe, caplog: pytest.LogCaptureFixture) -> None:
+    catalog = resolve(probe.sweep, probe.inspect)
+    catalog.elsewhere = probe
     protocols = {trial.model.name.partition("@")[0]: trial.protocol.name for trial in catalog.trials}
     assert protocols == {"aborts": "short-adam-bn", "in_training": "short-adam-bn", "good": "short-adam"}
     assert re.search(
@@ -107,32 +107,32 @@ def test_networks_are_inspected_and_measured_in_another_process(apart: Apart, ca
     )
     trials = {trial.model.name.partition("@")[0]: trial for trial in catalog.trials}
     with pytest.raises(RuntimeError, match=r"in_training@.* died \(killed by signal 6 at nets.py"):
-        apart.ask("step", trials["in_training"], 1, 1, Engine())
-    seconds, _ = apart.ask("step", trials["good"], 1, 1, Engine())
+        probe.ask("step", trials["in_training"], 1, 1, Engine())
+    seconds, _ = probe.ask("step", trials["good"], 1, 1, Engine())
     assert 0 < seconds < 1
-    assert apart.ask("sizes", trials["good"]) == [7840]
-    assert apart.ask("alone", trials["good"], "stacked") is None
-    assert 0 < apart.ask("score", trials["good"]) < 1
+    assert probe.ask("sizes", trials["good"]) == [7840]
+    assert probe.ask("alone", trials["good"], "stacked") is None
+    assert 0 < probe.ask("score", trials["good"]) < 1
     with pytest.raises(RuntimeError, match="AssertionError"):
-        apart.ask("score", next(trial for trial in catalog.trials if trial.criterion is None))
-    worker = apart._worker
-    assert apart.hand_over() is worker is not None
-    assert apart.hand_over() is None
-    apart._worker = worker
+        probe.ask("score", next(trial for trial in catalog.trials if trial.criterion is None))
+    worker = probe._worker
+    assert probe.hand_over() is worker is not None
+    assert probe.hand_over() is None
+    probe._worker = worker
 
 
 def test_trials_of_code_of_ones_own_run_in_another_process() -> None:
     """The one that has measured them becomes the worker, and gives what this process gives."""
     catalog = prepared(crashing("good", workers=1, epochs=1))
-    assert isinstance(catalog.elsewhere, Apart)
+    assert isinstance(catalog.elsewhere, Probe)
     process = catalog.elsewhere._worker.process  # type: ignore[union-attr]
     records: list[Record] = []
     with Processes(runner := Runner(catalog), choose(runner, catalog.trials)) as pool:
         pool.run(
             [[trial] for trial in catalog.trials],
-            ask=list,
-            epoch=print,
-            take=lambda _, found, __: records.extend(found),
+            still_missing=list,
+            on_epoch=print,
+            on_records=lambda _, found, __: records.extend(found),
         )
         assert [worker.process for worker in pool._workers] == [process]
     assert process.poll() is not None
@@ -146,14 +146,14 @@ def test_trials_of_code_of_ones_own_run_in_another_process() -> None:
 def test_our_own_networks_are_inspected_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """And run in it, where the criteria are ours, too; nothing is started for what is stored."""
     assert prepared(named(workers=1)).elsewhere is None
-    monkeypatch.setattr(children, "start", lambda *_: 1 // 0)
+    monkeypatch.setattr(processes, "start", lambda *_: 1 // 0)
     Path("mine.py").write_text(DIES.format(times=0))
     assert prepared(named(criteria=["./mine.py:Dies"])).elsewhere is not None
 
 
 def test_what_another_process_cannot_read_is_inspected_here() -> None:
     sweep = crashing("good")
-    found = Apart(sweep)
+    found = Probe(sweep)
     found.fit = False
     assert resolve(sweep, found.inspect).trials == resolve(sweep).trials
     with pytest.raises(RuntimeError, match="no process can be started"):
@@ -198,7 +198,7 @@ def test_a_process_that_does_not_hear_is_killed(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_process_that_was_ended_is_not_handed_over() -> None:
     ours, _ = Pipe()
-    one = Apart(crashing("good"))
+    one = Probe(crashing("good"))
     one._worker = worker = Worker(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]), ours)
     one.close()
     assert worker.process.poll() is not None

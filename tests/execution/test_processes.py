@@ -19,13 +19,13 @@ from PIL import Image
 from torch import nn
 
 import pai_bench as pb
-from pai_bench import children
+from pai_bench import processes
 from pai_bench.catalog import resolve
 from pai_bench.data import Split
 from pai_bench.execution import Listener, run_catalog
 from pai_bench.execution.execution_plan import ExecutionPlan
 from pai_bench.execution.processes import Processes
-from pai_bench.execution.worker import Line
+from pai_bench.execution.worker import SharedConnection
 from pai_bench.execution.worker_process import Worker
 from pai_bench.plan import Trial
 from pai_bench.report.page import write_report
@@ -147,7 +147,7 @@ def test_a_worker_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pai_bench.execution.worker.BEAT", 0.01)
     ours, theirs = Pipe()
     with ours:
-        beats = threading.Thread(target=Line(theirs).beat)
+        beats = threading.Thread(target=SharedConnection(theirs).beat)
         beats.start()
         assert [ours.recv() for _ in range(2)] == [("alive", None)] * 2
     beats.join(10)  # its parent has gone
@@ -159,15 +159,15 @@ def test_a_worker_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
 def dying(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Which of the next workers die as they begin, one entry each; those after the last live."""
     plan: list[bool] = []
-    start = children.start
+    start = processes.start
 
     def started(module: str, threads: int, *files: int) -> Any:
-        process, line = start(module, threads, *files)
+        process, connection = start(module, threads, *files)
         if plan and plan.pop(0):
             process.kill()
-        return process, line
+        return process, connection
 
-    monkeypatch.setattr(children, "start", started)
+    monkeypatch.setattr(processes, "start", started)
     monkeypatch.setattr("pai_bench.execution.processes.DELAY", 0.01)
     return plan
 
@@ -208,7 +208,7 @@ def test_what_a_worker_takes_to_begin_is_no_time_of_a_trial() -> None:
     seconds: list[float] = []
 
     class Times(Listener):
-        def finish(self, trial: Trial, record: Record, seconds_of: float) -> None:
+        def on_finish(self, trial: Trial, record: Record, seconds_of: float) -> None:
             seconds.append(seconds_of)
 
     start = time.perf_counter()
@@ -230,7 +230,8 @@ def test_workers_are_not_waited_for_where_nothing_is_left_to_do() -> None:
         "from pai_bench.execution import ExecutionPlan, Processes;"
         "catalog = resolve(pb.Sweep(models=['lenet-300-100'], seeds=2, device='cpu', workers=2));"
         "pool = Processes(Runner(catalog), ExecutionPlan(workers=2));"
-        "pool.run([[t] for t in catalog.trials], ask=lambda _: [], epoch=lambda *_: None, take=lambda *_: None)"
+        "nothing = {'on_epoch': lambda *_: None, 'on_records': lambda *_: None};"
+        "pool.run([[t] for t in catalog.trials], still_missing=lambda _: [], **nothing)"
     )
     subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
 
@@ -286,9 +287,9 @@ def test_no_worker_is_left_after_an_error() -> None:
         with pytest.raises(ZeroDivisionError):
             pool.run(
                 [[trial] for trial in catalog.trials],
-                ask=list,
-                epoch=lambda _trial, _epoch: None,
-                take=lambda _cell, _records, _seconds: 1 // 0,  # type: ignore[arg-type]
+                still_missing=list,
+                on_epoch=lambda _trial, _epoch: None,
+                on_records=lambda _cell, _records, _seconds: 1 // 0,  # type: ignore[arg-type]
             )
         processes = [worker.process for worker in pool._workers]
         assert processes
@@ -298,7 +299,7 @@ def test_no_worker_is_left_after_an_error() -> None:
 class Breaks(Listener):
     """A listener with a mistake in it."""
 
-    def epoch(self, trial: Trial, epoch: int) -> None:
+    def on_epoch(self, trial: Trial, epoch: int) -> None:
         raise ZeroDivisionError("in the listener")
 
 
@@ -315,7 +316,7 @@ import pai_bench as pb
 from pai_bench.execution import Listener
 
 class Shows(Listener):
-    def epoch(self, trial, epoch):
+    def on_epoch(self, trial, epoch):
         print("epoch", epoch, flush=True)
 
 keys = dict(criteria=["snip"], models=["lenet-300-100"], data=["folder:pictures"], data_dir=sys.argv[1], workers=2)
@@ -411,15 +412,15 @@ def test_an_interrupt_leaves_no_worker_and_the_same_command_goes_on() -> None:
 
 def test_an_interrupt_as_a_worker_begins_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[subprocess.Popen[bytes]] = []
-    start = children.start
+    start = processes.start
 
     def interrupted(module: str, threads: int, *files: int) -> object:
-        process, line = start(module, threads, *files)
+        process, connection = start(module, threads, *files)
         made.append(process)
         signal.raise_signal(signal.SIGINT)
-        return process, line
+        return process, connection
 
-    monkeypatch.setattr(children, "start", interrupted)
+    monkeypatch.setattr(processes, "start", interrupted)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background, it is ignored
     try:
         with pytest.raises(KeyboardInterrupt):

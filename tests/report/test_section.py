@@ -43,7 +43,7 @@ def test_several_processes_write_what_one_writes(
     monkeypatch.setattr(home, "section", waits)
     monkeypatch.setattr(page, "section", waits)
     counts: list[tuple[int, int]] = []
-    write_report(store, tmp_path / "2" / "page.md", told=lambda done, total: counts.append((done, total)))
+    write_report(store, tmp_path / "2" / "page.md", on_progress=lambda done, total: counts.append((done, total)))
     assert sorted(counts) == [(done, 4) for done in range(5)]
     assert 0 < len(here) < 4
     assert not caplog.records

@@ -70,15 +70,15 @@ def interrupts_deferred() -> Iterator[None]:
 
 
 def start(module: str, threads: int, *files: int) -> tuple[subprocess.Popen[bytes], Connection]:
-    """A process that runs `module` on so many `threads`, and the line to it.
+    """A process that runs `module` on so many `threads`, and the connection to it.
 
-    It has the open `files`, too, which its arguments name behind the line.
+    It has the open `files`, too, which its arguments name behind the connection.
 
     Unlike those of `multiprocessing`, it does not run the program that started it again. To lose no process by an
     interrupt, note it in the same `interrupts_deferred` block.
     """
     path = os.pathsep.join(part or os.getcwd() for part in sys.path if isinstance(part, str))
-    line, theirs = Pipe()
+    connection, theirs = Pipe()
     process = None
     try:
         with interrupts_deferred(), theirs, interrupts_blocked():
@@ -90,11 +90,11 @@ def start(module: str, threads: int, *files: int) -> tuple[subprocess.Popen[byte
                 env=os.environ | dict.fromkeys(THREADS, str(threads)) | {"PYTHONPATH": path},
             )
     except BaseException:  # an interrupt that came meanwhile, too
-        line.close()
+        connection.close()
         if process is not None:
             kill([process])
         raise
-    return process, line
+    return process, connection
 
 
 @contextmanager
@@ -119,8 +119,8 @@ def kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
             process.wait()
 
 
-def line_to_parent() -> Connection:
-    """The other end of the line, for a process that was started so; it ends when its parent has ended."""
+def connection_to_parent() -> Connection:
+    """The other end of the connection, for a process that was started so; it ends when its parent has ended."""
     follow(os.getppid())
     return Connection(int(sys.argv[1]))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pai_bench.children import start
+from pai_bench.processes import start
 
 
 @pytest.fixture(autouse=True)
@@ -29,8 +29,8 @@ def test_a_process_is_deaf_to_interrupts_while_it_begins(monkeypatch: pytest.Mon
             super().__init__(*arguments, **keys)
 
     monkeypatch.setattr(subprocess, "Popen", Noted)
-    process, line = start("waits", threads=1)
-    with line:
+    process, connection = start("waits", threads=1)
+    with connection:
         process.kill()
         process.wait()
     assert [signal.SIGINT in mask for mask in masks] == [True]
