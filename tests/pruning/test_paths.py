@@ -68,3 +68,34 @@ def linearised(layer: nn.Module) -> nn.Module:
         return nn.AvgPool2d(layer.kernel_size, layer.stride, layer.padding, layer.ceil_mode)
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.SiLU)
     return nn.Identity() if isinstance(layer, kinds) else layer
+
+
+@pytest.mark.parametrize(
+    ("shape", "pooled", "paths"), [((2, 6), nn.AdaptiveAvgPool1d(3), 12), ((2, 4, 6), nn.AdaptiveAvgPool2d((2, 3)), 48)]
+)
+def test_paths_through_windows_of_any_number_of_dimensions(
+    shape: tuple[int, ...], pooled: nn.Module, paths: int
+) -> None:
+    """Each value of an image is in one window, and each window leads to the output."""
+    places = pooled(torch.zeros(1, *shape)).numel()
+    model = nn.Sequential(pooled, nn.Flatten(), nn.Linear(places, 1))
+    found = connectivity(model, {"2.weight": torch.ones(1, places, dtype=torch.bool)}, torch.zeros(1, *shape))
+    assert not found.unknown
+    assert found.log10_paths == pytest.approx(np.log10(paths))
+
+
+def test_a_bias_that_is_added_is_effective_where_its_unit_is_on_a_path() -> None:
+    class Added(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False)
+            self.shift = nn.Parameter(torch.ones(2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.last(torch.relu(self.first(x) + self.shift))
+            return found
+
+    mask = {"first.weight": torch.tensor([[1, 1], [1, 1]]).bool(), "shift": torch.ones(2).bool()}
+    found = connectivity(Added(), mask | {"last.weight": torch.tensor([[1, 0]]).bool()}, torch.zeros(1, 2))
+    assert found.effective_mask["shift"].tolist() == [True, False]
+    assert found.effective_mask["first.weight"].tolist() == [[True, True], [False, False]]

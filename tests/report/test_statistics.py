@@ -92,7 +92,7 @@ def test_a_paired_test_by_hand() -> None:
 
 
 def test_signed_ranks_with_ties_count_all_signs() -> None:
-    for values in ([1, -1, 2, 2, 3], [0.25, 0.5, 0.5, -0.25, 0, 1], [1, 1, 1, 1]):
+    for values in ([-1, -1, 2, 2, 3], [1, -1, 2, 2, 3], [0.25, 0.5, 0.5, -0.25, 0, 1], [1, 1, 1, 1]):
         d = np.array([v for v in values if v])
         order = stats.rankdata(abs(d))
         sums = [

@@ -212,6 +212,7 @@ def test_random_labels_that_were_not_memorised_are_a_finding(noise: float) -> No
     assert "memorised nothing of the random labels: 10 trials (random at 0.9)." in text.partition("## What limits")[2]
     assert "did not train" not in text
     assert ("it beats random by 85.21 points" in text) is (noise < 1)  # comparisons stay
+    assert ("seeds at chance or disconnected: random at 0.9 (10 of 10)" in text) is (noise < 1)
 
 
 def test_ranks_leave_out_what_did_not_train() -> None:
