@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -92,7 +92,8 @@ def start(module: str, threads: int, *files: int) -> tuple[subprocess.Popen[byte
     except BaseException:  # an interrupt that came meanwhile, too
         connection.close()
         if process is not None:
-            kill([process])
+            process.kill()
+            process.wait()
         raise
     return process, connection
 
@@ -108,15 +109,6 @@ def interrupts_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End some processes at once, and wait until they have ended."""
-    with interrupts_deferred():
-        for process in processes:
-            process.kill()
-        for process in processes:
-            process.wait()
 
 
 def connection_to_parent() -> Connection:

@@ -1,21 +1,11 @@
 """Where trials run: in this process, in worker processes of this machine, or in a backend of one's own."""
 
 from pai_bench.execution.autotune import choose
-from pai_bench.execution.backend import Backend
+from pai_bench.execution.backend import Backend, Callbacks
 from pai_bench.execution.execution_plan import ExecutionPlan
 from pai_bench.execution.in_process import InProcess
 from pai_bench.execution.processes import Processes
 from pai_bench.execution.sweep import Listener, run, run_again, run_catalog, run_catalogs
 
-__all__ = [
-    "Backend",
-    "ExecutionPlan",
-    "InProcess",
-    "Listener",
-    "Processes",
-    "choose",
-    "run",
-    "run_again",
-    "run_catalog",
-    "run_catalogs",
-]
+__all__ = ["Backend", "Callbacks", "ExecutionPlan", "InProcess", "Listener", "Processes", "choose"]
+__all__ += ["run", "run_again", "run_catalog", "run_catalogs"]

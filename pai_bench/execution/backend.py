@@ -6,6 +6,7 @@ entry point in the group ``pai_bench.backends``; or it is named as ``./file.py:F
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, Self
 
 from pai_bench.execution.execution_plan import ExecutionPlan
@@ -17,14 +18,17 @@ from pai_bench.store import Record
 Cell = Sequence[Trial]
 """Trials that are trained together."""
 
-StillMissing = Callable[[Cell], list[Trial]]
-"""Called before a cell is run: what of it is still to be run."""
 
-OnEpoch = Callable[[Trial, int], None]
-"""Called when a trial begins to train (0), and with every epoch that it has finished."""
+@dataclass(frozen=True)
+class Callbacks:
+    """What a backend calls while it runs cells, in the thread in which it is run; an error in one ends the run."""
 
-OnRecords = Callable[[Cell, Sequence[Record], float], None]
-"""Called when a cell has been run, with a record of each of its trials and the seconds that they took together."""
+    still_missing: Callable[[Cell], list[Trial]]
+    """Before a cell is run: what of it is still to be run, which may be nothing."""
+    on_epoch: Callable[[Trial, int], None]
+    """When a trial begins to train (0), and with every epoch that it has finished."""
+    on_records: Callable[[Cell, Sequence[Record], float], None]
+    """When a cell has been run: a record of each of its trials, and the seconds that they took together."""
 
 
 class Backend(Protocol):
@@ -41,14 +45,8 @@ class Backend(Protocol):
 
     def __exit__(self, *error: object) -> None: ...
 
-    def run(
-        self, cells: Sequence[Cell], *, still_missing: StillMissing, on_epoch: OnEpoch, on_records: OnRecords
-    ) -> None:
-        """Run all `cells`, each when `still_missing` has said what of it is; returns when `on_records` has got all.
-
-        The functions are called in the thread that calls this; an error in one of them ends the run. A trial that fails
-        is a record, too (`pai_bench.runner.Runner.failure`).
-        """
+    def run(self, cells: Sequence[Cell], callbacks: Callbacks) -> None:
+        """Run all `cells`. A trial that fails is a record, too (`pai_bench.runner.Runner.failure`)."""
 
 
 MakeBackend = Callable[[Runner, Sequence[Trial]], Backend]

@@ -6,7 +6,7 @@ from typing import Self
 
 from pai_bench.errors import UserError
 from pai_bench.execution.autotune import choose
-from pai_bench.execution.backend import Cell, OnEpoch, OnRecords, StillMissing
+from pai_bench.execution.backend import Callbacks, Cell
 from pai_bench.execution.execution_plan import ExecutionPlan
 from pai_bench.plan import Trial
 from pai_bench.registry import backend
@@ -30,15 +30,13 @@ class InProcess:
     def __exit__(self, *_error: object) -> None:
         pass
 
-    def run(
-        self, cells: Iterable[Cell], *, still_missing: StillMissing, on_epoch: OnEpoch, on_records: OnRecords
-    ) -> None:
+    def run(self, cells: Iterable[Cell], callbacks: Callbacks) -> None:
         """As of every `Backend`."""
         for cell in cells:
-            if wanted := still_missing(cell):
+            if wanted := callbacks.still_missing(cell):
                 start = time.perf_counter()
-                records = self.runner.run_together(wanted, on_epoch, self.plan.engine(wanted[0]))
-                on_records(wanted, records, time.perf_counter() - start)
+                records = self.runner.run_together(wanted, callbacks.on_epoch, self.plan.engine(wanted[0]))
+                callbacks.on_records(wanted, records, time.perf_counter() - start)
 
 
 @backend("in-process", source="pai_bench")

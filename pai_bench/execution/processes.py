@@ -13,7 +13,7 @@ from typing import Self
 from pai_bench.errors import UserError
 from pai_bench.execution import worker_process
 from pai_bench.execution.autotune import choose
-from pai_bench.execution.backend import Backend, Cell, OnEpoch, OnRecords, StillMissing
+from pai_bench.execution.backend import Backend, Callbacks, Cell
 from pai_bench.execution.execution_plan import ExecutionPlan
 from pai_bench.execution.in_process import InProcess
 from pai_bench.execution.worker_process import Worker, end, start
@@ -67,19 +67,13 @@ class Processes:
         end(self._workers)
         self._workers.clear()
 
-    def run(
-        self, cells: Sequence[Cell], *, still_missing: StillMissing, on_epoch: OnEpoch, on_records: OnRecords
-    ) -> None:
+    def run(self, cells: Sequence[Cell], callbacks: Callbacks) -> None:
         """As of every `Backend`."""
         waiting = deque(cells)
-        self._run_apart(waiting, still_missing, on_epoch, on_records)
-        InProcess(self.runner, self.plan).run(
-            waiting, still_missing=still_missing, on_epoch=on_epoch, on_records=on_records
-        )
+        self._run_apart(waiting, callbacks)
+        InProcess(self.runner, self.plan).run(waiting, callbacks)
 
-    def _run_apart(
-        self, waiting: "deque[Cell]", still_missing: StillMissing, on_epoch: OnEpoch, on_records: OnRecords
-    ) -> None:
+    def _run_apart(self, waiting: "deque[Cell]", callbacks: Callbacks) -> None:
         """Run what is `waiting` in workers; leave it there if they cannot."""
         self._looked = time.monotonic()
         elsewhere = self.runner.catalog.elsewhere
@@ -88,7 +82,7 @@ class Processes:
             self._workers.append(worker)
             self._choose_for(worker)
         while waiting or any(worker.cell for worker in self._workers):
-            self._hand_out(waiting, still_missing)
+            self._hand_out(waiting, callbacks)
             # nobody is busy where another process has done all that was left: waiting for nobody would be for ever
             busy = [worker.connection for worker in self._workers if worker.cell]
             for connection in (wait(busy, BEAT) or self._of_dead()) if busy else ():
@@ -99,7 +93,7 @@ class Processes:
                     message_type, content = worker.connection.recv()
                 except (EOFError, OSError):
                     if worker.ready:
-                        waiting.extendleft(self._handle_dead_worker(worker, on_records))
+                        waiting.extendleft(self._handle_dead_worker(worker, callbacks))
                         continue
                     if self._goes_on_without(worker, waiting):
                         continue
@@ -112,11 +106,11 @@ class Processes:
                     worker.since = time.perf_counter()  # what it takes to begin is no time of a trial
                 elif message_type == "epoch":
                     place, number = content
-                    on_epoch(worker.cell[place], number)
+                    callbacks.on_epoch(worker.cell[place], number)
                 elif message_type == "records":
                     cell, worker.cell = worker.cell, []
                     self._run.add(cell[0].model.name)
-                    on_records(cell, content, time.perf_counter() - worker.since)
+                    callbacks.on_records(cell, content, time.perf_counter() - worker.since)
                 elif self.runner.catalog.sweep.workers in ("auto", 1):
                     logger.warning("a worker process cannot run this sweep (%s); it runs in this process", content)
                     waiting.extendleft(one.cell for one in reversed(self._workers) if one.cell)
@@ -159,13 +153,13 @@ class Processes:
             time.sleep(DELAY * 2 ** (self._failed_starts - 1))
         return True
 
-    def _hand_out(self, waiting: "deque[Cell]", still_missing: StillMissing) -> None:
+    def _hand_out(self, waiting: "deque[Cell]", callbacks: Callbacks) -> None:
         """Give every free worker a cell, and start those that are needed."""
         while waiting:
             worker = next((one for one in self._workers if not one.cell), None)
             if worker is None and len(self._workers) >= self._room:
                 return
-            if wanted := still_missing(waiting.popleft()):
+            if wanted := callbacks.still_missing(waiting.popleft()):
                 try:
                     content = pickle.dumps((wanted,))
                 except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -192,7 +186,7 @@ class Processes:
         with suppress(OSError):  # if it is dead, its connection says so when it is read
             worker.connection.send(("plan", (self.plan, self.runner.command)))
 
-    def _handle_dead_worker(self, worker: Worker, on_records: OnRecords) -> list[Cell]:
+    def _handle_dead_worker(self, worker: Worker, callbacks: Callbacks) -> list[Cell]:
         """What a worker that has died leaves to be run again; a trial that has had its chances is taken as failed.
 
         Of several trials, each may be the one to blame, or all of them together for the memory: they are halved.
@@ -214,7 +208,7 @@ class Processes:
         # the system ends so whoever takes the most memory where there is none left
         hint = "; memory may have been short" if worker.process.returncode == -signal.SIGKILL else ""
         failure = self.runner.failure(cell[0], RuntimeError(f"the worker process died ({how}){hint}"))
-        on_records(cell, [failure], time.perf_counter() - worker.since)
+        callbacks.on_records(cell, [failure], time.perf_counter() - worker.since)
         return []
 
 

@@ -11,7 +11,7 @@ from pai_bench.arrays import by_torchs_defaults
 from pai_bench.catalog import Catalog
 from pai_bench.data import DataSet
 from pai_bench.errors import UserError
-from pai_bench.execution.backend import Backend, find_backend
+from pai_bench.execution.backend import Backend, Callbacks, find_backend
 from pai_bench.execution.probe import close, prepared
 from pai_bench.plan import Sweep, Trial
 from pai_bench.runner import Runner
@@ -66,26 +66,16 @@ def run(
     (`pai_bench.execution.backend`). By default it is one of the first two: workers, where they are faster or safer.
     """
     find_backend(backend)
-    catalog = prepared(sweep)
     options: dict[str, Any] = {"listener": listener, "command": command, "backend": backend}
-    return as_frame(run_catalog(catalog, out, retry_failed=retry_failed, **options))
+    return as_frame(run_catalog(prepared(sweep), out, retry_failed=retry_failed, **options))
 
 
-def run_catalog(
-    catalog: Catalog,
-    out: str | Path,
-    *,
-    retry_failed: bool = False,
-    listener: Listener | None = None,
-    command: str | None = None,
-    backend: str = "auto",
-) -> list[Record]:
+def run_catalog(catalog: Catalog, out: str | Path, **options: Any) -> list[Record]:
     """The records of the catalog's trials, in their order, after running those that the folder `out` lacks.
 
-    They are without their masks, which are stored.
+    They are without their masks, which are stored. The options are those of `run_catalogs`.
     """
-    options: dict[str, Any] = {"listener": listener, "command": command, "backend": backend}
-    return run_catalogs([(catalog, out)], retry_failed=retry_failed, **options)[0]
+    return run_catalogs([(catalog, out)], **options)[0]
 
 
 @by_torchs_defaults
@@ -164,12 +154,7 @@ class _Part:
         """Run what is missing."""
         with self.backend:
             made = list(cells(self.missing, self.backend.plan.lanes))
-            self.backend.run(
-                made,
-                still_missing=self.still_missing,
-                on_epoch=self.listener.on_epoch,
-                on_records=self.on_records,
-            )
+            self.backend.run(made, Callbacks(self.still_missing, self.listener.on_epoch, self.on_records))
 
     def still_missing(self, cell: Sequence[Trial]) -> list[Trial]:
         """What is still missing of a cell; another process on the same folder may have been faster."""

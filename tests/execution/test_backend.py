@@ -20,8 +20,8 @@ from pai_bench.execution import InProcess, choose
 class Backwards(InProcess):
     description = "the last trial first"
 
-    def run(self, cells, **functions):
-        super().run(cells[::-1], **functions)
+    def run(self, cells, callbacks):
+        super().run(cells[::-1], callbacks)
 
 def backwards(runner, missing):
     return Backwards(runner, choose(runner, missing, workers=1))

@@ -14,7 +14,7 @@ import pytest
 import pai_bench as pb
 from pai_bench import processes
 from pai_bench.catalog import resolve
-from pai_bench.execution.autotune import choose
+from pai_bench.execution import Callbacks, choose
 from pai_bench.execution.probe import Probe, prepared
 from pai_bench.execution.processes import Processes
 from pai_bench.execution.worker_process import Worker, end
@@ -130,9 +130,7 @@ def test_trials_of_code_of_ones_own_run_in_another_process() -> None:
     with Processes(runner := Runner(catalog), choose(runner, catalog.trials)) as pool:
         pool.run(
             [[trial] for trial in catalog.trials],
-            still_missing=list,
-            on_epoch=print,
-            on_records=lambda _, found, __: records.extend(found),
+            Callbacks(list, print, lambda _, found, __: records.extend(found)),
         )
         assert [worker.process for worker in pool._workers] == [process]
     assert process.poll() is not None

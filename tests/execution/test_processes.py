@@ -22,7 +22,7 @@ import pai_bench as pb
 from pai_bench import processes
 from pai_bench.catalog import resolve
 from pai_bench.data import Split
-from pai_bench.execution import Listener, run_catalog
+from pai_bench.execution import Callbacks, Listener, run_catalog
 from pai_bench.execution.execution_plan import ExecutionPlan
 from pai_bench.execution.processes import Processes
 from pai_bench.execution.worker import SharedConnection
@@ -227,11 +227,10 @@ def test_workers_are_not_waited_for_where_nothing_is_left_to_do() -> None:
     """In a process of its own, which would never end."""
     code = (
         "import pai_bench as pb; from pai_bench.catalog import resolve; from pai_bench.runner import Runner;"
-        "from pai_bench.execution import ExecutionPlan, Processes;"
+        "from pai_bench.execution import Callbacks, ExecutionPlan, Processes;"
         "catalog = resolve(pb.Sweep(models=['lenet-300-100'], seeds=2, device='cpu', workers=2));"
         "pool = Processes(Runner(catalog), ExecutionPlan(workers=2));"
-        "nothing = {'on_epoch': lambda *_: None, 'on_records': lambda *_: None};"
-        "pool.run([[t] for t in catalog.trials], still_missing=lambda _: [], **nothing)"
+        "pool.run([[t] for t in catalog.trials], Callbacks(lambda _: [], lambda *_: None, lambda *_: None))"
     )
     subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
 
@@ -287,9 +286,7 @@ def test_no_worker_is_left_after_an_error() -> None:
         with pytest.raises(ZeroDivisionError):
             pool.run(
                 [[trial] for trial in catalog.trials],
-                still_missing=list,
-                on_epoch=lambda _trial, _epoch: None,
-                on_records=lambda _cell, _records, _seconds: 1 // 0,  # type: ignore[arg-type]
+                Callbacks(list, print, lambda *_: 1 // 0),  # type: ignore[arg-type]
             )
         processes = [worker.process for worker in pool._workers]
         assert processes
