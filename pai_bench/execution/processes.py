@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
-from typing import Self
+from typing import Any, Self
 
 from pai_bench.errors import UserError
 from pai_bench.execution import worker_process
@@ -87,38 +87,49 @@ class Processes:
             busy = [worker.connection for worker in self._workers if worker.cell]
             for connection in (wait(busy, BEAT) or self._of_dead()) if busy else ():
                 worker = next(one for one in self._workers if one.connection is connection)
-                try:
-                    if worker.has_ended():
-                        raise EOFError
-                    message_type, content = worker.connection.recv()
-                except (EOFError, OSError):
-                    if worker.ready:
-                        waiting.extendleft(self._handle_dead_worker(worker, callbacks))
-                        continue
-                    if self._goes_on_without(worker, waiting):
-                        continue
-                    message_type, content = "unfit", f"it ended as it began, with exit code {worker.process.wait()}"
-                worker.heard = time.monotonic()
-                if message_type == "alive":
+                message_type, content = self._receive(worker)
+                if message_type == "died" and worker.ready:
+                    waiting.extendleft(self._handle_dead_worker(worker, callbacks))
+                elif message_type == "died" and self._goes_on_without(worker, waiting):
                     continue
-                if message_type == "ready":
-                    worker.ready, self._failed_starts = True, 0
-                    worker.since = time.perf_counter()  # what it takes to begin is no time of a trial
-                elif message_type == "epoch":
-                    place, number = content
-                    callbacks.on_epoch(worker.cell[place], number)
-                elif message_type == "records":
-                    cell, worker.cell = worker.cell, []
-                    self._run.add(cell[0].model.name)
-                    callbacks.on_records(cell, content, time.perf_counter() - worker.since)
-                elif self.runner.catalog.sweep.workers in ("auto", 1):
-                    logger.warning("a worker process cannot run this sweep (%s); it runs in this process", content)
-                    waiting.extendleft(one.cell for one in reversed(self._workers) if one.cell)
-                    self.close()
+                elif message_type in ("died", "unfit"):
+                    self._give_up(content, waiting)
                     return
                 else:
-                    raise UserError(f"a worker process cannot run this sweep ({content}); use --workers 1")
+                    self._handle(worker, message_type, content, callbacks)
             self._end_silent()
+
+    def _receive(self, worker: Worker) -> tuple[str, Any]:
+        """What a worker says, or that it has ``died`` or is ``unfit``, and why."""
+        try:
+            if worker.has_ended():
+                raise EOFError
+            message_type, content = worker.connection.recv()
+        except (EOFError, OSError):
+            return "died", f"it ended as it began, with exit code {worker.process.wait()}"
+        worker.heard = time.monotonic()
+        return message_type, content
+
+    def _handle(self, worker: Worker, message_type: str, content: Any, callbacks: Callbacks) -> None:
+        """Note what a worker says; signs of life are no news here."""
+        if message_type == "ready":
+            worker.ready, self._failed_starts = True, 0
+            worker.since = time.perf_counter()  # what it takes to begin is no time of a trial
+        elif message_type == "epoch":
+            place, number = content
+            callbacks.on_epoch(worker.cell[place], number)
+        elif message_type == "records":
+            cell, worker.cell = worker.cell, []
+            self._run.add(cell[0].model.name)
+            callbacks.on_records(cell, content, time.perf_counter() - worker.since)
+
+    def _give_up(self, why: str, waiting: "deque[Cell]") -> None:
+        """Leave all to this process, if the sweep asks for no number of workers."""
+        if self.runner.catalog.sweep.workers not in ("auto", 1):
+            raise UserError(f"a worker process cannot run this sweep ({why}); use --workers 1")
+        logger.warning("a worker process cannot run this sweep (%s); it runs in this process", why)
+        waiting.extendleft(one.cell for one in reversed(self._workers) if one.cell)
+        self.close()
 
     def _of_dead(self) -> list[Connection]:
         """The connections of busy workers that have died without closing them, as where they have started others."""
