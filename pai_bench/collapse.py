@@ -22,7 +22,7 @@ from pai_bench.pruning import Criterion, Mask, OneShot, Schedule, Scorer, Scores
 from pai_bench.pruning.connectivity import Connections
 from pai_bench.pruning.prune import Division, by_scope
 from pai_bench.runner import Runner
-from pai_bench.store import Collapse, Store, Tried
+from pai_bench.store import Collapse, Environment, SearchProvenance, Store, Tried
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,10 @@ class Settings:
 
 def stored(known: Sequence[Collapse], runner: Runner, trial: Trial, settings: Settings) -> Collapse | None:
     """The one of the `known` results that the same search, on the same data, has given."""
-    wanted, origin = settings.configuration(trial), origin_of(runner, trial, settings)
+    wanted, checksum = settings.configuration(trial), runner.inputs.loaded(trial).checksum
     for one in known:
-        same = {key: one.provenance.get(key) for key in origin}
-        finer = same["points"] is not None and same["points"] >= origin["points"]
-        if one.trial == wanted and finer and same | {"points": 0} == origin | {"points": 0}:
+        finer = one.provenance.points is not None and one.provenance.points >= settings.points
+        if one.trial == wanted and finer and one.provenance.checksum == checksum:
             return one
     return None
 
@@ -85,11 +84,6 @@ def adopt(store: Store, runner: Runner, settings: Settings) -> None:
 def identify_search(configuration: Mapping[str, Any]) -> str:
     """A key for what a search depends on."""
     return json.dumps(configuration, sort_keys=True, default=list)
-
-
-def origin_of(runner: Runner, trial: Trial, settings: Settings) -> dict[str, Any]:
-    """What is kept with a result of how it was found."""
-    return {"points": settings.points, "checksum": runner.inputs.loaded(trial).checksum}
 
 
 def check_counts(criterion: Criterion) -> None:
@@ -221,8 +215,12 @@ class Search:
             layers_until=self.layers_until(),
             tried=tuple(self._tried[count] for count in sorted(self._tried, reverse=True)),
             seconds=seconds,
-            environment=describe(self.runner.device),
-            provenance=self.runner.provenance() | origin_of(self.runner, self.trial, self.settings),
+            environment=Environment(**describe(self.runner.device)),
+            provenance=SearchProvenance(
+                **self.runner.provenance(),
+                points=self.points,
+                checksum=self.runner.inputs.loaded(self.trial).checksum,
+            ),
         )
 
     def layers_until(self) -> dict[str, float]:

@@ -16,7 +16,7 @@ from pai_bench.precision import reproducible
 from pai_bench.pruning import Batch, Criterion, Scorer, prunable_parameters, prune
 from pai_bench.pruning.replica import BATCH_NORMS, copied
 from pai_bench.runner import Runner
-from pai_bench.store import Cost
+from pai_bench.store import Cost, Environment, Provenance
 from pai_bench.timing import repeat
 from pai_bench.training.trainer import ENGINE
 
@@ -73,8 +73,8 @@ def measure_cost(
         prune_peak_bytes=pruning.peak_bytes,
         step_seconds=step_seconds,
         device=runner.device.type,
-        environment=describe(runner.device),
-        provenance=runner.provenance(),
+        environment=Environment(**describe(runner.device)),
+        provenance=Provenance(**runner.provenance()),
         precision="fp32",
         memory_format="contiguous",
         device_seconds=scoring.device_seconds,

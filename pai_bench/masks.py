@@ -33,15 +33,17 @@ def read_mask(record: Stored | Record, identity: str | None = None) -> Mask:
     written before whole masks were stored beside them hold a sample: `remake_mask` prunes again.
     """
     record, store = found(record, identity)
-    if record.trial["criterion"] is not None and record.mask is None:
+    if record.trial["criterion"] is not None and record.pruning.mask is None:
         what = record.status if record.status == "failed" else "one of a file of records, which has no masks"
         raise UserError(f"trial {record.identity} has no mask: it is {what}")
     try:
         check_layers(record)
         if record.trial["criterion"] is None:  # one value for all places, however large a layer is said to be
-            return Mask({one.name: torch.ones((), dtype=torch.bool).expand(one.shape) for one in record.layers})
+            return Mask({one.name: torch.ones((), dtype=torch.bool).expand(one.shape) for one in record.pruning.layers})
         if (bits := stored_bits(record, store)) is not None:
-            if {name: int(keep.sum()) for name, keep in bits.items()} != {one.name: one.kept for one in record.layers}:
+            if {name: int(keep.sum()) for name, keep in bits.items()} != {
+                one.name: one.kept for one in record.pruning.layers
+            }:
                 raise ValueError("it keeps other numbers of connections than the record says")
             return Mask({name: torch.from_numpy(keep) for name, keep in bits.items()})
     except (ValueError, OSError) as error:
@@ -54,20 +56,20 @@ def read_mask(record: Stored | Record, identity: str | None = None) -> Mask:
 
 def check_layers(record: Record) -> None:
     """Raise ValueError if a record does not say of which shapes its mask is."""
-    if len({layer.name for layer in record.layers}) < len(record.layers) or not record.layers:
+    if len({layer.name for layer in record.pruning.layers}) < len(record.pruning.layers) or not record.pruning.layers:
         raise ValueError("its layers are not known")
-    for layer in record.layers:
+    for layer in record.pruning.layers:
         if not layer.fits_shape():
             raise ValueError(f"the {layer.size:,} weights of {layer.name} have the shape {layer.shape}")
 
 
 def stored_bits(record: Record, store: Store | None) -> dict[str, Bits] | None:
     """The whole mask of a record by layer; None if there is only a sample, ValueError if it is damaged."""
-    text, shapes = record.mask or "", {layer.name: layer.shape for layer in record.layers}
+    text, shapes = record.pruning.mask or "", {layer.name: layer.shape for layer in record.pruning.layers}
     if (size := size_of(record)) <= PLACES:
-        parts = np.split(unpack(text, size), np.cumsum([layer.size for layer in record.layers])[:-1])
+        parts = np.split(unpack(text, size), np.cumsum([layer.size for layer in record.pruning.layers])[:-1])
         return {name: part.reshape(shape).copy() for (name, shape), part in zip(shapes.items(), parts, strict=True)}
-    content = record.whole_mask
+    content = record.pruning.whole_mask
     if content is None and store is not None:
         content = store.whole_mask(record)
     if content is None:
@@ -80,7 +82,7 @@ def stored_bits(record: Record, store: Store | None) -> dict[str, Bits] | None:
 
 def size_of(record: Record) -> int:
     """Number of places that the mask of a record has."""
-    return sum(layer.size for layer in record.layers)
+    return sum(layer.size for layer in record.pruning.layers)
 
 
 def remake_mask(
@@ -93,15 +95,15 @@ def remake_mask(
     up in another order.
     """
     record, _ = found(record, identity)
-    if record.trial["criterion"] is None or record.mask is None:
+    if record.trial["criterion"] is None or record.pruning.mask is None:
         return read_mask(record)
     trial, runner = trial_of(record, data_dir, device)
     assert trial.schedule is not None
     mask = make_mask(runner.inputs, trial, runner.inputs.model(trial), trial.schedule)
-    sizes = {layer.name: layer.size for layer in record.layers}
+    sizes = {layer.name: layer.size for layer in record.pruning.layers}
     if {name: keep.numel() for name, keep in mask.items()} != sizes:
         raise UserError(f"the network of trial {record.identity} has other layers than its record")
-    if differ := differing(record.mask, {name: keep.cpu().numpy() for name, keep in mask.items()}):
+    if differ := differing(record.pruning.mask, {name: keep.cpu().numpy() for name, keep in mask.items()}):
         whole = min(PLACES, sum(sizes.values()))
         raise UserError(
             f"the mask made again differs from that of trial {record.identity} in {differ:,} of {whole:,} places: it "
@@ -181,4 +183,4 @@ def trial_of(record: Record, data_dir: Stored | None, device: str) -> tuple[Tria
 def describe(record: Record) -> str:
     """What a record was made with, in a few words."""
     environment = record.environment
-    return f"torch {environment['versions'].get('torch', '?')} on {environment['device']}"
+    return f"torch {environment.versions.get('torch', '?')} on {environment.device}"

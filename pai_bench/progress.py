@@ -180,10 +180,10 @@ class Display(Listener):
         self.running.pop(trial.identity, None)
         self.done += 1
         self.live.update(self.task, completed=self.done)
-        dead = f"; dead: {', '.join(record.dead_layers)}" if record.dead_layers else ""
-        if record.connected is False:
-            dead = f"; disconnected, first in {record.first_cut}"
-        accuracy = "failed" if record.test_accuracy is None else f"{100 * record.test_accuracy:.2f} %"
+        dead = f"; dead: {', '.join(record.pruning.dead_layers)}" if record.pruning.dead_layers else ""
+        if record.pruning.connected is False:
+            dead = f"; disconnected, first in {record.pruning.first_cut}"
+        accuracy = "failed" if (share := record.evaluation.test_accuracy) is None else f"{100 * share:.2f} %"
         line = f"[{self.done}/{self.total}] {describe(trial)}: {accuracy}{dead}, {duration(seconds)}"
         failed = record.status == "failed"
         line += f": {record.error}" if failed else ""

@@ -25,7 +25,7 @@ from pai_bench.plan import Trial
 from pai_bench.pruning.replica import BATCH_NORMS
 from pai_bench.randomness import random_state
 from pai_bench.remains import left_of
-from pai_bench.store import EpochRecord, Record
+from pai_bench.store import Environment, EpochRecord, Evaluation, Pruning, Record, Training, TrialProvenance, UsedData
 from pai_bench.training.equivalence import difference, draws_at_random
 from pai_bench.training.layout import channels_last_weights, prepare_layout
 from pai_bench.training.trainer import (
@@ -205,23 +205,26 @@ class Runner:
             engine=engine,
             channels_last=bool(channels_last_weights(model)),
             error=why,
-            test_accuracy=test_accuracy,
-            test_loss=_finite(test_loss),
-            **left_of(model, made.mask, links, inputs.flops(trial, model), inputs.prunable(trial, model)),
-            score_seconds=cost.seconds if cost else None,
-            score_peak_bytes=cost.peak_bytes if cost else None,
-            train_seconds=history.seconds,
-            images_per_second=history.images_per_second,
-            batch_norm=self._batch_norm(trial, model),
-            curve=tuple(
-                EpochRecord(
-                    epoch=e.epoch,
-                    train_loss=_finite(e.train_loss),
-                    test_loss=_finite(e.test_loss),
-                    test_accuracy=e.test_accuracy,
-                )
-                for e in history.epochs
+            pruning=dataclasses.replace(
+                left_of(model, made.mask, links, inputs.flops(trial, model), inputs.prunable(trial, model)),
+                score_seconds=cost.seconds if cost else None,
+                score_peak_bytes=cost.peak_bytes if cost else None,
+                batch_norm=self._batch_norm(trial, model),
             ),
+            training=Training(
+                train_seconds=history.seconds,
+                images_per_second=history.images_per_second,
+                curve=tuple(
+                    EpochRecord(
+                        epoch=e.epoch,
+                        train_loss=_finite(e.train_loss),
+                        test_loss=_finite(e.test_loss),
+                        test_accuracy=e.test_accuracy,
+                    )
+                    for e in history.epochs
+                ),
+            ),
+            evaluation=Evaluation(test_accuracy=test_accuracy, test_loss=_finite(test_loss)),
         )
 
     def _batch_norm(self, trial: Trial, model: nn.Module) -> str | None:
@@ -244,36 +247,46 @@ class Runner:
         lanes: int = 1,
         engine: Engine = ENGINE,
         channels_last: bool | None = None,
-        **measured_values: Any,
+        error: str | None = None,
+        traceback: str | None = None,
+        pruning: Pruning | None = None,
+        training: Training | None = None,
+        evaluation: Evaluation | None = None,
     ) -> Record:
         data = self.inputs.loaded(trial)
+        unclear = trial.model.unclear if trial.prunable is None else ()
+        epochs = 0 if status == "disconnected" else trial.protocol.passes(data.train_size(trial.train_fraction))
         return Record(
             identity=trial.identity,
             trial=trial.configuration(),
             status=status,  # type: ignore[arg-type]
-            epochs=0 if status == "disconnected" else trial.protocol.passes(data.train_size(trial.train_fraction)),
+            error=error,
+            traceback=traceback,
             device=self.device.type,
-            chance_loss=self.inputs.chance_loss(trial),
-            chance_accuracy=self.inputs.chance_accuracy(trial),
-            not_scored=trial.model.unclear if trial.prunable is None else (),
-            environment=describe(self.device),
-            provenance={
+            pruning=dataclasses.replace(pruning or Pruning(), not_scored=unclear),
+            training=dataclasses.replace(training or Training(), epochs=epochs),
+            evaluation=dataclasses.replace(
+                evaluation or Evaluation(),
+                chance_loss=self.inputs.chance_loss(trial),
+                chance_accuracy=self.inputs.chance_accuracy(trial),
+            ),
+            environment=Environment(**describe(self.device)),
+            provenance=TrialProvenance(
                 **self.provenance(),
-                "workers": self.workers,
-                "lanes": lanes,
-                "together": engine.together if lanes > 1 else None,
-                "channels_last": channels_last,
-                "compiled": engine.compile,
-                "data": {
-                    "label": data.label,
-                    "checksum": data.checksum,
-                    "shape": list(data.input_shape),
-                    "classes": data.num_classes,
-                    "train": len(data.train.targets),
-                    "test": len(data.test.targets),
-                },
-            },
-            **measured_values,
+                workers=self.workers,
+                lanes=lanes,
+                together=engine.together if lanes > 1 else None,
+                channels_last=channels_last,
+                compiled=engine.compile,
+                data=UsedData(
+                    label=data.label,
+                    checksum=data.checksum,
+                    shape=tuple(data.input_shape),
+                    classes=data.num_classes,
+                    train=len(data.train.targets),
+                    test=len(data.test.targets),
+                ),
+            ),
         )
 
 

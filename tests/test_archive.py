@@ -1,6 +1,5 @@
 """Records beside a report: small, without masks, and as good as the results folder."""
 
-import dataclasses
 import gc
 import io
 import json
@@ -14,7 +13,7 @@ import pai_bench as pb
 from pai_bench.cli import main
 from pai_bench.store import Store, archive
 from pai_bench.store.stored import LONGEST
-from tests.report.records import record
+from tests.report.records import altered, record
 
 
 @pytest.fixture
@@ -24,8 +23,7 @@ def results(tmp_path: Path) -> Path:
         for name, accuracy in ((None, 0.9), ("snip", 0.8), ("random", 0.6)):
             one = record(name, 0.9 if name else 0.0, seed, accuracy + seed / 100)
             versions = {"python": "3.11.7", "pai-bench": "0.1.0", "torch": "2.14.1"}  # not in alphabetical order
-            environment = {**one.environment, "versions": versions}
-            store.write(dataclasses.replace(one, environment=environment, mask="a mask" if name else None))
+            store.write(altered(one, environment={"versions": versions}, mask="a mask" if name else None))
     return tmp_path / "results"
 
 
@@ -108,7 +106,7 @@ def test_records_are_read_and_compared_without_masks(results: Path, tmp_path: Pa
     assert archive.pack(results, path) == 9
     frame, before = pb.read_results(path), pb.read_results(results)
     assert frame.equals(before)
-    assert all(one.mask is None for one in Store(path))
+    assert all(one.pruning.mask is None for one in Store(path))
     assert main(["compare", str(results), str(path)]) == 0
     text = lzma.decompress(path.read_bytes()).decode()
     assert "a mask" not in text
@@ -200,7 +198,7 @@ def test_damaged_lines_are_left_out_and_named(
     lines = [good[0], good[1][:50], "", *good[2:3], json.dumps(newer), *good[4:], good[4], json.dumps(other)]
     store = Store(written(path, lines))
     assert len(records := list(store)) == 7
-    assert 0.123 not in {one.test_accuracy for one in records}
+    assert 0.123 not in {one.evaluation.test_accuracy for one in records}
     name = f"trials/{newer['name']}.json"
     assert set(store.left_out) == {"line 2", name, f"line {len(lines)}"}
     assert store.left_out[f"line {len(lines)}"] == "line 1 holds another record of the same name"

@@ -1,6 +1,5 @@
 """Where networks fall apart: exact ends of one-shot criteria, brackets of iterative ones, and what the verb writes."""
 
-import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +17,7 @@ from pai_bench.plan import Trial
 from pai_bench.report import collapse as report
 from pai_bench.runner import Runner
 from pai_bench.store import Collapse, Store
-from tests.report.records import fields_of
+from tests.report.records import altered, fields_of
 from tests.test_runner import blobs
 
 
@@ -314,20 +313,20 @@ def test_a_network_of_one_layer_is_connected_to_the_last() -> None:
     assert (result.connected_until, result.cut_from, result.first_cut) == (1 - 1 / 15, None, None)
     assert (result.size, result.seconds, result.exact) == (15, 2.5, True)
     assert result.layers_until == {"weight": 1 - 1 / 15}
-    assert result.provenance["points"] == 2
-    assert result.provenance["checksum"] == blobs().checksum
+    assert result.provenance.points == 2
+    assert result.provenance.checksum == blobs().checksum
 
 
 def test_a_stored_search_is_taken_if_it_is_as_fine_and_of_the_same_data() -> None:
     found, collapse = search("snip", points=6)
 
     def taken(points: int = 6, **changes: object) -> bool:
-        one = dataclasses.replace(collapse, provenance={**collapse.provenance, **changes})
+        one = altered(collapse, provenance=changes)
         return stored([one], found.runner, found.trial, Settings(points)) is one
 
     assert [taken(points) for points in (5, 6, 7)] == [True, True, False]
     assert not taken(checksum="another")
-    no_points = dataclasses.replace(collapse, provenance={**collapse.provenance, "points": None})
+    no_points = altered(collapse, provenance={"points": None})
     assert stored([no_points], found.runner, found.trial, Settings(2)) is None
     other = made("snip", Settings(), seed=1).trial
     assert stored([collapse], found.runner, other, Settings(6)) is None

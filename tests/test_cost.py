@@ -13,6 +13,7 @@ from pai_bench.catalog import resolve
 from pai_bench.cost import bare, measure_cost, measure_step
 from pai_bench.environment import describe
 from pai_bench.runner import Runner
+from pai_bench.store import Environment
 from pai_bench.timing import Timing
 from pai_bench.training.trainer import ENGINE
 from tests.test_run_records import normed
@@ -43,8 +44,8 @@ def test_a_cost_field_by_field(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.prune_rounds, found.prune_cold, found.prune_seconds, found.prune_iqr) == (2, True, 3.0, 1.0)
     assert (found.prune_peak_bytes, found.prune_device_seconds) == (5000, 1.5)
     assert (found.trial, found.device) == (trial.configuration(), "cpu")
-    assert found.environment == describe(torch.device("cpu"))
-    assert found.provenance["command"] == "pai-bench time"
+    assert found.environment == Environment(**describe(torch.device("cpu")))
+    assert found.provenance.command == "pai-bench time"
 
 
 @pytest.mark.parametrize(("criterion", "model"), [("snip", tiny), ("magnitude", normed)])

@@ -1,7 +1,6 @@
 """Results that are no files or too large, and folders that change while a sweep runs, are named in a line."""
 
 import base64
-import dataclasses
 import errno
 import json
 import lzma
@@ -22,7 +21,7 @@ from pai_bench.cli import main
 from pai_bench.identity import digest, identify
 from pai_bench.store import Layer, Record, Store, archive, bits
 from pai_bench.store.stored import LONGEST
-from tests.report.records import drawn
+from tests.report.records import altered, drawn
 from tests.test_odd_input import SMALL, one_line
 from tests.test_runner import sweep
 
@@ -110,7 +109,7 @@ def test_a_mask_that_would_fill_the_memory() -> None:
     text = base64.b64encode(zlib.compress(bytes(2**27))).decode()
     assert peak(lambda: bits.unpack(text, 100)) < 2**22
     store = Store("r", create=True)
-    record = dataclasses.replace(drawn("snip", 0.5, 0, 0.9), mask=text)
+    record = altered(drawn("snip", 0.5, 0, 0.9), mask=text)
     store.write(record)
     with pytest.raises(pb.UserError, match="a mask of 95 weights in more than 12 bytes"):
         pb.read_mask(record)
@@ -120,12 +119,12 @@ def test_a_mask_that_would_fill_the_memory() -> None:
 
 def test_a_dense_reference_that_would_fill_the_memory() -> None:
     large = (Layer(name="a", size=2**40, kept=2**40, shape=(2**20, 2**20)),)
-    mask = pb.read_mask(dataclasses.replace(drawn(None, 0.0, 0, 0.9), layers=large))
+    mask = pb.read_mask(altered(drawn(None, 0.0, 0, 0.9), layers=large))
     assert mask["a"].shape == (2**20, 2**20)
     assert mask.size == 2**40
     for layer in (Layer(name="a", size=4, kept=4), Layer(name="a", size=4, kept=4, shape=(-2, -2))):
         with pytest.raises(pb.UserError, match="4 weights of a have the shape"):
-            pb.read_mask(dataclasses.replace(drawn(None, 0.0, 0, 0.9), layers=(layer,)))
+            pb.read_mask(altered(drawn(None, 0.0, 0, 0.9), layers=(layer,)))
 
 
 def header(text: str) -> bytes:
@@ -163,8 +162,8 @@ def test_a_whole_mask_that_is_no_file_or_too_long() -> None:
     size = bits.PLACES + 8
     mask = {"a": np.random.default_rng(0).random(size) < 0.5}
     layers = (Layer(name="a", size=size, kept=int(mask["a"].sum()), shape=(size,)),)
-    record = dataclasses.replace(drawn("snip", 0.5, 0, 0.9), layers=layers, mask=bits.pack(mask))
-    store.write(dataclasses.replace(record, whole_mask=bits.whole_file(mask)))
+    record = altered(drawn("snip", 0.5, 0, 0.9), layers=layers, mask=bits.pack(mask))
+    store.write(altered(record, whole_mask=bits.whole_file(mask)))
     file = store.mask_of(record.identity)
     assert (pb.read_mask("r", record.identity)["a"].numpy() == mask["a"]).all()
     for make in (os.mkfifo, make_large, make_socket):

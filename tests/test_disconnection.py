@@ -41,26 +41,36 @@ def records(**changes: object) -> list[Record]:
 
 def test_a_disconnected_network_is_not_trained_and_says_why() -> None:
     dense, cut = records()
-    assert (dense.connected, dense.effective_sparsity, dense.dead_layers, dense.status) == (True, 0, (), "done")
-    assert (cut.connected, cut.effective_sparsity, cut.status) == (False, 1, "disconnected")
-    assert cut.dead_layers == ("1.weight", "3.weight")
-    assert cut.first_cut == "3.weight"
+    assert (dense.pruning.connected, dense.pruning.effective_sparsity, dense.pruning.dead_layers, dense.status) == (
+        True,
+        0,
+        (),
+        "done",
+    )
+    assert (cut.pruning.connected, cut.pruning.effective_sparsity, cut.status) == (False, 1, "disconnected")
+    assert cut.pruning.dead_layers == ("1.weight", "3.weight")
+    assert cut.pruning.first_cut == "3.weight"
     assert cut.error == "no path from input to output, cut first in 3.weight; not trained"
-    assert (cut.epochs, cut.images_per_second) == (0, None)
-    assert [(layer.kept > 0, layer.effective) for layer in cut.layers] == [(True, 0), (False, 0)]
+    assert (cut.training.epochs, cut.training.images_per_second) == (0, None)
+    assert [(layer.kept > 0, layer.effective) for layer in cut.pruning.layers] == [(True, 0), (False, 0)]
 
 
 def test_its_accuracy_is_that_of_a_constant_predictor() -> None:
     _, cut = records()
     targets = blobs().test.targets
     shares = [int(targets.eq(c).sum()) / len(targets) for c in targets.unique()]
-    assert any(cut.test_accuracy == pytest.approx(part) for part in shares)
+    assert any(cut.evaluation.test_accuracy == pytest.approx(part) for part in shares)
 
 
 def test_it_is_trained_when_asked_for_and_only_then() -> None:
     records()
     _, trained = records(train_disconnected=True)
-    assert (trained.status, trained.connected, trained.epochs, trained.error) == ("done", False, 3, None)
+    assert (trained.status, trained.pruning.connected, trained.training.epochs, trained.error) == (
+        "done",
+        False,
+        3,
+        None,
+    )
     _, kept = records()  # a trained one satisfies both
     assert kept == trained
 
@@ -82,7 +92,7 @@ def branching(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
 def test_a_network_without_paths_of_its_own_is_trained_and_has_no_figures(caplog: pytest.LogCaptureFixture) -> None:
     found = run_catalog(resolve(sweep(models=[branching], criteria=["random"], seeds=1)), "r")
     assert [record.status for record in found] == ["done", "done"], [record.error for record in found]
-    assert [(record.connected, record.effective_sparsity) for record in found] == [(None, None)] * 2
+    assert [(record.pruning.connected, record.pruning.effective_sparsity) for record in found] == [(None, None)] * 2
     assert "connectivity is not known" in caplog.text
 
 
@@ -112,8 +122,8 @@ def test_a_sparsity_is_written_with_three_digits_of_its_density(sparsity: float,
 def test_old_records_without_connectivity_are_read() -> None:
     _, cut = records()
     old = {key: value for key, value in fields_of(cut.to_json()).items() if key != "first_cut"}
-    assert Record.from_json(json.dumps(old)).first_cut is None
-    assert torch.tensor([layer.effective or 0 for layer in cut.layers]).sum() == 0
+    assert Record.from_json(json.dumps(old)).pruning.first_cut is None
+    assert torch.tensor([layer.effective or 0 for layer in cut.pruning.layers]).sum() == 0
 
 
 class Odd(nn.Module):
@@ -152,7 +162,7 @@ def constant(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
 
 def test_the_dense_reference_is_trained_whatever_its_paths() -> None:
     found = run_catalog(resolve(sweep(models=[odd, constant], criteria=["random"], seeds=1)), "r")
-    states = [(record.trial["model"], record.status, record.connected) for record in found]
+    states = [(record.trial["model"], record.status, record.pruning.connected) for record in found]
     expected: list[tuple[str, str, bool | None]] = [("odd", "done", None), ("odd", "done", None)]
     expected += [("constant", "done", False), ("constant", "disconnected", False)]
     assert states == expected, [record.error for record in found]

@@ -54,7 +54,7 @@ def test_an_estimate_has_the_size_of_what_is_found() -> None:
     found = estimate(runner, runner.catalog.trials)
     assert not found.failed
     records = [runner.run(trial) for trial in runner.catalog.trials]
-    trained = sum(record.train_seconds or 0.0 for record in records)
+    trained = sum(record.training.train_seconds or 0.0 for record in records)
     assert 0.2 * trained < found.training < 5 * trained
     assert found.seconds == found.training + found.evaluation + found.scoring > found.training
     written = sum(len(record.to_json()) for record in records)

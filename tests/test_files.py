@@ -129,7 +129,7 @@ def test_what_is_in_a_file_from_python() -> None:
 def test_worker_processes_find_what_is_in_a_file() -> None:
     frame = pb.run(sweep(seeds=2, workers=2, lanes=1), out="two")
     assert set(frame.status) == {"done"}
-    assert {record.provenance["workers"] for record in Store("two")} == {2}
+    assert {record.provenance.workers for record in Store("two")} == {2}
 
 
 def test_data_that_are_others_in_each_process_are_not_given_to_workers() -> None:

@@ -2,7 +2,6 @@
 
 import base64
 import copy
-import dataclasses
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ import pai_bench as pb
 from pai_bench.cli import main
 from pai_bench.store import Layer, Record, Store, bits
 from pai_bench.store.stored import sealed
-from tests.report.records import drawn, fields_of
+from tests.report.records import altered, drawn, fields_of
 
 COUNT = 1000
 BATCH = 100
@@ -151,7 +150,7 @@ def large(seed: int) -> Record:
         Layer(name=name, size=keep.size, kept=int(keep.sum()), shape=keep.shape) for name, keep in mask.items()
     )
     record = drawn("snip", 0.5, seed, 0.9, layers=layers, mask=bits.pack(mask))
-    return dataclasses.replace(record, whole_mask=bits.whole_file(mask))
+    return altered(record, whole_mask=bits.whole_file(mask))
 
 
 def other_header(draw: random.Random, content: bytes) -> bytes:
@@ -200,12 +199,12 @@ def test_mutated_masks(capsys: pytest.CaptureFixture[str]) -> None:
     small = [drawn("snip", 0.5, seed, 0.9) for seed in range(BATCH)]
     for i in range(COUNT // 2):
         record = small[i % BATCH]
-        assert record.mask is not None
+        assert record.pruning.mask is not None
         if draw.random() < 0.5:
-            text = other_bytes(draw, record.mask.encode()).decode("utf-8", "replace")
+            text = other_bytes(draw, record.pruning.mask.encode()).decode("utf-8", "replace")
         else:
-            text = base64.b64encode(other_bytes(draw, base64.b64decode(record.mask))).decode()
-        got = mask_or_error(lambda: pb.read_mask(dataclasses.replace(record, mask=text)))  # noqa: B023
+            text = base64.b64encode(other_bytes(draw, base64.b64decode(record.pruning.mask))).decode()
+        got = mask_or_error(lambda: pb.read_mask(altered(record, mask=text)))  # noqa: B023
         assert got is None or same(got, pb.read_mask(record)), i
         refused += got is None
         # as an earlier version wrote it, and as if this one had

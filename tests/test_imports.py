@@ -135,7 +135,7 @@ def test_rooms_without_torch(room: str) -> None:
         assert module.split(".")[0] not in ("torch", "torchvision"), f"{file} imports {module}"
 
 
-HEAVY = "torch torchvision numpy pandas scipy matplotlib sklearn rich"
+HEAVY = "torch torchvision numpy pandas scipy matplotlib sklearn rich msgspec"
 
 
 @pytest.mark.parametrize(

@@ -114,8 +114,8 @@ def test_a_clock_that_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {record.status for record in records} == {"done"}
     assert all(0 < one < took for one in seconds)
     assert len(seconds) == 6
-    assert all(0 < (record.train_seconds or 0) < took for record in records)
-    assert all(0 < (record.score_seconds or took / 2) < took for record in records)
+    assert all(0 < (record.training.train_seconds or 0) < took for record in records)
+    assert all(0 < (record.pruning.score_seconds or took / 2) < took for record in records)
     assert [record.identity for record in run_catalog(resolve(sweep()), "r")] == [one.identity for one in records]
     assert len(seconds) == 6
 
@@ -165,5 +165,5 @@ def test_a_folder_of_another_user_is_read_but_not_written(of_another_user: tuple
 def test_masks_of_trials_that_are_stored_take_no_memory() -> None:
     catalog = resolve(sweep(criteria=["random"], seeds=1, epochs=0))
     for found in (run_catalog(catalog, "r"), run_catalog(catalog, "r")):  # as run, and as read
-        assert [(record.mask, record.whole_mask) for record in found] == [(None, None)] * 2
-    assert sum(record.mask is not None for record in Store("r")) == 1
+        assert [(record.pruning.mask, record.pruning.whole_mask) for record in found] == [(None, None)] * 2
+    assert sum(record.pruning.mask is not None for record in Store("r")) == 1

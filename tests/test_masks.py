@@ -20,6 +20,7 @@ from pai_bench.registry import DATA, Plugin
 from pai_bench.runner import Runner
 from pai_bench.store import Record, Store, bits
 from pai_bench.store.bits import PLACES, differing, pack, read_whole, whole_file
+from tests.report.records import altered
 
 
 def wide(shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -81,18 +82,18 @@ def test_whole_masks_of_large_networks_lie_beside_their_records(tmp_path: Path) 
     assert "whole_mask" not in json.loads((tmp_path / "trials" / f"{record.identity}.json").read_text())
     mask = pb.read_mask(tmp_path, record.identity)
     assert mask.size == 784 * 700 + 7000 > PLACES
-    assert mask.kept == sum(layer.kept for layer in record.layers)
-    assert differing(record.mask or "", {name: keep.numpy() for name, keep in mask.items()}) == 0
+    assert mask.kept == sum(layer.kept for layer in record.pruning.layers)
+    assert differing(record.pruning.mask or "", {name: keep.numpy() for name, keep in mask.items()}) == 0
     content, places = file.read_bytes(), set(bits.places(mask.size).tolist())
     outside = max(place for place in range(784 * 700) if place not in places)  # of the sample in the record
-    first = 8 + int.from_bytes(content[:8], "little") + content_offset(content, record.layers[0].name)
+    first = 8 + int.from_bytes(content[:8], "little") + content_offset(content, record.pruning.layers[0].name)
     flipped = bytearray(content)
     flipped[first + outside // 8] ^= 128 >> outside % 8
     file.write_bytes(flipped)
     with pytest.raises(pb.UserError, match="its content is not that of its checksum"):
         pb.read_mask(tmp_path, record.identity)
     earlier = safetensors.numpy.load(bytes(flipped))  # has no checksum
-    shapes = json.dumps({layer.name: layer.shape for layer in record.layers})
+    shapes = json.dumps({layer.name: layer.shape for layer in record.pruning.layers})
     file.write_bytes(safetensors.numpy.save(earlier, {"shapes": shapes}))
     with pytest.raises(pb.UserError, match="other numbers of connections than the record says"):
         pb.read_mask(tmp_path, record.identity)
@@ -109,7 +110,7 @@ def test_whole_masks_of_large_networks_lie_beside_their_records(tmp_path: Path) 
     with pytest.raises(pb.UserError, match=r"a sample of 524,288 of its 555,800 places.*remake_mask"):
         pb.read_mask(tmp_path, record.identity)
     store = Store(tmp_path)
-    store.write(dataclasses.replace(record, whole_mask=b"x"))
+    store.write(altered(record, whole_mask=b"x"))
     store.write(record)
     assert not file.exists()
 
@@ -131,7 +132,7 @@ def test_a_mask_is_made_again_and_held_to_the_sample(tmp_path: Path) -> None:
     }
     wrong = {name: keep.numpy() ^ (name == "fc.weight") for name, keep in found.items()}
     with pytest.raises(pb.UserError, match=r"differs from that of trial .* in [\d,]+ of 524,288 places: .*torch"):
-        pb.remake_mask(dataclasses.replace(record, mask=pack(wrong)))
+        pb.remake_mask(altered(record, mask=pack(wrong)))
 
 
 @pytest.mark.parametrize("model", ["resnet-20", "resnet-20-identity", "lenet"])
@@ -146,9 +147,9 @@ def test_a_trial_is_of_the_network_that_its_record_names(model: str, tmp_path: P
 def test_what_has_no_mask_says_why(tmp_path: Path) -> None:
     record = of(swept(tmp_path))
     with pytest.raises(pb.UserError, match="has no mask: it is failed"):
-        pb.read_mask(dataclasses.replace(record, mask=None, status="failed"))
+        pb.read_mask(altered(record, mask=None, status="failed"))
     with pytest.raises(pb.UserError, match="has no mask: it is one of a file of records"):
-        pb.read_mask(dataclasses.replace(record, mask=None))
+        pb.read_mask(altered(record, mask=None))
     with pytest.raises(pb.UserError, match="has no trial mine"):
         pb.read_mask(tmp_path, "mine")
     with pytest.raises(pb.UserError, match="is not the file of a trial"):

@@ -9,26 +9,27 @@ import pytest
 
 from pai_bench.identity import identify
 from pai_bench.store import BenchmarkResult, Collapse, Cost, Layer, Record
-from tests.report.records import drawn, record
+from pai_bench.store.flat import join
+from pai_bench.store.records import KEYS
+from tests.report.records import altered, drawn, fields_of, record
 from tests.report.test_damage import benchmark, collapse, cost
 
 Stored = Record | Cost | Collapse | BenchmarkResult
 
 
-def altered(one: Any, path: str, value: Any) -> Any:
+def changed(one: Any, path: str, value: Any) -> Any:
     """A record with another value at a path, such as ``provenance.data.train``, under the name that it then has."""
     key, *inside = path.split(".")
-    if not inside:
-        return dataclasses.replace(one, **{key: value})
-    whole = json.loads(json.dumps(dict(getattr(one, key))))
+    if key != "trial":
+        for step in reversed(inside):
+            value = {step: value}
+        return altered(one, **{key: value})
+    whole = json.loads(json.dumps(dict(one.trial)))
     place = whole
     for step in inside[:-1]:
         place = place[step]
     place[inside[-1]] = value
-    one = dataclasses.replace(one, **{key: whole})
-    if isinstance(one, Record):
-        one = dataclasses.replace(one, identity=one.identity[:-12] + identify("", whole)[-12:])
-    return one
+    return altered(one, trial=whole, identity=one.identity[:-12] + identify("", whole)[-12:])
 
 
 def text(one: Stored) -> str:
@@ -53,14 +54,14 @@ SHARES = [
 @pytest.mark.parametrize("path", SHARES)
 def test_a_share_lies_between_0_and_1(path: str) -> None:
     one = drawn("snip", 0.5, 0, 0.9)
-    assert [refused(altered(one, path, value)) for value in (-0.001, 0.0, 1.0, 1.001)] == [True, False, False, True]
+    assert [refused(changed(one, path, value)) for value in (-0.001, 0.0, 1.0, 1.001)] == [True, False, False, True]
 
 
 def test_the_accuracy_of_every_epoch_is_a_share() -> None:
     one = drawn("snip", 0.5, 0, 0.9)
     for value, wrong in ((-0.001, True), (0.0, False), (1.0, False), (1.001, True)):
-        last = dataclasses.replace(one.curve[-1], test_accuracy=value)
-        assert refused(dataclasses.replace(one, curve=(*one.curve[:-1], last))) is wrong
+        last = dataclasses.replace(one.training.curve[-1], test_accuracy=value)
+        assert refused(altered(one, curve=(*one.training.curve[:-1], last))) is wrong
 
 
 AMOUNTS = [
@@ -73,7 +74,7 @@ AMOUNTS = [
 @pytest.mark.parametrize("path", AMOUNTS)
 def test_an_amount_is_not_negative(path: str) -> None:
     one = drawn("snip", 0.5, 0, 0.9)
-    assert [refused(altered(one, path, value)) for value in (-1, 0, 1)] == [True, False, False]
+    assert [refused(changed(one, path, value)) for value in (-1, 0, 1)] == [True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -121,15 +122,15 @@ def test_an_amount_is_not_negative(path: str) -> None:
     ],
 )
 def test_what_a_record_may_hold(path: str, value: Any, wrong: bool) -> None:
-    one = dataclasses.replace(drawn("snip", 0.5, 0, 0.9), mask=None)
-    assert refused(altered(one, path, value)) is wrong
+    one = altered(drawn("snip", 0.5, 0, 0.9), mask=None)
+    assert refused(changed(one, path, value)) is wrong
 
 
 def test_a_failed_trial_has_no_accuracy_and_a_dense_one_no_sparsity() -> None:
     assert not refused(record("snip", 0.9, 0, None))
     dense = record(None, 0.0, 0, 0.9)
     assert not refused(dense)
-    assert refused(altered(dense, "trial.sparsity", 0.5))
+    assert refused(changed(dense, "trial.sparsity", 0.5))
 
 
 Make = Callable[[], Stored]
@@ -172,7 +173,7 @@ Make = Callable[[], Stored]
     ],
 )  # fmt: skip
 def test_what_else_may_hold(make: Make, path: str, value: Any, wrong: bool) -> None:
-    assert refused(altered(make(), path, value)) is wrong
+    assert refused(changed(make(), path, value)) is wrong
 
 
 @pytest.mark.parametrize(
@@ -203,13 +204,33 @@ def test_what_was_measured_cannot_be_changed(one: Stored) -> None:
 
 
 def test_the_form_of_a_file() -> None:
-    one = dataclasses.replace(drawn("snip", 0.5, 0, 0.9), whole_mask=b"bits")
+    one = altered(drawn("snip", 0.5, 0, 0.9), whole_mask=b"bits")
     for form in (one, collapse(), benchmark()):
         assert form.to_json().startswith(
             f'{{\n "{"identity" if form is one else next(iter(dataclasses.asdict(form)))}"'
         )
         assert form.to_json().endswith("\n}\n")
     assert "whole_mask" not in one.to_json() + repr(one)
+
+
+def test_every_field_has_its_place_in_the_file() -> None:
+    one = altered(record("snip", 0.9, 0, None), traceback="Traceback", metrics={"gap": 0.25})
+    assert sorted(join(one)) == sorted(KEYS)
+    assert list(fields_of(one.to_json())) == list(KEYS)
+    assert Record.from_json(one.to_json()) == one
+    bare = fields_of(record("snip", 0.9, 0, 0.5).to_json())
+    assert {*KEYS} - bare.keys() == {"traceback", "metrics"}  # which are not there where they are empty
+
+
+def test_what_is_wrong_with_a_file_is_said_in_a_line() -> None:
+    fields = fields_of(drawn("snip", 0.5, 0, 0.9).to_json())
+    fields["layers"][1]["size"] = "many"
+    with pytest.raises(ValueError, match=r"Expected `int`, got `str` - at `\$.pruning.layers\[1\].size`"):
+        Record.from_json(json.dumps(fields))
+    with pytest.raises(ValueError, match="a field is missing or malformed") as refusal:
+        Record.from_json(json.dumps(fields_of(drawn("snip", 0.5, 0, 0.9).to_json()) | {"status": "no\nword" * 1000}))
+    assert len(str(refusal.value).splitlines()) == 1
+    assert len(str(refusal.value)) < 300
 
 
 def test_what_an_earlier_version_did_not_store_is_what_it_did() -> None:
@@ -226,17 +247,17 @@ def test_a_row_by_hand() -> None:
         Layer(name="a", size=80, kept=65, shape=(5, 16), flops=160),
         Layer(name="b", size=15, kept=5, shape=(3, 5), flops=30),
     )
-    one = dataclasses.replace(drawn("snip", 0.5, 0, 0.9), layers=layers, flops=220, not_scored=("c", "d"), mask=None)
+    one = altered(drawn("snip", 0.5, 0, 0.9), layers=layers, flops=220, not_scored=("c", "d"), mask=None)
     row = one.row()
     assert row["flops_kept"] == pytest.approx(220 - 2 * 15 - 2 * 10)
     assert (row["parameters"], row["parameters_kept"], row["classes"]) == (95, 70, 3)
     assert row["best_accuracy"] == pytest.approx(0.9)  # the curve: 0.3, 0.61, 0.9
     assert (row["not_scored"], row["prunable"], row["test_examples"], row["train_loss"]) == ("c, d", "usual", 5, 1.0)
-    assert altered(one, "provenance.data.classes", 7).row()["classes"] == 7
-    assert dataclasses.replace(one, flops=None).row()["flops_kept"] is None
+    assert changed(one, "provenance.data.classes", 7).row()["classes"] == 7
+    assert altered(one, flops=None).row()["flops_kept"] is None
     unknown = (dataclasses.replace(layers[0], flops=None), layers[1])
-    assert dataclasses.replace(one, layers=unknown).row()["flops_kept"] is None
-    bare = dataclasses.replace(one, layers=(), curve=(), flops=220).row()
+    assert altered(one, layers=unknown).row()["flops_kept"] is None
+    bare = altered(one, layers=(), curve=(), flops=220).row()
     assert (bare["parameters"], bare["parameters_kept"], bare["classes"], bare["train_loss"]) == (
         None,
         None,

@@ -13,6 +13,7 @@ from pai_bench.catalog import resolve
 from pai_bench.environment import commit
 from pai_bench.pruning import weights
 from pai_bench.runner import Runner
+from pai_bench.store.stored import plain
 from tests.test_runner import Fails, blobs, sweep
 
 
@@ -35,23 +36,31 @@ def test_a_record_field_by_field(lanes: int) -> None:
     for trial, record in zip(trials, (dense, snip, drawn), strict=True):
         assert (record.identity, record.trial) == (trial.identity, trial.configuration())
         assert (record.status, record.error, record.traceback) == ("done", None, None)
-        assert (record.epochs, record.device, record.connected, record.first_cut) == (2, "cpu", True, None)
-        assert [epoch.epoch for epoch in record.curve] == [1, 2]
-        assert (record.test_loss, record.test_accuracy) == (record.curve[-1].test_loss, record.curve[-1].test_accuracy)
-        assert record.train_seconds is not None
-        assert record.images_per_second is not None
-        assert 0 < record.train_seconds < 600
-        assert record.images_per_second * record.train_seconds == pytest.approx(2 * 240)
-        assert record.chance_accuracy == pytest.approx(1 / 3)
-        assert record.not_scored == ()
-        assert record.not_prunable == 2 * 16 + 3
-        assert [(one.name, one.size, one.shape, one.flops) for one in record.layers] == [
+        assert (record.training.epochs, record.device, record.pruning.connected, record.pruning.first_cut) == (
+            2,
+            "cpu",
+            True,
+            None,
+        )
+        assert [epoch.epoch for epoch in record.training.curve] == [1, 2]
+        assert (record.evaluation.test_loss, record.evaluation.test_accuracy) == (
+            record.training.curve[-1].test_loss,
+            record.training.curve[-1].test_accuracy,
+        )
+        assert record.training.train_seconds is not None
+        assert record.training.images_per_second is not None
+        assert 0 < record.training.train_seconds < 600
+        assert record.training.images_per_second * record.training.train_seconds == pytest.approx(2 * 240)
+        assert record.evaluation.chance_accuracy == pytest.approx(1 / 3)
+        assert record.pruning.not_scored == ()
+        assert record.pruning.not_prunable == 2 * 16 + 3
+        assert [(one.name, one.size, one.shape, one.flops) for one in record.pruning.layers] == [
             ("0.weight", 80, (16, 5), 160),
             ("3.weight", 48, (3, 16), 96),
         ]
-        assert record.flops is not None
-        assert record.flops >= 256
-        origin = dict(record.provenance)
+        assert record.pruning.flops is not None
+        assert record.pruning.flops >= 256
+        origin = plain(record.provenance)
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", origin.pop("finished"))
         shapes = {"shape": [5], "classes": 3, "train": 240, "test": 60}
         assert origin == {
@@ -60,15 +69,15 @@ def test_a_record_field_by_field(lanes: int) -> None:
             "together": "stacked" if lanes == 3 else None,
             "data": {"label": "blobs", "checksum": blobs().checksum, **shapes},
         }
-    assert (dense.batch_norm, snip.batch_norm, drawn.batch_norm) == (None, "eval", None)  # of what sees data
-    assert (dense.mask, dense.score_seconds, dense.score_peak_bytes) == (None, None, None)
-    assert (dense.achieved_sparsity, dense.effective_sparsity) == (0.0, 0.0)
+    assert [one.pruning.batch_norm for one in (dense, snip, drawn)] == [None, "eval", None]  # of what sees data
+    assert (dense.pruning.mask, dense.pruning.score_seconds, dense.pruning.score_peak_bytes) == (None, None, None)
+    assert (dense.pruning.achieved_sparsity, dense.pruning.effective_sparsity) == (0.0, 0.0)
     for record in (snip, drawn):
-        assert sum(one.kept for one in record.layers) == 32
-        assert record.achieved_sparsity == 0.75
-        assert record.effective_sparsity == 1 - sum(one.effective or 0 for one in record.layers) / 128
-        assert record.mask is not None
-        assert record.score_seconds is not None
+        assert sum(one.kept for one in record.pruning.layers) == 32
+        assert record.pruning.achieved_sparsity == 0.75
+        assert record.pruning.effective_sparsity == 1 - sum(one.effective or 0 for one in record.pruning.layers) / 128
+        assert record.pruning.mask is not None
+        assert record.pruning.score_seconds is not None
 
 
 def test_records_of_what_failed_and_of_what_is_cut_in_two() -> None:
@@ -81,19 +90,28 @@ def test_records_of_what_failed_and_of_what_is_cut_in_two() -> None:
 
     catalog = resolve(sweep(models=[normed], criteria=[Fails()], seeds=1))
     failed = Runner(catalog).run(catalog.trials[1])
-    assert (failed.status, failed.epochs, failed.curve, failed.mask) == ("failed", 3, (), None)
-    assert (failed.test_accuracy, failed.train_seconds, failed.batch_norm) == (None, None, None)
+    assert (failed.status, failed.training.epochs, failed.training.curve, failed.pruning.mask) == (
+        "failed",
+        3,
+        (),
+        None,
+    )
+    assert (failed.evaluation.test_accuracy, failed.training.train_seconds, failed.pruning.batch_norm) == (
+        None,
+        None,
+        None,
+    )
     assert failed.traceback is not None
     assert "RuntimeError: no score today\n" in failed.traceback
-    assert (failed.provenance["channels_last"], failed.provenance["lanes"]) == (None, 1)
+    assert (failed.provenance.channels_last, failed.provenance.lanes) == (None, 1)
     for train_disconnected, epochs in ((False, 0), (True, 3)):
         keys: dict[str, Any] = {"criteria": [Cuts()], "models": [normed], "seeds": 1, "sparsities": [0.5]}
         catalog = resolve(sweep(**keys, train_disconnected=train_disconnected))
         record = Runner(catalog).run(catalog.trials[1])
-        assert (record.epochs, len(record.curve), record.connected) == (epochs, epochs, False)
-        assert (record.first_cut, record.dead_layers) == ("3.weight", ("0.weight", "3.weight"))
-        assert [(one.kept, one.effective) for one in record.layers] == [(64, 0), (0, 0)]
+        assert (record.training.epochs, len(record.training.curve), record.pruning.connected) == (epochs, epochs, False)
+        assert (record.pruning.first_cut, record.pruning.dead_layers) == ("3.weight", ("0.weight", "3.weight"))
+        assert [(one.kept, one.effective) for one in record.pruning.layers] == [(64, 0), (0, 0)]
         why = "no path from input to output, cut first in 3.weight; not trained"
         assert (record.status, record.error) == (("done", None) if train_disconnected else ("disconnected", why))
-        assert record.test_accuracy is not None
-        assert (record.train_seconds or 0) > 0 or not train_disconnected
+        assert record.evaluation.test_accuracy is not None
+        assert (record.training.train_seconds or 0) > 0 or not train_disconnected

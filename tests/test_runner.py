@@ -136,7 +136,7 @@ def test_seeds_are_paired() -> None:
         seen.clear()
         record = worker.run(trial)
         assert len(set(seen)) <= 1
-        losses[trial.seed, trial.criterion_name, trial.sparsity] = record.test_loss
+        losses[trial.seed, trial.criterion_name, trial.sparsity] = record.evaluation.test_loss
         if seen:
             assert seen[0] == SHARED.setdefault(trial.seed, seen[0])
     assert SHARED[0][0] != SHARED[1][0]
@@ -217,12 +217,12 @@ def test_records_hold_what_is_needed_to_believe_them() -> None:
     record = next(r for r in Store("r") if r.trial["criterion"])
     assert record.trial["protocol"]["epochs"] == 3
     assert dict(record.trial["criterion"]["options"]) == {"bn": "eval", "seed": None}
-    assert {"python", "torch", "pai-bench"} <= set(record.environment["versions"])
-    assert record.provenance["data"]["checksum"] == blobs().checksum
-    assert [layer.size for layer in record.layers] == [80, 48]
-    assert sum(layer.kept for layer in record.layers) == 64
-    assert [epoch.epoch for epoch in record.curve] == [1, 2, 3]
-    assert record.curve[-1].test_accuracy == record.test_accuracy
+    assert {"python", "torch", "pai-bench"} <= set(record.environment.versions)
+    assert record.provenance.data.checksum == blobs().checksum
+    assert [layer.size for layer in record.pruning.layers] == [80, 48]
+    assert sum(layer.kept for layer in record.pruning.layers) == 64
+    assert [epoch.epoch for epoch in record.training.curve] == [1, 2, 3]
+    assert record.training.curve[-1].test_accuracy == record.evaluation.test_accuracy
 
 
 def test_training_is_seeded_down_to_dropout() -> None:

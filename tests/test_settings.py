@@ -48,9 +48,9 @@ def test_noisy_labels_in_lanes_are_those_of_each_trial_alone(fraction: float) ->
     trials = apart.catalog.trials
     alone = [apart.run(trial) for trial in trials]
     lanes = together.run_together(trials, lambda _trial, _epoch: None)
-    assert [record.provenance["lanes"] for record in lanes] == [len(trials)] * len(trials)
+    assert [record.provenance.lanes for record in lanes] == [len(trials)] * len(trials)
     for one, other in zip(alone, lanes, strict=True):
-        losses = ([epoch.train_loss for epoch in record.curve] for record in (one, other))
+        losses = ([epoch.train_loss for epoch in record.training.curve] for record in (one, other))
         assert next(losses) == pytest.approx(next(losses), rel=1e-4)
 
 
@@ -67,9 +67,9 @@ def test_networks_are_tested_on_what_is_held_out() -> None:
     record = Runner(resolve(sweep(criteria=["snip"], validation=0.25))).run(
         resolve(sweep(criteria=["snip"], validation=0.25)).trials[0]
     )
-    data = record.provenance["data"]
-    assert (data["train"], data["test"]) == (180, 60)
-    assert data["label"] == "blobs, tested on 25 % of its training set"
+    data = record.provenance.data
+    assert (data.train, data.test) == (180, 60)
+    assert data.label == "blobs, tested on 25 % of its training set"
 
 
 @pytest.mark.parametrize(

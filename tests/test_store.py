@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 import pai_bench as pb
-from pai_bench.store import EpochRecord, Layer, Record, Store
+from pai_bench.store import EpochRecord, Evaluation, Layer, Pruning, Record, Store, Training
 from pai_bench.store.stored import sealed
 from tests.made import Choice
 from tests.made import trial as made_trial
-from tests.report.records import ALONE, fields_of
+from tests.report.records import DATA, ENVIRONMENT, PROVENANCE, altered, fields_of
 from tests.report.test_damage import collapse
 
 COLUMNS = [
@@ -32,24 +32,17 @@ def record(seed: int = 0) -> Record:
         identity=trial.identity,
         trial=trial.configuration(),
         status="done",
-        test_accuracy=0.5,
-        dead_layers=("fc.weight",),
-        layers=(Layer(name="fc.weight", size=10, kept=0),),
-        curve=(EpochRecord(epoch=1, train_loss=None, test_loss=0.3, test_accuracy=0.5),),
-        environment={
-            "versions": {"torch": "2"},
-            "device": "CPU",
-            "processor": "a cpu",
-            "threads": 2,
-            "system": "Linux",
-        },
-        provenance={**ALONE, "data": {"label": "digits", "checksum": "00ff", "train": 10, "test": 5}},
+        pruning=Pruning(dead_layers=("fc.weight",), layers=(Layer(name="fc.weight", size=10, kept=0),)),
+        training=Training(curve=(EpochRecord(epoch=1, train_loss=None, test_loss=0.3, test_accuracy=0.5),)),
+        evaluation=Evaluation(test_accuracy=0.5),
+        environment=ENVIRONMENT,
+        provenance=dataclasses.replace(PROVENANCE, data=dataclasses.replace(DATA, train=10, test=5)),
     )
 
 
 def test_a_large_loss_is_a_result(tmp_path: Path) -> None:
     store = Store(tmp_path / "r", create=True)
-    large = dataclasses.replace(record(), test_loss=3e38)
+    large = altered(record(), test_loss=3e38)
     store.write(large)
     assert store.read(large.identity) == large
 
@@ -224,11 +217,11 @@ def test_a_trial_takes_its_whole_mask_along(tmp_path: Path) -> None:
     """A record stored under the name of an earlier version, with a mask beside it."""
     store = Store(tmp_path / "r", create=True)
     one, former = record(0), record(1)
-    store.write(dataclasses.replace(former, whole_mask=b"mask"))
+    store.write(altered(former, whole_mask=b"mask"))
     assert store.mask_of(former.identity).read_bytes() == b"mask"
     found = store.adopt(former.identity, one.identity, one.trial)
     assert found is not None
-    assert (found.identity, found.trial["seed"], found.test_accuracy) == (one.identity, 0, 0.5)
+    assert (found.identity, found.trial["seed"], found.evaluation.test_accuracy) == (one.identity, 0, 0.5)
     assert store.mask_of(one.identity).read_bytes() == b"mask"
     assert {path.name for path in store.trials.iterdir()} == {
         f"{one.identity}.json",
@@ -244,7 +237,7 @@ def test_a_trial_that_another_process_adopts_meanwhile_keeps_its_whole_mask(
 ) -> None:
     store, other = (Store(tmp_path / "r", create=True) for _ in range(2))
     one, former = record(0), record(1)
-    store.write(dataclasses.replace(former, whole_mask=b"mask"))
+    store.write(altered(former, whole_mask=b"mask"))
     known = store.read(former.identity) if read_before else None
     there = other.adopt(former.identity, one.identity, one.trial)
     read = store.read

@@ -20,8 +20,9 @@ from pai_bench.cli import main
 from pai_bench.identity import digest
 from pai_bench.report import costs
 from pai_bench.runner import Runner
-from pai_bench.store import Cost, Store
+from pai_bench.store import Cost, Provenance, Store
 from pai_bench.timing import WARM_ROUNDS, Timing, repeat
+from tests.report.records import ENVIRONMENT
 from tests.test_runner import blobs
 
 CPU = torch.device("cpu")
@@ -170,7 +171,7 @@ def test_the_verb_prints_stores_and_reports(capsys: pytest.CaptureFixture[str]) 
     assert (snip.weights, snip.cuts, snip.trial["score_batch"], snip.rounds) == (266_200, 3, 20, 2)
     assert min(snip.seconds, snip.floor_seconds, snip.prune_seconds, snip.step_seconds) > 0
     assert snip.prune_seconds > snip.seconds
-    assert snip.environment["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert snip.environment.versions["torch"] == torch.__version__.partition("+")[0]
     page = Path("results/report.md").read_text()
     assert "## What scoring costs" in page
     assert "pai-bench time --criteria snip,er" in page
@@ -186,7 +187,6 @@ def test_the_verb_prints_stores_and_reports(capsys: pytest.CaptureFixture[str]) 
     assert "## What scoring costs" in page
 
 
-ENVIRONMENT = {"device": "CPU", "processor": "a cpu", "versions": {"torch": "2"}, "system": "Linux", "threads": 2}
 TRIAL = {
     "data": "d", "model": "net", "seed": 0, "sparsity": 0.9, "train_fraction": 1.0,
     "criterion": {"name": "snip", "schedule": "one-shot", "revision": 1, "options": []},
@@ -200,7 +200,7 @@ def cost(trial: dict[str, Any] | None = None, **changes: Any) -> Cost:
         "trial": TRIAL | (trial or {}), "weights": 1000, "cuts": 1, "batch_norm": None, "rounds": 5, "cold": False,
         "seconds": 0.3, "iqr": 0.01, "peak_bytes": 3 * 2**20, "floor_seconds": 0.2, "floor_peak_bytes": 2 * 2**20,
         "prune_rounds": 1, "prune_cold": True, "prune_seconds": 0.6, "prune_iqr": 0.0, "prune_peak_bytes": None,
-        "step_seconds": 0.1, "device": "cpu", "environment": ENVIRONMENT, "provenance": {"commit": "abc"},
+        "step_seconds": 0.1, "device": "cpu", "environment": ENVIRONMENT, "provenance": Provenance(commit="abc"),
         "precision": "fp32", "memory_format": "contiguous",
     }  # fmt: skip
     return Cost(**values | changes)
@@ -241,13 +241,13 @@ def test_a_cost_that_was_stored_without_seconds_on_the_device_is_read() -> None:
 
 def test_what_cannot_be_compared_stands_in_another_table() -> None:
     others = [
-        cost(device="cuda", environment=ENVIRONMENT | {"device": "NVIDIA X"}),
+        cost(device="cuda", environment=dataclasses.replace(ENVIRONMENT, device="NVIDIA X")),
         cost({"model": "other"}),
         cost({"score_batch": 11}),
         cost({"score_batches": 2}),
         cost({"sparsity": 0.5}),
         cost({"protocol": {"batch_size": 5}}),
-        cost(environment=ENVIRONMENT | {"threads": 1}),
+        cost(environment=dataclasses.replace(ENVIRONMENT, threads=1)),
         cost(precision="tf32"),
         cost(memory_format="channels-last"),
     ]
@@ -259,7 +259,11 @@ def test_what_cannot_be_compared_stands_in_another_table() -> None:
 
 
 def test_machines_side_by_side() -> None:
-    gpu: dict[str, Any] = {"device": "cuda", "environment": ENVIRONMENT | {"device": "NVIDIA X"}, "prune_seconds": 0.01}
+    gpu: dict[str, Any] = {
+        "device": "cuda",
+        "environment": dataclasses.replace(ENVIRONMENT, device="NVIDIA X"),
+        "prune_seconds": 0.01,
+    }
     er = {"criterion": {"name": "er", "schedule": "one-shot", "revision": 1, "options": []}}
     found = [cost(), cost(seconds=0.004, floor_seconds=0.002, **gpu), cost(er, seconds=0.001, **gpu)]
     (group,) = costs.on_several_machines([*found, cost({"model": "other"})])
@@ -277,7 +281,7 @@ def test_machines_side_by_side() -> None:
     page = Path("r/report.md").read_text()
     assert "### net on d, machine by machine" in page
     assert "report-cost-net-on-d-machine-by-machine.svg" in page
-    other = cost(environment=ENVIRONMENT | {"threads": 1})
+    other = cost(environment=dataclasses.replace(ENVIRONMENT, threads=1))
     assert sorted(costs.machine_names([cost(), other]).values()) == [
         "a cpu (torch 2, 1 threads)",
         "a cpu (torch 2, 2 threads)",
@@ -352,7 +356,9 @@ def test_memory_of_a_variant_that_scores_twice_is_its_own(order: list[str]) -> N
     )
     runner = Runner(resolve(sweep))
     peaks = {
-        trial.variant_name: runner.run(trial).score_peak_bytes for trial in runner.catalog.trials if trial.criterion
+        trial.variant_name: runner.run(trial).pruning.score_peak_bytes
+        for trial in runner.catalog.trials
+        if trial.criterion
     }
     # grasp alone keeps the activations of 1,000 examples: 20 x 24 x 24 in the first layer
     activations = 4 * 1000 * 20 * 24 * 24

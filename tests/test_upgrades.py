@@ -33,7 +33,7 @@ def test_a_stored_result_is_written_again_byte_for_byte(path: Path) -> None:
 
 def test_the_stored_results_are_of_every_kind() -> None:
     store = Store(HERE / "stored")
-    assert sorted((r.status, r.trial["criterion"] is None, r.mask is None) for r in store) == [
+    assert sorted((r.status, r.trial["criterion"] is None, r.pruning.mask is None) for r in store) == [
         ("disconnected", False, False),
         ("done", False, False),
         ("done", True, True),

@@ -19,7 +19,7 @@ from tests.test_runner import sweep
 
 
 def kept(record: Record) -> list[int]:
-    return [layer.kept for layer in record.layers]
+    return [layer.kept for layer in record.pruning.layers]
 
 
 def test_variants_are_an_axis_of_the_sweep() -> None:
@@ -33,8 +33,8 @@ def test_variants_are_an_axis_of_the_sweep() -> None:
     assert kept(shuffle) == kept(none) == kept(reinit)
     assert kept(quota) == kept(run_catalog(resolve(unconnected(criteria=["erk"])), "r")[1])
     # the same connections from other weights train to something else
-    assert reinit.curve != none.curve
-    assert invert.curve != none.curve
+    assert reinit.training.curve != none.training.curve
+    assert invert.training.curve != none.training.curve
     report = Path("report.md")
     write_report(Store("r"), report)
     for label in ("| magnitude |", "| magnitude + shuffle |", "| magnitude + quota:erk |"):
@@ -98,9 +98,9 @@ def test_options_that_came_later_do_not_move_identities() -> None:
 def test_biases_are_pruned_and_counted_in_a_sweep() -> None:
     record = run_catalog(resolve(sweep(criteria=["snip:biases=true"], seeds=1, sparsities=[0.9])), "r")[1]
     assert record.status == "done", record.error
-    assert [layer.name for layer in record.layers] == ["1.weight", "1.bias", "3.weight", "3.bias"]
+    assert [layer.name for layer in record.pruning.layers] == ["1.weight", "1.bias", "3.weight", "3.bias"]
     assert sum(kept(record)) == round(0.1 * (80 + 16 + 48 + 3))
-    assert not any("bias" in name for name in record.dead_layers or ())
+    assert not any("bias" in name for name in record.pruning.dead_layers or ())
 
 
 def test_another_draw_is_scored_than_the_one_that_is_trained() -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from torch import Tensor
 import pai_bench as pb
 from benchmarks.gpu import engine, scoring
 from benchmarks.gpu.stage import Context, Finding, Piece
+from pai_bench.store import Provenance
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ def measured(context: Context, made: Made, name: str) -> Callable[[], None]:
         rounds, budget = (1, 0.2) if context.rehearse else (ROUNDS, BUDGET)
         with engine.skipped_without_memory(context.device, name):
             cost = costs.measure(name, step, rounds=rounds, budget=budget)
-        cost = dataclasses.replace(cost, provenance=context.provenance)
-        context.keep(f"costs/{cost.identity}.json", json.dumps(dataclasses.asdict(cost), indent=1) + "\n")
+        cost = dataclasses.replace(cost, provenance=Provenance(**context.provenance))
+        context.keep(f"costs/{cost.identity}.json", cost.to_json())
 
     return run
 

@@ -171,7 +171,7 @@ def record(
 ) -> tuple[str, str]:
     """Name and text of a piece's file in the archive."""
     from pai_bench.environment import describe
-    from pai_bench.store import BenchmarkResult
+    from pai_bench.store import BenchmarkResult, Environment, Provenance
 
     result = BenchmarkResult(
         stage=context.stage,
@@ -185,8 +185,8 @@ def record(
         bar=finding.bar,
         seconds=seconds,
         device=context.device.type,
-        environment=describe(context.device),
-        provenance=context.provenance,
+        environment=Environment(**describe(context.device)),
+        provenance=Provenance(**context.provenance),
     )
     return f"benchmarks/{result.identity}.json", result.to_json()
 

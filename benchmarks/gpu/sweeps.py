@@ -48,10 +48,11 @@ class Keeper(Listener):
         self.context.need(0)
 
     def on_finish(self, trial: Trial, record: Record, seconds: float) -> None:
-        origin = {**record.provenance, **self.context.provenance}
-        kept = dataclasses.replace(record, mask=None, provenance=origin)  # masks would be nine tenths of it
+        origin = dataclasses.replace(record.provenance, **self.context.provenance)
+        pruning = dataclasses.replace(record.pruning, mask=None)  # masks would be nine tenths of it
+        kept = dataclasses.replace(record, pruning=pruning, provenance=origin)
         self.context.keep(f"{TRIALS}{record.identity}.json", kept.to_json())
-        accuracy = "" if record.test_accuracy is None else f" {100 * record.test_accuracy:.2f} %"
+        accuracy = "" if (share := record.evaluation.test_accuracy) is None else f" {100 * share:.2f} %"
         print(f"    {record.status}{accuracy}: {record.identity}", flush=True)
 
 

@@ -195,7 +195,7 @@ class _Part:
 
 def without_mask(record: Record) -> Record:
     """A record to be kept in memory, where masks of thousands of trials would be most of it."""
-    return dataclasses.replace(record, mask=None, whole_mask=None)
+    return dataclasses.replace(record, pruning=dataclasses.replace(record.pruning, mask=None, whole_mask=None))
 
 
 def cells(missing: Sequence[Trial], lanes: Callable[[Trial], int]) -> Iterator[list[Trial]]:
@@ -220,7 +220,7 @@ def run_again(record: Record, catalog: Catalog, *, retry_failed: bool) -> bool:
 
 def refuse_other_data(record: Record | None, data: DataSet, store: Store) -> None:
     """A stored result of a data set that has the same name, but not the same content, is not this trial's."""
-    found = record.provenance["data"]["checksum"] if record else data.checksum
+    found = record.provenance.data.checksum if record else data.checksum
     if found != data.checksum:
         raise UserError(
             f"{store.path} holds results on {data.name} with checksum {found}, but now it has {data.checksum}; "

@@ -8,7 +8,7 @@ from pai_bench import infile
 from pai_bench.errors import UserError
 from pai_bench.report import tables
 from pai_bench.store.stored import MALFORMED
-from pai_bench.store.values import is_number
+from pai_bench.store.values import Number, fits
 
 LONGEST = 2**26
 """Bytes that a file of benchmarks may have."""
@@ -34,9 +34,9 @@ def described(found: dict[str, Any]) -> list[str]:
     body = []
     for one in sorted(found["benchmarks"], key=lambda one: (str(one.get("group") or "–"), str(one["name"]))):
         stats, also = one["stats"], one.get("extra_info") or {}
-        if not all(is_number(stats[key]) for key in (*KEYS, "rounds")):
+        if not all(fits(stats[key], Number) for key in (*KEYS, "rounds")):
             raise ValueError("a time is no number")
-        extra = ", ".join(f"{key} {value:.4g}" for key, value in also.items() if is_number(value))
+        extra = ", ".join(f"{key} {value:.4g}" for key, value in also.items() if fits(value, Number))
         times = [tables.duration(stats[key]) for key in KEYS]
         body.append([str(one.get("group") or "–"), str(one["name"]), *times, str(stats["rounds"]), extra])
     machine, commit = found.get("machine_info") or {}, found.get("commit_info") or {}

@@ -70,8 +70,7 @@ def machine_names(group: list[Cost]) -> dict[str, str]:
     """Environment -> the machine's name, with versions and threads where names are equal."""
     names = {str(cost.environment): machine(cost) for cost in group}
     longer = {
-        str(cost.environment): f"torch {cost.environment['versions'].get('torch')}, "
-        f"{cost.environment['threads']} threads"
+        str(cost.environment): f"torch {cost.environment.versions.get('torch')}, {cost.environment.threads} threads"
         for cost in group
     }
     counts = Counter(names.values())
@@ -120,8 +119,7 @@ def network(cost: Cost) -> str:
 
 def machine(cost: Cost) -> str:
     """The device, or the processor where that is the device."""
-    name: str = cost.environment["device"] if cost.device != "cpu" else cost.environment["processor"]
-    return name
+    return cost.environment.device if cost.device != "cpu" else cost.environment.processor
 
 
 def describe(group: list[Cost]) -> str:
@@ -131,7 +129,7 @@ def describe(group: list[Cost]) -> str:
     batch = f"{batches} x {trial['score_batch']}" if batches > 1 else f"{trial['score_batch']}"
     return (
         f"{first.weights:,} prunable weights, score batch {batch}, sparsity {trial['sparsity']:.10g}, "
-        f"{first.environment.get('threads')} threads; scores and bare passes in {first.precision}, weights "
+        f"{first.environment.threads} threads; scores and bare passes in {first.precision}, weights "
         f"{first.memory_format}; a training step on a batch of {trial['protocol']['batch_size']} "
         f"takes {tables.duration(step_seconds(group))}"
     )

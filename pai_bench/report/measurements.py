@@ -8,7 +8,7 @@ from pai_bench.report import tables
 from pai_bench.report.figures.measurements import bars
 from pai_bench.store import BenchmarkResult
 from pai_bench.store.measurements import Value
-from pai_bench.store.values import is_number
+from pai_bench.store.values import Number, fits
 
 CAPTION = (
     "A check has *passed* if none of its values is above its limit, which stands in the head of the column or, where "
@@ -25,7 +25,7 @@ def section(results: list[BenchmarkResult], folder: Path, figure_for: Callable[[
     for group in groups(results):
         heading = title(group[0])
         parts += [f"### {tables.escaped(heading)}", tables.markdown(table(group))]
-        if drawn := [one for one in group if one.bar is not None and is_number(one.values.get(one.bar))]:
+        if drawn := [one for one in group if one.bar is not None and fits(one.values.get(one.bar), Number)]:
             figure = figure_for(f"measured {heading}")
             bars(heading, drawn, folder / figure)
             parts.append(f"![{tables.escaped(heading)}: {tables.escaped(drawn[0].bar or '')}]({figure.as_posix()})")
@@ -52,8 +52,7 @@ def title(one: BenchmarkResult) -> str:
 
 def machine(one: BenchmarkResult) -> str:
     """The device, or the processor where that is the device."""
-    name: str = one.environment["device"] if one.device != "cpu" else one.environment["processor"]
-    return name
+    return one.environment.device if one.device != "cpu" else one.environment.processor
 
 
 def overview(results: Sequence[BenchmarkResult]) -> tables.Table:

@@ -13,6 +13,7 @@ from pai_bench.report.pairs import UNTRAINED, Pair
 from pai_bench.report.statistics import FEWEST, LEVEL, t_quantile
 from pai_bench.report.summary import Comparison, plural
 from pai_bench.store import BenchmarkResult, Collapse, Cost, Record
+from pai_bench.store.stored import plain
 
 Measured = Record | Cost | Collapse | BenchmarkResult
 
@@ -51,15 +52,13 @@ def provenance(
 
 def describe_command(record: Measured) -> str | None:
     """The command that made the record."""
-    return record.provenance.get("command") or None
+    return record.provenance.command or None
 
 
 def describe_data(record: Record) -> str:
     """Data set, sizes and checksum."""
-    data = record.provenance["data"]
-    return (
-        f"{data['label']}, {data['train']:,} training and {data['test']:,} test examples, checksum {data['checksum']}"
-    )
+    data = record.provenance.data
+    return f"{data.label}, {data.train:,} training and {data.test:,} test examples, checksum {data.checksum}"
 
 
 SAID = {"scope", "score_batch", "score_batches", "score_sampling"}
@@ -91,27 +90,27 @@ def describe_criterion(record: Record) -> str | None:
 def describe_environment(record: Measured) -> str:
     """Versions, processor, threads and device."""
     environment = record.environment
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
-    machine = f"{environment['processor']}, {environment['threads']} threads, {environment['system']}"
-    device = ", ".join(environment[key] for key in ("device", "kernels") if key in environment)
+    versions = ", ".join(f"{name} {version}" for name, version in environment.versions.items())
+    machine = f"{environment.processor}, {environment.threads} threads, {environment.system}"
+    device = ", ".join(filter(None, [environment.device, environment.kernels]))
     return f"{device}; {machine}; {versions}"
 
 
 def describe_company(record: Record) -> str | None:
     """What ran beside a trial, which its times depend on."""
-    workers, lanes = (record.provenance.get(key, 1) for key in ("workers", "lanes"))
+    workers, lanes = record.provenance.workers, record.provenance.lanes
     parts = [f"one of {workers} worker processes"] if workers > 1 else []
-    side_by_side = ", as branches" if record.provenance.get("together") == "branches" else ""
+    side_by_side = ", as branches" if record.provenance.together == "branches" else ""
     parts += [f"trained in one program with {plural(lanes - 1, 'other')}{side_by_side}"] if lanes > 1 else []
-    parts += ["compiled"] if record.provenance.get("compiled") else []
+    parts += ["compiled"] if record.provenance.compiled else []
     return ", ".join(parts) or None
 
 
 def describe_commit(record: Measured) -> str | None:
     """The commit that made the record, if it was made from a checkout."""
-    if not (commit := record.provenance.get("commit")):
+    if not (commit := record.provenance.commit):
         return None
-    return f"{commit}, with changes that were not committed" if record.provenance.get("dirty") else commit
+    return f"{commit}, with changes that were not committed" if record.provenance.dirty else commit
 
 
 def departures(records: Sequence[Record]) -> list[str]:
@@ -147,7 +146,7 @@ def caveats(comparisons: Sequence[Comparison], records: Sequence[Record], pairs:
         for budget in sorted(budgets - {1.0})
     ]
     lines += departures(records)
-    dirty = sum(bool(record.provenance.get("dirty")) for record in records)
+    dirty = sum(bool(record.provenance.dirty) for record in records)
     if dirty:
         lines.append(f"{plural(dirty, 'trial')} ran with changes that were not committed: no commit holds that code.")
     commits = {describe_commit(record) for record in records}
@@ -158,7 +157,7 @@ def caveats(comparisons: Sequence[Comparison], records: Sequence[Record], pairs:
     sums: dict[tuple[str, float], set[str]] = {}
     for record in records:
         of_one = sums.setdefault((record.trial["data"], record.trial.get("validation", 0.0)), set())
-        of_one.add(record.provenance["data"]["checksum"])
+        of_one.add(record.provenance.data.checksum)
     lines += [
         f"{name} is the name of {len(of)} different data sets here." for (name, _), of in sums.items() if len(of) > 1
     ]
@@ -168,10 +167,10 @@ def caveats(comparisons: Sequence[Comparison], records: Sequence[Record], pairs:
         "comparable."
         for part in parts
     ]
-    machines = {json.dumps(dict(record.environment), sort_keys=True) for record in records}
+    machines = {json.dumps(plain(record.environment), sort_keys=True) for record in records}
     if len(machines) > 1:
         lines.append(f"Trials ran in {len(machines)} environments: their times are not comparable.")
-    if any(record.provenance.get("workers", 1) > 1 for record in records):
+    if any(record.provenance.workers > 1 for record in records):
         lines.append("Trials ran beside others on one machine: their seconds are those of a busy machine.")
     return lines
 

@@ -157,7 +157,7 @@ def layer_densities(comparison: Comparison, records: Mapping[str, Record]) -> st
         for method in comparison.methods:
             same: dict[str, list[Layer]] = {}
             for identity in comparison.cells.get((method, sparsity), Cell(())).identities:
-                for layer in records[identity].layers:
+                for layer in records[identity].pruning.layers:
                     same.setdefault(layer.name, []).append(layer)
             if same:
                 sizes = {name: {layer.size for layer in layers} for name, layers in same.items()}

@@ -35,7 +35,7 @@ def similarity(comparison: Comparison, sparsity: float, records: Mapping[str, Re
     """The likeness of the masks at one sparsity, over the seeds that all methods have; None without two masks."""
     rows = comparison.rows[comparison.rows.sparsity == sparsity]
     triples = zip(rows.method.astype(str), rows.seed.astype(int), rows.identity.astype(str), strict=True)
-    masks = {(method, seed): records[identity] for method, seed, identity in triples if records[identity].mask}
+    masks = {(method, seed): records[identity] for method, seed, identity in triples if records[identity].pruning.mask}
     methods = [m for m in comparison.methods if any(method == m for method, _ in masks)]
     seeds = sorted(s for s in {seed for _, seed in masks} if all((m, s) in masks for m in methods))[:SEEDS]
     if len(methods) < 2 or not seeds:
@@ -55,13 +55,13 @@ def similarity(comparison: Comparison, sparsity: float, records: Mapping[str, Re
 
 def layout(record: Record) -> tuple[tuple[str, int], ...]:
     """What a mask is of: the names and sizes of the parameters."""
-    return tuple((layer.name, layer.size) for layer in record.layers)
+    return tuple((layer.name, layer.size) for layer in record.pruning.layers)
 
 
 def bits_of(record: Record, shared: Set[tuple[str, int]]) -> NDArray[np.float32]:
     """A record's mask, of the `shared` parameters alone; ValueError where those cannot be told from others."""
     sizes = [size for _, size in layout(record)]
-    bits = unpack(record.mask or "", sum(sizes)).astype(np.float32)
+    bits = unpack(record.pruning.mask or "", sum(sizes)).astype(np.float32)
     if shared == set(layout(record)):
         return bits
     if len(bits) < sum(sizes):
@@ -73,7 +73,7 @@ def bits_of(record: Record, shared: Set[tuple[str, int]]) -> NDArray[np.float32]
 def pairs(records: Sequence[Record], shared: Set[tuple[str, int]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Jaccard indices and what chance would give, for the masks of one seed, on the parameters that all have."""
     bits = np.stack([bits_of(record, shared) for record in records])
-    layers = [[layer for layer in record.layers if (layer.name, layer.size) in shared] for record in records]
+    layers = [[layer for layer in record.pruning.layers if (layer.name, layer.size) in shared] for record in records]
     sizes = np.array([layer.size for layer in layers[0]], dtype=float)
     both = (bits @ bits.T).astype(float)  # counts below 2^24 are exact
     count = np.diag(both)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from pai_bench.store import Collapse, Cost, Record
+from pai_bench.store.stored import plain
 
 Result = TypeVar("Result", bound=Record | Cost | Collapse)
 
@@ -46,7 +47,7 @@ def use_and_version(result: Record | Cost | Collapse) -> tuple[str, Version]:
     text = f"{criterion['name']} + {variant}"
     for key in ("sparsity", "seed"):
         trial.pop(key, None)
-    where = [result.environment, result.precision] if isinstance(result, Cost) else []
+    where = [plain(result.environment), result.precision] if isinstance(result, Cost) else []
     use = json.dumps([DIGEST.sub("", text), criterion["schedule"], trial, where], sort_keys=True, default=list)
     return use, (tuple(DIGEST.findall(text)), criterion["revision"])
 
@@ -61,7 +62,7 @@ def current(versions: dict[Version, list[Result]]) -> set[Version]:
 
 def finished(result: Record | Cost | Collapse) -> str:
     """When a result was made; empty if it does not say."""
-    return str(result.provenance.get("finished", ""))
+    return result.provenance.finished or ""
 
 
 def described(result: Record | Cost | Collapse) -> str:

@@ -3,7 +3,9 @@
 from pai_bench.store.collapses import Collapse, Tried
 from pai_bench.store.folder import Store, as_frame, read_results
 from pai_bench.store.measurements import BenchmarkResult, Cost
-from pai_bench.store.records import COLUMNS, EpochRecord, Layer, Record
+from pai_bench.store.origin import Environment, Provenance, SearchProvenance, TrialProvenance, UsedData
+from pai_bench.store.records import COLUMNS, Record
+from pai_bench.store.sections import EpochRecord, Evaluation, Layer, Pruning, Training
 from pai_bench.store.stored import SCHEMA, UnstorableError
 
 __all__ = [
@@ -12,12 +14,20 @@ __all__ = [
     "BenchmarkResult",
     "Collapse",
     "Cost",
+    "Environment",
     "EpochRecord",
+    "Evaluation",
     "Layer",
+    "Provenance",
+    "Pruning",
     "Record",
+    "SearchProvenance",
     "Store",
+    "Training",
+    "TrialProvenance",
     "Tried",
     "UnstorableError",
+    "UsedData",
     "as_frame",
     "read_results",
 ]

@@ -6,7 +6,7 @@ from typing import Any
 
 from pai_bench.identity import identify
 from pai_bench.store.configurations import Scoring
-from pai_bench.store.origin import Environment, Provenance
+from pai_bench.store.origin import Environment, SearchProvenance
 from pai_bench.store.stored import SCHEMA, Stored
 from pai_bench.store.values import Amount, PositiveCount, Share, ShareBelow1, validated
 
@@ -43,8 +43,8 @@ class Collapse(Stored):
     layers_until: Mapping[str, Share]
     tried: tuple[Tried, ...]
     seconds: Amount
-    environment: Mapping[str, Any]
-    provenance: Mapping[str, Any]
+    environment: Environment
+    provenance: SearchProvenance
     schema: int = SCHEMA
 
     @property
@@ -60,10 +60,8 @@ class Collapse(Stored):
         return dict(self.trial)
 
     def check(self) -> None:
-        """Raise an error of some kind if a field is not of its type, or has an impossible value."""
+        """Raise an error of some kind if fields, each of its type, do not fit each other."""
         validated(self.trial, Scoring)
-        validated(self.environment, Environment)
-        validated(self.provenance, Provenance)
         layers = len(self.layers_until)
         ok = [
             bool(self.tried) and layers > 0,

@@ -10,17 +10,7 @@ from typing import Annotated, Any, get_type_hints
 from msgspec import Meta
 
 from pai_bench.errors import UserError
-from pai_bench.store.values import (
-    HUGE,
-    MOST,
-    TINY,
-    Count,
-    PositiveCount,
-    Share,
-    ShareBelow1,
-    Zero,
-    validated,
-)
+from pai_bench.store.values import HUGE, MOST, TINY, Count, PositiveCount, Share, ShareBelow1, Zero, fits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +61,7 @@ class Scoring(Named):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(Named):
+class Trained(Named):
     """What the configuration of a trial says of training."""
 
     train_fraction: Share
@@ -82,7 +72,7 @@ class Training(Named):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenseTrial(Training):
+class DenseTrial(Trained):
     """The configuration of a dense reference."""
 
     criterion: None
@@ -90,33 +80,24 @@ class DenseTrial(Training):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoredTrial(Training, Scoring):
+class ScoredTrial(Trained, Scoring):
     """The configuration of a trial with a criterion."""
 
     sparsity: ShareBelow1
 
 
-def kind_of(trial: Mapping[str, Any]) -> type[DenseTrial | ScoredTrial]:
+def structure_of(trial: Mapping[str, Any]) -> type[DenseTrial | ScoredTrial]:
     """The structure of the configuration of a trial."""
     return DenseTrial if trial["criterion"] is None else ScoredTrial
 
 
 def check_settings(name: str, trial: Mapping[str, Any]) -> None:
     """Raise UserError if the configuration of the trial called `name` has a value that no record can hold."""
-    kind = kind_of(trial)
-    if not fits(trial, kind):
-        hints = get_type_hints(kind, include_extras=True)
+    structure = structure_of(trial)
+    if not fits(trial, structure):
+        hints = get_type_hints(structure, include_extras=True)
         wrong = [f"{key} {trial[key]!r}" for key, form in hints.items() if key in trial and not fits(trial[key], form)]
         raise UserError(
             f"trial {name} could not be stored: {', '.join(wrong)}; texts must be Unicode, numbers 0 or {TINY:g} to "
             f"{HUGE:g}, whole ones at most {MOST:,}"
         )
-
-
-def fits(value: object, form: Any) -> bool:
-    """Whether a value is of a type."""
-    try:
-        validated(value, form)
-    except ValueError:
-        return False
-    return True

@@ -94,8 +94,8 @@ class Store:
         Raises UnstorableError if it could not be read again, and UserError if the folder cannot be written.
         """
         text = text_of(record, record.identity)
-        if record.whole_mask is not None:
-            self._write(self.mask_of(record.identity), record.whole_mask)
+        if record.pruning.whole_mask is not None:
+            self._write(self.mask_of(record.identity), record.pruning.whole_mask)
         else:
             self._remove(self.mask_of(record.identity))
         self._write(self.trials / f"{record.identity}.json", text)
@@ -207,7 +207,7 @@ class Store:
 
     def whole_mask(self, record: Record) -> bytes | None:
         """The content of the file beside a record of which `mask` is a sample; None if there is none."""
-        limit = LONGEST + sum(-(-layer.size // 8) for layer in record.layers)
+        limit = LONGEST + sum(-(-layer.size // 8) for layer in record.pruning.layers)
         with suppress(FileNotFoundError):
             return infile.read(self.mask_of(record.identity), limit)
         return None
@@ -224,7 +224,8 @@ class Store:
             return self.read(identity)
         if record is None:
             return None
-        record = replace(record, identity=identity, trial=trial, whole_mask=whole)
+        pruning = replace(record.pruning, whole_mask=whole)
+        record = replace(record, identity=identity, trial=trial, pruning=pruning)
         self.write(record)
         self._remove(self.trials / f"{former}.json")
         self._remove(self.mask_of(former))

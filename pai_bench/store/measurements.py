@@ -7,8 +7,8 @@ from typing import Any, Literal
 from pai_bench.identity import identify
 from pai_bench.store.configurations import ScoredTrial
 from pai_bench.store.origin import Environment, Provenance
-from pai_bench.store.stored import SCHEMA, Stored
-from pai_bench.store.upgrades import COST
+from pai_bench.store.stored import SCHEMA, Stored, plain
+from pai_bench.store.upgrades import ADDED_TO_COSTS
 from pai_bench.store.values import Amount, Count, Number, Positive, validated
 
 
@@ -40,8 +40,8 @@ class Cost(Stored):
     prune_peak_bytes: Count | None
     step_seconds: Positive
     device: str
-    environment: Mapping[str, Any]
-    provenance: Mapping[str, Any]
+    environment: Environment
+    provenance: Provenance
     precision: str
     memory_format: str
     schema: int = SCHEMA
@@ -50,7 +50,7 @@ class Cost(Stored):
     floor_device_seconds: Amount | None = None
     prune_device_seconds: Amount | None = None
 
-    later = COST
+    added = ADDED_TO_COSTS
 
     @property
     def identity(self) -> str:
@@ -61,13 +61,11 @@ class Cost(Stored):
     @property
     def settings(self) -> list[Any]:
         """What was measured, and where."""
-        return [dict(self.trial), dict(self.environment)]
+        return [dict(self.trial), plain(self.environment)]
 
     def check(self) -> None:
-        """Raise an error of some kind if a field is not of its type, or has an impossible value."""
+        """Raise an error of some kind if fields, each of its type, do not fit each other."""
         validated(self.trial, ScoredTrial)
-        validated(self.environment, Environment)
-        validated(self.provenance, Provenance)
 
 
 Value = Number | str | None
@@ -95,8 +93,8 @@ class BenchmarkResult(Stored):
     bar: str | None
     seconds: Amount
     device: str
-    environment: Mapping[str, Any]
-    provenance: Mapping[str, Any]
+    environment: Environment
+    provenance: Provenance
     schema: int = SCHEMA
 
     @property
@@ -107,9 +105,4 @@ class BenchmarkResult(Stored):
     @property
     def settings(self) -> list[Any]:
         """What was measured, and where."""
-        return [self.stage, self.group, self.name, self.version, self.device, dict(self.environment)]
-
-    def check(self) -> None:
-        """Raise an error of some kind if a field is not of its type, or has an impossible value."""
-        validated(self.environment, Environment)
-        validated(self.provenance, Provenance)
+        return [self.stage, self.group, self.name, self.version, self.device, plain(self.environment)]

@@ -1,11 +1,12 @@
 """Where stored results come from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from msgspec import Meta
 
+from pai_bench.store.flat import IF_ANY
 from pai_bench.store.values import Count, PositiveCount
 
 
@@ -20,7 +21,7 @@ class Environment:
     threads: Count
     device: str
     """The name of the GPU, or CPU."""
-    kernels: str | None = None
+    kernels: str | None = field(default=None, metadata=IF_ANY)
     """How a GPU is held to one result; None on a CPU, and in earlier results."""
 
 
@@ -32,8 +33,18 @@ class Provenance:
     commit: str | None = None
     dirty: bool | None = None
     """Whether the checkout had changes that were not committed."""
-    finished: str | None = None
+    finished: str | None = field(default=None, metadata=IF_ANY)
     """When it was made, in ISO 8601; earlier results do not say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchProvenance(Provenance):
+    """The provenance of a search for where a network falls apart."""
+
+    points: int | None = field(default=None, metadata=IF_ANY)
+    """Sparsities tried along the way."""
+    checksum: str | None = field(default=None, metadata=IF_ANY)
+    """Of the data."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,13 +3,14 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import is_dataclass
 from typing import Any, ClassVar, Self
 
 from msgspec import ValidationError
 
 from pai_bench.errors import UserError
 from pai_bench.identity import digest
+from pai_bench.store.flat import join, split
 from pai_bench.store.upgrades import upgraded
 from pai_bench.store.values import validated
 
@@ -44,8 +45,8 @@ class Stored:
     """A frozen dataclass of plain values, which is the content of one file."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
-    later: ClassVar[Mapping[str, Any]] = {}
-    """What older files do not say, as `pai_bench.store.upgrades` has it."""
+    added: ClassVar[Mapping[str, Any]] = {}
+    """Keys that older files do not have, and what they mean there (`pai_bench.store.upgrades`)."""
 
     @property
     def settings(self) -> Any:
@@ -53,8 +54,7 @@ class Stored:
         raise NotImplementedError
 
     def check(self) -> None:
-        """Raise an error of some kind if a field is not of its type, or has an impossible value."""
-        raise NotImplementedError
+        """Raise an error of some kind if fields, each of its type, do not fit each other."""
 
     def check_name(self, name: str) -> None:
         """Raise ValueError if a file of that name, without its suffix, has other settings."""
@@ -63,16 +63,11 @@ class Stored:
 
     def content(self) -> dict[str, Any]:
         """The fields that are in the file."""
-        return asdict(self)
+        return join(self)
 
     def to_json(self) -> str:
         """The text of the file."""
         return json.dumps(sealed(plain(self.content())), indent=1, allow_nan=False) + "\n"
-
-    @classmethod
-    def of(cls, raw: dict[str, Any]) -> Self:
-        """The dataclass with the content of a file."""
-        return validated(raw, cls)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -81,7 +76,7 @@ class Stored:
             raw = loaded(text)
             if raw.get("schema", 0) > SCHEMA:
                 raise NewerSchemaError(f"schema {raw['schema']} is newer than this version reads ({SCHEMA})")
-            found = cls.of(upgraded(unsealed(raw), cls.later))
+            found = validated(split(upgraded(unsealed(raw), cls.added), cls), cls)
             found.check()
         except (ValidationError, *MALFORMED) as error:
             raise ValueError(f"a field is missing or malformed: {repr(error)[:LONGEST_REASON]}") from error
@@ -104,6 +99,8 @@ def plain(value: Any) -> Any:
         return {plain(key): plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(one) for one in value]
+    if is_dataclass(value):
+        return plain(join(value))
     if getattr(value, "ndim", None) == 0:
         return plain(value.item())
     raise TypeError(f"{type(value).__name__} is no plain value")

@@ -1,4 +1,4 @@
-"""Older forms of stored results, turned into that of today: what is meant where a key that came later is not there.
+"""Older forms of stored results, turned into that of today: keys that were added, and what they mean where missing.
 
 What is None or empty because nobody knows or has computed it needs no entry: that is the default of its field. The
 configuration of a trial is kept as it is stored, since its identity is the hash of that.
@@ -7,20 +7,19 @@ configuration of a trial is kept as it is stored, since its identity is the hash
 from collections.abc import Mapping
 from typing import Any
 
-RECORD = {"provenance.workers": 1, "provenance.lanes": 1, "provenance.compiled": False}
+ADDED_TO_RECORDS = {"provenance.workers": 1, "provenance.lanes": 1, "provenance.compiled": False}
+ADDED_TO_COSTS = {"precision": "fp32", "memory_format": "contiguous"}
 
-COST = {"precision": "fp32", "memory_format": "contiguous"}
 
-
-def upgraded(content: dict[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a file, in which every key that came `later`, such as ``provenance.lanes``, has a value.
+def upgraded(content: dict[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a file, in which every key that was `added`, such as ``provenance.lanes``, has a value.
 
     Raises KeyError, TypeError or AttributeError if what is to hold a key is not there, or is no object.
     """
-    for path, value in later.items():
-        *way, key = path.split(".")
-        place = content
-        for step in way:
-            place = place[step]
-        place.setdefault(key, value)
+    for path, value in added.items():
+        *outer, key = path.split(".")
+        holder = content
+        for name in outer:
+            holder = holder[name]
+        holder.setdefault(key, value)
     return content

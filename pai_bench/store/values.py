@@ -24,15 +24,24 @@ Count = Annotated[int, Meta(ge=0)]
 PositiveCount = Annotated[int, Meta(gt=0)]
 
 
-def validated(value: object, form: type[T]) -> T:
+def validated(value: object, structure: type[T]) -> T:
     """Plain values as a type, such as a dataclass; ValueError if they are not of it, or beyond the limits.
 
     Truth values are no numbers. Keys that a dataclass does not declare are not looked at.
     """
-    found = convert(value, form)
-    if not within_limits(found):
+    result = convert(value, structure)
+    if not within_limits(result):
         raise ValueError("a field has an impossible value")
-    return found
+    return result
+
+
+def fits(value: object, form: Any) -> bool:
+    """Whether a plain value is of a type, and within the limits."""
+    try:
+        validated(value, form)
+    except ValueError:
+        return False
+    return True
 
 
 def within_limits(value: Any) -> bool:
@@ -40,20 +49,15 @@ def within_limits(value: Any) -> bool:
 
     That is no infinity, nothing beyond `HUGE` or below `TINY`, and no whole number beyond `MOST`.
     """
-    kind = type(value)  # exact types, which JSON gives: a store has many values
-    if kind is str:
+    exact = type(value)  # JSON gives no others, and a store has many values
+    if exact is str:
         return bool(value.isascii()) or not SURROGATES.search(value)
-    if kind is float:
+    if exact is float:
         return bool(value == 0 or TINY <= abs(value) <= HUGE)
-    if kind is int:
+    if exact is int:
         return bool(abs(value) <= MOST)
-    if kind is dict:
+    if exact is dict:
         return all(map(within_limits, value)) and all(map(within_limits, value.values()))
-    if kind is tuple or kind is list:
+    if exact is tuple or exact is list:
         return all(map(within_limits, value))
-    return value is None or kind is bool or all(map(within_limits, vars(value).values()))
-
-
-def is_number(value: Any) -> bool:
-    """A number that a measurement may give."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and within_limits(value)
+    return value is None or exact is bool or all(map(within_limits, vars(value).values()))

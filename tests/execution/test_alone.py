@@ -54,12 +54,14 @@ def test_branches_that_had_no_memory_begin_again(
     monkeypatch.setattr(stages, "train_together", small)
     two = pb.run(sweep(lanes=6, together="branches"), out="two")
     assert one.test_accuracy.tolist() == two.test_accuracy.tolist()
-    assert [record.curve for record in Store("one")] != []
+    assert [record.training.curve for record in Store("one")] != []
     for before, after in zip(Store("one"), Store("two"), strict=True):
-        assert [epoch.train_loss for epoch in before.curve] == [epoch.train_loss for epoch in after.curve]
+        assert [epoch.train_loss for epoch in before.training.curve] == [
+            epoch.train_loss for epoch in after.training.curve
+        ]
     assert sizes == [6, 3, 3]
     assert "no memory for 6 networks at once; trying half of them" in caplog.text
-    assert {record.provenance["together"] for record in Store("two")} == {"branches"}
+    assert {record.provenance.together for record in Store("two")} == {"branches"}
 
 
 def test_an_error_lets_go_of_the_tensors_of_its_calls() -> None:
@@ -117,7 +119,7 @@ def test_memory_of_the_processor_is_split_too_and_what_fails_fails_alone(
     same(one, pb.run(sweep(lanes=6), out="two"))
     assert "no memory for 6 networks at once" in caplog.text
     assert "3 networks failed together (not today); trying one by one" in caplog.text
-    assert {record.provenance["lanes"] for record in Store("two")} == {1, 3}
+    assert {record.provenance.lanes for record in Store("two")} == {1, 3}
 
 
 class Tied(nn.Module):
@@ -204,6 +206,6 @@ def test_networks_that_cannot_share_a_program_are_trained_one_by_one(
     caplog.set_level(logging.WARNING)
     keys: dict[str, Any] = {"models": [model], "seeds": 2, "train_disconnected": True}
     same(pb.run(sweep(lanes=1, **keys), out="one"), pb.run(sweep(lanes=4, **keys), out="two"))
-    assert {record.provenance["lanes"] for record in Store("two")} == {1}
+    assert {record.provenance.lanes for record in Store("two")} == {1}
     assert "is trained one at a time: " in caplog.text
     assert why in caplog.text

@@ -135,10 +135,10 @@ def test_trials_of_code_of_ones_own_run_in_another_process() -> None:
         assert [worker.process for worker in pool._workers] == [process]
     assert process.poll() is not None
     here = [Runner(resolve(crashing("good", workers=1, epochs=1))).run(trial) for trial in catalog.trials]
-    assert [(one.status, one.test_loss, one.identity) for one in records] == [
-        ("done", one.test_loss, one.identity) for one in here
+    assert [(one.status, one.evaluation.test_loss, one.identity) for one in records] == [
+        ("done", one.evaluation.test_loss, one.identity) for one in here
     ]
-    assert {record.provenance["workers"] for record in records} == {1}
+    assert {record.provenance.workers for record in records} == {1}
 
 
 def test_our_own_networks_are_inspected_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def test_lanes_give_what_one_by_one_gives(lanes: int) -> None:
     one, together = (pb.run(sweep(lanes=n, **keys), out=str(n)) for n in (1, lanes))
     same(one, together)
     assert {"done", "failed", "disconnected"} == set(one.status)
-    used = {record.provenance["lanes"] for record in Store(str(lanes))}
+    used = {record.provenance.lanes for record in Store(str(lanes))}
     assert max(used) == min(lanes, 2 * 3) if lanes == 100 else max(used) <= lanes
 
 
@@ -63,8 +63,8 @@ def test_lanes_give_what_one_by_one_gives(lanes: int) -> None:
 def test_workers_give_what_one_by_one_gives(workers: int, lanes: int) -> None:
     same(pb.run(named(workers=1), out="one"), pb.run(named(workers=workers, lanes=lanes), out="two"))
     records = list(Store("two"))
-    assert {record.provenance["workers"] for record in records} == {workers}
-    assert {record.environment["threads"] for record in records} == {max(1, torch.get_num_threads() // workers)}
+    assert {record.provenance.workers for record in records} == {workers}
+    assert {record.environment.threads for record in records} == {max(1, torch.get_num_threads() // workers)}
     text = write_report(Store("two"), Path("report.md")).read_text()
     assert f"* Company: one of {workers} worker processes" in text
     assert ("trained in one program with 1 other" in text) == (lanes == 2)
@@ -277,7 +277,7 @@ def test_what_only_this_process_knows_is_run_in_it(
     records = run_catalog(catalog, "r")
     assert {record.status for record in records} == {"done"}
     assert "a worker process cannot run this sweep" in caplog.text
-    assert {record.provenance["workers"] for record in records} == {1}
+    assert {record.provenance.workers for record in records} == {1}
 
 
 def test_no_worker_is_left_after_an_error() -> None:
@@ -339,7 +339,7 @@ def test_workers_of_a_script_without_a_file_with_data_in_a_relative_folder(pictu
     command = [sys.executable, "-", str(pictures), "1"]
     done = subprocess.run(command, input=SCRIPT, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert {record.provenance["workers"] for record in Store("results")} == {2}
+    assert {record.provenance.workers for record in Store("results")} == {2}
 
 
 @pytest.mark.slow

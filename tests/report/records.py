@@ -1,12 +1,13 @@
 """Made-up records."""
 
+import dataclasses
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from pai_bench.registry import CRITERIA
-from pai_bench.store import EpochRecord, Layer, Record, Store
+from pai_bench.store import Environment, EpochRecord, Layer, Record, Store, TrialProvenance, UsedData
 from pai_bench.store.bits import pack
 from pai_bench.store.stored import unsealed
 from pai_bench.training.protocol import PROTOCOLS
@@ -16,8 +17,31 @@ from tests.made import trial as made_trial
 LOOKS = {plugin.name: plugin.target.figure_style for plugin in CRITERIA.plugins()}
 """Colour, marker and line of each criterion."""
 
-ALONE = {"workers": 1, "lanes": 1, "compiled": False}
-"""What the provenance of a trial says that ran by itself."""
+T = TypeVar("T")
+
+ENVIRONMENT = Environment(versions={"torch": "2"}, system="Linux", processor="a cpu", threads=2, device="CPU")
+
+DATA = UsedData(label="digits (scikit-learn, 28x28)", checksum="00ff", train=1347, test=450)
+
+PROVENANCE = TrialProvenance(
+    command="pai-bench run", commit="abc", dirty=True, workers=1, lanes=1, compiled=False, data=DATA
+)
+
+
+def altered(one: T, **changes: Any) -> T:
+    """A result with other values: of its own fields, of those of a section, or, as a dictionary, of a part of it."""
+    whole: Any = one
+    own: dict[str, Any] = {}
+    for key, value in changes.items():
+        if (held := getattr(one, key, None)) is not None and dataclasses.is_dataclass(held) and isinstance(value, dict):
+            own[key] = altered(held, **value)
+        elif key in (f.name for f in dataclasses.fields(whole)):
+            own[key] = value
+        else:
+            (name,) = (f.name for f in dataclasses.fields(whole) if f.metadata and hasattr(getattr(one, f.name), key))
+            own[name] = dataclasses.replace(own.get(name, getattr(one, name)), **{key: value})
+    found: T = dataclasses.replace(whole, **own)
+    return found
 
 
 def record(criterion: str | None, sparsity: float, seed: int, accuracy: float | None, **changes: Any) -> Record:
@@ -37,27 +61,15 @@ def record(criterion: str | None, sparsity: float, seed: int, accuracy: float | 
         "device": "cpu",
         "layers": (Layer(name="a.weight", size=30, kept=15), Layer(name="b.weight", size=20, kept=kept)),
         "curve": (EpochRecord(epoch=1, train_loss=1.0, test_loss=1.0, test_accuracy=accuracy or 0.0),),
-        "environment": {
-            "versions": {"torch": "2"},
-            "system": "Linux",
-            "processor": "a cpu",
-            "threads": 2,
-            "device": "CPU",
-        },
-        "provenance": {
-            "command": "pai-bench run",
-            "commit": "abc",
-            "dirty": True,
-            **ALONE,
-            "data": {"label": "digits (scikit-learn, 28x28)", "checksum": "00ff", "train": 1347, "test": 450},
-        },
     }
-    return Record(
+    made = Record(
         identity=trial.identity,
         trial=trial.configuration(),
         status="failed" if accuracy is None else "done",
-        **keys | changes,
+        environment=ENVIRONMENT,
+        provenance=PROVENANCE,
     )
+    return altered(made, **keys | changes)
 
 
 def drawn(criterion: str | None, sparsity: float, seed: int, accuracy: float, **changes: Any) -> Record:
@@ -73,10 +85,10 @@ def drawn(criterion: str | None, sparsity: float, seed: int, accuracy: float, **
         EpochRecord(epoch=e, train_loss=1.0, test_loss=1.0, test_accuracy=accuracy * e / 3 + 0.01 * (e == 2))
         for e in (1, 2, 3)
     )
-    data = {"label": "digits", "checksum": "00ff", "train": 10, "test": 5, "shape": [1, 4, 4]}
+    data = UsedData(label="digits", checksum="00ff", train=10, test=5, shape=(1, 4, 4))
     keys: dict[str, Any] = {"layers": layers, "curve": curve, "flops": 190, "achieved_sparsity": sparsity}
     keys |= {"mask": pack(masks) if criterion else None, "effective_sparsity": sparsity, "connected": True}
-    keys |= {"provenance": {"command": "pai-bench run", "commit": "abc", "dirty": False, **ALONE, "data": data}}
+    keys |= {"provenance": dataclasses.replace(PROVENANCE, dirty=False, data=data)}
     return record(criterion, sparsity, seed, accuracy, **keys | changes)
 
 

@@ -1,5 +1,6 @@
 """The part of a report about costs: its tables and sentences by hand."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import pytest
 
 from pai_bench.report import benchmark, costs, tables
-from tests.test_timing import ENVIRONMENT, cost
+from tests.report.records import ENVIRONMENT
+from tests.test_timing import cost
 
 
 def criterion(name: str) -> dict[str, Any]:
@@ -38,7 +40,11 @@ def test_a_table_of_several_criteria() -> None:
 
 
 def test_the_section(drawings: list[Any]) -> None:
-    gpu: dict[str, Any] = {"device": "cuda", "environment": ENVIRONMENT | {"device": "an | X"}, "seconds": 0.1}
+    gpu: dict[str, Any] = {
+        "device": "cuda",
+        "environment": dataclasses.replace(ENVIRONMENT, device="an | X"),
+        "seconds": 0.1,
+    }
     batches = {"score_batches": 2, "protocol": {"batch_size": 64}}
     rows = [
         cost(criterion("er")),

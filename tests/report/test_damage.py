@@ -11,14 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from pai_bench.cli import main
-from pai_bench.store import BenchmarkResult, Collapse, Cost, Store, Tried
+from pai_bench.store import BenchmarkResult, Collapse, Cost, Provenance, SearchProvenance, Store, Tried
 from tests.made import Choice
 from tests.made import trial as made_trial
-from tests.report.records import drawn, fields_of
+from tests.report.records import ENVIRONMENT, drawn, fields_of
 
 OTHERS: list[Any] = [None, "x", -1, 3.5, [], 10**400, {}, float("inf"), 1, "\ud800", 0, 1e-320]
-ENVIRONMENT = {"versions": {"torch": "2"}, "system": "Linux", "processor": "a cpu", "threads": 2, "device": "CPU"}
-ORIGIN = {"command": "pai-bench", "commit": "abc", "dirty": False}
+ORIGIN = Provenance(command="pai-bench", commit="abc", dirty=False)
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +53,7 @@ def collapse() -> Collapse:
     return Collapse(
         trial=trial(), size=50, connected_until=0.8, cut_from=0.85, first_cut="b.weight", exact=False,
         layers_until={"a.weight": 0.95, "b.weight": 0.8}, tried=tried, seconds=1.0, environment=ENVIRONMENT,
-        provenance=ORIGIN,
+        provenance=SearchProvenance(command="pai-bench", commit="abc", dirty=False),
     )  # fmt: skip
 
 

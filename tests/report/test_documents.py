@@ -1,7 +1,6 @@
 """Tables in other formats, likeness of masks, benchmarks, and what documents say of results that are not as usual."""
 
 import csv
-import dataclasses
 import io
 import json
 import math
@@ -22,7 +21,7 @@ from pai_bench.store import Layer, as_frame
 from pai_bench.store.bits import pack, unpack
 from pai_bench.training.protocol import get_protocol
 from tests.made import Choice
-from tests.report.records import drawn, fields_of, record, stored
+from tests.report.records import altered, drawn, fields_of, record, stored
 from tests.report.test_pairs import full
 
 pytestmark = pytest.mark.usefixtures("drawings")  # what figures show is tested elsewhere
@@ -43,9 +42,11 @@ def test_metrics_by_hand() -> None:
     assert row["drop_sd"] == pytest.approx(1)
     assert row["drop_high"] - row["drop"] == pytest.approx(4.302652729911275 / math.sqrt(3))
     # 2 x 80 and 2 x 15 operations, each times the share of its layer that is kept
-    kept = [sum(2 * layer.kept for layer in r.layers) / 190 for r in records[3:]]
+    kept = [sum(2 * layer.kept for layer in r.pruning.layers) / 190 for r in records[3:]]
     assert row["flops_kept"] == pytest.approx(100 * sum(kept) / 3)
-    assert row["parameters_kept"] == pytest.approx(sum(layer.kept for r in records[3:] for layer in r.layers) / 3)
+    assert row["parameters_kept"] == pytest.approx(
+        sum(layer.kept for r in records[3:] for layer in r.pruning.layers) / 3
+    )
     assert row["best_accuracy"] == pytest.approx(80)
 
 
@@ -54,24 +55,24 @@ def test_likeness_by_hand() -> None:
     (comparison,) = comparisons(as_frame(records))
     found = similarity(comparison, 0.5, {one.identity: one for one in records})
     assert found is not None
-    one, other = (set(unpack(r.mask or "", 95).nonzero()[0].tolist()) for r in records)
+    one, other = (set(unpack(r.pruning.mask or "", 95).nonzero()[0].tolist()) for r in records)
     assert found.jaccard[0, 1] == pytest.approx(len(one & other) / len(one | other))
     assert found.jaccard[0, 0] == 1
     both = either = 0.0
-    for a, b in zip(*(r.layers for r in records), strict=True):
+    for a, b in zip(*(r.pruning.layers for r in records), strict=True):
         p, q = a.kept / a.size, b.kept / b.size
         both += a.size * p * q
         either += a.size * (p + q - p * q)
     assert found.chance[0, 1] == pytest.approx(both / either)
-    assert similarity(comparison, 0.5, {r.identity: dataclasses.replace(r, mask=None) for r in records}) is None
+    assert similarity(comparison, 0.5, {r.identity: altered(r, mask=None) for r in records}) is None
 
 
 def test_masks_with_other_parameters_are_compared_on_those_that_both_have() -> None:
     one, other = (drawn(name, 0.5, 0, 0.9) for name in ("snip", "random"))
-    bits = unpack(other.mask or "", 95)
-    more = (other.layers[0], Layer(name="a.bias", size=5, kept=5, shape=(5,)), other.layers[1])
+    bits = unpack(other.pruning.mask or "", 95)
+    more = (other.pruning.layers[0], Layer(name="a.bias", size=5, kept=5, shape=(5,)), other.pruning.layers[1])
     masks = {"a": bits[:80], "bias": np.ones(5, bool), "b": bits[80:]}
-    wider = dataclasses.replace(other, layers=more, mask=pack(masks))
+    wider = altered(other, layers=more, mask=pack(masks))
     found = [
         similarity(comparisons(as_frame(both))[0], 0.5, {r.identity: r for r in both})
         for both in ([one, other], [one, wider])
@@ -280,8 +281,7 @@ def test_ranks_say_what_they_leave_out() -> None:
 
 def test_caveats_about_where_results_come_from() -> None:
     one, other = drawn("snip", 0.5, 0, 0.9), drawn("snip", 0.5, 1, 0.9)
-    data = dict(other.provenance["data"]) | {"checksum": "other"}
-    records = [one, dataclasses.replace(other, provenance=dict(other.provenance) | {"data": data, "commit": "z"})]
+    records = [one, altered(other, provenance={"data": {"checksum": "other"}, "commit": "z"})]
     text = write_report(stored("r", records), Path("x.md")).read_text()
     assert "* Trials ran at 2 commits" in text
     assert "* digits is the name of 2 different data sets here." in text

@@ -1,6 +1,5 @@
 """What figures of masks, searches, costs and checks show: each field, bar, line and label by hand."""
 
-import dataclasses
 import math
 from typing import Any
 
@@ -13,7 +12,7 @@ from pai_bench.report.figures.style import COLLAPSED_COLOUR, COLOURS
 from pai_bench.report.similarity import Similarity
 from pai_bench.store import Collapse, Layer, Record, Tried
 from pai_bench.store.bits import pack
-from tests.report.records import LOOKS, drawn, record
+from tests.report.records import LOOKS, altered, drawn, record
 from tests.report.test_figures import PATH, bars, compared, entries, names, ticks
 from tests.report.test_measurements import result
 from tests.test_timing import cost
@@ -106,7 +105,7 @@ def test_likeness_of_masks(drawings: list[Any]) -> None:
 def test_pictures_of_pixels_are_of_layers_that_see_them_all(layer: Layer, shape: list[int] | None, seen: bool) -> None:
     bits = np.array([[1, 0, 0, 0, 1, 0, 0, 1], [1, 1, 0, 0, 0, 0, 0, 1]], bool)
     one = drawn("snip", 0.5, 0, 0.9, layers=(layer,), mask=pack({"a": bits}))
-    one = dataclasses.replace(one, provenance={"data": {"shape": shape}})
+    one = altered(one, provenance={"data": {"shape": shape}})
     found = masks.picture(one)
     # both channels of each pixel, of both units
     assert (found is not None and found.tolist() == [[3, 1], [0, 2]]) is seen

@@ -9,9 +9,8 @@ import pytest
 from pai_bench.cli import main
 from pai_bench.identity import digest
 from pai_bench.report import measurements
-from pai_bench.store import BenchmarkResult, Store
-
-ENVIRONMENT = {"device": "CPU", "processor": "a cpu", "versions": {"torch": "2"}, "system": "Linux", "threads": 2}
+from pai_bench.store import BenchmarkResult, Provenance, Store
+from tests.report.records import ENVIRONMENT
 
 
 def result(name: str = "snip", **changes: Any) -> BenchmarkResult:
@@ -19,7 +18,7 @@ def result(name: str = "snip", **changes: Any) -> BenchmarkResult:
     values: dict[str, Any] = {
         "stage": "correct", "group": "scores", "version": 1, "status": "passed", "reason": None,
         "values": {"mlp": 1e-6, "largest": 2e-5}, "limits": {"mlp": 1e-4, "largest": 1e-4}, "bar": "largest",
-        "seconds": 0.5, "device": "cpu", "environment": ENVIRONMENT, "provenance": {"commit": "abc"},
+        "seconds": 0.5, "device": "cpu", "environment": ENVIRONMENT, "provenance": Provenance(commit="abc"),
     }  # fmt: skip
     return BenchmarkResult(name=name, **values | changes)
 
@@ -52,7 +51,7 @@ def test_units(key: str, value: Any, text: str) -> None:
 
 
 def test_groups_devices_and_order() -> None:
-    other: dict[str, Any] = {"device": "cuda", "environment": ENVIRONMENT | {"device": "NVIDIA X"}}
+    other: dict[str, Any] = {"device": "cuda", "environment": dataclasses.replace(ENVIRONMENT, device="NVIDIA X")}
     found = [result("16 networks"), result("4 networks"), result(group="selection"), result(**other)]
     names = [[(one.group, one.device, one.name) for one in group] for group in measurements.groups(found)]
     assert names == [

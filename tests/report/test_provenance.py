@@ -7,10 +7,10 @@ import pytest
 
 from pai_bench.report import pairs, provenance
 from pai_bench.report.summary import comparisons
-from pai_bench.store import BenchmarkResult, Layer, Record, as_frame
+from pai_bench.store import BenchmarkResult, Layer, Provenance, Record, as_frame
 from pai_bench.training.protocol import get_protocol
 from tests.made import Choice
-from tests.report.records import record
+from tests.report.records import altered, record
 from tests.report.test_figures_of_masks import collapse
 from tests.report.test_limits import PAIR, limits, rows
 from tests.report.test_measurements import result
@@ -19,7 +19,7 @@ from tests.test_timing import cost
 
 def made(one: Record, **changes: Any) -> Record:
     """A record with other provenance."""
-    return dataclasses.replace(one, provenance={**one.provenance, "dirty": False, **changes})
+    return altered(one, provenance={"dirty": False, **changes})
 
 
 CPU = "CPU; a cpu, 2 threads, Linux; torch 2"
@@ -27,11 +27,12 @@ CPU = "CPU; a cpu, 2 threads, Linux; torch 2"
 
 def test_every_line_about_origins() -> None:
     environment = cost().environment
-    where: dict[str, Any] = {"environment": environment, "provenance": {"command": "pai-bench `x`", "commit": "d"}}
+    origin: dict[str, Any] = {"command": "pai-bench `x`", "commit": "d"}
+    where: dict[str, Any] = {"environment": environment, "provenance": Provenance(**origin)}
     benchmarks: list[BenchmarkResult] = [result(**where), result("er", **where)]
     records = [
         *(made(record("snip", 0.9, seed, 0.5), command="pai-bench *") for seed in range(2)),
-        dataclasses.replace(record(None, 0.0, 0, 0.5), environment={**environment, "kernels": "cuDNN"}),
+        record(None, 0.0, 0, 0.5, environment={"kernels": "cuDNN"}),
         made(record("er", 0.9, 0, 0.5), command="", commit=None, workers=2),
     ]
     assert provenance.provenance(records, [cost()], [collapse("snip", **where)], benchmarks).splitlines() == [
@@ -77,8 +78,8 @@ def test_every_way_to_use_a_criterion_is_told() -> None:
 
 def test_every_caveat_about_origins() -> None:
     half, all_of = {"train_fraction": 0.9}, {"protocol": get_protocol("short", budget=0.5)}
-    other = {**record(None, 0.0, 0, 0.5).environment, "threads": 1}
-    data = {**record(None, 0.0, 0, 0.5).provenance["data"], "checksum": "11"}
+    other = {"threads": 1}
+    data = {"checksum": "11"}
     records = [
         made(record(None, 0.0, 0, 0.5)),
         made(record(None, 0.0, 1, 0.5), commit="d", dirty=True, workers=2),
@@ -155,7 +156,7 @@ def test_networks_that_were_not_trained() -> None:
 def test_pairs_that_were_not_tested_do_not_count_as_tests() -> None:
     """Of three pairs one has the same difference in all seeds: t(1 - 0.025 / 2, 4) / sqrt(5) = 3.495 / 2.236."""
     snip = rows("snip", 5)
-    same = [record("erk", 0.9, one.trial["seed"], (one.test_accuracy or 0) - 0.02) for one in snip]
+    same = [record("erk", 0.9, one.trial["seed"], (one.evaluation.test_accuracy or 0) - 0.02) for one in snip]
     (found,) = comparisons(as_frame([*rows(None, 5, 0.95), *snip, *same, *rows("random", 5, 0.5)]))
     first, *others = provenance.limits(found, pairs.pairs(found))
     assert first.startswith("5 seeds and 2 pairs: ")

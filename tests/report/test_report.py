@@ -16,7 +16,7 @@ from pai_bench.report.summary import Cell, comparisons, share
 from pai_bench.store import Record, Store, as_frame
 from pai_bench.training.protocol import get_protocol
 from tests.made import Choice
-from tests.report.records import LOOKS, record
+from tests.report.records import LOOKS, altered, record
 
 
 def example() -> list[Record]:
@@ -211,7 +211,7 @@ def test_methods_of_a_figure_can_be_told_apart() -> None:
 )
 def test_what_ran_beside_a_trial(keys: dict[str, Any], words: str | None) -> None:
     one = record("snip", 0.9, 0, 0.5)
-    one = dataclasses.replace(one, provenance={**one.provenance, **keys})
+    one = altered(one, provenance=keys)
     assert provenance.describe_company(one) == words
 
 
@@ -225,4 +225,4 @@ def test_what_ran_beside_a_trial(keys: dict[str, Any], words: str | None) -> Non
 )
 def test_the_commit_of_a_trial(keys: dict[str, Any], words: str | None) -> None:
     one = record("snip", 0.9, 0, 0.5)
-    assert provenance.describe_commit(dataclasses.replace(one, provenance={**one.provenance, **keys})) == words
+    assert provenance.describe_commit(altered(one, provenance=keys)) == words

@@ -98,7 +98,7 @@ def epochs(losses: Sequence[float | None]) -> tuple[EpochRecord, ...]:
 def test_a_part_held_out_is_no_other_data_set_of_the_same_name() -> None:
     records = mixed()
     data = {"label": "digits", "checksum": "another", "train": 10, "test": 5}
-    held = [drawn("snip", 0.9, 0, 0.5, trial={"validation": 0.2}, provenance={**records[0].provenance, "data": data})]
+    held = [drawn("snip", 0.9, 0, 0.5, trial={"validation": 0.2}, provenance={"data": data})]
     store = Store("r", create=True)
     for one in (*(r for r in records if "validation" not in r.trial), *held):
         store.write(one)

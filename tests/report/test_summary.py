@@ -193,9 +193,7 @@ def test_cells_without_a_trial_that_did_not_fail() -> None:
     failed, done = record("snip", 0.9, 0, None), record("snip", 0.9, 0, 0.5)
     assert versus.table(versus.changes([failed], [done]))[1][4:9] == ["0", "–", "–", "–", "–"]
     assert versus.changes([done], [record("er", 0.9, 0, 0.5)]) == []
-    text = versus.page(
-        [done], [dataclasses.replace(record("er", 0.9, 0, 0.5), provenance={**done.provenance, "commit": None})]
-    )
+    text = versus.page([done], [record("er", 0.9, 0, 0.5, provenance={"commit": None})])
     assert "| data |" not in text
     assert "; commit unknown\n" in text
 

@@ -1,6 +1,5 @@
 """Networks that did not train are flagged in table, sentences, limits and on the terminal, and are not beaten."""
 
-import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from pai_bench.report import chance, findings, pairs, provenance, rankings
 from pai_bench.report.page import write_report
 from pai_bench.report.summary import comparisons
 from pai_bench.store import EpochRecord, Layer, Record, as_frame
-from tests.report.records import record, stored
+from tests.report.records import altered, record, stored
 
 CHANCE = math.log(10)
 
@@ -162,12 +161,15 @@ def test_half_of_the_seeds_of_both_are_too_many() -> None:
     # here it is snip whose networks did not train, on the seeds that random has
     swap = {"snip": "random", "random": "snip"}
     records = [
-        at(r.curve[-1].train_loss, swap[r.trial["criterion"]["name"]], r.trial["seed"], r.test_accuracy or 0)
+        at(
+            r.training.curve[-1].train_loss,
+            swap[r.trial["criterion"]["name"]],
+            r.trial["seed"],
+            r.evaluation.test_accuracy or 0,
+        )
         for r in records
     ]
-    snip = [
-        dataclasses.replace(r, test_accuracy=0.99) if r.trial["criterion"]["name"] == "snip" else r for r in records
-    ]
+    snip = [altered(r, test_accuracy=0.99) if r.trial["criterion"]["name"] == "snip" else r for r in records]
     sentence, _, _ = told(snip)
     assert "it is not compared with random: over the seeds of both, half of the networks or more did" in sentence
 
@@ -228,7 +230,7 @@ def test_ranks_leave_out_what_did_not_train() -> None:
 def test_disconnected_networks_are_not_said_to_lack_training() -> None:
     cut: dict[str, Any] = {"connected": False, "status": "disconnected"}
     records = [at(2.3, "random", seed, 0.1, connected=False) for seed in range(3)]
-    records += [dataclasses.replace(record("snip", 0.9, seed, 0.1), **cut, curve=()) for seed in range(3)]
+    records += [altered(record("snip", 0.9, seed, 0.1), **cut, curve=()) for seed in range(3)]
     text = write_report(stored("r", records), Path("r.md")).read_text()
     assert "§" not in text
     assert "did not train" not in text

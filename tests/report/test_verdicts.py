@@ -15,7 +15,7 @@ from pai_bench.report.statistics import Difference, Estimate, estimate
 from pai_bench.report.versions import newest
 from pai_bench.store import as_frame
 from tests.made import Choice
-from tests.report.records import drawn, record
+from tests.report.records import ENVIRONMENT, drawn, record
 from tests.report.test_figures import compared
 from tests.report.test_measurements import result
 from tests.report.test_pairs import fallen
@@ -226,7 +226,11 @@ def test_costs_of_other_machines_and_precisions_are_no_older_versions() -> None:
     """A higher revision is newer, but only of what is the same but for it, at whatever sparsity and seed."""
     raised = {"criterion": {"name": "snip", "schedule": "one-shot", "revision": 2, "options": []}}
     old, new = cost({"sparsity": 0.5, "seed": 3}), cost(raised)
-    others = [cost(environment={**cost().environment, "threads": 1}), cost(precision="tf32"), cost({"score_batch": 3})]
+    others = [
+        cost(environment=dataclasses.replace(ENVIRONMENT, threads=1)),
+        cost(precision="tf32"),
+        cost({"score_batch": 3}),
+    ]
     assert newest([old, *others, new]) == ([*others, new], ["snip, revision 1"])
 
 
@@ -248,7 +252,7 @@ def test_the_section_of_checks(drawings: list[Any]) -> None:
         result("10 a*"),
         result("2 a*", status="measured", limits={"mlp": 1e-4}, bar=None),
         result("er", values={"largest": None}, status="failed", reason="x|y", group="other"),
-        result("gpu", device="cuda", environment={**result().environment, "device": "A | B"}, status="skipped"),
+        result("gpu", device="cuda", environment=dataclasses.replace(ENVIRONMENT, device="A | B"), status="skipped"),
     ]
     parts = measurements.section(rows, Path(), lambda title: Path(f"{title}.svg"))
     assert parts == [

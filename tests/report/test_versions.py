@@ -1,6 +1,5 @@
 """Of each criterion, a report shows the newest version."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from pai_bench.cli import main
 from pai_bench.report.versions import newest
 from pai_bench.store import Record, Store
 from tests.made import Choice
-from tests.report.records import record
+from tests.report.records import altered, record
 
 pytestmark = pytest.mark.usefixtures("drawings")  # what figures show is tested elsewhere
 
@@ -19,8 +18,7 @@ OLD, NEW = "Mine@11111111", "Mine@0f0f0f0f"
 
 def made(name: str | None, seed: int = 0, finished: str | None = None, sparsity: float = 0.9, **changes: Any) -> Record:
     found = record(name, sparsity if name else 0.0, seed, 0.5, **changes)
-    time = {} if finished is None else {"finished": finished}
-    return dataclasses.replace(found, provenance={**found.provenance, **time})
+    return altered(found, provenance={"finished": finished})
 
 
 def names(records: list[Record]) -> set[str]:

@@ -1,6 +1,5 @@
 """Two results folders side by side."""
 
-import dataclasses
 import math
 from pathlib import Path
 
@@ -11,14 +10,14 @@ from scipy import stats
 from pai_bench.cli import main
 from pai_bench.report import versus
 from pai_bench.store import Record
-from tests.report.records import record, stored
+from tests.report.records import altered, record, stored
 from tests.report.test_pairs import full
 
 
 def shifted(records: list[Record], model: str, points: float) -> list[Record]:
     """The same trials, those of one network better by some points."""
     return [
-        dataclasses.replace(r, test_accuracy=(r.test_accuracy or 0) + points / 100) if r.trial["model"] == model else r
+        altered(r, test_accuracy=(r.evaluation.test_accuracy or 0) + points / 100) if r.trial["model"] == model else r
         for r in records
     ]
 

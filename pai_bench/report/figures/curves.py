@@ -69,9 +69,9 @@ def learning(
 def values(record: Record, *, loss: bool) -> list[float]:
     """The training loss of each epoch, or the test accuracy after it in per cent; nothing where a loss is missing."""
     if not loss:
-        return [100 * epoch.test_accuracy for epoch in record.curve]
-    found = [epoch.train_loss for epoch in record.curve if epoch.train_loss is not None]
-    return found if len(found) == len(record.curve) else []
+        return [100 * epoch.test_accuracy for epoch in record.training.curve]
+    found = [epoch.train_loss for epoch in record.training.curve if epoch.train_loss is not None]
+    return found if len(found) == len(record.training.curve) else []
 
 
 def critical_difference(found: Ranks, path: Path) -> None:

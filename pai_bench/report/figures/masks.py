@@ -41,8 +41,8 @@ def densities(comparison: Comparison, sparsity: float, records: Mapping[str, Rec
     names: list[str] = []
     layouts: set[object] = set()
     for method in comparison.methods:
-        same = [records[i].layers for i in rows[rows.method == method].identity if records[i].layers]
-        layouts |= {layout(records[i]) for i in rows[rows.method == method].identity if records[i].layers}
+        same = [records[i].pruning.layers for i in rows[rows.method == method].identity if records[i].pruning.layers]
+        layouts |= {layout(records[i]) for i in rows[rows.method == method].identity if records[i].pruning.layers}
         if len(layouts) > 1:
             return False
         if same:
@@ -140,14 +140,15 @@ def first_layer(comparison: Comparison, sparsities: Sequence[float], records: Ma
 
 def picture(record: Record) -> NDArray[np.int64] | None:
     """How many connections of each pixel are kept, (height, width); None if the first layer does not see all pixels."""
-    shape, size = record.provenance.get("data", {}).get("shape"), sum(layer.size for layer in record.layers)
-    if not record.mask or not isinstance(shape, list) or len(shape) != 3 or size > PLACES or not record.layers:
+    shape, layers = record.provenance.data.shape, record.pruning.layers
+    size = sum(layer.size for layer in layers)
+    if not record.pruning.mask or shape is None or len(shape) != 3 or size > PLACES or not layers:
         return None
-    first = record.layers[0]
+    first = layers[0]
     if len(first.shape) != 2 or first.shape[1] != int(np.prod(shape)):
         return None
     try:
-        kept = unpack(record.mask, size)[: first.size].reshape(first.shape)
+        kept = unpack(record.pruning.mask, size)[: first.size].reshape(first.shape)
     except ValueError:  # a damaged mask
         return None
     found: NDArray[np.int64] = kept.sum(0).reshape(shape).sum(0)

@@ -12,7 +12,7 @@ from benchmarks.gpu.archive import Archive, unpack
 from benchmarks.gpu.ledger import Ledger
 from benchmarks.gpu.stage import Context, Finding, SkippedError
 from pai_bench.registry import CRITERIA
-from pai_bench.store import Store
+from pai_bench.store import Provenance, Store
 
 CPU = torch.device("cpu")
 
@@ -46,7 +46,7 @@ def test_records_are_costs(tmp_path: Path) -> None:
     grasp = found["resnet-20"]
     assert (grasp.trial["criterion"]["name"], grasp.batch_norm, grasp.trial["score_batch"]) == ("grasp", "train", 20)
     assert (grasp.precision, grasp.memory_format, grasp.device) == ("fp32", "contiguous", "cpu")
-    assert grasp.provenance == {"commit": "abc", "command": "run"}
+    assert grasp.provenance == Provenance(commit="abc", command="run")
     assert grasp.seconds > 0
     assert grasp.step_seconds > 0
 

@@ -89,8 +89,8 @@ def test_a_stage_that_fails_is_named_and_the_others_go_on(
     assert "Traceback" in Path("out/log.txt").read_text()
     one, two = results(Path("out"), "good")
     assert (one.stage, one.group, one.name, one.status) == ("good", "g", "one", "passed")
-    assert (two.values, two.limits, two.device, two.provenance) == (
-        *({"seconds": 1.0}, {"seconds": 2.0}, "cpu", {"commit": "abc"}),
+    assert (two.values, two.limits, two.device, two.provenance.commit) == (
+        *({"seconds": 1.0}, {"seconds": 2.0}, "cpu", "abc"),
     )
     assert [one.reason for one in results(Path("out"), "broken")] == [
         *("x is 3, above 2", "ZeroDivisionError: division by zero")

@@ -81,8 +81,8 @@ def test_a_later_run_goes_on_with_the_same_trials(tmp_path: Path, monkeypatch: p
     store = Store(tmp_path / "results/cifar")
     records = list(store)
     assert len(records) == 6
-    assert {record.mask for record in records} == {None}
-    assert {record.provenance["commit"] for record in records} == {"abc"}
+    assert {record.pruning.mask for record in records} == {None}
+    assert {record.provenance.commit for record in records} == {"abc"}
     assert {record.trial["protocol"]["budget"] for record in records} == {1 / 160}
     results = {one.name: one for one in store.read_benchmarks()}
     assert results["seed 1"].values["trials"] == 6
