@@ -87,6 +87,9 @@ def ours(module: str) -> bool:
         ),
         ("plan", ("training.protocol", "errors", "spec", "identity", "law", "networks")),
         ("store", ("store", "training.protocol", "errors", "identity", "networks", "infile", "outfile")),
+        # what a step takes is known by those who choose how trials run, and not the other way round
+        ("execution/measure", ("data", "plan", "precision", "runner", "timing", "training")),
+        ("execution/backend", ("execution.execution_plan", "plan", "registry", "runner", "store")),
         ("outfile", ("errors", "infile")),
         ("infile", ()),
         ("arrays", ("errors",)),
