@@ -11,9 +11,9 @@ from rich.console import Console
 import pai_bench as pb
 from benchmarks.conftest import Beside
 from pai_bench.catalog import resolve
+from pai_bench.evaluation import loss_and_accuracy
 from pai_bench.execution import run_catalog
 from pai_bench.progress import Display
-from pai_bench.training.trainer import evaluate
 from tests.test_runner import blobs, sweep, tiny
 
 
@@ -35,7 +35,7 @@ def test_trials_of_nothing(beside: Beside, device: torch.device, tmp_path: Path,
         place.mkdir()
         for seed in range(trials):
             model = pb.create_model(tiny, input_shape=data.input_shape, num_classes=data.num_classes, seed=seed)
-            evaluate(model, data, data.test)
+            loss_and_accuracy(model, data, data.test)
             (place / "new").write_text(json.dumps(record, indent=1))
             (place / "new").rename(place / f"{seed}.json")
 

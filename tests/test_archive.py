@@ -72,14 +72,14 @@ def test_records_go_with_the_markdown_report_alone(results: Path, capsys: pytest
 
 
 def test_all_folders_are_kept(results: Path, tmp_path: Path) -> None:
-    for name in ("costs", "collapse", "benchmarks"):
+    for name in ("costs", "collapse", "benchmarks", "evaluations"):
         (results / name).mkdir()
         (results / name / "x.json").write_text('{"a": 1}')
     path = tmp_path / "r.jsonl.xz"
-    assert archive.pack(results, path) == 12
+    assert archive.pack(results, path) == 13
     store = Store(path)
-    assert [len(list(folder.glob("*.json"))) for folder in store.folders] == [9, 1, 1, 1]
-    assert {folder.name for folder in store.folders} == {"trials", "costs", "collapse", "benchmarks"}
+    assert [len(list(folder.glob("*.json"))) for folder in store.folders] == [9, 1, 1, 1, 1]
+    assert {folder.name for folder in store.folders} == {"trials", "costs", "collapse", "benchmarks", "evaluations"}
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Networks that have changed: no stored result of the old one is taken for the new one's, and no other is lost."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +70,7 @@ def test_results_of_both_networks_stand_apart_in_tables(tmp_path: Path) -> None:
     frame = pb.read_results(tmp_path)
     assert sorted(frame.model) == ["resnet-20", "resnet-20-identity"]
     earlier = next(one for one in store if "model_version" not in one.trial)
-    again = Record.from_json(json.dumps(dataclasses.asdict(earlier)))
-    assert again.row()["model"] == "resnet-20-identity"
+    assert Record.from_json(earlier.to_json()).row()["model"] == "resnet-20-identity"
 
 
 def test_a_function_of_ones_own_with_the_name_of_a_network_has_no_version() -> None:

@@ -19,6 +19,7 @@ from pai_bench.precision import GENERAL, OPERATIONS, Precision, arithmetic, repr
 from pai_bench.pruning import Scores, saliencies
 from pai_bench.pruning.gradients import differentiable
 from pai_bench.report.provenance import describe_environment
+from pai_bench.store import Environment
 
 CPU = torch.device("cpu")
 # some of their properties are not among torch's annotations
@@ -294,7 +295,7 @@ def test_a_record_from_a_gpu_says_which_kernels_were_used(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "NVIDIA X")
     environment = describe(torch.device("cuda"))
     assert environment["kernels"] == "deterministic cuDNN"
-    cost = SimpleNamespace(environment=environment)
+    cost = SimpleNamespace(environment=Environment(**environment))
     assert describe_environment(cost).startswith("NVIDIA X, deterministic cuDNN; ")  # type: ignore[arg-type]
 
 

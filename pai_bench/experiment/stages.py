@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from pai_bench.errors import UserError
+from pai_bench.evaluation import loss_and_accuracy
 from pai_bench.experiment.inputs import Inputs
 from pai_bench.experiment.trial import Trial
 from pai_bench.identity import stream
@@ -16,7 +17,7 @@ from pai_bench.pruning.schedule import Schedule
 from pai_bench.randomness import random_state
 from pai_bench.timing import Measurement
 from pai_bench.training.batches import Order
-from pai_bench.training.trainer import Engine, Epoch, History, evaluate, train, train_together
+from pai_bench.training.trainer import Engine, Epoch, History, train, train_together
 
 logger = logging.getLogger(__name__)
 
@@ -124,4 +125,4 @@ def evaluate_network(inputs: Inputs, network: Pruned, history: History) -> tuple
     if history.epochs:
         return history.epochs[-1].test_loss, history.epochs[-1].test_accuracy
     data = inputs.data(network.trial)
-    return evaluate(network.model, data, data.test)
+    return loss_and_accuracy(network.model, data, data.test)

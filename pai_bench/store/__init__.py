@@ -1,6 +1,7 @@
 """The results folder, and what is kept in it."""
 
 from pai_bench.store.collapses import Collapse, Tried
+from pai_bench.store.evaluations import Measured, TrialMetrics
 from pai_bench.store.folder import Store, as_frame, read_results
 from pai_bench.store.measurements import BenchmarkResult, Cost
 from pai_bench.store.origin import Environment, Provenance, SearchProvenance, TrialProvenance, UsedData
@@ -18,12 +19,14 @@ __all__ = [
     "EpochRecord",
     "Evaluation",
     "Layer",
+    "Measured",
     "Provenance",
     "Pruning",
     "Record",
     "SearchProvenance",
     "Store",
     "Training",
+    "TrialMetrics",
     "TrialProvenance",
     "Tried",
     "UnstorableError",

@@ -22,7 +22,7 @@ from pai_bench.store.stored import CHECKSUM, LONGEST, loaded, sealed, unsealed
 SUFFIX = ".jsonl.xz"
 NAME = f"records{SUFFIX}"
 
-FOLDERS = ("trials", "costs", "collapse", "benchmarks")
+FOLDERS = ("trials", "costs", "collapse", "benchmarks", "evaluations")
 """The folders of a results folder."""
 
 LARGEST = 2**30

@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
@@ -15,6 +15,7 @@ from pai_bench import infile, outfile
 from pai_bench.errors import UserError
 from pai_bench.store import archive
 from pai_bench.store.collapses import Collapse
+from pai_bench.store.evaluations import TrialMetrics
 from pai_bench.store.measurements import BenchmarkResult, Cost
 from pai_bench.store.records import Record
 from pai_bench.store.stored import LONGEST, MALFORMED, NewerSchemaError, Stored, UnstorableError
@@ -46,7 +47,7 @@ class Store:
             self.path, unread = archive.unpack(self.path)
             weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
         folders = [self.path / name for name in archive.FOLDERS]
-        self.trials, self.costs, self.collapses, self.benchmarks = self.folders = folders
+        self.trials, self.costs, self.collapses, self.benchmarks, self.evaluations = self.folders = folders
         self.left_out: dict[str, str] = {}
         """File, or line of a file of records -> why it could not be read, of what was asked for so far."""
         for name, why in unread.items():
@@ -130,8 +131,24 @@ class Store:
         """All results of benchmarks; a damaged file is named and passed over."""
         return list(self._read_all(self.benchmarks, BenchmarkResult))
 
+    def write_evaluation(self, evaluation: TrialMetrics) -> None:
+        """Store `evaluation`, in place of an earlier one of the same trial."""
+        self._write(self.evaluations / f"{evaluation.identity}.json", text_of(evaluation, evaluation.identity))
+
+    def read_evaluation(self, identity: str) -> TrialMetrics | None:
+        """The evaluation of a trial, or None; a damaged file is named and passed over."""
+        path = self.evaluations / f"{identity}.json"
+        return next(self._read([path], TrialMetrics), None) if os.path.isfile(path) else None
+
+    def read_evaluations(self) -> list[TrialMetrics]:
+        """All evaluations; a damaged file is named and passed over."""
+        return list(self._read_all(self.evaluations, TrialMetrics))
+
     def _read_all(self, folder: Path, kind: type[Kind]) -> Iterator[Kind]:
-        for path in sorted(folder.glob("*.json")):
+        return self._read(sorted(folder.glob("*.json")), kind)
+
+    def _read(self, paths: Iterable[Path], kind: type[Kind]) -> Iterator[Kind]:
+        for path in paths:
             try:
                 found = read(kind, path)
             except (ValueError, OSError) as error:
@@ -227,6 +244,9 @@ class Store:
         pruning = replace(record.pruning, whole_mask=whole)
         record = replace(record, identity=identity, trial=trial, pruning=pruning)
         self.write(record)
+        if (evaluation := self.read_evaluation(former)) is not None:
+            self.write_evaluation(replace(evaluation, identity=identity))
+            self._remove(self.evaluations / f"{former}.json")
         self._remove(self.trials / f"{former}.json")
         self._remove(self.mask_of(former))
         return record
@@ -260,7 +280,8 @@ def read_results(path: str | Path) -> "pd.DataFrame":
 
     The columns begin with data, model, criterion, variant, sparsity (as requested), seed, and `COLUMNS`; accuracies are
     shares in [0, 1] after the last epoch, times are seconds, memory is bytes. What was not computed is null. The dense
-    reference has the criterion ``dense`` and sparsity 0.
+    reference has the criterion ``dense`` and sparsity 0. Metrics that were taken of trained networks stand behind
+    these, each as ``NAME``, or its values as ``NAME.KEY``, if there are any.
     """
     store = Store(path)
     if not any(store.trials.glob("*.json")):
@@ -271,13 +292,17 @@ def read_results(path: str | Path) -> "pd.DataFrame":
 
 
 def as_frame(records: "Store | list[Record]") -> "pd.DataFrame":
-    """Records as a table, one row each; its attribute ``protocols`` has the parts of each protocol by its words."""
+    """Records as a table, one row each; those of a folder with what was evaluated of them.
+
+    Its attribute ``protocols`` has the parts of each protocol by its words.
+    """
     import pandas as pd
 
+    more = {one.identity: one.row() for one in records.read_evaluations()} if isinstance(records, Store) else {}
     protocols: dict[str, tuple[str, ...]] = {}
     rows = []
     for record in records:
-        rows.append(record.row())
+        rows.append(record.row() | more.get(record.identity, {}))
         if rows[-1]["protocol"] not in protocols:
             protocols[rows[-1]["protocol"]] = Protocol.of(record.trial["protocol"]).parts()
     frame = pd.DataFrame(rows)

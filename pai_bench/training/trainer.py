@@ -213,10 +213,3 @@ def evaluate_lanes(
         correct += (logits.argmax(2) == same).sum(1)
     size = len(split.targets)
     return [(total / size, right / size) for total, right in zip(loss.tolist(), correct.tolist(), strict=True)]
-
-
-def evaluate(model: nn.Module, data: DataSet, split: Split) -> tuple[float, float]:
-    """Cross-entropy and accuracy (in [0, 1]) of `model` on `split` of `data`, in eval mode, in single precision."""
-    with arithmetic("fp32", data.device):
-        (found,) = evaluate_lanes(Alone(model), split, data.normalised, by_lane=False)
-    return found

@@ -10,10 +10,11 @@ from torch.nn import functional as F
 
 import pai_bench as pb
 from pai_bench.data import Split
+from pai_bench.evaluation import loss_and_accuracy
 from pai_bench.training import step, trainer
 from pai_bench.training.batches import Order
 from pai_bench.training.protocol import Protocol, get_protocol
-from pai_bench.training.trainer import evaluate, train, train_together
+from pai_bench.training.trainer import train, train_together
 
 PROTOCOL = Protocol(
     name="test", epochs=2, batch_size=10, learning_rate=0.1, lr_schedule="steps", milestones=(0.5,), weight_decay=0.01
@@ -122,7 +123,7 @@ def test_evaluation_in_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = (logits.argmax(1) == data().test.targets).float().mean().item()
     for size in (1000, 4):
         monkeypatch.setattr(trainer, "EVALUATION_BATCH", size)
-        assert evaluate(network, data(), data().test) == pytest.approx((expected_loss, expected))
+        assert loss_and_accuracy(network, data(), data().test) == pytest.approx((expected_loss, expected))
 
 
 def test_the_curve_has_a_point_for_each_epoch() -> None:

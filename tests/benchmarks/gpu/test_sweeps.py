@@ -73,7 +73,7 @@ def test_a_later_run_goes_on_with_the_same_trials(tmp_path: Path, monkeypatch: p
     later = context(tmp_path, "cifar")
     monkeypatch.setattr(cifar, "choose_budget", lambda _context: pytest.fail("the budget was chosen before"))
     began = []
-    monkeypatch.setattr(sweeps.Keeper, "start", lambda _self, trial: began.append(trial.seed))
+    monkeypatch.setattr(sweeps.Keeper, "on_start", lambda _self, trial: began.append(trial.seed))
     work(later, list(cifar.pieces(later)))
     assert states(later) == ["passed", "passed"]
     assert began == [1, 1, 1]
