@@ -49,15 +49,23 @@ def within_limits(value: Any) -> bool:
 
     That is no infinity, nothing beyond `HUGE` or below `TINY`, and no whole number beyond `MOST`.
     """
-    exact = type(value)  # JSON gives no others, and a store has many values
-    if exact is str:
-        return bool(value.isascii()) or not SURROGATES.search(value)
-    if exact is float:
-        return bool(value == 0 or TINY <= abs(value) <= HUGE)
-    if exact is int:
-        return bool(abs(value) <= MOST)
-    if exact is dict:
-        return all(map(within_limits, value)) and all(map(within_limits, value.values()))
-    if exact is tuple or exact is list:
-        return all(map(within_limits, value))
-    return value is None or exact is bool or all(map(within_limits, vars(value).values()))
+    left = [value]
+    while left:  # a store has many values: no call for each
+        value = left.pop()
+        exact = type(value)
+        if exact is float:
+            if not (value == 0 or TINY <= abs(value) <= HUGE):
+                return False
+        elif exact is int:
+            if abs(value) > MOST:
+                return False
+        elif exact is str:
+            if not value.isascii() and SURROGATES.search(value):
+                return False
+        elif exact is tuple or exact is list:
+            left += value
+        elif exact is dict:
+            left += [*value, *value.values()]
+        elif value is not None and exact is not bool:
+            left += vars(value).values()
+    return True
