@@ -8,7 +8,7 @@ import re
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
 
 from pai_bench import __version__, recipe, spec
 from pai_bench.errors import UserError
@@ -324,6 +324,8 @@ def from_text(text: str, to: Any, flag: str) -> Any:
 
 def metavar(to: Any) -> str:
     """How a value of the type `to` is written in a help text."""
+    if get_origin(to) is Annotated:
+        return str(get_args(to)[1].shown)
     if get_origin(to) is Literal:
         return "|".join(map(str, get_args(to)))
     kinds = get_args(to) if get_origin(to) in (Union, types.UnionType) else (to,)

@@ -122,7 +122,7 @@ def initial_weights(
     if seed < 0:
         raise UserError(f"seed {seed} must not be negative")
     where = None if data_dir is None else str(data_dir)
-    sweep = Sweep(models=[model], data=[data], criteria=["random"], epochs=0, init=init, device="cpu", data_dir=where)  # type: ignore[arg-type]
+    sweep = Sweep(models=[model], data=[data], criteria=["random"], epochs=0, init=init, device="cpu", data_dir=where)
     catalog = resolve(sweep)
     built = Runner(catalog).inputs.model(dataclasses.replace(catalog.trials[0], seed=seed))
     return {name: tensor.detach().clone() for name, tensor in built.state_dict().items()}

@@ -123,7 +123,7 @@ AXES = {f.name: float if f.name == "sparsities" else str for f in dataclasses.fi
 GRID = {*AXES, "seeds"}
 """Keys with several values, of which each trial has one."""
 
-KEYS: dict[str, Any] = get_type_hints(Sweep) | AXES | {"out": str}
+KEYS: dict[str, Any] = get_type_hints(Sweep, include_extras=True) | AXES | {"out": str}
 """Key -> type of everything that a recipe may hold."""
 
 

@@ -5,10 +5,10 @@ The things are frozen dataclasses (criteria, schedules); their fields are the op
 
 import math
 import types
-from collections.abc import Mapping
-from dataclasses import MISSING, FrozenInstanceError, field, fields
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import MISSING, FrozenInstanceError, dataclass, field, fields
 from numbers import Real
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pai_bench.errors import FROZEN, UserError, unknown
 
@@ -49,10 +49,26 @@ def build(cls: type[T], options: Mapping[str, Any], label: str) -> T:
 def option_types(cls: type) -> dict[str, Any]:
     """Option name -> type, for the fields of a dataclass that its constructor takes."""
     try:
-        hints = get_type_hints(cls)
+        hints = get_type_hints(cls, include_extras=True)
     except NameError:  # annotations that name what is local to a function; such options are taken as they are
         return {}
     return {f.name: hints[f.name] for f in fields(cls) if f.init}
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """In ``Annotated[str, OneOf(...)]``: the text is one of some words or of some names, which are looked up later.
+
+    `shown` is how both stand in a help text.
+    """
+
+    words: tuple[str, ...]
+    names: Collection[str]
+    shown: str = "NAME"
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.words
+        yield from self.names
 
 
 def convert(value: Any, to: Any, label: str) -> Any:
@@ -60,11 +76,12 @@ def convert(value: Any, to: Any, label: str) -> Any:
     origin, choices = get_origin(to), get_args(to)
     if to is Any:
         return value
-    if origin is Literal:
+    if origin in (Literal, Annotated):
+        accepted: Iterable[Any] = choices[1] if origin is Annotated else choices
         text = value.replace("_", "-") if isinstance(value, str) else value
-        if (hit := next((c for c in choices if value == c or text == c), MISSING)) is not MISSING:
+        if (hit := next((c for c in accepted if value == c or text == c), MISSING)) is not MISSING:
             return hit
-        raise UserError(f"{label}={value} is not one of {', '.join(map(str, choices))}")
+        raise UserError(f"{label}={value} is not one of {', '.join(map(str, accepted))}")
     if origin in (Union, types.UnionType):
         if type(None) in choices and (value is None or (isinstance(value, str) and value.lower() == "none")):
             return None

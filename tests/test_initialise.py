@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 import pai_bench as pb
-from pai_bench.initialise import LAWS, initialise
-from pai_bench.law import Law
+from pai_bench.initialise import initialise
 from pai_bench.plan import Sweep
+from pai_bench.registry import INITIALISATIONS
 
 
-def variance(law: Law, fan_in: int, fan_out: int, *, kernel: bool = False) -> float:
+def variance(law: str, fan_in: int, fan_out: int, *, kernel: bool = False) -> float:
     """By the formulas; that of ``grasp`` for a `kernel` differs from that of a matrix."""
     # of a normal law cut off at 2: 1 - 2 * 2 phi(2) / (2 Phi(2) - 1)
     density, inside = math.exp(-2) / math.sqrt(2 * math.pi), math.erf(math.sqrt(2))
@@ -28,8 +28,8 @@ def check(weight: torch.Tensor, expected: float) -> None:
     assert float(weight.double().var()) == pytest.approx(expected, rel=5 * math.sqrt(2 / n))
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_laws(law: Law) -> None:
+@pytest.mark.parametrize("law", INITIALISATIONS)
+def test_laws(law: str) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(8, 64, 5), nn.BatchNorm2d(64), nn.Linear(200, 300), nn.LSTM(100, 150))
     for parameter in model.parameters():
@@ -63,8 +63,8 @@ def test_laws(law: Law) -> None:
         assert 0.99 * end < float(found["2.weight"].abs().max()) <= end
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_biases_that_torch_sets_to_zero_or_leaves_out(law: Law) -> None:
+@pytest.mark.parametrize("law", INITIALISATIONS)
+def test_biases_that_torch_sets_to_zero_or_leaves_out(law: str) -> None:
     model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8, bias=False), nn.MultiheadAttention(8, 2))
     initialise(model, law)
     for name in ("2.in_proj_bias", "2.out_proj.bias"):
@@ -86,13 +86,13 @@ def test_a_network_without_such_layers_is_refused() -> None:
 
 
 def test_the_settings_of_a_sweep_are_these_laws() -> None:
-    for law in LAWS:
+    for law in INITIALISATIONS:
         assert Sweep(init=law).init == law
         assert pb.get_criterion(f"snip:score-init={law}").score_init == law
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_weights_of_another_law_are_scored_and_the_networks_own_stay(law: Law) -> None:
+@pytest.mark.parametrize("law", INITIALISATIONS)
+def test_weights_of_another_law_are_scored_and_the_networks_own_stay(law: str) -> None:
     model = pb.create_model("lenet-300-100", input_shape=(1, 8, 8), num_classes=4, seed=0)
     before = [weight.clone() for weight in model.parameters()]
     batch = pb.Batch(torch.randn(8, 1, 8, 8), torch.arange(8) % 4)
@@ -116,7 +116,7 @@ def test_a_network_by_a_law_is_that_of_its_seed() -> None:
 
 
 @pytest.mark.parametrize("law", ["vs-x", "vs-h"])
-def test_groups_and_transposed_convolutions_have_their_own_fans(law: Law) -> None:
+def test_groups_and_transposed_convolutions_have_their_own_fans(law: str) -> None:
     torch.manual_seed(0)
     grouped, back = nn.Conv2d(128, 256, 5, groups=4), nn.ConvTranspose2d(64, 32, 5)
     initialise(nn.Sequential(grouped, back), law)
@@ -134,13 +134,13 @@ def test_what_is_not_drawn_is_no_obstacle() -> None:
     other = nn.utils.parametrizations.weight_norm(nn.PReLU(), "weight", dim=0)
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, affine=False), other)
     before = other.weight.detach().clone()
-    for law in LAWS:
+    for law in INITIALISATIONS:
         initialise(model, law)
     assert torch.equal(other.weight, before)
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_the_projection_of_an_lstm_is_one_matrix(law: Law) -> None:
+@pytest.mark.parametrize("law", INITIALISATIONS)
+def test_the_projection_of_an_lstm_is_one_matrix(law: str) -> None:
     torch.manual_seed(0)
     lstm = initialise(nn.LSTM(30, 200, proj_size=100), law)
     check(lstm.get_parameter("weight_hr_l0").detach(), variance(law, 200, 100))

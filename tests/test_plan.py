@@ -11,8 +11,8 @@ from pai_bench.experiment.sweep import Sweep
 from pai_bench.experiment.trial import Trial, expand
 from pai_bench.identity import stream
 from pai_bench.pruning import OneShot, get_variant
-from pai_bench.registry import CRITERIA
-from pai_bench.training.protocol import PROTOCOLS, get_protocol
+from pai_bench.registry import CRITERIA, PROTOCOLS
+from pai_bench.training.protocol import get_protocol
 from tests.made import Choice, Named, data, network
 from tests.made import trial as made_trial
 

@@ -19,9 +19,8 @@ from pai_bench.cost import measure_cost, measure_step
 from pai_bench.plan import Trial
 from pai_bench.pruning import Schedule, Scorer, get_schedule, prunable_parameters
 from pai_bench.pruning.prune import by_scope, scored
-from pai_bench.pruning.schedule import SCHEDULES
 from pai_bench.pruning.variant import KINDS
-from pai_bench.registry import CRITERIA
+from pai_bench.registry import CRITERIA, SCHEDULES
 from pai_bench.runner import Runner
 from pai_bench.store import Cost
 

@@ -6,10 +6,11 @@ report. `Sweep`, `Trial`, recipes, the command line, identities, records and rep
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pai_bench import spec
 from pai_bench.errors import UserError
-from pai_bench.law import Law
+from pai_bench.registry import INITIALISATIONS
 
 
 def option(default: Any, help: str, *, axis: bool = False, least: float | None = None, within: str = "") -> Any:
@@ -105,7 +106,7 @@ class TrainingSettings:
         words=lambda share: f"{100 * share:.4g} % of the training set",
         within="(0, 1]",
     )
-    init: Literal["own", Law] = setting(
+    init: Annotated[str, spec.OneOf(("own",), INITIALISATIONS, "own|vs-x|vs-h|vs|rn|tn|openlth|grasp")] = setting(
         "own",
         "initial weights: the network's own, Glorot (vs-x), He (vs-h), LeCun (vs), normal (rn), truncated normal (tn), "
         "the last two of deviation 1",

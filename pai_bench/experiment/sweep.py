@@ -98,7 +98,7 @@ class Sweep(Execution, TrainingSettings, ProtocolSettings, ScoringSettings, Axes
     )
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
+        hints = get_type_hints(type(self), include_extras=True)
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             if f.metadata["axis"]:

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Literal
 
 from torch import nn
 
@@ -10,7 +9,6 @@ from pai_bench import files
 from pai_bench.errors import UserError
 from pai_bench.failures import described
 from pai_bench.initialise import initialise
-from pai_bench.law import Law
 from pai_bench.randomness import random_state
 from pai_bench.registry import MODELS
 
@@ -42,12 +40,12 @@ def create_model(
     input_shape: InputShape,
     num_classes: int,
     seed: int | None = None,
-    init: Law | Literal["own"] = "own",
+    init: str = "own",
 ) -> nn.Module:
     """The network called `name`, or made by a function of one's own: freshly initialised, on the CPU.
 
     With `seed` its initial weights are those of that seed, and the global random states are left as they were. They are
-    drawn as the network has it, or by the law `init` (`pai_bench.initialise.LAWS`).
+    drawn as the network has it, or by the `init` of that name (`pai_bench.initialise`).
     """
     refuse_instance(name)
     label, build = find_model(name) if isinstance(name, str) else (getattr(name, "__name__", "model"), name)
@@ -66,9 +64,7 @@ def refuse_instance(given: object) -> None:
         )
 
 
-def _built(
-    label: str, build: Builder, input_shape: InputShape, num_classes: int, init: Law | Literal["own"]
-) -> nn.Module:
+def _built(label: str, build: Builder, input_shape: InputShape, num_classes: int, init: str) -> nn.Module:
     try:
         check_signature(build)
         model = build(input_shape, num_classes)

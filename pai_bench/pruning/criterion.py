@@ -7,7 +7,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, SupportsIndex
+from typing import Annotated, Any, ClassVar, Literal, SupportsIndex
 
 import numpy as np
 import torch
@@ -17,10 +17,10 @@ from torch.nn.parameter import is_lazy
 from pai_bench import spec
 from pai_bench.arrays import as_tensor, cure
 from pai_bench.errors import FROZEN, UserError, unknown
-from pai_bench.law import Law
 from pai_bench.pruning.schedule import OneShot, Schedule, get_schedule
 from pai_bench.pruning.selection import Scope, Ties
 from pai_bench.pruning.wrappers import unwrapped
+from pai_bench.registry import INITIALISATIONS
 
 Scores = dict[str, Tensor]
 """Parameter name -> saliency, of the parameter's shape and device; higher means keep."""
@@ -198,7 +198,7 @@ class Criterion(ABC):
     * ``accumulate``: with several score batches, whether the formula is applied to the gradient of their mean loss
       (``gradient``), or to each batch's own gradient, and the scores summed (``score``).
     * ``score_init``: the weights that are scored: those that will be trained (``trained``), another draw of their
-      initialisation (``redrawn``), or a draw by another one (`pai_bench.initialise.LAWS`): Glorot (``vs-x``), He
+      initialisation (``redrawn``), or a draw by another one (`pai_bench.initialise`): Glorot (``vs-x``), He
       (``vs-h``), by fan in (``vs``), standard normal (``rn``), or that cut off at 2 (``tn``).
     * ``loss``: L of the logits: their cross-entropy, or what some codes take by mistake (``nll``), the negative
       log-likelihood of logits as if they were log-probabilities: minus the logit of the target.
@@ -216,7 +216,7 @@ class Criterion(ABC):
     bn: BatchNormMode = "eval"
     seed: int | None = None
     accumulate: Literal["gradient", "score"] = spec.added_later("gradient")
-    score_init: Literal["trained", "redrawn", Law] = spec.added_later("trained")
+    score_init: Annotated[str, spec.OneOf(("trained", "redrawn"), INITIALISATIONS)] = spec.added_later("trained")
     loss: Literal["cross-entropy", "nll"] = spec.added_later("cross-entropy")
     ties: Ties = spec.added_later("position")
     biases: bool = spec.added_later(False)

@@ -7,7 +7,6 @@ from torch import nn
 from pai_bench.errors import UserError
 from pai_bench.identity import stream
 from pai_bench.initialise import initialise
-from pai_bench.law import Law
 from pai_bench.pruning.replica import copied
 from pai_bench.randomness import random_state
 
@@ -28,7 +27,7 @@ def redrawn(model: nn.Module, seed: int, draw: Draw | None = None) -> nn.Module:
     return other
 
 
-def drawn_by(model: nn.Module, seed: int, law: Law) -> nn.Module:
+def drawn_by(model: nn.Module, seed: int, law: str) -> nn.Module:
     """The network `model` with initial weights drawn by `law`, the same on every device."""
     device = next(model.parameters()).device
     with random_state(stream(seed, "redraw")):

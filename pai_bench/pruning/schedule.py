@@ -5,16 +5,21 @@ A schedule says how many cuts there are, how deep each is, and whether removed c
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from pai_bench import spec
 from pai_bench.errors import UserError, unknown
+from pai_bench.registry import SCHEDULES, schedule
 
 
 @dataclass(frozen=True)
 class Schedule(ABC):
-    """A list of densities for every target; ``returns`` says whether a removed connection may come back."""
+    """A list of densities for every target; ``returns`` says whether a removed connection may come back.
+
+    A subclass is a frozen dataclass that implements `densities`, registered by `pai_bench.registry.schedule`; further
+    fields are further options.
+    """
 
     name: ClassVar[str]
     steps: int = 1
@@ -30,15 +35,21 @@ class Schedule(ABC):
         """The densities after each cut; the last is `density`, in (0, 1]."""
 
     def __str__(self) -> str:
-        """The text that `get_schedule` reads back, with the number of steps."""
-        return f"{self.name}:steps={self.steps}" + ":returns=true" * self.returns
+        """The text that `get_schedule` reads back, with the number of steps and what else is not the default."""
+        given = {f.name.replace("_", "-"): getattr(self, f.name) for f in fields(self) if f.name != "steps"}
+        usual = {f.name.replace("_", "-"): f.default for f in fields(self)}
+        texts = (
+            f":{key}={str(value).lower() if value is True else value}"
+            for key, value in given.items()
+            if value != usual[key]
+        )
+        return f"{self.name}:steps={self.steps}" + "".join(texts)
 
 
+@schedule("one-shot", source="Lee et al. 2019, arXiv:1810.02340")
 @dataclass(frozen=True)
 class OneShot(Schedule):
     """One cut: ``[d]``."""
-
-    name: ClassVar[str] = "one-shot"
 
     def __post_init__(self) -> None:
         if self.steps != 1:
@@ -51,28 +62,29 @@ class OneShot(Schedule):
         return self.name
 
 
+@schedule("linear", source="equal steps of the sparsity")
 @dataclass(frozen=True)
 class Linear(Schedule):
     """``1 - s * t / T`` for t = 1..T, with s = 1 - d and T = ``steps``."""
 
-    name: ClassVar[str] = "linear"
     steps: int = 100
 
     def densities(self, density: float) -> list[float]:
         return [1 - (1 - density) * t / self.steps for t in range(1, self.steps)] + [density]
 
 
+@schedule("exponential", source="Tanaka et al. 2020, arXiv:2006.05467")
 @dataclass(frozen=True)
 class Exponential(Schedule):
     """``d ** (t / T)`` for t = 1..T, with T = ``steps`` (Tanaka et al. 2020, arXiv:2006.05467)."""
 
-    name: ClassVar[str] = "exponential"
     steps: int = 100
 
     def densities(self, density: float) -> list[float]:
         return [density ** (t / self.steps) for t in range(1, self.steps)] + [density]
 
 
+@schedule("halving", source="Verdenius et al. 2020, arXiv:2006.00896")
 @dataclass(frozen=True)
 class Halving(Schedule):
     """Sparsities ``s - (s - 0.5) * 0.5**i`` for i = 0..S, then s: S + 2 cuts (Verdenius et al. 2020, arXiv:2006.00896).
@@ -80,7 +92,6 @@ class Halving(Schedule):
     For s <= 0.5 a single cut, since the formula would prune beyond the target.
     """
 
-    name: ClassVar[str] = "halving"
     steps: int = 5
 
     def densities(self, density: float) -> list[float]:
@@ -88,9 +99,6 @@ class Halving(Schedule):
         if sparsity <= 0.5:
             return [density]
         return [1 - (sparsity - (sparsity - 0.5) * 0.5**i) for i in range(self.steps + 1)] + [density]
-
-
-SCHEDULES = {cls.name: cls for cls in (OneShot, Linear, Exponential, Halving)}
 
 
 def get_schedule(text: str | Schedule) -> Schedule:
@@ -102,4 +110,6 @@ def get_schedule(text: str | Schedule) -> Schedule:
     name, options = spec.parse(text)
     if (cls := SCHEDULES.get(name.replace("_", "-"))) is None:
         raise unknown("schedule", name, SCHEDULES)
-    return spec.build(cls, options, name)
+    made = spec.build(cls, options, name)
+    assert isinstance(made, Schedule)
+    return made

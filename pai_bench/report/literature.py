@@ -7,18 +7,13 @@ from dataclasses import dataclass
 import pandas as pd
 
 from pai_bench.plan import DENSE
+from pai_bench.registry import PROTOCOLS
 from pai_bench.report import chance, known
 from pai_bench.report.known import CriterionFacts
 from pai_bench.report.quoted import Published, published, rivals
 from pai_bench.report.statistics import FEWEST, PERCENT, Estimate, estimate, t_quantile
 from pai_bench.report.summary import Comparison, plural
 from pai_bench.report.tables import Table, code, escaped
-from pai_bench.training.protocol import PROTOCOLS
-
-UNKNOWN = "; the number of iterations is not in the paper, 100,000 is our choice"
-
-OURS = {"snip-mnist": UNKNOWN, "snip-mnist-adam": f"{UNKNOWN}, and so are the drops of the learning rate"}
-"""Protocol -> what of it the paper does not say."""
 
 SAME = 0.01
 """Densities that differ by less than this share of them are the same."""
@@ -207,7 +202,7 @@ def protocols(found: Sequence[Beside], comparison: Comparison) -> Iterator[str]:
             yield f"{source}: protocol not known to us."
             continue
         theirs = setting(PROTOCOLS[name].parts(), PROTOCOLS[name].train_fraction)
-        yield f"{source}: {', '.join(theirs)} (`{name}`){OURS.get(name, '')}. {contrast(ours, theirs)}"
+        yield f"{source}: {', '.join(theirs)} (`{name}`){PROTOCOLS[name].unstated}. {contrast(ours, theirs)}"
 
 
 def chosen(found: Sequence[Beside]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from pai_bench.errors import UserError, unknown
 from pai_bench.precision import Precision
+from pai_bench.registry import PROTOCOLS
 from pai_bench.spec import added_later, identifying
 
 LearningRateSchedule = Literal["constant", "steps", "cosine", "one-cycle"]
@@ -24,6 +25,8 @@ PADDING = 4
 class Protocol:
     """An optimiser on the mean cross-entropy, for a number of whole epochs, or of `iterations` if that is given.
 
+    `pai_bench.registry.protocol` gives one a name, which becomes its own.
+
     `optimizer`: ``sgd``, with `momentum` (`nesterov` or not) and `weight_decay`; or ``adam`` (Kingma and Ba 2015), with
     `momentum` for its first average and `weight_decay` added to the gradient.
     `lr_schedule`: ``constant``; ``steps``, times `gamma` at each of the `milestones` (shares of the training in
@@ -35,7 +38,7 @@ class Protocol:
     computed (`pai_bench.precision`).
     """
 
-    name: str
+    name: str = ""
     epochs: int
     batch_size: int
     learning_rate: float
@@ -53,6 +56,8 @@ class Protocol:
     precision: Precision = added_later("fp32")
     train_fraction: float = 1.0
     """Share of the training set that is used, where a sweep does not say otherwise. Not part of `settings`."""
+    unstated: str = ""
+    """What of it its paper does not say, to follow its description in a report. Not part of `settings`."""
 
     def __post_init__(self) -> None:
         for key, least in (("epochs", 0), ("batch_size", 1), ("iterations", 0)):
@@ -120,14 +125,14 @@ class Protocol:
     def settings(self) -> dict[str, Any]:
         """What a result depends on, as plain values; a later field only where it changes something."""
         # how it is called has no influence, and the trial says how much of the training set is used
-        unsaid = {"name", "train_fraction"} if self.iterations is None else {"name", "train_fraction", "epochs"}
+        unsaid = {"name", "unstated", "train_fraction"} | ({"epochs"} if self.iterations is not None else set())
         found = {key: value for key, value in identifying(self).items() if key not in unsaid}
         return found | {"milestones": list(self.milestones)}
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> "Protocol":
         """The protocol with the given `settings`."""
-        return cls(**{"name": "", "epochs": 0, **settings})
+        return cls(**{"epochs": 0, **settings})
 
     def describe(self) -> str:
         """The protocol in one line."""
@@ -151,109 +156,111 @@ class Protocol:
         return tuple(parts)
 
 
-PROTOCOLS = {
-    protocol.name: protocol
-    for protocol in (
-        # Adam begins to train sparse networks, whose gradients are small, in as many steps as dense ones. SGD does not:
-        # what a short comparison tells of them is who has begun
-        Protocol(name="short-adam", epochs=10, batch_size=32, optimizer="adam", learning_rate=0.005, weight_decay=0.0),
-        # batch norm lets a deep network reach its accuracy in a fraction of the epochs
-        Protocol(
-            name="short-adam-bn", epochs=2, batch_size=32, optimizer="adam", learning_rate=0.002, weight_decay=0.0
-        ),
-        Protocol(name="short", epochs=10, batch_size=32, learning_rate=0.02),
-        Protocol(name="short-bn", epochs=2, batch_size=32, learning_rate=0.02),
-        Protocol(name="quick", epochs=1, batch_size=100, learning_rate=0.05),
-        # Lee et al. 2019, arXiv:1810.02340, section 5: times 0.1 every 25,000 (MNIST) or 30,000 (CIFAR) iterations; how
-        # many there are in all is not in the text
-        Protocol(
-            name="snip-mnist",
-            epochs=0,
-            iterations=100_000,
-            batch_size=100,
-            learning_rate=0.1,
-            lr_schedule="steps",
-            milestones=(0.25, 0.5, 0.75),
-            train_fraction=0.9,
-        ),
-        # the defaults of its authors' code, which differ: plain SGD without drops, and how many iterations there are
-        Protocol(
-            name="snip-mnist-code",
-            epochs=0,
-            iterations=10_000,
-            batch_size=100,
-            learning_rate=0.1,
-            momentum=0.0,
-            lr_schedule="constant",
-            train_fraction=0.9,
-        ),
-        # the same, section 5.5: Adam at 0.001 without weight decay; iterations and drops as above are our choice
-        Protocol(
-            name="snip-mnist-adam",
-            epochs=0,
-            iterations=100_000,
-            batch_size=100,
-            optimizer="adam",
-            learning_rate=1e-3,
-            weight_decay=0.0,
-            lr_schedule="steps",
-            milestones=(0.25, 0.5, 0.75),
-            train_fraction=0.9,
-        ),
-        Protocol(
-            name="snip-cifar",
-            epochs=0,
-            iterations=150_000,
-            batch_size=128,
-            learning_rate=0.1,
-            lr_schedule="steps",
-            milestones=(0.2, 0.4, 0.6, 0.8),
-            augmentation="flip-crop",
-            train_fraction=0.9,
-        ),
-        # Verdenius et al. 2020, arXiv:2006.00896, by the defaults of their code
-        Protocol(
-            name="snip-it",
-            epochs=80,
-            batch_size=512,
-            optimizer="adam",
-            learning_rate=2e-3,
-            weight_decay=5e-5,
-            lr_schedule="constant",
-            augmentation="flip-0.2",
-            clip_norm=10.0,
-        ),
-        # Tanaka et al. 2020, arXiv:2006.05467, appendix: VGG with batch norm on CIFAR
-        Protocol(
-            name="synflow-cifar",
-            nesterov=True,
-            epochs=160,
-            batch_size=128,
-            learning_rate=0.1,
-            weight_decay=1e-4,
-            lr_schedule="steps",
-            milestones=(60 / 160, 120 / 160),
-            augmentation="flip-crop",
-        ),
-        # Frankle et al. 2021, arXiv:2009.08576, appendix: ResNet-20 and VGG-16 on CIFAR-10, by the code OpenLTH
-        Protocol(
-            name="openlth-resnet20",
-            epochs=160,
-            batch_size=128,
-            learning_rate=0.1,
-            weight_decay=1e-4,
-            lr_schedule="steps",
-            milestones=(0.5, 0.75),
-            augmentation="flip-crop",
-        ),
-    )
-}
+UNKNOWN = "; the number of iterations is not in the paper, 100,000 is our choice"
+"""Of protocols of the SNIP paper, see `Protocol.unstated`."""
+
+for _protocol in (
+    # Adam begins to train sparse networks, whose gradients are small, in as many steps as dense ones. SGD does not:
+    # what a short comparison tells of them is who has begun
+    Protocol(name="short-adam", epochs=10, batch_size=32, optimizer="adam", learning_rate=0.005, weight_decay=0.0),
+    # batch norm lets a deep network reach its accuracy in a fraction of the epochs
+    Protocol(name="short-adam-bn", epochs=2, batch_size=32, optimizer="adam", learning_rate=0.002, weight_decay=0.0),
+    Protocol(name="short", epochs=10, batch_size=32, learning_rate=0.02),
+    Protocol(name="short-bn", epochs=2, batch_size=32, learning_rate=0.02),
+    Protocol(name="quick", epochs=1, batch_size=100, learning_rate=0.05),
+    # Lee et al. 2019, arXiv:1810.02340, section 5: times 0.1 every 25,000 (MNIST) or 30,000 (CIFAR) iterations; how
+    # many there are in all is not in the text
+    Protocol(
+        name="snip-mnist",
+        epochs=0,
+        iterations=100_000,
+        batch_size=100,
+        learning_rate=0.1,
+        lr_schedule="steps",
+        milestones=(0.25, 0.5, 0.75),
+        train_fraction=0.9,
+        unstated=UNKNOWN,
+    ),
+    # the defaults of its authors' code, which differ: plain SGD without drops, and how many iterations there are
+    Protocol(
+        name="snip-mnist-code",
+        epochs=0,
+        iterations=10_000,
+        batch_size=100,
+        learning_rate=0.1,
+        momentum=0.0,
+        lr_schedule="constant",
+        train_fraction=0.9,
+    ),
+    # the same, section 5.5: Adam at 0.001 without weight decay; iterations and drops as above are our choice
+    Protocol(
+        name="snip-mnist-adam",
+        epochs=0,
+        iterations=100_000,
+        batch_size=100,
+        optimizer="adam",
+        learning_rate=1e-3,
+        weight_decay=0.0,
+        lr_schedule="steps",
+        milestones=(0.25, 0.5, 0.75),
+        train_fraction=0.9,
+        unstated=f"{UNKNOWN}, and so are the drops of the learning rate",
+    ),
+    Protocol(
+        name="snip-cifar",
+        epochs=0,
+        iterations=150_000,
+        batch_size=128,
+        learning_rate=0.1,
+        lr_schedule="steps",
+        milestones=(0.2, 0.4, 0.6, 0.8),
+        augmentation="flip-crop",
+        train_fraction=0.9,
+    ),
+    # Verdenius et al. 2020, arXiv:2006.00896, by the defaults of their code
+    Protocol(
+        name="snip-it",
+        epochs=80,
+        batch_size=512,
+        optimizer="adam",
+        learning_rate=2e-3,
+        weight_decay=5e-5,
+        lr_schedule="constant",
+        augmentation="flip-0.2",
+        clip_norm=10.0,
+    ),
+    # Tanaka et al. 2020, arXiv:2006.05467, appendix: VGG with batch norm on CIFAR
+    Protocol(
+        name="synflow-cifar",
+        nesterov=True,
+        epochs=160,
+        batch_size=128,
+        learning_rate=0.1,
+        weight_decay=1e-4,
+        lr_schedule="steps",
+        milestones=(60 / 160, 120 / 160),
+        augmentation="flip-crop",
+    ),
+    # Frankle et al. 2021, arXiv:2009.08576, appendix: ResNet-20 and VGG-16 on CIFAR-10, by the code OpenLTH
+    Protocol(
+        name="openlth-resnet20",
+        epochs=160,
+        batch_size=128,
+        learning_rate=0.1,
+        weight_decay=1e-4,
+        lr_schedule="steps",
+        milestones=(0.5, 0.75),
+        augmentation="flip-crop",
+    ),
+):
+    PROTOCOLS.register(_protocol.name, source=__name__, module=__name__)(_protocol)
 
 
 def get_protocol(name: str, **changes: Any) -> Protocol:
     """The protocol called `name`, with those `changes` that are not None. A number of epochs replaces iterations."""
     if (protocol := PROTOCOLS.get(name)) is None:
         raise unknown("protocol", name, PROTOCOLS)
+    assert isinstance(protocol, Protocol)
     given: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
     if "epochs" in given:
         given["iterations"] = None

@@ -24,7 +24,7 @@ def list_plugins(given: argparse.Namespace) -> int:
             rows = [recipe_row(recipe.load(name)) for name in recipe.shipped()]
         columns = ["name", "what it does", "source", "trials", "arithmetic"]
     elif given.kind == "protocols":
-        from pai_bench.training.protocol import PROTOCOLS
+        from pai_bench.registry import PROTOCOLS
 
         rows = [[name, protocol.describe()] for name, protocol in PROTOCOLS.items()]
         columns = ["name", "what it does"]

@@ -11,9 +11,8 @@ from torch import nn
 import pai_bench as pb
 from pai_bench.models.create import model_version
 from pai_bench.pruning import prunable_parameters
-from pai_bench.registry import CRITERIA, MODELS
+from pai_bench.registry import CRITERIA, MODELS, PROTOCOLS
 from pai_bench.training.programs import Alone
-from pai_bench.training.protocol import PROTOCOLS
 from pai_bench.training.step import Step
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)

@@ -14,8 +14,8 @@ import pai_bench as pb
 from pai_bench.catalog import resolve
 from pai_bench.errors import UserError
 from pai_bench.pruning import Exponential, Halving, Linear, OneShot, Schedule, get_schedule, weights
-from pai_bench.pruning.schedule import SCHEDULES
 from pai_bench.pruning.variant import Variant
+from pai_bench.registry import SCHEDULES
 
 
 def test_by_hand() -> None:

@@ -9,9 +9,10 @@ from torch.nn import functional as F
 
 import pai_bench as pb
 from pai_bench.data import Split
+from pai_bench.registry import PROTOCOLS
 from pai_bench.training.batches import Batches, Order
 from pai_bench.training.programs import Alone, Branches, Lanes, Program
-from pai_bench.training.protocol import PROTOCOLS, Protocol
+from pai_bench.training.protocol import Protocol
 from pai_bench.training.step import Step
 
 PROTOCOL = Protocol(name="", epochs=1, batch_size=8, learning_rate=0.1, momentum=0.0, weight_decay=0.0, clip_norm=0.5)

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 import pai_bench as pb
-from pai_bench.training.protocol import PROTOCOLS, Protocol, get_protocol
+from pai_bench.registry import PROTOCOLS
+from pai_bench.training.protocol import Protocol, get_protocol
 
 
 def test_lengths() -> None:
@@ -36,7 +37,7 @@ def test_a_budget_scales_the_length_and_is_stated() -> None:
 def test_settings_give_the_protocol_again(name: str) -> None:
     protocol = get_protocol(name)
     settings = protocol.settings()
-    assert not {"name", "train_fraction"} & set(settings)
+    assert not {"name", "train_fraction", "unstated"} & set(settings)
     left_out = {f.name: f.metadata["left_out"] for f in dataclasses.fields(Protocol) if f.metadata}
     assert {"optimizer", "clip_norm"} <= left_out.keys()
     assert all(settings[key] != value for key, value in left_out.items() if key in settings)
@@ -117,13 +118,14 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 USUAL: dict[str, Any] = {
     **{"epochs": 0, "momentum": 0.9, "weight_decay": 0.0005, "gamma": 0.1, "iterations": None, "optimizer": "sgd"},
     **{"nesterov": False, "augmentation": "none", "clip_norm": None, "budget": 1.0, "precision": "fp32"},
-    **{"train_fraction": 1.0, "milestones": ()},
+    **{"train_fraction": 1.0, "milestones": (), "unstated": ""},
 }
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_number_of_the_published_ones(name: str) -> None:
-    assert dataclasses.asdict(get_protocol(name)) == USUAL | PUBLISHED[name] | {"name": name}
+    found = dataclasses.asdict(get_protocol(name))
+    assert found | {"unstated": ""} == USUAL | PUBLISHED[name] | {"name": name}
 
 
 def test_our_own_ones() -> None:

@@ -15,9 +15,8 @@ from benchmarks.gpu.checks import epochs, scores, selection, steps
 from benchmarks.gpu.ledger import Ledger
 from benchmarks.gpu.stage import NEEDS_CUDA, Context, Finding, Piece, SkippedError
 from pai_bench.pruning.prune import scored
-from pai_bench.pruning.schedule import SCHEDULES
 from pai_bench.pruning.variant import KINDS
-from pai_bench.registry import CRITERIA
+from pai_bench.registry import CRITERIA, SCHEDULES
 
 CPU = torch.device("cpu")
 
