@@ -1,4 +1,4 @@
-"""A report by several processes is the one by one process, whatever happens to the others; no script runs again."""
+"""A map over several processes gives what one gives, whatever happens to the others, and runs no script again."""
 
 import os
 import signal
@@ -73,24 +73,6 @@ def results() -> Store:
     return store
 
 
-def test_a_report_by_several_processes_is_the_same(results: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Byte by byte, figures too, and the environment is what it was."""
-    made, processes, told, before = [], [], list[tuple[int, int]](), dict(os.environ)
-    spawned = parallel.spawned
-    monkeypatch.setattr(parallel, "spawned", lambda number: processes.append(number) or spawned(number))  # type: ignore[func-returns-value]
-    for number in (1, 3):
-        monkeypatch.setattr(page, "processors", lambda number=number: number)
-        write_report(results, Path(f"of{number}/report.md"), on_progress=lambda done, total: told.append((done, total)))
-        made.append(
-            {str(file.relative_to(f"of{number}")): file.read_bytes() for file in Path(f"of{number}").rglob("*.*")}
-        )
-    assert made[0] == made[1]
-    assert len(made[0]) > 4
-    assert sorted(told) == sorted([(done, 4) for done in range(5)] * 2)
-    assert processes == [2]
-    assert dict(os.environ) == before
-
-
 @pytest.mark.parametrize("number", [1, 2])
 def test_an_error_in_a_section_is_that_of_the_report(
     results: Store, number: int, monkeypatch: pytest.MonkeyPatch
@@ -125,9 +107,11 @@ def test_a_report_that_is_ended_leaves_no_process(way: str, jobs: ModuleType) ->
 
 
 def test_results_come_in_order_from_several_processes(jobs: ModuleType) -> None:
+    before = dict(os.environ)
     numbers, processes = zip(*parallel_map(jobs.works, [(i, "met") for i in range(12)], 2), strict=True)
     assert numbers == tuple(range(12))
     assert len({*processes}) == 2
+    assert dict(os.environ) == before
 
 
 def test_no_jobs_need_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
