@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pai_bench.experiment.settings import completed
 from pai_bench.report import tables
 from pai_bench.report.figures.costs import bars, by_machine
 from pai_bench.report.networks import network_on
@@ -125,7 +126,8 @@ def machine(cost: Cost) -> str:
 def describe(group: list[Cost]) -> str:
     """What all rows of a table share, and its units in seconds."""
     first = group[0]
-    trial, batches = first.trial, first.trial.get("score_batches", 1)
+    trial = completed(first.trial)
+    batches = trial["score_batches"]
     batch = f"{batches} x {trial['score_batch']}" if batches > 1 else f"{trial['score_batch']}"
     return (
         f"{first.weights:,} prunable weights, score batch {batch}, sparsity {trial['sparsity']:.10g}, "

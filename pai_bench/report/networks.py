@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pai_bench.experiment.settings import completed
 from pai_bench.networks import name_of
 from pai_bench.report import known
 
@@ -10,5 +11,5 @@ from pai_bench.report import known
 def network_on(trial: Mapping[str, Any]) -> str:
     """The network and the data of a configuration."""
     _, facts = known.data_set(trial["data"])
-    name = name_of(trial["model"], trial.get("model_version", 1), facts.shape if facts else None)
+    name = name_of(trial["model"], completed(trial)["model_version"], facts.shape if facts else None)
     return f"{name} on {trial['data']}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pai_bench import outfile
 from pai_bench.errors import UserError
+from pai_bench.experiment.settings import completed
 from pai_bench.parallel import parallel_map, processors
 from pai_bench.report import benchmark, collapse, costs, measurements, rankings, tables
 from pai_bench.report.figures import curves
@@ -144,7 +145,7 @@ def summary(records: list[Record]) -> str:
     """What the report holds, in a few sentences."""
     status = Counter(record.status for record in records)
     counts = ", ".join(f"{count} {name}" for name, count in sorted(status.items()))
-    drawn = {tuple(r.trial.get(key) for key in SCORE_BATCH) for r in records if r.trial["criterion"]}
+    drawn = {tuple(completed(r.trial)[key] for key in SCORE_BATCH) for r in records if r.trial["criterion"]}
     batch = ", score batch" if len(drawn) < 2 else ""
     return (
         f"{plural(len(records), 'trial')} ({counts}). Accuracies are of the last epoch on the test set, in per cent, "

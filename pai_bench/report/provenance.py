@@ -14,6 +14,7 @@ from pai_bench.report.statistics import FEWEST, LEVEL, t_quantile
 from pai_bench.report.summary import Comparison, plural
 from pai_bench.store import BenchmarkResult, Collapse, Cost, Record
 from pai_bench.store.stored import plain
+from pai_bench.training.protocol import Protocol
 
 Measured = Record | Cost | Collapse | BenchmarkResult
 
@@ -140,7 +141,7 @@ def caveats(comparisons: Sequence[Comparison], records: Sequence[Record], pairs:
         lines.append(f"Failed, in no mean, and listed above: {plural(status['failed'], 'trial')}.")
     for comparison, found in zip(comparisons, pairs, strict=True):
         lines += [f"{comparison.title}: {line}" for line in limits(comparison, found)]
-    budgets = {record.trial["protocol"].get("budget", 1.0) for record in records}
+    budgets = {Protocol.of(record.trial["protocol"]).budget for record in records}
     lines += [
         f"{100 * budget:.3g} % of the protocol's length was trained: accuracies at full length may order otherwise."
         for budget in sorted(budgets - {1.0})
@@ -156,7 +157,7 @@ def caveats(comparisons: Sequence[Comparison], records: Sequence[Record], pairs:
         lines.append(f"Trials ran at {len(commits - {None})} commits, which are listed below.")
     sums: dict[tuple[str, float], set[str]] = {}
     for record in records:
-        of_one = sums.setdefault((record.trial["data"], record.trial.get("validation", 0.0)), set())
+        of_one = sums.setdefault((record.trial["data"], completed(record.trial)["validation"]), set())
         of_one.add(record.provenance.data.checksum)
     lines += [
         f"{name} is the name of {len(of)} different data sets here." for (name, _), of in sums.items() if len(of) > 1

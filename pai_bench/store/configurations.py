@@ -5,11 +5,12 @@ A result keeps its configuration as it is stored, since its identity is the hash
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from msgspec import Meta
 
 from pai_bench.errors import UserError
+from pai_bench.experiment.settings import ScoringSettings, TrainingSettings
 from pai_bench.store.values import HUGE, MOST, TINY, Count, PositiveCount, Share, ShareBelow1, Zero, fits
 
 
@@ -42,30 +43,22 @@ class Named:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scoring(Named):
+class Scoring(ScoringSettings, Named):
     """The configuration of a search for where a network falls apart, in which a criterion scores and nothing trains."""
 
     criterion: UsedCriterion
-    scope: str
+    scope: Literal["global", "layerwise", "quota"]
     score_batch: PositiveCount
     score_sampling: str
-    score_batches: int = 1
     variant: str = "none"
-    target: str = "direct"
-    min_per_layer: int = 0
-    repair: str = "none"
-    prunable: str | None = None
-    keep_first: bool = False
-    keep_last: bool = False
     traced: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained(Named):
+class Trained(TrainingSettings, Named):
     """What the configuration of a trial says of training."""
 
     train_fraction: Share
-    init: str = "own"
     label_noise: Share = 0.0
     validation: Share = 0.0
     protocol: UsedProtocol

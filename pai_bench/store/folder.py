@@ -252,8 +252,13 @@ class Store:
         return record
 
     def __iter__(self) -> Iterator[Record]:
-        """All records that can be read; a damaged file is named and passed over."""
-        return self._read_all(self.trials, Record)
+        """All records that can be read, with what was evaluated of them; a damaged file is named and passed over."""
+        measured = {one.identity: one.row() for one in self.read_evaluations()}
+        for record in self._read_all(self.trials, Record):
+            if record.identity in measured:
+                evaluation = replace(record.evaluation, metrics=measured[record.identity])
+                record = replace(record, evaluation=evaluation)
+            yield record
 
 
 def read(kind: type[Kind], path: Path) -> Kind:
@@ -292,17 +297,13 @@ def read_results(path: str | Path) -> "pd.DataFrame":
 
 
 def as_frame(records: "Store | list[Record]") -> "pd.DataFrame":
-    """Records as a table, one row each; those of a folder with what was evaluated of them.
-
-    Its attribute ``protocols`` has the parts of each protocol by its words.
-    """
+    """Records as a table, one row each; its attribute ``protocols`` has the parts of each protocol by its words."""
     import pandas as pd
 
-    more = {one.identity: one.row() for one in records.read_evaluations()} if isinstance(records, Store) else {}
     protocols: dict[str, tuple[str, ...]] = {}
     rows = []
     for record in records:
-        rows.append(record.row() | more.get(record.identity, {}))
+        rows.append(record.row())
         if rows[-1]["protocol"] not in protocols:
             protocols[rows[-1]["protocol"]] = Protocol.of(record.trial["protocol"]).parts()
     frame = pd.DataFrame(rows)

@@ -19,7 +19,7 @@ Status = Literal["done", "failed", "disconnected"]
 
 
 KEYS = (
-    *("identity", "trial", "status", "error", "traceback", "test_accuracy", "test_loss", "metrics"),
+    *("identity", "trial", "status", "error", "traceback", "test_accuracy", "test_loss"),
     *("achieved_sparsity", "effective_sparsity", "connected", "dead_layers", "first_cut", "severed_shortcuts"),
     *("score_seconds", "score_peak_bytes", "train_seconds", "images_per_second", "epochs", "device", "batch_norm"),
     *("chance_loss", "chance_accuracy", "flops", "not_prunable", "not_scored", "mask", "layers", "curve"),
@@ -130,7 +130,7 @@ class Record(Stored):
             "batch_size": protocol.batch_size,
             "identity": self.identity,
         }
-        return head | metrics | tail
+        return head | metrics | tail | dict(evaluation.metrics)
 
 
 def pruned(trial: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pai_bench.store.flat import IF_ANY, NEVER
+from pai_bench.store.flat import NEVER
 from pai_bench.store.values import Amount, Count, Number, PositiveCount, Share
 
 
@@ -91,5 +91,5 @@ class Evaluation:
     """Entropy in nats of the training labels in use: the least loss of a network that does not look at its inputs."""
     chance_accuracy: Share | None = None
     """Share of the most frequent class in the test set."""
-    metrics: Mapping[str, Number | None] = field(default_factory=dict, metadata=IF_ANY)
-    """Further metrics by name."""
+    metrics: Mapping[str, Number | None] = field(default_factory=dict, metadata=NEVER)
+    """Further metrics by name, which are in a file of their own (`pai_bench.store.evaluations`)."""
