@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from pai_bench.data import DataSet, load_data
     from pai_bench.errors import UserError
     from pai_bench.execution import run
+    from pai_bench.experiment.sweep import Sweep
     from pai_bench.masks import initial_weights, read_mask, remake_mask
     from pai_bench.models import create_model
-    from pai_bench.plan import Sweep
     from pai_bench.pruning import Batch, Connectivity, Criterion, Mask, Scores, get_criterion
     from pai_bench.pruning.connectivity import connectivity
     from pai_bench.pruning.prune import prune
@@ -26,7 +26,7 @@ _HOMES = {
     "DataSet": "pai_bench.data",
     "Mask": "pai_bench.pruning",
     "Scores": "pai_bench.pruning",
-    "Sweep": "pai_bench.plan",
+    "Sweep": "pai_bench.experiment.sweep",
     "UserError": "pai_bench.errors",
     "backend": "pai_bench.registry",
     "connectivity": "pai_bench.pruning.connectivity",

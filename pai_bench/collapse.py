@@ -16,8 +16,8 @@ import torch
 
 from pai_bench.environment import describe
 from pai_bench.errors import UserError
+from pai_bench.experiment.trial import Trial
 from pai_bench.identity import stream
-from pai_bench.plan import Trial
 from pai_bench.pruning import Criterion, Mask, OneShot, Schedule, Scorer, Scores, prune, select
 from pai_bench.pruning.connectivity import Connections
 from pai_bench.pruning.prune import Division, by_scope

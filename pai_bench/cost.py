@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from pai_bench.environment import describe
 from pai_bench.execution.measure import step_seconds
-from pai_bench.plan import Trial
+from pai_bench.experiment.trial import Trial
 from pai_bench.precision import reproducible
 from pai_bench.pruning import Batch, Criterion, Scorer, prunable_parameters, prune
 from pai_bench.pruning.replica import BATCH_NORMS, copied

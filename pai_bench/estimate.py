@@ -17,9 +17,9 @@ from pai_bench.execution.backend import find_backend
 from pai_bench.execution.execution_plan import ExecutionPlan, kind_of, kinds
 from pai_bench.execution.measure import evaluation, measured_step, steps_of
 from pai_bench.experiment.sources import DataSource, ModelSource
+from pai_bench.experiment.trial import Trial
 from pai_bench.failures import described
 from pai_bench.models import create_model
-from pai_bench.plan import Trial
 from pai_bench.pruning import Scorer
 from pai_bench.pruning.flops import flops
 from pai_bench.recipe import Recipe

@@ -14,7 +14,7 @@ from pai_bench.execution.backend import Backend
 from pai_bench.execution.execution_plan import ExecutionPlan, kind_of
 from pai_bench.execution.measure import evaluation
 from pai_bench.execution.sweep import Listener
-from pai_bench.plan import Trial
+from pai_bench.experiment.trial import Trial
 from pai_bench.report.summary import plural
 from pai_bench.report.tables import duration
 from pai_bench.store import Record

@@ -19,9 +19,9 @@ from pai_bench.experiment.inputs import Inputs
 from pai_bench.experiment.scoring_probe import ScoringProbe
 from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.experiment.stages import Pruned
+from pai_bench.experiment.trial import Trial
 from pai_bench.failures import described, traceback_of
 from pai_bench.memory import no_memory
-from pai_bench.plan import Trial
 from pai_bench.pruning.replica import BATCH_NORMS
 from pai_bench.randomness import random_state
 from pai_bench.remains import left_of

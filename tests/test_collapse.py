@@ -13,7 +13,7 @@ from pai_bench import collapse as module
 from pai_bench.catalog import resolve
 from pai_bench.cli import main
 from pai_bench.collapse import Search, Settings, smallest, stored
-from pai_bench.plan import Trial
+from pai_bench.experiment.trial import Trial
 from pai_bench.report import collapse as report
 from pai_bench.runner import Runner
 from pai_bench.store import Collapse, Store

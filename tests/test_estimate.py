@@ -18,7 +18,7 @@ from pai_bench.cli import main
 from pai_bench.estimate import arithmetic, estimate, mask_bytes
 from pai_bench.execution.autotune import WORKER
 from pai_bench.execution.execution_plan import ExecutionPlan, kind_of
-from pai_bench.plan import Trial
+from pai_bench.experiment.trial import Trial
 from pai_bench.progress import Forecast
 from pai_bench.recipe import Recipe
 from pai_bench.runner import Runner

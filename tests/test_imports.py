@@ -127,7 +127,6 @@ def test_criteria_import_only_the_contract() -> None:
 @pytest.mark.parametrize(
     "room",
     [
-        "plan",
         "identity",
         "report",
         "store",

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import pai_bench as pb
+from pai_bench.experiment.sweep import Sweep
 from pai_bench.initialise import initialise
-from pai_bench.plan import Sweep
 from pai_bench.registry import INITIALISATIONS
 
 

@@ -16,8 +16,8 @@ import pai_bench as pb
 from pai_bench import runner
 from pai_bench.catalog import resolve
 from pai_bench.execution import Listener, run_catalog
+from pai_bench.experiment.trial import Trial
 from pai_bench.memory import CONTAINERS, own_groups
-from pai_bench.plan import Trial
 from pai_bench.store import Record, Store
 from tests.test_runner import sweep
 

@@ -8,9 +8,9 @@ import pytest
 
 import pai_bench as pb
 from pai_bench.catalog import resolve
+from pai_bench.experiment.trial import Trial
 from pai_bench.identity import identify
 from pai_bench.networks import name_of
-from pai_bench.plan import Trial
 from pai_bench.store import Record, Store
 from tests.report.records import record
 

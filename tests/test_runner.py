@@ -16,7 +16,7 @@ from pai_bench.catalog import resolve
 from pai_bench.data import Split
 from pai_bench.execution import Listener, run_catalog
 from pai_bench.experiment import stages
-from pai_bench.plan import Trial
+from pai_bench.experiment.trial import Trial
 from pai_bench.pruning import prunable_parameters, weights
 from pai_bench.runner import Runner
 from pai_bench.store import Record, Store

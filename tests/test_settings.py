@@ -10,7 +10,7 @@ import pai_bench as pb
 from pai_bench.catalog import resolve
 from pai_bench.collapse import Settings
 from pai_bench.data import Split
-from pai_bench.plan import Sweep
+from pai_bench.experiment.sweep import Sweep
 from pai_bench.runner import Runner
 from pai_bench.training.batches import Batches, Order
 from pai_bench.training.protocol import get_protocol

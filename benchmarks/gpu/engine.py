@@ -21,9 +21,9 @@ from pai_bench import precision as precisions
 from pai_bench.catalog import resolve
 from pai_bench.data import Split
 from pai_bench.execution.autotune import choose
+from pai_bench.experiment.trial import Trial
 from pai_bench.models import find_model
 from pai_bench.models.create import model_version
-from pai_bench.plan import Trial
 from pai_bench.precision import Precision as Precision  # for the checks, too
 from pai_bench.pruning import prunable_parameters
 from pai_bench.pruning.flops import flops

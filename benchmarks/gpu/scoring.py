@@ -16,7 +16,7 @@ from benchmarks.gpu import engine
 from pai_bench import conformance, pruning
 from pai_bench.catalog import resolve
 from pai_bench.cost import measure_cost, measure_step
-from pai_bench.plan import Trial
+from pai_bench.experiment.trial import Trial
 from pai_bench.pruning import Schedule, Scorer, get_schedule, prunable_parameters
 from pai_bench.pruning.prune import by_scope, scored
 from pai_bench.pruning.variant import KINDS

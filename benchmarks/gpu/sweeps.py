@@ -10,7 +10,7 @@ import pai_bench as pb
 from benchmarks.gpu import engine
 from benchmarks.gpu.stage import Context, Finding, OutOfTimeError
 from pai_bench.execution import Listener
-from pai_bench.plan import Trial
+from pai_bench.experiment.trial import Trial
 from pai_bench.store import Record
 
 TRIALS = "trials/"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from pai_bench.execution.execution_plan import ExecutionPlan
-from pai_bench.plan import Trial
+from pai_bench.experiment.trial import Trial
 from pai_bench.registry import BACKENDS
 from pai_bench.runner import Runner
 from pai_bench.store import Record

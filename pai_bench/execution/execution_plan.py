@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pai_bench.experiment.sources import DataSource, ModelSource
-from pai_bench.plan import Trial
+from pai_bench.experiment.trial import Trial
 from pai_bench.training.trainer import ENGINE, Engine
 
 Kind = tuple[DataSource, ModelSource, object]

@@ -8,7 +8,7 @@ from pai_bench.errors import UserError
 from pai_bench.execution.autotune import choose
 from pai_bench.execution.backend import Callbacks, Cell
 from pai_bench.execution.execution_plan import ExecutionPlan
-from pai_bench.plan import Trial
+from pai_bench.experiment.trial import Trial
 from pai_bench.registry import backend
 from pai_bench.runner import Runner
 

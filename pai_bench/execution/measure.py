@@ -9,7 +9,7 @@ from itertools import islice
 import torch
 
 from pai_bench.data import DataSet
-from pai_bench.plan import Trial
+from pai_bench.experiment.trial import Trial
 from pai_bench.precision import arithmetic
 from pai_bench.runner import Runner
 from pai_bench.timing import measured, synchronise

@@ -12,7 +12,8 @@ from pai_bench.catalog import Catalog, Inspection, inspect_network, resolve
 from pai_bench.data import DataSet
 from pai_bench.execution.worker_process import Worker, end, start
 from pai_bench.experiment.sources import DataSource, ModelSource
-from pai_bench.plan import Sweep, Trial
+from pai_bench.experiment.sweep import Sweep
+from pai_bench.experiment.trial import Trial
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from pai_bench.execution.backend import Backend, Callbacks, Cell
 from pai_bench.execution.execution_plan import ExecutionPlan
 from pai_bench.execution.in_process import InProcess
 from pai_bench.execution.worker_process import Worker, end, start
-from pai_bench.plan import Trial
+from pai_bench.experiment.trial import Trial
 from pai_bench.processes import BEAT, interrupts_deferred
 from pai_bench.registry import backend
 from pai_bench.runner import Runner

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from pai_bench.experiment.trial import Trial
 from pai_bench.memory import no_memory
-from pai_bench.plan import Trial
 from pai_bench.runner import Runner
 from pai_bench.training.trainer import Engine, Together
 

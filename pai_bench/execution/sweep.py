@@ -13,7 +13,8 @@ from pai_bench.data import DataSet
 from pai_bench.errors import UserError
 from pai_bench.execution.backend import Backend, Callbacks, find_backend
 from pai_bench.execution.probe import close, prepared
-from pai_bench.plan import Sweep, Trial
+from pai_bench.experiment.sweep import Sweep
+from pai_bench.experiment.trial import Trial
 from pai_bench.runner import Runner
 from pai_bench.store import Record, Store, UnstorableError, as_frame
 

@@ -19,7 +19,7 @@ from pai_bench.processes import BEAT, connection_to_parent
 if TYPE_CHECKING:
     from pai_bench.experiment.sources import DataSource, ModelSource
     from pai_bench.experiment.sweep import Sweep
-    from pai_bench.plan import Trial
+    from pai_bench.experiment.trial import Trial
     from pai_bench.runner import Runner
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from pai_bench.plan import DENSE
+from pai_bench.experiment.trial import DENSE
 from pai_bench.report.pairs import SAME, TOO_FEW, UNTRAINED, Pair, accuracies
 from pai_bench.report.statistics import DIGITS, LEVEL
 from pai_bench.report.summary import Comparison, plural

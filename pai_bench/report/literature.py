@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pai_bench.plan import DENSE
+from pai_bench.experiment.trial import DENSE
 from pai_bench.registry import PROTOCOLS
 from pai_bench.report import chance, known
 from pai_bench.report.known import CriterionFacts

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pai_bench.plan import DENSE
+from pai_bench.experiment.trial import DENSE
 from pai_bench.report import chance, tables
 from pai_bench.report.statistics import PERCENT, POINTS, Bounds, estimate
 from pai_bench.report.summary import SHARED, Comparison, by_cell, plural, share

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pai_bench.plan import DENSE
+from pai_bench.experiment.trial import DENSE
 from pai_bench.report import chance
 from pai_bench.report.statistics import (
     FEWEST,

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pai_bench.experiment.settings import ScoringSettings, completed, words
-from pai_bench.plan import DENSE
+from pai_bench.experiment.trial import DENSE
 from pai_bench.report import known, tables
 from pai_bench.report.literature import SAME
 from pai_bench.report.pairs import UNTRAINED, Pair

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pai_bench.plan import DENSE
+from pai_bench.experiment.trial import DENSE
 from pai_bench.report import findings, literature, metrics, pairs, tables
 from pai_bench.report.figures import costs as by_cost
 from pai_bench.report.figures import curves, masks

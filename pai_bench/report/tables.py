@@ -4,7 +4,7 @@ import re
 
 import pandas as pd
 
-from pai_bench.plan import DENSE
+from pai_bench.experiment.trial import DENSE
 from pai_bench.report import chance
 from pai_bench.report.summary import Comparison, plural
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pai_bench.collapse import Settings
-    from pai_bench.plan import Trial
+    from pai_bench.experiment.trial import Trial
     from pai_bench.runner import Runner
     from pai_bench.store import Collapse, Store
 

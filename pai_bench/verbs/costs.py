@@ -4,7 +4,7 @@ import argparse
 
 from pai_bench import recipe
 from pai_bench.errors import UserError
-from pai_bench.plan import Sweep
+from pai_bench.experiment.sweep import Sweep
 from pai_bench.verbs.console import FAILED, make_console, print_failure, print_report, print_table
 
 

@@ -5,8 +5,8 @@ import dataclasses
 
 from pai_bench import outfile, recipe
 from pai_bench.errors import UserError
+from pai_bench.experiment.sweep import Sweep
 from pai_bench.failures import described
-from pai_bench.plan import Sweep
 from pai_bench.verbs.console import make_console
 
 

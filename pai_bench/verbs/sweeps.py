@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pai_bench import recipe
-from pai_bench.plan import Sweep
+from pai_bench.experiment.sweep import Sweep
 from pai_bench.verbs.console import FAILED, INTERRUPTED, make_console, print_report
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from pai_bench.catalog import Catalog
-    from pai_bench.plan import Trial
+    from pai_bench.experiment.trial import Trial
     from pai_bench.store import Record
 
 logger = logging.getLogger(__name__)

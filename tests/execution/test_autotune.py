@@ -14,7 +14,7 @@ from pai_bench.execution.autotune import choose
 from pai_bench.execution.execution_plan import ExecutionPlan
 from pai_bench.execution.measure import step_seconds
 from pai_bench.execution.sweep import cells
-from pai_bench.plan import Trial
+from pai_bench.experiment.trial import Trial
 from pai_bench.runner import Runner
 from pai_bench.training.trainer import Engine, Together
 from tests.execution.test_processes import named

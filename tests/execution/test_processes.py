@@ -27,7 +27,7 @@ from pai_bench.execution.execution_plan import ExecutionPlan
 from pai_bench.execution.processes import Processes
 from pai_bench.execution.worker import SharedConnection
 from pai_bench.execution.worker_process import Worker
-from pai_bench.plan import Trial
+from pai_bench.experiment.trial import Trial
 from pai_bench.report.page import write_report
 from pai_bench.runner import Runner
 from pai_bench.store import Record, Store

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import pai_bench as pb
 from pai_bench.catalog import resolve
 from pai_bench.errors import UserError
-from pai_bench.plan import Trial
+from pai_bench.experiment.trial import Trial
 from pai_bench.pruning import prunable_parameters
 from pai_bench.pruning.prunable import chosen
 from pai_bench.report.page import write_report

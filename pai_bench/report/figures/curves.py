@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from pai_bench.plan import DENSE
+from pai_bench.experiment.trial import DENSE
 from pai_bench.report.figures.comparison import error_axis
 from pai_bench.report.figures.style import DENSE_COLOUR, canvas, legend, literal, looks
 from pai_bench.report.statistics import Ranks
