@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from benchmarks.report import write_report
-from pai_bench.environment import describe
-from pai_bench.timing import measured, synchronise
+from pai_bench.support.environment import describe
+from pai_bench.support.timing import measured, synchronise
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 

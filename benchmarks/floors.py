@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import transforms
 
-from pai_bench.timing import synchronise
+from pai_bench.support.timing import synchronise
 
 Product = Callable[[], Any]
 

@@ -258,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.mutations", description=__doc__.partition("\n")[0])
     parser.add_argument("--seed", type=int, default=0, help="which changes are drawn (default: 0)")
     parser.add_argument("--number", type=int, default=150, help="how many changes (default: 150)")
-    parser.add_argument("--files", metavar="PATTERN", default="*", help="only of these, such as pai_bench/store/*")
+    parser.add_argument("--files", metavar="PATTERN", default="*", help="only of these, such as pai_bench/results/*")
     parser.add_argument("--jobs", type=int, default=1, help="how many changes are tried at once (default: 1)")
     parser.add_argument("--whole", action="store_true", help="try all default tests before a change counts as survived")
     parser.add_argument("--reached", type=Path, default=Path("reached.json"), help="made by a first run if missing")

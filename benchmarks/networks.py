@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import pai_bench as pb
-from pai_bench.cost import bare
+from pai_bench.analyses.cost import bare
 
 NETWORKS: dict[str, tuple[tuple[int, ...], int]] = {
     "lenet-300-100": ((1, 28, 28), 100),

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from pai_bench.environment import commit, without_paths
+from pai_bench.support.environment import commit, without_paths
 
 Row = dict[str, Any]
 

@@ -11,7 +11,7 @@ import pai_bench as pb
 from benchmarks.conftest import Beside
 from benchmarks.networks import NETWORKS, example, forward_and_backward
 from pai_bench.pruning import OneShot, prunable_parameters
-from pai_bench.registry import CRITERIA
+from pai_bench.support.registry import CRITERIA
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks.conftest import Beside
-from pai_bench.store import Store
+from pai_bench.results import Store
 from tests.report.records import drawn
 
 CRITERIA = ("random", "er", "erk", "magnitude", "snip", "iter-snip", "snip-it", "force", "grasp", "synflow")

@@ -9,7 +9,7 @@ import torch
 import pai_bench as pb
 from benchmarks.conftest import Beside
 from benchmarks.networks import NETWORKS, example, forward_and_backward
-from pai_bench.registry import CRITERIA
+from pai_bench.support.registry import CRITERIA
 
 TARGETS = {
     ("snip", "torchvision:vgg16_bn"): 1.15,

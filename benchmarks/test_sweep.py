@@ -10,11 +10,11 @@ from rich.console import Console
 
 import pai_bench as pb
 from benchmarks.conftest import Beside
-from pai_bench.catalog import resolve
+from pai_bench.cli.progress import Display
 from pai_bench.evaluation import loss_and_accuracy
 from pai_bench.execution import run_catalog
-from pai_bench.progress import Display
-from tests.test_runner import blobs, sweep, tiny
+from pai_bench.experiment.resolve import resolve
+from tests.experiment.test_runner import blobs, sweep, tiny
 
 
 @pytest.mark.parametrize("trials", [500, 1000, 2000])

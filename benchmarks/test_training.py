@@ -14,7 +14,7 @@ import pai_bench as pb
 from benchmarks.conftest import Beside
 from benchmarks.floors import arithmetic, repeated, usual_loop, write_mnist
 from pai_bench.data import Split
-from pai_bench.memory import keep_freed_memory
+from pai_bench.support.memory import keep_freed_memory
 from pai_bench.training.batches import Batches, Order
 from pai_bench.training.protocol import Augmentation, Protocol
 from pai_bench.training.recorded import WARM_UP, step_for

@@ -8,16 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pai_bench.data import DataSet, load_data
-    from pai_bench.errors import UserError
     from pai_bench.execution import run
+    from pai_bench.experiment.masks import initial_weights, read_mask, remake_mask
     from pai_bench.experiment.sweep import Sweep
-    from pai_bench.masks import initial_weights, read_mask, remake_mask
     from pai_bench.models import create_model
     from pai_bench.pruning import Batch, Connectivity, Criterion, Mask, Scores, get_criterion
     from pai_bench.pruning.connectivity import connectivity
     from pai_bench.pruning.prune import prune
-    from pai_bench.registry import backend, criterion, data_set, model
-    from pai_bench.store import read_results
+    from pai_bench.results import read_results
+    from pai_bench.support.errors import UserError
+    from pai_bench.support.registry import (
+        backend,
+        criterion,
+        data_set,
+        initialisation,
+        metric,
+        model,
+        protocol,
+        schedule,
+    )
 
 _HOMES = {
     "Batch": "pai_bench.pruning",
@@ -27,20 +36,24 @@ _HOMES = {
     "Mask": "pai_bench.pruning",
     "Scores": "pai_bench.pruning",
     "Sweep": "pai_bench.experiment.sweep",
-    "UserError": "pai_bench.errors",
-    "backend": "pai_bench.registry",
+    "UserError": "pai_bench.support.errors",
+    "backend": "pai_bench.support.registry",
     "connectivity": "pai_bench.pruning.connectivity",
     "create_model": "pai_bench.models",
-    "criterion": "pai_bench.registry",
-    "data_set": "pai_bench.registry",
+    "criterion": "pai_bench.support.registry",
+    "data_set": "pai_bench.support.registry",
     "get_criterion": "pai_bench.pruning",
-    "initial_weights": "pai_bench.masks",
+    "initialisation": "pai_bench.support.registry",
+    "metric": "pai_bench.support.registry",
+    "protocol": "pai_bench.support.registry",
+    "schedule": "pai_bench.support.registry",
+    "initial_weights": "pai_bench.experiment.masks",
     "load_data": "pai_bench.data",
-    "model": "pai_bench.registry",
+    "model": "pai_bench.support.registry",
     "prune": "pai_bench.pruning",
-    "read_mask": "pai_bench.masks",
-    "read_results": "pai_bench.store",
-    "remake_mask": "pai_bench.masks",
+    "read_mask": "pai_bench.experiment.masks",
+    "read_results": "pai_bench.results",
+    "remake_mask": "pai_bench.experiment.masks",
     "run": "pai_bench.execution",
 }
 
@@ -60,13 +73,17 @@ __all__ = [
     "data_set",
     "get_criterion",
     "initial_weights",
+    "initialisation",
     "load_data",
+    "metric",
     "model",
+    "protocol",
     "prune",
     "read_mask",
     "read_results",
     "remake_mask",
     "run",
+    "schedule",
 ]
 
 

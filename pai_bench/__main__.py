@@ -2,6 +2,6 @@
 
 import sys
 
-from pai_bench.cli import main
+from pai_bench.cli.entry import main
 
 sys.exit(main())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pai_bench as pb
-from pai_bench.environment import HARMLESS
+from pai_bench.support.environment import HARMLESS
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 import pai_bench as pb
-from pai_bench.catalog import resolve
-from pai_bench.cli import main
+from pai_bench.cli.entry import main
+from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.sweep import Sweep
 from pai_bench.pruning.lookup import load_class
-from pai_bench.store import Collapse
+from pai_bench.results import Collapse
 from tests.report.records import fields_of
 
 FILE = """\

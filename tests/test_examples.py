@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pai_bench import recipe
-from pai_bench.arguments import parser
-from pai_bench.cli import main
+from pai_bench.cli.entry import main
+from pai_bench.cli.parser import parser
+from pai_bench.experiment import recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

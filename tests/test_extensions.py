@@ -12,7 +12,7 @@ import pytest
 
 import pai_bench as pb
 from pai_bench.pruning import Schedule, get_schedule
-from pai_bench.registry import INITIALISATIONS, PROTOCOLS, SCHEDULES, protocol, schedule
+from pai_bench.support.registry import INITIALISATIONS, PROTOCOLS, SCHEDULES, protocol, schedule
 from pai_bench.training.protocol import Protocol, get_protocol
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"

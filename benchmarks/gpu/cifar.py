@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pai_bench as pb
 from benchmarks.gpu import engine, sweeps
 from benchmarks.gpu.stage import Context, Finding, OutOfTimeError, Piece
-from pai_bench.registry import PROTOCOLS
+from pai_bench.support.registry import PROTOCOLS
 
 PROTOCOL, SEEDS = "openlth-resnet20", 3
 EPOCHS = PROTOCOLS[PROTOCOL].epochs

@@ -11,7 +11,7 @@ from torch import Tensor
 import pai_bench as pb
 from benchmarks.gpu import engine, scoring
 from benchmarks.gpu.stage import Context, Finding, Piece
-from pai_bench.store import Provenance
+from pai_bench.results import Provenance
 
 
 @dataclass(frozen=True)

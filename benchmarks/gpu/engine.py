@@ -15,20 +15,20 @@ from torch import Tensor, nn
 
 import pai_bench as pb
 from benchmarks.gpu.stage import SkippedError
-from pai_bench import estimate as estimates
-from pai_bench import memory, timing
-from pai_bench import precision as precisions
-from pai_bench.catalog import resolve
 from pai_bench.data import Split
+from pai_bench.execution import estimate as estimates
 from pai_bench.execution.autotune import choose
+from pai_bench.experiment.resolve import resolve
+from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
 from pai_bench.models import find_model
 from pai_bench.models.create import model_version
-from pai_bench.precision import Precision as Precision  # for the checks, too
 from pai_bench.pruning import prunable_parameters
 from pai_bench.pruning.flops import flops
-from pai_bench.runner import Runner
-from pai_bench.timing import Timing, measured, synchronise
+from pai_bench.support import memory, timing
+from pai_bench.support import precision as precisions
+from pai_bench.support.precision import Precision as Precision  # for the checks, too
+from pai_bench.support.timing import Timing, measured, synchronise
 from pai_bench.training import programs
 from pai_bench.training.batches import Batches, Order
 from pai_bench.training.layout import lay_out as lay_out_in

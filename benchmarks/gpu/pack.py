@@ -97,7 +97,7 @@ def root() -> Path:
 
 def checkout() -> dict[str, Any]:
     """Commit of the checkout, and whether it was changed since."""
-    from pai_bench.environment import commit
+    from pai_bench.support.environment import commit
 
     revision, dirty = commit()
     return {"commit": revision, "dirty": dirty}
@@ -105,7 +105,7 @@ def checkout() -> dict[str, Any]:
 
 def provenance(data: Path | None, arguments: Sequence[str]) -> dict[str, Any]:
     """What a run's records say of where they come from: the packed commit, or that of this checkout."""
-    from pai_bench.environment import without_paths
+    from pai_bench.support.environment import without_paths
 
     packed = data / COMMIT if data is not None else None
     known = json.loads(packed.read_text(encoding="utf-8")) if packed and packed.is_file() else checkout()

@@ -13,16 +13,17 @@ from torch import Tensor, nn
 
 import pai_bench as pb
 from benchmarks.gpu import engine
-from pai_bench import conformance, pruning
-from pai_bench.catalog import resolve
-from pai_bench.cost import measure_cost, measure_step
+from pai_bench import pruning
+from pai_bench.analyses import conformance
+from pai_bench.analyses.cost import measure_cost, measure_step
+from pai_bench.experiment.resolve import resolve
+from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
 from pai_bench.pruning import Schedule, Scorer, get_schedule, prunable_parameters
 from pai_bench.pruning.prune import by_scope, scored
 from pai_bench.pruning.variant import KINDS
-from pai_bench.registry import CRITERIA, SCHEDULES
-from pai_bench.runner import Runner
-from pai_bench.store import Cost
+from pai_bench.results import Cost
+from pai_bench.support.registry import CRITERIA, SCHEDULES
 
 
 def criteria() -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pai_bench as pb
 from benchmarks.gpu import engine, sweeps
 from benchmarks.gpu.stage import Context, Finding, OutOfTimeError, Piece
-from pai_bench import recipe
+from pai_bench.experiment import recipe
 
 RECIPE = "snip-table-1"
 GRIDS = (("lenet-5-caffe", "snip-mnist-code"), ("lenet-300-100", "snip-mnist"))

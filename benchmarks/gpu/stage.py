@@ -23,7 +23,7 @@ from benchmarks.gpu.ledger import NO_TIME, Entry, Ledger
 if TYPE_CHECKING:
     import torch
 
-    from pai_bench.store.measurements import Value
+    from pai_bench.results.measurements import Value
 
 POISONED = 70
 """The exit code of a process whose device answers no more: another process can go on."""
@@ -113,7 +113,7 @@ class Context:
 
 def work(context: Context, pieces: Sequence[Piece]) -> None:
     """Do what is missing of `pieces`; those that have ended a process come last."""
-    from pai_bench.environment import describe
+    from pai_bench.support.environment import describe
 
     environment = describe(context.device)
     machine = f"{environment['device']}, torch {environment['versions']['torch']}"
@@ -170,8 +170,8 @@ def record(
     context: Context, piece: Piece, status: str, reason: str | None, finding: Finding, seconds: float
 ) -> tuple[str, str]:
     """Name and text of a piece's file in the archive."""
-    from pai_bench.environment import describe
-    from pai_bench.store import BenchmarkResult, Environment, Provenance
+    from pai_bench.results import BenchmarkResult, Environment, Provenance
+    from pai_bench.support.environment import describe
 
     result = BenchmarkResult(
         stage=context.stage,
@@ -198,7 +198,7 @@ def plain(value: "Value") -> "Value":
 
 def one_line(error: BaseException) -> str:
     """An error in one line, without paths of the machine."""
-    from pai_bench.environment import without_paths
+    from pai_bench.support.environment import without_paths
 
     return without_paths(" ".join(f"{type(error).__name__}: {error}".split()))[:500]
 
@@ -235,7 +235,7 @@ def main(arguments: Sequence[str]) -> int:
     given = parse(arguments)
     ledger = Ledger(Archive(given.archive))
     try:
-        from pai_bench.environment import select_device
+        from pai_bench.support.environment import select_device
 
         module = importlib.import_module(given.module)
         stage = given.archive.stem

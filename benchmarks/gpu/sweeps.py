@@ -11,7 +11,7 @@ from benchmarks.gpu import engine
 from benchmarks.gpu.stage import Context, Finding, OutOfTimeError
 from pai_bench.execution import Listener
 from pai_bench.experiment.trial import Trial
-from pai_bench.store import Record
+from pai_bench.results import Record
 
 TRIALS = "trials/"
 

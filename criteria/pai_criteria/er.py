@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from pai_bench import criterion
 from pai_bench.pruning import Batch, Criterion, Scope, Scores, uniform_scores
-from pai_bench.registry import criterion
 
 
 @criterion("er", source="Mocanu et al. 2018, arXiv:1707.04780; Evci et al. 2020, arXiv:1911.11134")

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
+from pai_bench import criterion
 from pai_bench.pruning import (
     AuthorsChoice,
     Batch,
@@ -17,7 +18,6 @@ from pai_bench.pruning import (
     added_later,
     hessian_saliencies,
 )
-from pai_bench.registry import criterion
 
 
 @criterion("grasp", source="Wang et al. 2020, arXiv:2002.07376, eq. 8")

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import nn
 
+from pai_bench import criterion
 from pai_bench.pruning import Batch, BatchNormMode, Criterion, Exponential, Schedule, Scores, saliencies
-from pai_bench.registry import criterion
 
 
 @criterion("iter-snip", source="de Jorge et al. 2021, arXiv:2006.09081, section 4")

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import nn
 
+from pai_bench import criterion
 from pai_bench.pruning import Batch, Criterion, Scores, weights
-from pai_bench.registry import criterion
 
 
 @criterion("magnitude", source="Han et al. 2015, arXiv:1506.02626, applied at initialisation")

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import nn
 
+from pai_bench import criterion
 from pai_bench.pruning import Batch, Criterion, Scores, uniform_scores
-from pai_bench.registry import criterion
 
 
 @criterion("random", source="baseline")

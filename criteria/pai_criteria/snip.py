@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import nn
 
+from pai_bench import criterion
 from pai_bench.pruning import AuthorsChoice, Batch, Criterion, Scores, saliencies
-from pai_bench.registry import criterion
 
 
 @criterion("snip", source="Lee et al. 2019, arXiv:1810.02340, eq. 6")

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import nn
 
+from pai_bench import criterion
 from pai_bench.pruning import AuthorsChoice, Batch, Criterion, Halving, Schedule, Scores, saliencies
-from pai_bench.registry import criterion
 
 
 @criterion("snip-it", source="Verdenius et al. 2020, arXiv:2006.00896")

@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from pai_bench import criterion
 from pai_bench.pruning import (
     AuthorsChoice,
     Batch,
@@ -36,7 +37,6 @@ from pai_bench.pruning import (
     spare,
     tensors,
 )
-from pai_bench.registry import criterion
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pai_bench.errors import UserError
+from pai_bench.support.errors import UserError
 
 
 def flip_crop(images: Tensor, flips: Tensor, shifts: Tensor, padding: int) -> Tensor:

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pai_bench import spec
-from pai_bench.arrays import as_tensor, cure, listed, on_processor
-from pai_bench.errors import UserError
+from pai_bench.support import spec
+from pai_bench.support.arrays import as_tensor, cure, listed, on_processor
+from pai_bench.support.errors import UserError
 
 IN_CACHE = 2**18
 """Pixels that are looked at together."""

@@ -8,7 +8,7 @@ import torch
 
 from pai_bench.data.dataset import DataSet, Split
 from pai_bench.data.facts import Facts
-from pai_bench.registry import data_set
+from pai_bench.support.registry import data_set
 
 TEST_SHARE = 0.25
 

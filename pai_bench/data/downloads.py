@@ -14,8 +14,8 @@ from pai_bench.data.dataset import DataSet, Split
 from pai_bench.data.facts import Facts
 from pai_bench.data.images import CIFAR10_ARCHIVE, File, cifar10_from_images, decoded_folder
 from pai_bench.data.load import as_data_set, cache_dir
-from pai_bench.errors import UserError
-from pai_bench.registry import data_set
+from pai_bench.support.errors import UserError
+from pai_bench.support.registry import data_set
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from PIL import Image, ImageOps
 
 from pai_bench.data.dataset import DataSet
 from pai_bench.data.load import Arrays, Loader, as_data_set, decoded_once
-from pai_bench.errors import UserError
-from pai_bench.registry import data_set
+from pai_bench.support.errors import UserError
+from pai_bench.support.registry import data_set
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from pai_bench.data.dataset import DataSet, Split
-from pai_bench.errors import UserError
-from pai_bench.failures import described
-from pai_bench.randomness import random_state
-from pai_bench.registry import DATA, Plugin
+from pai_bench.support.errors import UserError
+from pai_bench.support.failures import described
+from pai_bench.support.randomness import random_state
+from pai_bench.support.registry import DATA, Plugin
 
 logger = logging.getLogger(__name__)
 

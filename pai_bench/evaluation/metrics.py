@@ -1,7 +1,7 @@
 """Metrics of a trained network.
 
 A metric is called with a network and a data set on one device and returns a float, or named ones. It is a function, or
-a frozen dataclass whose fields are its options, registered by `pai_bench.registry.metric`, and written as
+a frozen dataclass whose fields are its options, registered by `pai_bench.support.registry.metric`, and written as
 ``NAME[:OPTION=VALUE]...``.
 """
 
@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 
 from torch import nn
 
-from pai_bench import spec
 from pai_bench.data import DataSet, Split
-from pai_bench.errors import UserError, unknown
-from pai_bench.precision import arithmetic
-from pai_bench.registry import METRICS, metric
+from pai_bench.support import spec
+from pai_bench.support.errors import UserError, unknown
+from pai_bench.support.precision import arithmetic
+from pai_bench.support.registry import METRICS, metric
 from pai_bench.training.programs import Alone
 from pai_bench.training.trainer import evaluate_lanes
 

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 from torch import nn
 
 from pai_bench.data import DataSet
-from pai_bench.environment import commit, describe
-from pai_bench.errors import UserError
 from pai_bench.evaluation.metrics import get_metric
-from pai_bench.failures import described
-from pai_bench.randomness import random_state
-from pai_bench.store import Measured, Store, TrialMetrics
+from pai_bench.results import Measured, Store, TrialMetrics
+from pai_bench.support.environment import commit, describe
+from pai_bench.support.errors import UserError
+from pai_bench.support.failures import described
+from pai_bench.support.randomness import random_state
 
 
 def measure(model: nn.Module, data: DataSet, metrics: Iterable[str]) -> dict[str, dict[str, float]]:

@@ -10,9 +10,9 @@ import torch
 from pai_bench.execution.execution_plan import ExecutionPlan, kinds
 from pai_bench.execution.measure import evaluation, measured_step, steps_of
 from pai_bench.execution.search import Search
+from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
-from pai_bench.memory import free_bytes
-from pai_bench.runner import Runner
+from pai_bench.support.memory import free_bytes
 from pai_bench.training.trainer import Engine
 
 logger = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from pai_bench.execution.execution_plan import ExecutionPlan
+from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
-from pai_bench.registry import BACKENDS
-from pai_bench.runner import Runner
-from pai_bench.store import Record
+from pai_bench.results import Record
+from pai_bench.support.registry import BACKENDS
 
 Cell = Sequence[Trial]
 """Trials that are trained together."""
@@ -46,7 +46,7 @@ class Backend(Protocol):
     def __exit__(self, *error: object) -> None: ...
 
     def run(self, cells: Sequence[Cell], callbacks: Callbacks) -> None:
-        """Run all `cells`. A trial that fails is a record, too (`pai_bench.runner.Runner.failure`)."""
+        """Run all `cells`. A trial that fails is a record, too (`pai_bench.experiment.runner.Runner.failure`)."""
 
 
 MakeBackend = Callable[[Runner, Sequence[Trial]], Backend]

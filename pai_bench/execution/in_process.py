@@ -4,13 +4,13 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Self
 
-from pai_bench.errors import UserError
 from pai_bench.execution.autotune import choose
 from pai_bench.execution.backend import Callbacks, Cell
 from pai_bench.execution.execution_plan import ExecutionPlan
+from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
-from pai_bench.registry import backend
-from pai_bench.runner import Runner
+from pai_bench.support.errors import UserError
+from pai_bench.support.registry import backend
 
 
 class InProcess:

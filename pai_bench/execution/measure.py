@@ -9,10 +9,10 @@ from itertools import islice
 import torch
 
 from pai_bench.data import DataSet
+from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
-from pai_bench.precision import arithmetic
-from pai_bench.runner import Runner
-from pai_bench.timing import measured, synchronise
+from pai_bench.support.precision import arithmetic
+from pai_bench.support.timing import measured, synchronise
 from pai_bench.training.batches import Batches, Order
 from pai_bench.training.recorded import WARM_UP, Recorded, step_for
 from pai_bench.training.step import Step

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from pai_bench import processes
-from pai_bench.catalog import Catalog, Inspection, inspect_network, resolve
 from pai_bench.data import DataSet
 from pai_bench.execution.worker_process import Worker, end, start
+from pai_bench.experiment.resolve import Catalog, Inspection, inspect_network, resolve
 from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.experiment.sweep import Sweep
 from pai_bench.experiment.trial import Trial
+from pai_bench.support import processes
 
 logger = logging.getLogger(__name__)
 

@@ -10,17 +10,17 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any, Self
 
-from pai_bench.errors import UserError
 from pai_bench.execution import worker_process
 from pai_bench.execution.autotune import choose
 from pai_bench.execution.backend import Backend, Callbacks, Cell
 from pai_bench.execution.execution_plan import ExecutionPlan
 from pai_bench.execution.in_process import InProcess
 from pai_bench.execution.worker_process import Worker, end, start
+from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
-from pai_bench.processes import BEAT, interrupts_deferred
-from pai_bench.registry import backend
-from pai_bench.runner import Runner
+from pai_bench.support.errors import UserError
+from pai_bench.support.processes import BEAT, interrupts_deferred
+from pai_bench.support.registry import backend
 
 logger = logging.getLogger(__name__)
 

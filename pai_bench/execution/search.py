@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
-from pai_bench.memory import no_memory
-from pai_bench.runner import Runner
+from pai_bench.support.memory import no_memory
 from pai_bench.training.trainer import Engine, Together
 
 logger = logging.getLogger(__name__)

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pai_bench.arrays import by_torchs_defaults
-from pai_bench.catalog import Catalog
 from pai_bench.data import DataSet
-from pai_bench.errors import UserError
 from pai_bench.execution.backend import Backend, Callbacks, find_backend
 from pai_bench.execution.probe import close, prepared
+from pai_bench.experiment.resolve import Catalog
+from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.sweep import Sweep
 from pai_bench.experiment.trial import Trial
-from pai_bench.runner import Runner
-from pai_bench.store import Record, Store, UnstorableError, as_frame
+from pai_bench.results import Record, Store, UnstorableError, as_frame
+from pai_bench.support.arrays import by_torchs_defaults
+from pai_bench.support.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd

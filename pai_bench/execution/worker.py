@@ -14,13 +14,13 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
-from pai_bench.processes import BEAT, connection_to_parent
+from pai_bench.support.processes import BEAT, connection_to_parent
 
 if TYPE_CHECKING:
+    from pai_bench.experiment.runner import Runner
     from pai_bench.experiment.sources import DataSource, ModelSource
     from pai_bench.experiment.sweep import Sweep
     from pai_bench.experiment.trial import Trial
-    from pai_bench.runner import Runner
 
 
 def main() -> None:
@@ -55,11 +55,11 @@ def serve(connection: SharedConnection) -> None:
     """Answer questions, and run cell after cell."""
     import torch
 
-    from pai_bench.catalog import Catalog
-    from pai_bench.environment import ignore_harmless_warnings, select_device
     from pai_bench.execution.execution_plan import ExecutionPlan
-    from pai_bench.memory import keep_freed_memory
-    from pai_bench.runner import Runner
+    from pai_bench.experiment.resolve import Catalog
+    from pai_bench.experiment.runner import Runner
+    from pai_bench.support.environment import ignore_harmless_warnings, select_device
+    from pai_bench.support.memory import keep_freed_memory
 
     faulthandler.enable(int(sys.argv[2]), all_threads=False)  # a crash then says in which line of Python it was
     keep_freed_memory()
@@ -106,8 +106,8 @@ def inspect(
 
     Building it and running it may each end the process.
     """
-    from pai_bench.catalog import Inspection, inspect_network
-    from pai_bench.failures import described
+    from pai_bench.experiment.resolve import Inspection, inspect_network
+    from pai_bench.support.failures import described
 
     try:
         data = runner.inputs.data_set(source)
@@ -119,10 +119,10 @@ def inspect(
 
 def answer(runner: "Runner", question: str, trial: "Trial", arguments: Sequence[Any]) -> tuple[str, object]:
     """What a run of a trial's network tells, or why that fails."""
-    from pai_bench.estimate import one_score, weight_sizes
+    from pai_bench.execution.estimate import one_score, weight_sizes
     from pai_bench.execution.measure import measured_step
-    from pai_bench.failures import described
-    from pai_bench.runner import Runner
+    from pai_bench.experiment.runner import Runner
+    from pai_bench.support.failures import described
 
     questions: dict[str, Callable[..., object]] = {
         "step": measured_step,

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, fields
 from multiprocessing.connection import Connection
 from typing import IO, Any
 
-from pai_bench import processes
 from pai_bench.data import DataSet
 from pai_bench.experiment.sweep import Execution
 from pai_bench.experiment.trial import Trial
-from pai_bench.failures import place_of_crash
-from pai_bench.processes import BEAT
+from pai_bench.support import processes
+from pai_bench.support.failures import place_of_crash
+from pai_bench.support.processes import BEAT
 
 logger = logging.getLogger(__name__)
 

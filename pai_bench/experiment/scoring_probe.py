@@ -8,7 +8,7 @@ from pai_bench.experiment.inputs import Inputs
 from pai_bench.experiment.stages import make_mask
 from pai_bench.experiment.trial import Trial
 from pai_bench.pruning import Mask, Scorer
-from pai_bench.timing import Measurement, measured
+from pai_bench.support.timing import Measurement, measured
 
 FEWEST_CUTS = 2
 """Cuts of a schedule in which a pruning takes as much memory as in all of them: one dense, one under a mask."""

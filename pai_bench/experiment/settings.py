@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Annotated, Any, Literal
 
-from pai_bench import spec
-from pai_bench.errors import UserError
-from pai_bench.registry import INITIALISATIONS
+from pai_bench.support import spec
+from pai_bench.support.errors import UserError
+from pai_bench.support.registry import INITIALISATIONS
 
 
 def option(default: Any, help: str, *, axis: bool = False, least: float | None = None, within: str = "") -> Any:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pai_bench.errors import UserError
-from pai_bench.networks import STORED_NAMES
+from pai_bench.support.errors import UserError
+from pai_bench.support.networks import STORED_NAMES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,7 +52,7 @@ class ModelSource:
     name: str
     given: "str | Callable[[tuple[int, ...], int], nn.Module]" = field(compare=False, repr=False)
     version: int = 1
-    """Raised when the network changes (`pai_bench.networks`)."""
+    """Raised when the network changes (`pai_bench.support.networks`)."""
     traced: tuple[str, ...] = ()
     """Its weights outside of the usual layers (`pai_bench.pruning.prunable.further`)."""
     unclear: tuple[str, ...] = field(default=(), compare=False)

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from pai_bench.errors import UserError
 from pai_bench.evaluation import loss_and_accuracy
 from pai_bench.experiment.inputs import Inputs
 from pai_bench.experiment.trial import Trial
-from pai_bench.identity import stream
 from pai_bench.pruning import Connectivity, Mask, Variant, prune
 from pai_bench.pruning.schedule import Schedule
-from pai_bench.randomness import random_state
-from pai_bench.timing import Measurement
+from pai_bench.support.errors import UserError
+from pai_bench.support.identity import stream
+from pai_bench.support.randomness import random_state
+from pai_bench.support.timing import Measurement
 from pai_bench.training.batches import Order
 from pai_bench.training.trainer import Engine, Epoch, History, train, train_together
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal, get_type_hints
 
-from pai_bench import spec
-from pai_bench.errors import UserError
 from pai_bench.experiment.settings import ScoringSettings, TrainingSettings, check_value, option
+from pai_bench.support import spec
+from pai_bench.support.errors import UserError
 
 MOST_TRIALS = 1_000_000
 """Pruned ones of one sweep: each is an object in memory, and a file."""

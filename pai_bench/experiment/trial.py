@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from pai_bench.errors import UserError
 from pai_bench.experiment.settings import ScoringSettings, TrainingSettings, names
 from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.experiment.sweep import Sweep, refuse_duplicates
-from pai_bench.identity import identify
-from pai_bench.spec import identifying
+from pai_bench.support.errors import UserError
+from pai_bench.support.identity import identify
+from pai_bench.support.spec import identifying
 from pai_bench.training.protocol import Protocol
 
 if TYPE_CHECKING:

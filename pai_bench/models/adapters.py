@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from pai_bench import files
-from pai_bench.errors import UserError, unknown
 from pai_bench.models.create import Builder, InputShape, image_shape
-from pai_bench.registry import model
+from pai_bench.support import files
+from pai_bench.support.errors import UserError, unknown
+from pai_bench.support.registry import model
 
 EXTRA_OPTIONS: dict[str, dict[str, Any]] = {
     # their auxiliary heads would return tuples

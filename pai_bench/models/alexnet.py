@@ -4,10 +4,10 @@ from collections import OrderedDict
 
 from torch import nn
 
-from pai_bench.initialise import initialise
 from pai_bench.models.create import Builder, InputShape, image_shape
-from pai_bench.networks import is_large, version_of
-from pai_bench.registry import model
+from pai_bench.support.initialise import initialise
+from pai_bench.support.networks import is_large, version_of
+from pai_bench.support.registry import model
 
 SOURCE = "Lee et al. 2019, arXiv:1810.02340, section 5.2"
 

@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 from torch import nn
 
-from pai_bench import files
-from pai_bench.errors import UserError
-from pai_bench.failures import described
-from pai_bench.initialise import initialise
-from pai_bench.randomness import random_state
-from pai_bench.registry import MODELS
+from pai_bench.support import files
+from pai_bench.support.errors import UserError
+from pai_bench.support.failures import described
+from pai_bench.support.initialise import initialise
+from pai_bench.support.randomness import random_state
+from pai_bench.support.registry import MODELS
 
 InputShape = tuple[int, ...]
 """Shape of one example, channels first: (channels, height, width) for images."""
@@ -45,7 +45,7 @@ def create_model(
     """The network called `name`, or made by a function of one's own: freshly initialised, on the CPU.
 
     With `seed` its initial weights are those of that seed, and the global random states are left as they were. They are
-    drawn as the network has it, or by the `init` of that name (`pai_bench.initialise`).
+    drawn as the network has it, or by the `init` of that name (`pai_bench.support.initialise`).
     """
     refuse_instance(name)
     label, build = find_model(name) if isinstance(name, str) else (getattr(name, "__name__", "model"), name)

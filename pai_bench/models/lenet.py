@@ -5,10 +5,10 @@ from collections import OrderedDict
 
 from torch import nn
 
-from pai_bench.errors import UserError
-from pai_bench.initialise import initialise
 from pai_bench.models.create import InputShape, image_shape
-from pai_bench.registry import model
+from pai_bench.support.errors import UserError
+from pai_bench.support.initialise import initialise
+from pai_bench.support.registry import model
 
 SOURCE = "Lee et al. 2019, arXiv:1810.02340"
 

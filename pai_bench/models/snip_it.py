@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from pai_bench.errors import UserError
 from pai_bench.models.create import InputShape, image_shape
-from pai_bench.registry import model
+from pai_bench.support.errors import UserError
+from pai_bench.support.registry import model
 
 SOURCE = "Verdenius et al. 2020, arXiv:2006.00896, the authors' code"
 

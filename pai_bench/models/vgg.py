@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from pai_bench.initialise import initialise
 from pai_bench.models.create import Builder, InputShape, image_shape
-from pai_bench.networks import is_large, version_of
-from pai_bench.registry import model
+from pai_bench.support.initialise import initialise
+from pai_bench.support.networks import is_large, version_of
+from pai_bench.support.registry import model
 
 SOURCE = "Simonyan & Zisserman 2015, arXiv:1409.1556, for small images as in Tanaka et al. 2020, arXiv:2006.05467"
 

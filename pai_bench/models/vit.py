@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pai_bench.models.create import InputShape, image_shape
-from pai_bench.registry import model
+from pai_bench.support.registry import model
 
 FEATURES, HEADS, HIDDEN, LAYERS = 128, 4, 256, 6
 

@@ -5,9 +5,9 @@ from collections import OrderedDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pai_bench.initialise import initialise
 from pai_bench.models.create import Builder, InputShape, image_shape
-from pai_bench.registry import model
+from pai_bench.support.initialise import initialise
+from pai_bench.support.registry import model
 
 SOURCE = "Zagoruyko & Komodakis 2016, arXiv:1605.07146"
 

@@ -1,6 +1,5 @@
 """The mechanism of pruning at initialisation, independent of any experiment."""
 
-from pai_bench.errors import CriterionError
 from pai_bench.pruning.connectivity import Connectivity, LayerConnectivity
 from pai_bench.pruning.criterion import (
     AuthorsChoice,
@@ -33,7 +32,8 @@ from pai_bench.pruning.selection import Scope, select
 from pai_bench.pruning.tracing import tensors
 from pai_bench.pruning.transfers import read_scalars
 from pai_bench.pruning.variant import Variant, get_variant
-from pai_bench.spec import added_later
+from pai_bench.support.errors import CriterionError
+from pai_bench.support.spec import added_later
 
 __all__ = [
     "AuthorsChoice",

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pai_bench.arrays import on_processor
-from pai_bench.errors import UserError
 from pai_bench.pruning.criterion import usual_names
 from pai_bench.pruning.mask import Mask
 from pai_bench.pruning.operands import Operands, operands
@@ -20,7 +18,9 @@ from pai_bench.pruning.reachability import Count, Reach
 from pai_bench.pruning.replica import BATCH_NORMS, replica
 from pai_bench.pruning.tracing import Trace, trace
 from pai_bench.pruning.wrappers import refuse_scripted, seen_through, unwrapped
-from pai_bench.randomness import random_state
+from pai_bench.support.arrays import on_processor
+from pai_bench.support.errors import UserError
+from pai_bench.support.randomness import random_state
 
 logger = logging.getLogger(__name__)
 

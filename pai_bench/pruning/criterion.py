@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pai_bench import spec
-from pai_bench.arrays import as_tensor, cure
-from pai_bench.errors import FROZEN, UserError, unknown
 from pai_bench.pruning.schedule import OneShot, Schedule, get_schedule
 from pai_bench.pruning.selection import Scope, Ties
 from pai_bench.pruning.wrappers import unwrapped
-from pai_bench.registry import INITIALISATIONS
+from pai_bench.support import spec
+from pai_bench.support.arrays import as_tensor, cure
+from pai_bench.support.errors import FROZEN, UserError, unknown
+from pai_bench.support.registry import INITIALISATIONS
 
 Scores = dict[str, Tensor]
 """Parameter name -> saliency, of the parameter's shape and device; higher means keep."""
@@ -198,7 +198,7 @@ class Criterion(ABC):
     * ``accumulate``: with several score batches, whether the formula is applied to the gradient of their mean loss
       (``gradient``), or to each batch's own gradient, and the scores summed (``score``).
     * ``score_init``: the weights that are scored: those that will be trained (``trained``), another draw of their
-      initialisation (``redrawn``), or a draw by another one (`pai_bench.initialise`): Glorot (``vs-x``), He
+      initialisation (``redrawn``), or a draw by another one (`pai_bench.support.initialise`): Glorot (``vs-x``), He
       (``vs-h``), by fan in (``vs``), standard normal (``rn``), or that cut off at 2 (``tn``).
     * ``loss``: L of the logits: their cross-entropy, or what some codes take by mistake (``nll``), the negative
       log-likelihood of logits as if they were log-probabilities: minus the logit of the target.
@@ -238,7 +238,7 @@ class Criterion(ABC):
     normalised: ClassVar[bool] = False
     """Whether the scores are divided by their sum over the whole network; the formula need not do it."""
     claims: ClassVar[tuple[str, ...]] = ()
-    """Properties that the criterion declares and that `pai_bench.conformance` then holds it to."""
+    """Properties that the criterion declares and that `pai_bench.analyses.conformance` then holds it to."""
     authors_choices: ClassVar[tuple[AuthorsChoice, ...]] = ()
     """What the authors' code does by another value of an option than the default here."""
     figure_style: ClassVar[tuple[str, str, str] | None] = None

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pai_bench.errors import UserError
 from pai_bench.pruning.transfers import count, packed, read_scalars
+from pai_bench.support.errors import UserError
 
 Ranking = Generator[list[Tensor], list[Any], list[Tensor]]
 """Asks for the values of scalars, is sent them, and returns masks."""

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pai_bench.arrays import listed
-from pai_bench.errors import CriterionError, UserError
 from pai_bench.pruning.criterion import SCORING, Batch, BatchLike, Scores, Scoring, Spare, as_batch
 from pai_bench.pruning.replica import BATCH_NORMS
 from pai_bench.pruning.transfers import read_scalars
 from pai_bench.pruning.twice import TwiceDifferentiable
+from pai_bench.support.arrays import listed
+from pai_bench.support.errors import CriterionError, UserError
 
 Elementwise = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``f(w, g, L)``: a score from a weight, a derivative and the value that was differentiated, element by element.

@@ -16,8 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pai_bench.errors import CriterionError, UserError
-from pai_bench.precision import reproducible
 from pai_bench.pruning import transfers
 from pai_bench.pruning.criterion import (
     SCORING,
@@ -36,7 +34,9 @@ from pai_bench.pruning.redraw import Draw, drawn_by, redrawn
 from pai_bench.pruning.replica import fingerprints, kinds_of, parts, replica, shared, still_shared, wide, widen
 from pai_bench.pruning.selection import positions
 from pai_bench.pruning.wrappers import innermost, seen_through
-from pai_bench.randomness import random_state
+from pai_bench.support.errors import CriterionError, UserError
+from pai_bench.support.precision import reproducible
+from pai_bench.support.randomness import random_state
 
 Formula = Callable[[Any, nn.Module, Batch], Scores]
 

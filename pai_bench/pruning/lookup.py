@@ -6,10 +6,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from pai_bench import files, spec
-from pai_bench.errors import FROZEN, UserError, unknown
 from pai_bench.pruning.criterion import Criterion, refuse_undecorated
-from pai_bench.registry import CRITERIA
+from pai_bench.support import files, spec
+from pai_bench.support.errors import FROZEN, UserError, unknown
+from pai_bench.support.registry import CRITERIA
 
 
 def get_criterion(name: str | Criterion, **options: Any) -> Criterion:

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from pai_bench import infile, outfile
-from pai_bench.arrays import as_tensor
-from pai_bench.errors import UserError
 from pai_bench.pruning.transfers import counts
 from pai_bench.pruning.wrappers import unwrapped
+from pai_bench.support import infile, outfile
+from pai_bench.support.arrays import as_tensor
+from pai_bench.support.errors import UserError
 
 
 class Mask(Mapping[str, Tensor]):

@@ -9,11 +9,11 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from pai_bench.errors import UserError, unknown
 from pai_bench.pruning.connectivity import TABLES, Connections, owner
 from pai_bench.pruning.criterion import prunable_parameters, usual_names
 from pai_bench.pruning.operands import operands
 from pai_bench.pruning.wrappers import innermost, refuse_scripted, unwrapped
+from pai_bench.support.errors import UserError, unknown
 
 logger = logging.getLogger(__name__)
 

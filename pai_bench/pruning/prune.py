@@ -7,8 +7,6 @@ from typing import get_args
 
 from torch import Tensor, nn
 
-from pai_bench import spec
-from pai_bench.errors import CriterionError, UserError
 from pai_bench.pruning import transfers
 from pai_bench.pruning.connectivity import Connections
 from pai_bench.pruning.criterion import (
@@ -39,6 +37,8 @@ from pai_bench.pruning.repair import (
 from pai_bench.pruning.schedule import Schedule, get_schedule
 from pai_bench.pruning.selection import Scope, Ties, apportion, kept_count, select, with_ties
 from pai_bench.pruning.variant import Variant, get_variant
+from pai_bench.support import spec
+from pai_bench.support.errors import CriterionError, UserError
 
 logger = logging.getLogger(__name__)
 

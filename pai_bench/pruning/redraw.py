@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 from torch import nn
 
-from pai_bench.errors import UserError
-from pai_bench.identity import stream
-from pai_bench.initialise import initialise
 from pai_bench.pruning.replica import copied
-from pai_bench.randomness import random_state
+from pai_bench.support.errors import UserError
+from pai_bench.support.identity import stream
+from pai_bench.support.initialise import initialise
+from pai_bench.support.randomness import random_state
 
 Draw = Callable[[int], nn.Module]
 """A function of a seed that returns the same network with other initial weights."""

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pai_bench.errors import UserError
-from pai_bench.memory import is_recorded
 from pai_bench.pruning.captured import is_holder, rebind
 from pai_bench.pruning.criterion import SCORING, BatchNormMode
 from pai_bench.pruning.dropout import steady
+from pai_bench.support.errors import UserError
+from pai_bench.support.memory import is_recorded
 
 BATCH_NORMS = (_BatchNorm,)
 

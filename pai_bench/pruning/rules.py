@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from pai_bench.errors import UserError
 from pai_bench.pruning.operations import (
     CHOICES,
     CONSTANTS,
@@ -23,6 +22,7 @@ from pai_bench.pruning.operations import (
     SUMMING_MOVES,
 )
 from pai_bench.pruning.tracing import Operation, mapped, tensors
+from pai_bench.support.errors import UserError
 
 if TYPE_CHECKING:
     from pai_bench.pruning.reachability import Reach

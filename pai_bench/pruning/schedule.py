@@ -8,17 +8,17 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
-from pai_bench import spec
-from pai_bench.errors import UserError, unknown
-from pai_bench.registry import SCHEDULES, schedule
+from pai_bench.support import spec
+from pai_bench.support.errors import UserError, unknown
+from pai_bench.support.registry import SCHEDULES, schedule
 
 
 @dataclass(frozen=True)
 class Schedule(ABC):
     """A list of densities for every target; ``returns`` says whether a removed connection may come back.
 
-    A subclass is a frozen dataclass that implements `densities`, registered by `pai_bench.registry.schedule`; further
-    fields are further options.
+    A subclass is a frozen dataclass that implements `densities`, registered by `pai_bench.support.registry.schedule`;
+    further fields are further options.
     """
 
     name: ClassVar[str]

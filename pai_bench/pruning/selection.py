@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pai_bench.arrays import on_processor
-from pai_bench.errors import UserError
 from pai_bench.pruning import transfers
 from pai_bench.pruning.device_selection import tops
 from pai_bench.pruning.transfers import read_scalars
+from pai_bench.support.arrays import on_processor
+from pai_bench.support.errors import UserError
 
 Scope = Literal["global", "layerwise", "quota"]
 

@@ -18,10 +18,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pai_bench.errors import UserError
 from pai_bench.pruning.attention import is_fused_attention, plain_attention
 from pai_bench.pruning.gradients import forward
 from pai_bench.pruning.operations import CHOICES, MOVES, SUMS
+from pai_bench.support.errors import UserError
 
 Key = tuple[Any, ...]
 

@@ -8,7 +8,7 @@ from torch.autograd import Function
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from pai_bench.errors import UserError
+from pai_bench.support.errors import UserError
 
 
 class TwiceDifferentiable(TorchFunctionMode):

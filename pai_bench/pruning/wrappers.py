@@ -9,7 +9,7 @@ import torch
 import torch.utils.checkpoint
 from torch import nn
 
-from pai_bench.errors import UserError
+from pai_bench.support.errors import UserError
 
 PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 

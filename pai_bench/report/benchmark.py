@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pai_bench import infile
-from pai_bench.errors import UserError
 from pai_bench.report import tables
-from pai_bench.store.stored import MALFORMED
-from pai_bench.store.values import Number, fits
+from pai_bench.results.stored import MALFORMED
+from pai_bench.results.values import Number, fits
+from pai_bench.support import infile
+from pai_bench.support.errors import UserError
 
 LONGEST = 2**26
 """Bytes that a file of benchmarks may have."""

@@ -10,7 +10,7 @@ from pai_bench.report import tables
 from pai_bench.report.figures import frontier
 from pai_bench.report.networks import network_on
 from pai_bench.report.summary import share
-from pai_bench.store import Collapse
+from pai_bench.results import Collapse
 
 CAPTION = (
     "No training. A network is *connected* while some output depends on some input through kept connections, and a "

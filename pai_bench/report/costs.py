@@ -10,7 +10,7 @@ from pai_bench.experiment.settings import completed
 from pai_bench.report import tables
 from pai_bench.report.figures.costs import bars, by_machine
 from pai_bench.report.networks import network_on
-from pai_bench.store import Cost
+from pai_bench.results import Cost
 
 CAPTION = (
     "Median seconds after a warm-up, with the interquartile range and the number of measurements; what took too long "

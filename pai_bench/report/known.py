@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pai_bench.registry import CRITERIA, DATA
+from pai_bench.support.registry import CRITERIA, DATA
 
 if TYPE_CHECKING:
     from pai_bench.data.facts import Facts

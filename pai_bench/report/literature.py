@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import pandas as pd
 
 from pai_bench.experiment.trial import DENSE
-from pai_bench.registry import PROTOCOLS
 from pai_bench.report import chance, known
 from pai_bench.report.known import CriterionFacts
 from pai_bench.report.quoted import Published, published, rivals
 from pai_bench.report.statistics import FEWEST, PERCENT, Estimate, estimate, t_quantile
 from pai_bench.report.summary import Comparison, plural
 from pai_bench.report.tables import Table, code, escaped
+from pai_bench.support.registry import PROTOCOLS
 
 SAME = 0.01
 """Densities that differ by less than this share of them are the same."""

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pai_bench.report import tables
 from pai_bench.report.figures.measurements import bars
-from pai_bench.store import BenchmarkResult
-from pai_bench.store.measurements import Value
-from pai_bench.store.values import Number, fits
+from pai_bench.results import BenchmarkResult
+from pai_bench.results.measurements import Value
+from pai_bench.results.values import Number, fits
 
 CAPTION = (
     "A check has *passed* if none of its values is above its limit, which stands in the head of the column or, where "

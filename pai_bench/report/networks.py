@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pai_bench.experiment.settings import completed
-from pai_bench.networks import name_of
 from pai_bench.report import known
+from pai_bench.support.networks import name_of
 
 
 def network_on(trial: Mapping[str, Any]) -> str:

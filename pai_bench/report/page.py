@@ -7,10 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 
-from pai_bench import outfile
-from pai_bench.errors import UserError
 from pai_bench.experiment.settings import completed
-from pai_bench.parallel import parallel_map, processors
 from pai_bench.report import benchmark, collapse, costs, measurements, rankings, tables
 from pai_bench.report.figures import curves
 from pai_bench.report.provenance import caveats, provenance
@@ -18,7 +15,10 @@ from pai_bench.report.section import FIGURES, Section, section
 from pai_bench.report.statistics import FEWEST, LEVEL, SETTLED, seeds_needed
 from pai_bench.report.summary import Comparison, comparisons, plural
 from pai_bench.report.versions import newest
-from pai_bench.store import BenchmarkResult, Collapse, Cost, Record, Store, as_frame
+from pai_bench.results import BenchmarkResult, Collapse, Cost, Record, Store, as_frame
+from pai_bench.support import outfile
+from pai_bench.support.errors import UserError
+from pai_bench.support.parallel import parallel_map, processors
 
 OnProgress = Callable[[int, int], None]
 """Called with how many sections are done, of how many."""

@@ -12,8 +12,8 @@ from pai_bench.report.literature import SAME
 from pai_bench.report.pairs import UNTRAINED, Pair
 from pai_bench.report.statistics import FEWEST, LEVEL, t_quantile
 from pai_bench.report.summary import Comparison, plural
-from pai_bench.store import BenchmarkResult, Collapse, Cost, Record
-from pai_bench.store.stored import plain
+from pai_bench.results import BenchmarkResult, Collapse, Cost, Record
+from pai_bench.results.stored import plain
 from pai_bench.training.protocol import Protocol
 
 Measured = Record | Cost | Collapse | BenchmarkResult

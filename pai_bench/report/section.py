@@ -15,7 +15,7 @@ from pai_bench.report.pairs import Pair
 from pai_bench.report.similarity import similarity
 from pai_bench.report.statistics import FEWEST
 from pai_bench.report.summary import Cell, Comparison, plural
-from pai_bench.store import Layer, Record
+from pai_bench.results import Layer, Record
 
 
 @dataclass(frozen=True)

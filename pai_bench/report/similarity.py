@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pai_bench.report.summary import Comparison
-from pai_bench.store import Record
-from pai_bench.store.bits import unpack
+from pai_bench.results import Record
+from pai_bench.results.bits import unpack
 
 logger = logging.getLogger(__name__)
 

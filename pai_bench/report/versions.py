@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TypeVar
 
-from pai_bench.store import Collapse, Cost, Record
-from pai_bench.store.stored import plain
+from pai_bench.results import Collapse, Cost, Record
+from pai_bench.results.stored import plain
 
 Result = TypeVar("Result", bound=Record | Cost | Collapse)
 

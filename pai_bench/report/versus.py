@@ -27,7 +27,7 @@ from pai_bench.report.statistics import (
     seeds_needed,
 )
 from pai_bench.report.summary import SHARED, method_labels, plural, resolution
-from pai_bench.store import Record, as_frame
+from pai_bench.results import Record, as_frame
 
 KEYS = [*SHARED, "method", "sparsity"]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pai_bench.data import DataSet
 from pai_bench.data.augment import check_images, draw_flips, draw_flips_and_shifts, flip, flip_crop
-from pai_bench.errors import UserError
+from pai_bench.support.errors import UserError
 from pai_bench.training.protocol import PADDING, Protocol
 
 AT_ONCE = 2**20

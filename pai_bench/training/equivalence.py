@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from pai_bench.errors import UserError
-from pai_bench.precision import arithmetic
+from pai_bench.support.errors import UserError
+from pai_bench.support.precision import arithmetic
 from pai_bench.training.programs import Alone, Branches, Lanes, Program
 from pai_bench.training.snapshot import beside_tensors, chance
 

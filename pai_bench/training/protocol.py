@@ -5,10 +5,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from pai_bench.errors import UserError, unknown
-from pai_bench.precision import Precision
-from pai_bench.registry import PROTOCOLS
-from pai_bench.spec import added_later, identifying
+from pai_bench.support.errors import UserError, unknown
+from pai_bench.support.precision import Precision
+from pai_bench.support.registry import PROTOCOLS
+from pai_bench.support.spec import added_later, identifying
 
 LearningRateSchedule = Literal["constant", "steps", "cosine", "one-cycle"]
 Optimizer = Literal["sgd", "adam"]
@@ -25,7 +25,7 @@ PADDING = 4
 class Protocol:
     """An optimiser on the mean cross-entropy, for a number of whole epochs, or of `iterations` if that is given.
 
-    `pai_bench.registry.protocol` gives one a name, which becomes its own.
+    `pai_bench.support.registry.protocol` gives one a name, which becomes its own.
 
     `optimizer`: ``sgd``, with `momentum` (`nesterov` or not) and `weight_decay`; or ``adam`` (Kingma and Ba 2015), with
     `momentum` for its first average and `weight_decay` added to the gradient.
@@ -35,7 +35,7 @@ class Protocol:
     ``flip-0.2``, a fifth of the images mirrored. `clip_norm`: the largest Euclidean norm that the gradient of all
     weights together may have; a longer one is shortened to it.
     `budget` says which share of its length is left of a protocol that was `scaled`; `precision` how products are
-    computed (`pai_bench.precision`).
+    computed (`pai_bench.support.precision`).
     """
 
     name: str = ""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pai_bench.memory import no_memory, recorded_tensors
+from pai_bench.support.memory import no_memory, recorded_tensors
 from pai_bench.training.programs import Program
 from pai_bench.training.protocol import Protocol
 from pai_bench.training.snapshot import beside_tensors

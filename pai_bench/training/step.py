@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-from pai_bench.errors import UserError
+from pai_bench.support.errors import UserError
 from pai_bench.training.programs import Program
 from pai_bench.training.protocol import Protocol
 

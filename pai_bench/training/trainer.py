@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pai_bench.data import DataSet, Split
-from pai_bench.errors import UserError, unknown
-from pai_bench.precision import arithmetic
+from pai_bench.support.errors import UserError, unknown
+from pai_bench.support.precision import arithmetic
 from pai_bench.training.batches import Batches, Order
 from pai_bench.training.layout import prepare_layout
 from pai_bench.training.programs import Alone, Branches, Lanes, Masks, Program

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 import pai_bench as pb
-from pai_bench.catalog import resolve
+from pai_bench.experiment.resolve import resolve
 from pai_bench.pruning import prunable_parameters
 from pai_bench.pruning.guard import score_masked
-from tests.test_plan import builtin
+from tests.experiment.test_sweep import builtin
 
 Array = npt.NDArray[np.float64]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pai_bench as pb
-from pai_bench.catalog import resolve
+from pai_bench.experiment.resolve import resolve
 from pai_bench.pruning import CriterionError, Scores
 
 BATCH = pb.Batch(torch.randn(4, 3, 6, 6), torch.arange(4) % 2)

@@ -9,7 +9,7 @@ from torch import Tensor
 import pai_bench as pb
 from pai_bench.data import Split, dataset
 from pai_bench.data.facts import Facts
-from pai_bench.registry import DATA
+from pai_bench.support.registry import DATA
 
 
 def data(count: int = 10, classes: int = 2, **keys: Any) -> pb.DataSet:

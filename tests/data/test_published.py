@@ -11,7 +11,7 @@ from torchvision.datasets import SVHN
 import pai_bench as pb
 from pai_bench.data import downloads
 from pai_bench.data.facts import Facts
-from pai_bench.registry import DATA
+from pai_bench.support.registry import DATA
 from tests.data.files import png, write_folder
 
 

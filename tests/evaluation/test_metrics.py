@@ -13,8 +13,8 @@ from torch.nn import functional as F
 import pai_bench as pb
 from pai_bench.data import Split
 from pai_bench.evaluation import evaluate_network, get_metric, measure
-from pai_bench.registry import METRICS, metric
-from pai_bench.store import Measured, Store, TrialMetrics, UnstorableError
+from pai_bench.results import Measured, Store, TrialMetrics, UnstorableError
+from pai_bench.support.registry import METRICS, metric
 from tests.report.records import fields_of, record, stored
 
 SHAPE, CLASSES = (1, 4, 4), 3
@@ -161,7 +161,7 @@ def test_what_could_not_be_read_again_is_not_stored() -> None:
 
 
 def test_evaluations_go_with_a_trial_that_is_renamed_and_into_the_file_of_records(tmp_path: Path) -> None:
-    from pai_bench.store import archive
+    from pai_bench.results import archive
 
     store = stored("results", [one := record("snip", 0.9, 0, 0.9), other := record("snip", 0.9, 1, 0.9)])
     for each in (one, other):

@@ -10,13 +10,12 @@ import torch
 from torch import nn
 
 import pai_bench as pb
-from pai_bench import runner
-from pai_bench.experiment import stages
-from pai_bench.identity import stream
-from pai_bench.store import Store
+from pai_bench.experiment import runner, stages
+from pai_bench.results import Store
+from pai_bench.support.identity import stream
 from pai_bench.training import trainer
 from tests.execution.test_processes import same
-from tests.test_runner import sweep
+from tests.experiment.test_runner import sweep
 
 
 def test_no_memory_for_all_lanes_is_tried_with_half_of_them(

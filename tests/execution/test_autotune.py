@@ -7,18 +7,18 @@ from typing import Any
 import pytest
 import torch
 
-from pai_bench import memory
-from pai_bench.catalog import resolve
 from pai_bench.execution import autotune, measure, search
 from pai_bench.execution.autotune import choose
 from pai_bench.execution.execution_plan import ExecutionPlan
 from pai_bench.execution.measure import step_seconds
 from pai_bench.execution.sweep import cells
+from pai_bench.experiment.resolve import resolve
+from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
-from pai_bench.runner import Runner
+from pai_bench.support import memory
 from pai_bench.training.trainer import Engine, Together
 from tests.execution.test_processes import named
-from tests.test_runner import sweep
+from tests.experiment.test_runner import sweep
 
 
 @pytest.fixture

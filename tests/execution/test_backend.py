@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import pai_bench as pb
-from pai_bench.cli import main
-from pai_bench.store import Store
+from pai_bench.cli.entry import main
+from pai_bench.results import Store
 from tests.execution.test_processes import named
 
 BACKWARDS = """

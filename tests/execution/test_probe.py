@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 import pai_bench as pb
-from pai_bench import processes
-from pai_bench.catalog import resolve
 from pai_bench.execution import Callbacks, choose
 from pai_bench.execution.probe import Probe, prepared
 from pai_bench.execution.processes import Processes
 from pai_bench.execution.worker_process import Worker, end
-from pai_bench.runner import Runner
-from pai_bench.store import Record, Store
+from pai_bench.experiment.resolve import resolve
+from pai_bench.experiment.runner import Runner
+from pai_bench.results import Record, Store
+from pai_bench.support import processes
 from pai_bench.training.trainer import Engine
 from tests.execution.test_processes import DIES, named
 

@@ -19,19 +19,19 @@ from PIL import Image
 from torch import nn
 
 import pai_bench as pb
-from pai_bench import processes
-from pai_bench.catalog import resolve
 from pai_bench.data import Split
 from pai_bench.execution import Callbacks, Listener, run_catalog
 from pai_bench.execution.execution_plan import ExecutionPlan
 from pai_bench.execution.processes import Processes
 from pai_bench.execution.worker import SharedConnection
 from pai_bench.execution.worker_process import Worker
+from pai_bench.experiment.resolve import resolve
+from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
 from pai_bench.report.page import write_report
-from pai_bench.runner import Runner
-from pai_bench.store import Record, Store
-from tests.test_runner import Count, Fails, sweep
+from pai_bench.results import Record, Store
+from pai_bench.support import processes
+from tests.experiment.test_runner import Count, Fails, sweep
 
 COLUMNS = ["test_accuracy", "test_loss", "achieved_sparsity", "status", "epochs"]
 
@@ -226,7 +226,8 @@ def test_a_trial_that_kills_its_worker_takes_no_other_with_it() -> None:
 def test_workers_are_not_waited_for_where_nothing_is_left_to_do() -> None:
     """In a process of its own, which would never end."""
     code = (
-        "import pai_bench as pb; from pai_bench.catalog import resolve; from pai_bench.runner import Runner;"
+        "import pai_bench as pb; from pai_bench.experiment.resolve import resolve;"
+        "from pai_bench.experiment.runner import Runner;"
         "from pai_bench.execution import Callbacks, ExecutionPlan, Processes;"
         "catalog = resolve(pb.Sweep(models=['lenet-300-100'], seeds=2, device='cpu', workers=2));"
         "pool = Processes(Runner(catalog), ExecutionPlan(workers=2));"

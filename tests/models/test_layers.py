@@ -11,7 +11,7 @@ from pai_bench.models.recurrent import RowByRow
 from pai_bench.models.resnet import BasicBlock, Bottleneck, PaddedShortcut
 from pai_bench.models.vit import SmallViT, patch_side
 from pai_bench.models.wide_resnet import PreactivatedBlock
-from pai_bench.registry import MODELS
+from pai_bench.support.registry import MODELS
 
 MNIST, CIFAR, TINY = (1, 28, 28), (3, 32, 32), (3, 64, 64)
 

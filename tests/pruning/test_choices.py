@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pai_bench as pb
-from pai_bench.cli import main
+from pai_bench.cli.entry import main
 from pai_bench.pruning import prunable_parameters
 from pai_bench.pruning.selection import select, with_ties
-from pai_bench.randomness import random_state
+from pai_bench.support.randomness import random_state
 
 Example = tuple[nn.Module, pb.Batch]
 
@@ -237,7 +237,7 @@ def test_halves_of_several_score_batches_are_refused() -> None:
 
 def test_a_choice_is_stored_only_where_it_is_not_the_default() -> None:
     """So that what was stored before there was the choice still belongs to the same trials."""
-    from pai_bench.catalog import resolve
+    from pai_bench.experiment.resolve import resolve
 
     sweep = pb.Sweep(criteria=["grasp", "grasp:halves=true", "snip:loss=nll:ties=keep"], sparsities=[0.5], seeds=1)
     stored = [dict(trial.configuration()["criterion"]["options"]) for trial in resolve(sweep).trials if trial.criterion]

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pai_bench as pb
-from pai_bench.catalog import resolve
-from pai_bench.errors import UserError
+from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.trial import Trial
 from pai_bench.pruning import prunable_parameters
 from pai_bench.pruning.prunable import chosen
 from pai_bench.report.page import write_report
-from pai_bench.store import Store
+from pai_bench.results import Store
+from pai_bench.support.errors import UserError
 from tests.pruning.test_prunable import Own, X, Y
 
 

@@ -13,7 +13,7 @@ from torchvision.models import regnet
 import pai_bench as pb
 from pai_bench.pruning import prunable_parameters, rules, tracing
 from pai_bench.pruning.connectivity import connectivity
-from pai_bench.registry import MODELS
+from pai_bench.support.registry import MODELS
 from tests.pruning.kinds import random_mask, residual
 
 

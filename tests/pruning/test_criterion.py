@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import pai_bench as pb
-from pai_bench.errors import UserError
 from pai_bench.pruning import prunable_parameters
+from pai_bench.support.errors import UserError
 
 
 def test_prunable_weights_of_every_kind() -> None:

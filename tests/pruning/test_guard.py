@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import pai_bench as pb
-from pai_bench.errors import CriterionError
 from pai_bench.pruning import Scorer, Scores, gradients, prunable_parameters, weights
 from pai_bench.pruning.guard import score_masked
 from pai_bench.pruning.replica import replica
-from pai_bench.registry import CRITERIA
+from pai_bench.support.errors import CriterionError
+from pai_bench.support.registry import CRITERIA
 from tests.pruning.traces import assert_same, state
 
 Example = tuple[nn.Module, pb.Batch]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import pai_bench as pb
-from pai_bench.errors import UserError
+from pai_bench.support.errors import UserError
 
 
 def example() -> pb.Mask:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import pai_bench as pb
 from pai_bench.pruning import prunable_parameters
-from pai_bench.registry import CRITERIA
+from pai_bench.support.registry import CRITERIA
 from tests.pruning.test_options import Example, assert_close
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import pai_bench as pb
 from pai_bench.pruning import Scorer, gradients, hessian_gradient_product, prunable_parameters, redraw_
-from pai_bench.registry import CRITERIA
+from pai_bench.support.registry import CRITERIA
 
 Example = tuple[nn.Module, pb.Batch]
 USE_DATA = [plugin.name for plugin in CRITERIA.plugins() if plugin.target.uses_data]

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import pai_bench as pb
-from pai_bench.catalog import resolve
+from pai_bench.experiment.resolve import resolve
 from pai_bench.pruning import Scores
 
 X, Y = torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3

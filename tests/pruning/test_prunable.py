@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
 import pai_bench as pb
-from pai_bench.errors import UserError
 from pai_bench.pruning.flops import flops
 from pai_bench.pruning.prunable import candidates, chosen, further
+from pai_bench.support.errors import UserError
 
 X, TOKENS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(12).reshape(6, 2) % 7
 Y = torch.arange(6) % 3

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import pai_bench as pb
-from pai_bench.errors import CriterionError
 from pai_bench.pruning import Exponential, OneShot, Schedule, gradients, prunable_parameters, select, weights
-from pai_bench.registry import CRITERIA
+from pai_bench.support.errors import CriterionError
+from pai_bench.support.registry import CRITERIA
 
 BATCH = pb.Batch(torch.ones(2, 3), torch.tensor([0, 1]))
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 import pai_bench as pb
-from pai_bench.catalog import resolve
-from pai_bench.errors import UserError
+from pai_bench.experiment.resolve import resolve
 from pai_bench.pruning import Exponential, Halving, Linear, OneShot, Schedule, get_schedule, weights
 from pai_bench.pruning.variant import Variant
-from pai_bench.registry import SCHEDULES
+from pai_bench.support.errors import UserError
+from pai_bench.support.registry import SCHEDULES
 
 
 def test_by_hand() -> None:

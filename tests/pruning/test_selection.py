@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.profiler import profile
 
-from pai_bench.errors import UserError
 from pai_bench.pruning import selection
 from pai_bench.pruning.selection import apportion, kept_count, select
+from pai_bench.support.errors import UserError
 
 layers = st.lists(st.lists(st.integers(-2, 2), min_size=1, max_size=12), min_size=1, max_size=4)
 

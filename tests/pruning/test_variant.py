@@ -9,7 +9,7 @@ from torch import nn
 
 import pai_bench as pb
 from pai_bench.pruning import Variant, get_variant, prunable_parameters
-from pai_bench.registry import CRITERIA
+from pai_bench.support.registry import CRITERIA
 
 Example = tuple[nn.Module, pb.Batch]
 NAMES = [plugin.name for plugin in CRITERIA.plugins()]

@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from pai_bench.registry import CRITERIA, PROTOCOLS
-from pai_bench.store import Environment, EpochRecord, Layer, Record, Store, TrialProvenance, UsedData
-from pai_bench.store.bits import pack
-from pai_bench.store.stored import unsealed
+from pai_bench.results import Environment, EpochRecord, Layer, Record, Store, TrialProvenance, UsedData
+from pai_bench.results.bits import pack
+from pai_bench.results.stored import unsealed
+from pai_bench.support.registry import CRITERIA, PROTOCOLS
 from tests.made import Choice
 from tests.made import trial as made_trial
 

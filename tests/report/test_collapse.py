@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pai_bench.report import collapse as report
-from pai_bench.store import Collapse, Tried
+from pai_bench.results import Collapse, Tried
 from tests.report.test_figures_of_masks import collapse
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from pai_bench.report import benchmark, costs, tables
 from tests.report.records import ENVIRONMENT
-from tests.test_timing import cost
+from tests.support.test_timing import cost
 
 
 def criterion(name: str) -> dict[str, Any]:

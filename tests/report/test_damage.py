@@ -10,8 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from pai_bench.cli import main
-from pai_bench.store import BenchmarkResult, Collapse, Cost, Provenance, SearchProvenance, Store, Tried
+from pai_bench.cli.entry import main
+from pai_bench.results import BenchmarkResult, Collapse, Cost, Provenance, SearchProvenance, Store, Tried
 from tests.made import Choice
 from tests.made import trial as made_trial
 from tests.report.records import ENVIRONMENT, drawn, fields_of

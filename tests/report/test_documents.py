@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pai_bench.cli import main
+from pai_bench.cli.entry import main
 from pai_bench.report import metrics
 from pai_bench.report.figures.comparison import ends as figure_ends
 from pai_bench.report.page import write_report
 from pai_bench.report.similarity import similarity
 from pai_bench.report.summary import comparisons
-from pai_bench.store import Layer, as_frame
-from pai_bench.store.bits import pack, unpack
+from pai_bench.results import Layer, as_frame
+from pai_bench.results.bits import pack, unpack
 from pai_bench.training.protocol import get_protocol
 from tests.made import Choice
 from tests.report.records import altered, drawn, fields_of, record, stored

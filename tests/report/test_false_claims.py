@@ -15,7 +15,7 @@ from scipy import stats
 from pai_bench.report import pairs
 from pai_bench.report.statistics import LEVEL, holm
 from pai_bench.report.summary import Comparison, cells, comparisons
-from pai_bench.store import as_frame
+from pai_bench.results import as_frame
 from tests.report.records import record
 
 CRITERIA = ("random", "erk", "snip", "grasp", "synflow")

@@ -16,7 +16,7 @@ from pai_bench.report.figures.comparison import with_room
 from pai_bench.report.figures.style import COLLAPSED_COLOUR, DENSE_COLOUR
 from pai_bench.report.statistics import Ranks
 from pai_bench.report.summary import Comparison, comparisons
-from pai_bench.store import EpochRecord, Record, as_frame
+from pai_bench.results import EpochRecord, Record, as_frame
 from tests.report.records import LOOKS, record
 
 PATH = Path("x.svg")

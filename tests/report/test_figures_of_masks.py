@@ -10,12 +10,12 @@ from matplotlib.colors import to_hex
 from pai_bench.report.figures import costs, frontier, masks, measurements
 from pai_bench.report.figures.style import COLLAPSED_COLOUR, COLOURS
 from pai_bench.report.similarity import Similarity
-from pai_bench.store import Collapse, Layer, Record, Tried
-from pai_bench.store.bits import pack
+from pai_bench.results import Collapse, Layer, Record, Tried
+from pai_bench.results.bits import pack
 from tests.report.records import LOOKS, altered, drawn, record
 from tests.report.test_figures import PATH, bars, compared, entries, names, ticks
 from tests.report.test_measurements import result
-from tests.test_timing import cost
+from tests.support.test_timing import cost
 
 
 def test_densities_of_layers(drawings: list[Any]) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pai_bench.cli import main
+from pai_bench.cli.entry import main
 from pai_bench.report import metrics
-from pai_bench.store import Record
+from pai_bench.results import Record
 from tests.report.records import drawn, record, stored
 from tests.report.test_pairs import full
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from pai_bench.report import pairs, provenance
 from pai_bench.report.summary import comparisons
-from pai_bench.store import Record, as_frame
+from pai_bench.results import Record, as_frame
 from tests.report.records import record
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from pai_bench.registry import MODELS
 from pai_bench.report import known, literature, quoted
 from pai_bench.report.page import write_report
 from pai_bench.report.summary import comparisons
-from pai_bench.store import Record, Store, as_frame
+from pai_bench.results import Record, Store, as_frame
+from pai_bench.support.registry import MODELS
 from pai_bench.training.protocol import get_protocol
 from tests.made import Choice
 from tests.report.records import drawn, stored

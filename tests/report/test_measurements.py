@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from pai_bench.cli import main
-from pai_bench.identity import digest
+from pai_bench.cli.entry import main
 from pai_bench.report import measurements
-from pai_bench.store import BenchmarkResult, Provenance, Store
+from pai_bench.results import BenchmarkResult, Provenance, Store
+from pai_bench.support.identity import digest
 from tests.report.records import ENVIRONMENT
 
 

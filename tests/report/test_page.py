@@ -9,11 +9,11 @@ from pai_bench.report import metrics, page, rankings
 from pai_bench.report.section import FIGURES, Section, section, shares
 from pai_bench.report.statistics import Ranks
 from pai_bench.report.summary import comparisons
-from pai_bench.store import Layer, Record, as_frame
+from pai_bench.results import Layer, Record, as_frame
 from tests.report.records import record
 from tests.report.test_figures import compared
 from tests.report.test_figures_of_masks import collapse
-from tests.test_timing import cost
+from tests.support.test_timing import cost
 
 
 def test_figures_have_names_of_their_own() -> None:

@@ -12,9 +12,9 @@ import pai_bench as pb
 from pai_bench.report import findings, pairs, provenance, rankings
 from pai_bench.report.page import write_report
 from pai_bench.report.summary import Comparison, comparisons, plural
-from pai_bench.store import Record, Store, as_frame
+from pai_bench.results import Record, Store, as_frame
+from tests.experiment.test_runner import sweep
 from tests.report.records import drawn, record
-from tests.test_runner import sweep
 
 
 def compared(accuracies: dict[str, list[float]], sparsity: float = 0.9) -> Comparison:

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from pai_bench.report.figures import masks, style
 from pai_bench.report.summary import comparisons
-from pai_bench.store import as_frame
-from pai_bench.store.bits import pack
+from pai_bench.results import as_frame
+from pai_bench.results.bits import pack
 from tests.report.records import drawn
 
 F_SHAPE = np.array([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0]], bool)

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from pai_bench.errors import UserError
 from pai_bench.report import provenance, tables
 from pai_bench.report.figures.style import looks
 from pai_bench.report.page import write_report
 from pai_bench.report.statistics import estimate
 from pai_bench.report.summary import Cell, comparisons, share
-from pai_bench.store import Record, Store, as_frame
+from pai_bench.results import Record, Store, as_frame
+from pai_bench.support.errors import UserError
 from pai_bench.training.protocol import get_protocol
 from tests.made import Choice
 from tests.report.records import LOOKS, altered, record

@@ -13,7 +13,7 @@ from pai_bench.report import section as home
 from pai_bench.report.figures import style
 from pai_bench.report.page import write_report
 from pai_bench.report.section import Section, section, sizes
-from pai_bench.store import Store
+from pai_bench.results import Store
 from tests.report.records import record
 from tests.report.test_pairs import files, full
 

@@ -10,7 +10,7 @@ from pai_bench.report import metrics, rankings, versus
 from pai_bench.report.figures.style import canvas
 from pai_bench.report.page import page, write_report
 from pai_bench.report.summary import comparisons
-from pai_bench.store import EpochRecord, Record, Store, as_frame
+from pai_bench.results import EpochRecord, Record, Store, as_frame
 from tests.report.records import drawn, record
 
 SETTINGS: tuple[dict[str, object], ...] = ({}, {"init": "tn"}, {"label_noise": 1.0}, {"validation": 0.2})

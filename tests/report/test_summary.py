@@ -14,8 +14,8 @@ from pai_bench.report import known, tables, versus
 from pai_bench.report.figures import style
 from pai_bench.report.similarity import similarity
 from pai_bench.report.summary import Cell, comparisons, method_labels, mostly, plural, resolution
-from pai_bench.store import Layer, Record, as_frame
-from pai_bench.store.bits import pack
+from pai_bench.results import Layer, Record, as_frame
+from pai_bench.results.bits import pack
 from tests.report.records import record
 from tests.report.test_figures import compared, curve
 

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pai_bench.cli import main
+from pai_bench.cli.entry import main
 from pai_bench.report import chance, findings, pairs, provenance, rankings
 from pai_bench.report.page import write_report
 from pai_bench.report.summary import comparisons
-from pai_bench.store import EpochRecord, Layer, Record, as_frame
+from pai_bench.results import EpochRecord, Layer, Record, as_frame
 from tests.report.records import altered, record, stored
 
 CHANCE = math.log(10)

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from pai_bench.cli import main
+from pai_bench.cli.entry import main
 from pai_bench.report.versions import newest
-from pai_bench.store import Record, Store
+from pai_bench.results import Record, Store
 from tests.made import Choice
 from tests.report.records import altered, record
 

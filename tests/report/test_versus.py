@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pai_bench.cli import main
+from pai_bench.cli.entry import main
 from pai_bench.report import versus
-from pai_bench.store import Record
+from pai_bench.results import Record
 from tests.report.records import altered, record, stored
 from tests.report.test_pairs import full
 

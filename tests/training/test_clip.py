@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import pai_bench as pb
 from pai_bench.data import Split
-from pai_bench.registry import PROTOCOLS
+from pai_bench.support.registry import PROTOCOLS
 from pai_bench.training.batches import Batches, Order
 from pai_bench.training.programs import Alone, Branches, Lanes, Program
 from pai_bench.training.protocol import Protocol

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import pai_bench as pb
-from pai_bench.registry import PROTOCOLS
+from pai_bench.support.registry import PROTOCOLS
 from pai_bench.training.protocol import Protocol, get_protocol
 
 
@@ -66,7 +66,7 @@ def test_epochs_replace_iterations() -> None:
 
 
 def test_what_a_sweep_says_of_the_training_set_comes_before_the_protocol() -> None:
-    from pai_bench.catalog import resolve
+    from pai_bench.experiment.resolve import resolve
 
     def fraction(**keys: Any) -> float:
         sweep = pb.Sweep(models=["lenet-300-100"], protocol="snip-mnist", seeds=1, device="cpu", **keys)

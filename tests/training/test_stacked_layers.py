@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pai_bench.precision import arithmetic
+from pai_bench.support.precision import arithmetic
 from pai_bench.training.layout import channels_last_weights, stacked_channels_last
 from pai_bench.training.programs import Alone, Lanes
 from pai_bench.training.stacked_layers import FAST_LAYERS, StackedLayers

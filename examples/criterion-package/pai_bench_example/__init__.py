@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import nn
 
+from pai_bench import criterion
 from pai_bench.pruning import Batch, Criterion, Scores, saliencies
-from pai_bench.registry import criterion
 
 
 @criterion("gradient-magnitude", source="an example")

@@ -8,7 +8,7 @@ import numpy as np
 from pai_bench.report.figures.style import COLOURS, canvas, legend, literal, looks, plain
 from pai_bench.report.summary import Comparison
 from pai_bench.report.tables import three_digits
-from pai_bench.store import Cost
+from pai_bench.results import Cost
 
 
 def bars(title: str, rows: list[Cost], path: Path) -> None:

@@ -11,7 +11,7 @@ from pai_bench.report.figures.comparison import error_axis
 from pai_bench.report.figures.style import DENSE_COLOUR, canvas, legend, literal, looks
 from pai_bench.report.statistics import Ranks
 from pai_bench.report.summary import Comparison
-from pai_bench.store import Record
+from pai_bench.results import Record
 
 
 def learning(

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.colors import LogNorm
 
 from pai_bench.report.figures.style import COLLAPSED_COLOUR, canvas, literal, looks, plain
-from pai_bench.store import Collapse, Tried
+from pai_bench.results import Collapse, Tried
 
 COLUMNS = 3
 """Panels beside each other."""

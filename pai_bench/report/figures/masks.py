@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pai_bench.report.figures.style import canvas, literal, plain, shorten
 from pai_bench.report.similarity import Similarity, layout
 from pai_bench.report.summary import Comparison
-from pai_bench.store import Record
-from pai_bench.store.bits import PLACES, unpack
+from pai_bench.results import Record
+from pai_bench.results.bits import PLACES, unpack
 
 WIDTH = 6.8
 """Inches that a title needs."""

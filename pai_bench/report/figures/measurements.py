@@ -7,7 +7,7 @@ import numpy as np
 
 from pai_bench.report.figures.style import COLLAPSED_COLOUR, COLOURS, canvas, literal, plain
 from pai_bench.report.tables import three_digits
-from pai_bench.store import BenchmarkResult
+from pai_bench.results import BenchmarkResult
 
 WIDE = 30.0
 """By how much the largest value is above the smallest where the axis is logarithmic."""

@@ -20,9 +20,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 from matplotlib.ticker import NullFormatter
 
-from pai_bench import outfile
 from pai_bench.report import known
 from pai_bench.report.known import CriterionFacts, Look, criterion_of
+from pai_bench.support import outfile
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart, without its yellow
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -16,7 +16,7 @@ from benchmarks.gpu.ledger import Ledger
 from benchmarks.gpu.stage import NEEDS_CUDA, Context, Finding, Piece, SkippedError
 from pai_bench.pruning.prune import scored
 from pai_bench.pruning.variant import KINDS
-from pai_bench.registry import CRITERIA, SCHEDULES
+from pai_bench.support.registry import CRITERIA, SCHEDULES
 
 CPU = torch.device("cpu")
 

@@ -11,8 +11,8 @@ from benchmarks.gpu import cost, engine, scoring
 from benchmarks.gpu.archive import Archive, unpack
 from benchmarks.gpu.ledger import Ledger
 from benchmarks.gpu.stage import Context, Finding, SkippedError
-from pai_bench.registry import CRITERIA
-from pai_bench.store import Provenance, Store
+from pai_bench.results import Provenance, Store
+from pai_bench.support.registry import CRITERIA
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ from benchmarks.gpu import pack
 from benchmarks.gpu.archive import Archive
 from benchmarks.gpu.ledger import Ledger
 from benchmarks.gpu.runner import STAGES
-from pai_bench.store import Store
+from pai_bench.results import Store
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:

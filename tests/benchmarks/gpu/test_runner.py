@@ -15,7 +15,7 @@ from benchmarks.gpu.ledger import Entry, Ledger
 from benchmarks.gpu.runner import Options, run
 from benchmarks.gpu.stage import Context, Finding, OutOfTimeError, Piece, SkippedError, attempt
 from benchmarks.gpu.summary import summary
-from pai_bench.store import BenchmarkResult
+from pai_bench.results import BenchmarkResult
 
 BEGIN = """
 import os, signal, time

@@ -14,7 +14,7 @@ from benchmarks.gpu.archive import Archive, unpack
 from benchmarks.gpu.ledger import Ledger
 from benchmarks.gpu.stage import Context, Finding, OutOfTimeError, work
 from benchmarks.gpu.sweeps import Forecast
-from pai_bench.store import Record, Store
+from pai_bench.results import Record, Store
 
 
 def context(tmp_path: Path, stage: str, *, rehearse: bool = True, seconds: float = 1000.0) -> Context:

@@ -1,0 +1,1 @@
+"""Experiments that train nothing: where networks fall apart, what scoring costs, what criteria claim."""

@@ -1,0 +1,266 @@
+"""Where a network falls apart: up to which sparsity a criterion's masks leave it connected. Nothing is trained.
+
+The sparsities tried lie evenly on a scale of log compression, from half of the weights to a single one. Between the
+last at which the network is connected and the first at which it is not, the end is found by bisection: to the
+connection for a one-shot criterion, whose scores are taken once; with some further prunings for an iterative one.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from pai_bench.experiment.runner import Runner
+from pai_bench.experiment.trial import Trial
+from pai_bench.pruning import Criterion, Mask, OneShot, Schedule, Scorer, Scores, prune, select
+from pai_bench.pruning.connectivity import Connections
+from pai_bench.pruning.prune import Division, by_scope
+from pai_bench.results import Collapse, Environment, SearchProvenance, Store, Tried
+from pai_bench.support.environment import describe
+from pai_bench.support.errors import UserError
+from pai_bench.support.identity import stream
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How closely is searched."""
+
+    points: int = 10
+    """Sparsities tried along the way; an iterative criterion has half as many again to find the end."""
+    rounds: int | None = None
+    """Cuts of an iterative schedule, in place of its own number."""
+
+    def __post_init__(self) -> None:
+        if self.points < 2:
+            raise UserError(f"points {self.points} must be at least 2")
+        if self.rounds is not None and self.rounds < 1:
+            raise UserError(f"rounds {self.rounds} must be at least 1")
+
+    def schedule(self, trial: Trial) -> Schedule:
+        """The schedule of a trial's criterion."""
+        assert trial.schedule is not None
+        schedule = trial.schedule
+        if self.rounds is None or schedule == OneShot():
+            return schedule
+        return dataclasses.replace(schedule, steps=self.rounds)
+
+    def configuration(self, trial: Trial) -> dict[str, Any]:
+        """What the result of a search depends on, apart from its `points`, which only make it finer."""
+        configuration = trial.configuration()
+        for key in ("protocol", "sparsity", "label_noise"):  # scoring sees true labels
+            configuration.pop(key, None)
+        if trial.train_fraction == 1:  # else the score batch is of another part
+            del configuration["train_fraction"]
+        configuration["criterion"]["schedule"] = str(self.schedule(trial))
+        return configuration
+
+
+def stored(known: Sequence[Collapse], runner: Runner, trial: Trial, settings: Settings) -> Collapse | None:
+    """The one of the `known` results that the same search, on the same data, has given."""
+    wanted, checksum = settings.configuration(trial), runner.inputs.loaded(trial).checksum
+    for one in known:
+        finer = one.provenance.points is not None and one.provenance.points >= settings.points
+        if one.trial == wanted and finer and one.provenance.checksum == checksum:
+            return one
+    return None
+
+
+def adopt(store: Store, runner: Runner, settings: Settings) -> None:
+    """Store results under the names that the criteria of classes in files have by now."""
+    wanted = {
+        identify_search(settings.configuration(was)): settings.configuration(trial)
+        for trial in runner.catalog.trials
+        if (was := trial.former) is not None
+    }
+    for found in store.read_collapses() if wanted else ():
+        if (configuration := wanted.get(identify_search(found.trial))) is not None:
+            store.write_collapse(dataclasses.replace(found, trial=configuration), former=found)
+
+
+def identify_search(configuration: Mapping[str, Any]) -> str:
+    """A key for what a search depends on."""
+    return json.dumps(configuration, sort_keys=True, default=list)
+
+
+def check_counts(criterion: Criterion) -> None:
+    """Refuse a criterion that does not keep exactly as many connections as it is asked for."""
+    if criterion.ties != "position":
+        raise UserError(f"{criterion}: a search counts connections, which ties={criterion.ties} changes")
+
+
+@dataclass
+class Search:
+    """The masks of one trial's criterion and network at any count of connections, and what they leave connected."""
+
+    runner: Runner
+    trial: Trial
+    settings: Settings = Settings()
+    _tried: dict[int, Tried] = field(default_factory=dict)
+    _scores: Scores | None = None
+    _division: Division | None = None
+
+    def __post_init__(self) -> None:
+        assert self.trial.criterion is not None
+        data = self.runner.inputs.data(self.trial)
+        self.criterion = self.trial.criterion
+        check_counts(self.criterion)
+        self.schedule, self.points = self.settings.schedule(self.trial), self.settings.points
+        self.model = self.runner.inputs.model(self.trial)
+        self.batch, self.draw = self.runner.inputs.score_batch(self.trial, data), self.runner.inputs.draw(self.trial)
+        self.names = self.runner.inputs.prunable(self.trial, self.model, biases=self.criterion.biases)
+        self.links = Connections(self.model, self.runner.inputs.example(self.trial))
+        with Scorer(self.criterion, self.model, draw=self.draw, only=self.names) as scorer:
+            self.sizes = {name: shape.numel() for name, shape in scorer.shapes.items()}
+        self.size, self.exact = sum(self.sizes.values()), self.schedule == OneShot()
+
+    def mask(self, count: int) -> Mask:
+        """The criterion's mask of `count` connections."""
+        seed = stream(self.trial.seed, "scores")
+        if not self.exact:
+            options: dict[str, Any] = {"schedule": self.schedule, "scope": self.trial.scope, "draw": self.draw}
+            options |= {"seed": seed, "prunable": self.names}
+            return prune(self.model, self.batch, self.criterion, 1 - count / self.size, **options)
+        if self._scores is None:
+            with Scorer(self.criterion, self.model, draw=self.draw, seed=seed, only=self.names) as scorer:
+                self._scores, self._division = scorer.score(self.batch), by_scope(scorer, self.trial.scope)
+        parts = self.parts(count)
+        return Mask(select(self._scores, count if parts is None else parts))
+
+    def parts(self, count: int) -> dict[str, int] | None:
+        """How many connections a scope gives each layer; None where the ranking decides."""
+        if self._division is None:
+            return None
+        return dict(zip(self.sizes, self._division(count, list(self.sizes.values())), strict=True))
+
+    def examine(self, count: int) -> Tried:
+        """What the mask of `count` connections leaves, in full."""
+        if (known := self._tried.get(count)) is None or known.effective is None:
+            found = self.links.under(self.mask(count), paths=False)
+            self._tried[count] = Tried(
+                sparsity=1 - count / self.size,
+                connected=found.connected,
+                effective_sparsity=found.effective_sparsity,
+                densities=tuple(layer.density for layer in found.layers),
+                effective=tuple(layer.effective_density for layer in found.layers),
+            )
+        return self._tried[count]
+
+    def connected(self, count: int) -> bool:
+        """Whether the mask of `count` connections leaves the network connected."""
+        if count not in self._tried:
+            mask = self.mask(count)
+            kept = mask.kept_per_layer()
+            self._tried[count] = Tried(
+                sparsity=1 - count / self.size,
+                connected=self.links.connected(mask),
+                effective_sparsity=None,
+                densities=tuple(kept[name] / size for name, size in self.sizes.items()),
+                effective=None,
+            )
+        return self._tried[count].connected
+
+    def grid(self) -> list[int]:
+        """The counts tried along the way, from half of the connections to one."""
+        ratio = (self.size / 2) ** (1 / max(1, self.points - 1))
+        return sorted({max(1, round(self.size / 2 / ratio**i)) for i in range(self.points)}, reverse=True)
+
+    def evaluations(self) -> int:
+        """How many masks will be looked at, about."""
+        return self.points + (self.size.bit_length() if self.exact else self.points // 2)
+
+    def seconds(self) -> float:
+        """What the search will take, about, from one score and one look at the dense network."""
+        start = time.perf_counter()
+        with Scorer(self.criterion, self.model, draw=self.draw, only=self.names) as scorer:
+            select(scorer.score(self.batch), self.size // 2)
+        middle = time.perf_counter()
+        self.links.connected(Mask.whole({name: self.model.get_parameter(name) for name in self.sizes}))
+        score, look = middle - start, time.perf_counter() - middle
+        scores = 1 if self.exact else self.evaluations() * len(self.schedule.densities(0.05))
+        return score * scores + look * (self.evaluations() + 2 * self.points)
+
+    def steps(self) -> Iterator[Tried]:
+        """Every mask that is looked at, one after the other; afterwards `result` has what was found."""
+        for count in self.grid():
+            yield self.examine(count)
+        connected = [count for count, tried in self._tried.items() if tried.connected]
+        cut = [count for count, tried in self._tried.items() if not tried.connected]
+        low, high = max(cut, default=0), min((c for c in connected if c > max(cut, default=0)), default=self.size)
+        for _ in range(64 if self.exact else self.points // 2):
+            if high - low <= 1 or not low:
+                break
+            middle = round((low * high) ** 0.5) if high > 4 * low else (low + high) // 2
+            middle = min(max(middle, low + 1), high - 1)
+            self.connected(middle)
+            yield self._tried[middle]
+            low, high = (low, middle) if self._tried[middle].connected else (middle, high)
+        self.ends = low, high
+
+    def result(self, seconds: float) -> Collapse:
+        """What was found."""
+        low, high = self.ends
+        whole_is_connected = high < self.size or self.connected(high)
+        first_cut = self.links.under(self.mask(low), paths=False).first_cut if low else None
+        return Collapse(
+            trial=self.settings.configuration(self.trial),
+            size=self.size,
+            connected_until=1 - high / self.size if whole_is_connected else None,
+            cut_from=1 - low / self.size if low else None,
+            first_cut=first_cut,
+            exact=self.exact and self._division is None,  # shares of layers do not always shrink with their sum
+            layers_until=self.layers_until(),
+            tried=tuple(self._tried[count] for count in sorted(self._tried, reverse=True)),
+            seconds=seconds,
+            environment=Environment(**describe(self.runner.device)),
+            provenance=SearchProvenance(
+                **self.runner.provenance(),
+                points=self.points,
+                checksum=self.runner.inputs.loaded(self.trial).checksum,
+            ),
+        )
+
+    def layers_until(self) -> dict[str, float]:
+        """The highest sparsity at which each layer keeps a connection."""
+        if not self.exact:
+            found = dict.fromkeys(self.sizes, 0.0)
+            for tried in self._tried.values():
+                for name, density in zip(self.sizes, tried.densities, strict=True):
+                    if density:
+                        found[name] = max(found[name], tried.sparsity)
+            return found
+        assert self._scores is not None
+        first = self.first_counts(self._scores) if self._division is None else self.first_parts(list(self.sizes))
+        return {name: 1 - count / self.size for name, count in first.items()}
+
+    def first_counts(self, scores: Mapping[str, torch.Tensor]) -> dict[str, int]:
+        """The smallest count at which each layer keeps its best connection, off the ranking of all."""
+        found = {}
+        for i, (name, score) in enumerate(scores.items()):
+            best = score.max()
+            above = sum(int((other > best).count_nonzero()) for other in scores.values())
+            earlier = sum(int((other == best).count_nonzero()) for other in list(scores.values())[:i])
+            found[name] = above + earlier + 1
+        return found
+
+    def first_parts(self, names: Sequence[str]) -> dict[str, int]:
+        """The smallest count at which a scope gives each layer a connection."""
+        return {name: smallest(lambda count, name=name: self.part(name, count) > 0, self.size) for name in names}  # type: ignore[misc]
+
+    def part(self, name: str, count: int) -> int:
+        """What a scope gives one layer."""
+        parts = self.parts(count)
+        assert parts is not None
+        return parts[name]
+
+
+def smallest(holds: Callable[[int], bool], most: int) -> int:
+    """The smallest count up to `most` at which `holds`, if it holds from there on."""
+    low, high = 0, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high

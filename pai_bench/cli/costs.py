@@ -1,0 +1,51 @@
+"""The verb `time`."""
+
+import argparse
+
+from pai_bench.cli.console import FAILED, make_console, print_failure, print_report, print_table
+from pai_bench.experiment import recipe
+from pai_bench.experiment.sweep import Sweep
+from pai_bench.support.errors import UserError
+
+
+def time(given: argparse.Namespace) -> int:
+    """``pai-bench time``."""
+    from rich.markup import escape
+    from rich.progress import Progress
+
+    from pai_bench.analyses.cost import measure_cost, measure_step
+    from pai_bench.experiment.resolve import resolve
+    from pai_bench.experiment.runner import Runner
+    from pai_bench.report import costs
+    from pai_bench.results import Cost, Store
+
+    if (given.rounds is not None and given.rounds < 1) or not 0 <= given.seconds < float("inf"):
+        raise UserError(f"rounds {given.rounds} must be at least 1, and seconds {given.seconds:g} finite, not negative")
+    flags = {key: value for key, value in vars(given).items() if key in recipe.KEYS and key != "out"}
+    console = make_console()
+    with console.status("reading data and building networks"):
+        catalog = resolve(Sweep(**flags, sparsities=(given.sparsity,), seeds=1))
+    store, runner = Store(given.out, create=True), Runner(catalog, given.command)
+    trials = [trial for trial in catalog.trials if trial.criterion is not None]
+    measured, steps, failed = list[Cost](), dict[object, float](), 0
+    try:
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task("timing", total=len(trials))
+            for trial in trials:
+                progress.update(task, description=escape(f"timing {trial.criterion_name} on {trial.model}"))
+                try:
+                    if (key := (trial.data, trial.model)) not in steps:
+                        steps[key] = measure_step(runner, trial)
+                    measured.append(measure_cost(runner, trial, steps[key], rounds=given.rounds, budget=given.seconds))
+                except Exception as error:  # the others are worth measuring
+                    failed += 1
+                    print_failure(progress.console, trial.criterion_name, trial.model.name, error)
+                else:
+                    store.write_cost(measured[-1])
+                progress.advance(task)
+    finally:  # what was measured before an interrupt is worth seeing
+        for group in costs.groups(measured):
+            print_table(console, f"{costs.title(group[0])}: {costs.describe(group)}", costs.table(group))
+        if store.read_costs() or any(store):
+            print_report(console, store, store.path / "report.md")
+    return FAILED if failed else 0

@@ -1,0 +1,74 @@
+"""The command line: from arguments to a verb, and from its result to an exit code."""
+
+import argparse
+import importlib
+import io
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+from pai_bench.cli.checks import check
+from pai_bench.cli.collapses import collapse
+from pai_bench.cli.console import INTERRUPTED, USER_ERROR, make_console
+from pai_bench.cli.costs import time
+from pai_bench.cli.listing import list_plugins
+from pai_bench.cli.masks import prune
+from pai_bench.cli.parser import divide, parser
+from pai_bench.cli.reports import compare, report
+from pai_bench.cli.sweeps import run
+from pai_bench.support.environment import command, ignore_harmless_warnings
+from pai_bench.support.errors import UserError
+from pai_bench.support.processes import ended_as_by_an_interrupt
+
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "run": run,
+    "report": report,
+    "compare": compare,
+    "time": time,
+    "collapse": collapse,
+    "prune": prune,
+    "check": check,
+    "list": list_plugins,
+}
+
+HEAVY = {
+    **dict.fromkeys(("run", "time", "collapse", "prune"), "pai_bench.experiment.runner"),
+    **dict.fromkeys(("report", "compare"), "pai_bench.report.page"),
+    **{"check": "pai_bench.analyses.conformance", "list": "pai_bench.pruning"},
+}
+"""Verb -> what it imports that takes seconds."""
+
+CHATTY = ("matplotlib", "PIL")
+"""Packages that tell at the level ``debug`` of every font and every part of a picture."""
+
+logger = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console script; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows few characters is no reason to fail
+            stream.reconfigure(errors="replace")
+    try:
+        if with_nul := [argument for argument in arguments if "\0" in argument]:
+            raise UserError(f"the argument {with_nul[0]!r} holds a NUL character, which no name may")
+        given, rest = parser().parse_known_args(arguments)
+        given.parser.refuse(rest)
+        divide(given)
+        given.command = command(arguments)
+        ignore_harmless_warnings()
+        logging.basicConfig(level=given.log_level.upper(), format="%(levelname)s: %(message)s")
+        for name in CHATTY:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        with ended_as_by_an_interrupt():
+            with make_console().status("starting"):  # a word at once, on a terminal
+                importlib.import_module(HEAVY[given.verb])
+            return VERBS[given.verb](given)
+    except UserError as error:
+        logger.debug("this is where the error comes from:", exc_info=True)
+        print(f"pai-bench: {' '.join(str(error).split())}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("pai-bench: interrupted", file=sys.stderr)
+        return INTERRUPTED

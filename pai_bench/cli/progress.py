@@ -1,0 +1,218 @@
+"""What a person sees of a sweep while it runs: a live display on a terminal, a line per trial in a log."""
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column
+
+from pai_bench.execution.backend import Backend
+from pai_bench.execution.execution_plan import ExecutionPlan, kind_of
+from pai_bench.execution.measure import evaluation
+from pai_bench.execution.sweep import Listener
+from pai_bench.experiment.resolve import Catalog
+from pai_bench.experiment.trial import Trial
+from pai_bench.report.summary import plural
+from pai_bench.report.tables import duration
+from pai_bench.results import Record
+
+REFRESH = 0.1
+"""Seconds between two pictures of what runs."""
+
+
+Kind = tuple[str, str, str]
+"""Data, network and method of trials, which take about the same time."""
+
+
+@dataclass
+class Group:
+    """The trials of one kind: how many are missing, how far those are that run, and how long finished ones took."""
+
+    expected: float
+    """Seconds of one, by measured training steps."""
+    missing: int = 0
+    shares: float = 0.0
+    """Trials' worth of work that is done of those that run."""
+    seconds: float = 0.0
+    done: int = 0
+
+
+class Forecast:
+    """Seconds that trials will take: as finished ones of their kind did; before that, by measured training steps.
+
+    What is told of a trial costs the same however many there are, and the time left a sum over kinds.
+    """
+
+    def __init__(self, catalog: Catalog, plan: ExecutionPlan, missing: Sequence[Trial]) -> None:
+        self.catalog, self.plan = catalog, plan
+        self.missing = {trial.identity for trial in missing}
+        self._groups: dict[Kind, Group] = {}
+        self._of_network: dict[tuple[str, str], tuple[float, int]] = {}
+        """Seconds of finished trials on one network and data, and their number."""
+        self._shares: dict[str, float] = {}
+        for trial in missing:
+            group = self._groups.setdefault(kind(trial), Group(0.0))
+            group.expected += (self.expected(trial) - group.expected) / (group.missing + 1)  # the mean of all
+            group.missing += 1
+
+    def expected(self, trial: Trial) -> float:
+        """Seconds by which `trial` makes the sweep longer, by measured training steps."""
+        steps = trial.protocol.steps(self.size(trial)) + evaluation(trial, self.catalog.data[trial.data.name])
+        return steps * self.plan.seconds_of.get(kind_of(trial), 0.0)
+
+    def size(self, trial: Trial) -> int:
+        """How many examples `trial` trains on."""
+        return self.catalog.data[trial.data.name].train_size(trial.train_fraction)
+
+    def reach(self, trial: Trial, share: float) -> None:
+        """A trial that runs is so far."""
+        self._groups[kind(trial)].shares += share - self._shares.get(trial.identity, 0.0)
+        self._shares[trial.identity] = share
+
+    def drop(self, trial: Trial) -> None:
+        """A trial is no longer missing."""
+        self.missing.remove(trial.identity)
+        group = self._groups[kind(trial)]
+        group.missing -= 1
+        group.shares -= self._shares.pop(trial.identity, 0.0)
+
+    def add(self, trial: Trial, seconds: float) -> None:
+        """A trial has taken `seconds`."""
+        self.drop(trial)
+        seconds /= self.plan.workers
+        group, network = self._groups[kind(trial)], kind(trial)[:2]
+        group.seconds, group.done = group.seconds + seconds, group.done + 1
+        before, count = self._of_network.get(network, (0.0, 0))
+        self._of_network[network] = before + seconds, count + 1
+
+    def left(self) -> float:
+        """Seconds until all missing trials are done."""
+        whole = 0.0
+        for (data, model, _), group in self._groups.items():
+            if group.missing:
+                seconds, count = (
+                    (group.seconds, group.done) if group.done else self._of_network.get((data, model), (0, 0))
+                )
+                whole += (group.missing - group.shares) * (seconds / count if count else group.expected)
+        return max(0.0, whole)
+
+
+def kind(trial: Trial) -> Kind:
+    """The kind of a trial."""
+    return trial.data.name, trial.model.name, trial.method
+
+
+class Display(Listener):
+    """Shows trials done, those that run and the epoch they are in, and the time left of all grids."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.shown = console, 0.0
+        self.live = Progress(
+            TextColumn("[bold]trials"),
+            BarColumn(bar_width=12),
+            MofNCompleteColumn(),
+            # what is too long for the terminal is cut here, not at the counters or the time left
+            TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True)),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+            expand=True,
+        )
+        self.status = console.status("measuring training steps")
+        self.total = self.done = 0
+        self.forecasts: list[Forecast] = []
+        self.backends: list[str] = []
+        self.of: dict[str, list[Forecast]] = defaultdict(list)
+        """By the identity of a trial that is still missing: of each folder that it is to be stored in, in order."""
+        self.running: dict[str, str] = {}
+
+    def on_planning(self, trials: int) -> None:
+        if trials:
+            self.status.start()
+
+    def on_begin(self, catalog: Catalog, backend: Backend, total: int, missing: list[Trial]) -> None:
+        self.total += total
+        if missing:
+            forecast = Forecast(catalog, backend.plan, missing)
+            self.forecasts.append(forecast)
+            for trial in missing:
+                self.of[trial.identity].append(forecast)
+            self.backends += [] if backend.description == str(ExecutionPlan()) else [backend.description]
+
+    def on_ready(self) -> None:
+        self.status.stop()
+        missing = sum(len(forecast.missing) for forecast in self.forecasts)
+        self.done = self.total - missing
+        if self.done:
+            self.console.print(f"{self.done} of {self.total} trials are already stored")
+        if not self.forecasts:
+            return
+        device = self.forecasts[0].catalog.device
+        line = f"{plural(missing, 'trial')} to run on {device}, about {duration(self.left())}"
+        self.console.print("; ".join([line, *dict.fromkeys(self.backends)]))
+        self.live.start()
+        self.task = self.live.add_task("", total=self.total, completed=self.done, left="")
+
+    def left(self) -> float:
+        """Seconds until the trials of all grids are done."""
+        return sum(forecast.left() for forecast in self.forecasts)
+
+    def on_start(self, trial: Trial) -> None:
+        self.running[trial.identity] = (
+            f"{describe(trial)}: scoring" if trial.criterion else f"{describe(trial)}: starting"
+        )
+        self._show()
+
+    def on_epoch(self, trial: Trial, epoch: int) -> None:
+        forecast = self.of[trial.identity][0]
+        epochs = trial.protocol.passes(forecast.size(trial))
+        forecast.reach(trial, epoch / max(1, epochs))
+        self.running[trial.identity] = f"{describe(trial)}: epoch {min(epoch + 1, epochs)} of {epochs}"
+        self._show()
+
+    def on_finish(self, trial: Trial, record: Record, seconds: float) -> None:
+        self.of[trial.identity].pop(0).add(trial, seconds)
+        self.running.pop(trial.identity, None)
+        self.done += 1
+        self.live.update(self.task, completed=self.done)
+        dead = f"; dead: {', '.join(record.pruning.dead_layers)}" if record.pruning.dead_layers else ""
+        if record.pruning.connected is False:
+            dead = f"; disconnected, first in {record.pruning.first_cut}"
+        accuracy = "failed" if (share := record.evaluation.test_accuracy) is None else f"{100 * share:.2f} %"
+        line = f"[{self.done}/{self.total}] {describe(trial)}: {accuracy}{dead}, {duration(seconds)}"
+        failed = record.status == "failed"
+        line += f": {record.error}" if failed else ""
+        if not self.console.is_terminal and self.done < self.total:  # on a terminal, it stands below
+            line += f", {duration(self.left())} left"
+        self.console.print(line, style="red" if failed else None, markup=False)
+        self._show()
+
+    def on_skip(self, trial: Trial) -> None:
+        self.of[trial.identity].pop(0).drop(trial)
+        self.done += 1
+        self.live.update(self.task, completed=self.done)
+
+    def on_end(self) -> None:
+        self.status.stop()
+        self.live.stop()
+
+    def _show(self) -> None:
+        """The first of the trials that run, how many run beside it, and the time left."""
+        if self.live.disable or time.monotonic() < self.shown + REFRESH:  # hundreds of lanes report at once
+            return
+        self.shown = time.monotonic()
+        texts = list(self.running.values())
+        more = f"{plural(len(texts) - 1, 'trial')} beside " if len(texts) > 1 else ""
+        left = f"{duration(self.left())} left"
+        self.live.update(self.task, description=(more + texts[0]) if texts else "", left=left)
+
+
+def describe(trial: Trial) -> str:
+    """A trial in a few words."""
+    pruned = f" {trial.method} {trial.sparsity:g}" if trial.criterion else " dense"
+    return f"{trial.data} {trial.model}{pruned} seed {trial.seed}"

@@ -1,0 +1,168 @@
+"""What a sweep will cost, told before it runs: from a few training steps and one score of each kind of trial.
+
+And what the training of a recipe computes, without measuring anything.
+"""
+
+import functools
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pai_bench.data.facts import Facts
+from pai_bench.execution.autotune import WORKER
+from pai_bench.execution.backend import find_backend
+from pai_bench.execution.execution_plan import ExecutionPlan, kind_of, kinds
+from pai_bench.execution.measure import evaluation, measured_step, steps_of
+from pai_bench.experiment.recipe import Recipe
+from pai_bench.experiment.runner import Runner
+from pai_bench.experiment.sources import DataSource, ModelSource
+from pai_bench.experiment.trial import Trial
+from pai_bench.models import create_model
+from pai_bench.pruning import Scorer
+from pai_bench.pruning.flops import flops
+from pai_bench.results.bits import PLACES
+from pai_bench.support.failures import described
+from pai_bench.support.registry import DATA
+from pai_bench.support.timing import measured
+from pai_bench.training.protocol import get_protocol
+
+RECORD, EPOCH, LAYER = 4_000, 120, 250
+"""Bytes of a record in its file, about: of its head, of each epoch, and of each layer."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of all trials, with what runs beside each; bytes while they run, and in the results folder."""
+
+    training: float
+    evaluation: float
+    scoring: float
+    memory: int
+    disk: int
+    plan: ExecutionPlan
+    failed: tuple[str, ...] = ()
+    """What could not be measured."""
+
+    @property
+    def seconds(self) -> float:
+        """Of everything."""
+        return self.training + self.evaluation + self.scoring
+
+
+def estimate(runner: Runner, missing: Sequence[Trial], backend: str = "auto") -> Estimate:
+    """What the `missing` trials will cost on the runner's device, by a backend of that name."""
+    plan, failed = find_backend(backend)(runner, missing).plan, []
+    training = testing = 0.0
+    memory = 0
+    for trial, count in kinds(missing).values():
+        try:
+            seconds, taken = measured_step(runner, trial, plan.threads, plan.lanes(trial), plan.engine(trial))
+        except Exception as error:  # the trial itself will say the same
+            failed.append(f"a step of {trial.model} on {trial.data}: {described(error)}")
+            continue
+        training += count * steps_of(runner, trial) * seconds / plan.workers
+        testing += count * evaluation(trial, runner.inputs.whole(trial)) * seconds / plan.workers
+        memory = max(memory, taken)
+    scoring, not_scored = score_seconds(runner, missing)
+    memory += sum(data.nbytes for data in runner.catalog.data.values())
+    if runner.device.type == "cpu":
+        memory = plan.workers * (memory + WORKER)
+    disk = 0
+    for trial, count in kinds(missing).values():
+        try:
+            disk += disk_bytes(runner, trial, count, missing)
+        except Exception as error:
+            failed.append(f"the records of {trial.model} on {trial.data}: {described(error)}")
+    return Estimate(training, testing, scoring / plan.workers, memory, disk, plan, (*failed, *not_scored))
+
+
+def disk_bytes(runner: Runner, trial: Trial, count: int, missing: Sequence[Trial]) -> int:
+    """Bytes of the records of `count` trials of one kind, that of `trial`, with the masks of those that are pruned."""
+    sizes = weight_sizes(runner, trial)
+    places = min(PLACES, sum(sizes))
+    passes = trial.protocol.passes(runner.inputs.whole(trial).train_size(trial.train_fraction))
+    pruned = [one for one in missing if one.criterion and kind_of(one) == kind_of(trial)]
+    masks = sum(mask_bytes(places, one.sparsity) for one in pruned)
+    if sum(sizes) > PLACES:
+        masks += len(pruned) * sum(sizes) / 8
+    return int(count * (RECORD + EPOCH * passes + LAYER * len(sizes)) + masks)
+
+
+def weight_sizes(runner: Runner, trial: Trial) -> list[int]:
+    """The number of elements of each prunable parameter of a trial's network."""
+    if runner.catalog.elsewhere:
+        sizes: list[int] = runner.catalog.elsewhere.ask("sizes", trial)
+        return sizes
+    model = runner.inputs.model(trial)
+    return [model.get_parameter(name).numel() for name in runner.inputs.prunable(trial, model)]
+
+
+def mask_bytes(places: int, sparsity: float) -> float:
+    """Bytes of a mask in its record, about: its entropy, and a fifth for what compresses it, six bits in a byte."""
+    if not sparsity:
+        return 0.0
+    entropy = -sparsity * math.log2(sparsity) - (1 - sparsity) * math.log2(1 - sparsity)
+    return min(1.0, 1.2 * entropy) * places / 6
+
+
+def arithmetic(recipe: Recipe) -> float | None:
+    """Floating-point operations of a recipe's training: three times those of a forward pass, for every example.
+
+    None if it names a data set of which nothing is known beforehand, or says nothing of training.
+    """
+    total, known = 0.0, {plugin.name: plugin.facts for plugin in DATA.known()}
+    for (data, name, settings), points in recipe.points().items():
+        given = dict(settings)
+        if (facts := known.get(data)) is None or (given["protocol"] is None and given["epochs"] is None):
+            return None
+        changes = {key: given[key] for key in ("epochs", "batch_size")}
+        protocol = get_protocol(given["protocol"] or "short-adam", **changes).scaled(given["budget"])
+        share = protocol.train_fraction if given["train_fraction"] is None else given["train_fraction"]
+        examples = protocol.steps(round(share * (1 - given["validation"]) * facts.train)) * protocol.batch_size
+        total += len(points) * examples * 3 * forward(name, facts)
+    return total
+
+
+@functools.cache
+def forward(name: str, facts: Facts) -> int:
+    """Floating-point operations of a network's forward pass of one example, without any arithmetic."""
+    with torch.device("meta"):
+        model = create_model(name, input_shape=facts.shape, num_classes=facts.classes)
+    return flops(model, torch.empty(1, *facts.shape, device="meta")).total
+
+
+def score_seconds(runner: Runner, missing: Iterable[Trial]) -> tuple[float, list[str]]:
+    """Seconds of all scoring, one after the other, as a score of each criterion on each network takes; and failures."""
+    examples: dict[tuple[DataSource, ModelSource, str], Trial] = {}
+    cuts = Counter[tuple[DataSource, ModelSource, str]]()
+    for trial in missing:
+        if trial.schedule is not None:
+            key = trial.data, trial.model, trial.criterion_name
+            examples.setdefault(key, trial)
+            cuts[key] += len(trial.schedule.densities(1 - trial.sparsity))
+    total, failed = 0.0, []
+    for key, trial in examples.items():
+        try:
+            total += cuts[key] * one_score(runner, trial)
+        except Exception as error:
+            failed.append(f"a score of {key[2]} on {trial.model}: {described(error)}")
+    return total, failed
+
+
+def one_score(runner: Runner, trial: Trial) -> float:
+    """Seconds of one score of the trial's network by its criterion, after a warm-up."""
+    assert trial.criterion is not None
+    if runner.catalog.elsewhere:
+        seconds: float = runner.catalog.elsewhere.ask("score", trial)
+        return seconds
+    data, model = runner.inputs.data(trial), runner.inputs.model(trial)
+    batch, criterion = runner.inputs.score_batch(trial, data), trial.criterion
+    names = runner.inputs.prunable(trial, model, biases=criterion.biases)
+    with Scorer(criterion, model, draw=runner.inputs.draw(trial), only=names) as scorer:
+        scorer.score(batch)
+        with measured(runner.device) as found:
+            scorer.score(batch)
+    return found.seconds

@@ -1,0 +1,52 @@
+"""What a mask leaves of a network: its paths, and the section of a record that says so."""
+
+import logging
+from collections.abc import Sequence
+
+from torch import nn
+
+from pai_bench.pruning import Connectivity, Mask
+from pai_bench.pruning.flops import Flops
+from pai_bench.results import Layer, Pruning
+from pai_bench.results.bits import pack, whole_file
+
+logger = logging.getLogger(__name__)
+
+
+def left_of(
+    model: nn.Module, mask: Mask | None, links: Connectivity | None, work: Flops | None, weights: Sequence[str]
+) -> Pruning:
+    """The section of a record that says what is left.
+
+    `weights` are the names of what can be pruned, without biases; `work` is what the dense network does for one
+    example.
+    """
+    sizes = {name: model.get_parameter(name).numel() for name in mask or weights}
+    kept = mask.kept_per_layer() if mask else sizes
+    effective = {layer.name: layer.effective for layer in links.layers} if links else dict.fromkeys(sizes)
+    by_weight = work.by_weight if work else {}
+    shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    kept_places = {name: keep.cpu().numpy() for name, keep in mask.items()} if mask else {}
+    return Pruning(
+        not_prunable=sum(weight.numel() for weight in model.parameters()) - sum(sizes.values()),
+        flops=work.total if work else None,
+        mask=pack(kept_places) if mask else None,
+        whole_mask=whole_file(kept_places),
+        achieved_sparsity=1 - sum(kept.values()) / sum(sizes.values()),
+        effective_sparsity=links.effective_sparsity if links else None,
+        connected=links.connected if links else None,
+        dead_layers=tuple(n for n in sizes if n in weights and not (kept[n] if links is None else effective[n])),
+        first_cut=links.first_cut if links else None,
+        severed_shortcuts=links.severed_shortcuts if links else (),
+        layers=tuple(
+            Layer(
+                name=name,
+                size=sizes[name],
+                kept=kept[name],
+                effective=effective[name],
+                shape=shapes.get(name, ()),
+                flops=by_weight.get(name, 0) if work else None,
+            )
+            for name in sizes
+        ),
+    )

@@ -1,0 +1,220 @@
+"""The objects behind the names of a sweep: data sets, networks, criteria; and with them, its trials."""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from typing import Protocol as TypingProtocol
+
+import torch
+from torch import nn
+
+from pai_bench.data import DataSet, load_data
+from pai_bench.data.augment import check_images
+from pai_bench.experiment.sources import DataSource, ModelSource
+from pai_bench.experiment.sweep import Execution, Sweep, refuse_duplicates
+from pai_bench.experiment.trial import Trial, expand, fraction
+from pai_bench.models.create import Builder, find_model, model_version, refuse_instance
+from pai_bench.pruning import Criterion, Schedule, get_criterion, get_schedule, get_variant
+from pai_bench.pruning.prunable import chosen, further
+from pai_bench.pruning.prune import check_ties
+from pai_bench.pruning.replica import BATCH_NORMS
+from pai_bench.results.configurations import check_settings
+from pai_bench.support import files
+from pai_bench.support.arrays import by_torchs_defaults
+from pai_bench.support.environment import select_device
+from pai_bench.support.errors import UserError
+from pai_bench.support.failures import described
+from pai_bench.support.identity import stream
+from pai_bench.training.protocol import Protocol, get_protocol
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is known of a network after it was built and given examples of a data set; by default, nothing."""
+
+    batch_norm: bool = False
+    traced: tuple[str, ...] = ()
+    """Its weights outside of the usual layers."""
+    unclear: tuple[str, ...] = ()
+    """Parameters from which weights may be computed, and which are not scored."""
+
+
+class Elsewhere(TypingProtocol):
+    """A process that answers what only a run of a network tells, which may end it."""
+
+    def ask(self, question: str, trial: Trial, *arguments: object) -> Any:
+        """The answer; an error if there was one, or if the process has died."""
+
+    def hand_over(self) -> Any:
+        """The process itself, as a `pai_bench.execution.worker_process.Worker`; None if it does not run."""
+
+    def close(self) -> None:
+        """End the process; another question starts it again."""
+
+
+@dataclass
+class Catalog:
+    """What the trials of a sweep name, resolved and checked, before anything is computed."""
+
+    device: torch.device
+    sweep: Execution
+    """How trials run."""
+    by_name: bool = True
+    """Whether other processes find all that the trials are made of by its name."""
+    data: dict[str, DataSet] = field(default_factory=dict)
+    """By name, loaded from the sources of trials."""
+    trials: list[Trial] = field(default_factory=list)
+    elsewhere: Elsewhere | None = None
+    """Where networks are run that may end the process; None for this one."""
+
+
+Inspector = Callable[[Sweep, DataSource, DataSet, ModelSource], Inspection]
+"""Of a sweep, one of its data sets, which is loaded, and one of its networks."""
+
+
+def inspect_network(
+    sweep: Sweep, data: DataSet, source: ModelSource, on_built: Callable[[Inspection], None] = lambda _: None
+) -> Inspection:
+    """Build a network and give it examples, whether it fits the data or not, which is then a `UserError`.
+
+    `on_built` is told what is known before it is given any.
+    """
+    model = source.build(input_shape=data.input_shape, num_classes=data.num_classes, seed=0, init=sweep.init)
+    built = Inspection(any(isinstance(module, BATCH_NORMS) for module in model.modules()))
+    on_built(built)
+    check_fit(model, source.name, data)
+    traced, unclear = further(model, data.example(), told=sweep.prunable is None)
+    chosen(model, traced, patterns=sweep.prunable, keep_first=sweep.keep_first, keep_last=sweep.keep_last)
+    return dataclasses.replace(built, traced=traced, unclear=unclear)
+
+
+def inspect_here(sweep: Sweep, _source: DataSource, data: DataSet, model: ModelSource) -> Inspection:
+    """`inspect_network` in this process."""
+    return inspect_network(sweep, data, model)
+
+
+@by_torchs_defaults
+def resolve(sweep: Sweep, inspector: Inspector = inspect_here) -> Catalog:
+    """The catalog of `sweep` with all its trials; a mistake anywhere in it is a `UserError`.
+
+    `inspector` says what is known of a network on a data set.
+    """
+    catalog = Catalog(select_device(sweep.device), sweep, sweep.by_name)
+    if sweep.precision == "tf32" and catalog.device.type != "cuda":
+        raise UserError(f"precision tf32 is for CUDA devices, not {catalog.device}; use fp32 or bf16")
+    criteria = [_criterion(sweep, given) for given in sweep.criteria]
+    models = [_model(given) for given in sweep.models]
+    refuse_duplicates("models", [source.name for source in models])
+    sources = [_data(catalog, sweep, given) for given in sweep.data]
+    refuse_duplicates("data", [source.name for source in sources])
+    networks = []
+    for source in sources:
+        data = catalog.data[source.name]
+        for model in models:
+            known = inspector(sweep, source, data, model)
+            protocol = _protocol(sweep, data, known)
+            batch = _score_batch(data, sweep, fraction(sweep, protocol))
+            version = _version(model, data)
+            found = dataclasses.replace(model, version=version, traced=known.traced, unclear=known.unclear)
+            networks.append((source, found, protocol, batch))
+    variants = [get_variant(given) for given in sweep.variants]
+    refuse_duplicates("variants", [str(variant) for variant in variants])
+    for (criterion, _), variant in itertools.product(criteria, variants):
+        check_ties(criterion, variant, sweep.target, sweep.repair, sweep.min_per_layer)
+    catalog.trials = expand(sweep, criteria, networks, variants)
+    for trial in catalog.trials:
+        check_settings(trial.identity, trial.configuration())
+    return catalog
+
+
+def _criterion(sweep: Sweep, given: str | Criterion) -> tuple[Criterion, Schedule]:
+    criterion = get_criterion(given)
+    if sweep.bn != "published" and criterion.uses_data:
+        if criterion.bn not in (sweep.bn, type(criterion).bn):
+            raise UserError(f"{criterion} and bn {sweep.bn} ask for different modes of batch norm")
+        criterion = dataclasses.replace(criterion, bn=sweep.bn)
+    schedule = get_schedule(criterion.schedule if sweep.schedule is None else sweep.schedule)
+    try:
+        json.dumps(criterion.configuration(schedule), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"criterion {criterion}: options must be plain values that JSON can hold ({error})") from error
+    return criterion, schedule
+
+
+def _model(given: str | Builder) -> ModelSource:
+    if isinstance(given, str):
+        return ModelSource(find_model(given)[0], given)
+    refuse_instance(given)
+    if not callable(given):
+        raise UserError(f"a model is a name or a function that builds one, not {type(given).__name__}")
+    name = getattr(given, "__name__", "")
+    if not name or name == "<lambda>":
+        raise UserError("a model given as a function needs a name: define it with `def`, not as a lambda")
+    return ModelSource(name, given)
+
+
+def _version(model: ModelSource, data: DataSet) -> int:
+    if isinstance(model.given, str):
+        return model_version(model.given, data.input_shape)
+    return files.version_of(model.given)
+
+
+def _data(catalog: Catalog, sweep: Sweep, given: str | DataSet) -> DataSource:
+    if not isinstance(given, str | DataSet):
+        what = f"data is a name or a DataSet, not {type(given).__name__}"
+        raise UserError(f'{what}: pai_bench.DataSet("NAME", train=(inputs, targets), test=(inputs, targets))')
+    data = load_data(given, data_dir=sweep.data_dir) if isinstance(given, str) else given
+    used = catalog.data[data.name] = data.held_out(sweep.validation) if sweep.validation else data
+    return DataSource(data.name, given, sweep.data_dir, sweep.validation, used.checksum)
+
+
+def _protocol(sweep: Sweep, data: DataSet, known: Inspection) -> Protocol:
+    """The protocol of a network, of which so much is known, on a data set, if the two fit together."""
+    protocol = get_protocol(
+        sweep.protocol or ("short-adam-bn" if known.batch_norm else "short-adam"),
+        epochs=sweep.epochs,
+        batch_size=sweep.batch_size,
+        learning_rate=sweep.learning_rate,
+        weight_decay=sweep.weight_decay,
+        precision=sweep.precision,
+    ).scaled(sweep.budget)
+    if protocol.augmentation != "none":
+        check_images(data.train.inputs, data.name, protocol.augmentation)
+    size = data.train_size(fraction(sweep, protocol))
+    if (protocol.epochs or protocol.iterations) and protocol.batch_size > size:
+        raise UserError(f"batch size {protocol.batch_size} is larger than the {size} training examples of {data.name}")
+    return protocol
+
+
+@torch.no_grad()
+def check_fit(model: nn.Module, name: str, data: DataSet) -> None:
+    """Refuse a network that does not turn the examples of `data` into one logit per class."""
+    try:
+        logits = model.eval()(data.normalised(data.train.inputs[:2]))
+    except Exception as error:  # whatever a network says of inputs that it is not made for
+        what = f"does not take {data.name}'s inputs of shape {data.input_shape}"
+        raise UserError(f"model {name} {what}: {described(error)}") from error
+    expected = (min(2, len(data.train.targets)), data.num_classes)
+    if not isinstance(logits, torch.Tensor) or logits.shape != expected or not logits.is_floating_point():
+        got = type(logits).__name__
+        if isinstance(logits, torch.Tensor):
+            got = f"{tuple(logits.shape)}" + f" of {logits.dtype}" * (not logits.is_floating_point())
+        raise UserError(f"model {name} gives {got} for {expected[0]} examples of {data.name}, not logits {expected}")
+
+
+def _score_batch(data: DataSet, sweep: Sweep, share: float) -> int:
+    size, available = sweep.score_batch or 10 * data.num_classes, data.train_size(share)
+    if size * sweep.score_batches > available:
+        wanted = f"score-batch {size}" if sweep.score_batches == 1 else f"score-batch {size} x {sweep.score_batches}"
+        raise UserError(f"{wanted} is larger than the {available} training examples of {data.name}")
+    if sweep.score_sampling.startswith("class-"):
+        label = int(sweep.score_sampling.removeprefix("class-"))
+        of_class = data.train.targets == label
+        chosen = [data.chosen(share, stream(seed, "fraction")) for seed in sweep.each_seed]
+        there = min(int((of_class if one is None else of_class[one]).sum()) for one in chosen)
+        if there < size * sweep.score_batches:
+            raise UserError(f"{data.name} has {there} training examples of class {label}, less than a score batch")
+    return size

@@ -1,0 +1,301 @@
+"""From a trial to its record."""
+
+import dataclasses
+import logging
+import math
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from torch import nn
+
+from pai_bench.experiment import stages
+from pai_bench.experiment.inputs import Inputs
+from pai_bench.experiment.mask_summary import left_of
+from pai_bench.experiment.resolve import Catalog
+from pai_bench.experiment.scoring_probe import ScoringProbe
+from pai_bench.experiment.sources import DataSource, ModelSource
+from pai_bench.experiment.stages import Pruned
+from pai_bench.experiment.trial import Trial
+from pai_bench.pruning.replica import BATCH_NORMS
+from pai_bench.results import Environment, EpochRecord, Evaluation, Pruning, Record, Training, TrialProvenance, UsedData
+from pai_bench.support.environment import commit, describe, without_paths
+from pai_bench.support.failures import described, traceback_of
+from pai_bench.support.memory import no_memory
+from pai_bench.support.randomness import random_state
+from pai_bench.training.equivalence import difference, draws_at_random
+from pai_bench.training.layout import channels_last_weights, prepare_layout
+from pai_bench.training.trainer import (
+    ENGINE,
+    DivergedError,
+    Engine,
+    History,
+    Together,
+)
+
+logger = logging.getLogger(__name__)
+
+PROBE = 8
+"""Examples by which networks are tried in lanes."""
+
+
+class ListenerError(BaseException):
+    """Whoever listens to the progress of trials has raised an `error`, which is no failure of a trial."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class Runner:
+    """Runs trials on the catalog's device, from their inputs through their stages to their records."""
+
+    def __init__(self, catalog: Catalog, command: str | None = None, *, workers: int = 1) -> None:
+        self.catalog, self.command, self.workers = catalog, command, workers
+        self.inputs = Inputs(catalog.device, catalog.data)
+        self.probe = ScoringProbe(self.inputs)
+        self._alone: dict[tuple[DataSource, ModelSource, Together], str | None] = {}
+        self.measured_steps: dict[object, tuple[float, int]] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where trials run."""
+        return self.inputs.device
+
+    def run(self, trial: Trial, on_epoch: Callable[[int], None] = lambda _epoch: None) -> Record:
+        """The record of `trial`; an error makes a record too, with status ``failed``."""
+        engine = Engine(compile=self.catalog.sweep.compile)
+        (record,) = self.run_together([trial], lambda _trial, epoch: on_epoch(epoch), engine)
+        return record
+
+    def run_together(
+        self, trials: Sequence[Trial], on_epoch: Callable[[Trial, int], None], engine: Engine = ENGINE
+    ) -> list[Record]:
+        """The records of trials that share data, network and protocol, trained in one program where they are several.
+
+        `on_epoch` is told when a trial begins to train (0), and of every epoch that it has finished.
+        """
+
+        def tell(trial: Trial, epoch: int) -> None:
+            try:
+                on_epoch(trial, epoch)
+            except Exception as error:
+                raise ListenerError(error) from error
+
+        try:
+            return self._run_together(trials, tell, engine)
+        except ListenerError as listener:
+            found = listener.error
+        raise found  # as it was raised, with what had caused it
+
+    def _run_together(
+        self, trials: Sequence[Trial], on_epoch: Callable[[Trial, int], None], engine: Engine
+    ) -> list[Record]:
+        records: dict[str, Record] = {}
+        ready = []
+        for trial in trials:
+            logger.debug("trial %s", trial.identity)
+            try:
+                made = self._prepare(trial)
+                on_epoch(trial, 0)
+                if made.cut:
+                    records[trial.identity] = self._finish(
+                        made, stages.train_alone(self.inputs, made, on_epoch, engine), engine
+                    )
+                else:
+                    ready.append(made)
+            except Exception as error:
+                records[trial.identity] = self.failure(trial, error)
+        waiting = deque(self._parts(ready, engine))
+        begun = False
+        while waiting:
+            part = waiting.popleft()
+            try:
+                if begun:
+                    part = [self._prepare(made.trial) for made in part]
+                histories = stages.train_networks(self.inputs, part, on_epoch, engine)
+            except Exception as error:
+                waiting.extendleft(reversed(self._smaller(part, error)))
+                if len(part) == 1:
+                    records[part[0].trial.identity] = self.failure(part[0].trial, error)
+                begun = engine.together == "branches"  # which are trained in place; a stack is a copy
+                continue
+            for made, history in zip(part, histories, strict=True):
+                records[made.trial.identity] = self._finish(made, history, engine, len(part))
+        return [records[trial.identity] for trial in trials]
+
+    def failure(self, trial: Trial, error: Exception) -> Record:
+        """The record of a trial that an error has ended."""
+        logger.debug("trial %s failed", trial.identity, exc_info=error)
+        message = described(error).encode("utf-8", "replace").decode()  # halves of characters could not be stored
+        return self._record(trial, "failed", error=without_paths(message), traceback=traceback_of(error))
+
+    def _prepare(self, trial: Trial) -> Pruned:
+        """All that comes before training."""
+        model = self.inputs.model(trial)
+        mask, cost = self.probe.mask(trial, model)
+        keep = self.catalog.sweep.train_disconnected
+        return dataclasses.replace(stages.apply(self.inputs, trial, model, mask, train_disconnected=keep), cost=cost)
+
+    def _parts(self, ready: Sequence[Pruned], engine: Engine) -> list[Sequence[Pruned]]:
+        """All at once, or one by one where they cannot share a program."""
+        if len(ready) < 2:
+            return [ready] if ready else []
+        if (why := self.alone(ready[0].trial, engine.together)) is None:
+            return [ready]
+        logger.warning("%s is trained one at a time: %s", ready[0].trial.model, why)
+        return [[made] for made in ready]
+
+    def _smaller(self, part: Sequence[Pruned], error: Exception) -> list[Sequence[Pruned]]:
+        """What is tried after networks could not be trained together: halves if memory was short, or one by one."""
+        if len(part) == 1:
+            return []
+        if no_memory(error):
+            logger.warning("no memory for %d networks at once; trying half of them", len(part))
+            if self.device.type == "cuda":
+                forget_frames(error)
+                torch.cuda.empty_cache()
+            return [part[: len(part) // 2], part[len(part) // 2 :]]
+        logger.warning("%d networks failed together (%s); trying one by one", len(part), error)
+        return [[made] for made in part]
+
+    def alone(self, trial: Trial, together: Together = "stacked") -> str | None:
+        """Why the networks of a trial's kind cannot be trained `together`; None if they can."""
+        if (kind := (trial.data, trial.model, together)) not in self._alone and self.catalog.elsewhere:
+            try:
+                self._alone[kind] = self.catalog.elsewhere.ask("alone", trial, together)
+            except Exception as error:
+                self._alone[kind] = str(error)
+        if kind not in self._alone:
+            data = self.inputs.data(trial)
+            # by the network's own law: another may have steps that diverge, which tells nothing
+            kinds = [dataclasses.replace(trial, seed=seed, init="own") for seed in (0, 1)]
+            spread = torch.linspace(0, len(data.train.targets) - 1, PROBE).long().to(self.device)
+            inputs, targets = (tensor[spread.to(tensor.device)] for tensor in data.train)
+            examples = data.normalised(inputs)
+            try:
+                with random_state(0):
+                    apart, joint = ([self.inputs.model(one) for one in kinds] for _ in range(2))
+                    prepare_layout([*apart, *joint], examples)
+                    if together == "branches":
+                        self._alone[kind] = draws_at_random(joint, examples, targets)
+                    else:
+                        self._alone[kind] = difference(apart, joint, examples, targets)
+            except Exception as error:  # whatever torch.vmap says of operations that it does not know
+                self._alone[kind] = f"{error}".partition("\n")[0]
+        return self._alone[kind]
+
+    def _finish(self, made: Pruned, history: History, engine: Engine, lanes: int = 1) -> Record:
+        """The record of a network that was trained by `engine`, beside others in `lanes`."""
+        trial, model, links = made.trial, made.model, made.connectivity
+        inputs, cost = self.inputs, made.cost
+        if history.diverged is not None:
+            return self.failure(trial, DivergedError(history.diverged))
+        test_loss, test_accuracy = stages.evaluate_network(self.inputs, made, history)
+        why = None
+        if made.cut and links is not None:
+            why = f"no path from input to output, cut first in {links.first_cut}; not trained"
+        return self._record(
+            trial,
+            "disconnected" if made.cut else "done",
+            lanes=lanes,
+            engine=engine,
+            channels_last=bool(channels_last_weights(model)),
+            error=why,
+            pruning=dataclasses.replace(
+                left_of(model, made.mask, links, inputs.flops(trial, model), inputs.prunable(trial, model)),
+                score_seconds=cost.seconds if cost else None,
+                score_peak_bytes=cost.peak_bytes if cost else None,
+                batch_norm=self._batch_norm(trial, model),
+            ),
+            training=Training(
+                train_seconds=history.seconds,
+                images_per_second=history.images_per_second,
+                curve=tuple(
+                    EpochRecord(
+                        epoch=e.epoch,
+                        train_loss=_finite(e.train_loss),
+                        test_loss=_finite(e.test_loss),
+                        test_accuracy=e.test_accuracy,
+                    )
+                    for e in history.epochs
+                ),
+            ),
+            evaluation=Evaluation(test_accuracy=test_accuracy, test_loss=_finite(test_loss)),
+        )
+
+    def _batch_norm(self, trial: Trial, model: nn.Module) -> str | None:
+        """The statistics that batch norm used while scoring, where that made a difference."""
+        criterion = trial.criterion
+        has_one = any(isinstance(module, BATCH_NORMS) for module in model.modules())
+        return criterion.bn if criterion is not None and criterion.uses_data and has_one else None
+
+    def provenance(self) -> dict[str, Any]:
+        """The command, the state of the code that runs it, and the time, which tells the newer of two versions."""
+        revision, dirty = commit()
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        return {"command": self.command, "commit": revision, "dirty": dirty, "finished": now}
+
+    def _record(
+        self,
+        trial: Trial,
+        status: str,
+        *,
+        lanes: int = 1,
+        engine: Engine = ENGINE,
+        channels_last: bool | None = None,
+        error: str | None = None,
+        traceback: str | None = None,
+        pruning: Pruning | None = None,
+        training: Training | None = None,
+        evaluation: Evaluation | None = None,
+    ) -> Record:
+        data = self.inputs.loaded(trial)
+        unclear = trial.model.unclear if trial.prunable is None else ()
+        epochs = 0 if status == "disconnected" else trial.protocol.passes(data.train_size(trial.train_fraction))
+        return Record(
+            identity=trial.identity,
+            trial=trial.configuration(),
+            status=status,  # type: ignore[arg-type]
+            error=error,
+            traceback=traceback,
+            device=self.device.type,
+            pruning=dataclasses.replace(pruning or Pruning(), not_scored=unclear),
+            training=dataclasses.replace(training or Training(), epochs=epochs),
+            evaluation=dataclasses.replace(
+                evaluation or Evaluation(),
+                chance_loss=self.inputs.chance_loss(trial),
+                chance_accuracy=self.inputs.chance_accuracy(trial),
+            ),
+            environment=Environment(**describe(self.device)),
+            provenance=TrialProvenance(
+                **self.provenance(),
+                workers=self.workers,
+                lanes=lanes,
+                together=engine.together if lanes > 1 else None,
+                channels_last=channels_last,
+                compiled=engine.compile,
+                data=UsedData(
+                    label=data.label,
+                    checksum=data.checksum,
+                    shape=tuple(data.input_shape),
+                    classes=data.num_classes,
+                    train=len(data.train.targets),
+                    test=len(data.test.targets),
+                ),
+            ),
+        )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def forget_frames(error: BaseException | None) -> None:
+    """Let go of the variables of the calls that `error` has come through, and of those of the errors before it."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__

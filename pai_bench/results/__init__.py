@@ -1,0 +1,36 @@
+"""The results folder, and what is kept in it."""
+
+from pai_bench.results.collapses import Collapse, Tried
+from pai_bench.results.evaluations import Measured, TrialMetrics
+from pai_bench.results.folder import Store, as_frame, read_results
+from pai_bench.results.measurements import BenchmarkResult, Cost
+from pai_bench.results.origin import Environment, Provenance, SearchProvenance, TrialProvenance, UsedData
+from pai_bench.results.records import COLUMNS, Record
+from pai_bench.results.sections import EpochRecord, Evaluation, Layer, Pruning, Training
+from pai_bench.results.stored import SCHEMA, UnstorableError
+
+__all__ = [
+    "COLUMNS",
+    "SCHEMA",
+    "BenchmarkResult",
+    "Collapse",
+    "Cost",
+    "Environment",
+    "EpochRecord",
+    "Evaluation",
+    "Layer",
+    "Measured",
+    "Provenance",
+    "Pruning",
+    "Record",
+    "SearchProvenance",
+    "Store",
+    "Training",
+    "TrialMetrics",
+    "TrialProvenance",
+    "Tried",
+    "UnstorableError",
+    "UsedData",
+    "as_frame",
+    "read_results",
+]

@@ -1,0 +1,106 @@
+"""Masks as packed bits: as text in a record, of a large network those at the same random places every time; then whole
+in a file of their own beside it.
+"""
+
+import base64
+import hashlib
+import json
+import math
+import zlib
+from collections.abc import Mapping
+from functools import cache
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from pai_bench.results.stored import DIGITS, MALFORMED, plain_text
+
+PLACES = 2**19
+"""Places of a mask that are stored; a network with no more weights is stored whole."""
+
+Bits = np.ndarray
+
+
+def pack(masks: Mapping[str, Bits]) -> str:
+    """The text of a mask, given as an array of bools for each layer, in order."""
+    whole = np.concatenate([np.asarray(mask, dtype=bool).ravel() for mask in masks.values()])
+    if len(whole) > PLACES:
+        whole = whole[places(len(whole))]
+    return base64.b64encode(zlib.compress(np.packbits(whole).tobytes(), 6)).decode()
+
+
+def unpack(text: str, size: int) -> Bits:
+    """The bits of a network of `size` weights: all of them in order, or those at `places`; ValueError if damaged."""
+    count = min(size, PLACES)
+    length = -(-count // 8)
+    stream = zlib.decompressobj()
+    try:
+        packed = stream.decompress(
+            base64.b64decode(text, validate=True), length + 1
+        )  # some texts would fill the memory
+    except zlib.error as error:
+        raise ValueError(f"no mask ({error})") from error
+    if len(packed) != length or not stream.eof:
+        raise ValueError(
+            f"a mask of {size} weights in {'less' if len(packed) < length else 'more'} than {length} bytes"
+        )
+    return np.unpackbits(np.frombuffer(packed, np.uint8), count=count).astype(bool)
+
+
+@cache
+def places(size: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+    """The places of a network of `size` weights that are stored: drawn once and for ever, in order."""
+    drawn = np.random.RandomState(0).randint(0, size, PLACES, dtype=np.int64)  # a stream that numpy keeps for ever
+    drawn.sort()
+    return drawn
+
+
+def whole_file(masks: Mapping[str, Bits]) -> bytes | None:
+    """The file of a mask of which the text has only a sample, or None: safetensors of packed bits, by layer.
+
+    Its metadata hold the layers' names in order with their shapes, and a checksum.
+    """
+    if sum(mask.size for mask in masks.values()) <= PLACES:
+        return None
+    masks = {plain_text(name): np.asarray(mask, dtype=bool) for name, mask in masks.items()}
+    packed = {name: np.packbits(mask.ravel()) for name, mask in masks.items()}
+    shapes = json.dumps({name: mask.shape for name, mask in masks.items()})
+    return save(packed, {"shapes": shapes, "checksum": checksum(shapes, packed)})
+
+
+def checksum(shapes: str, packed: Mapping[str, Bits]) -> str:
+    """Of the content of a file of a mask, whose layers are named in the text `shapes`, in order."""
+    found = hashlib.sha256(shapes.encode())
+    for name in json.loads(shapes):
+        found.update(packed[name].tobytes())
+    return found.hexdigest()[:DIGITS]
+
+
+def read_whole(content: bytes) -> dict[str, Bits]:
+    """The mask in such a file, by layer; ValueError if it is damaged. Files of earlier versions have no checksum."""
+    try:
+        size = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + size])["__metadata__"]
+        shapes = json.loads(metadata["shapes"])
+        packed = load(content)
+        if packed.keys() != shapes.keys():
+            raise ValueError("other layers than it names")
+        if "checksum" in metadata and metadata["checksum"] != checksum(metadata["shapes"], packed):
+            raise ValueError("its content is not that of its checksum")
+        found = {}
+        for name, shape in shapes.items():
+            count = math.prod(shape)
+            if packed[name].shape != (-(-count // 8),):
+                raise ValueError(f"{count} places of {name} in {packed[name].size} bytes")
+            found[name] = np.unpackbits(packed[name], count=count).astype(bool).reshape(shape)
+    except (SafetensorError, *MALFORMED) as error:
+        raise ValueError(f"no mask ({error!r})") from error
+    return found
+
+
+def differing(text: str, masks: Mapping[str, Bits]) -> int:
+    """In how many of the places that a text has, a whole mask differs from it; ValueError if it is damaged."""
+    whole = np.concatenate([np.asarray(mask, dtype=bool).ravel() for mask in masks.values()])
+    kept = whole[places(len(whole))] if len(whole) > PLACES else whole
+    return int((kept != unpack(text, len(whole))).sum())

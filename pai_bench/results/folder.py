@@ -1,0 +1,311 @@
+"""The results folder: one JSON file per finished trial, written beside its final name and renamed."""
+
+import logging
+import os
+import shutil
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pai_bench.results import archive
+from pai_bench.results.collapses import Collapse
+from pai_bench.results.evaluations import TrialMetrics
+from pai_bench.results.measurements import BenchmarkResult, Cost
+from pai_bench.results.records import Record
+from pai_bench.results.stored import LONGEST, MALFORMED, NewerSchemaError, Stored, UnstorableError
+from pai_bench.support import infile, outfile
+from pai_bench.support.errors import UserError
+from pai_bench.training.protocol import Protocol
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+Kind = TypeVar("Kind", bound=Stored)
+
+
+class Store:
+    """A results folder. `create` makes it; without, it must be there.
+
+    A file of records (`pai_bench.results.archive`), or a folder that holds one and no results, is read like the folder
+    that it was made of.
+    """
+
+    def __init__(self, path: str | Path, *, create: bool = False) -> None:
+        self.path = self.shown = Path(path)
+        """Where the results are, and what they are called."""
+        self.home = self.path
+        """Where a report goes that nobody has named a place for."""
+        unread: dict[str, str] = {}
+        if not create and archive.is_archive(self.path):
+            self.home = self.path if self.path.is_dir() else self.path.parent
+            self.path, unread = archive.unpack(self.path)
+            weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+        folders = [self.path / name for name in archive.FOLDERS]
+        self.trials, self.costs, self.collapses, self.benchmarks, self.evaluations = self.folders = folders
+        self.left_out: dict[str, str] = {}
+        """File, or line of a file of records -> why it could not be read, of what was asked for so far."""
+        for name, why in unread.items():
+            self._leave_out(name, why)
+        self._made: set[Path] = set()
+        """Folders that are not made again: one that vanishes has taken results with it."""
+        self._written = 0
+        if create:
+            try:
+                self.trials.mkdir(parents=True, exist_ok=True)
+                outfile.remove_abandoned(self.trials)
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise UserError(
+                    f"results folder {path} cannot be written ({reason}); give another with --out"
+                ) from error
+            self._made.add(self.trials)
+            for folder in self.folders:
+                with suppress(OSError):  # nothing may have to be written there
+                    outfile.remove_abandoned(folder)
+        elif not any(any(folder.glob("*.json")) for folder in self.folders):
+            if self.archived:
+                raise UserError(f"{path} has no records; `pai-bench report RESULTS --records` writes them")
+            if self.path.is_file():
+                raise UserError(
+                    f"{path} is a file, not a results folder; one of records is called NAME{archive.SUFFIX}, and "
+                    "`pai-bench run --out FOLDER` makes a folder"
+                )
+            state = "has no results" if self.path.is_dir() else "does not exist"
+            raise UserError(f"results folder {path} {state}; `pai-bench run --out {path}` makes some")
+
+    @property
+    def archived(self) -> bool:
+        """Whether it is a file of records, without masks."""
+        return self.path != self.shown
+
+    def refuse(self, path: Path) -> None:
+        """An error if a document is to be written to where the results are."""
+        if {folder.resolve() for folder in self.folders} & {*path.resolve().parents}:
+            raise UserError(f"the report cannot be written to {path}, where the results are")
+
+    def write(self, record: Record) -> None:
+        """Store `record` whole or not at all, in place of an earlier one of the same trial.
+
+        Raises UnstorableError if it could not be read again, and UserError if the folder cannot be written.
+        """
+        text = text_of(record, record.identity)
+        if record.pruning.whole_mask is not None:
+            self._write(self.mask_of(record.identity), record.pruning.whole_mask)
+        else:
+            self._remove(self.mask_of(record.identity))
+        self._write(self.trials / f"{record.identity}.json", text)
+
+    def mask_of(self, identity: str) -> Path:
+        """Where the whole mask of a trial is stored whose record has a sample of it."""
+        return self.trials / f"{identity}.mask.safetensors"
+
+    def write_cost(self, cost: Cost) -> None:
+        """Store `cost`, in place of an earlier measurement of the same."""
+        self._write(self.costs / f"{cost.identity}.json", text_of(cost, cost.identity))
+
+    def read_costs(self) -> list[Cost]:
+        """All measured costs; a damaged file is named and passed over."""
+        return list(self._read_all(self.costs, Cost))
+
+    def write_collapse(self, collapse: Collapse, *, former: Collapse | None = None) -> None:
+        """Store `collapse`, in place of an earlier one of the same, or of the `former`."""
+        self._write(self.collapses / f"{collapse.identity}.json", text_of(collapse, collapse.identity))
+        if former is not None and former.identity != collapse.identity:
+            self._remove(self.collapses / f"{former.identity}.json")
+
+    def read_collapses(self) -> list[Collapse]:
+        """All collapses; a damaged file is named and passed over."""
+        return list(self._read_all(self.collapses, Collapse))
+
+    def write_benchmark(self, result: BenchmarkResult) -> None:
+        """Store `result`, in place of an earlier one of the same benchmark and machine."""
+        self._write(self.benchmarks / f"{result.identity}.json", text_of(result, result.identity))
+
+    def read_benchmarks(self) -> list[BenchmarkResult]:
+        """All results of benchmarks; a damaged file is named and passed over."""
+        return list(self._read_all(self.benchmarks, BenchmarkResult))
+
+    def write_evaluation(self, evaluation: TrialMetrics) -> None:
+        """Store `evaluation`, in place of an earlier one of the same trial."""
+        self._write(self.evaluations / f"{evaluation.identity}.json", text_of(evaluation, evaluation.identity))
+
+    def read_evaluation(self, identity: str) -> TrialMetrics | None:
+        """The evaluation of a trial, or None; a damaged file is named and passed over."""
+        path = self.evaluations / f"{identity}.json"
+        return next(self._read([path], TrialMetrics), None) if os.path.isfile(path) else None
+
+    def read_evaluations(self) -> list[TrialMetrics]:
+        """All evaluations; a damaged file is named and passed over."""
+        return list(self._read_all(self.evaluations, TrialMetrics))
+
+    def _read_all(self, folder: Path, kind: type[Kind]) -> Iterator[Kind]:
+        return self._read(sorted(folder.glob("*.json")), kind)
+
+    def _read(self, paths: Iterable[Path], kind: type[Kind]) -> Iterator[Kind]:
+        for path in paths:
+            try:
+                found = read(kind, path)
+            except (ValueError, OSError) as error:
+                self._leave_out(self._name(path), error)
+            else:
+                yield found
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.path).as_posix()
+
+    def _leave_out(self, name: str, error: Exception | str) -> None:
+        logger.warning("%s cannot be read (%s) and is left out", self.shown / name, error)
+        self.left_out[name] = f"{type(error).__name__}" if isinstance(error, OSError) else str(error)
+
+    def _write(self, path: Path, content: str | bytes) -> None:
+        try:
+            if path.parent not in self._made:
+                path.parent.mkdir(exist_ok=True)
+                self._made.add(path.parent)
+            outfile.write_whole(path, content, durable=True)
+        except OSError as error:
+            raise self._no_longer_written(path.parent, error) from error
+        self._written += path.suffix == ".json"
+
+    def _remove(self, path: Path) -> None:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._no_longer_written(path.parent, error) from error
+
+    def _no_longer_written(self, folder: Path, error: OSError) -> UserError:
+        reason: object = error.strerror or error
+        if not os.path.isdir(folder):
+            reason = f"{folder.name}/ is gone, and with it all results in it, {self._written} of them of this run"
+        return UserError(f"results folder {self.path} can no longer be written ({reason})")
+
+    def read(self, identity: str) -> Record | None:
+        """The record of a trial, or None. A damaged file is named, set aside and counts as missing."""
+        path = self.trials / f"{identity}.json"
+        try:
+            return read(Record, path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except NewerSchemaError as error:
+            raise UserError(f"{path}: {error}; use that version, or another folder with --out") from error
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
+        except ValueError as error:
+            aside = next(p for i in count() if not (p := path.with_suffix(f".damaged{i or ''}")).exists())
+            try:
+                path.replace(aside)
+            except FileNotFoundError:  # another process was faster
+                return None
+            except OSError as refusal:
+                why = f"{error}, and cannot be set aside: {refusal.strerror or refusal}"
+                raise UserError(f"{path} is damaged ({why})") from refusal
+            logger.warning("%s is damaged (%s): set aside as %s, the trial runs again", path, error, aside.name)
+            return None
+
+    def holds(self, identity: str) -> bool:
+        """Whether there is something by the name of a trial, readable or not."""
+        return os.path.lexists(self.trials / f"{identity}.json")
+
+    def get(self, identity: str) -> Record:
+        """The record of a trial that must be there; it is left where it is, whatever is wrong with it."""
+        path = self.trials / f"{identity}.json"
+        if not os.path.isfile(path):
+            raise UserError(f"results folder {self.shown} has no trial {identity}")
+        try:
+            return read(Record, path)
+        except (ValueError, OSError) as error:
+            raise UserError(f"the record of trial {identity} in {self.shown} cannot be read ({error})") from error
+
+    def whole_mask(self, record: Record) -> bytes | None:
+        """The content of the file beside a record of which `mask` is a sample; None if there is none."""
+        limit = LONGEST + sum(-(-layer.size // 8) for layer in record.pruning.layers)
+        with suppress(FileNotFoundError):
+            return infile.read(self.mask_of(record.identity), limit)
+        return None
+
+    def adopt(self, former: str, identity: str, trial: Mapping[str, Any]) -> Record | None:
+        """The record stored as `former`, if there is one, from now on under the `identity` of the same `trial`."""
+        record, whole = self.read(former), None
+        try:
+            if record is not None:
+                whole = self.whole_mask(record)
+        except (ValueError, OSError) as error:
+            raise UserError(f"{self.mask_of(former)} cannot be read ({error})") from error
+        if self.holds(identity):  # another process was faster, and has the mask that may be gone here
+            return self.read(identity)
+        if record is None:
+            return None
+        pruning = replace(record.pruning, whole_mask=whole)
+        record = replace(record, identity=identity, trial=trial, pruning=pruning)
+        self.write(record)
+        if (evaluation := self.read_evaluation(former)) is not None:
+            self.write_evaluation(replace(evaluation, identity=identity))
+            self._remove(self.evaluations / f"{former}.json")
+        self._remove(self.trials / f"{former}.json")
+        self._remove(self.mask_of(former))
+        return record
+
+    def __iter__(self) -> Iterator[Record]:
+        """All records that can be read, with what was evaluated of them; a damaged file is named and passed over."""
+        measured = {one.identity: one.row() for one in self.read_evaluations()}
+        for record in self._read_all(self.trials, Record):
+            if record.identity in measured:
+                evaluation = replace(record.evaluation, metrics=measured[record.identity])
+                record = replace(record, evaluation=evaluation)
+            yield record
+
+
+def read(kind: type[Kind], path: Path) -> Kind:
+    """What the file `path` of a results folder holds; ValueError if it is damaged, or OSError."""
+    found = kind.from_json(infile.read(path, LONGEST))
+    found.check_name(path.stem)
+    return found
+
+
+def text_of(result: Stored, name: str) -> str:
+    """The text of the file `name` of a result; UnstorableError if it could not be read again."""
+    try:
+        text = result.to_json()
+        if len(text) > LONGEST:
+            raise ValueError(f"it has more than {LONGEST:,} bytes")
+        type(result).from_json(text).check_name(name)
+    except (ValueError, *MALFORMED) as error:
+        raise UnstorableError(f"the result {name} could not be read again, and is not stored ({error})") from error
+    return text
+
+
+def read_results(path: str | Path) -> "pd.DataFrame":
+    """One row per stored trial of the results folder `path`.
+
+    The columns begin with data, model, criterion, variant, sparsity (as requested), seed, and `COLUMNS`; accuracies are
+    shares in [0, 1] after the last epoch, times are seconds, memory is bytes. What was not computed is null. The dense
+    reference has the criterion ``dense`` and sparsity 0. Metrics that were taken of trained networks stand behind
+    these, each as ``NAME``, or its values as ``NAME.KEY``, if there are any.
+    """
+    store = Store(path)
+    if not any(store.trials.glob("*.json")):
+        raise UserError(
+            f"results folder {path} has no trials, only measurements; `pai-bench run --out {path}` makes some"
+        )
+    return as_frame(store)
+
+
+def as_frame(records: "Store | list[Record]") -> "pd.DataFrame":
+    """Records as a table, one row each; its attribute ``protocols`` has the parts of each protocol by its words."""
+    import pandas as pd
+
+    protocols: dict[str, tuple[str, ...]] = {}
+    rows = []
+    for record in records:
+        rows.append(record.row())
+        if rows[-1]["protocol"] not in protocols:
+            protocols[rows[-1]["protocol"]] = Protocol.of(record.trial["protocol"]).parts()
+    frame = pd.DataFrame(rows)
+    frame.attrs["protocols"] = protocols
+    return frame

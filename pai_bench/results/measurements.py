@@ -1,0 +1,108 @@
+"""What is kept of costs and of benchmarks. Plain values, which validate when read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pai_bench.results.configurations import ScoredTrial
+from pai_bench.results.origin import Environment, Provenance
+from pai_bench.results.stored import SCHEMA, Stored, plain
+from pai_bench.results.upgrades import ADDED_TO_COSTS
+from pai_bench.results.values import Amount, Count, Number, Positive, validated
+from pai_bench.support.identity import identify
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost(Stored):
+    """What one criterion cost on one network and device. Times are median seconds, memory is bytes beyond the network.
+
+    ``seconds`` is of one score, ``prune_seconds`` of a whole pruning in ``cuts`` cuts, ``floor_seconds`` of one bare
+    forward and backward pass on the same batch, and ``step_seconds`` of one training step. What was ``cold`` had no
+    warm-up. Score and bare pass were computed in ``precision``, the weights laid out in ``memory_format``. `trial` is
+    the configuration that all of it belongs to.
+    """
+
+    trial: Mapping[str, Any]
+    weights: Count
+    cuts: int
+    batch_norm: str | None
+    rounds: Count
+    cold: bool
+    seconds: Positive
+    iqr: Amount
+    peak_bytes: Count | None
+    floor_seconds: Positive
+    floor_peak_bytes: Count | None
+    prune_rounds: int
+    prune_cold: bool
+    prune_seconds: Positive
+    prune_iqr: Amount
+    prune_peak_bytes: Count | None
+    step_seconds: Positive
+    device: str
+    environment: Environment
+    provenance: Provenance
+    precision: str
+    memory_format: str
+    schema: int = SCHEMA
+    device_seconds: Amount | None = None
+    """The part of ``seconds`` that a GPU worked; as the next two, None on a processor and in earlier records."""
+    floor_device_seconds: Amount | None = None
+    prune_device_seconds: Amount | None = None
+
+    added = ADDED_TO_COSTS
+
+    @property
+    def identity(self) -> str:
+        """What was measured and where, as a file name."""
+        readable = f"{self.trial['data']}-{self.trial['model']}-{self.trial['criterion']['name']}-{self.device}"
+        return identify(readable, self.settings)
+
+    @property
+    def settings(self) -> list[Any]:
+        """What was measured, and where."""
+        return [dict(self.trial), plain(self.environment)]
+
+    def check(self) -> None:
+        """Raise an error of some kind if fields, each of its type, do not fit each other."""
+        validated(self.trial, ScoredTrial)
+
+
+Value = Number | str | None
+"""What a benchmark may measure: a number, or a word."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkResult(Stored):
+    """What one benchmark measured, or one check found. Times are seconds, memory is bytes.
+
+    `stage` and `group` say in which run and in which table it stands. `values` are the measurements by name; `limits`
+    say how large those of the same name may be: a check that respects them has ``passed``, what has no limits is
+    ``measured``, and `reason` says why it has ``failed`` or was ``skipped``. A figure shows the value called `bar`.
+    A raised `version` says that the benchmark is no longer the same.
+    """
+
+    stage: str
+    group: str
+    name: str
+    version: int
+    status: Literal["passed", "failed", "skipped", "measured"]
+    reason: str | None
+    values: Mapping[str, Value]
+    limits: Mapping[str, Number]
+    bar: str | None
+    seconds: Amount
+    device: str
+    environment: Environment
+    provenance: Provenance
+    schema: int = SCHEMA
+
+    @property
+    def identity(self) -> str:
+        """What was measured and where, as a file name."""
+        return identify(f"{self.stage}-{self.group}-{self.name}", self.settings)
+
+    @property
+    def settings(self) -> list[Any]:
+        """What was measured, and where."""
+        return [self.stage, self.group, self.name, self.version, self.device, plain(self.environment)]

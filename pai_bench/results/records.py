@@ -1,0 +1,161 @@
+"""What is kept of a trial. Plain values, which validate when read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pai_bench.experiment.settings import ScoringSettings, TrainingSettings, completed, names, words
+from pai_bench.results.configurations import structure_of
+from pai_bench.results.flat import IF_ANY, SECTION, join
+from pai_bench.results.origin import Environment, TrialProvenance
+from pai_bench.results.sections import Evaluation, Pruning, Training
+from pai_bench.results.stored import SCHEMA, Stored
+from pai_bench.results.upgrades import ADDED_TO_RECORDS
+from pai_bench.results.values import validated
+from pai_bench.support.networks import name_of
+from pai_bench.training.protocol import Protocol
+
+Status = Literal["done", "failed", "disconnected"]
+
+
+KEYS = (
+    *("identity", "trial", "status", "error", "traceback", "test_accuracy", "test_loss"),
+    *("achieved_sparsity", "effective_sparsity", "connected", "dead_layers", "first_cut", "severed_shortcuts"),
+    *("score_seconds", "score_peak_bytes", "train_seconds", "images_per_second", "epochs", "device", "batch_norm"),
+    *("chance_loss", "chance_accuracy", "flops", "not_prunable", "not_scored", "mask", "layers", "curve"),
+    *("environment", "provenance", "schema"),
+)
+"""The keys of the file, in order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record(Stored):
+    """What one trial produced. Accuracies are shares in [0, 1], times are seconds, memory is bytes.
+
+    `trial` is the resolved configuration (`Trial.configuration`) as it is stored, `environment` where it ran, and
+    `provenance` what else is needed to believe it: the data's checksum, the command, the commit. What was not computed
+    is None.
+    """
+
+    identity: str
+    trial: Mapping[str, Any]
+    status: Status
+    error: str | None = None
+    traceback: str | None = field(default=None, metadata=IF_ANY)
+    """How a failed trial came to its error."""
+    device: str | None = None
+    pruning: Pruning = field(default_factory=Pruning, metadata=SECTION)
+    training: Training = field(default_factory=Training, metadata=SECTION)
+    evaluation: Evaluation = field(default_factory=Evaluation, metadata=SECTION)
+    environment: Environment
+    provenance: TrialProvenance
+    schema: int = SCHEMA
+
+    added = ADDED_TO_RECORDS
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The resolved configuration."""
+        return self.trial
+
+    def check_name(self, name: str) -> None:
+        """Raise ValueError if a file of that name is of another trial."""
+        if self.identity != name:
+            raise ValueError(f"it holds the record of {self.identity}")
+        super().check_name(name)
+
+    def check(self) -> None:
+        """Raise an error of some kind if fields, each of its type, do not fit each other."""
+        validated(self.trial, structure_of(self.trial))
+        layers = self.pruning.layers
+        ok = [
+            self.status == "failed" or self.evaluation.test_accuracy is not None,
+            all(n <= layer.size for layer in layers for n in (layer.kept, layer.effective or 0)),
+            all(not layer.shape or layer.fits_shape() for layer in layers),
+        ]
+        if not all(ok):
+            raise ValueError("a field has an impossible value")
+        self.row()
+
+    def content(self) -> dict[str, Any]:
+        """The fields that are in the file."""
+        flat = join(self)
+        return {key: flat[key] for key in KEYS if key in flat}
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes; of records that do not say it, the outputs of the last layer, where its shape is known."""
+        if (known := self.provenance.data.classes) is not None:
+            return known
+        shape = self.pruning.layers[-1].shape if self.pruning.layers else ()
+        return shape[0] if shape else None
+
+    def row(self) -> dict[str, Any]:
+        """The record as one row of `read_results`."""
+        trial, criterion = completed(self.trial), self.trial["criterion"]
+        scoring = {name: trial[name] if criterion else None for name in words(ScoringSettings)}
+        data, pruning, curve, evaluation = self.provenance.data, self.pruning, self.training.curve, self.evaluation
+        head = {
+            "data": trial["data"],
+            "model": name_of(trial["model"], trial["model_version"], data.shape),
+            "criterion": criterion["name"] if criterion else "dense",
+            "variant": trial["variant"],
+            "sparsity": trial["sparsity"],
+            "seed": trial["seed"],
+        }
+        flat = join(self)
+        metrics = {name: flat[name] for name in COLUMNS}
+        tail = {
+            "schedule": criterion["schedule"] if criterion else None,
+            **scoring,
+            "prunable": pruned(trial) if criterion else None,
+            "revision": criterion["revision"] if criterion else None,
+            **{name: trial[name] for name in names(TrainingSettings) if name != "train_fraction"},
+            "first_cut": pruning.first_cut,
+            "batch_norm": pruning.batch_norm,
+            "parameters": sum(layer.size for layer in pruning.layers) or None,
+            "parameters_kept": sum(layer.kept for layer in pruning.layers) if pruning.layers else None,
+            "parameters_not_prunable": pruning.not_prunable,
+            "not_scored": ", ".join(pruning.not_scored),
+            "flops": pruning.flops,
+            "flops_kept": pruning.flops_kept,
+            "train_loss": curve[-1].train_loss if curve else None,
+            "chance_loss": evaluation.chance_loss,
+            "chance_accuracy": evaluation.chance_accuracy,
+            "classes": self.classes,
+            "test_examples": data.test,
+            "best_accuracy": max((epoch.test_accuracy for epoch in curve), default=evaluation.test_accuracy),
+            "train_fraction": trial["train_fraction"],
+            "protocol": (protocol := Protocol.of(trial["protocol"])).describe(),
+            "batch_size": protocol.batch_size,
+            "identity": self.identity,
+        }
+        return head | metrics | tail | dict(evaluation.metrics)
+
+
+def pruned(trial: Mapping[str, Any]) -> str:
+    """Which parameters a trial prunes, in a few words; ``usual`` for the weights of the usual layers."""
+    patterns, further = trial["prunable"], len(trial["traced"])
+    parts = [f"only {patterns}"] if patterns else [f"with {further} further weights"] if further else []
+    kept = [place for place in ("first", "last") if trial[f"keep_{place}"]]
+    parts += [f"without the {' and the '.join(kept)} layer"] if kept else []
+    return ", ".join(parts) or "usual"
+
+
+# columns of the results, behind what names the trial
+COLUMNS = (
+    "status",
+    "test_accuracy",
+    "test_loss",
+    "achieved_sparsity",
+    "effective_sparsity",
+    "connected",
+    "dead_layers",
+    "score_seconds",
+    "score_peak_bytes",
+    "train_seconds",
+    "images_per_second",
+    "epochs",
+    "device",
+    "error",
+)

@@ -1,0 +1,112 @@
+"""Where a result came from: versions, machine, commit. Nothing that names a path of the machine."""
+
+import functools
+import platform
+import re
+import shlex
+import subprocess
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+PACKAGES = ("pai-bench", "torch", "torchvision", "numpy")
+
+HARMLESS = (
+    "Attempting to run cuBLAS, but there was no current CUDA context",  # in the first backward pass: torch makes one
+    "TensorFloat32 tensor cores for float32 matrix multiplication available but not enabled",  # as --precision says
+)
+"""How warnings of torch begin that are no concern of those who run an experiment."""
+
+
+def ignore_harmless_warnings() -> None:
+    """Show none of the `HARMLESS` warnings in this process, which runs nothing but pai-bench."""
+    for message in HARMLESS:
+        warnings.filterwarnings("ignore", re.escape(message))
+
+
+def select_device(name: str) -> "torch.device":
+    """The device called ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, if it is there."""
+    import torch
+
+    from pai_bench.support.errors import UserError
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N") from error
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
+        raise UserError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= (present := torch.cuda.device_count()):
+        found = f"{present} CUDA device{'s' * (present != 1)}"
+        raise UserError(f"device {name!r} is not there: this machine has {found}; use --device cpu or auto")
+    return device
+
+
+def describe(device: "torch.device") -> dict[str, Any]:
+    """Versions, operating system, processor, threads and accelerator, and how an accelerator is held to one result."""
+    import torch
+
+    return {
+        "versions": dict(versions()),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        **({"kernels": "deterministic cuDNN"} if device.type == "cuda" else {}),
+    }
+
+
+@functools.cache
+def versions() -> Mapping[str, str]:
+    """Of Python and of the packages that results depend on, which are read once: each is a file."""
+    return {"python": platform.python_version(), **{p: metadata.version(p) for p in PACKAGES}}
+
+
+@functools.cache
+def processor() -> str:
+    """The name of the processor, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+@functools.cache
+def commit() -> tuple[str | None, bool | None]:
+    """The commit of the checkout that pai-bench runs from and whether it was changed since; None when installed."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", here, *arguments], capture_output=True, text=True, check=False, timeout=10
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if git("ls-files", "--error-unmatch", "__init__.py") is None:
+        return None, None
+    return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+
+
+def without_paths(text: str) -> str:
+    """`text` with every absolute, home or parent path shortened to its last part."""
+    path = r"(?<![\w./])(?:~|(?:\./)?(?:\.\./)+|(?=/)(?!//))[^\s:=,'\"()]*"
+    return re.sub(path, lambda match: PurePath(match[0]).name or match[0], text)
+
+
+def command(arguments: Sequence[str]) -> str:
+    """A command line as it may be shown; in an argument, a path may hold spaces."""
+    paths = r"(?:^|(?<=[:=,]))(?:/|~|(?:\./)?\.\./)[^:=,]*"
+    shown = (re.sub(paths, lambda match: PurePath(match[0]).name or match[0], argument) for argument in arguments)
+    return shlex.join(["pai-bench", *shown])

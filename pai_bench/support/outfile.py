@@ -1,0 +1,104 @@
+"""Writing files whole or not at all; those that a user asks for through symbolic links, and nothing but files."""
+
+import glob
+import os
+import secrets
+import shutil
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from pai_bench.support import infile
+from pai_bench.support.errors import UserError
+
+ABANDONED = 3600
+"""Seconds after which a temporary file, which takes less than one to write, is taken for that of a killed process."""
+
+LONGEST_STEM = 50
+"""Characters of a file's name in that of its temporary file, which would otherwise be too long for a long one."""
+
+
+def write(path: str | Path, content: str | bytes, what: str) -> None:
+    """Write `content` to the file `path`, whole or not at all, in place of an earlier file; make missing folders.
+
+    Where `path` is a symbolic link, its target is written. Permissions are those of the earlier file, or what the umask
+    leaves to a new one. Raises UserError, which calls the file `what`, if that cannot be done.
+    """
+    target = check(path, what)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(target.parent, stem(target))
+        write_whole(target, content)
+    except OSError as error:
+        raise refusal(path, what, error) from error
+
+
+def write_whole(target: Path, content: str | bytes, *, durable: bool = False) -> None:
+    """Write the file `target` beside its name and rename it, with the permissions of an earlier one; or OSError.
+
+    What is `durable` is on the disk before it takes its name, and outlives a loss of power.
+    """
+    beside = temporary(target)
+    try:
+        with beside.open("xb") as file:
+            file.write(content.encode("utf-8", "replace") if isinstance(content, str) else content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        with suppress(FileNotFoundError):
+            shutil.copymode(target, beside)
+        beside.replace(target)
+    finally:
+        with suppress(OSError):  # of a folder that is gone, say, which is an error already
+            beside.unlink(missing_ok=True)
+
+
+def stem(target: Path) -> str:
+    """How the names of temporary files of the file `target` begin."""
+    return f".{target.name[:LONGEST_STEM]}"
+
+
+def temporary(target: Path) -> Path:
+    """A place beside `target` that nobody else writes to, in another container or on another machine either."""
+    return target.with_name(f"{stem(target)}.{secrets.token_hex(8)}.tmp")
+
+
+def remove_abandoned(folder: Path, stem: str = "") -> None:
+    """Remove the temporary files of killed processes from a folder, those of one `stem` or all.
+
+    How old they are is told by the folder's own clock, that of another machine perhaps; OSError if nothing can be
+    written there.
+    """
+    clock = temporary(folder / "clock")
+    try:
+        clock.touch()
+        now = clock.stat().st_mtime
+        for left in folder.glob(f"{glob.escape(stem)}.*.tmp"):
+            with suppress(OSError):  # another process was faster
+                if now - left.stat().st_mtime > ABANDONED:
+                    left.unlink()
+    finally:
+        with suppress(OSError):
+            clock.unlink(missing_ok=True)
+
+
+def check(path: str | Path, what: str) -> Path:
+    """The file that `write` to `path` will write; UserError if it can be seen before that it cannot."""
+    try:
+        target = Path(os.path.realpath(path))
+        mode = os.stat(path).st_mode  # not of the target: links to open pipes lead to no name
+        if stat.S_ISREG(mode) and not os.access(target, os.W_OK):
+            raise PermissionError("the file is write-protected")
+    except FileNotFoundError:
+        return target
+    except (OSError, ValueError) as error:
+        raise refusal(path, what, error) from error
+    if other := infile.other_than_file(mode):
+        raise UserError(f"{what} cannot be written to {path}, which is {other}: name a file")
+    return target
+
+
+def refusal(path: str | Path, what: str, error: OSError | ValueError) -> UserError:
+    """The error that says why a file cannot be written."""
+    reason = (error.strerror if isinstance(error, OSError) else None) or error
+    return UserError(f"{what} cannot be written to {path} ({reason})")

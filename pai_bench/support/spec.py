@@ -1,0 +1,134 @@
+"""Things written as ``NAME[:OPTION=VALUE]...``: how such a text is read, checked, built and written.
+
+The things are frozen dataclasses (criteria, schedules); their fields are the options. ``-`` and ``_`` are the same.
+"""
+
+import math
+import types
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import MISSING, FrozenInstanceError, dataclass, field, fields
+from numbers import Real
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from pai_bench.support.errors import FROZEN, UserError, unknown
+
+T = TypeVar("T")
+
+
+def parse(text: str) -> tuple[str, dict[str, str]]:
+    """Split ``grasp:temperature=1`` into its name and its options."""
+    name, *rest = text.strip().split(":")
+    options: dict[str, str] = {}
+    for part in rest:
+        key, equals, value = part.partition("=")
+        key = key.strip().replace("-", "_")
+        if not (equals and key):
+            raise UserError(f"in {text!r}: {part!r} is not of the form OPTION=VALUE")
+        if key in options:
+            raise UserError(f"in {text!r}: option {key!r} is given twice")
+        options[key] = value.strip()
+    return name.strip(), options
+
+
+def build(cls: type[T], options: Mapping[str, Any], label: str) -> T:
+    """`cls` with `options`; texts are converted to the types of its fields."""
+    hints = option_types(cls)
+    for key in options:
+        if key not in hints:
+            raise unknown(f"option of {label}", key, hints)
+    try:
+        return cls(**{key: convert(value, hints[key], f"{label}:{key}") for key, value in options.items()})
+    except UserError as error:
+        raise UserError(str(error) if str(error).startswith(label) else f"{label}: {error}") from None
+    except Exception as error:  # an option without a value, a class that is not finished or whose constructor breaks
+        kind = "" if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: "
+        cure = f"; {FROZEN}" if isinstance(error, FrozenInstanceError) else ""
+        raise UserError(f"{label}: {kind}{error}{cure}") from error
+
+
+def option_types(cls: type) -> dict[str, Any]:
+    """Option name -> type, for the fields of a dataclass that its constructor takes."""
+    try:
+        hints = get_type_hints(cls, include_extras=True)
+    except NameError:  # annotations that name what is local to a function; such options are taken as they are
+        return {}
+    return {f.name: hints[f.name] for f in fields(cls) if f.init}
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """In ``Annotated[str, OneOf(...)]``: the text is one of some words or of some names, which are looked up later.
+
+    `shown` is how both stand in a help text.
+    """
+
+    words: tuple[str, ...]
+    names: Collection[str]
+    shown: str = "NAME"
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.words
+        yield from self.names
+
+
+def convert(value: Any, to: Any, label: str) -> Any:
+    """`value` as an instance of the type `to`; a text is read, anything else is checked."""
+    origin, choices = get_origin(to), get_args(to)
+    if to is Any:
+        return value
+    if origin in (Literal, Annotated):
+        accepted: Iterable[Any] = choices[1] if origin is Annotated else choices
+        text = value.replace("_", "-") if isinstance(value, str) else value
+        if (hit := next((c for c in accepted if value == c or text == c), MISSING)) is not MISSING:
+            return hit
+        raise UserError(f"{label}={value} is not one of {', '.join(map(str, accepted))}")
+    if origin in (Union, types.UnionType):
+        if type(None) in choices and (value is None or (isinstance(value, str) and value.lower() == "none")):
+            return None
+        kinds = [kind for kind in choices if kind is not type(None)]
+        for kind in kinds[:-1]:
+            try:
+                return convert(value, kind, label)
+            except UserError:
+                continue
+        words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+        if words and len(kinds) > 1 and value not in words:
+            raise UserError(f"{label}={value} is neither a whole number nor {' or '.join(words)}")
+        return convert(value, kinds[-1], label)
+    if to is bool and isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if to in (int, float) and isinstance(value, (str, Real)) and not isinstance(value, bool):
+        try:
+            number = to(value)
+            finite = math.isfinite(number)
+        except (ValueError, OverflowError):
+            finite = False
+        if finite and (isinstance(value, str) or number == value):
+            return number
+    elif not isinstance(to, type):  # list[int] and the like: taken as it is, but there is no text for it
+        if not isinstance(value, str):
+            return value
+    elif isinstance(value, to) and (to is bool or not isinstance(value, bool)):
+        return value
+    names = {int: "a whole number", float: "a finite number", str: "a text", bool: "true or false"}
+    raise UserError(f"{label}={value} is not {names.get(to, to)}")
+
+
+def added_later(default: Any) -> Any:
+    """A field that came after the first results: at its default, it is left out of identities and records."""
+    return field(default=default, metadata={"left_out": default})
+
+
+def identifying(value: Any, declared_by: Any = None) -> dict[str, Any]:
+    """The fields of a dataclass with their values, without those at the value that leaves them out of identities.
+
+    Of those that another class has declared, if one is given.
+    """
+    every = ((f, getattr(value, f.name)) for f in fields(declared_by or value))
+    return {f.name: found for f, found in every if f.metadata.get("left_out", MISSING) != found}
+
+
+def write(name: str, value: Any) -> str:
+    """The text that gives `value` again: its name and those options that differ from the defaults."""
+    given = {f.name: getattr(value, f.name) for f in fields(value) if f.init and getattr(value, f.name) != f.default}
+    return ":".join([name, *(f"{key.replace('_', '-')}={option}" for key, option in given.items())])

@@ -1,0 +1,94 @@
+"""What trials are made of is kept as long as it is needed, and goes to a device if it has room."""
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import pai_bench as pb
+from pai_bench.data import DataSet
+from pai_bench.experiment import inputs
+from pai_bench.experiment.inputs import class_shares
+from pai_bench.experiment.resolve import resolve
+from pai_bench.experiment.runner import Runner
+from tests.experiment.test_runner import sweep
+
+
+def test_data_stay_on_the_device_until_they_are_released() -> None:
+    worker = Runner(resolve(sweep(seeds=1)))
+    trial = worker.catalog.trials[0]
+    first = worker.inputs.whole(trial)
+    assert worker.inputs.whole(trial) is first
+    worker.inputs.release()
+    assert worker.inputs.whole(trial) is not first
+
+
+@pytest.mark.parametrize(("more", "fits"), [(0, False), (2, True)])
+def test_data_are_resident_if_they_take_less_than_half_of_what_is_free(
+    more: int, fits: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = Runner(resolve(sweep(seeds=1)))
+    asked: list[tuple[Any, bool]] = []
+
+    def to(self: DataSet, device: Any, *, inputs: bool = True) -> DataSet:
+        asked.append((device, inputs))
+        return self
+
+    worker.inputs.device = torch.device("cuda")
+    data = worker.catalog.data["blobs"]
+    monkeypatch.setattr(inputs, "free_bytes", lambda _device: 2 * data.nbytes + more)
+    monkeypatch.setattr(DataSet, "to", to)
+    assert worker.inputs.whole(worker.catalog.trials[0]) is data
+    assert asked == [(torch.device("cuda"), fits)]
+    with caplog.at_level(logging.WARNING):
+        assert ("blobs is larger than half of the device's free memory" in caplog.text) != fits
+
+
+def test_operations_are_counted_once_also_where_they_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Runner(resolve(sweep(seeds=1)))
+    trial = worker.catalog.trials[0]
+    found = worker.inputs.flops(trial, worker.inputs.model(trial))
+    assert found is not None
+    assert found.by_weight == {"1.weight": 2 * 5 * 16, "3.weight": 2 * 16 * 3}
+    assert worker.inputs.flops(trial, nn.Identity()) is found
+    other, asked = Runner(resolve(sweep(seeds=1))), list[nn.Module]()
+
+    def refuse(model: nn.Module, _example: torch.Tensor) -> None:
+        asked.append(model)
+        raise pb.UserError("it cannot be followed")
+
+    monkeypatch.setattr(inputs, "flops", refuse)
+    assert [other.inputs.flops(trial, other.inputs.model(trial)) for _ in range(2)] == [None, None]
+    assert len(asked) == 1
+
+
+def test_networks_of_other_purposes_and_kept_layers() -> None:
+    worker = Runner(resolve(sweep(seeds=1, keep_first=True, train_fraction=0.5, score_batch=6, score_batches=2)))
+    trial = worker.catalog.trials[1]
+    one, same, other = (worker.inputs.model(trial, *purpose) for purpose in ((), ("weights",), ("redraw",)))
+    assert torch.equal(one.get_parameter("1.weight"), same.get_parameter("1.weight"))
+    assert not torch.equal(one.get_parameter("1.weight"), other.get_parameter("1.weight"))
+    assert torch.equal(worker.inputs.draw(trial)(7).get_parameter("1.weight"), other.get_parameter("1.weight"))
+    assert worker.inputs.prunable(trial, one) == ["3.weight"]
+    assert worker.inputs.prunable(trial, one, biases=True) == ["3.weight", "3.bias"]
+    batch = worker.inputs.score_batch(trial, worker.inputs.data(trial))
+    assert (len(batch.targets), batch.batches) == (12, 2)
+    assert torch.bincount(batch.targets).tolist() == [4, 4, 4]
+    assert worker.inputs.example(trial).shape == (1, 5)
+    chosen = worker.inputs.chosen(trial)
+    assert chosen is not None
+    assert len(chosen) == 120
+
+
+def test_shares_of_classes() -> None:
+    assert class_shares(torch.tensor([2, 0, 2, 2])).tolist() == [0.25, 0.0, 0.75]
+    assert class_shares(torch.tensor([1])).dtype == torch.float64
+
+
+def test_a_score_batch_of_one_class() -> None:
+    worker = Runner(resolve(sweep(seeds=1, score_sampling="class-2", score_batch=7)))
+    trial = worker.catalog.trials[1]
+    assert worker.inputs.score_batch(trial, worker.inputs.data(trial)).targets.tolist() == [2] * 7
+    assert isinstance(worker.inputs.data(trial), pb.DataSet)

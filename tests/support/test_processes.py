@@ -1,0 +1,131 @@
+"""How other processes begin: deaf to interrupts, which leave none; whatever handler there is."""
+
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pai_bench.support.processes import start
+
+
+@pytest.fixture(autouse=True)
+def _waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module for other processes that does nothing."""
+    Path("waits.py").write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.syspath_prepend(Path.cwd())
+
+
+def test_a_process_is_deaf_to_interrupts_while_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = []
+
+    class Noted(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **keys: Any) -> None:
+            masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+            super().__init__(*arguments, **keys)
+
+    monkeypatch.setattr(subprocess, "Popen", Noted)
+    process, connection = start("waits", threads=1)
+    with connection:
+        process.kill()
+        process.wait()
+    assert [signal.SIGINT in mask for mask in masks] == [True]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+Interrupt = Callable[[], None]
+
+
+@pytest.fixture(params=["this thread", "another thread"])
+def interrupt(request: pytest.FixtureRequest) -> Iterator[Interrupt]:
+    """Lets the system give SIGINT to this thread, or to another one, as it may whenever there is one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background, it is ignored
+    wanted, delivered = threading.Event(), threading.Event()
+
+    def receive() -> None:
+        wanted.wait()
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        delivered.set()
+
+    def send() -> None:
+        if request.param == "this thread":
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        else:
+            wanted.set()
+            delivered.wait()
+
+    thread = threading.Thread(target=receive)
+    if request.param == "another thread":
+        thread.start()
+    yield send
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    wanted.set()
+    if thread.ident is not None:
+        thread.join()
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch, interrupt: Interrupt) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """The processes that a test has made, each of which is interrupted between its beginning and its return."""
+    found: list[subprocess.Popen[bytes]] = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **keys: Any) -> None:
+            super().__init__(*arguments, **keys)
+            found.append(self)
+            interrupt()
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    yield found
+    for process in found:
+        process.kill()
+        process.wait()
+
+
+def test_an_interrupt_while_a_process_begins_leaves_none(made: list[subprocess.Popen[bytes]]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        start("waits", threads=1)
+    assert [process.returncode for process in made] == [-signal.SIGKILL]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_handler_of_ones_own_is_called_when_the_process_has_begun(made: list[subprocess.Popen[bytes]]) -> None:
+    calls: list[int] = []
+
+    def handler(number: int, _frame: object) -> None:
+        assert [process.poll() for process in made] == [None]
+        calls.append(number)
+
+    signal.signal(signal.SIGINT, handler)
+    start("waits", threads=1)[1].close()
+    assert calls == [signal.SIGINT]
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_an_ignored_interrupt_stays_ignored(made: list[subprocess.Popen[bytes]]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    start("waits", threads=1)[1].close()
+    assert [process.poll() for process in made] == [None]
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_processes_that_another_thread_starts_outlive_an_interrupt_of_the_main_one(
+    made: list[subprocess.Popen[bytes]],
+) -> None:
+    """No handler is ever called in that thread, which goes on."""
+    thread = threading.Thread(target=lambda: start("waits", threads=1)[1].close())
+
+    def wait() -> None:
+        thread.start()
+        thread.join()
+        time.sleep(0)  # a handler is called between two steps of the interpreter
+
+    with pytest.raises(KeyboardInterrupt):
+        wait()
+    thread.join()
+    assert [process.poll() for process in made] == [None]
