@@ -17,9 +17,51 @@ from pai_bench.training.protocol import Protocol, get_protocol
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 
+OTHERS = {
+    "criteria": """
+from dataclasses import dataclass
+from pai_bench import criterion
+from pai_bench.pruning import Criterion, weights
+
+@criterion("cube", source="theirs")
+@dataclass(frozen=True)
+class Cube(Criterion):
+    def score(self, model, batch):
+        return {name: weight.abs() ** 3 for name, weight in weights(model).items()}
+""",
+    "models": """
+from torch import nn
+from pai_bench import model
+
+@model("two-layers", source="theirs")
+def two_layers(input_shape, num_classes):
+    return nn.Sequential(nn.Linear(input_shape[0], 8), nn.ReLU(), nn.Linear(8, num_classes))
+""",
+    "data": """
+import torch
+from pai_bench import DataSet, data_set
+
+@data_set("lines", source="theirs")
+def lines(data_dir):
+    inputs = torch.arange(240.0).reshape(60, 4) % 7
+    return DataSet("lines", (inputs, torch.arange(60) % 3), (inputs, torch.arange(60) % 3))
+""",
+    "backends": """
+from pai_bench import backend
+from pai_bench.execution import InProcess
+from pai_bench.execution.execution_plan import ExecutionPlan
+
+@backend("slow", source="theirs")
+def slow(runner, missing):
+    print("so many are missing:", len(missing))
+    return InProcess(runner, ExecutionPlan())
+""",
+}
+"""Group of entry points -> the file of a package that adds one of that kind, beside the example."""
+
 ENTRY_POINTS = "".join(
-    f"[pai_bench.{group}]\ntheirs = their_package\n"
-    for group in ("schedules", "protocols", "initialisations", "metrics")
+    f"[pai_bench.{group}]\ntheirs = {f'their_{group}' if group in OTHERS else 'their_package'}\n"
+    for group in ("schedules", "protocols", "initialisations", "metrics", *OTHERS)
 )
 
 
@@ -28,6 +70,8 @@ def installed(tmp_path: Path) -> Path:
     """A folder with an installed package of one module, the example of the documentation."""
     (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "their_package.py").write_text(example)
+    for group, text in OTHERS.items():
+        (tmp_path / f"their_{group}.py").write_text(text)
     information = tmp_path / "their_package-1.0.dist-info"
     information.mkdir()
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
@@ -64,6 +108,28 @@ def test_a_package_adds_a_schedule_a_protocol_an_initialisation_and_a_metric(ins
     assert dense.status == pruned.status == "done"
     code = "import pai_bench.evaluation as e; print(e.get_metric('confidence')[0])"
     assert python(installed, "-c", code).stdout == "confidence\n"
+
+
+def test_a_package_adds_one_of_every_kind(installed: Path) -> None:
+    which = ["--criteria", "cube", "--models", "two-layers", "--data", "lines", "--sparsities", "0.5"]
+    how = ["--schedule", "power:steps=3", "--protocol", "ours", "--epochs", "1", "--batch-size", "10"]
+    how += ["--score-batch", "6", "--init", "narrow", "--backend", "slow"]
+    done = pai_bench(installed, "run", *which, *how, *QUIET)
+    assert done.returncode == 0, done.stderr
+    assert "so many are missing: 2" in done.stdout
+    frame = pb.read_results("results")
+    assert sorted(frame.criterion) == ["cube", "dense"]
+    assert set(frame.status) == {"done"}
+    assert {(row.data, row.model, row.init) for row in frame.itertuples()} == {("lines", "two-layers", "narrow")}
+    code = (
+        "import pai_bench as pb; from pai_bench.results import Store;"
+        "from pai_bench.evaluation import evaluate_network;"
+        "data = pb.load_data('lines'); model = pb.create_model('two-layers', input_shape=(4,), num_classes=3);"
+        "store = Store('results'); evaluate_network(store, next(iter(store)).identity, model, data, ['confidence'])"
+    )
+    measured = python(installed, "-c", code)
+    assert measured.returncode == 0, measured.stderr
+    assert pb.read_results("results").confidence.between(1 / 3, 1).sum() == 1
 
 
 @pytest.mark.parametrize(
