@@ -11,7 +11,7 @@ from torch import Tensor
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.settings import ScoringSettings, TrainingSettings, completed, names
-from pai_bench.experiment.stages import make_mask
+from pai_bench.experiment.stages import mask_maker
 from pai_bench.experiment.sweep import Sweep
 from pai_bench.experiment.trial import Trial
 from pai_bench.pruning import Mask
@@ -99,7 +99,7 @@ def remake_mask(
         return read_mask(record)
     trial, runner = trial_of(record, data_dir, device)
     assert trial.schedule is not None
-    mask = make_mask(runner.inputs, trial, runner.inputs.model(trial), trial.schedule)
+    mask = mask_maker(runner.inputs, trial, runner.inputs.model(trial))(trial.schedule)
     sizes = {layer.name: layer.size for layer in record.pruning.layers}
     if {name: keep.numel() for name, keep in mask.items()} != sizes:
         raise UserError(f"the network of trial {record.identity} has other layers than its record")

@@ -1,13 +1,14 @@
 """What making a mask costs, measured around the stage that makes it."""
 
 import dataclasses
+from collections.abc import Callable
 
 from torch import nn
 
 from pai_bench.experiment.inputs import Inputs
-from pai_bench.experiment.stages import make_mask
+from pai_bench.experiment.stages import mask_maker
 from pai_bench.experiment.trial import Trial
-from pai_bench.pruning import Mask, Scorer
+from pai_bench.pruning import Mask, Schedule, Scorer
 from pai_bench.support.timing import Measurement, measured
 
 FEWEST_CUTS = 2
@@ -26,15 +27,16 @@ class ScoringProbe:
         if trial.criterion is None or trial.schedule is None:
             return None, None
         kind = trial.data, trial.model, trial.method
+        make = mask_maker(self.inputs, trial, model)
         if kind not in self._peaks:
-            self._peaks[kind] = self._warm_up(trial, model)
+            self._peaks[kind] = self._warm_up(trial, model, make)
         with measured(self.inputs.device) as cost:
-            mask = make_mask(self.inputs, trial, model, trial.schedule)
+            mask = make(trial.schedule)
         if cost.peak_bytes is None:
             cost.peak_bytes = self._peaks[kind]
         return mask, cost
 
-    def _warm_up(self, trial: Trial, model: nn.Module) -> int | None:
+    def _warm_up(self, trial: Trial, model: nn.Module, make: Callable[[Schedule], Mask]) -> int | None:
         """Score once, for libraries to load and caches to fill; the peak of memory of a few cuts.
 
         On a processor, memory is not measured together with time, which that would change; a few cuts will do.
@@ -45,7 +47,7 @@ class ScoringProbe:
         names = inputs.prunable(trial, model, biases=criterion.biases)
         with Scorer(criterion, model, draw=inputs.draw(trial), only=names) as scorer:
             scorer.score(inputs.score_batch(trial, inputs.data(trial)))
+        fewer = dataclasses.replace(schedule, steps=min(schedule.steps, FEWEST_CUTS))
         with measured(inputs.device, memory=True) as few:
-            fewer = dataclasses.replace(schedule, steps=min(schedule.steps, FEWEST_CUTS))
-            make_mask(inputs, trial, model, fewer)
+            make(fewer)
         return few.peak_bytes

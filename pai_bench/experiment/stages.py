@@ -38,24 +38,33 @@ class Pruned:
     """Of making the mask, where somebody has measured it."""
 
 
-def make_mask(inputs: Inputs, trial: Trial, model: nn.Module, schedule: Schedule) -> Mask:
-    """The mask of a trial that has a criterion, by its `schedule` or another one."""
+def mask_maker(inputs: Inputs, trial: Trial, model: nn.Module) -> Callable[[Schedule], Mask]:
+    """What makes the mask of a trial that has a criterion, by its schedule or another one.
+
+    All that comes before scoring, such as the score batch, is done here, and not in what this returns.
+    """
     assert trial.criterion is not None
-    return prune(
-        model,
-        inputs.score_batch(trial, inputs.data(trial)),
-        trial.criterion,
-        trial.sparsity,
-        schedule=schedule,
-        scope=trial.scope,
-        variant=trial.variant or Variant(),
-        target=trial.target,
-        min_per_layer=trial.min_per_layer,
-        repair=trial.repair,
-        prunable=inputs.prunable(trial, model, biases=trial.criterion.biases),
-        draw=inputs.draw(trial),
-        seed=stream(trial.seed, "scores"),
-    )
+    criterion, batch, draw = trial.criterion, inputs.score_batch(trial, inputs.data(trial)), inputs.draw(trial)
+    names = inputs.prunable(trial, model, biases=criterion.biases)
+
+    def make(schedule: Schedule) -> Mask:
+        return prune(
+            model,
+            batch,
+            criterion,
+            trial.sparsity,
+            schedule=schedule,
+            scope=trial.scope,
+            variant=trial.variant or Variant(),
+            target=trial.target,
+            min_per_layer=trial.min_per_layer,
+            repair=trial.repair,
+            prunable=names,
+            draw=draw,
+            seed=stream(trial.seed, "scores"),
+        )
+
+    return make
 
 
 def connect(inputs: Inputs, trial: Trial, model: nn.Module, mask: Mask | None) -> Connectivity | None:
