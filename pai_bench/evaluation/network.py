@@ -46,7 +46,7 @@ def evaluate_network(
 
     What is stored of other metrics stays.
     """
-    store.get(identity)
+    taken = store.get(identity).row().keys()
     revision, dirty = commit()
     made = {
         "environment": describe(data.device),
@@ -54,6 +54,8 @@ def evaluate_network(
     }
     found = {name: Measured(values=values, **made) for name, values in measure(model, data, metrics).items()}
     known = store.read_evaluation(identity)
+    if clash := taken & {f"{name}.{key}" if key else name for name, one in found.items() for key in one.values}:
+        raise UserError(f"metric {min(clash)} has the name of a column of the results; give it another")
     evaluation = TrialMetrics(identity=identity, metrics={**(known.metrics if known else {}), **found})
     store.write_evaluation(evaluation)
     return evaluation

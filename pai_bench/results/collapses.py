@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pai_bench.results.configurations import Scoring
 from pai_bench.results.origin import Environment, SearchProvenance
@@ -33,6 +33,8 @@ class Collapse(Stored):
     not, `cut_from`. For a one-shot criterion (`exact`) the two differ by one connection. `layers_until` gives, by
     layer, the highest sparsity at which it kept something: for a one-shot criterion of all, else of those tried.
     """
+
+    UNLIMITED: ClassVar[tuple[str, ...]] = ("trial",)
 
     trial: Mapping[str, Any]
     size: PositiveCount

@@ -5,7 +5,7 @@ A result keeps its configuration as it is stored, since its identity is the hash
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 from msgspec import Meta
 
@@ -22,6 +22,8 @@ class UsedCriterion:
     schedule: str
     revision: int
     options: tuple[tuple[str, Any], ...]
+
+    UNLIMITED: ClassVar = ("options",)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -99,6 +99,7 @@ class Store:
             self._write(self.mask_of(record.identity), record.pruning.whole_mask)
         else:
             self._remove(self.mask_of(record.identity))
+        self._remove(self.evaluations / f"{record.identity}.json")  # of the network that there was before
         self._write(self.trials / f"{record.identity}.json", text)
 
     def mask_of(self, identity: str) -> Path:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pai_bench.results.configurations import ScoredTrial
 from pai_bench.results.origin import Environment, Provenance
@@ -21,6 +21,8 @@ class Cost(Stored):
     warm-up. Score and bare pass were computed in ``precision``, the weights laid out in ``memory_format``. `trial` is
     the configuration that all of it belongs to.
     """
+
+    UNLIMITED: ClassVar[tuple[str, ...]] = ("trial",)
 
     trial: Mapping[str, Any]
     weights: Count

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pai_bench.experiment.settings import ScoringSettings, TrainingSettings, completed, names, words
 from pai_bench.results.configurations import structure_of
@@ -36,6 +36,9 @@ class Record(Stored):
     `provenance` what else is needed to believe it: the data's checksum, the command, the commit. What was not computed
     is None.
     """
+
+    UNLIMITED: ClassVar[tuple[str, ...]] = ("trial",)
+    """What `pai_bench.results.configurations` has looked at."""
 
     identity: str
     trial: Mapping[str, Any]

@@ -47,7 +47,8 @@ def fits(value: object, form: Any) -> bool:
 def within_limits(value: Any) -> bool:
     """Whether a file can hold what `validated` gives: texts that can be written, numbers that a measurement may give.
 
-    That is no infinity, nothing beyond `HUGE` or below `TINY`, and no whole number beyond `MOST`.
+    That is no infinity, nothing beyond `HUGE` or below `TINY`, and no whole number beyond `MOST`. Fields that a
+    dataclass names in ``UNLIMITED`` are not looked at.
     """
     left = [value]
     while left:  # a store has many values: no call for each
@@ -67,5 +68,6 @@ def within_limits(value: Any) -> bool:
         elif exact is dict:
             left += [*value, *value.values()]
         elif value is not None and exact is not bool:
-            left += vars(value).values()
+            unlimited = getattr(exact, "UNLIMITED", ())
+            left += [held for name, held in vars(value).items() if name not in unlimited]
     return True

@@ -64,6 +64,22 @@ def registered() -> Iterator[None]:
     METRICS._plugins = before
 
 
+@pytest.mark.usefixtures("registered")
+def test_a_metric_has_no_name_of_a_column(tmp_path: Path) -> None:
+    @metric("status", source="a test")
+    def status(model: nn.Module, data: pb.DataSet) -> float:
+        return 0.5
+
+    one = record("snip", 0.9, 0, 0.5)
+    store = stored(str(tmp_path / "r"), [one])
+    with pytest.raises(pb.UserError, match="metric status has the name of a column of the results"):
+        evaluate_network(store, one.identity, network(), data(), ["status"])
+    evaluate_network(store, one.identity, network(), data(), ["gap"])
+    assert "gap.loss" in pb.read_results(tmp_path / "r")
+    store.write(one)  # another network
+    assert "gap.loss" not in pb.read_results(tmp_path / "r")
+
+
 def test_the_built_in_ones_by_hand() -> None:
     model, examples = network().eval(), data()
     found = measure(model, examples, ["accuracy", "loss", "gap"])

@@ -105,6 +105,14 @@ def test_what_could_not_be_read_again_is_not_written(changes: dict[str, Any]) ->
         store.write_benchmark(dataclasses.replace(benchmark(), seconds=-1.0))
 
 
+def test_options_and_settings_of_any_size_are_stored() -> None:
+    """Seeds of criteria go up to 2**63; of how a network is trained, no more is asked than that it is read again."""
+    keys: dict[str, Any] = {"criteria": ["random:seed=6148914691236517205"], "weight_decay": 1e-301}
+    frame = pb.run(sweep(seeds=1, epochs=1, **keys), out="r")
+    assert sorted(frame.status) == ["done", "done"]
+    assert len(pb.read_results("r")) == 2
+
+
 def test_a_trial_whose_result_cannot_be_stored_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate = stages.evaluate_network
 
