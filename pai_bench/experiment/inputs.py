@@ -21,6 +21,9 @@ from pai_bench.support.memory import free_bytes
 
 logger = logging.getLogger(__name__)
 
+LARGE_TRACE = 2**26
+"""Bytes of a network's traced tensors from which they are not kept while it is trained."""
+
 ROOM = 0.5
 """Share of a device's free memory that a data set may take to be resident there."""
 
@@ -123,11 +126,17 @@ class Inputs:
         return chosen(model, trial.model.traced, biases=biases, keep_last=trial.keep_last, **which)
 
     def connections(self, trial: Trial, model: nn.Module) -> Connections | None:
-        """The trial's network, traced, that of the last seed asked for; None for one that has no paths of its own."""
+        """The trial's network, traced; None for one that has no paths of its own.
+
+        That of the last seed asked for is kept, since all masks of a seed are of one network, unless it is large.
+        """
         if self._traced[0] != (network := (trial.data, trial.model, trial.seed, trial.init)):
             self._traced = None, None  # two traces need not have room
             try:
-                self._traced = network, Connections(model, self.example(trial))
+                found = Connections(model, self.example(trial))
+                if found.nbytes > LARGE_TRACE:  # training needs the room
+                    return found
+                self._traced = network, found
             except UserError as error:  # it does other things for other data, say, and can be trained all the same
                 logger.warning("connectivity is not known: %s", error)
                 self._traced = network, None

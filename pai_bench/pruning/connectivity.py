@@ -159,6 +159,12 @@ class Connections:
         self.modules = dict(twin.named_modules())
         self._warned: set[str] = set()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors that the operations have given, and of the parameters."""
+        results = (tensor for operation in self.trace.operations for tensor in operation.results)
+        return sum(tensor.nbytes for tensor in (*results, *self.parameters.values()))
+
     @on_processor
     def connected(self, mask: Mapping[str, Tensor]) -> bool:
         """Whether any output depends on any input; half of the work, or less, of all the rest."""

@@ -1,6 +1,7 @@
 """What trials are made of is kept as long as it is needed, and goes to a device if it has room."""
 
 import logging
+import time
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 import pai_bench as pb
 from pai_bench.data import DataSet
 from pai_bench.experiment import inputs
-from pai_bench.experiment.inputs import class_shares
+from pai_bench.experiment.inputs import Inputs, class_shares
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
 from tests.experiment.test_runner import sweep
@@ -44,6 +45,33 @@ def test_data_are_resident_if_they_take_less_than_half_of_what_is_free(
     assert asked == [(torch.device("cuda"), fits)]
     with caplog.at_level(logging.WARNING):
         assert ("blobs is larger than half of the device's free memory" in caplog.text) != fits
+
+
+def test_the_last_network_stays_traced_unless_it_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Runner(resolve(sweep(seeds=2)))
+    first, *_, other = worker.catalog.trials
+    traced = {trial.identity: worker.inputs.connections(trial, worker.inputs.model(trial)) for trial in (first, other)}
+    assert traced[first.identity] is not traced[other.identity] is not None
+    assert worker.inputs.connections(other, nn.Identity()) is traced[other.identity]
+    monkeypatch.setattr(inputs, "LARGE_TRACE", 100)
+    again = worker.inputs.connections(first, worker.inputs.model(first))
+    assert again is not worker.inputs.connections(first, worker.inputs.model(first))
+
+
+def test_what_comes_before_scoring_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, asked = Inputs.score_batch, list[Any]()
+
+    def slow(self: Inputs, trial: Any, data: DataSet) -> Any:
+        asked.append(trial)
+        time.sleep(0.3)
+        return drawn(self, trial, data)
+
+    monkeypatch.setattr(Inputs, "score_batch", slow)
+    worker = Runner(resolve(sweep(criteria=["random"], seeds=1)))
+    _, cost = worker.probe.mask(worker.catalog.trials[1], worker.inputs.model(worker.catalog.trials[1]))
+    assert cost is not None
+    assert asked
+    assert cost.seconds < 0.25
 
 
 def test_operations_are_counted_once_also_where_they_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
