@@ -4,17 +4,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.experiment.trial import Trial
 from pai_bench.training.trainer import ENGINE, Engine
 
-Kind = tuple[DataSource, ModelSource, object]
+Kind = tuple[str, str, object]
 """Data set, network and protocol: what decides how long a step takes."""
 
 
 def kind_of(trial: Trial) -> Kind:
     """The kind of a trial."""
-    return trial.data, trial.model, trial.protocol
+    return trial.data.name, trial.model.name, trial.protocol
 
 
 def kinds(missing: Sequence[Trial]) -> dict[Kind, tuple[Trial, int]]:

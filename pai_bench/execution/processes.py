@@ -173,10 +173,10 @@ class Processes:
             if wanted := callbacks.still_missing(waiting.popleft()):
                 try:
                     content = pickle.dumps((wanted,))
+                    worker = worker or self._start()
                 except (pickle.PicklingError, AttributeError, TypeError) as error:
                     what = f"this sweep cannot be given to worker processes ({error}); use --workers 1"
                     raise UserError(what) from error
-                worker = worker or self._start()
                 worker.cell, worker.since = wanted, time.perf_counter()
                 worker.heard = time.monotonic()  # signs of life are read of busy workers alone
                 with suppress(OSError):  # if it is dead, its connection says so when it is read

@@ -3,6 +3,7 @@
 ``python -m pai_bench.execution.worker N``, N being the file descriptor of the connection to the parent.
 """
 
+import dataclasses
 import faulthandler
 import logging
 import pickle
@@ -64,9 +65,13 @@ def serve(connection: SharedConnection) -> None:
     faulthandler.enable(int(sys.argv[2]), all_threads=False)  # a crash then says in which line of Python it was
     keep_freed_memory()
     ignore_harmless_warnings()
-    level, execution, data = pickle.loads(connection.recv_bytes())
-    logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
-    catalog = Catalog(select_device(execution.device), execution, data=data)
+    try:
+        level, execution, data = pickle.loads(connection.recv_bytes())
+        logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
+        catalog = Catalog(select_device(execution.device), execution, data=data)
+    except Exception as error:
+        connection.send(("unfit", f"{type(error).__name__}: {error}"))
+        return
     runner, plan, ready = Runner(catalog), ExecutionPlan(), False
     while True:
         message_type, content = connection.recv()
@@ -79,7 +84,7 @@ def serve(connection: SharedConnection) -> None:
             subject, *rest = pickle.loads(content)
             if message_type == "run":
                 for trial in subject:
-                    runner.inputs.loaded(trial)
+                    check_trial(runner, trial)
         except Exception as error:
             connection.send(("unfit", f"{type(error).__name__}: {error}"))
             continue
@@ -97,6 +102,19 @@ def serve(connection: SharedConnection) -> None:
                 connection.send(("epoch", (cell.index(trial), epoch)))
 
             connection.send(("records", runner.run_together(subject, on_epoch, plan.engine(subject[0]))))
+
+
+def check_trial(runner: "Runner", trial: "Trial") -> None:
+    """Load the data of a trial, and look up all else that it names; an error if anything is not what it was."""
+    from pai_bench.support.errors import UserError
+    from pai_bench.support.registry import INITIALISATIONS
+
+    runner.inputs.loaded(trial)
+    trial.model.found()
+    if trial.init != "own" and trial.init not in INITIALISATIONS:
+        raise UserError(f"initialisation {trial.init!r} is not registered in other processes")
+    if (found := dataclasses.replace(trial).identity) != trial.identity:
+        raise UserError(f"trial {trial.identity} is another one in other processes, {found}")
 
 
 def inspect(

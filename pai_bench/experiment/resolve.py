@@ -146,7 +146,9 @@ def _criterion(sweep: Sweep, given: str | Criterion) -> tuple[Criterion, Schedul
 
 def _model(given: str | Builder) -> ModelSource:
     if isinstance(given, str):
-        return ModelSource(find_model(given)[0], given)
+        name, builder = find_model(given)
+        file = files.split(given, "model")  # which other processes find, wherever they are
+        return ModelSource(name, given if file is None else f"{file[0]}:{file[1]}", builder=builder)
     refuse_instance(given)
     if not callable(given):
         raise UserError(f"a model is a name or a function that builds one, not {type(given).__name__}")

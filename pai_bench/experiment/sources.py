@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from pai_bench.data import DataSet
 
+    Builder = Callable[[tuple[int, ...], int], nn.Module]
+
 
 @dataclass(frozen=True)
 class DataSource:
@@ -50,13 +52,18 @@ class ModelSource:
     """A network: its `name` in messages, what builds it, a name or a function, and what is known of it on its data."""
 
     name: str
-    given: "str | Callable[[tuple[int, ...], int], nn.Module]" = field(compare=False, repr=False)
+    given: "str | Builder" = field(compare=False, repr=False)
     version: int = 1
     """Raised when the network changes (`pai_bench.support.networks`)."""
     traced: tuple[str, ...] = ()
     """Its weights outside of the usual layers (`pai_bench.pruning.prunable.further`)."""
     unclear: tuple[str, ...] = field(default=(), compare=False)
     """Parameters from which weights may be computed, and which are not scored."""
+    builder: "Builder | None" = field(default=None, compare=False, repr=False)
+    """The function that builds it, once it was looked up; another process looks it up again."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "builder": None}
 
     def __str__(self) -> str:
         return self.name
@@ -69,17 +76,22 @@ class ModelSource:
     @property
     def is_own(self) -> bool:
         """Whether it is one of pai-bench's own, which does not end the process that runs it."""
-        return ":" not in self.name and getattr(self.builder, "__module__", "").startswith("pai_bench.")
+        return ":" not in self.name and getattr(self.found(), "__module__", "").startswith("pai_bench.")
 
-    @property
-    def builder(self) -> "Callable[[tuple[int, ...], int], nn.Module]":
-        """The function that builds it."""
+    def found(self) -> "Builder":
+        """The function that builds it, looked up once; an error if its file has changed since it was named."""
         from pai_bench.models import find_model
 
-        return find_model(self.given)[1] if isinstance(self.given, str) else self.given
+        if self.builder is None:
+            name, builder = find_model(self.given) if isinstance(self.given, str) else (self.name, self.given)
+            if name != self.name:
+                raise UserError(f"model {self.name} is another one by now, {name}: its file has changed")
+            object.__setattr__(self, "builder", builder)
+        assert self.builder is not None
+        return self.builder
 
     def build(self, **how: Any) -> "nn.Module":
         """The network, as `pai_bench.models.create_model` makes it."""
         from pai_bench.models import create_model
 
-        return create_model(self.builder, **how)
+        return create_model(self.found(), **how)

@@ -1,7 +1,6 @@
 """The contract of a criterion: `Batch` in, `Scores` out, and which parameters are prunable."""
 
 import dataclasses
-import functools
 import inspect
 import weakref
 from abc import ABC, abstractmethod
@@ -251,6 +250,9 @@ class Criterion(ABC):
         for fact in ("name", "source", "former_name", "place", "authors_choices", "figure_style"):
             if fact not in vars(cls):  # a subclass of a registered criterion is another criterion
                 setattr(cls, fact, getattr(Criterion, fact))
+        if "later" in vars(cls):
+            what = "declare each of these options as `NAME: TYPE = added_later(DEFAULT)` (pai_bench.pruning)"
+            raise UserError(f"{cls.__name__}.later is not read any more: {what}")
         if isinstance(cls.claims, str):
             cls.claims = (cls.claims,)
         own = inspect.get_annotations(cls)  # with them, it is an option with another default or another meaning
@@ -297,10 +299,9 @@ class Criterion(ABC):
     def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
         if not self.place:
             return super().__reduce_ex__(protocol)
-        from pai_bench.pruning.lookup import get_criterion
+        from pai_bench.pruning.lookup import unpickled
 
-        options = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
-        return functools.partial(get_criterion, self.place, **options), ()
+        return unpickled, (self.place, self.name, vars(self))
 
     def configuration(self, schedule: Schedule) -> dict[str, Any]:
         """What a result depends on, as plain values; an option that came later only where it changes something."""

@@ -35,6 +35,18 @@ def get_criterion(name: str | Criterion, **options: Any) -> Criterion:
     return made
 
 
+def unpickled(place: str, name: str, state: dict[str, Any]) -> Criterion:
+    """A criterion of a class in a file, as it was in another process; an error if the class is another one by now."""
+    file = files.split(place, "criterion")
+    assert file is not None
+    cls = load_class(*file)
+    if cls.name != name:
+        raise UserError(f"criterion {name} is another one by now, {cls.name}: its file has changed")
+    made = object.__new__(cls)
+    vars(made).update(state)
+    return made
+
+
 @functools.cache
 def load_class(path: Path, name: str) -> type[Criterion]:
     """The criterion class `name` of the Python file `path`, which need not be installed."""

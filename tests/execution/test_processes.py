@@ -257,6 +257,41 @@ def test_what_cannot_be_given_to_a_worker_is_named() -> None:
         pb.run(named(models=[local], workers=2))
 
 
+REGISTERED = """
+import pai_bench as pb
+from torch import nn
+
+DECORATED
+def mine(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, classes))
+
+sweep = pb.Sweep(models=[NAMED], criteria=["random"], sparsities=[0.5], seeds=1, epochs=0, workers=2, device="cpu")
+try:
+    pb.run(sweep)
+except pb.UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("decorator", "named", "said"),
+    [
+        ('@pb.model("mine", source="here")', '"mine"', "unknown model 'mine'"),
+        ("", "mine", "Can't get attribute 'mine'"),
+    ],
+)
+def test_networks_of_a_script_are_refused_by_workers_and_nothing_is_stored(
+    decorator: str, named: str, said: str
+) -> None:
+    Path("script.py").write_text(REGISTERED.replace("DECORATED", decorator).replace("NAMED", named))
+    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("a worker process cannot run this sweep (")
+    assert said in done.stdout
+    assert "Traceback" not in done.stderr
+    assert not list(Path("results/trials").glob("*.json"))
+
+
 def test_a_sweep_that_a_worker_cannot_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     catalog = resolve(named(workers=2))
     Path("gone.py").write_text(DIES.format(times=0))

@@ -13,6 +13,7 @@ from torch.nn.utils.parametrizations import weight_norm
 import pai_bench as pb
 from pai_bench.data import Split
 from pai_bench.experiment.resolve import resolve
+from pai_bench.experiment.runner import Runner
 from pai_bench.pruning import Halving, weights
 from pai_bench.pruning.lookup import load_class
 
@@ -133,6 +134,43 @@ def test_trials_are_small_and_the_same_in_another_process(tmp_path: Path) -> Non
         else:
             with pytest.raises(pb.UserError, match="own is an object of another process"):
                 again.data.load()
+
+
+EDITED = """
+from dataclasses import dataclass
+from torch import nn
+from pai_bench.pruning import Criterion, weights
+
+def net(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.Linear(16, classes))
+
+@dataclass(frozen=True, kw_only=True)
+class Mine(Criterion):
+    power: int = 2
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "power", 2 * self.power)
+
+    def score(self, model, batch):
+        return weights(model)
+"""
+
+
+def test_what_a_file_was_when_it_was_named_is_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("edited.py").write_text(EDITED)
+    catalog = resolve(pb.Sweep(models=["./edited.py:net"], criteria=["./edited.py:Mine"], sparsities=[0.5], seeds=1))
+    trial, text = catalog.trials[1], pickle.dumps(catalog.trials[1])
+    assert pickle.loads(text) == trial
+    assert pickle.loads(text).criterion.power == 4
+    Path("edited.py").write_text(EDITED.replace("16", "9").replace("power: int = 2", "power: int = 3"))
+    assert Runner(catalog).inputs.model(trial)[1].out_features == 16  # type: ignore[index]
+    monkeypatch.chdir("/")
+    with pytest.raises(pb.UserError, match=r"model net@\w+ is another one by now, net@\w+: its file has changed"):
+        pickle.loads(pickle.dumps(trial.model)).found()
+    load_class.cache_clear()
+    with pytest.raises(pb.UserError, match=r"criterion Mine@\w+ is another one by now"):
+        pickle.loads(text)
 
 
 def wrong_classes(_shape: tuple[int, ...], _classes: int) -> nn.Module:
