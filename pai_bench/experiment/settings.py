@@ -6,6 +6,7 @@ report. `Sweep`, `Trial`, recipes, the command line, identities, records and rep
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pai_bench.support import spec
@@ -129,14 +130,16 @@ class TrainingSettings:
     )
 
 
+@cache
 def words(kind: Any) -> dict[str, Callable[[Any], str]]:
     """How a report writes each of the settings that a class declares."""
     return {f.name: f.metadata["words"] for f in fields(kind) if f.metadata["words"]}
 
 
-def names(kind: Any) -> list[str]:
+@cache
+def names(kind: Any) -> tuple[str, ...]:
     """The names of the settings that a class declares."""
-    return [f.name for f in fields(kind)]
+    return tuple(f.name for f in fields(kind))
 
 
 LEFT_OUT = {

@@ -106,8 +106,8 @@ class Record(Stored):
             "sparsity": trial["sparsity"],
             "seed": trial["seed"],
         }
-        flat = join(self)
-        metrics = {name: flat[name] for name in COLUMNS}
+        values = vars(self) | vars(pruning) | vars(self.training) | vars(evaluation)
+        metrics = {name: values[name] for name in COLUMNS}
         tail = {
             "schedule": criterion["schedule"] if criterion else None,
             **scoring,

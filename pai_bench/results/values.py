@@ -68,6 +68,8 @@ def within_limits(value: Any) -> bool:
         elif exact is dict:
             left += [*value, *value.values()]
         elif value is not None and exact is not bool:
-            unlimited = getattr(exact, "UNLIMITED", ())
-            left += [held for name, held in vars(value).items() if name not in unlimited]
+            if unlimited := exact.__dict__.get("UNLIMITED"):
+                left += [held for name, held in vars(value).items() if name not in unlimited]
+            else:
+                left += vars(value).values()
     return True
