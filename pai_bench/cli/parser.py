@@ -136,8 +136,8 @@ def add_run(verbs: Any) -> None:
     verb.add_argument("--out", metavar="DIR", help="results folder (default: results)")
     help = (
         "where trials run: in-process, processes, one of an installed package, or ./file.py:FUNCTION; auto is workers "
+        "where they are faster or safer, and otherwise this process (default: auto)"
     )
-    help += "where they are faster or safer, and otherwise this process (default: auto)"
     verb.add_argument("--backend", metavar="NAME", default="auto", help=help)
     verb.add_argument("--retry-failed", action="store_true", help="run failed trials again")
     verb.add_argument("--dry-run", action="store_true", help="list the trials, and what they will cost; run nothing")

@@ -71,9 +71,10 @@ def connect(inputs: Inputs, trial: Trial, model: nn.Module, mask: Mask | None) -
     """What a mask, or none, leaves of the paths of a trial's network; None where that cannot be followed."""
     if (connections := inputs.connections(trial, model)) is None:
         return None
-    whole = {name: model.get_parameter(name) for name in inputs.prunable(trial, model)}
+    if mask is None:
+        mask = Mask.whole({name: model.get_parameter(name) for name in inputs.prunable(trial, model)})
     try:
-        return connections.under(mask or Mask.whole(whole), paths=False)
+        return connections.under(mask, paths=False)
     except UserError as error:
         logger.warning("connectivity is not known: %s", error)
         return None
