@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
-
-import msgspec
+from typing import Any
 
 from pai_bench.results.stored import SCHEMA, Stored
 
@@ -25,17 +23,6 @@ class TrialMetrics(Stored):
     identity: str
     metrics: Mapping[str, Measured]
     schema: int = SCHEMA
-
-    @classmethod
-    def of(cls, raw: dict[str, Any]) -> Self:
-        """An evaluation with the content of a file, or ValueError."""
-        try:
-            return msgspec.convert(raw, cls)
-        except msgspec.ValidationError as error:
-            raise ValueError(str(error)) from error
-
-    def check(self) -> None:
-        """Nothing is left to check: `of` has."""
 
     def check_name(self, name: str) -> None:
         """Raise ValueError if a file of that name is of another trial."""
