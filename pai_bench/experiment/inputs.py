@@ -12,7 +12,7 @@ from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.experiment.trial import Trial
 from pai_bench.pruning import Batch
 from pai_bench.pruning.connectivity import Connections
-from pai_bench.pruning.flops import Flops, flops
+from pai_bench.pruning.flops import Flops
 from pai_bench.pruning.prunable import chosen
 from pai_bench.pruning.wrappers import unwrapped
 from pai_bench.support.errors import UserError
@@ -134,22 +134,19 @@ class Inputs:
             self._traced = None, None  # two traces need not have room
             try:
                 found = Connections(model, self.example(trial))
-                if found.nbytes > LARGE_TRACE:  # training needs the room
-                    return found
-                self._traced = network, found
             except UserError as error:  # it does other things for other data, say, and can be trained all the same
                 logger.warning("connectivity is not known: %s", error)
-                self._traced = network, None
+                found = None
+            self._flops.setdefault((trial.data, trial.model), found.flops if found else None)
+            if found and found.nbytes > LARGE_TRACE:  # training needs the room
+                return found
+            self._traced = network, found
         return self._traced[1]
 
     def flops(self, trial: Trial, model: nn.Module) -> Flops | None:
         """The dense network's operations for one example; None for one that cannot be followed."""
         if (kind := (trial.data, trial.model)) not in self._flops:
-            try:
-                self._flops[kind] = flops(model, self.example(trial))
-            except UserError as error:  # a network that cannot be followed can be trained all the same
-                logger.debug("its operations cannot be counted: %s", error)
-                self._flops[kind] = None
+            self.connections(trial, model)
         return self._flops[kind]
 
 

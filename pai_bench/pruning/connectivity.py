@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pai_bench.pruning.criterion import usual_names
+from pai_bench.pruning.flops import Flops, flops_of
 from pai_bench.pruning.mask import Mask
 from pai_bench.pruning.operands import Operands, operands
 from pai_bench.pruning.reachability import Count, Reach
@@ -248,6 +249,11 @@ class Connections:
             features=features.numel(),
             dead_features=features.numel() - int(features.count_nonzero()),
         )
+
+    @property
+    def flops(self) -> Flops:
+        """The dense network's operations for one example."""
+        return flops_of(self.trace, self._operands, len(self.trace.input))
 
     @cached_property
     def _operands(self) -> Operands:

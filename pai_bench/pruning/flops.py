@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.utils.flop_counter import flop_registry
 
-from pai_bench.pruning.operands import operands
-from pai_bench.pruning.tracing import Operation, trace
+from pai_bench.pruning.operands import Operands, operands
+from pai_bench.pruning.tracing import Operation, Trace, trace
 from pai_bench.pruning.wrappers import seen_through, unwrapped
 
 
@@ -36,12 +36,16 @@ def flops(model: nn.Module, example: Tensor) -> Flops:
     finally:
         for module, mode in modes.items():
             module.training = mode
-    products = operands(found, dict(model.named_parameters())).products
+    return flops_of(found, operands(found, dict(model.named_parameters())))
+
+
+def flops_of(found: Trace, done: Operands, examples: int = 1) -> Flops:
+    """The operations in a trace for each of so many `examples`, with what its parameters do in it."""
     total, by_weight = 0, Counter[str]()
     for place, operation in enumerate(found.operations):
-        if count := counted(operation):
+        if count := counted(operation) // examples:
             total += count
-            by_weight.update(dict.fromkeys(products.get(place, ()), count))
+            by_weight.update(dict.fromkeys(done.products.get(place, ()), count))
     return Flops(total, dict(by_weight))
 
 

@@ -77,9 +77,12 @@ def test_what_comes_before_scoring_is_not_measured(monkeypatch: pytest.MonkeyPat
 def test_operations_are_counted_once_also_where_they_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Runner(resolve(sweep(seeds=1)))
     trial = worker.catalog.trials[0]
-    found = worker.inputs.flops(trial, worker.inputs.model(trial))
+    model = worker.inputs.model(trial)
+    found = worker.inputs.flops(trial, model)
     assert found is not None
     assert found.by_weight == {"1.weight": 2 * 5 * 16, "3.weight": 2 * 16 * 3}
+    traced = worker.inputs.connections(trial, model)
+    assert worker.inputs.connections(trial, model) is traced  # that of the count
     assert worker.inputs.flops(trial, nn.Identity()) is found
     other, asked = Runner(resolve(sweep(seeds=1))), list[nn.Module]()
 
@@ -87,7 +90,7 @@ def test_operations_are_counted_once_also_where_they_cannot_be(monkeypatch: pyte
         asked.append(model)
         raise pb.UserError("it cannot be followed")
 
-    monkeypatch.setattr(inputs, "flops", refuse)
+    monkeypatch.setattr(inputs, "Connections", refuse)
     assert [other.inputs.flops(trial, other.inputs.model(trial)) for _ in range(2)] == [None, None]
     assert len(asked) == 1
 

@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import pai_bench as pb
+from pai_bench.pruning.connectivity import Connections
 from pai_bench.pruning.flops import flops
 
 
@@ -141,3 +142,11 @@ def test_a_recurrent_layer_counts_every_step(device: str) -> None:
     assert found.by_weight["lstm.weight_ih_l0"] == 11 * 2 * 5 * 28
     assert found.by_weight["lstm.weight_hh_l0"] == 11 * 2 * 7 * 28
     assert found.by_weight["head.weight"] == 2 * 7 * 3
+
+
+def test_a_trace_of_two_examples_counts_one() -> None:
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 3)).eval()
+    links = Connections(model, torch.zeros(1, 5))  # batch norm has no statistics of a single one
+    assert len(links.trace.input) == 2
+    assert links.flops.by_weight == {"0.weight": 2 * 5 * 4, "2.weight": 2 * 4 * 3}
+    assert links.flops.total == 64
