@@ -60,7 +60,7 @@ def ours(module: str) -> bool:
         ("results", ("results", "experiment.settings", "training.protocol", "support")),
         ("evaluation", ("evaluation", "results", "training", "data", "support")),
         ("experiment/settings", ("support",)),
-        ("experiment/sweep", ("experiment.settings", "support")),
+        ("experiment/sweep", ("experiment.settings", "training.protocol", "support")),
         ("experiment/trial", ("experiment", "training.protocol", "pruning", "support")),
         (
             "experiment",

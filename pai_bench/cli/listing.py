@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pai_bench.cli.console import make_console
 from pai_bench.experiment import recipe
+from pai_bench.training.protocol import DEFAULT, DEFAULT_WITH_BATCH_NORM
 
 if TYPE_CHECKING:
     from pai_bench.support.registry import Plugin
@@ -24,10 +25,9 @@ def list_plugins(given: argparse.Namespace) -> int:
             rows = [recipe_row(recipe.load(name)) for name in recipe.shipped()]
         columns = ["name", "what it does", "source", "trials", "arithmetic"]
     elif given.kind == "protocols":
-        from pai_bench.support.registry import PROTOCOLS
-
-        rows = [[name, protocol.describe()] for name, protocol in PROTOCOLS.items()]
-        columns = ["name", "what it does"]
+        plugins = registry.PROTOCOLS.plugins()
+        rows = [[p.name, p.target.describe(), p.source] for p in plugins]
+        columns = ["name", "what it does", "source"]
     elif given.kind == "criteria":
         rows = [criterion_row(plugin) for plugin in registry.CRITERIA.plugins()]
         rows.append(["./file.py:CLASS", "a class in a file of yours", "", "", ""])
@@ -37,12 +37,16 @@ def list_plugins(given: argparse.Namespace) -> int:
         what = "A network of yours: a function in a file, which takes input shape and number of classes and returns it."
         rows.append([OWN, what, "a file of yours"])
         columns = ["name", "what it is", "source"]
-    else:
+    elif given.kind == "data":
         rows = [data_row(plugin) for plugin in registry.DATA.plugins()]
         rows.append(
             [OWN, "Data of yours: a function in a file, which returns a DataSet.", *[""] * 5, "a file of yours"]
         )
         columns = ["name", "what it is", "shape", "classes", "train", "test", "augmentation", "source"]
+    else:
+        plugins = registry.REGISTRIES[given.kind].plugins()
+        rows = [[plugin_name(p), first_paragraph(p.target), own_options(p.target), p.source] for p in plugins]
+        columns = ["name", "what it is", "options", "source"]
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
@@ -64,6 +68,11 @@ OWN = "./file.py:FUNCTION"
 NOTES = {
     "data": "images are normalised to mean 0 and deviation 1 of each channel over the training set; the augmentation "
     "is that of published protocols (`pai-bench list protocols`)",
+    "schedules": "--schedule NAME:OPTION=VALUE, for all criteria; each has one of its own (`pai-bench list criteria`)",
+    "protocols": f"where none is named: {DEFAULT}, or {DEFAULT_WITH_BATCH_NORM} for networks with batch norm",
+    "initialisations": "--init NAME, of what is trained; snip:score-init=NAME, of what is scored alone",
+    "metrics": "from Python, `pai_bench.evaluation`; accuracy and loss on the test set are in every record",
+    "backends": "--backend NAME, or ./file.py:FUNCTION",
     "recipes": "arithmetic: floating-point operations of the training, at full length; `pai-bench run NAME --dry-run` "
     "measures what it takes here, --budget and --seeds make it shorter",
 }
@@ -110,6 +119,11 @@ def criterion_row(plugin: "Plugin") -> list[str]:
 def options(fields: "Iterable[dataclasses.Field[Any]]") -> str:
     """Options as they are written behind a criterion's name, with their defaults."""
     return " ".join(f"{f.name.replace('_', '-')}={f.default}" for f in fields)
+
+
+def own_options(target: Any) -> str:
+    """The options of a class that is a dataclass; a function has none."""
+    return options(dataclasses.fields(target)) if dataclasses.is_dataclass(target) else ""
 
 
 def first_paragraph(target: Any) -> str:

@@ -248,10 +248,14 @@ def add_check(verbs: Any) -> None:
     verb.add_argument("criterion", help="NAME[:OPTION=VALUE]... or ./file.py:ClassName[:OPTION=VALUE]...")
 
 
+LISTED = ("criteria", "models", "data", "schedules", "protocols", "initialisations", "metrics", "backends", "recipes")
+"""What there are lists of: every registry (`pai_bench.support.registry.REGISTRIES`), and recipes."""
+
+
 def add_list(verbs: Any) -> None:
     """``list``."""
-    verb = add_verb(verbs, "list", "name the criteria, models, data sets, protocols or recipes that there are")
-    verb.add_argument("kind", choices=["criteria", "models", "data", "protocols", "recipes"])
+    verb = add_verb(verbs, "list", "name what there is: criteria, models, data sets, schedules, protocols and more")
+    verb.add_argument("kind", choices=LISTED)
 
 
 def add_keys(verb: Parser, *names: str) -> None:

@@ -26,6 +26,7 @@ def run(given: argparse.Namespace) -> int:
     from pai_bench.execution.probe import close, prepared
     from pai_bench.experiment.resolve import Catalog
     from pai_bench.support.memory import keep_freed_memory
+    from pai_bench.training.protocol import DEFAULT
 
     find_backend(given.backend)  # before data are read
     keep_freed_memory()
@@ -34,7 +35,7 @@ def run(given: argparse.Namespace) -> int:
         with console.status("reading data and building networks"):
             grids = sweeps(given)
             if any(sweep.learning_rate is not None and sweep.protocol is None for sweep, _ in grids):
-                logger.warning("without --protocol, the learning rate is that of Adam (short-adam); short is SGD")
+                logger.warning("without --protocol, the learning rate is that of Adam (%s); short is SGD", DEFAULT)
             for sweep, out in grids:
                 catalogs.append((prepared(sweep), out))
                 if len(grids) > 1:  # a process for each would be many

@@ -27,7 +27,7 @@ from pai_bench.results.bits import PLACES
 from pai_bench.support.failures import described
 from pai_bench.support.registry import DATA
 from pai_bench.support.timing import measured
-from pai_bench.training.protocol import get_protocol
+from pai_bench.training.protocol import DEFAULT, get_protocol
 
 RECORD, EPOCH, LAYER = 4_000, 120, 250
 """Bytes of a record in its file, about: of its head, of each epoch, and of each layer."""
@@ -119,7 +119,7 @@ def arithmetic(recipe: Recipe) -> float | None:
         if (facts := known.get(data)) is None or (given["protocol"] is None and given["epochs"] is None):
             return None
         changes = {key: given[key] for key in ("epochs", "batch_size")}
-        protocol = get_protocol(given["protocol"] or "short-adam", **changes).scaled(given["budget"])
+        protocol = get_protocol(given["protocol"] or DEFAULT, **changes).scaled(given["budget"])
         share = protocol.train_fraction if given["train_fraction"] is None else given["train_fraction"]
         examples = protocol.steps(round(share * (1 - given["validation"]) * facts.train)) * protocol.batch_size
         total += len(points) * examples * 3 * forward(name, facts)

@@ -28,7 +28,7 @@ from pai_bench.support.environment import select_device
 from pai_bench.support.errors import UserError
 from pai_bench.support.failures import described
 from pai_bench.support.identity import stream
-from pai_bench.training.protocol import Protocol, get_protocol
+from pai_bench.training.protocol import DEFAULT, DEFAULT_WITH_BATCH_NORM, Protocol, get_protocol
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _data(catalog: Catalog, sweep: Sweep, given: str | DataSet) -> DataSource:
 def _protocol(sweep: Sweep, data: DataSet, known: Inspection) -> Protocol:
     """The protocol of a network, of which so much is known, on a data set, if the two fit together."""
     protocol = get_protocol(
-        sweep.protocol or ("short-adam-bn" if known.batch_norm else "short-adam"),
+        sweep.protocol or (DEFAULT_WITH_BATCH_NORM if known.batch_norm else DEFAULT),
         epochs=sweep.epochs,
         batch_size=sweep.batch_size,
         learning_rate=sweep.learning_rate,

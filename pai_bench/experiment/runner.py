@@ -194,7 +194,7 @@ class Runner:
         inputs, cost = self.inputs, made.cost
         if history.diverged is not None:
             return self.failure(trial, DivergedError(history.diverged))
-        test_loss, test_accuracy = stages.evaluate_network(self.inputs, made, history)
+        test_loss, test_accuracy = stages.final_test(self.inputs, made, history)
         why = None
         if made.cut and links is not None:
             why = f"no path from input to output, cut first in {links.first_cut}; not trained"

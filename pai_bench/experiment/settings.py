@@ -107,10 +107,9 @@ class TrainingSettings:
         words=lambda share: f"{100 * share:.4g} % of the training set",
         within="(0, 1]",
     )
-    init: Annotated[str, spec.OneOf(("own",), INITIALISATIONS, "own|vs-x|vs-h|vs|rn|tn|openlth|grasp")] = setting(
+    init: Annotated[str, spec.OneOf(("own",), INITIALISATIONS, "own|NAME")] = setting(
         "own",
-        "initial weights: the network's own, Glorot (vs-x), He (vs-h), LeCun (vs), normal (rn), truncated normal (tn), "
-        "the last two of deviation 1",
+        "initial weights: the network's own, or as drawn by one of `pai-bench list initialisations`, for example vs-x",
         left_out="own",
         words="weights from {}".format,
     )

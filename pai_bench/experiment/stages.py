@@ -130,7 +130,7 @@ def train_alone(inputs: Inputs, network: Pruned, on_epoch: OnEpoch, engine: Engi
         )
 
 
-def evaluate_network(inputs: Inputs, network: Pruned, history: History) -> tuple[float, float]:
+def final_test(inputs: Inputs, network: Pruned, history: History) -> tuple[float, float]:
     """Test loss and accuracy after the last epoch."""
     if history.epochs:
         return history.epochs[-1].test_loss, history.epochs[-1].test_accuracy

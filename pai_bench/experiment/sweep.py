@@ -12,6 +12,7 @@ from typing import Any, Literal, get_type_hints
 from pai_bench.experiment.settings import ScoringSettings, TrainingSettings, check_value, option
 from pai_bench.support import spec
 from pai_bench.support.errors import UserError
+from pai_bench.training.protocol import DEFAULT, DEFAULT_WITH_BATCH_NORM
 
 MOST_TRIALS = 1_000_000
 """Pruned ones of one sweep: each is an object in memory, and a file."""
@@ -36,7 +37,9 @@ class Axes:
         "number of paired seeds, which are then 0, 1, ...; or a list of them, as 0,3,5 (5, for the seed 5 alone)",
         least=1,
     )
-    schedule: str | None = option(None, "schedule for all criteria, as NAME[:steps=N]; default: each one's own")
+    schedule: str | None = option(
+        None, "schedule for all criteria, as NAME[:steps=N], see `pai-bench list schedules`; default: each one's own"
+    )
     variants: Sequence[Any] = option(
         ("none",), "sanity variants: none, shuffle, global-shuffle, reinit, invert, quota:NAME", axis=True
     )
@@ -51,7 +54,8 @@ class ProtocolSettings:
 
     protocol: str | None = option(
         None,
-        "training protocol, see `pai-bench list protocols`; default: short-adam, or short-adam-bn with batch norm",
+        "training protocol, see `pai-bench list protocols`; "
+        f"default: {DEFAULT}, or {DEFAULT_WITH_BATCH_NORM} with batch norm",
     )
     epochs: int | None = option(None, "epochs of training; default: the protocol's", least=0)
     batch_size: int | None = option(None, "training batch; default: the protocol's", least=1)
@@ -67,7 +71,7 @@ class ProtocolSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """Where trials run, and how many at once, which no result depends on."""
+    """Where trials run, and how many at once, on which no result depends; and whether disconnected ones are trained."""
 
     train_disconnected: bool = option(False, "train also the networks that their mask has disconnected")
     compile: bool = option(False, "let torch.compile make the training step; takes a compiler, and a while to begin")

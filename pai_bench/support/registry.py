@@ -151,12 +151,18 @@ class Registry(Mapping[str, Any]):
 CRITERIA = Registry("criterion", "pai_bench.criteria")
 MODELS = Registry("model", "pai_bench.models")
 DATA = Registry("data set", "pai_bench.data")
-BACKENDS = Registry("backend", "pai_bench.backends")
 
 SCHEDULES = Registry("schedule", "pai_bench.schedules", home="pai_bench.pruning.schedule")
 PROTOCOLS = Registry("protocol", "pai_bench.protocols", home="pai_bench.training.protocol")
 INITIALISATIONS = Registry("initialisation", "pai_bench.initialisations", home="pai_bench.support.initialise")
 METRICS = Registry("metric", "pai_bench.metrics", home="pai_bench.evaluation.metrics")
+BACKENDS = Registry("backend", "pai_bench.backends", home="pai_bench.execution")
+
+REGISTRIES = {
+    registry.group.removeprefix("pai_bench."): registry
+    for registry in (CRITERIA, MODELS, DATA, SCHEDULES, PROTOCOLS, INITIALISATIONS, METRICS, BACKENDS)
+}
+"""By the last part of the group, in the plural."""
 
 model, data_set, backend = MODELS.register, DATA.register, BACKENDS.register
 initialisation, metric = INITIALISATIONS.register, METRICS.register

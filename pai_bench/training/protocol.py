@@ -156,104 +156,130 @@ class Protocol:
         return tuple(parts)
 
 
+DEFAULT, DEFAULT_WITH_BATCH_NORM = "short-adam", "short-adam-bn"
+"""The protocols where none is named.
+
+Adam begins to train sparse networks, whose gradients are small, in as many steps as dense ones. SGD does not: what a
+short comparison tells of them is who has begun. Batch norm lets a deep network reach its accuracy in a fraction of the
+epochs.
+"""
+
 UNKNOWN = "; the number of iterations is not in the paper, 100,000 is our choice"
 """Of protocols of the SNIP paper, see `Protocol.unstated`."""
 
-for _protocol in (
-    # Adam begins to train sparse networks, whose gradients are small, in as many steps as dense ones. SGD does not:
-    # what a short comparison tells of them is who has begun
-    Protocol(name="short-adam", epochs=10, batch_size=32, optimizer="adam", learning_rate=0.005, weight_decay=0.0),
-    # batch norm lets a deep network reach its accuracy in a fraction of the epochs
-    Protocol(name="short-adam-bn", epochs=2, batch_size=32, optimizer="adam", learning_rate=0.002, weight_decay=0.0),
-    Protocol(name="short", epochs=10, batch_size=32, learning_rate=0.02),
-    Protocol(name="short-bn", epochs=2, batch_size=32, learning_rate=0.02),
-    Protocol(name="quick", epochs=1, batch_size=100, learning_rate=0.05),
-    # Lee et al. 2019, arXiv:1810.02340, section 5: times 0.1 every 25,000 (MNIST) or 30,000 (CIFAR) iterations; how
-    # many there are in all is not in the text
-    Protocol(
-        name="snip-mnist",
-        epochs=0,
-        iterations=100_000,
-        batch_size=100,
-        learning_rate=0.1,
-        lr_schedule="steps",
-        milestones=(0.25, 0.5, 0.75),
-        train_fraction=0.9,
-        unstated=UNKNOWN,
+BUILT_IN = {
+    "pai-bench": (
+        Protocol(name=DEFAULT, epochs=10, batch_size=32, optimizer="adam", learning_rate=0.005, weight_decay=0.0),
+        Protocol(
+            name=DEFAULT_WITH_BATCH_NORM,
+            epochs=2,
+            batch_size=32,
+            optimizer="adam",
+            learning_rate=0.002,
+            weight_decay=0.0,
+        ),
+        Protocol(name="short", epochs=10, batch_size=32, learning_rate=0.02),
+        Protocol(name="short-bn", epochs=2, batch_size=32, learning_rate=0.02),
+        Protocol(name="quick", epochs=1, batch_size=100, learning_rate=0.05),
     ),
-    # the defaults of its authors' code, which differ: plain SGD without drops, and how many iterations there are
-    Protocol(
-        name="snip-mnist-code",
-        epochs=0,
-        iterations=10_000,
-        batch_size=100,
-        learning_rate=0.1,
-        momentum=0.0,
-        lr_schedule="constant",
-        train_fraction=0.9,
+    # times 0.1 every 25,000 (MNIST) or 30,000 (CIFAR) iterations; how many there are in all is not in the text
+    "Lee et al. 2019, arXiv:1810.02340, section 5": (
+        Protocol(
+            name="snip-mnist",
+            epochs=0,
+            iterations=100_000,
+            batch_size=100,
+            learning_rate=0.1,
+            lr_schedule="steps",
+            milestones=(0.25, 0.5, 0.75),
+            train_fraction=0.9,
+            unstated=UNKNOWN,
+        ),
+        Protocol(
+            name="snip-cifar",
+            epochs=0,
+            iterations=150_000,
+            batch_size=128,
+            learning_rate=0.1,
+            lr_schedule="steps",
+            milestones=(0.2, 0.4, 0.6, 0.8),
+            augmentation="flip-crop",
+            train_fraction=0.9,
+        ),
     ),
-    # the same, section 5.5: Adam at 0.001 without weight decay; iterations and drops as above are our choice
-    Protocol(
-        name="snip-mnist-adam",
-        epochs=0,
-        iterations=100_000,
-        batch_size=100,
-        optimizer="adam",
-        learning_rate=1e-3,
-        weight_decay=0.0,
-        lr_schedule="steps",
-        milestones=(0.25, 0.5, 0.75),
-        train_fraction=0.9,
-        unstated=f"{UNKNOWN}, and so are the drops of the learning rate",
+    # which differ from the text: no momentum, no drops of the learning rate
+    "Lee et al. 2019, the defaults of their code": (
+        Protocol(
+            name="snip-mnist-code",
+            epochs=0,
+            iterations=10_000,
+            batch_size=100,
+            learning_rate=0.1,
+            momentum=0.0,
+            lr_schedule="constant",
+            train_fraction=0.9,
+        ),
     ),
-    Protocol(
-        name="snip-cifar",
-        epochs=0,
-        iterations=150_000,
-        batch_size=128,
-        learning_rate=0.1,
-        lr_schedule="steps",
-        milestones=(0.2, 0.4, 0.6, 0.8),
-        augmentation="flip-crop",
-        train_fraction=0.9,
+    # iterations and drops of the learning rate as above are our choice
+    "Lee et al. 2019, arXiv:1810.02340, section 5.5": (
+        Protocol(
+            name="snip-mnist-adam",
+            epochs=0,
+            iterations=100_000,
+            batch_size=100,
+            optimizer="adam",
+            learning_rate=1e-3,
+            weight_decay=0.0,
+            lr_schedule="steps",
+            milestones=(0.25, 0.5, 0.75),
+            train_fraction=0.9,
+            unstated=f"{UNKNOWN}, and so are the drops of the learning rate",
+        ),
     ),
-    # Verdenius et al. 2020, arXiv:2006.00896, by the defaults of their code
-    Protocol(
-        name="snip-it",
-        epochs=80,
-        batch_size=512,
-        optimizer="adam",
-        learning_rate=2e-3,
-        weight_decay=5e-5,
-        lr_schedule="constant",
-        augmentation="flip-0.2",
-        clip_norm=10.0,
+    "Verdenius et al. 2020, arXiv:2006.00896, the defaults of their code": (
+        Protocol(
+            name="snip-it",
+            epochs=80,
+            batch_size=512,
+            optimizer="adam",
+            learning_rate=2e-3,
+            weight_decay=5e-5,
+            lr_schedule="constant",
+            augmentation="flip-0.2",
+            clip_norm=10.0,
+        ),
     ),
-    # Tanaka et al. 2020, arXiv:2006.05467, appendix: VGG with batch norm on CIFAR
-    Protocol(
-        name="synflow-cifar",
-        nesterov=True,
-        epochs=160,
-        batch_size=128,
-        learning_rate=0.1,
-        weight_decay=1e-4,
-        lr_schedule="steps",
-        milestones=(60 / 160, 120 / 160),
-        augmentation="flip-crop",
+    "Tanaka et al. 2020, arXiv:2006.05467, appendix": (
+        Protocol(
+            name="synflow-cifar",
+            nesterov=True,
+            epochs=160,
+            batch_size=128,
+            learning_rate=0.1,
+            weight_decay=1e-4,
+            lr_schedule="steps",
+            milestones=(60 / 160, 120 / 160),
+            augmentation="flip-crop",
+        ),
     ),
-    # Frankle et al. 2021, arXiv:2009.08576, appendix: ResNet-20 and VGG-16 on CIFAR-10, by the code OpenLTH
-    Protocol(
-        name="openlth-resnet20",
-        epochs=160,
-        batch_size=128,
-        learning_rate=0.1,
-        weight_decay=1e-4,
-        lr_schedule="steps",
-        milestones=(0.5, 0.75),
-        augmentation="flip-crop",
+    "Frankle et al. 2021, arXiv:2009.08576, appendix, as the code OpenLTH has it": (
+        Protocol(
+            name="openlth-resnet20",
+            epochs=160,
+            batch_size=128,
+            learning_rate=0.1,
+            weight_decay=1e-4,
+            lr_schedule="steps",
+            milestones=(0.5, 0.75),
+            augmentation="flip-crop",
+        ),
     ),
-):
-    PROTOCOLS.register(_protocol.name, source=__name__, module=__name__)(_protocol)
+}
+"""Source -> the protocols that it describes."""
+
+for _source, _protocols in BUILT_IN.items():
+    for _protocol in _protocols:
+        PROTOCOLS.register(_protocol.name, source=_source, module=__name__)(_protocol)
 
 
 def get_protocol(name: str, **changes: Any) -> Protocol:

@@ -114,12 +114,12 @@ def test_options_and_settings_of_any_size_are_stored() -> None:
 
 
 def test_a_trial_whose_result_cannot_be_stored_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluate = stages.evaluate_network
+    evaluate = stages.final_test
 
     def none(inputs: Any, network: Any, history: Any) -> tuple[float, float]:
         return evaluate(inputs, network, history) if network.trial.criterion else (0.0, float("nan"))
 
-    monkeypatch.setattr(stages, "evaluate_network", none)
+    monkeypatch.setattr(stages, "final_test", none)
     frame = pb.run(sweep(seeds=1, epochs=1), out="r")
     assert dict(zip(frame.criterion, frame.status, strict=True)) == {
         "dense": "failed",
