@@ -35,7 +35,8 @@ from py_compile import PycInvalidationMode
 from benchmarks.reached import FOLDERS, Reached
 
 ROOT = Path(__file__).parents[1]
-LEFT_OUT = (".*", "__pycache__", "results", "reports", "build", "dist")
+LEFT_OUT = ("results", "reports", "build", "dist")
+"""Folders at the top, beside those that are hidden."""
 
 COMPARED: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
     ast.Lt: (ast.LtE, ast.GtE),
@@ -236,7 +237,11 @@ def check_reached(path: Path, reached: Reached, tree: Path) -> None:
 
 def copied(to: str) -> Path:
     """A copy of the project, whose compiled files hold whatever the clock says."""
-    tree = Path(shutil.copytree(ROOT, Path(to) / "tree", ignore=shutil.ignore_patterns(*LEFT_OUT)))
+    ignored, at_top = (shutil.ignore_patterns(*patterns) for patterns in ((".*", "__pycache__"), LEFT_OUT))
+    tree = Path(to) / "tree"
+    shutil.copytree(
+        ROOT, tree, ignore=lambda at, names: ignored(at, names) | (at_top(at, names) if Path(at) == ROOT else set())
+    )
     for folder in FOLDERS:
         compileall.compile_dir(tree / folder, quiet=1, invalidation_mode=PycInvalidationMode.CHECKED_HASH)
     return tree

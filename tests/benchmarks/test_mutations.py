@@ -137,3 +137,21 @@ def test_the_same_seed_draws_the_same(tree: Path) -> None:
     assert draw(tree, 2, 1) == draw(tree, 2, 1)
     assert len({tuple(draw(tree, 2, seed)) for seed in range(20)}) == 3
     assert not draw(tree, 2, 1, "criteria/*")
+
+
+def test_a_copy_has_every_room_but_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tmp_path / "project"
+    for folder in (
+        "pai_bench/results",
+        "tests/reports",
+        "results",
+        "build",
+        ".git",
+        "criteria/pai_criteria/__pycache__",
+    ):
+        (project / folder).mkdir(parents=True)
+        (project / folder / "a.py").touch()
+    monkeypatch.setattr(mutations, "ROOT", project)
+    tree = mutations.copied(str(tmp_path))
+    found = {path.parent.relative_to(tree).as_posix() for path in tree.rglob("a.py")}
+    assert found == {"pai_bench/results", "tests/reports"}
