@@ -10,7 +10,7 @@ from torch import nn
 
 import pai_bench as pb
 from benchmarks.conftest import Beside
-from pai_bench.pruning import prunable_parameters
+from pai_bench.scoring import prunable_parameters
 
 
 def thousand() -> nn.Module:

@@ -10,7 +10,8 @@ import torch
 import pai_bench as pb
 from benchmarks.conftest import Beside
 from benchmarks.networks import NETWORKS, example, forward_and_backward
-from pai_bench.pruning import OneShot, prunable_parameters
+from pai_bench.masks import OneShot
+from pai_bench.scoring import prunable_parameters
 from pai_bench.support.registry import CRITERIA
 
 

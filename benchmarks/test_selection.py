@@ -8,8 +8,9 @@ import torch
 
 from benchmarks.conftest import Beside
 from benchmarks.networks import example
-from pai_bench.pruning import prunable_parameters, select
-from pai_bench.pruning.selection import kept_count
+from pai_bench.masks import select
+from pai_bench.masks.selection import kept_count
+from pai_bench.scoring import prunable_parameters
 
 DENSITY = 0.05
 

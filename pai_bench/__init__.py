@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from pai_bench.execution import run
     from pai_bench.experiment.masks import initial_weights, read_mask, remake_mask
     from pai_bench.experiment.sweep import Sweep
+    from pai_bench.graph import Connectivity, connectivity
+    from pai_bench.masks import Mask
     from pai_bench.models import create_model
-    from pai_bench.pruning import Batch, Connectivity, Criterion, Mask, Scores, get_criterion
-    from pai_bench.pruning.connectivity import connectivity
-    from pai_bench.pruning.prune import prune
+    from pai_bench.pruning import prune
     from pai_bench.results import read_results
+    from pai_bench.scoring import Batch, Criterion, MaskedModel, Scores, get_criterion
     from pai_bench.support.errors import UserError
     from pai_bench.support.registry import (
         backend,
@@ -29,20 +30,21 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "Batch": "pai_bench.pruning",
-    "Connectivity": "pai_bench.pruning",
-    "Criterion": "pai_bench.pruning",
+    "Batch": "pai_bench.scoring",
+    "Connectivity": "pai_bench.graph",
+    "Criterion": "pai_bench.scoring",
     "DataSet": "pai_bench.data",
-    "Mask": "pai_bench.pruning",
-    "Scores": "pai_bench.pruning",
+    "Mask": "pai_bench.masks",
+    "MaskedModel": "pai_bench.scoring",
+    "Scores": "pai_bench.scoring",
     "Sweep": "pai_bench.experiment.sweep",
     "UserError": "pai_bench.support.errors",
     "backend": "pai_bench.support.registry",
-    "connectivity": "pai_bench.pruning.connectivity",
+    "connectivity": "pai_bench.graph",
     "create_model": "pai_bench.models",
     "criterion": "pai_bench.support.registry",
     "data_set": "pai_bench.support.registry",
-    "get_criterion": "pai_bench.pruning",
+    "get_criterion": "pai_bench.scoring",
     "initialisation": "pai_bench.support.registry",
     "metric": "pai_bench.support.registry",
     "protocol": "pai_bench.support.registry",
@@ -63,6 +65,7 @@ __all__ = [
     "Criterion",
     "DataSet",
     "Mask",
+    "MaskedModel",
     "Scores",
     "Sweep",
     "UserError",

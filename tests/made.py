@@ -5,7 +5,7 @@ from typing import Any
 
 from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.experiment.trial import Trial
-from pai_bench.pruning import OneShot, Schedule
+from pai_bench.masks import OneShot, Schedule
 from pai_bench.support.registry import PROTOCOLS
 
 

@@ -10,23 +10,23 @@ import pai_bench as pb
 from pai_bench.cli.entry import main
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.sweep import Sweep
-from pai_bench.pruning.lookup import load_class
 from pai_bench.results import Collapse
+from pai_bench.scoring.lookup import load_class
 from tests.report.records import fields_of
 
 FILE = """\
 from dataclasses import dataclass
-from pai_bench.pruning import Criterion, weights
+from pai_bench.scoring import Criterion
 
 @dataclass(frozen=True)
 class First(Criterion):
     def score(self, model, batch):
-        return {name: w.abs() for name, w in weights(model).items()}
+        return {name: w.abs() for name, w in model.weights().items()}
 
 @dataclass(frozen=True)
 class Second(Criterion):
     def score(self, model, batch):
-        return {name: w for name, w in weights(model).items()}
+        return {name: w for name, w in model.weights().items()}
 """
 
 ARGUMENTS = ["--criteria", "./mine.py:First,./mine.py:Second", "--models", "lenet-300-100", "--device", "cpu"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import pai_bench as pb
-from pai_bench.pruning import Schedule, get_schedule
+from pai_bench.masks import Schedule, get_schedule
 from pai_bench.support.registry import INITIALISATIONS, PROTOCOLS, SCHEDULES, protocol, schedule
 from pai_bench.training.protocol import Protocol, get_protocol
 
@@ -21,13 +21,13 @@ OTHERS = {
     "criteria": """
 from dataclasses import dataclass
 from pai_bench import criterion
-from pai_bench.pruning import Criterion, weights
+from pai_bench.scoring import Criterion
 
 @criterion("cube", source="theirs")
 @dataclass(frozen=True)
 class Cube(Criterion):
     def score(self, model, batch):
-        return {name: weight.abs() ** 3 for name, weight in weights(model).items()}
+        return {name: weight.abs() ** 3 for name, weight in model.weights().items()}
 """,
     "models": """
 from torch import nn

@@ -8,7 +8,7 @@ import pai_criteria
 
 import pai_bench
 
-STATEFUL = {"Catalog", "Group", "Measurement", "Operands", "Registry", "Scoring", "Search", "Worker"}
+STATEFUL = {"Catalog", "Group", "Measurement", "Operands", "Registry", "Search", "Worker"}
 """Dataclasses that are filled while something is done; another ``Search`` is a value."""
 
 APART = {"pai_bench.__main__", "pai_bench.registry"}

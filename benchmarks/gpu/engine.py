@@ -21,10 +21,10 @@ from pai_bench.execution.autotune import choose
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
+from pai_bench.graph.flops import flops
 from pai_bench.models import find_model
 from pai_bench.models.create import model_version
-from pai_bench.pruning import prunable_parameters
-from pai_bench.pruning.flops import flops
+from pai_bench.scoring import prunable_parameters
 from pai_bench.support import memory, timing
 from pai_bench.support import precision as precisions
 from pai_bench.support.precision import Precision as Precision  # for the checks, too

@@ -19,10 +19,11 @@ from pai_bench.analyses.cost import measure_cost, measure_step
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
-from pai_bench.pruning import Schedule, Scorer, get_schedule, prunable_parameters
+from pai_bench.masks import Schedule, get_schedule, selection
 from pai_bench.pruning.prune import by_scope, scored
 from pai_bench.pruning.variant import KINDS
 from pai_bench.results import Cost
+from pai_bench.scoring import MaskedModel, Scorer, prunable_parameters
 from pai_bench.support.registry import CRITERIA, SCHEDULES
 
 
@@ -90,7 +91,7 @@ def cuts(
     mask: Mapping[str, Tensor] | None = None
     options: dict[str, Any] = {"seed": seed, "returns": steps.returns}
     with Scorer(criterion, model, **options) as here, Scorer(criterion, twin, **options) as there:
-        division = by_scope(here, criterion.scope)
+        division = by_scope(criterion, here.shapes, criterion.scope)
         for density in steps.densities(1 - sparsity):
             moved = None if mask is None else pb.Mask(mask).to(device)
             pairs = [(here, batch, mask), (there, there_batch, moved)]
@@ -140,18 +141,18 @@ def rounded_while_scoring(device: torch.device) -> list[str]:
 
     @dataclass(frozen=True)
     class Looks(pb.Criterion):
-        def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
+        def score(self, model: MaskedModel, batch: pb.Batch) -> pb.Scores:
             seen.extend(rounded())
-            return pruning.uniform_scores(model)
+            return model.uniform()
 
     batch = pb.Batch(torch.zeros(2, 2), torch.zeros(2, dtype=torch.int64))
-    Looks().score(nn.Linear(2, 2).to(device), batch.to(device))
+    pb.get_criterion(Looks()).score(nn.Linear(2, 2).to(device), batch.to(device))
     return seen
 
 
 def select(scores: Mapping[str, Tensor], count: int, alive: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Masks of the `count` highest scores over all tensors together."""
-    return pruning.select(scores, count, alive)
+    return selection.select(scores, count, alive)
 
 
 def cut(scores: Mapping[str, Tensor], count: int, ties: Literal["keep", "remove"]) -> Mapping[str, Tensor]:

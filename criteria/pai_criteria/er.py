@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import nn
 
 from pai_bench import criterion
-from pai_bench.pruning import Batch, Criterion, Scope, Scores, uniform_scores
+from pai_bench.masks import Scope
+from pai_bench.scoring import Batch, Criterion, MaskedModel, Scores
 
 
 @criterion("er", source="Mocanu et al. 2018, arXiv:1707.04780; Evci et al. 2020, arXiv:1911.11134")
@@ -20,8 +20,8 @@ class ER(Criterion):
     scope: ClassVar[Scope] = "quota"
     figure_style: ClassVar[tuple[str, str, str]] = ("#56B4E9", "v", "--")
 
-    def score(self, model: nn.Module, batch: Batch) -> Scores:
-        return uniform_scores(model)
+    def score(self, model: MaskedModel, batch: Batch) -> Scores:
+        return model.uniform()
 
     def proportions(self, shapes: Mapping[str, torch.Size]) -> Mapping[str, int]:
         """Connections of a layer: density times size, which is (in + out) times the size of the kernel."""

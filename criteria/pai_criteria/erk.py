@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import nn
 
 from pai_bench import criterion
-from pai_bench.pruning import Batch, Criterion, Scope, Scores, uniform_scores
+from pai_bench.masks import Scope
+from pai_bench.scoring import Batch, Criterion, MaskedModel, Scores
 
 
 @criterion("erk", source="Evci et al. 2020, arXiv:1911.11134, section 3")
@@ -22,8 +22,8 @@ class ERK(Criterion):
     scope: ClassVar[Scope] = "quota"
     figure_style: ClassVar[tuple[str, str, str]] = ("#56B4E9", "P", "-")
 
-    def score(self, model: nn.Module, batch: Batch) -> Scores:
-        return uniform_scores(model)
+    def score(self, model: MaskedModel, batch: Batch) -> Scores:
+        return model.uniform()
 
     def proportions(self, shapes: Mapping[str, torch.Size]) -> Mapping[str, int]:
         """Connections of a layer: density times size, which is the sum of the dimensions."""

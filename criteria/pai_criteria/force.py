@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
-
 from pai_bench import criterion
-from pai_bench.pruning import AuthorsChoice, Batch, BatchNormMode, Criterion, Exponential, Schedule, Scores, saliencies
+from pai_bench.masks import Exponential, Schedule
+from pai_bench.scoring import AuthorsChoice, Batch, BatchNormMode, Criterion, MaskedModel, Scores
 
 
 @criterion("force", source="de Jorge et al. 2021, arXiv:2006.09081, eq. 8")
@@ -23,5 +22,5 @@ class FORCE(Criterion):
         AuthorsChoice("loss", "applies the negative log-likelihood to raw logits, a bug", ("nll",)),
     )
 
-    def score(self, model: nn.Module, batch: Batch) -> Scores:
-        return saliencies(model, batch, lambda w, g, _loss: g.mul_(w).abs_())
+    def score(self, model: MaskedModel, batch: Batch) -> Scores:
+        return model.saliencies(batch, lambda w, g, _loss: (w * g).abs())

@@ -4,19 +4,17 @@ import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from torch import nn
-
 from pai_bench import criterion
-from pai_bench.pruning import (
+from pai_bench.masks import Schedule
+from pai_bench.scoring import (
     AuthorsChoice,
     Batch,
     BatchNormMode,
     Criterion,
     CriterionError,
-    Schedule,
+    MaskedModel,
     Scores,
     added_later,
-    hessian_saliencies,
 )
 
 
@@ -55,7 +53,7 @@ class GraSP(Criterion):
         if self.temperature <= 0:
             raise CriterionError(f"temperature={self.temperature} must be positive")
 
-    def score(self, model: nn.Module, batch: Batch) -> Scores:
+    def score(self, model: MaskedModel, batch: Batch) -> Scores:
         if self.halves:
             if batch.targets.dim() > 1:
                 raise CriterionError(f"{self} sorts by class, but the targets are no class indices")
@@ -64,8 +62,8 @@ class GraSP(Criterion):
             order = batch.targets.argsort(stable=True)
             batch = dataclasses.replace(batch, inputs=batch.inputs[order], targets=batch.targets[order], batches=2)
         kept_only = self.gradient == "kept"
-        return hessian_saliencies(
-            model, batch, lambda w, hg, _value: hg.mul_(w), temperature=self.temperature, kept_only=kept_only
+        return model.hessian_saliencies(
+            batch, lambda w, hg, _value: w * hg, temperature=self.temperature, kept_only=kept_only
         )
 
     def revision_under(self, schedule: Schedule) -> int:

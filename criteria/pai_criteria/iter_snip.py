@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
-
 from pai_bench import criterion
-from pai_bench.pruning import Batch, BatchNormMode, Criterion, Exponential, Schedule, Scores, saliencies
+from pai_bench.masks import Exponential, Schedule
+from pai_bench.scoring import Batch, BatchNormMode, Criterion, MaskedModel, Scores
 
 
 @criterion("iter-snip", source="de Jorge et al. 2021, arXiv:2006.09081, section 4")
@@ -21,5 +20,5 @@ class IterSNIP(Criterion):
     claims: ClassVar[tuple[str, ...]] = ("keeps-the-loss", "loss-scale")
     figure_style: ClassVar[tuple[str, str, str]] = ("#0072B2", "v", "--")
 
-    def score(self, model: nn.Module, batch: Batch) -> Scores:
-        return saliencies(model, batch, lambda w, g, _loss: g.mul_(w).abs_())
+    def score(self, model: MaskedModel, batch: Batch) -> Scores:
+        return model.saliencies(batch, lambda w, g, _loss: (w * g).abs())

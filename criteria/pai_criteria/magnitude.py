@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
-
 from pai_bench import criterion
-from pai_bench.pruning import Batch, Criterion, Scores, weights
+from pai_bench.scoring import Batch, Criterion, MaskedModel, Scores
 
 
 @criterion("magnitude", source="Han et al. 2015, arXiv:1506.02626, applied at initialisation")
@@ -17,5 +15,5 @@ class Magnitude(Criterion):
     uses_data: ClassVar[bool] = False
     figure_style: ClassVar[tuple[str, str, str]] = ("#E69F00", "D", "-")
 
-    def score(self, model: nn.Module, batch: Batch) -> Scores:
-        return {name: weight.abs() for name, weight in weights(model).items()}
+    def score(self, model: MaskedModel, batch: Batch) -> Scores:
+        return {name: weight.abs() for name, weight in model.weights().items()}

@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
-
 from pai_bench import criterion
-from pai_bench.pruning import Batch, Criterion, Scores, uniform_scores
+from pai_bench.scoring import Batch, Criterion, MaskedModel, Scores
 
 
 @criterion("random", source="baseline")
@@ -17,5 +15,5 @@ class Random(Criterion):
     uses_data: ClassVar[bool] = False
     figure_style: ClassVar[tuple[str, str, str]] = ("#000000", "X", "-")
 
-    def score(self, model: nn.Module, batch: Batch) -> Scores:
-        return uniform_scores(model)
+    def score(self, model: MaskedModel, batch: Batch) -> Scores:
+        return model.uniform()

@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
-
 from pai_bench import criterion
-from pai_bench.pruning import AuthorsChoice, Batch, Criterion, Scores, saliencies
+from pai_bench.scoring import AuthorsChoice, Batch, Criterion, MaskedModel, Scores
 
 
 @criterion("snip", source="Lee et al. 2019, arXiv:1810.02340, eq. 6")
@@ -27,5 +25,5 @@ class SNIP(Criterion):
         AuthorsChoice("biases", "counts biases in its budget", (True,)),
     )
 
-    def score(self, model: nn.Module, batch: Batch) -> Scores:
-        return saliencies(model, batch, lambda w, g, _loss: g.mul_(w).abs_())
+    def score(self, model: MaskedModel, batch: Batch) -> Scores:
+        return model.saliencies(batch, lambda w, g, _loss: (w * g).abs())

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
-
 from pai_bench import criterion
-from pai_bench.pruning import AuthorsChoice, Batch, Criterion, Halving, Schedule, Scores, saliencies
+from pai_bench.masks import Halving, Schedule
+from pai_bench.scoring import AuthorsChoice, Batch, Criterion, MaskedModel, Scores
 
 
 @criterion("snip-it", source="Verdenius et al. 2020, arXiv:2006.00896")
@@ -22,5 +21,5 @@ class SNIPit(Criterion):
         AuthorsChoice("loss", "applies the negative log-likelihood to raw logits, a bug", ("nll",)),
     )
 
-    def score(self, model: nn.Module, batch: Batch) -> Scores:
-        return saliencies(model, batch, lambda w, g, loss: g.mul_(w).div_(loss).abs_())
+    def score(self, model: MaskedModel, batch: Batch) -> Scores:
+        return model.saliencies(batch, lambda w, g, loss: (w * g / loss).abs())

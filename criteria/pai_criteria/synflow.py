@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import logging
 import math
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,23 +17,19 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from pai_bench import criterion
-from pai_bench.pruning import (
+from pai_bench.masks import Exponential, Schedule
+from pai_bench.scoring import (
     AuthorsChoice,
     Batch,
     Criterion,
     CriterionError,
-    Exponential,
-    Schedule,
+    MaskedModel,
     Scores,
-    Spare,
     added_later,
+    convolve_single_example,
     forward,
     no_recomputation,
-    overwritten,
     read_scalars,
-    saliencies,
-    single,
-    spare,
     tensors,
 )
 
@@ -74,34 +69,29 @@ class SynFlow(Criterion):
         for tensor in (*model.parameters(), *model.buffers()):
             if tensor.is_floating_point():
                 tensor.abs_()
-        UNCHECKED.add(model)
 
-    @overwritten
-    def score(self, model: nn.Module, batch: Batch) -> Scores:
+    def score(self, model: MaskedModel, batch: Batch) -> Scores:
         kind = torch.float64 if batch.inputs.is_floating_point() else batch.inputs.dtype
         ones = dataclasses.replace(
             batch, inputs=torch.ones_like(batch.inputs[:1], dtype=kind), targets=batch.targets[:1], batches=1
         )
-        if model not in UNCHECKED:
-            return saliencies(model, ones, lambda w, g, _flow: g.mul_(w).abs_(), of=self.flow)
-        UNCHECKED.discard(model)
+        if "flow is checked" in model.state:
+            return model.saliencies(ones, lambda w, g, _flow: g.mul_(w).abs_(), of=self.flow)
         flows: list[Tensor] = []
 
-        def kept(network: nn.Module, batch: Batch) -> Tensor:
+        def kept(network: MaskedModel, batch: Batch) -> Tensor:
             flows.append(self.flow(network, batch))
             return flows[0]
 
-        found = saliencies(model, ones, lambda w, g, _flow: g.mul_(w), of=kept)
-        check_conservation(found, flows[0].detach(), model)
+        found = model.saliencies(ones, lambda w, g, _flow: g.mul_(w), of=kept)
+        check_conservation(found, flows[0].detach(), model.network)
+        model.state["flow is checked"] = True
         return {name: score.abs_() for name, score in found.items()}
 
-    def flow(self, model: nn.Module, ones: Batch) -> Tensor:
+    def flow(self, model: MaskedModel, ones: Batch) -> Tensor:
         """R, the sum of the outputs, up to a power of two on a chain."""
         return flow(model, ones, self.output)
 
-
-UNCHECKED: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
-"""Networks that have not been scored yet."""
 
 ROUNDING = 1e-6
 """Share of the flow that a sum of many terms may be off by."""
@@ -139,15 +129,14 @@ def form(model: nn.Module) -> object:
     return tuple((name, tuple(parameter.shape)) for name, parameter in model.named_parameters())
 
 
-def flow(model: nn.Module, ones: Batch, which: str | None = None) -> Tensor:
+def flow(model: MaskedModel, ones: Batch, which: str | None = None) -> Tensor:
     """R, the sum of the outputs, or of `which` of them, up to a power of two on a chain."""
-    layers = chain(model, "")
+    layers, network = chain(model.network, ""), type(model.network).__name__
     # the fused kernel of attention loses the gradient of flows as large as these
-    with Linearised(spare(model)) as linear, no_recomputation(), sdpa_kernel(SDPBackend.MATH):
+    with Linearised() as linear, no_recomputation(), sdpa_kernel(SDPBackend.MATH):
         if layers is None:
-            output = counted(forward(model, ones.inputs), which, type(model).__name__)
+            output = counted(forward(model, ones.inputs), which, network)
             if (before := linear.before_softmax(output)) is not None:
-                network = type(model).__name__
                 warn(f"synflow: the softmax at the end of {network} is left out: its outputs sum to one", form(model))
                 output = before
             total = output.sum()
@@ -172,9 +161,8 @@ class Linearised(TorchFunctionMode):
     Convolutions are quick. Softmaxes are noted.
     """
 
-    def __init__(self, spare: Spare) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.spare = spare
         self.softmaxes: dict[int, tuple[Tensor, Tensor]] = {}
         """By the `id` of the result: what a softmax was taken of, and the result, which keeps the `id` its own."""
 
@@ -188,7 +176,7 @@ class Linearised(TorchFunctionMode):
         if func is F.instance_norm:
             return self.scaled(func, args[0], None, (kwargs or {}).get("weight", args[3] if len(args) > 3 else None))
         if func is F.conv2d:
-            return single.convolution(*args, **(kwargs or {}), spare=self.spare)
+            return convolve_single_example(*args, **(kwargs or {}))
         output = func(*args, **(kwargs or {}))
         if func in SOFTMAXES:
             self.softmaxes[id(output)] = (args[0] if args else (kwargs or {})["input"], output)

@@ -16,10 +16,12 @@ import torch
 
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
-from pai_bench.pruning import Criterion, Mask, OneShot, Schedule, Scorer, Scores, prune, select
-from pai_bench.pruning.connectivity import Connections
+from pai_bench.graph.connectivity import Connections
+from pai_bench.masks import Mask, OneShot, Schedule, select
+from pai_bench.pruning import prune
 from pai_bench.pruning.prune import Division, by_scope
 from pai_bench.results import Collapse, Environment, SearchProvenance, Store, Tried
+from pai_bench.scoring import Criterion, Scorer, Scores
 from pai_bench.support.environment import describe
 from pai_bench.support.errors import UserError
 from pai_bench.support.identity import stream
@@ -126,7 +128,8 @@ class Search:
             return prune(self.model, self.batch, self.criterion, 1 - count / self.size, **options)
         if self._scores is None:
             with Scorer(self.criterion, self.model, draw=self.draw, seed=seed, only=self.names) as scorer:
-                self._scores, self._division = scorer.score(self.batch), by_scope(scorer, self.trial.scope)
+                self._scores = scorer.score(self.batch)
+            self._division = by_scope(self.criterion, {n: s.shape for n, s in self._scores.items()}, self.trial.scope)
         parts = self.parts(count)
         return Mask(select(self._scores, count if parts is None else parts))
 

@@ -21,9 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pai_bench.pruning import Batch, Criterion, Scope, Scorer, get_criterion, prunable_parameters, prune, redraw_
-from pai_bench.pruning.guard import checked
-from pai_bench.pruning.replica import BATCH_NORMS, fingerprints
+from pai_bench.masks import Scope
+from pai_bench.networks.private_copy import BATCH_NORMS, fingerprints
+from pai_bench.pruning import prune
+from pai_bench.scoring import Batch, Criterion, Scorer, get_criterion, prunable_parameters, redraw_
+from pai_bench.scoring.scorer import checked
 from pai_bench.support import failures
 from pai_bench.support.errors import UserError
 from pai_bench.support.randomness import random_state
@@ -169,13 +171,13 @@ def exact_count(criterion: Criterion, model: nn.Module, batch: Batch) -> None:
 def masked(criterion: Criterion, model: nn.Module, batch: Batch) -> None:
     """Scoring works under a mask, also where a whole layer is removed."""
     scorer = Scorer(criterion, model)
-    dense = {name: weight.detach().clone() for name, weight in scorer.parameters.items()}
+    dense = {name: weight.detach().clone() for name, weight in scorer.model.prunable.items()}
     half = {name: torch.rand(shape) < 0.5 for name, shape in scorer.shapes.items()}
     first = next(iter(half))
     for mask, removed in ((half, "half of the weights"), (half | {first: torch.zeros_like(half[first])}, repr(first))):
         with saying(f"with {removed} removed"):
-            expect_fit(scorer.score(batch, mask), scorer.parameters)
-            for name, weight in scorer.parameters.items():
+            expect_fit(scorer.score(batch, mask), scorer.model.prunable)
+            for name, weight in scorer.model.prunable.items():
                 if bool(weight[~mask[name]].any()):
                     raise CheckError(f"the formula writes to {name!r}, where the mask has removed weights")
                 if not torch.equal(weight, dense[name] * mask[name]):

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from pai_bench.execution.measure import step_seconds
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
-from pai_bench.pruning import Batch, Criterion, Scorer, prunable_parameters, prune
-from pai_bench.pruning.replica import BATCH_NORMS, copied
+from pai_bench.networks.private_copy import BATCH_NORMS, copied
+from pai_bench.pruning import prune
 from pai_bench.results import Cost, Environment, Provenance
+from pai_bench.scoring import Batch, Criterion, Scorer, prunable_parameters
 from pai_bench.support.environment import describe
 from pai_bench.support.precision import reproducible
 from pai_bench.support.timing import repeat

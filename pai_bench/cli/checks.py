@@ -17,8 +17,8 @@ def check(given: argparse.Namespace) -> int:
     from rich.table import Table
 
     from pai_bench.analyses.conformance import run_checks
-    from pai_bench.pruning import get_criterion
     from pai_bench.report.summary import plural
+    from pai_bench.scoring import get_criterion
 
     criterion, console, results = get_criterion(given.criterion), make_console(), []
     with console.status(escape(f"checking {criterion}")) as status:

@@ -34,7 +34,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
 HEAVY = {
     **dict.fromkeys(("run", "time", "collapse", "prune"), "pai_bench.experiment.runner"),
     **dict.fromkeys(("report", "compare"), "pai_bench.report.page"),
-    **{"check": "pai_bench.analyses.conformance", "list": "pai_bench.pruning"},
+    **{"check": "pai_bench.analyses.conformance", "list": "pai_bench.scoring"},
 }
 """Verb -> what it imports that takes seconds."""
 

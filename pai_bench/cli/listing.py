@@ -53,7 +53,7 @@ def list_plugins(given: argparse.Namespace) -> int:
         table.add_row(*(cell.replace("[", "\\[") for cell in row))
     console.print(table)
     if given.kind == "criteria":
-        from pai_bench.pruning import Criterion
+        from pai_bench.scoring import Criterion
 
         every = options(f for f in dataclasses.fields(Criterion) if f.name != "bn")
         console.print(f"every criterion: {every}\nfor example snip:bn=train:micro-batch=32")
@@ -104,7 +104,7 @@ def plugin_name(plugin: "Plugin") -> str:
 
 def criterion_row(plugin: "Plugin") -> list[str]:
     """Facts about a criterion: its formula, schedule, own options and mode of batch norm, and source."""
-    from pai_bench.pruning import Criterion
+    from pai_bench.scoring import Criterion
 
     common = {f.name for f in dataclasses.fields(Criterion)} - ({"bn"} if plugin.target.uses_data else set())
     return [

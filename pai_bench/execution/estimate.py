@@ -20,10 +20,10 @@ from pai_bench.experiment.recipe import Recipe
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.experiment.trial import Trial
+from pai_bench.graph.flops import flops
 from pai_bench.models import create_model
-from pai_bench.pruning import Scorer
-from pai_bench.pruning.flops import flops
 from pai_bench.results.bits import PLACES
+from pai_bench.scoring import Scorer
 from pai_bench.support.failures import described
 from pai_bench.support.registry import DATA
 from pai_bench.support.timing import measured

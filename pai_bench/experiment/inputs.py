@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from pai_bench.data import DataSet
 from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.experiment.trial import Trial
-from pai_bench.pruning import Batch
-from pai_bench.pruning.connectivity import Connections
-from pai_bench.pruning.flops import Flops
-from pai_bench.pruning.prunable import chosen
-from pai_bench.pruning.wrappers import unwrapped
+from pai_bench.graph.connectivity import Connections
+from pai_bench.graph.flops import Flops
+from pai_bench.networks.wrappers import unwrapped
+from pai_bench.scoring import Batch
+from pai_bench.scoring.prunable import chosen
 from pai_bench.support.errors import UserError
 from pai_bench.support.identity import stream
 from pai_bench.support.memory import free_bytes

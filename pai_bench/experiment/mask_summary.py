@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from pai_bench.pruning import Connectivity, Mask
-from pai_bench.pruning.flops import Flops
+from pai_bench.graph import Connectivity
+from pai_bench.graph.flops import Flops
+from pai_bench.masks import Mask
 from pai_bench.results import Layer, Pruning
 from pai_bench.results.bits import pack, whole_file
 

@@ -14,7 +14,7 @@ from pai_bench.experiment.settings import ScoringSettings, TrainingSettings, com
 from pai_bench.experiment.stages import mask_maker
 from pai_bench.experiment.sweep import Sweep
 from pai_bench.experiment.trial import Trial
-from pai_bench.pruning import Mask
+from pai_bench.masks import Mask
 from pai_bench.results import Record, Store
 from pai_bench.results.bits import PLACES, Bits, differing, read_whole, unpack
 from pai_bench.support.errors import UserError

@@ -161,8 +161,10 @@ def check(
 
 def look_up(key: str, value: Any) -> None:
     """Find what the value of a key names, if it names something; a name that is not known is a `UserError`."""
+    from pai_bench.masks import get_schedule
     from pai_bench.models import find_model
-    from pai_bench.pruning import get_criterion, get_schedule, get_variant
+    from pai_bench.pruning import get_variant
+    from pai_bench.scoring import get_criterion
     from pai_bench.support.registry import DATA
     from pai_bench.training.protocol import get_protocol
 

@@ -16,12 +16,14 @@ from pai_bench.data.augment import check_images
 from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.experiment.sweep import Execution, Sweep, refuse_duplicates
 from pai_bench.experiment.trial import Trial, expand, fraction
+from pai_bench.masks import Schedule, get_schedule
 from pai_bench.models.create import Builder, find_model, model_version, refuse_instance
-from pai_bench.pruning import Criterion, Schedule, get_criterion, get_schedule, get_variant
-from pai_bench.pruning.prunable import chosen, further
+from pai_bench.networks.private_copy import BATCH_NORMS
+from pai_bench.pruning import get_variant
 from pai_bench.pruning.prune import check_ties
-from pai_bench.pruning.replica import BATCH_NORMS
 from pai_bench.results.configurations import check_settings
+from pai_bench.scoring import Criterion, get_criterion
+from pai_bench.scoring.prunable import chosen, further
 from pai_bench.support import files
 from pai_bench.support.arrays import by_torchs_defaults
 from pai_bench.support.environment import select_device

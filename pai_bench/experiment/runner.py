@@ -20,7 +20,7 @@ from pai_bench.experiment.scoring_probe import ScoringProbe
 from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.experiment.stages import Pruned
 from pai_bench.experiment.trial import Trial
-from pai_bench.pruning.replica import BATCH_NORMS
+from pai_bench.networks.private_copy import BATCH_NORMS
 from pai_bench.results import Environment, EpochRecord, Evaluation, Pruning, Record, Training, TrialProvenance, UsedData
 from pai_bench.support.environment import commit, describe, without_paths
 from pai_bench.support.failures import described, traceback_of

@@ -8,7 +8,8 @@ from torch import nn
 from pai_bench.experiment.inputs import Inputs
 from pai_bench.experiment.stages import mask_maker
 from pai_bench.experiment.trial import Trial
-from pai_bench.pruning import Mask, Schedule, Scorer
+from pai_bench.masks import Mask, Schedule
+from pai_bench.scoring import Scorer
 from pai_bench.support.timing import Measurement, measured
 
 FEWEST_CUTS = 2

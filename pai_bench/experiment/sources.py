@@ -56,7 +56,7 @@ class ModelSource:
     version: int = 1
     """Raised when the network changes (`pai_bench.support.networks`)."""
     traced: tuple[str, ...] = ()
-    """Its weights outside of the usual layers (`pai_bench.pruning.prunable.further`)."""
+    """Its weights outside of the usual layers (`pai_bench.scoring.prunable.further`)."""
     unclear: tuple[str, ...] = field(default=(), compare=False)
     """Parameters from which weights may be computed, and which are not scored."""
     builder: "Builder | None" = field(default=None, compare=False, repr=False)

@@ -10,8 +10,10 @@ from torch import nn
 from pai_bench.evaluation import loss_and_accuracy
 from pai_bench.experiment.inputs import Inputs
 from pai_bench.experiment.trial import Trial
-from pai_bench.pruning import Connectivity, Mask, Variant, prune
-from pai_bench.pruning.schedule import Schedule
+from pai_bench.graph import Connectivity
+from pai_bench.masks import Mask
+from pai_bench.masks.schedule import Schedule
+from pai_bench.pruning import Variant, prune
 from pai_bench.support.errors import UserError
 from pai_bench.support.identity import stream
 from pai_bench.support.randomness import random_state

@@ -16,7 +16,9 @@ from pai_bench.support.spec import identifying
 from pai_bench.training.protocol import Protocol
 
 if TYPE_CHECKING:
-    from pai_bench.pruning import Criterion, Schedule, Variant
+    from pai_bench.masks import Schedule
+    from pai_bench.pruning import Variant
+    from pai_bench.scoring import Criterion
 
 DENSE = "dense"
 """The criterion of the unpruned reference."""

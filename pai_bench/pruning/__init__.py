@@ -1,80 +1,33 @@
-"""The mechanism of pruning at initialisation, independent of any experiment."""
+"""From scores to a mask in one or many cuts, independent of any experiment."""
 
-from pai_bench.pruning.connectivity import Connectivity, LayerConnectivity
-from pai_bench.pruning.criterion import (
-    AuthorsChoice,
-    Batch,
-    BatchLike,
-    BatchNormMode,
-    Criterion,
-    Scores,
-    Spare,
-    prunable_parameters,
-    uniform_scores,
-)
-from pai_bench.pruning.gradients import (
-    forward,
-    gradients,
-    hessian_gradient_product,
-    hessian_saliencies,
-    loss_and_gradients,
-    no_recomputation,
-    saliencies,
-    spare,
-)
-from pai_bench.pruning.guard import Scorer, overwritten, weights
-from pai_bench.pruning.lookup import get_criterion
-from pai_bench.pruning.mask import Mask
+import importlib
+import warnings
+from typing import Any
+
 from pai_bench.pruning.prune import cut, prune
-from pai_bench.pruning.redraw import redraw_
-from pai_bench.pruning.schedule import Exponential, Halving, Linear, OneShot, Schedule, get_schedule
-from pai_bench.pruning.selection import Scope, select
-from pai_bench.pruning.tracing import tensors
-from pai_bench.pruning.transfers import read_scalars
 from pai_bench.pruning.variant import Variant, get_variant
-from pai_bench.support.errors import CriterionError
-from pai_bench.support.spec import added_later
 
-__all__ = [
-    "AuthorsChoice",
-    "Batch",
-    "BatchLike",
-    "BatchNormMode",
-    "Connectivity",
-    "Criterion",
-    "CriterionError",
-    "Exponential",
-    "Halving",
-    "LayerConnectivity",
-    "Linear",
-    "Mask",
-    "OneShot",
-    "Schedule",
-    "Scope",
-    "Scorer",
-    "Scores",
-    "Spare",
-    "Variant",
-    "added_later",
-    "cut",
-    "forward",
-    "get_criterion",
-    "get_schedule",
-    "get_variant",
-    "gradients",
-    "hessian_gradient_product",
-    "hessian_saliencies",
-    "loss_and_gradients",
-    "no_recomputation",
-    "overwritten",
-    "prunable_parameters",
-    "prune",
-    "read_scalars",
-    "redraw_",
-    "saliencies",
-    "select",
-    "spare",
-    "tensors",
-    "uniform_scores",
-    "weights",
-]
+__all__ = ["Variant", "cut", "get_variant", "prune"]
+
+MOVED = {
+    **dict.fromkeys(("Exponential", "Halving", "Linear", "Mask", "OneShot", "Schedule", "Scope"), "pai_bench.masks"),
+    **dict.fromkeys(("get_schedule", "select"), "pai_bench.masks"),
+    **dict.fromkeys(("Connectivity", "LayerConnectivity"), "pai_bench.graph"),
+    **dict.fromkeys(("AuthorsChoice", "Batch", "BatchLike", "BatchNormMode", "Criterion"), "pai_bench.scoring"),
+    **dict.fromkeys(("CriterionError", "Scorer", "Scores", "added_later", "forward"), "pai_bench.scoring"),
+    **dict.fromkeys(("get_criterion", "no_recomputation", "read_scalars", "redraw_"), "pai_bench.scoring"),
+    "tensors": "pai_bench.scoring",
+    **dict.fromkeys(("gradients", "hessian_gradient_product", "hessian_saliencies"), "pai_bench.scoring.functions"),
+    **dict.fromkeys(("loss_and_gradients", "saliencies"), "pai_bench.scoring.functions"),
+    **dict.fromkeys(("prunable_parameters", "uniform_scores", "weights"), "pai_bench.scoring.functions"),
+}
+"""What plug-ins imported from here before, and where it is now."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in MOVED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = MOVED[name]
+    cure = "a method of the model that a score is given" if home.endswith("functions") else f"from {home} import {name}"
+    warnings.warn(f"pai_bench.pruning.{name} is deprecated: {cure}", DeprecationWarning, stacklevel=2)
+    return getattr(importlib.import_module(home), name)

@@ -5,25 +5,14 @@ from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import get_args
 
+import torch
 from torch import Tensor, nn
 
-from pai_bench.pruning import transfers
-from pai_bench.pruning.connectivity import Connections
-from pai_bench.pruning.criterion import (
-    Batch,
-    BatchLike,
-    Criterion,
-    Loss,
-    Prunable,
-    Scores,
-    as_batch,
-    prunable_parameters,
-)
-from pai_bench.pruning.guard import Scorer
-from pai_bench.pruning.lookup import get_criterion
-from pai_bench.pruning.mask import Mask
-from pai_bench.pruning.prunable import scored as scored_parameters
-from pai_bench.pruning.redraw import Draw
+from pai_bench.graph.connectivity import Connections
+from pai_bench.masks.mask import Mask
+from pai_bench.masks.schedule import Schedule, get_schedule
+from pai_bench.masks.selection import Scope, Ties, apportion, kept_count, select, with_ties
+from pai_bench.networks.layers import Prunable, prunable_parameters
 from pai_bench.pruning.repair import (
     Repair,
     Target,
@@ -34,10 +23,14 @@ from pai_bench.pruning.repair import (
     select_with_floor,
     with_effective_count,
 )
-from pai_bench.pruning.schedule import Schedule, get_schedule
-from pai_bench.pruning.selection import Scope, Ties, apportion, kept_count, select, with_ties
 from pai_bench.pruning.variant import Variant, get_variant
-from pai_bench.support import spec
+from pai_bench.scoring.batch import Batch, BatchLike, Loss, Scores, as_batch
+from pai_bench.scoring.criterion import Criterion
+from pai_bench.scoring.lookup import get_criterion
+from pai_bench.scoring.prunable import scored as scored_parameters
+from pai_bench.scoring.redraw import Draw
+from pai_bench.scoring.scorer import Scorer
+from pai_bench.support import spec, transfers
 from pai_bench.support.errors import CriterionError, UserError
 
 logger = logging.getLogger(__name__)
@@ -78,7 +71,7 @@ def prune(
       scores (`pai_bench.pruning.repair`). The example that is traced is the first of `batch`.
     * `loss`: a function of the network's output and the targets, for networks that do not return logits.
     * `prunable`: names of the parameters to prune, or a predicate of name and parameter; default: all weights, also
-      those of layers of one's own that multiply the data (`pai_bench.pruning.prunable`).
+      those of layers of one's own that multiply the data (`pai_bench.scoring.prunable`).
     * `draw`: a function of a seed that returns the same network with other weights, for ``score_init=redrawn``; by
       default every layer draws its own by ``reset_parameters``.
     """
@@ -108,12 +101,12 @@ def prune(
 
         return with_effective_count(of, linked, kept_count(1 - sparsity, size), size, least=max(1, least))
     mask: Mask | None = None
-    with Scorer(chosen, model, seed=seed, only=prunable, draw=draw, returns=cuts.returns, keep=False) as scorer:
+    with Scorer(chosen, model, seed=seed, only=prunable, draw=draw, returns=cuts.returns) as scorer:
         if kind.quota is None:
-            division = by_scope(scorer, scope or chosen.scope)
+            division = by_scope(chosen, scorer.shapes, scope or chosen.scope)
         else:
             reference = prune(model, batch, kind.quota, sparsity, prunable=list(scorer.shapes), draw=draw, seed=seed)
-            division = towards(scorer, list(reference.kept_per_layer().values()))
+            division = towards(scorer.shapes, list(reference.kept_per_layer().values()))
         for density in cuts.densities(1 - sparsity):
             alive = None if cuts.returns else mask
             scores = scored(scorer, batch, density, mask, invert=kind.inverted)
@@ -201,24 +194,23 @@ def report_zeros(scores: Mapping[str, Tensor], label: str) -> None:
         logger.warning("%s: all scores are zero in %s; position decides there", label, ", ".join(zero))
 
 
-def by_scope(scorer: Scorer, scope: Scope) -> Division | None:
+def by_scope(criterion: Criterion, shapes: Mapping[str, torch.Size], scope: Scope) -> Division | None:
     """The division of a named scope: the same share of every layer, or the criterion's own proportions."""
     if scope not in get_args(Scope):
         raise UserError(f"scope {scope!r} is not one of {', '.join(get_args(Scope))}")
     if scope == "global":
         return None
-    shapes = scorer.shapes
     if scope == "layerwise":
         proportions = [shape.numel() for shape in shapes.values()]
     else:
-        given = scorer.criterion.proportions(shapes)
+        given = criterion.proportions(shapes)
         proportions = [given[name] for name in shapes]
     return lambda count, left: apportion(proportions, count, left)
 
 
-def towards(scorer: Scorer, final: list[int]) -> Division:
+def towards(shapes: Mapping[str, torch.Size], final: list[int]) -> Division:
     """The division that ends at `final` connections per layer, and comes to it in proportion from the dense network."""
-    above = [shape.numel() - kept for shape, kept in zip(scorer.shapes.values(), final, strict=True)]
+    above = [shape.numel() - kept for shape, kept in zip(shapes.values(), final, strict=True)]
 
     def division(count: int, left: list[int]) -> list[int]:
         room = [available - kept for available, kept in zip(left, final, strict=True)]

@@ -8,11 +8,11 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from pai_bench.pruning.connectivity import Connections
-from pai_bench.pruning.mask import Mask
-from pai_bench.pruning.selection import apportion, select
-from pai_bench.pruning.transfers import counts
+from pai_bench.graph.connectivity import Connections
+from pai_bench.masks.mask import Mask
+from pai_bench.masks.selection import apportion, select
 from pai_bench.support.errors import UserError
+from pai_bench.support.transfers import counts
 
 Target = Literal["direct", "effective"]
 """What a sparsity counts: connections removed, or connections that are removed or lie on no path."""

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pai_bench.pruning.criterion import Criterion
-from pai_bench.pruning.lookup import get_criterion
-from pai_bench.pruning.schedule import get_schedule
-from pai_bench.pruning.selection import select
-from pai_bench.pruning.transfers import counts
+from pai_bench.masks.schedule import get_schedule
+from pai_bench.masks.selection import select
+from pai_bench.scoring.criterion import Criterion
+from pai_bench.scoring.lookup import get_criterion
 from pai_bench.support.errors import UserError, unknown
 from pai_bench.support.identity import stream
 from pai_bench.support.randomness import random_state
+from pai_bench.support.transfers import counts
 
 KINDS = ("none", "shuffle", "global-shuffle", "reinit", "invert", "quota:NAME")
 

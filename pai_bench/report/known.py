@@ -13,7 +13,7 @@ from pai_bench.support.registry import CRITERIA, DATA
 
 if TYPE_CHECKING:
     from pai_bench.data.facts import Facts
-    from pai_bench.pruning.criterion import AuthorsChoice
+    from pai_bench.scoring.criterion import AuthorsChoice
 
 Look = tuple[str, str, str]
 """Colour, marker and line."""
@@ -21,7 +21,7 @@ Look = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class CriterionFacts:
-    """What a report needs of a criterion's class (`pai_bench.pruning.Criterion`)."""
+    """What a report needs of a criterion's class (`pai_bench.scoring.Criterion`)."""
 
     schedule: str = "one-shot"
     scope: str = "global"

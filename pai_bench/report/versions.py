@@ -12,7 +12,7 @@ from pai_bench.results.stored import plain
 Result = TypeVar("Result", bound=Record | Cost | Collapse)
 
 DIGEST = re.compile(r"@([0-9a-f]{8})\b")
-"""What tells versions of a criterion in a file apart, in its name (`pai_bench.pruning.lookup`)."""
+"""What tells versions of a criterion in a file apart, in its name (`pai_bench.scoring.lookup`)."""
 
 Version = tuple[tuple[str, ...], int]
 """The hashes of the classes in files that a result was made by, and the revision of the criterion."""

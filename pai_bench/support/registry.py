@@ -152,7 +152,7 @@ CRITERIA = Registry("criterion", "pai_bench.criteria")
 MODELS = Registry("model", "pai_bench.models")
 DATA = Registry("data set", "pai_bench.data")
 
-SCHEDULES = Registry("schedule", "pai_bench.schedules", home="pai_bench.pruning.schedule")
+SCHEDULES = Registry("schedule", "pai_bench.schedules", home="pai_bench.masks.schedule")
 PROTOCOLS = Registry("protocol", "pai_bench.protocols", home="pai_bench.training.protocol")
 INITIALISATIONS = Registry("initialisation", "pai_bench.initialisations", home="pai_bench.support.initialise")
 METRICS = Registry("metric", "pai_bench.metrics", home="pai_bench.evaluation.metrics")
@@ -179,7 +179,7 @@ def criterion(name: str, *, source: str) -> Callable[[type[T]], type[T]]:
 
 
 def schedule(name: str, *, source: str) -> Callable[[type[T]], type[T]]:
-    """Register a `pai_bench.pruning.Schedule` as `name`; the class learns its name."""
+    """Register a `pai_bench.masks.Schedule` as `name`; the class learns its name."""
 
     def decorate(cls: type[T]) -> type[T]:
         cls.name = name  # type: ignore[attr-defined]  # this room does not know Schedule

@@ -1,7 +1,6 @@
 """The conformance suite passes for every registered criterion, and each of its checks can fail."""
 
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -13,44 +12,44 @@ from torch import nn
 import pai_bench as pb
 from pai_bench.analyses.conformance import CHECKS, CLAIMS, DATA_FREE, NETWORKS, carried_out, check, example, run_checks
 from pai_bench.cli.entry import main
-from pai_bench.pruning import Linear, Schedule, Scores, saliencies, weights
+from pai_bench.masks import Linear, Schedule
+from pai_bench.scoring import MaskedModel, Scores
+from pai_bench.scoring.functions import weights
 from pai_bench.support.registry import CRITERIA
 
-Formula = Callable[..., Scores]
 
-
-def unguarded(formula: Formula) -> Formula:
-    """A formula that passes itself off as guarded, so that it sees the caller's own model."""
-    formula.__dict__["formula"] = formula
-    return formula
+def unguarded(cls: type[pb.Criterion]) -> type[pb.Criterion]:
+    """A criterion whose formula is public as it is, so that it sees the caller's own model."""
+    cls.score = cls._formula  # type: ignore[method-assign]
+    return cls
 
 
 @dataclass(frozen=True)
 class Magnitude(pb.Criterion):
     """Does nothing wrong."""
 
-    def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
-        return {name: weight.abs() for name, weight in weights(model).items()}
+    def score(self, model: MaskedModel, batch: pb.Batch) -> Scores:
+        return {name: weight.abs() for name, weight in model.weights().items()}
 
 
+@unguarded
 @dataclass(frozen=True)
 class Backwards(pb.Criterion):
-    @unguarded
     def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
         return dict(reversed(weights(model).items()))
 
 
 @dataclass(frozen=True)
 class DoubleOnly(pb.Criterion):
-    def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
+    def score(self, model: MaskedModel, batch: pb.Batch) -> Scores:
         factor = torch.eye(1, dtype=torch.float64)
-        return {name: (w.view(-1, 1) @ factor).view_as(w) for name, w in weights(model).items()}
+        return {name: (w.view(-1, 1) @ factor).view_as(w) for name, w in model.weights().items()}
 
 
 @dataclass(frozen=True)
 class Infinite(pb.Criterion):
-    def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
-        return {name: weight / 0 for name, weight in weights(model).items()}
+    def score(self, model: MaskedModel, batch: pb.Batch) -> Scores:
+        return {name: weight / 0 for name, weight in model.weights().items()}
 
 
 @dataclass(frozen=True)
@@ -59,25 +58,25 @@ class Drifting(pb.Criterion):
 
     calls: ClassVar = itertools.count()
 
-    def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
-        return {name: weight + next(self.calls) for name, weight in weights(model).items()}
+    def score(self, model: MaskedModel, batch: pb.Batch) -> Scores:
+        return {name: weight + next(self.calls) for name, weight in model.weights().items()}
 
 
+@unguarded
 @dataclass(frozen=True)
 class Drawing(pb.Criterion):
     """Draws from the caller's random state."""
 
-    @unguarded
     def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
         torch.rand(1)
         return weights(model)
 
 
+@unguarded
 @dataclass(frozen=True)
 class Careless(pb.Criterion):
     """Leaves gradients, a flag and a hook behind, and then fails where the batch does not fit."""
 
-    @unguarded
     def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
         if batch.inputs.shape[-1] == 1:
             model.eval().register_forward_hook(lambda _module, _inputs, _output: None)
@@ -108,16 +107,16 @@ class Overshooting(Magnitude):
 class Inverse(pb.Criterion):
     """Cannot be computed where a weight is removed."""
 
-    def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
-        return {name: 1 / model.get_parameter(name).detach() for name in weights(model)}
+    def score(self, model: MaskedModel, batch: pb.Batch) -> Scores:
+        return {name: 1 / model.get_parameter(name).detach() for name in model.weights()}
 
 
 @dataclass(frozen=True)
 class Doubling(pb.Criterion):
     """Changes the weights once some are removed, by a way that leaves no trace."""
 
-    def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
-        found = {name: model.get_parameter(name) for name in weights(model)}
+    def score(self, model: MaskedModel, batch: pb.Batch) -> Scores:
+        found = {name: model.get_parameter(name) for name in model.weights()}
         if any(bool((weight == 0).any()) for weight in found.values()):
             for weight in found.values():
                 weight.data.mul_(2)
@@ -128,27 +127,27 @@ class Doubling(pb.Criterion):
 class Restoring(pb.Criterion):
     """Gives removed weights a value."""
 
-    def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
-        for name in weights(model):
+    def score(self, model: MaskedModel, batch: pb.Batch) -> Scores:
+        for name in model.weights():
             weight = model.get_parameter(name)
             weight.data.masked_fill_(weight.data == 0, 1.0)
-        return {name: weight.abs() for name, weight in weights(model).items()}
+        return {name: weight.abs() for name, weight in model.weights().items()}
 
 
 @dataclass(frozen=True)
 class Shares(pb.Criterion):
     """Cannot be computed where a whole layer is removed."""
 
-    def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
-        found = {name: model.get_parameter(name).detach().abs() for name in weights(model)}
+    def score(self, model: MaskedModel, batch: pb.Batch) -> Scores:
+        found = {name: model.get_parameter(name).detach().abs() for name in model.weights()}
         return {name: weight / weight.sum() for name, weight in found.items()}
 
 
+@unguarded
 @dataclass(frozen=True)
 class Mislabelled(pb.Criterion):
     """Leaves a flag behind where labels do not fit."""
 
-    @unguarded
     def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
         if int(batch.targets.max()) > 2:
             model.eval()
@@ -162,33 +161,33 @@ class Even(pb.Criterion):
     off: float = 1e-8
     claims: ClassVar[tuple[str, ...]] = ("conserves-flow",)
 
-    def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
+    def score(self, model: MaskedModel, batch: pb.Batch) -> Scores:
         sums = (1 + self.off * i for i in range(9))
-        return {name: torch.full_like(w, next(sums) / w.numel()) for name, w in weights(model).items()}
+        return {name: torch.full_like(w, next(sums) / w.numel()) for name, w in model.weights().items()}
 
 
 @dataclass(frozen=True)
 class Curious(pb.Criterion):
     uses_data: ClassVar[bool] = False
 
-    def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
-        return saliencies(model, batch, lambda _w, g, _loss: g.abs_())
+    def score(self, model: MaskedModel, batch: pb.Batch) -> Scores:
+        return model.saliencies(batch, lambda _w, g, _loss: g.abs_())
 
 
 @dataclass(frozen=True)
 class UpsideDown(pb.Criterion):
     claims: ClassVar[tuple[str, ...]] = ("keeps-the-loss",)
 
-    def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
-        return saliencies(model, batch, lambda w, g, _loss: g.mul_(w).abs_().neg_())
+    def score(self, model: MaskedModel, batch: pb.Batch) -> Scores:
+        return model.saliencies(batch, lambda w, g, _loss: g.mul_(w).abs_().neg_())
 
 
 @dataclass(frozen=True)
 class Mixed(pb.Criterion):
     claims: ClassVar[tuple[str, ...]] = ("loss-scale",)
 
-    def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
-        return saliencies(model, batch, lambda w, g, _loss: g.abs_() + w.abs())
+    def score(self, model: MaskedModel, batch: pb.Batch) -> Scores:
+        return model.saliencies(batch, lambda w, g, _loss: g.abs_() + w.abs())
 
 
 @dataclass(frozen=True)
@@ -338,14 +337,14 @@ def test_checking_leaves_the_random_state_alone() -> None:
 
 FILE = """
 from dataclasses import dataclass
-from pai_bench.pruning import Criterion, weights
+from pai_bench.scoring import Criterion
 
 @dataclass(frozen=True)
 class Mine(Criterion):
     power: float = 1.0
     claims = ("conserves-flow",)
     def score(self, model, batch):
-        return {name: weight.abs() ** self.power for name, weight in weights(model).items()}
+        return {name: weight.abs() ** self.power for name, weight in model.weights().items()}
 """
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 import pai_bench as pb
 from pai_bench.cli.entry import main
-from pai_bench.pruning import Mask
+from pai_bench.masks import Mask
 from pai_bench.results import Store
 from tests.report.records import drawn
 

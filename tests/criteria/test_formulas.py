@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pai_bench as pb
-from pai_bench.pruning import prunable_parameters
+from pai_bench.scoring import prunable_parameters
 
 Example = tuple[nn.Module, pb.Batch]
 STEP = 1e-5

@@ -11,8 +11,8 @@ from torch import nn
 
 import pai_bench as pb
 from pai_bench.experiment.resolve import resolve
-from pai_bench.pruning import prunable_parameters
-from pai_bench.pruning.guard import score_masked
+from pai_bench.scoring import prunable_parameters
+from pai_bench.scoring.criterion import score_masked
 from tests.experiment.test_sweep import builtin
 
 Array = npt.NDArray[np.float64]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import pai_bench as pb
 from pai_bench.experiment.resolve import resolve
-from pai_bench.pruning import CriterionError, Scores
+from pai_bench.scoring import CriterionError, Scores
 
 BATCH = pb.Batch(torch.randn(4, 3, 6, 6), torch.arange(4) % 2)
 

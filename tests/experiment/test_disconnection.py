@@ -13,11 +13,11 @@ import pai_bench as pb
 from pai_bench.cli.entry import main
 from pai_bench.execution import run_catalog
 from pai_bench.experiment.resolve import resolve
-from pai_bench.pruning import weights
 from pai_bench.report.figures import comparison as figures
 from pai_bench.report.page import write_report
 from pai_bench.report.summary import comparisons, share
 from pai_bench.results import Record, Store, as_frame
+from pai_bench.scoring import MaskedModel
 from tests.experiment.test_runner import blobs, sweep
 from tests.report.records import fields_of
 
@@ -31,8 +31,8 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 class Starve(pb.Criterion):
     """Keeps connections of the first layer alone."""
 
-    def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
-        return {name: w * 0 + (name == "1.weight") for name, w in weights(model).items()}
+    def score(self, model: MaskedModel, batch: pb.Batch) -> pb.Scores:
+        return {name: w * 0 + (name == "1.weight") for name, w in model.weights().items()}
 
 
 def records(**changes: object) -> list[Record]:

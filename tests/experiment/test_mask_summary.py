@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from pai_bench.experiment.mask_summary import left_of
-from pai_bench.pruning import Mask
-from pai_bench.pruning.connectivity import connectivity
-from pai_bench.pruning.flops import Flops
+from pai_bench.graph.connectivity import connectivity
+from pai_bench.graph.flops import Flops
+from pai_bench.masks import Mask
 from pai_bench.results import Layer
 from pai_bench.results.bits import unpack
 

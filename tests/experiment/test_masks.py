@@ -16,7 +16,7 @@ from pai_bench.cli.entry import main
 from pai_bench.experiment.masks import trial_of
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
-from pai_bench.pruning import Mask
+from pai_bench.masks import Mask
 from pai_bench.results import Record, Store, bits
 from pai_bench.results.bits import PLACES, differing, pack, read_whole, whole_file
 from pai_bench.support.registry import DATA, Plugin

@@ -12,10 +12,11 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import pai_bench as pb
 from pai_bench.data import Split
-from pai_bench.experiment.resolve import resolve
+from pai_bench.experiment.resolve import Inspection, resolve
 from pai_bench.experiment.runner import Runner
-from pai_bench.pruning import Halving, weights
-from pai_bench.pruning.lookup import load_class
+from pai_bench.masks import Halving
+from pai_bench.scoring import MaskedModel
+from pai_bench.scoring.lookup import load_class
 
 
 def test_identities_of_real_trials_are_pinned() -> None:
@@ -55,8 +56,8 @@ def test_networks_with_batch_norm_train_for_fewer_epochs_by_default() -> None:
 def test_own_objects() -> None:
     @dataclass(frozen=True)
     class Mine(pb.Criterion):
-        def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
-            return weights(model)
+        def score(self, model: MaskedModel, batch: pb.Batch) -> pb.Scores:
+            return model.weights()
 
     def tiny(shape: tuple[int, ...], classes: int) -> nn.Module:
         return nn.Linear(shape[0], classes)
@@ -73,14 +74,14 @@ def test_own_objects() -> None:
 def test_a_criterion_from_a_file_is_known_by_its_text() -> None:
     text = '''
 from dataclasses import dataclass
-from pai_bench.pruning import Criterion, weights
+from pai_bench.scoring import Criterion, MaskedModel
 
 @dataclass(frozen=True)
 class Mine(Criterion):
     """score = power of w."""
     power: int = 2
     def score(self, model, batch):
-        return {name: weight ** self.power for name, weight in weights(model).items()}
+        return {name: weight ** self.power for name, weight in model.weights().items()}
 '''
     identities = []
     for version in (text, text.replace("int = 2", "int = 3"), text + "# of something else\n"):
@@ -94,7 +95,7 @@ class Mine(Criterion):
     with pytest.raises(pb.UserError, match=r"unknown criterion class in mine.py 'Mein': did you mean Mine"):
         resolve(pb.Sweep(criteria=["./mine.py:Mein"]))
     Path("unfinished.py").write_text(
-        "from dataclasses import dataclass\nfrom pai_bench.pruning import Criterion\n"
+        "from dataclasses import dataclass\nfrom pai_bench.scoring import Criterion\n"
         "class Abstract(Criterion): pass\n"
         "@dataclass(frozen=True, kw_only=True)\nclass Required(Criterion):\n"
         "    alpha: float\n    def score(self, model, batch): return {}\n"
@@ -115,9 +116,9 @@ def linear(_shape: tuple[int, ...], classes: int) -> nn.Module:
 
 def test_trials_are_small_and_the_same_in_another_process(tmp_path: Path) -> None:
     Path("mine.py").write_text(
-        "from dataclasses import dataclass\nfrom pai_bench.pruning import Criterion, weights\n"
+        "from dataclasses import dataclass\nfrom pai_bench.scoring import Criterion\n"
         "@dataclass(frozen=True)\nclass Mine(Criterion):\n    power: int = 2\n"
-        "    def score(self, model, batch): return weights(model)\n"
+        "    def score(self, model, batch): return model.weights()\n"
     )
     split = Split(torch.randn(2000, 1, 28, 28), torch.arange(2000) % 10)
     own = pb.DataSet("own", split, split)
@@ -139,7 +140,7 @@ def test_trials_are_small_and_the_same_in_another_process(tmp_path: Path) -> Non
 EDITED = """
 from dataclasses import dataclass
 from torch import nn
-from pai_bench.pruning import Criterion, weights
+from pai_bench.scoring import Criterion
 
 def net(shape, classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.Linear(16, classes))
@@ -153,7 +154,7 @@ class Mine(Criterion):
         object.__setattr__(self, "power", 2 * self.power)
 
     def score(self, model, batch):
-        return weights(model)
+        return model.weights()
 """
 
 
@@ -233,8 +234,8 @@ def test_what_only_python_can_get_wrong() -> None:
     class Dense(pb.Criterion):
         name = "dense"
 
-        def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
-            return weights(model)
+        def score(self, model: MaskedModel, batch: pb.Batch) -> pb.Scores:
+            return model.weights()
 
     mistakes: list[tuple[dict[str, Any], str]] = [
         ({"criteria": [Dense()]}, "a criterion cannot be called 'dense'"),
@@ -294,3 +295,7 @@ def test_logits_are_numbers_with_a_point() -> None:
 def test_a_class_with_too_few_examples_is_named(sampling: str, size: int) -> None:
     with pytest.raises(pb.UserError, match=r"digits has \d+ training examples of class \d+, less than a score batch"):
         resolve(pb.Sweep(models=["lenet-300-100"], score_sampling=sampling, score_batch=size))
+
+
+def test_of_a_network_of_which_nothing_is_known_nothing_is_taken_for_granted() -> None:
+    assert Inspection() == Inspection(batch_norm=False, traced=(), unclear=())

@@ -11,8 +11,8 @@ from torch import nn
 import pai_bench as pb
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
-from pai_bench.pruning import weights
 from pai_bench.results.stored import plain
+from pai_bench.scoring import MaskedModel
 from pai_bench.support.environment import commit
 from tests.experiment.test_runner import Fails, blobs, sweep
 
@@ -85,8 +85,8 @@ def test_records_of_what_failed_and_of_what_is_cut_in_two() -> None:
     class Cuts(pb.Criterion):
         """Keeps the first layer alone."""
 
-        def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
-            return {name: torch.full_like(w, float(name == "0.weight")) for name, w in weights(model).items()}
+        def score(self, model: MaskedModel, batch: pb.Batch) -> pb.Scores:
+            return {name: torch.full_like(w, float(name == "0.weight")) for name, w in model.weights().items()}
 
     catalog = resolve(sweep(models=[normed], criteria=[Fails()], seeds=1))
     failed = Runner(catalog).run(catalog.trials[1])

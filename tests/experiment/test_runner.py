@@ -18,8 +18,8 @@ from pai_bench.experiment import stages
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
-from pai_bench.pruning import prunable_parameters, weights
 from pai_bench.results import Record, Store
+from pai_bench.scoring import MaskedModel, prunable_parameters
 from pai_bench.training import trainer
 
 
@@ -40,7 +40,7 @@ def blobs() -> pb.DataSet:
 class Fails(pb.Criterion):
     """A criterion that always fails."""
 
-    def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
+    def score(self, model: MaskedModel, batch: pb.Batch) -> pb.Scores:
         raise RuntimeError("no score today")
 
 
@@ -125,9 +125,9 @@ def test_seeds_are_paired() -> None:
     class Spy(pb.Criterion):
         which: int = 0
 
-        def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
-            seen.append((float(weights(model)["1.weight"].sum()), float(batch.inputs.sum())))
-            return weights(model)
+        def score(self, model: MaskedModel, batch: pb.Batch) -> pb.Scores:
+            seen.append((float(model.weights()["1.weight"].sum()), float(batch.inputs.sum())))
+            return model.weights()
 
     catalog = resolve(sweep(criteria=[Spy(), Spy(which=1)], sparsities=[0.0, 0.5]))
     worker = Runner(catalog)

@@ -8,7 +8,8 @@ import pytest
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.sweep import Sweep
 from pai_bench.experiment.trial import Trial, expand
-from pai_bench.pruning import OneShot, get_variant
+from pai_bench.masks import OneShot
+from pai_bench.pruning import get_variant
 from pai_bench.support.errors import UserError
 from pai_bench.support.identity import stream
 from pai_bench.support.registry import CRITERIA, PROTOCOLS

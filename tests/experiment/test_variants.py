@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 import pai_bench as pb
 from pai_bench.execution import run_catalog
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
-from pai_bench.pruning import Variant, weights
+from pai_bench.pruning import Variant
 from pai_bench.report.page import write_report
 from pai_bench.results import Record, Store
+from pai_bench.scoring import MaskedModel
 from tests.experiment.test_runner import sweep
 
 
@@ -72,11 +72,11 @@ def test_several_score_batches_come_from_the_harness(monkeypatch: pytest.MonkeyP
 
     @dataclass(frozen=True)
     class Look(pb.Criterion):
-        def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
+        def score(self, model: MaskedModel, batch: pb.Batch) -> pb.Scores:
             counts = [torch.bincount(part.targets, minlength=3).tolist() for part in batch.split()]
             seen.append((len(batch.inputs), batch.batches, counts[0]))
             assert all(count == [4, 4, 4] for count in counts)
-            return {name: w.abs() for name, w in weights(model).items()}
+            return {name: w.abs() for name, w in model.weights().items()}
 
     catalog = resolve(sweep(criteria=[Look()], score_batch=12, score_batches=5, seeds=1))
     record = run_catalog(catalog, "r")[1]
@@ -109,9 +109,9 @@ def test_another_draw_is_scored_than_the_one_that_is_trained() -> None:
 
     @dataclass(frozen=True)
     class Look(pb.Criterion):
-        def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
-            seen.append(weights(model)["1.weight"].clone())
-            return weights(model)
+        def score(self, model: MaskedModel, batch: pb.Batch) -> pb.Scores:
+            seen.append(model.weights()["1.weight"].clone())
+            return model.weights()
 
     catalog = resolve(sweep(criteria=[Look(score_init="redrawn")], seeds=1))
     assert run_catalog(catalog, "r")[1].status == "done"
@@ -123,8 +123,8 @@ def test_another_draw_is_scored_than_the_one_that_is_trained() -> None:
 def test_a_quota_from_a_criterion_of_ones_own() -> None:
     @dataclass(frozen=True)
     class Mine(pb.Criterion):
-        def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
-            return {name: w.abs() for name, w in weights(model).items()}
+        def score(self, model: MaskedModel, batch: pb.Batch) -> pb.Scores:
+            return {name: w.abs() for name, w in model.weights().items()}
 
     variant = Variant("quota", Mine())
     records = run_catalog(resolve(sweep(criteria=["random"], variants=["none", variant], seeds=1)), "r")

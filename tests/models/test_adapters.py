@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import pai_bench as pb
-from pai_bench.pruning import prunable_parameters
+from pai_bench.scoring import prunable_parameters
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # timm's own
 

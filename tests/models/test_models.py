@@ -10,7 +10,7 @@ from torch import nn
 
 import pai_bench as pb
 from pai_bench.models.create import model_version
-from pai_bench.pruning import prunable_parameters
+from pai_bench.scoring import prunable_parameters
 from pai_bench.support.registry import CRITERIA, MODELS, PROTOCOLS
 from pai_bench.training.programs import Alone
 from pai_bench.training.step import Step

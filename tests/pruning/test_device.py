@@ -15,11 +15,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pai_bench as pb
-from pai_bench.pruning import OneShot, device_selection, prunable_parameters, select, transfers
-from pai_bench.pruning.selection import with_ties
+from pai_bench.masks import OneShot, device_selection, select
+from pai_bench.masks.selection import with_ties
+from pai_bench.scoring import prunable_parameters
+from pai_bench.support import transfers
 from pai_bench.support.errors import UserError
 from pai_bench.support.registry import CRITERIA
-from tests.pruning.test_selection import allocated
+from tests.masks.test_selection import allocated
 
 ALL = [plugin.name for plugin in CRITERIA.plugins()]
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import pai_bench as pb
-from pai_bench.pruning import Exponential, OneShot, Schedule, gradients, prunable_parameters, select, weights
+from pai_bench.masks import Exponential, OneShot, Schedule, select
+from pai_bench.scoring import MaskedModel, prunable_parameters
 from pai_bench.support.errors import CriterionError
 from pai_bench.support.registry import CRITERIA
 
@@ -56,9 +57,9 @@ class Shrinking(pb.Criterion):
     schedule: ClassVar[Schedule] = Exponential(steps=2)
     shown: ClassVar[list[int]] = []
 
-    def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
+    def score(self, model: MaskedModel, batch: pb.Batch) -> pb.Scores:
         self.shown.append(int(sum(p.count_nonzero() for p in prunable_parameters(model).values())))
-        return {name: w.abs() for name, w in weights(model).items()}
+        return {name: w.abs() for name, w in model.weights().items()}
 
 
 def test_iteration_scores_the_network_under_the_current_mask() -> None:
@@ -84,8 +85,8 @@ def test_two_step_snip_by_hand() -> None:
 class Second(pb.Criterion):
     """In the first cut the first weights are best, in the second cut the last are."""
 
-    def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
-        weight = prunable_parameters(model)["weight"]
+    def score(self, model: MaskedModel, batch: pb.Batch) -> pb.Scores:
+        weight = model.prunable["weight"]
         rank = torch.arange(float(weight.numel())).reshape(weight.shape)
         return {"weight": rank if (weight == 0).any() else -rank}
 
@@ -105,10 +106,10 @@ def test_gradients_are_given_at_removed_positions_too() -> None:
 
     @dataclass(frozen=True)
     class Look(pb.Criterion):
-        def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
-            g = gradients(model, batch)
+        def score(self, model: MaskedModel, batch: pb.Batch) -> pb.Scores:
+            g = model.gradients(batch)
             seen.append(g["weight"])
-            return {name: w.abs() for name, w in weights(model).items()}
+            return {name: w.abs() for name, w in model.weights().items()}
 
     model = linear([1, 2, 3, 4, 5, 6])
     pb.prune(model, pb.Batch(torch.ones(1, 3), torch.tensor([0])), Look(), 0.5, schedule=Exponential(steps=2))
@@ -151,18 +152,18 @@ def test_a_network_that_is_cut_on_the_way_still_gets_its_mask() -> None:
 
     @dataclass(frozen=True)
     class Cuts(pb.Criterion):
-        def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
+        def score(self, model: MaskedModel, batch: pb.Batch) -> pb.Scores:
             return (
                 {
                     name: (w * p.detach()).abs()
-                    for (name, w), p in zip(weights(model).items(), prunable_parameters(model).values(), strict=True)
+                    for (name, w), p in zip(model.weights().items(), model.prunable.values(), strict=True)
                 }
                 if self.first(model)
-                else {name: torch.zeros_like(w) for name, w in weights(model).items()}
+                else {name: torch.zeros_like(w) for name, w in model.weights().items()}
             )
 
-        def first(self, model: nn.Module) -> bool:
-            return bool(prunable_parameters(model)["1.weight"].any())
+        def first(self, model: MaskedModel) -> bool:
+            return bool(model.prunable["1.weight"].any())
 
     mask = pb.prune(model, BATCH, Cuts(), 0.6, schedule="linear:steps=2")
     assert mask.kept == 2

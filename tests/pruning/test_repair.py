@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import pai_bench as pb
-from pai_bench.pruning import Scope
-from pai_bench.pruning.connectivity import Connections
+from pai_bench.graph.connectivity import Connections
+from pai_bench.masks import Scope
 from pai_bench.pruning.repair import effective_only, raise_to_floor, select_with_floor
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import pai_bench as pb
-from pai_bench.pruning import Variant, get_variant, prunable_parameters
+from pai_bench.pruning import Variant, get_variant
+from pai_bench.scoring import prunable_parameters
 from pai_bench.support.registry import CRITERIA
 
 Example = tuple[nn.Module, pb.Batch]

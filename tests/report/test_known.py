@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import pytest
 
-from pai_bench.pruning import AuthorsChoice, get_criterion
 from pai_bench.report import known
 from pai_bench.report.figures.style import looks
 from pai_bench.report.provenance import departures
+from pai_bench.scoring import AuthorsChoice, get_criterion
 from pai_bench.support.errors import UserError
 from pai_bench.support.registry import CRITERIA, Registry, criterion
 from tests.report.records import LOOKS, record

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pai_bench as pb
 from pai_bench.data import Split
-from pai_bench.pruning import gradients, loss_and_gradients
+from pai_bench.scoring import MaskedModel, functions
 
 INPUTS, TARGETS = torch.randn(20, 8, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 4
 EXAMPLES = TensorDataset(INPUTS, TARGETS)
@@ -128,16 +128,16 @@ def test_numbers_given_as_text() -> None:
 
 def test_gradients_of_a_plain_pair() -> None:
     class Pairs(pb.Criterion):
-        def score(self, model: nn.Module, batch: pb.Batch) -> pb.Scores:
+        def score(self, model: MaskedModel, batch: pb.Batch) -> pb.Scores:
             inputs, targets = batch
-            loss, found = loss_and_gradients(model, (inputs, targets))
-            again = gradients(model, (inputs.numpy(), targets.numpy()))
+            loss, found = model.loss_and_gradients((inputs, targets))
+            again = model.gradients((inputs.numpy(), targets.numpy()))
             assert all(torch.equal(again[name], found[name]) for name in found)
             return {name: loss * gradient for name, gradient in found.items()}
 
-    assert set(Pairs().score(mlp(), pb.Batch(INPUTS, TARGETS))) == {"0.weight", "2.weight"}
+    assert set(pb.get_criterion(Pairs()).score(mlp(), pb.Batch(INPUTS, TARGETS))) == {"0.weight", "2.weight"}
     with pytest.raises(pb.UserError, match=r"inside a criterion's score.*not on another Sequential$"):
-        gradients(mlp(), (INPUTS, TARGETS))
+        functions.gradients(mlp(), (INPUTS, TARGETS))
 
 
 def small(_shape: object, classes: int) -> nn.Module:

@@ -10,15 +10,15 @@ import torch
 
 import pai_bench as pb
 from pai_bench.cli.entry import main
-from pai_bench.pruning.lookup import load_class
 from pai_bench.results import Record
+from pai_bench.scoring.lookup import load_class
 from pai_bench.support import failures
 from pai_bench.support.errors import FROZEN, unknown
 from pai_bench.support.failures import described, place, traceback_of
 
 FILE = """\
 from dataclasses import dataclass
-from pai_bench.pruning import Criterion, gradients, saliencies
+from pai_bench.scoring import Criterion
 
 def helper(w):
     return w.transposed()
@@ -26,12 +26,12 @@ def helper(w):
 @dataclass(frozen=True)
 class Helped(Criterion):
     def score(self, model, batch):
-        return saliencies(model, batch, lambda w, g, loss: helper(w))
+        return model.saliencies(batch, lambda w, g, loss: helper(w))
 
 @dataclass(frozen=True)
 class Library(Criterion):
     def score(self, model, batch):
-        return {name: g.reshape(7, -1, 11, 13) for name, g in gradients(model, batch).items()}
+        return {name: g.reshape(7, -1, 11, 13) for name, g in model.gradients(batch).items()}
 """
 
 RUN = ["--models", "lenet-300-100", "--sparsities", "0.5", "--seeds", "1", "--epochs", "0", "--device", "cpu"]
@@ -151,3 +151,7 @@ def test_the_place_of_a_crash_is_the_innermost_line_of_ones_own() -> None:
         " at linear.py, line 3, in forward"
     )
     assert failures.place_of_crash("Fatal Python error: Aborted\n") == ""
+
+
+def test_three_near_names_at_most() -> None:
+    assert str(unknown("thing", "snip", ["snip5", "snip2", "snip4", "snip3"])).count(" or ") == 2

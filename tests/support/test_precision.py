@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 import pai_bench as pb
 from pai_bench.analyses.cost import bare
-from pai_bench.pruning import Scores, saliencies
-from pai_bench.pruning.gradients import differentiable
 from pai_bench.report.provenance import describe_environment
 from pai_bench.results import Environment
+from pai_bench.scoring import MaskedModel, Scores
+from pai_bench.scoring.masked_model import differentiable
 from pai_bench.support.environment import describe
 from pai_bench.support.precision import GENERAL, OPERATIONS, Precision, arithmetic, reproducible
 
@@ -214,9 +214,9 @@ class Formula(pb.Criterion):
     def prepare(self, model: nn.Module) -> None:
         check_block("fp32")
 
-    def score(self, model: nn.Module, batch: pb.Batch) -> Scores:
+    def score(self, model: MaskedModel, batch: pb.Batch) -> Scores:
         check_block("fp32")
-        return saliencies(model, batch, self.one)
+        return model.saliencies(batch, self.one)
 
     def one(self, weight: Tensor, gradient: Tensor, value: Tensor) -> Tensor:
         check_block("fp32")

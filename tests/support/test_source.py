@@ -11,8 +11,7 @@ FILE = '''\
 
 import math
 from dataclasses import dataclass
-
-from pai_bench.pruning import Criterion, weights
+from pai_bench.scoring import Criterion
 
 SCALE = 2.0
 UNUSED = 3.0
@@ -39,13 +38,13 @@ class First(Base):
     """first"""
 
     def score(self, model, batch):
-        return {name: self.value(w) * TABLE["a"] for name, w in weights(model).items()}
+        return {name: self.value(w) * TABLE["a"] for name, w in model.weights().items()}
 
 
 @dataclass(frozen=True)
 class Second(Criterion):
     def score(self, model, batch):
-        return {name: other_helper(w) for name, w in weights(model).items()}
+        return {name: other_helper(w) for name, w in model.weights().items()}
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pai_bench.pruning.replica import shared, still_shared
+from pai_bench.networks.private_copy import shared, still_shared
 from pai_bench.training import recorded
 from pai_bench.training.programs import Alone
 from pai_bench.training.protocol import Protocol

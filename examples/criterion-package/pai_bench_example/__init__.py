@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
-
 from pai_bench import criterion
-from pai_bench.pruning import Batch, Criterion, Scores, saliencies
+from pai_bench.scoring import Batch, Criterion, MaskedModel, Scores
 
 
 @criterion("gradient-magnitude", source="an example")
@@ -16,5 +14,5 @@ class GradientMagnitude(Criterion):
 
     claims: ClassVar[tuple[str, ...]] = ("loss-scale",)
 
-    def score(self, model: nn.Module, batch: Batch) -> Scores:
-        return saliencies(model, batch, lambda _w, g, _loss: g.abs_())
+    def score(self, model: MaskedModel, batch: Batch) -> Scores:
+        return model.saliencies(batch, lambda _w, g, _loss: g.abs())

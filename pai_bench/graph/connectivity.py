@@ -1,0 +1,342 @@
+"""Layer disconnection: what a mask leaves of the paths from a network's inputs to its outputs."""
+
+import gc
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from pai_bench.graph.flops import Flops, flops_of
+from pai_bench.graph.operands import Operands, operands
+from pai_bench.graph.reachability import Count, Reach
+from pai_bench.graph.tracing import Trace, trace
+from pai_bench.masks.mask import Mask
+from pai_bench.networks.layers import usual_names
+from pai_bench.networks.private_copy import BATCH_NORMS, private_copy
+from pai_bench.networks.wrappers import refuse_scripted, seen_through, unwrapped
+from pai_bench.support.arrays import on_processor
+from pai_bench.support.errors import UserError
+from pai_bench.support.randomness import random_state
+
+logger = logging.getLogger(__name__)
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+TABLES = (nn.Embedding, nn.EmbeddingBag)
+"""Layers with a row, not a column, for each input feature: every token is one."""
+GROUPED = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerConnectivity:
+    """What is left of one prunable parameter.
+
+    A unit (an output) or an input feature is dead if none of its connections is effective.
+    """
+
+    name: str
+    size: int
+    kept: int
+    effective: int
+    units: int
+    dead_units: int
+    features: int
+    dead_features: int
+
+    @property
+    def dead(self) -> bool:
+        """Whether nothing of the layer is effective, kept or not."""
+        return not self.effective
+
+    @property
+    def density(self) -> float:
+        """Share of the connections that is kept."""
+        return self.kept / self.size
+
+    @property
+    def effective_density(self) -> float:
+        """Share of the connections that is kept and lies on a path."""
+        return self.effective / self.size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connectivity:
+    """What a mask leaves of a network, by Boolean arithmetic alone: no value of a weight matters.
+
+    A connection is **effective** if it lies on a path of kept connections from an element of the input to an element
+    of the output. A unit all of whose inputs are cut emits a constant, its bias, which is not a path; a kept bias, if
+    biases are prunable, counts as effective where its unit lies on a path.
+    """
+
+    connected: bool
+    """Whether any output depends on any input."""
+    layers: tuple[LayerConnectivity, ...]
+    effective_mask: Mask
+    first_cut: str | None
+    """In a disconnected network, the first layer in order of execution from which on nothing depends on the input."""
+    severed_shortcuts: tuple[str, ...]
+    """Branches that carry nothing into a sum which carries something: the sum's module, and the branch's last."""
+    log10_paths: float | None
+    """Common logarithm of the number of paths; None where a product of activations or the like has no such number."""
+    unknown: tuple[str, ...]
+    """Operations that pai-bench does not know, which were taken to pass everything to everything."""
+    computed: tuple[str, ...] = ()
+    """Parameters of which the network computes weights that may differ from zero where the parameter is removed."""
+
+    @property
+    def dead_layers(self) -> tuple[str, ...]:
+        """Names of the parameters of which nothing is kept, or nothing kept is effective."""
+        return tuple(layer.name for layer in self.layers if layer.dead)
+
+    @cached_property
+    def size(self) -> int:
+        """Number of prunable connections, kept or not."""
+        return sum(layer.size for layer in self.layers)
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the connections that the mask removes."""
+        return 1 - sum(layer.kept for layer in self.layers) / self.size
+
+    @property
+    def effective_density(self) -> float:
+        """Share of the connections that is kept and lies on a path."""
+        return sum(layer.effective for layer in self.layers) / self.size
+
+    @property
+    def effective_sparsity(self) -> float:
+        """1 - effective density (Vysogorets and Kempe 2021, arXiv:2107.02306)."""
+        return 1 - self.effective_density
+
+
+def connectivity(
+    model: nn.Module, mask: Mapping[str, Tensor], example_input: Tensor, *, paths: bool = True
+) -> Connectivity:
+    """What `mask` leaves of the paths through `model`.
+
+    Forward reachability from the inputs and backward reachability from the outputs, in Boolean arithmetic, over the
+    operations that one forward pass of `example_input` comes down to (its values do not matter, its shape does). The
+    model may be any that does the same operations for all data, and is left as it is; batch norm and dropout are in
+    evaluation mode, on a CPU. Parameters that `mask` does not name are kept whole.
+
+    * Normalisation passes element by element: its statistics are no path.
+    * A product passes what either factor does, a maximum every element that it is taken over, attention every key and
+      value that its own mask does not forbid, and an embedding any token.
+    * An operation that is not known passes everything to everything, with a warning that names it.
+
+    Without `paths`, paths are not counted, which takes a third of the time.
+    """
+    if isinstance(example_input, Tensor) and not example_input.numel():
+        raise UserError(f"the example input is empty: its shape is {tuple(example_input.shape)}")
+    if not isinstance(example_input, Tensor):
+        raise UserError(f"an example input is a tensor, with its batch dimension, not {type(example_input).__name__}")
+    mask = mask if isinstance(mask, Mask) else Mask(mask)
+    links = Connections(model, example_input)
+    mask.parameters_of(model)
+    return links.under(mask, paths=paths)
+
+
+class Connections:
+    """A network's operations, traced once, for one mask after the other."""
+
+    @on_processor
+    def __init__(self, model: nn.Module, example_input: Tensor) -> None:
+        model = unwrapped(model)
+        refuse_hidden(model)
+        with random_state(0), torch.inference_mode(False), no_collection(), seen_through():
+            twin = private_copy(model, [], "eval")
+            if len(example_input) == 1 and any(
+                isinstance(one, BATCH_NORMS) and one.running_mean is None for one in twin.modules()
+            ):
+                example_input = example_input.expand(2, *example_input.shape[1:])  # of one, there are no statistics
+            if any(tensor.device.type != "cpu" for tensor in (*twin.parameters(), *twin.buffers())):
+                twin = twin.cpu()
+            self.trace: Trace = trace(twin, example_input.detach().cpu().clone())
+        self.parameters = dict(twin.named_parameters())
+        self.modules = dict(twin.named_modules())
+        self._warned: set[str] = set()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors that the operations have given, and of the parameters."""
+        results = (tensor for operation in self.trace.operations for tensor in operation.results)
+        return sum(tensor.nbytes for tensor in (*results, *self.parameters.values()))
+
+    @on_processor
+    def connected(self, mask: Mapping[str, Tensor]) -> bool:
+        """Whether any output depends on any input; half of the work, or less, of all the rest."""
+        kept = {name: keep.to("cpu", torch.float32) for name, keep in mask.items()}
+        with torch.inference_mode(False), torch.no_grad(), single_precision():
+            reach = Reach(self.trace, self.parameters, kept)
+        self._warn(reach.unknown)
+        return any(bool(output.any()) for output in reach.outputs)
+
+    @on_processor
+    def under(self, mask: Mask, *, paths: bool = True) -> Connectivity:
+        """What `mask` leaves."""
+        try:
+            with torch.inference_mode(False), torch.enable_grad(), no_collection(), single_precision():
+                return self._under(mask, paths)
+        except RuntimeError as error:
+            if "modified by an inplace operation" not in str(error):
+                raise
+            what = "the network changes in place a value that it has used before, which cannot be followed"
+            raise UserError(f"{what}; let the operation return a new one") from error
+
+    def _under(self, mask: Mask, paths: bool) -> Connectivity:
+        kept = {name: keep.to("cpu", torch.float32).requires_grad_() for name, keep in mask.items()}
+        reach = Reach(self.trace, self.parameters, kept)
+        self._warn(reach.unknown)
+        self._warn_of_computed(reach.computed)
+        connected = any(bool(output.any()) for output in reach.outputs)
+        used, carried = self._backward(reach, kept) if connected else ({}, [])
+        zero = torch.zeros(())
+        effective = {n: (used.get(n, zero) > 0.5) & keep.cpu() for n, keep in mask.items()}
+        return Connectivity(
+            connected=connected,
+            layers=tuple(self._layer(name, mask[name], effective[name]) for name in mask),
+            effective_mask=Mask(effective),
+            first_cut=None if connected else first_cut(reach),
+            severed_shortcuts=severed(reach, carried),
+            log10_paths=self._paths(effective) if paths and not reach.unknown else None,
+            unknown=tuple(f"{name} in {module!r}" for name, module in reach.unknown.items()),
+            computed=tuple(sorted(reach.computed)),
+        )
+
+    def _backward(self, reach: Reach, kept: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[Tensor | None]]:
+        """How often each connection serves, and what of every sum the outputs depend on."""
+        whole = torch.stack([output.sum() for output in reach.outputs]).sum()
+        # before the first weights, nothing has a gradient
+        sums = [i for i, one in enumerate(reach.sums) if one.result.requires_grad]
+        wanted = [*kept.values(), *(reach.sums[i].result for i in sums)]
+        found = torch.autograd.grad(whole, wanted, allow_unused=True) if whole.requires_grad else [None] * len(wanted)
+        used = {name: used for name, used in zip(kept, found, strict=False) if used is not None}
+        carried = dict(zip(sums, found[len(kept) :], strict=True))
+        return used, [carried.get(i) for i in range(len(reach.sums))]
+
+    def _paths(self, effective: Mapping[str, Tensor]) -> float | None:
+        return Count(self.trace, self.parameters, {name: keep.float() for name, keep in effective.items()}).log10
+
+    def _warn(self, unknown: Mapping[str, str]) -> None:
+        for name in unknown.keys() - self._warned:
+            self._warned.add(name)
+            logger.warning("connectivity: %s in %r is taken to pass everything to everything", name, unknown[name])
+
+    def _warn_of_computed(self, names: set[str]) -> None:
+        if new := sorted(names - self._warned):
+            self._warned.update(new)
+            what = "the network computes its weights from it, so that a removed entry need not be a removed connection"
+            logger.warning("connectivity: %s: %s", ", ".join(new), what)
+
+    def _layer(self, name: str, keep: Tensor, effective: Tensor) -> LayerConnectivity:
+        module = self.modules[owner(name)]
+        own = effective.dim() > 1 and not is_usual(name, module)
+        groups = self._operands.groups.get(name, 1) if own else 1
+        units, features = axes(effective, module, groups)
+        if own and name in self._operands.inputs_first:
+            units, features = features, units
+        return LayerConnectivity(
+            name=name,
+            size=keep.numel(),
+            kept=int(keep.count_nonzero()),
+            effective=int(effective.count_nonzero()),
+            units=units.numel(),
+            dead_units=units.numel() - int(units.count_nonzero()),
+            features=features.numel(),
+            dead_features=features.numel() - int(features.count_nonzero()),
+        )
+
+    @property
+    def flops(self) -> Flops:
+        """The dense network's operations for one example."""
+        return flops_of(self.trace, self._operands, len(self.trace.input))
+
+    @cached_property
+    def _operands(self) -> Operands:
+        return operands(self.trace, self.parameters)
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """A block that Python does not search for unused cycles: it makes a hundred objects for each operation."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextmanager
+def single_precision() -> Iterator[None]:
+    """A block in which new tensors are in single precision, as all reaches are, whatever the caller's default."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def refuse_hidden(model: nn.Module) -> None:
+    """Refuse a network whose operations cannot be seen, or that has no values yet."""
+    refuse_scripted(model)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise UserError(f"{name!r} has no shape yet: run the network once on an example")
+        if tensor.is_meta:
+            raise UserError(f"{name!r} is on the device meta and has no values: build the model on a real one")
+
+
+def owner(name: str) -> str:
+    """The name of the layer that a parameter belongs to, also of one that its weight is computed from."""
+    return name.partition(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0]
+
+
+def is_usual(name: str, module: nn.Module) -> bool:
+    """Whether a parameter is one of torch's layers, of which it is known what its dimensions are."""
+    return name.rpartition(".")[2] in usual_names(module, biases=True) or isinstance(module, TABLES)
+
+
+def axes(effective: Tensor, module: nn.Module, groups: int = 1) -> tuple[Tensor, Tensor]:
+    """Which units (outputs) and which input features of a layer have an effective connection.
+
+    `groups` are those of a convolution of one's own.
+    """
+    if effective.dim() < 2:
+        return effective.flatten(), effective.flatten()
+    # not of what a weight is computed from, or of a further parameter
+    of_weight = isinstance(module, (*GROUPED, *TRANSPOSED, *TABLES)) and module.weight.shape == effective.shape
+    groups = module.groups if of_weight and isinstance(module, (*GROUPED, *TRANSPOSED)) else groups
+    pairs = effective.flatten(2).any(2) if effective.dim() > 2 else effective
+    grouped = pairs.unflatten(0, (groups, -1)).numpy()  # several times faster than torch at this
+    first, second = (torch.from_numpy(grouped.any(dim).reshape(-1)) for dim in (2, 1))
+    return (second, first) if of_weight and isinstance(module, (*TRANSPOSED, *TABLES)) else (first, second)
+
+
+def first_cut(reach: Reach) -> str | None:
+    """The first of the layers at the end of a network that nothing from the input comes out of."""
+    cut = None
+    for product in reach.products:
+        if product.reached:
+            cut = None
+        elif cut is None:
+            cut = ", ".join(sorted(product.names))
+    return cut
+
+
+def severed(reach: Reach, carried: list[Tensor | None]) -> tuple[str, ...]:
+    """Branches that carry nothing into a sum that carries something."""
+    found: dict[str, None] = {}
+    for one, wanted in zip(reach.sums, carried, strict=False):
+        if wanted is None or not bool((wanted * one.result).any()):
+            continue
+        for branch, source in zip(one.branches, one.sources, strict=True):
+            if branch is not None and not bool((branch * wanted).any()):
+                found[f"{source} into {one.module or 'the network'}"] = None
+    return tuple(found)

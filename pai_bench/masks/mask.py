@@ -1,0 +1,120 @@
+"""`Mask`: which connections are kept."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from pai_bench.networks.wrappers import unwrapped
+from pai_bench.support import infile, outfile
+from pai_bench.support.arrays import as_tensor
+from pai_bench.support.errors import UserError
+from pai_bench.support.transfers import counts
+
+
+class Mask(Mapping[str, Tensor]):
+    """Parameter name -> bool tensor of the parameter's shape, ``True`` where the connection is kept.
+
+    Lists the prunable parameters in the model's own order. The tensors are not copied; they are not to be changed.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        if not tensors:
+            raise UserError("a mask needs at least one tensor")
+        tensors = {name: as_tensor(tensor, f"the mask of {name!r}") for name, tensor in tensors.items()}
+        for name, tensor in tensors.items():
+            if tensor.dtype is not torch.bool:
+                raise UserError(f"the mask of {name!r} has dtype {tensor.dtype}, but must be torch.bool")
+        self._tensors = tensors
+
+    @classmethod
+    def whole(cls, parameters: Mapping[str, Tensor]) -> "Mask":
+        """The mask of some parameters that removes nothing."""
+        return cls({name: torch.ones(p.shape, dtype=torch.bool, device=p.device) for name, p in parameters.items()})
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __repr__(self) -> str:
+        return f"Mask({self.kept} of {self.size} connections in {len(self)} layers, sparsity {self.sparsity:.4f})"
+
+    @property
+    def size(self) -> int:
+        """Number of prunable connections, kept or not."""
+        return sum(tensor.numel() for tensor in self.values())
+
+    @property
+    def kept(self) -> int:
+        """Number of connections kept."""
+        return sum(self.kept_per_layer().values())
+
+    def kept_per_layer(self) -> dict[str, int]:
+        """Parameter name -> number of connections kept."""
+        return dict(zip(self, counts(self.values()), strict=True))
+
+    @property
+    def density(self) -> float:
+        """Share of the connections that is kept, in [0, 1]."""
+        return self.kept / self.size
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the connections that is removed: 1 - density."""
+        return 1 - self.density
+
+    def to(self, device: torch.device | str) -> "Mask":
+        """The same mask on `device`."""
+        return Mask({name: tensor.to(device) for name, tensor in self.items()})
+
+    def parameters_of(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """The parameters of `model` that this mask covers, after checking names and shapes."""
+        parameters = dict(unwrapped(model).named_parameters())
+        for name, tensor in self.items():
+            if (parameter := parameters.get(name)) is None:
+                raise UserError(f"the mask names {name!r}, which the model does not have")
+            if parameter.shape != tensor.shape:
+                shapes = f"{tuple(tensor.shape)}, but the parameter has {tuple(parameter.shape)}"
+                raise UserError(f"the mask of {name!r} has shape {shapes}")
+        return {name: parameters[name] for name in self}
+
+    @torch.no_grad()
+    def apply_(self, model: nn.Module) -> nn.Module:
+        """Set the removed weights of `model` to exactly 0.0, in place, and return it."""
+        for name, parameter in self.parameters_of(model).items():
+            parameter.masked_fill_(~self[name].to(parameter.device), 0.0)
+        return model
+
+    def save(self, path: str | Path) -> None:
+        """Write the mask as safetensors, whole or not at all; missing folders are made.
+
+        Raises UserError if `path` is no file, or cannot be written.
+        """
+        tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in self.items()}
+        try:
+            content = save(tensors, {"order": "\n".join(self)})
+        except (ValueError, safetensors.SafetensorError) as error:  # of names that are no Unicode
+            raise UserError(f"the mask cannot be written to {path} ({error})") from error
+        outfile.write(path, content, "the mask")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Mask":
+        """Read a mask that `save` wrote."""
+        try:
+            infile.check(path)  # a pipe would be waited for
+            tensors = load_file(path)
+            with safetensors.safe_open(path, framework="pt") as file:
+                order = (file.metadata() or {}).get("order", "")
+        except (OSError, ValueError, safetensors.SafetensorError) as error:
+            raise UserError(f"no mask can be read from {path}: {error}") from error
+        # safetensors sorts by name; the model's own order travels as metadata
+        names = order.split("\n") if set(order.split("\n")) == set(tensors) else list(tensors)
+        return cls({name: tensors[name] for name in names})

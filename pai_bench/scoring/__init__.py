@@ -1,0 +1,38 @@
+"""Scores of connections: what a criterion is, the network that its formula sees, and how scoring is kept to itself."""
+
+from pai_bench.graph.tracing import tensors
+from pai_bench.networks.forward import forward, no_recomputation
+from pai_bench.networks.layers import prunable_parameters
+from pai_bench.networks.private_copy import BatchNormMode
+from pai_bench.scoring.batch import Batch, BatchLike, Scores
+from pai_bench.scoring.criterion import AuthorsChoice, Criterion, score_masked
+from pai_bench.scoring.lookup import get_criterion
+from pai_bench.scoring.masked_model import MaskedModel
+from pai_bench.scoring.redraw import redraw_
+from pai_bench.scoring.scorer import Scorer
+from pai_bench.scoring.single_example_conv import convolve_single_example
+from pai_bench.support.errors import CriterionError
+from pai_bench.support.spec import added_later
+from pai_bench.support.transfers import read_scalars
+
+__all__ = [
+    "AuthorsChoice",
+    "Batch",
+    "BatchLike",
+    "BatchNormMode",
+    "Criterion",
+    "CriterionError",
+    "MaskedModel",
+    "Scorer",
+    "Scores",
+    "added_later",
+    "convolve_single_example",
+    "forward",
+    "get_criterion",
+    "no_recomputation",
+    "prunable_parameters",
+    "read_scalars",
+    "redraw_",
+    "score_masked",
+    "tensors",
+]

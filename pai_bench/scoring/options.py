@@ -1,0 +1,71 @@
+"""The options that every criterion has, and what scoring asks of it besides: the part that knows of no formula."""
+
+from abc import ABC
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, ClassVar, Literal
+
+from torch import nn
+
+from pai_bench.masks.selection import Ties
+from pai_bench.networks.private_copy import BatchNormMode
+from pai_bench.support import spec
+from pai_bench.support.errors import UserError
+from pai_bench.support.registry import INITIALISATIONS
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriterionOptions(ABC):
+    """The options of every criterion.
+
+    * ``bn``: which statistics batch norm uses while scoring, those of the batch (``train``) or the running ones
+      (``eval``). Dropout is always off.
+    * ``accumulate``: with several score batches, whether the formula is applied to the gradient of their mean loss
+      (``gradient``), or to each batch's own gradient, and the scores summed (``score``).
+    * ``score_init``: the weights that are scored: those that will be trained (``trained``), another draw of their
+      initialisation (``redrawn``), or a draw by another one (`pai_bench.support.initialise`): Glorot (``vs-x``), He
+      (``vs-h``), by fan in (``vs``), standard normal (``rn``), or that cut off at 2 (``tn``).
+    * ``loss``: L of the logits: their cross-entropy, or what some codes take by mistake (``nll``), the negative
+      log-likelihood of logits as if they were log-probabilities: minus the logit of the target.
+    * ``ties``: what becomes of connections whose scores equal the threshold: those first by position are kept, so that
+      the number is exact (``position``), or all of them (``keep``), or none (``remove``).
+    * ``biases``: whether biases are scored and counted in the budget like weights.
+    * ``micro_batch``: number of examples that go through the network at once, to save memory; the gradients are those
+      of the whole batch.
+    * ``score_dtype``: the arithmetic of scoring, ``float32`` or ``float64``; by default that of the weights, but
+      float32 for those of half precision, in which most scores underflow. In float64, the masks of two machines are
+      the same but for scores that differ by their rounding there.
+    * ``seed``: of the criterion's own randomness; by default the caller's.
+    """
+
+    bn: BatchNormMode = "eval"
+    seed: int | None = None
+    accumulate: Literal["gradient", "score"] = spec.added_later("gradient")
+    score_init: Annotated[str, spec.OneOf(("trained", "redrawn"), INITIALISATIONS)] = spec.added_later("trained")
+    loss: Literal["cross-entropy", "nll"] = spec.added_later("cross-entropy")
+    ties: Ties = spec.added_later("position")
+    biases: bool = spec.added_later(False)
+    micro_batch: int | None = spec.added_later(None)
+    score_dtype: Literal["float32", "float64"] | None = spec.added_later(None)
+
+    name: ClassVar[str] = ""
+    uses_data: ClassVar[bool] = True
+    """Whether the score depends on the batch; where it does not, neither does it depend on ``bn``."""
+    normalised: ClassVar[bool] = False
+    """Whether the scores are divided by their sum over the whole network; the formula need not do it."""
+    _formula: ClassVar[Callable[..., Any]]
+    """What the class defines as its `score`; under that name, it is public."""
+
+    def __post_init__(self) -> None:
+        hints = spec.option_types(type(self))
+        for f in fields(self):
+            if f.name in hints:
+                label = f"{self.name or type(self).__name__}:{f.name}"
+                object.__setattr__(self, f.name, spec.convert(getattr(self, f.name), hints[f.name], label))
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise UserError(f"seed={self.seed} is outside 0..2**63")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise UserError(f"micro_batch={self.micro_batch} must be at least 1")
+
+    def prepare(self, model: nn.Module) -> None:  # noqa: B027  # most criteria have nothing to do here
+        """Change the private copy of the network, once, before any mask is laid on it; `score` may not change it."""

@@ -1,0 +1,51 @@
+"""Another draw of a network's initialisation."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from pai_bench.networks.private_copy import copied
+from pai_bench.support.errors import UserError
+from pai_bench.support.identity import stream
+from pai_bench.support.initialise import initialise
+from pai_bench.support.randomness import random_state
+
+Draw = Callable[[int], nn.Module]
+"""A function of a seed that returns the same network with other initial weights."""
+
+
+def redrawn(model: nn.Module, seed: int, draw: Draw | None = None) -> nn.Module:
+    """The network `model` with another draw of its initial weights, by `draw`, or else by its layers' own methods."""
+    if draw is None:
+        return redraw_(copied(model), seed)
+    first = next(model.parameters())
+    with random_state(stream(seed, "redraw")):  # a function that seeds torch is to leave no trace
+        other = draw(seed).to(first.device, first.dtype)
+    shapes = [{name: parameter.shape for name, parameter in m.named_parameters()} for m in (model, other)]
+    if shapes[0] != shapes[1]:
+        raise UserError(f"draw gives a {type(other).__name__} with other parameters than {type(model).__name__}")
+    return other
+
+
+def drawn_by(model: nn.Module, seed: int, law: str) -> nn.Module:
+    """The network `model` with initial weights drawn by `law`, the same on every device."""
+    device = next(model.parameters()).device
+    with random_state(stream(seed, "redraw")):
+        return initialise(copied(model).cpu(), law).to(device)
+
+
+def redraw_(model: nn.Module, seed: int) -> nn.Module:
+    """Draw the weights of `model` again, in place, and return it.
+
+    Every module draws its own by ``reset_parameters`` (PyTorch's layers have it), those inside a module before the
+    module itself. The draw depends on `seed` alone, and is not the one that ``torch.manual_seed(seed)`` gives.
+    """
+    with random_state(stream(seed, "redraw")):  # not the state that the weights were drawn from
+        for name, module in reversed(list(model.named_modules())):
+            reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+            if reset is not None:
+                reset()
+            elif any(True for _ in module.parameters(recurse=False)):
+                where = f"{name!r}, a {type(module).__name__}" if name else type(module).__name__
+                raise UserError(f"{where}, has parameters but no method reset_parameters: give draw=, see `prune`")
+    return model

@@ -1,0 +1,296 @@
+"""Scoring leaves no trace."""
+
+import copy
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pai_bench as pb
+from pai_bench.networks.private_copy import private_copy
+from pai_bench.scoring import MaskedModel, Scorer, Scores, prunable_parameters
+from pai_bench.scoring.criterion import score_masked
+from pai_bench.scoring.functions import weights
+from pai_bench.support.errors import CriterionError
+from pai_bench.support.registry import CRITERIA
+from tests.scoring.traces import assert_same, state
+
+Example = tuple[nn.Module, pb.Batch]
+
+
+def disturb(model: nn.Module) -> None:
+    """Give a model some state worth keeping."""
+    for i, (parameter, module) in enumerate(zip(model.parameters(), model.modules(), strict=False)):
+        module.training = i % 2 == 0
+        parameter.requires_grad_(i % 3 != 0)
+        parameter.grad = torch.randn_like(parameter) if i % 2 else None
+    model.register_forward_hook(lambda _m, _i, _o: None)
+
+
+@dataclass(frozen=True)
+class Vandal(pb.Criterion):
+    """Does to the model whatever should not be done."""
+
+    fails: bool = False
+
+    def score(self, model: MaskedModel, batch: pb.Batch) -> Scores:
+        random.random(), np.random.rand(), torch.rand(1)
+        scores = model.gradients(batch)
+        for tensor in (*model.weights().values(), *model.buffers()):
+            tensor.zero_()
+        for parameter in model.parameters():
+            parameter.data.mul_(3)
+            parameter.grad = torch.ones_like(parameter)
+            parameter.requires_grad_(False)
+        model.train().register_forward_hook(lambda _m, _i, _o: None)
+        if self.fails:
+            raise RuntimeError("vandal")
+        return scores
+
+
+@pytest.mark.parametrize("name", [plugin.name for plugin in CRITERIA.plugins()])
+def test_scoring_leaves_no_trace(name: str, network: Example) -> None:
+    model, batch = network
+    disturb(model)
+    before = state(model)
+    pb.get_criterion(name).score(model, batch)
+    pb.prune(model, batch, name, 0.5, schedule="exponential:steps=2")
+    assert_same(before, state(model))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_vandal_leaves_no_trace(fails: bool, network: Example) -> None:
+    model, batch = network
+    disturb(model)
+    before = state(model)
+    mask = {name: torch.rand_like(p) > 0.5 for name, p in prunable_parameters(model).items()}
+    torch.set_rng_state(before["random"][2])
+    calls: list[Callable[[], Scores]] = [
+        lambda: pb.get_criterion(Vandal(fails=fails)).score(model, batch),
+        lambda: score_masked(Vandal(fails=fails), model, batch, mask),
+    ]
+    for call in calls:
+        error, message = (RuntimeError, "vandal") if fails else (CriterionError, "Vandal changes the model while it")
+        with pytest.raises(error, match=message):
+            call()
+    assert_same(before, state(model))
+
+
+class Cycle(nn.Module):
+    """Holds itself, so that its copies live until the garbage collector comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+        self.me = [self]
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(x)
+        return logits
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_callers_memory_stays_where_it_is(fails: bool) -> None:
+    """A numpy view taken before is still the weight afterwards, whatever is kept of the scoring."""
+
+    @dataclass(frozen=True)
+    class Keeps(pb.Criterion):
+        def score(self, model: MaskedModel, batch: pb.Batch) -> Scores:
+            kept.append((model, model.weights()))
+            if fails:
+                raise RuntimeError("kept")
+            return model.weights()
+
+    kept: list[Any] = []
+    model, batch = Cycle(), pb.Batch(torch.ones(1, 4), torch.tensor([0]))
+    view, address = model.fc.weight.detach().numpy(), model.fc.weight.data_ptr()
+    try:
+        mask = pb.prune(model, batch, Keeps(), 0.5)
+        scores = pb.get_criterion(Keeps()).score(model, batch)
+    except RuntimeError as error:
+        kept.append(error)
+        mask, scores = pb.Mask({"fc.weight": torch.zeros(3, 4, dtype=torch.bool)}), None
+    before = view.copy()
+    held = weights(model)
+    del kept[1:]
+    kept[0] = kept[0][0]  # the copy of the network, not what weights() gave
+    mask.apply_(model)
+    assert model.fc.weight.data_ptr() == address
+    assert np.array_equal(view, model.fc.weight.detach().numpy())
+    if scores is not None:  # what is returned is the caller's own
+        assert np.array_equal(scores["fc.weight"].numpy(), before)
+    assert np.array_equal(held["fc.weight"].numpy(), before)
+
+
+def test_weights_that_are_views_of_one_buffer() -> None:
+    flat = torch.randn(40)
+    model = nn.Sequential(nn.Linear(4, 5, bias=False), nn.Linear(5, 4, bias=False))
+    for layer, part in zip(model, flat.split(20), strict=True):
+        layer.weight.data = part.view(layer.weight.shape)
+    batch = pb.Batch(torch.randn(3, 4), torch.arange(3))
+    own = copy.deepcopy(model)
+    before = flat.clone()
+    one, other = (pb.prune(m, batch, "force", 0.5, schedule="linear:steps=3") for m in (model, own))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    one.apply_(model)
+    assert flat.count_nonzero() == 20
+    assert torch.equal(flat[flat != 0], before[flat != 0])
+
+
+def test_numpy_strided_and_decorated_parameters() -> None:
+    model = nn.Sequential(nn.Linear(4, 3, bias=False), nn.Linear(3, 4, bias=False), nn.Linear(4, 4, bias=False))
+    model[0].weight = nn.Parameter(torch.from_numpy(np.ones((3, 4), dtype=np.float32)))
+    model[1].weight = nn.Parameter(torch.randn(3, 4).t())
+    model[2].weight = nn.Parameter(torch.ones(1, 1).expand(4, 4))
+    model[2].weight.note = "mine"  # type: ignore[attr-defined]
+    batch = pb.Batch(torch.randn(3, 4), torch.arange(3))
+    assert pb.prune(model, batch, "iter-snip", 0.5, schedule="linear:steps=3").kept == 20
+    seen: list[Any] = []
+
+    @dataclass(frozen=True)
+    class Look(pb.Criterion):
+        def score(self, model: MaskedModel, batch: pb.Batch) -> Scores:
+            seen.append(model.get_parameter("2.weight").note)  # type: ignore[attr-defined]
+            return model.weights()
+
+    pb.get_criterion(Look()).score(model, batch)
+    assert seen == ["mine"]
+
+
+def test_a_network_that_keeps_its_last_output_can_be_scored() -> None:
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+            self.last: Tensor | None = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.last = self.fc(x)
+            return self.last
+
+    model, batch = Keeps(), pb.Batch(torch.randn(3, 4), torch.arange(3))
+    expected = pb.get_criterion("snip").score(model, batch)
+    model(batch.inputs)
+    last = model.last
+    assert_same(expected, pb.get_criterion("snip").score(model, batch))
+    assert model.last is last
+
+
+def test_a_copy_knows_its_own_parts_and_no_others() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4)), nn.BatchNorm1d(4))
+    model.append(model[0])  # twice
+    model[1].known = [model, model[0]]  # type: ignore[assignment]
+    vars(model[0])["above"] = model
+    model[2].register_buffer("nothing", None)
+    twin = private_copy(model, ["0.weight"], "train")
+    assert twin[3] is twin[0] is not model[0]  # type: ignore[index]
+    known: Any = twin[1].known  # type: ignore[index]
+    assert known[0] is twin
+    assert known[1] is twin[0]
+    assert vars(twin[0])["above"] is twin
+    assert list(twin.state_dict()) == list(model.state_dict())
+    assert [name for name, parameter in twin.named_parameters() if parameter.requires_grad] == ["0.weight"]
+    assert [module.training for module in twin.modules()] == [False, False, False, False, True]
+    assert vars(twin).keys() - {"_compiled_call_impl"} == vars(model).keys()
+
+
+def test_buffers_that_a_forward_pass_replaces_start_anew() -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(2, 2)
+            self.scale: Tensor
+            self.register_buffer("scale", torch.ones(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.fc(x) * self.scale
+            self.scale = self.scale * 0.5
+            return logits
+
+    model, batch = Counts(), pb.Batch(torch.randn(4, 2), torch.arange(4) % 2)
+    with Scorer(pb.get_criterion("force:bn=eval"), model) as scorer:
+        assert_same(scorer.score(batch), scorer.score(batch))
+    assert model.scale.item() == 1
+
+
+class Stateful(nn.Module):
+    """Keeps what its layers gave in buffers, in a list and by name, with the graph of that pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 4), nn.Linear(4, 3)
+        self.state: Tensor
+        self.register_buffer("state", torch.zeros(4))
+        self.register_buffer("last", torch.zeros(0))
+        self.given: list[Tensor] = []
+        self.by_name: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.a(x) + self.state
+        self.state, self.last = hidden.mean(0), hidden
+        self.given, self.by_name = [hidden], {"hidden": hidden}
+        output: Tensor = self.b(hidden)
+        return output
+
+
+def test_a_network_that_keeps_the_graph_of_its_last_pass_starts_anew_for_every_mask() -> None:
+    torch.manual_seed(0)
+    model, batch = Stateful(), pb.Batch(torch.randn(6, 5), torch.arange(6) % 3)
+    plain = nn.Sequential(*map(copy.deepcopy, model.children()))
+    before = pb.prune(model, batch, "snip", 0.5, schedule="exponential:steps=3")
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(
+            before.values(), pb.prune(plain, batch, "snip", 0.5, schedule="exponential:steps=3").values(), strict=True
+        )
+    )
+    model(batch.inputs)
+    pb.prune(model, batch, "snip", 0.5, schedule="exponential:steps=3")
+    assert model.given[0].grad_fn is not None
+
+
+def test_draws_and_queued_seeds_leave_no_trace() -> None:
+    """A draw that seeds torch, and the seed that torch keeps for CUDA until it is initialised."""
+    model, batch = nn.Linear(3, 2), pb.Batch(torch.randn(4, 3), torch.arange(4) % 2)
+
+    def draw(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return nn.Linear(3, 2)
+
+    torch.manual_seed(777)
+    queued = str(torch.cuda._lazy_seed_tracker.get_calls())
+    before = torch.get_rng_state()
+    pb.prune(model, batch, "snip:score-init=redrawn", 0.5, draw=draw, seed=5)
+    assert torch.equal(before, torch.get_rng_state())
+    assert len(torch.cuda._lazy_seed_tracker.get_calls()) == (2 if "777" in queued or queued != "[]" else 0)
+
+
+def test_autocast_does_not_reach_scores() -> None:
+    model, batch = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2)), pb.Batch(torch.randn(4, 8), torch.arange(4) % 2)
+    expected = pb.get_criterion("snip").score(model, batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_same(expected, pb.get_criterion("snip").score(model, batch))
+
+
+def test_gradients_of_a_formulas_own_are_gone_at_the_next_cut() -> None:
+    seen: list[bool] = []
+
+    class Backward(pb.Criterion):
+        """As many codes do it, ``loss.backward()``."""
+
+        def score(self, model: MaskedModel, batch: pb.Batch) -> pb.Scores:
+            seen.append(any(parameter.grad is not None for parameter in model.parameters()))
+            model.loss(batch).backward()
+            return {name: (p * p.grad).detach().abs() for name, p in model.prunable.items() if p.grad is not None}
+
+    torch.manual_seed(0)
+    model, batch = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)), pb.Batch(torch.randn(6, 5), torch.arange(6) % 3)
+    schedule = "exponential:steps=4"
+    ours, snip = (pb.prune(model, batch, one, 0.6, schedule=schedule) for one in (Backward(), "snip"))
+    assert all(torch.equal(ours[name], snip[name]) for name in snip)
+    assert seen == [False] * 4
