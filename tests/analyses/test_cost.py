@@ -13,6 +13,7 @@ from pai_bench.analyses.cost import bare, measure_cost, measure_step
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
 from pai_bench.results import Environment
+from pai_bench.scoring import Scorer
 from pai_bench.support.environment import describe
 from pai_bench.support.timing import Timing
 from pai_bench.training.trainer import ENGINE
@@ -27,13 +28,22 @@ def test_a_cost_field_by_field(monkeypatch: pytest.MonkeyPatch) -> None:
     scoring = Timing((0.2, 0.4, 0.6, 1.0), (0.1, 0.1, 0.2, 0.1), 1000, 900, False, 0.3, 0.05)
     answers = iter([scoring, Timing((2.0, 4.0), (), 5000, None, True, 1.5)])
 
+    scored, score = [0], Scorer.score
+
+    def counted(self: Scorer, *arguments: Any) -> Any:
+        scored[-1] += 1
+        return score(self, *arguments)
+
     def repeat(work: Any, device: torch.device, **options: Any) -> Timing:
         work()
+        scored.append(0)
         asked.append(options)
         return next(answers)
 
     monkeypatch.setattr(module, "repeat", repeat)
+    monkeypatch.setattr(Scorer, "score", counted)
     found = measure_cost(runner, trial, 0.25, rounds=4, budget=9.0)
+    assert scored == [1, 4, 0]  # one score, and a whole pruning of four cuts
     assert [(one["rounds"], one["budget"]) for one in asked] == [(4, 9.0)] * 2
     assert [one.get("floor") is None for one in asked] == [False, True]
     assert (found.weights, found.cuts, found.batch_norm, found.step_seconds) == (80, 4, "train", 0.25)

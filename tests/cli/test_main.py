@@ -351,3 +351,24 @@ def test_harmless_warnings_of_torch_are_not_shown(capsys: pytest.CaptureFixture[
         warnings.warn(f"{HARMLESS[1]}. Consider setting", UserWarning, stacklevel=1)
         warnings.warn("mine", UserWarning, stacklevel=1)
     assert [str(one.message) for one in seen] == ["mine"]
+
+
+def test_of_several_grids_none_keeps_the_process_that_has_looked_at_its_networks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Path("nets.py").write_text(
+        "from torch import nn\ndef net(shape, classes): return nn.Sequential(nn.Flatten(), nn.Linear(784, classes))\n"
+    )
+    grid = '[[grid]]\nmodels = "./nets.py:net"\nseeds = {}\n'
+    for text, kept in ((grid.format(1), True), (grid.format(1) + grid.format(2), False)):
+        Path("r.toml").write_text('criteria = "random"\nsparsities = 0.5\n' + text)
+        seen: list[bool] = []
+
+        def look(_console: Any, catalogs: Any, _given: Any, seen: list[bool] = seen) -> int:
+            seen += [catalog.elsewhere._worker is not None for catalog, _ in catalogs]
+            return 0
+
+        monkeypatch.setattr("pai_bench.cli.sweeps.run_or_plan", look)
+        assert main(["run", "r.toml", "--device", "cpu"]) == 0
+        assert seen == [kept] * len(seen)
+        assert len(seen) == text.count("[[grid]]")

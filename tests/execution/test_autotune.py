@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -183,3 +183,28 @@ def test_a_group_that_holds_a_process_limits_its_memory(monkeypatch: pytest.Monk
     assert memory.of_container() == 4000 - 2500 + 100
     texts["/sys/fs/cgroup/memory/jobs/memory.limit_in_bytes"] = "9" * 19
     assert memory.of_container() == 5000 - 2000 + 100
+
+
+def test_what_a_worker_takes_itself_is_not_for_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autotune, "free_bytes", lambda _device: 2 * (autotune.WORKER + 159 * 10**7))
+    table = {(2, 1): 1.0, (1, 1): 1.0, (1, 2): 0.5, (1, 4): 0.25, (1, 8): 0.12, (1, 16): 0.06}
+    found = choose_by(monkeypatch, table, taken=10**8)
+    assert (found.workers, lanes_of(found)) == (2, [8])  # for 16, 1.6 GB
+
+
+def test_a_step_is_measured_once_and_elsewhere_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Elsewhere:
+        asked: ClassVar[list[tuple[object, ...]]] = []
+
+        def ask(self, *question: object) -> tuple[float, int]:
+            self.asked.append(question)
+            return 0.5, 7
+
+    here = Runner(resolve(named(seeds=1)))
+    here.catalog.elsewhere = Elsewhere()  # type: ignore[assignment]
+    trial, engine = here.catalog.trials[0], Engine()
+    monkeypatch.setattr(measure, "step_seconds", lambda *_asked, **_options: (9.0, 9))
+    assert [measure.measured_step(here, trial, 2, 4, engine) for _ in range(2)] == [(0.5, 7)] * 2
+    assert Elsewhere.asked == [("step", trial, 2, 4, engine)]
+    here.catalog.elsewhere = None
+    assert [measure.measured_step(here, trial, 1, 4, engine) for _ in range(2)] == [(9.0, 9)] * 2

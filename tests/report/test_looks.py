@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.text import Text
+from matplotlib.text import Annotation, Text
 
 from pai_bench.report.figures import style
 from pai_bench.report.page import write_report
@@ -31,6 +31,9 @@ def described(figure: Figure) -> Iterator[str]:
     """A figure and what was put into it, a line for each way to look, with how many look so."""
     width, height = figure.get_size_inches()
     yield f"figure {width:.4g} x {height:.4g}, {len(figure.axes)} axes, {len(figure.legends)} legends"
+    for one in figure.axes:
+        ends = f"{one.get_xlim()[0]:.3g} to {one.get_xlim()[1]:.3g}, {one.get_ylim()[0]:.3g} to {one.get_ylim()[1]:.3g}"
+        yield f"  {one.get_xscale()} {one.get_yscale()} axes, {ends}"
     axes = [(axis, axis.label) for one in figure.axes for axis in (one.xaxis, one.yaxis)]
     ticks = {
         part for axis, label in axes for part in axis.findobj() if part is not label
@@ -44,6 +47,8 @@ def look(artist: Any) -> str:
     """How a part of a figure looks; empty for what carries no look of its own."""
     if isinstance(artist, Text):
         place = f"{artist.get_horizontalalignment()} {artist.get_verticalalignment()} {artist.get_rotation():g}"
+        if isinstance(artist, Annotation):
+            place += f" {artist.xyann[0]:.3g} {artist.xyann[1]:.3g} away"
         return f"text {artist.get_fontsize():g} {to_hex(artist.get_color())} {place}" if artist.get_text() else ""
     if isinstance(artist, Line2D):
         marks = f"{artist.get_marker()} {artist.get_markersize():g} {artist.get_linestyle()}"

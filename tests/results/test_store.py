@@ -258,3 +258,11 @@ def test_a_search_takes_the_place_of_a_former_one_if_it_is_still_there(tmp_path:
         assert [one.trial["seed"] for one in store.read_collapses()] == [7]
     store.write_collapse(latter, former=latter)
     assert len(store.read_collapses()) == 1
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_the_reason_alone(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(pb.UserError) as refused:
+        Store(tmp_path / "file" / "results", create=True)
+    said = f"results folder {tmp_path}/file/results cannot be written (Not a directory); give another with --out"
+    assert str(refused.value) == said
