@@ -1,6 +1,5 @@
 """Layer disconnection: what a mask leaves of the paths from a network's inputs to its outputs."""
 
-import gc
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from pai_bench.networks.private_copy import BATCH_NORMS, private_copy
 from pai_bench.networks.wrappers import refuse_scripted, seen_through, unwrapped
 from pai_bench.support.arrays import on_processor
 from pai_bench.support.errors import UserError
+from pai_bench.support.garbage import no_collection
 from pai_bench.support.randomness import random_state
 
 logger = logging.getLogger(__name__)
@@ -258,18 +258,6 @@ class Connections:
     @cached_property
     def _operands(self) -> Operands:
         return operands(self.trace, self.parameters)
-
-
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """A block that Python does not search for unused cycles: it makes a hundred objects for each operation."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from pai_bench.report.versions import newest
 from pai_bench.results import BenchmarkResult, Collapse, Cost, Record, Store, as_frame
 from pai_bench.support import outfile
 from pai_bench.support.errors import UserError
-from pai_bench.support.parallel import parallel_map, processors
+from pai_bench.support.garbage import no_collection
+from pai_bench.support.parallel import helpers, parallel_map, processors
 
 OnProgress = Callable[[int, int], None]
 """Called with how many sections are done, of how many."""
@@ -40,7 +41,8 @@ def write_report(
     `timings` is a file of pytest-benchmark, which becomes a part of the report; `on_progress` is called meanwhile. Of
     each criterion, the newest version is shown, unless `all_versions` are asked for.
     """
-    records, measured, collapses = list(store), store.read_costs(), store.read_collapses()
+    with no_collection():  # a quarter of the time that thousands of records take
+        records, measured, collapses = list(store), store.read_costs(), store.read_collapses()
     if not (benchmarks := store.read_benchmarks()) and not records and not measured and not collapses:
         raise UserError(f"results folder {store.shown} has no readable results")
     older: list[str] = []
@@ -89,12 +91,11 @@ def page(
     """
     records = sorted(records, key=lambda record: record.identity)
     measured_elsewhere = benchmark.section(timings) if timings else []
-    found = comparisons(as_frame(records)) if records else []
+    figure_for = Figures(path.stem, suffix)
+    found, sections = compared(records, path.parent, figure_for, x, on_progress)
     parts = ["# Pruning at initialisation: a comparison", summary(records)]
     if not records:
         parts = ["# Pruning at initialisation: " + subject(measured, collapses)]
-    figure_for = Figures(path.stem, suffix)
-    sections = sections_of(found, records, path.parent, figure_for, x, on_progress)
     parts += in_short(found, sections)
     parts += [part for one in sections for part in one.parts]
     parts += ranking(found, path.parent, figure_for)
@@ -191,26 +192,26 @@ FEW, MOST = 3, 4
 """Sections that are not worth another process, which has to import what they need; and processes at most."""
 
 
-def sections_of(
-    found: Sequence[Comparison],
-    records: Sequence[Record],
-    folder: Path,
-    figure_for: Figures,
-    x: str,
-    on_progress: OnProgress,
-) -> list[Section]:
-    """The section of each comparison, by several processes if there are more than a `FEW`."""
-    by_identity = {record.identity: record for record in records}
-    jobs = []
-    for comparison in found:
-        own = {identity: by_identity[identity] for identity in comparison.rows.identity}
-        title = comparison.title
-        paths = {name: figure_for(title if name == "accuracy" else f"{name} {title}") for name in FIGURES}
-        jobs.append((comparison, own, folder, paths, x))
-        _ = comparison.facts  # looked up here, so that no other process loads what they stand with
-    on_progress(0, len(jobs))
-    processes = min(processors(), MOST) if len(jobs) > FEW else 1
-    return parallel_map(section, jobs, processes, lambda done: on_progress(done, len(jobs)))
+def compared(
+    records: Sequence[Record], folder: Path, figure_for: Figures, x: str, on_progress: OnProgress
+) -> tuple[list[Comparison], list[Section]]:
+    """All comparisons, and the section of each, by several processes if there are more than a `FEW`."""
+    kinds = {(r.trial["data"], r.trial["model"], str(r.trial["protocol"])) for r in records}
+    others = min(processors(), MOST) - 1 if len(kinds) > FEW else 0
+    with helpers(others, section.__module__) as processes:  # they import while this one makes tables
+        with no_collection():
+            found = comparisons(as_frame(list(records))) if records else []
+            for comparison in found:
+                _ = comparison.facts  # looked up here, so that no other process loads what they stand with
+        by_identity = {record.identity: record for record in records}
+        jobs = []
+        for comparison in found:
+            own = {identity: by_identity[identity] for identity in comparison.rows.identity}
+            title = comparison.title
+            paths = {name: figure_for(title if name == "accuracy" else f"{name} {title}") for name in FIGURES}
+            jobs.append((comparison, own, folder, paths, x))
+        on_progress(0, len(jobs))
+        return found, parallel_map(section, jobs, processes, lambda done: on_progress(done, len(jobs)))
 
 
 def ranking(found: Sequence[Comparison], folder: Path, figure_for: Figures) -> list[str]:

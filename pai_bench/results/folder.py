@@ -19,6 +19,7 @@ from pai_bench.results.records import Record
 from pai_bench.results.stored import LONGEST, MALFORMED, NewerSchemaError, Stored, UnstorableError
 from pai_bench.support import infile, outfile
 from pai_bench.support.errors import UserError
+from pai_bench.support.garbage import no_collection
 from pai_bench.training.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -294,7 +295,8 @@ def read_results(path: str | Path) -> "pd.DataFrame":
         raise UserError(
             f"results folder {path} has no trials, only measurements; `pai-bench run --out {path}` makes some"
         )
-    return as_frame(store)
+    with no_collection():
+        return as_frame(store)
 
 
 def as_frame(records: "Store | list[Record]") -> "pd.DataFrame":

@@ -1,13 +1,15 @@
 """A map over several processes, which run the main module of no script again."""
 
+import importlib
 import itertools
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing import active_children, get_context
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
@@ -17,20 +19,48 @@ from pai_bench.support.processes import THREADS, can_start, follow, interrupts_b
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True)
+class Helpers:
+    """Processes that share the jobs of a `parallel_map` with this one."""
+
+    pool: ProcessPoolExecutor
+    processes: Collection[BaseProcess]
+
+    def kill(self) -> None:
+        """End all of them at once."""
+        for process in self.processes:
+            process.kill()
+
+
+@contextmanager
+def helpers(number: int, module: str) -> Iterator[Helpers | None]:
+    """A block with so many processes beside this one, which begin at once to import `module`; at its end, they end.
+
+    None where `number` is 0, or where there is no room for a process, or for a semaphore (in /dev/shm).
+    """
+    with ExitStack() as stack:
+        found = None
+        with suppress(OSError, ImportError, RuntimeError):
+            if number > 0:
+                found = Helpers(*spawned(number, module))
+                stack.enter_context(found.pool)
+                stack.callback(found.kill)  # they have nothing left to do, or are to end at once
+        yield found
+
+
 def parallel_map(
     function: Callable[..., Result],
     jobs: Sequence[tuple[object, ...]],
-    processes: int,
+    others: Helpers | None,
     on_done: Callable[[int], None] = lambda count: None,
 ) -> list[Result]:
-    """``function(*job)`` of all `jobs`, in their order, by this process and so many more that make `processes`.
+    """``function(*job)`` of all `jobs`, in their order, by this process and `others`.
 
-    What a process leaves that dies, or cannot be started, is done by this one. An error of a job ends all others.
-    `on_done` is called with the number of jobs done so far, from any thread.
+    What a process leaves that dies is done by this one. An error of a job ends all others. `on_done` is called with the
+    number of jobs done so far, from any thread.
     """
     results: dict[int, Result] = {}
     places, counts = iter(range(len(jobs))), itertools.count(1)
-    helpers: set[BaseProcess] = set()
 
     def work(run: Callable[..., Result]) -> None:
         for place in places:  # each of which one thread gets
@@ -46,28 +76,26 @@ def parallel_map(
 
     with ExitStack() as stack:
         threads: list[Future[None]] = []
-        # without room for a process, or for a semaphore (in /dev/shm), this process does all
-        with suppress(OSError, ImportError, RuntimeError):
-            if others := max(0, min(processes, len(jobs)) - 1):
-                pool, helpers = spawned(others)
-                stack.enter_context(pool)
-                executor = stack.enter_context(ThreadPoolExecutor(others))
-                threads += [executor.submit(work, lambda *job: pool.submit(*job).result()) for _ in range(others)]
+        if others is not None and len(jobs) > 1:
+            pool, number = others.pool, min(len(others.processes), len(jobs) - 1)
+            executor = stack.enter_context(ThreadPoolExecutor(number))
+            threads += [executor.submit(work, lambda *job: pool.submit(*job).result()) for _ in range(number)]
         try:
             work(lambda function, *job: function(*job))
             for thread in threads:
                 thread.result()
-        finally:
-            for process in helpers:  # which have nothing left to do, or are to end at once
-                process.kill()
+        except BaseException:
+            if others is not None:
+                others.kill()
+            raise
     for place in set(range(len(jobs))) - set(results):
         results[place] = function(*jobs[place])
         on_done(next(counts))
     return [results[place] for place in range(len(jobs))]
 
 
-def spawned(processes: int) -> tuple[ProcessPoolExecutor, set[BaseProcess]]:
-    """So many processes that have been started, each to use one thread of the processor."""
+def spawned(processes: int, module: str) -> tuple[ProcessPoolExecutor, set[BaseProcess]]:
+    """So many processes that have been started, each to use one thread of the processor, and to import a module."""
     pool = ProcessPoolExecutor(processes, get_context("spawn"), begin, (os.getpid(), logging.getLogger().level))
     # the second, so that a file in the current folder is not taken for a module of Python's
     given = dict.fromkeys(THREADS, "1") | {"PYTHONSAFEPATH": "1"}
@@ -76,12 +104,17 @@ def spawned(processes: int) -> tuple[ProcessPoolExecutor, set[BaseProcess]]:
         os.environ |= given
         try:
             for _ in range(processes):
-                pool.submit(os.getpid)
+                pool.submit(prepare, module)
         finally:
             for name in given:
                 del os.environ[name]
             os.environ |= {name: before[name] for name in given if name in before}
     return pool, set(active_children()) - others
+
+
+def prepare(module: str) -> None:
+    """Import a module, for its own sake, so that nothing is sent back."""
+    importlib.import_module(module)
 
 
 def begin(parent: int, level: int) -> None:

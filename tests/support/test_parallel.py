@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from operator import floordiv
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +18,7 @@ from pai_bench.report.page import write_report
 from pai_bench.results import Store
 from pai_bench.support import parallel
 from pai_bench.support.errors import UserError
-from pai_bench.support.parallel import parallel_map
+from pai_bench.support.parallel import helpers, parallel_map
 from tests.cli.test_endings import is_there
 from tests.report.records import record
 
@@ -53,6 +54,14 @@ def sleeps(number, parent, folder):
 """
 
 
+def by_two(
+    function: Callable[..., Any], jobs: Sequence[tuple[object, ...]], *on_done: Callable[[int], None]
+) -> list[Any]:
+    """All jobs, by this process and another."""
+    with helpers(1, "os") as other:
+        return parallel_map(function, jobs, other, *on_done)
+
+
 @pytest.fixture
 def jobs(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Functions that other processes can import, too."""
@@ -86,8 +95,9 @@ def test_an_error_in_a_section_is_that_of_the_report(
 @pytest.mark.parametrize("way", ["interrupt", "kill"])
 def test_a_report_that_is_ended_leaves_no_process(way: str, jobs: ModuleType) -> None:
     """An interrupt goes to the whole group of a terminal, and a signal of a batch system to the process alone."""
-    code = "import os, some_jobs; from pai_bench.support.parallel import parallel_map; "
-    code += "parallel_map(some_jobs.sleeps, [(i, os.getpid(), 'met') for i in range(4)], 2)"
+    code = "import os, some_jobs; from pai_bench.support.parallel import helpers, parallel_map\n"
+    code += "with helpers(1, 'os') as other: "
+    code += "parallel_map(some_jobs.sleeps, [(i, os.getpid(), 'met') for i in range(4)], other)"
     listen = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731  # it may be ignored here
     keys: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": listen}
     process = subprocess.Popen([sys.executable, "-c", code], text=True, start_new_session=True, **keys)
@@ -108,31 +118,47 @@ def test_a_report_that_is_ended_leaves_no_process(way: str, jobs: ModuleType) ->
 
 def test_results_come_in_order_from_several_processes(jobs: ModuleType) -> None:
     before = dict(os.environ)
-    numbers, processes = zip(*parallel_map(jobs.works, [(i, "met") for i in range(12)], 2), strict=True)
+    numbers, processes = zip(*by_two(jobs.works, [(i, "met") for i in range(12)]), strict=True)
     assert numbers == tuple(range(12))
     assert len({*processes}) == 2
     assert dict(os.environ) == before
 
 
-def test_no_jobs_need_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "spawned", lambda _number: 1 // 0)
-    assert parallel_map(pow, [], 3) == []
-    assert parallel_map(pow, [(2, 3)], 3) == [8]
-    assert parallel_map(pow, [(2, 3), (3, 2)], 1) == [8, 9]
+def test_one_process_starts_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "spawned", lambda *_arguments: 1 // 0)
+    for number in (0, -1):
+        with helpers(number, "os") as others:
+            assert others is None
+    assert parallel_map(pow, [], None) == []
+    assert parallel_map(pow, [(2, 3), (3, 2)], None) == [8, 9]
+
+
+def test_processes_begin_before_there_are_jobs(jobs: ModuleType) -> None:
+    Path("slow_to_import.py").write_text("from pathlib import Path\nPath('imported').touch()\n")
+    with helpers(1, "slow_to_import") as others:
+        end = time.monotonic() + 60
+        while not Path("imported").exists():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert others is not None
+        assert len(others.processes) == 1
+        assert parallel_map(jobs.works, [], others) == []
+        assert parallel_map(pow, [(2, 3)], others) == [8]  # by this one
+    assert not any(process.is_alive() for process in others.processes)
 
 
 def test_what_a_process_leaves_when_it_dies_is_done_here(jobs: ModuleType) -> None:
     counts: list[int] = []
-    found = parallel_map(jobs.dies, [(i, os.getpid(), "met") for i in range(9)], 2, counts.append)
+    found = by_two(jobs.dies, [(i, os.getpid(), "met") for i in range(9)], counts.append)
     assert found == list(range(9))
     assert sorted(counts) == list(range(1, 10))
 
 
 def test_an_error_in_another_process_is_raised(jobs: ModuleType) -> None:
     with pytest.raises(ZeroDivisionError):
-        parallel_map(jobs.fails, [(i, os.getpid(), "met") for i in range(9)], 2)
+        by_two(jobs.fails, [(i, os.getpid(), "met") for i in range(9)])
     with pytest.raises(ZeroDivisionError):
-        parallel_map(floordiv, [(1, 1)] * 50 + [(1, 0)], 2)
+        by_two(floordiv, [(1, 1)] * 50 + [(1, 0)])
 
 
 @pytest.mark.parametrize("error", [OSError, ImportError, NotImplementedError])
@@ -145,7 +171,7 @@ def test_where_no_process_can_be_started_this_one_does_all(
         raise error
 
     monkeypatch.setattr(parallel, "ProcessPoolExecutor", refuse)
-    assert parallel_map(pow, [(i, 2) for i in range(20)], 2) == [i**2 for i in range(20)]
+    assert by_two(pow, [(i, 2) for i in range(20)]) == [i**2 for i in range(20)]
     monkeypatch.setattr(sys, "executable", None)
     assert parallel.processors() == 1
 
@@ -193,6 +219,7 @@ def test_the_current_folder_holds_no_modules_of_another_process(jobs: ModuleType
 
 
 THREE = (
-    "import sys; sys.path.append('.'); import some_jobs; from pai_bench.support.parallel import parallel_map; "
-    "print(len({pid for _, pid in parallel_map(some_jobs.works, [(i, 'met') for i in range(4)], 2)}))"
+    "import sys; sys.path.append('.'); import some_jobs; from pai_bench.support.parallel import helpers, parallel_map\n"
+    "with helpers(1, 'os') as other: "
+    "print(len({pid for _, pid in parallel_map(some_jobs.works, [(i, 'met') for i in range(4)], other)}))"
 )
