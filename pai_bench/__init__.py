@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pai_bench.graph import Connectivity, connectivity
     from pai_bench.masks import Mask
     from pai_bench.models import create_model
-    from pai_bench.pruning import prune
+    from pai_bench.pruning import Pruner, PruningOptions, prune
     from pai_bench.results import read_results
     from pai_bench.scoring import Batch, Criterion, MaskedModel, Scores, get_criterion
     from pai_bench.support.errors import UserError
@@ -36,6 +36,8 @@ _HOMES = {
     "DataSet": "pai_bench.data",
     "Mask": "pai_bench.masks",
     "MaskedModel": "pai_bench.scoring",
+    "Pruner": "pai_bench.pruning",
+    "PruningOptions": "pai_bench.pruning",
     "Scores": "pai_bench.scoring",
     "Sweep": "pai_bench.experiment.sweep",
     "UserError": "pai_bench.support.errors",
@@ -66,6 +68,8 @@ __all__ = [
     "DataSet",
     "Mask",
     "MaskedModel",
+    "Pruner",
+    "PruningOptions",
     "Scores",
     "Sweep",
     "UserError",

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 import pai_bench as pb
 from benchmarks.gpu import engine
-from pai_bench import pruning
 from pai_bench.analyses import conformance
 from pai_bench.analyses.cost import measure_cost, measure_step
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
 from pai_bench.masks import Schedule, get_schedule, selection
-from pai_bench.pruning.prune import by_scope, scored
+from pai_bench.masks.cutting import cut as one_cut
+from pai_bench.pruning.pruner import by_scope, scored
 from pai_bench.pruning.variant import KINDS
 from pai_bench.results import Cost
 from pai_bench.scoring import MaskedModel, Scorer, prunable_parameters
@@ -97,7 +97,7 @@ def cuts(
             pairs = [(here, batch, mask), (there, there_batch, moved)]
             found = [scored(scorer, given, density, before) for scorer, given, before in pairs]
             masks = [
-                pruning.cut(
+                one_cut(
                     scores,
                     density,
                     alive=None if steps.returns else before,
@@ -158,7 +158,7 @@ def select(scores: Mapping[str, Tensor], count: int, alive: Mapping[str, Tensor]
 def cut(scores: Mapping[str, Tensor], count: int, ties: Literal["keep", "remove"]) -> Mapping[str, Tensor]:
     """Masks of about `count` of the highest scores, in which equal ones are treated alike."""
     size = sum(score.numel() for score in scores.values())
-    return pruning.cut(dict(scores), count / size, ties=ties)
+    return one_cut(dict(scores), count / size, ties=ties)
 
 
 @dataclass(frozen=True)

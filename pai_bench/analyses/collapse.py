@@ -18,8 +18,9 @@ from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
 from pai_bench.graph.connectivity import Connections
 from pai_bench.masks import Mask, OneShot, Schedule, select
+from pai_bench.masks.allocation import Division
 from pai_bench.pruning import prune
-from pai_bench.pruning.prune import Division, by_scope
+from pai_bench.pruning.pruner import by_scope
 from pai_bench.results import Collapse, Environment, SearchProvenance, Store, Tried
 from pai_bench.scoring import Criterion, Scorer, Scores
 from pai_bench.support.environment import describe

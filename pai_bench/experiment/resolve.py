@@ -20,7 +20,7 @@ from pai_bench.masks import Schedule, get_schedule
 from pai_bench.models.create import Builder, find_model, model_version, refuse_instance
 from pai_bench.networks.private_copy import BATCH_NORMS
 from pai_bench.pruning import get_variant
-from pai_bench.pruning.prune import check_ties
+from pai_bench.pruning.options import check_ties
 from pai_bench.results.configurations import check_settings
 from pai_bench.scoring import Criterion, get_criterion
 from pai_bench.scoring.prunable import chosen, further

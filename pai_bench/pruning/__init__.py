@@ -4,14 +4,16 @@ import importlib
 import warnings
 from typing import Any
 
-from pai_bench.pruning.prune import cut, prune
+from pai_bench.pruning.options import PruningOptions
+from pai_bench.pruning.prune import prune
+from pai_bench.pruning.pruner import Pruner
 from pai_bench.pruning.variant import Variant, get_variant
 
-__all__ = ["Variant", "cut", "get_variant", "prune"]
+__all__ = ["Pruner", "PruningOptions", "Variant", "get_variant", "prune"]
 
 MOVED = {
     **dict.fromkeys(("Exponential", "Halving", "Linear", "Mask", "OneShot", "Schedule", "Scope"), "pai_bench.masks"),
-    **dict.fromkeys(("get_schedule", "select"), "pai_bench.masks"),
+    **dict.fromkeys(("cut", "get_schedule", "select"), "pai_bench.masks"),
     **dict.fromkeys(("Connectivity", "LayerConnectivity"), "pai_bench.graph"),
     **dict.fromkeys(("AuthorsChoice", "Batch", "BatchLike", "BatchNormMode", "Criterion"), "pai_bench.scoring"),
     **dict.fromkeys(("CriterionError", "Scorer", "Scores", "added_later", "forward"), "pai_bench.scoring"),

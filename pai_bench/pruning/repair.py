@@ -1,62 +1,20 @@
-"""Policies that keep a network connected, off unless asked for: a floor per layer, and effective connections only.
+"""Effective connections only, a policy that is off unless asked for.
 
 And the search for the mask whose *effective* density is the one asked for.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Literal, get_args
 
 from torch import Tensor
 
 from pai_bench.graph.connectivity import Connections
 from pai_bench.masks.mask import Mask
-from pai_bench.masks.selection import apportion, select
+from pai_bench.masks.selection import select
 from pai_bench.support.errors import UserError
 from pai_bench.support.transfers import counts
 
-Target = Literal["direct", "effective"]
-"""What a sparsity counts: connections removed, or connections that are removed or lie on no path."""
-
-Repair = Literal["none", "effective-only"]
-"""What is done with kept connections that lie on no path: nothing, or others are kept in their place."""
-
 TRIES = 100
 """Rounds in which `effective_only` hands freed connections on."""
-
-
-def check_policy(target: str, repair: str, min_per_layer: int) -> None:
-    """Refuse what is not a policy."""
-    for value, kind, name in ((target, Target, "target"), (repair, Repair, "repair")):
-        if value not in get_args(kind):
-            raise UserError(f"{name} {value!r} is not one of {', '.join(get_args(kind))}")
-    if min_per_layer < 0:
-        raise UserError(f"min_per_layer {min_per_layer} must not be negative")
-
-
-def floors(left: Mapping[str, int], least: int, count: int) -> dict[str, int]:
-    """`least` connections of every layer, or all that it has left; `count` must suffice for them."""
-    found = {name: min(least, available) for name, available in left.items()}
-    if (needed := sum(found.values())) > count:
-        raise UserError(f"min_per_layer={least} needs {needed} connections, but only {count} are to be kept")
-    return found
-
-
-def select_with_floor(
-    scores: Mapping[str, Tensor], count: int, floor: Mapping[str, int], alive: Mapping[str, Tensor] | None
-) -> dict[str, Tensor]:
-    """The best of every layer up to its `floor`, and the best of all others up to `count` in all."""
-    best = select(scores, floor, alive)
-    rest = {name: ~keep if alive is None else alive[name] & ~keep for name, keep in best.items()}
-    others = select(scores, count - sum(floor.values()), rest)
-    return {name: keep | others[name] for name, keep in best.items()}
-
-
-def raise_to_floor(parts: Mapping[str, int], floor: Mapping[str, int], left: Mapping[str, int]) -> dict[str, int]:
-    """Counts per layer, none below its `floor`: what that takes, the others give in proportion to what they have."""
-    above = [max(0, parts[name] - floor[name]) for name in parts]
-    room = [left[name] - floor[name] for name in parts]
-    more = apportion(above, sum(parts.values()) - sum(floor.values()), room)
-    return {name: floor[name] + extra for name, extra in zip(parts, more, strict=True)}
 
 
 def effective_only(mask: Mask, scores: Mapping[str, Tensor], links: Connections) -> Mask:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 import pai_bench as pb
 from pai_bench.graph.connectivity import Connections
 from pai_bench.masks import Scope
-from pai_bench.pruning.repair import effective_only, raise_to_floor, select_with_floor
+from pai_bench.masks.allocation import raise_to_floor, select_with_floor
+from pai_bench.pruning.repair import effective_only
 
 
 def network(seed: int = 0) -> nn.Module:

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pai_bench as pb
-from pai_bench.masks import get_schedule
-from pai_bench.pruning import cut
-from pai_bench.pruning.prune import scored
+from pai_bench.masks import cut, get_schedule
+from pai_bench.pruning.pruner import scored
 from pai_bench.scoring import Scorer, single_example_conv
 from pai_bench.scoring.single_example_conv import convolve_single_example
 

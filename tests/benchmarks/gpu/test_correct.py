@@ -14,7 +14,7 @@ from benchmarks.gpu.archive import Archive
 from benchmarks.gpu.checks import epochs, scores, selection, steps
 from benchmarks.gpu.ledger import Ledger
 from benchmarks.gpu.stage import NEEDS_CUDA, Context, Finding, Piece, SkippedError
-from pai_bench.pruning.prune import scored
+from pai_bench.pruning.pruner import scored
 from pai_bench.pruning.variant import KINDS
 from pai_bench.support.registry import CRITERIA, SCHEDULES
 

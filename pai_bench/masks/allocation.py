@@ -1,0 +1,49 @@
+"""How a number of connections is divided over the layers: a floor for each, or towards given counts."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from pai_bench.masks.selection import apportion, select
+from pai_bench.support.errors import UserError
+
+Division = Callable[[int, list[int]], list[int]]
+"""How a number of connections is divided over the layers, given how many each layer has left."""
+
+
+def floors(left: Mapping[str, int], least: int, count: int) -> dict[str, int]:
+    """`least` connections of every layer, or all that it has left; `count` must suffice for them."""
+    found = {name: min(least, available) for name, available in left.items()}
+    if (needed := sum(found.values())) > count:
+        raise UserError(f"min_per_layer={least} needs {needed} connections, but only {count} are to be kept")
+    return found
+
+
+def select_with_floor(
+    scores: Mapping[str, Tensor], count: int, floor: Mapping[str, int], alive: Mapping[str, Tensor] | None
+) -> dict[str, Tensor]:
+    """The best of every layer up to its `floor`, and the best of all others up to `count` in all."""
+    best = select(scores, floor, alive)
+    rest = {name: ~keep if alive is None else alive[name] & ~keep for name, keep in best.items()}
+    others = select(scores, count - sum(floor.values()), rest)
+    return {name: keep | others[name] for name, keep in best.items()}
+
+
+def raise_to_floor(parts: Mapping[str, int], floor: Mapping[str, int], left: Mapping[str, int]) -> dict[str, int]:
+    """Counts per layer, none below its `floor`: what that takes, the others give in proportion to what they have."""
+    above = [max(0, parts[name] - floor[name]) for name in parts]
+    room = [left[name] - floor[name] for name in parts]
+    more = apportion(above, sum(parts.values()) - sum(floor.values()), room)
+    return {name: floor[name] + extra for name, extra in zip(parts, more, strict=True)}
+
+
+def towards(shapes: Mapping[str, torch.Size], final: list[int]) -> Division:
+    """The division that ends at `final` connections per layer, and comes to it in proportion from the dense network."""
+    above = [shape.numel() - kept for shape, kept in zip(shapes.values(), final, strict=True)]
+
+    def division(count: int, left: list[int]) -> list[int]:
+        room = [available - kept for available, kept in zip(left, final, strict=True)]
+        return [kept + more for kept, more in zip(final, apportion(above, count - sum(final), room), strict=True)]
+
+    return division

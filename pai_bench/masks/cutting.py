@@ -1,0 +1,60 @@
+"""One cut: from scores and a density to the mask of what is kept."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from pai_bench.masks.allocation import Division, floors, raise_to_floor, select_with_floor
+from pai_bench.masks.mask import Mask
+from pai_bench.masks.selection import Ties, kept_count, select, with_ties
+from pai_bench.support import transfers
+
+Scores = Mapping[str, Tensor]
+"""Parameter name -> score; the highest are kept."""
+
+
+def cut(
+    scores: Scores,
+    density: float,
+    *,
+    alive: Mapping[str, Tensor] | None = None,
+    division: Division | None = None,
+    min_per_layer: int = 0,
+    ties: Ties = "position",
+) -> Mask:
+    """The mask that keeps the best connections, among those `alive` if given.
+
+    `division` gives every layer its count; without, all layers are ranked together.
+    """
+    count = kept_count(density, sum(score.numel() for score in scores.values()))
+    if ties == "remove" and alive is not None:  # earlier cuts may have left fewer
+        left = transfers.counts(alive[name] for name in scores)
+        if division is None:
+            count = min(count, sum(left))
+        else:  # what a layer lacks does not go to the others
+            limited = list(map(min, division(count, [score.numel() for score in scores.values()]), left))
+            division = lambda _count, _left: limited  # noqa: E731
+    mask = _cut(scores, count, alive, division, min_per_layer)
+    if ties == "position":
+        return Mask(mask)
+    found: dict[str, Tensor] = {}
+    for names in [list(scores)] if division is None else [[name] for name in scores]:
+        ranked, kept = ({name: of[name] for name in names} for of in (scores, mask))
+        found |= with_ties(ranked, kept, ties, alive)
+    return Mask(found)
+
+
+def _cut(
+    scores: Scores, count: int, alive: Mapping[str, Tensor] | None, division: Division | None, min_per_layer: int
+) -> dict[str, Tensor]:
+    """The mask that keeps exactly `count` connections."""
+    if division is None and not min_per_layer:
+        return select(scores, count, alive)
+    left = {name: score.numel() for name, score in scores.items()}
+    if alive is not None:
+        left = dict(zip(left, transfers.counts(alive[name] for name in left), strict=True))
+    floor = floors(left, min_per_layer, count)
+    if division is None:
+        return select_with_floor(scores, count, floor, alive)
+    parts = dict(zip(scores, division(count, list(left.values())), strict=True))
+    return select(scores, raise_to_floor(parts, floor, left) if min_per_layer else parts, alive)

@@ -1,0 +1,89 @@
+"""How scores become a mask: schedule, scope, variant, and the policies that keep a network connected."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from pai_bench.masks import Schedule, Scope, get_schedule
+from pai_bench.pruning.variant import Variant, get_variant
+from pai_bench.scoring import Criterion
+from pai_bench.support import spec
+from pai_bench.support.errors import UserError
+
+Target = Literal["direct", "effective"]
+"""What a sparsity counts: connections removed, or connections that are removed or lie on no path."""
+
+Repair = Literal["none", "effective-only"]
+"""What is done with kept connections that lie on no path: nothing, or others are kept in their place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruningOptions:
+    """How the scores of a criterion become a mask.
+
+    * `schedule`, `scope`: in place of the criterion's own.
+    * `variant`: a sanity variant (`pai_bench.pruning.variant`). ``reinit`` gives the criterion's mask; the weights
+      are the caller's to draw again, for example by `redraw_`.
+    * `target`: with ``effective``, `sparsity` is of connections that lie on a path (`pai_bench.connectivity`): fewer
+      are removed, until the effective density is the one asked for, or as near as bisection comes to it.
+    * `min_per_layer`: so many connections of every layer are kept at least, those with its highest scores.
+    * `repair`: with ``effective-only``, connections that lie on no path give their place to those with the next-best
+      scores (`pai_bench.pruning.repair`). The example that is traced is the first of `batch`.
+    """
+
+    schedule: str | Schedule | None = None
+    scope: Scope | None = None
+    variant: str | Variant = "none"
+    target: Target = "direct"
+    min_per_layer: int = 0
+    repair: Repair = "none"
+
+    def of(self, criterion: Criterion) -> "ResolvedOptions":
+        """The objects behind the names, with what is the criterion's own; UserError for what does not go together."""
+        least, variant = spec.convert(self.min_per_layer, int, "min_per_layer"), get_variant(self.variant)
+        check_policy(self.target, self.repair, least)
+        check_ties(criterion, variant, self.target, self.repair, least)
+        schedule = get_schedule(criterion.schedule if self.schedule is None else self.schedule)
+        if variant.quota is not None and self.scope not in (None, "quota"):
+            raise UserError(
+                f"scope {self.scope} and variant {variant} both divide the connections over the layers; give one"
+            )
+        scope = self.scope or criterion.scope
+        if self.repair != "none" and not (
+            variant.kind in ("none", "reinit", "invert") and scope == "global" and not least
+        ):
+            raise UserError(
+                f"repair {self.repair} ranks all layers together: not with this scope, variant or min_per_layer"
+            )
+        return ResolvedOptions(schedule, scope, variant, self.target, least, self.repair)
+
+
+@dataclass(frozen=True)
+class ResolvedOptions:
+    """`PruningOptions` for one criterion, as objects, that go together."""
+
+    schedule: Schedule
+    scope: Scope
+    variant: Variant
+    target: Target
+    min_per_layer: int
+    repair: Repair
+
+
+def check_policy(target: str, repair: str, min_per_layer: int) -> None:
+    """Refuse what is not a policy."""
+    for value, kind, name in ((target, Target, "target"), (repair, Repair, "repair")):
+        if value not in get_args(kind):
+            raise UserError(f"{name} {value!r} is not one of {', '.join(get_args(kind))}")
+    if min_per_layer < 0:
+        raise UserError(f"min_per_layer {min_per_layer} must not be negative")
+
+
+def check_ties(criterion: Criterion, variant: Variant, target: str, repair: str, min_per_layer: int) -> None:
+    """Refuse an exact number of connections to criteria that keep more or fewer where scores are equal."""
+    for one in (criterion, variant.quota):
+        if one is None or one.ties == "position":
+            continue
+        if target == "effective" or repair != "none" or min_per_layer or variant.quota is not None:
+            raise UserError(
+                f"{one} may keep more or fewer; target, repair, min_per_layer and quota need the exact number"
+            )

@@ -1,0 +1,179 @@
+"""A network and what is left of it: scored and cut once, or many times, also between steps of training."""
+
+import logging
+from collections.abc import Mapping
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from pai_bench.graph import Connections
+from pai_bench.masks import Mask, Scope
+from pai_bench.masks.allocation import Division, towards
+from pai_bench.masks.cutting import cut
+from pai_bench.masks.selection import apportion, kept_count
+from pai_bench.networks.layers import Prunable, prunable_parameters
+from pai_bench.pruning.options import PruningOptions
+from pai_bench.pruning.repair import effective_only, with_effective_count
+from pai_bench.scoring import Batch, Criterion, Scorer, Scores
+from pai_bench.scoring.prunable import scored as scored_parameters
+from pai_bench.scoring.redraw import Draw
+from pai_bench.support import transfers
+from pai_bench.support.errors import CriterionError, UserError
+
+logger = logging.getLogger(__name__)
+
+
+class Pruner:
+    """Makes the masks of one network by one criterion, one cut at a time. The network itself is not changed.
+
+    A context manager, at whose end the private copy of the network is given up. `mask` is the current one, None before
+    the first cut. ``pruner.cut(batch, density)`` scores the network under it and cuts it down to a density, one of a
+    schedule's or another one; ``pruner.to(batch, sparsity)`` makes all cuts of the schedule. Where the network has been
+    trained since, `renew` first: the next cut is then of the weights as they are.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Criterion,
+        options: PruningOptions | None = None,
+        *,
+        prunable: Prunable | None = None,
+        draw: Draw | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.model, self.criterion, self.seed = model, criterion, seed
+        self.options = (PruningOptions() if options is None else options).of(criterion)
+        self.mask: Mask | None = None
+        self._prunable, self._draw = prunable, draw
+        self._scorer: Scorer | None = None
+        self._division: Division | None = None
+
+    def __enter__(self) -> "Pruner":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Give up the copy of the network; the next cut is of the weights that it has then, under the same mask."""
+        if self._scorer is not None:
+            self._scorer.__exit__(None)
+            self._scorer = None
+
+    def cut(self, batch: Batch, density: float) -> Mask:
+        """Score the network under the current mask, and keep so large a share of its connections, in (0, 1]."""
+        self._cut(batch, density)
+        assert self.mask is not None
+        return self.mask
+
+    def to(self, batch: Batch, sparsity: float) -> Mask:
+        """The mask of a sparsity, after all cuts of the schedule from the whole network on."""
+        options, example = self.options, batch.inputs[:1]
+        if self._prunable is None:
+            self._prunable = scored_parameters(self.model, example, biases=self.criterion.biases)
+        needed = options.target == "effective" or options.repair != "none"
+        links = Connections(self.model, example) if needed else None
+        if links is None or options.target == "direct":
+            return self._to(batch, sparsity, links)
+        layers = prunable_parameters(self.model, biases=self.criterion.biases, only=self._prunable).values()
+        size, least = sum(p.numel() for p in layers), sum(min(options.min_per_layer, p.numel()) for p in layers)
+        repaired = links if options.repair != "none" else None
+        return with_effective_count(
+            lambda count: self._to(batch, 1 - count / size, repaired),
+            links,
+            kept_count(1 - sparsity, size),
+            size,
+            least=max(1, least),
+        )
+
+    def _to(self, batch: Batch, sparsity: float, links: Connections | None) -> Mask:
+        """All cuts, from the whole network; with `links`, no connection is kept that lies on no path."""
+        self.renew()
+        self.mask, variant = None, self.options.variant
+        if variant.quota is not None:
+            reference = Pruner(
+                self.model, variant.quota, prunable=list(self.scorer(batch).shapes), draw=self._draw, seed=self.seed
+            )
+            with reference:
+                counts = reference.to(batch, sparsity).kept_per_layer()
+            self._division = towards(self.scorer(batch).shapes, list(counts.values()))
+        scores: Scores = {}
+        for density in self.options.schedule.densities(1 - sparsity):
+            scores = self._cut(batch, density)
+        assert self.mask is not None  # a schedule has at least one density
+        if links is not None and self.options.repair != "none":
+            self.mask = effective_only(self.mask, scores, links)
+        return Mask(variant.arrange(dict(self.mask), self.seed))
+
+    def _cut(self, batch: Batch, density: float) -> Scores:
+        """The scores that a cut was made by."""
+        scorer, options = self.scorer(batch), self.options
+        if self._division is None:
+            self._division = by_scope(self.criterion, scorer.shapes, options.scope)
+        alive = None if options.schedule.returns else self.mask
+        scores = scored(scorer, batch, density, self.mask, invert=options.variant.inverted)
+        division, ties = self._division, self.criterion.ties
+        least = options.min_per_layer
+        self.mask = cut(scores, density, alive=alive, division=division, min_per_layer=least, ties=ties)
+        return scores
+
+    def scorer(self, batch: Batch) -> Scorer:
+        """What scores the private copy of the network, made where there is none."""
+        if self._scorer is None:
+            if self._prunable is None:
+                self._prunable = scored_parameters(self.model, batch.inputs[:1], biases=self.criterion.biases)
+            self._scorer = Scorer(
+                self.criterion,
+                self.model,
+                seed=self.seed,
+                only=self._prunable,
+                draw=self._draw,
+                returns=self.options.schedule.returns,
+            )
+        return self._scorer
+
+
+def scored(
+    scorer: Scorer, batch: Batch, density: float, mask: Mapping[str, Tensor] | None = None, *, invert: bool = False
+) -> Scores:
+    """The scores under `mask` that a cut to `density` ranks by; with `invert`, their negatives."""
+    scores = scorer.score(batch, mask)
+    size = sum(score.numel() for score in scores.values())
+    if kept_count(density, size) < size and (mask is None or removes_nothing(mask)):
+        report_zeros(scores, scorer.label)
+    return {name: -score for name, score in scores.items()} if invert else scores
+
+
+def removes_nothing(mask: Mapping[str, Tensor]) -> bool:
+    """Whether a mask keeps every connection."""
+    if transfers.on_host(*mask.values()):
+        return all(bool(kept.all()) for kept in mask.values())  # mostly, the first layer answers
+    return all(transfers.read_scalars(kept.all() for kept in mask.values()))
+
+
+def report_zeros(scores: Mapping[str, Tensor], label: str) -> None:
+    """Name the layers of the given network that cannot be ranked since all their scores are zero; refuse if all are."""
+    sums = transfers.read_scalars(score.sum() for score in scores.values())  # which is quick
+    names = [name for name, whole in zip(scores, sums, strict=True) if not whole]
+    some = transfers.read_scalars(scores[name].any() for name in names)
+    zero = [name for name, nonzero in zip(names, some, strict=True) if not nonzero]
+    if len(zero) == len(scores):
+        raise CriterionError(f"{label}: all scores are zero, in {zero[0]!r} and every other layer: nothing to rank by")
+    if zero:
+        logger.warning("%s: all scores are zero in %s; position decides there", label, ", ".join(zero))
+
+
+def by_scope(criterion: Criterion, shapes: Mapping[str, torch.Size], scope: Scope) -> Division | None:
+    """The division of a named scope: the same share of every layer, or the criterion's own proportions."""
+    if scope not in get_args(Scope):
+        raise UserError(f"scope {scope!r} is not one of {', '.join(get_args(Scope))}")
+    if scope == "global":
+        return None
+    if scope == "layerwise":
+        proportions = [shape.numel() for shape in shapes.values()]
+    else:
+        given = criterion.proportions(shapes)
+        proportions = [given[name] for name in shapes]
+    return lambda count, left: apportion(proportions, count, left)
