@@ -129,7 +129,7 @@ def at_import(body: list[ast.stmt]) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield from from_package(node)
-        elif isinstance(node, (ast.Try, ast.With)):
+        elif isinstance(node, (ast.Try, ast.With, ast.If)):  # the last for types alone, too
             yield from at_import(node.body)
 
 

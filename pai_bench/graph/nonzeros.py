@@ -15,7 +15,7 @@ and of chance are never looked at.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +24,6 @@ from torch._ops import OpOverload
 from pai_bench.graph.operations import CHOICES, CONSTANTS, MOVES, PACKED, SUMS
 from pai_bench.graph.rules import (
     MOVED,
-    Settled,
     added,
     fixed_places,
     move,
@@ -36,16 +35,14 @@ from pai_bench.graph.rules import (
     total,
     unknown,
 )
+from pai_bench.graph.state import ReachState, Settled
 from pai_bench.graph.tracing import Key, Operation, mapped, tensors
-
-if TYPE_CHECKING:
-    from pai_bench.graph.reachability import Reach
 
 PROBES = (0.0, 1.0, -1.0, 0.3, -0.3, 100.0, -100.0)
 """Values at which functions of single elements are tried, for elements of which nothing is known."""
 
 
-def supports(state: "Reach", operation: Operation, *, reached: bool) -> Sequence[Tensor]:
+def supports(state: ReachState, operation: Operation, *, reached: bool) -> Sequence[Tensor]:
     """Where an operation's results may differ from zero; nothing where nothing is known of it.
 
     Of what depends on the input it is asked only in networks with gates.
@@ -68,7 +65,7 @@ def supports(state: "Reach", operation: Operation, *, reached: bool) -> Sequence
     return found
 
 
-def everywhere(state: "Reach", operation: Operation) -> Sequence[Tensor]:
+def everywhere(state: ReachState, operation: Operation) -> Sequence[Tensor]:
     """Of an operation that is not known: supports from which nothing is missing, all of whose connections are used."""
     known = [state.factor(tensor) for tensor in operation.given]
     if any(kept.requires_grad for kept in known):
@@ -81,7 +78,7 @@ def used(parts: Tensor, alive: Tensor) -> Tensor:
     return parts + (alive - parts).detach() if parts.requires_grad else alive
 
 
-def known_supports(state: "Reach", operation: Operation) -> Sequence[Tensor] | None:
+def known_supports(state: ReachState, operation: Operation) -> Sequence[Tensor] | None:
     """The supports of an operation, None where it is not known."""
     name, given, rule = operation.name, operation.arguments, rule_for(operation)
     shape = operation.results[0].shape if operation.results else torch.Size()
@@ -106,7 +103,7 @@ def not_zero(tensor: Tensor) -> Tensor:
     return (tensor != 0) & (tensor == tensor)
 
 
-def of_elements(state: "Reach", operation: Operation) -> Sequence[Tensor]:
+def of_elements(state: ReachState, operation: Operation) -> Sequence[Tensor]:
     """The supports of a function of single elements, which is tried at all pairs, triples, ... of `PROBES`.
 
     A constant tensor is taken as it is where all of its elements are equal.
@@ -143,7 +140,7 @@ def table_of(tried: Tensor, known: Sequence[Tensor], shape: torch.Size) -> Tenso
     return used(parts * alive, alive)
 
 
-def of_parts(state: "Reach", operation: Operation) -> Sequence[Tensor] | None:
+def of_parts(state: ReachState, operation: Operation) -> Sequence[Tensor] | None:
     """The supports of an operation of which every result that is made of zeros only is the function of zeros."""
     made = rule_for(operation)(Parts(state), operation)  # type: ignore[arg-type]
     if made is None:
@@ -164,7 +161,7 @@ def of_parts(state: "Reach", operation: Operation) -> Sequence[Tensor] | None:
 class Parts:
     """Stands for a `Reach` where a rule is asked what a result is made of, in counts of parts that may not be zero."""
 
-    def __init__(self, state: "Reach") -> None:
+    def __init__(self, state: ReachState) -> None:
         self.factor, self.fixed, self.key = state.factor, state.fixed, state.key
         self.countable, self.forbidden = True, dict[Key, Tensor]()
 
@@ -209,7 +206,7 @@ class Parts:
     met = allow = multiplied
 
 
-def makes_zeros(state: "Reach", operation: Operation) -> bool:
+def makes_zeros(state: ReachState, operation: Operation) -> bool:
     """Whether an operation can make zeros that hold for all data, by a constant."""
     given = operation.arguments
     if operation.name == "mul":
@@ -230,7 +227,7 @@ def flat(value: Any) -> Sequence[Any]:
     return value if isinstance(value, (list, tuple)) else [value]
 
 
-def forbidden(state: "Reach", operation: Operation) -> Tensor | None:
+def forbidden(state: ReachState, operation: Operation) -> Tensor | None:
     """Where a result is minus infinity for all data: by a constant that is added, or filled in where one says."""
     name, given = operation.name, operation.arguments
     if not operation.results or not operation.results[0].is_floating_point():
@@ -250,7 +247,7 @@ def forbidden(state: "Reach", operation: Operation) -> Tensor | None:
     return found if isinstance(found, Tensor) and bool(found.any()) else None
 
 
-def moved_infinity(state: "Reach", operation: Operation) -> Any:
+def moved_infinity(state: ReachState, operation: Operation) -> Any:
     """Where what is moved is minus infinity; of a choice that is not fixed, where both values are."""
     ways = [operation]
     if not fixed_places(state, operation):
@@ -264,7 +261,7 @@ def moved_infinity(state: "Reach", operation: Operation) -> Any:
     return found[0] if len(found) == 1 else found[0] & found[1]
 
 
-def minus_infinity(state: "Reach", tensor: Tensor) -> Tensor:
+def minus_infinity(state: ReachState, tensor: Tensor) -> Tensor:
     """Where a tensor is minus infinity for all data."""
     if (known := state.forbidden.get(state.key(tensor))) is not None:
         return known

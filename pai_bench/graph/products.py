@@ -1,21 +1,19 @@
 """What passes through products and normalisations: a part of the rules (`pai_bench.graph.rules`)."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from pai_bench.graph.rules import added, pointwise, rule, with_biases
+from pai_bench.graph.state import ReachState
 from pai_bench.graph.tracing import Operation
-
-if TYPE_CHECKING:
-    from pai_bench.graph.reachability import Reach
 
 
 @rule("mul")
-def _mul(state: "Reach", operation: Operation) -> Any:
+def _mul(state: ReachState, operation: Operation) -> Any:
     a, b = operation.arguments["self"], operation.arguments["other"]
     if not isinstance(b, Tensor):
         return pointwise(state, operation) if b else torch.zeros(operation.results[0].shape)
@@ -23,19 +21,19 @@ def _mul(state: "Reach", operation: Operation) -> Any:
 
 
 @rule("mm", "bmm", "mv", "dot", "vdot")
-def _matrix_product(state: "Reach", operation: Operation) -> Any:
+def _matrix_product(state: ReachState, operation: Operation) -> Any:
     a, b = operation.given
     return state.product(getattr(torch, operation.name), a, b)
 
 
 @rule("_weight_norm_interface")
-def _weight_norm(state: "Reach", operation: Operation) -> Any:
+def _weight_norm(state: ReachState, operation: Operation) -> Any:
     """Directions times lengths: a statistic is no path."""
     return state.product(torch.mul, operation.arguments["v"], operation.arguments["g"])
 
 
 @rule("_trilinear")
-def _bilinear_layer(state: "Reach", operation: Operation) -> Any:
+def _bilinear_layer(state: ReachState, operation: Operation) -> Any:
     *factors, dims = [operation.arguments[name] for name in ("i1", "i2", "i3", "sumdim")]
     expanded = [operation.arguments[name] for name in ("expand1", "expand2", "expand3")]
     return state.product(lambda *three: operation.function(*three, *expanded, dims), *factors)
@@ -50,7 +48,7 @@ TIMES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 @rule("addmm", "baddbmm", "addmv", "addcmul", "addbmm", "addr")
-def _added_product(state: "Reach", operation: Operation) -> Any:
+def _added_product(state: ReachState, operation: Operation) -> Any:
     (base, a, b), scales = operation.given, operation.arguments
     reached = any(state.reach(tensor) is not None for tensor in (a, b))
     parts = []
@@ -64,13 +62,13 @@ def _added_product(state: "Reach", operation: Operation) -> Any:
 
 
 @rule("linear")
-def _linear(state: "Reach", operation: Operation) -> Any:
+def _linear(state: ReachState, operation: Operation) -> Any:
     given = operation.arguments
     return with_biases(state, state.product(F.linear, given["input"], given["weight"]), [given["bias"]])
 
 
 @rule("convolution", "_convolution")
-def _convolution(state: "Reach", operation: Operation) -> Any:
+def _convolution(state: ReachState, operation: Operation) -> Any:
     given = operation.arguments
     names = ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
     options = [given[name] for name in names]
@@ -85,16 +83,16 @@ def _convolution(state: "Reach", operation: Operation) -> Any:
 
 @rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm")
 @rule("native_group_norm", "_native_batch_norm_legit_functional", "_batch_norm_no_update", "_batch_norm_with_update")
-def _channel_norm(state: "Reach", operation: Operation) -> Any:
+def _channel_norm(state: ReachState, operation: Operation) -> Any:
     return scaled(state, operation, lambda weight, x: weight.view(-1, *(1,) * (x.dim() - 2)))
 
 
 @rule("native_layer_norm", "_fused_rms_norm", "normalisation")
-def _layer_norm(state: "Reach", operation: Operation) -> Any:
+def _layer_norm(state: ReachState, operation: Operation) -> Any:
     return scaled(state, operation, lambda weight, _x: weight)
 
 
-def scaled(state: "Reach", operation: Operation, shaped: Callable[[Tensor, Tensor], Tensor]) -> Any:
+def scaled(state: ReachState, operation: Operation, shaped: Callable[[Tensor, Tensor], Tensor]) -> Any:
     """The input's reach, element by element, times what is kept of the weight."""
     x, weight = operation.given[0], operation.arguments.get("weight")
     if (reach := state.normalised(operation)) is None:

@@ -1,14 +1,12 @@
 """Boolean arithmetic over a traced network: which values depend on its input, through kept connections.
 
-Every tensor of a trace has a **reach** of its own shape: 1 where it depends on the input, 0 elsewhere. An operation on
-tensors becomes one on reaches that is linear and positive, after which `settle` makes 0 or 1 of every count. Gradients
-are settled the same way on their way back, and say what the outputs depend on. So no depth or width overflows, and
-the gradient of a connection is positive exactly if the connection lies on a path from an input to an output.
+An operation on tensors becomes one on their reaches (`pai_bench.graph.state`) that is linear and positive
+(`pai_bench.graph.rules`). Gradients say what the outputs depend on: that of a connection is positive exactly if the
+connection lies on a path from an input to an output.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -16,55 +14,15 @@ from torch import Tensor
 from pai_bench.graph import nonzeros, rules
 from pai_bench.graph import products as products  # its rules are known by its being imported
 from pai_bench.graph.operations import CONSTANTS, PACKED
-from pai_bench.graph.tracing import Key, Operation, Trace, key, tensors
+from pai_bench.graph.state import ReachState, like
+from pai_bench.graph.tracing import Operation, Trace, key, tensors
 
 
-class Product(NamedTuple):
-    """A multiplication of what depends on the input with some parameters."""
-
-    names: frozenset[str]
-    reached: bool
-    """Whether anything that comes out depends on the input."""
-
-
-class Sum(NamedTuple):
-    """A place where two values that depend on the input are added, with the modules that they come from."""
-
-    module: str
-    branches: Sequence[Tensor | None]
-    sources: Sequence[str]
-    result: Tensor
-
-
-class Reach:
-    """The reaches of the tensors of a trace.
-
-    `kept` says what is kept of the `parameters`, by name, in tensors of 0 and 1 for which gradients can be asked;
-    those that it does not name are kept whole.
-    """
+class Reach(ReachState):
+    """The reaches of the tensors of a whole trace; `parameters` and `kept` as of `ReachState`."""
 
     def __init__(self, trace: Trace, parameters: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:
-        self.products: list[Product] = []
-        self.sums: list[Sum] = []
-        self.unknown: dict[str, str] = {}
-        self.forbidden: dict[Key, Tensor] = {}
-        """Where a tensor is minus infinity for all data."""
-        self.computed: set[str] = set()
-        """Parameters of which some weights are computed that may differ from zero where the parameter is removed."""
-        self.countable = True
-        """Whether every path is a product of connections, so that there is a number of paths."""
-        self._keys, self._kept = trace.keys, kept
-        self.has_gates, self._rewritten = trace.has_gates, trace.rewritten
-        self._reaches: dict[Key, Tensor] = {}
-        self._flats: dict[int, Tensor] = {}
-        one = torch.ones(())
-        self._supports = {key(p): like(p, kept.get(name, one).expand(p.shape)) for name, p in parameters.items()}
-        self._flat_supports: dict[int, Tensor] = {}  # of whole memories that are written to in parts
-        self._added = set(self._supports)  # parameters, and what is moved of them: those that may be biases
-        self._names = {key(parameters[name]): frozenset([name]) for name in kept}
-        # keys, and for what is written in place and for parameters, memories
-        self._varying: set[Key] = {key(p)[:1] for p in parameters.values() if p.is_floating_point() or p.is_complex()}
-        self._sources: dict[Key, str] = {}
+        super().__init__(trace, parameters, kept)
         with torch.set_grad_enabled(any(factor.requires_grad for factor in kept.values())):
             self._reaches[key(trace.input)] = like(trace.input, torch.ones(trace.input.shape))
             for operation, done in zip(trace.operations, trace.last_uses, strict=True):
@@ -72,106 +30,6 @@ class Reach:
                 for where in done:
                     self._reaches.pop(where, None)
         self.outputs = [reach for tensor in trace.outputs if (reach := self.reach(tensor)) is not None]
-
-    def key(self, tensor: Tensor) -> Key:
-        """What tells a tensor of the trace from another."""
-        return self._keys.get(id(tensor)) or key(tensor)
-
-    def settle(self, count: Tensor) -> Tensor:
-        """A reach, from counts of ways."""
-        settled: Tensor = rules.Settled.apply(count)
-        return settled
-
-    def reach(self, tensor: Any) -> Tensor | None:
-        """Where `tensor` depends on the input; None if nowhere."""
-        if not isinstance(tensor, Tensor):
-            return None
-        where = self.key(tensor)
-        if (found := self._reaches.get(where)) is None and (flat := self._flats.get(where[0])) is not None:
-            found = flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
-        return found
-
-    def support(self, tensor: Any) -> Tensor | None:
-        """Where `tensor` may differ from zero, if something is known of that: kept weights, and allowed attention."""
-        if not isinstance(tensor, Tensor):
-            return None
-        where = self.key(tensor)
-        if (found := self._supports.get(where)) is None and (flat := self._flat_supports.get(where[0])) is not None:
-            found = flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
-        return found
-
-    def bias(self, tensor: Any) -> Tensor | None:
-        """What is kept of `tensor`, if it is a parameter, or moved from one, that can be pruned."""
-        support = self.support(tensor)
-        return support if support is not None and support.requires_grad and self.key(tensor) in self._added else None
-
-    def factor(self, tensor: Tensor) -> Tensor:
-        """What passes where something is multiplied with `tensor`: its support, or where a constant is not zero.
-
-        What is not fixed passes where something is known of it, else everything.
-        """
-        if (support := self.support(tensor)) is not None:
-            return support
-        return (tensor != 0).float() if self.fixed(tensor) else torch.ones(tensor.shape)
-
-    def varies(self, tensor: Tensor) -> bool:
-        """Whether the values of `tensor` in the trace are no constants: those of weights, of chance, or later ones."""
-        where = self.key(tensor)
-        return where in self._varying or where[:1] in self._varying or where[0] in self._rewritten
-
-    def fixed(self, tensor: Tensor) -> bool:
-        """Whether the values of `tensor` in the trace hold for all data, all weights and all draws."""
-        return self.reach(tensor) is None and not self.varies(tensor)
-
-    def normalised(self, operation: Operation) -> Tensor | None:
-        """The reach of what a normalisation scales, element by element: a statistic is no path."""
-        return self.reach(operation.given[0])
-
-    def product(self, function: Callable[..., Tensor], *factors: Tensor) -> Tensor:
-        """Ways through a multilinear function: what depends on the input, times what may pass of the others."""
-        parts = []
-        for i, factor in enumerate(factors):
-            if (reach := self.reach(factor)) is not None:
-                parts.append(function(*(reach if i == j else self.factor(f) for j, f in enumerate(factors))))
-        self.countable &= len(parts) == 1
-        settled = self.settle(sum(parts[1:], parts[0]))
-        self.multiplied(factors, settled)
-        return settled
-
-    def used_with(self, reach: Tensor, kept: Tensor) -> Tensor:
-        """`reach` as it is, with a gradient for what is `kept` beside it."""
-        return reach + reach.detach() * (kept - kept.detach())
-
-    def names(self, arguments: Iterable[Tensor]) -> frozenset[str]:
-        """The parameters that some tensors are made of."""
-        keys = [self.key(tensor) for tensor in arguments]
-        return frozenset().union(*(self._names.get(where, frozenset()) for key in keys for where in (key, key[:1])))
-
-    def allow(self, tensor: Tensor, allowed: Tensor) -> None:
-        """Note where attention is not forbidden."""
-        self._supports[self.key(tensor)] = allowed
-
-    def multiplied(self, factors: Sequence[Tensor], reach: Tensor) -> None:
-        """Note that `reach` is what comes out of a product."""
-        for tensor in factors:
-            self._note_computed(tensor)
-        if names := self.names(factors):
-            self.products.append(Product(names, bool(reach.any())))
-
-    def _note_computed(self, tensor: Tensor) -> None:
-        """Note the parameters of which a weight is computed that has fewer zeros than they."""
-        support = None if self.key(tensor) in self._added else self.support(tensor)
-        if support is not None and self.reach(tensor) is None:
-            for name in self.names([tensor]):
-                kept = self._kept[name]
-                if kept.numel() == support.numel() and int(support.count_nonzero()) > int(kept.count_nonzero()):
-                    self.computed.add(name)
-
-    def met(self, operation: Operation, branches: Sequence[Tensor], reach: Tensor) -> None:
-        """Note that two tensors are added."""
-        found = [None if (branch := self.reach(t)) is None else branch.detach().clone() for t in branches]
-        sources = [self._sources.get(self.key(tensor), "the input") for tensor in branches]
-        self.sums.append(Sum(operation.module, found, sources, reach))
 
     def _follow(self, operation: Operation) -> None:
         given = operation.given
@@ -301,10 +159,3 @@ class Count(Reach):
                 reach.as_strided((size,), (1,), 0).mul_(2.0**-shift)
             count = count * 2.0**-shift
         return count
-
-
-def like(tensor: Tensor, reach: Tensor) -> Tensor:
-    """`reach` in memory that is laid out as that of `tensor`, so that the same views can be taken of it."""
-    if reach.stride() == tensor.stride() or not reach.numel():
-        return reach
-    return torch.empty_strided(tensor.shape, tensor.stride()).copy_(reach)

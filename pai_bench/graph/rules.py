@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 from torch.nn import functional as F
 
 from pai_bench.graph.operations import (
@@ -21,13 +20,11 @@ from pai_bench.graph.operations import (
     SPLITS,
     SUMMING_MOVES,
 )
+from pai_bench.graph.state import ReachState
 from pai_bench.graph.tracing import Operation, mapped, tensors
 from pai_bench.support.errors import UserError
 
-if TYPE_CHECKING:
-    from pai_bench.graph.reachability import Reach
-
-Rule = Callable[["Reach", Operation], Any]
+Rule = Callable[[ReachState, Operation], Any]
 """The reaches of an operation's results, or None where it does not know."""
 
 RULES: dict[str, Rule] = {}
@@ -39,19 +36,7 @@ CONSTANT_VALUES = ("value", "padding_value")
 """Those that may be a number: it is written wherever one says."""
 
 
-class Settled(Function):
-    """1 where a count is positive and else 0, of counts forward and of counts backward."""
-
-    @staticmethod
-    def forward(_ctx: Any, count: Tensor) -> Tensor:
-        return (count > 0.5).to(count.dtype)  # counts are whole numbers, but a kernel's result may be slightly off
-
-    @staticmethod
-    def backward(_ctx: Any, *gradients: Tensor) -> Any:
-        return (gradients[0] > 0.5).to(gradients[0].dtype)
-
-
-def reaches(state: "Reach", operation: Operation) -> Any:
+def reaches(state: ReachState, operation: Operation) -> Any:
     """The reaches of an operation's results, when one of its arguments at least depends on the input."""
     choosing = operation.arguments["mask"] if operation.name == "masked_select" else operation.arguments.get("indices")
     chosen = [tensor for tensor in tensors(choosing) if state.reach(tensor) is not None]
@@ -87,7 +72,7 @@ def known(operation: Operation) -> bool:
     return rule_for(operation) is not unknown
 
 
-def unknown(_state: "Reach", _operation: Operation) -> None:
+def unknown(_state: ReachState, _operation: Operation) -> None:
     """No rule."""
 
 
@@ -125,13 +110,13 @@ def move(
     return operation.function(**arguments)
 
 
-def fixed_places(state: "Reach", operation: Operation) -> bool:
+def fixed_places(state: ReachState, operation: Operation) -> bool:
     """Whether neither the data nor chance nor the value of a weight says where an operation puts what it moves."""
     places = [argument for name, argument in operation.arguments.items() if name not in MOVED]
     return all(state.fixed(tensor) for tensor in tensors(places))
 
 
-def moved(state: "Reach", operation: Operation) -> Any:
+def moved(state: ReachState, operation: Operation) -> Any:
     if not fixed_places(state, operation):
         return pointwise(state, operation) if operation.name in CHOICES else None
     found = move(operation, lambda tensor: reach_or_zero(state, tensor))
@@ -145,7 +130,7 @@ def sums(operation: Operation) -> bool:
     return operation.name in SUMMING_MOVES or bool(operation.arguments.get("accumulate"))
 
 
-def moved_and_reduced(state: "Reach", operation: Operation) -> Any:
+def moved_and_reduced(state: ReachState, operation: Operation) -> Any:
     """What is combined in one place depends on each of its parts, whichever way they are combined."""
     given = operation.arguments
     dim, index, source = given["dim"], given["index"], given.get("src", given.get("source"))
@@ -162,7 +147,7 @@ def moved_and_reduced(state: "Reach", operation: Operation) -> Any:
     return state.settle(found)
 
 
-def reach_or_zero(state: "Reach", tensor: Tensor) -> Tensor:
+def reach_or_zero(state: ReachState, tensor: Tensor) -> Tensor:
     """The reach of `tensor`, zero for a constant."""
     return torch.zeros(tensor.shape) if (reach := state.reach(tensor)) is None else reach
 
@@ -170,7 +155,7 @@ def reach_or_zero(state: "Reach", tensor: Tensor) -> Tensor:
 # Element by element
 
 
-def pointwise(state: "Reach", operation: Operation) -> Any:
+def pointwise(state: ReachState, operation: Operation) -> Any:
     """Every element passes what it is made of."""
     given = operation.given
     reached = [tensor for tensor in given if state.reach(tensor) is not None]
@@ -197,7 +182,7 @@ def total(parts: Sequence[Tensor]) -> Tensor:
     return torch.stack([torch.zeros(()), *(part.sum() for part in parts)]).sum()
 
 
-def with_biases(state: "Reach", reach: Tensor, added_to_it: Sequence[Any]) -> Tensor:
+def with_biases(state: ReachState, reach: Tensor, added_to_it: Sequence[Any]) -> Tensor:
     """A kept bias is no path, but counts as effective where the unit that it is added to lies on one."""
     for bias in added_to_it:
         if (kept := state.bias(bias)) is not None:
@@ -216,7 +201,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 @rule("glu")
-def _glu(state: "Reach", operation: Operation) -> Any:
+def _glu(state: ReachState, operation: Operation) -> Any:
     """Half of the elements times a function of the other half, which is never zero."""
     x, dim = operation.arguments["self"], operation.arguments["dim"]
     first, second = reach_or_zero(state, x).chunk(2, dim)
@@ -225,7 +210,7 @@ def _glu(state: "Reach", operation: Operation) -> Any:
 
 
 @rule("div", "true_divide")
-def _quotient(state: "Reach", operation: Operation) -> Any:
+def _quotient(state: ReachState, operation: Operation) -> Any:
     """A divisor passes where what it divides may differ from zero."""
     a, b = operation.arguments["self"], operation.arguments["other"]
     if not isinstance(b, Tensor) or (of_b := state.reach(b)) is None:
@@ -238,7 +223,7 @@ def _quotient(state: "Reach", operation: Operation) -> Any:
 
 
 @rule(*REDUCTIONS)
-def _reduction(state: "Reach", operation: Operation) -> Any:
+def _reduction(state: ReachState, operation: Operation) -> Any:
     """A result depends on all that it is taken over."""
     if isinstance(operation.arguments.get("other"), Tensor):  # the larger of two
         return pointwise(state, operation)
@@ -250,12 +235,12 @@ def _reduction(state: "Reach", operation: Operation) -> Any:
 
 
 @rule("cumsum", "cumprod", "logcumsumexp")
-def _cumulative(state: "Reach", operation: Operation) -> Any:
+def _cumulative(state: ReachState, operation: Operation) -> Any:
     return state.settle(reach_or_zero(state, operation.arguments["self"]).cumsum(operation.arguments["dim"]))
 
 
 @rule("_softmax", "_log_softmax", "_safe_softmax", "sort", "topk", "argsort", "cummax", "cummin")
-def _along(state: "Reach", operation: Operation) -> Any:
+def _along(state: ReachState, operation: Operation) -> Any:
     """Every result along a dimension depends on all elements there; what is minus infinity passes nothing."""
     x, dim = operation.arguments["self"], operation.arguments.get("dim", -1)
     reach, state.countable = reach_or_zero(state, x), False
@@ -271,7 +256,7 @@ def _along(state: "Reach", operation: Operation) -> Any:
 
 
 @rule("max_pool1d", "max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d", "avg_pool2d", "avg_pool3d")
-def _pool(state: "Reach", operation: Operation) -> Any:
+def _pool(state: ReachState, operation: Operation) -> Any:
     """A maximum passes every element of its window."""
     given, result = operation.arguments, operation.results[0]
     reach, count = reach_or_zero(state, given["self"]), len(given["kernel_size"])
@@ -295,7 +280,7 @@ def each(value: Any, count: int) -> list[int]:
 
 @rule("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d", "adaptive_max_pool2d")
 @rule("adaptive_max_pool3d", "adaptive_max_pool1d")
-def _adaptive_pool(state: "Reach", operation: Operation) -> Any:
+def _adaptive_pool(state: ReachState, operation: Operation) -> Any:
     reach, size = reach_or_zero(state, operation.arguments["self"]), operation.arguments["output_size"]
     state.countable &= all(whole % part == 0 for whole, part in zip(reach.shape[-len(size) :], size, strict=True))
     pool = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}[len(size)]
@@ -305,16 +290,16 @@ def _adaptive_pool(state: "Reach", operation: Operation) -> Any:
 
 
 @rule("view_as_complex")
-def _to_complex(state: "Reach", operation: Operation) -> Any:
+def _to_complex(state: ReachState, operation: Operation) -> Any:
     return state.settle(reach_or_zero(state, operation.arguments["self"]).sum(-1))
 
 
 @rule("view_as_real")
-def _to_real(state: "Reach", operation: Operation) -> Any:
+def _to_real(state: ReachState, operation: Operation) -> Any:
     return reach_or_zero(state, operation.arguments["self"]).unsqueeze(-1).repeat_interleave(2, -1)
 
 
-def resampled(state: "Reach", operation: Operation) -> Any:
+def resampled(state: ReachState, operation: Operation) -> Any:
     """Interpolation, with weights that are never so small as the factor is large."""
     state.countable = False
     if "bicubic" in operation.name:  # weights of both signs
@@ -323,14 +308,14 @@ def resampled(state: "Reach", operation: Operation) -> Any:
 
 
 @rule("one_hot")
-def _one_hot(state: "Reach", operation: Operation) -> Any:
+def _one_hot(state: ReachState, operation: Operation) -> Any:
     """Any class may come: every element of its code depends on an index."""
     state.countable = False
     return reach_or_zero(state, operation.arguments["self"]).unsqueeze(-1).expand(operation.results[0].shape).clone()
 
 
 @rule("embedding")
-def _embedding(state: "Reach", operation: Operation) -> Any:
+def _embedding(state: ReachState, operation: Operation) -> Any:
     """Any token may come: an element depends on its index through every row of the table."""
     indices, table = operation.arguments["indices"], operation.arguments["weight"]
     if (reach := state.reach(indices)) is None:
@@ -342,7 +327,7 @@ def _embedding(state: "Reach", operation: Operation) -> Any:
     return found
 
 
-def everything(state: "Reach", operation: Operation) -> Any:
+def everything(state: ReachState, operation: Operation) -> Any:
     """Every result depends on every element of every argument, and every connection in it is used."""
     state.countable = False
     given = operation.given
