@@ -14,8 +14,9 @@ from pai_bench.scoring import Batch, Criterion, MaskedModel, Scores
 @criterion("erk", source="Evci et al. 2020, arXiv:1911.11134, section 3")
 @dataclass(frozen=True)
 class ERK(Criterion):
-    """score = u, uniform in [0, 1), ranked inside each layer; layer density proportional to (sum of dimensions) /
-    (product of dimensions), those of the kernel included.
+    """score = u, uniform in [0, 1), ranked inside each layer; density proportional to sum / product of its dimensions.
+
+    Those of the kernel are among them.
     """
 
     uses_data: ClassVar[bool] = False

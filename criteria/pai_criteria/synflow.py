@@ -98,8 +98,9 @@ ROUNDING = 1e-6
 
 
 def check_conservation(flows: Mapping[str, Tensor], whole: Tensor, model: nn.Module) -> None:
-    """Warn of the layers whose flow, w * dR/dw with its sign, does not do what flow does: be nowhere negative, and in
-    sum neither more than R nor nothing.
+    """Warn of the layers whose flow, w * dR/dw with its sign, does not do what flow does.
+
+    That is nowhere negative, and in sum neither more than R nor nothing.
     """
     parts = [whole, *(flow.min() for flow in flows.values()), *(flow.sum() for flow in flows.values())]
     total, *read = read_scalars(part.double() for part in parts)  # a device is waited for once

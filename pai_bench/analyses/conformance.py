@@ -83,6 +83,7 @@ def tied() -> Iterable[nn.Module]:
 
 
 def bias_free_cnn() -> Iterable[nn.Module]:
+    """Three layers without biases, convolutions and a linear one."""
     convolutions = nn.Conv2d(2, 4, 3, bias=False), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.ReLU()
     return *convolutions, nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, 3, bias=False)
 

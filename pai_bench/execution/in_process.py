@@ -43,7 +43,7 @@ class InProcess:
 
 @backend("in-process", source="pai_bench")
 def in_process(runner: Runner, missing: Sequence[Trial]) -> InProcess:
-    """This process, also for networks and criteria that are not ours."""
+    """In this process, also for networks and criteria that are not ours."""
     if (workers := runner.catalog.sweep.workers) not in ("auto", 1):
         raise UserError(f"backend in-process has no workers, and {workers} are asked for: use --backend processes")
     return InProcess(runner, choose(runner, missing, workers=1))

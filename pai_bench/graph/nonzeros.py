@@ -100,7 +100,7 @@ def known_supports(state: ReachState, operation: Operation) -> Sequence[Tensor] 
 
 def not_zero(tensor: Tensor) -> Tensor:
     """Where a tensor differs from zero; what is no number, such as 0 / 0, does not."""
-    return (tensor != 0) & (tensor == tensor)
+    return (tensor != 0) & ~tensor.isnan()
 
 
 def of_elements(state: ReachState, operation: Operation) -> Sequence[Tensor]:

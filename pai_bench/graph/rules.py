@@ -117,6 +117,7 @@ def fixed_places(state: ReachState, operation: Operation) -> bool:
 
 
 def moved(state: ReachState, operation: Operation) -> Any:
+    """An operation that puts elements elsewhere: it does the same to their reaches."""
     if not fixed_places(state, operation):
         return pointwise(state, operation) if operation.name in CHOICES else None
     found = move(operation, lambda tensor: reach_or_zero(state, tensor))

@@ -33,9 +33,10 @@ def blocks(depth: int, channels: int) -> Iterator[dict[str, nn.Module]]:
 
 
 def vgg(depth: int) -> Builder:
-    """A builder of VGG-`depth`: 3x3 convolutions with BN and ReLU, four 2x2 max poolings, an average pooling and one
-    linear layer. The last pooling is of 2x2 pixels, on images of 64x64 and more of all pixels, as in Wang et al. 2020,
-    arXiv:2002.07376. On inputs too small for five poolings, it stops pooling at one pixel.
+    """A builder of VGG-`depth`: 3x3 convolutions with BN and ReLU, five 2x2 poolings, and one linear layer.
+
+    Four poolings are of maxima, the last of means: of 2x2 pixels, on images of 64x64 and more of all pixels, as in Wang
+    et al. 2020, arXiv:2002.07376. On inputs too small for five poolings, it stops pooling at one pixel.
     """
 
     def build(input_shape: InputShape, num_classes: int) -> nn.Module:
@@ -59,8 +60,10 @@ def vgg(depth: int) -> Builder:
 
 
 def vgg_tiny(depth: int) -> Builder:
-    """A builder of VGG-`depth` with SynFlow's head for Tiny-ImageNet: five max poolings, and three linear layers, of
-    half the features that are left, with ReLU and dropout of one half between them.
+    """A builder of VGG-`depth` with SynFlow's head for Tiny-ImageNet.
+
+    Five max poolings, and three linear layers, of half the features that are left, with ReLU and dropout of one half
+    between them.
     """
 
     def build(input_shape: InputShape, num_classes: int) -> nn.Module:

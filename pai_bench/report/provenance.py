@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from pai_bench.experiment.settings import ScoringSettings, completed, words
 from pai_bench.experiment.trial import DENSE
@@ -178,25 +178,39 @@ def caveats(comparisons: Sequence[Comparison], records: Sequence[Record], pairs:
 
 def limits(comparison: Comparison, found: Sequence[Pair]) -> list[str]:
     """What limits one comparison."""
-    lines = []
+    return [
+        *limits_of_tests(comparison, found),
+        *gaps(comparison),
+        *limits_of_training(comparison, found),
+        *broken_networks(comparison),
+        *limits_of_pairs(comparison, found),
+    ]
+
+
+def limits_of_tests(comparison: Comparison, found: Sequence[Pair]) -> Iterator[str]:
+    """What so many seeds can tell."""
     if not comparison.trained:
-        lines.append("no network was trained: accuracies are those of initial weights.")
+        yield ("no network was trained: accuracies are those of initial weights.")
     if comparison.seeds < FEWEST:
-        lines.append(f"{plural(comparison.seeds, 'seed')}: no difference can be told from chance.")
+        yield (f"{plural(comparison.seeds, 'seed')}: no difference can be told from chance.")
     elif comparison.trained and not all(pair.untested or pair.by_ranks for pair in found):
         tested = sum(not pair.untested for pair in found)
         least = t_quantile(comparison.seeds - 1, LEVEL / tested) / math.sqrt(comparison.seeds)
-        lines.append(
+        yield (
             f"{comparison.seeds} seeds and {plural(tested, 'pair')}: to be told from chance by the t test, the largest "
             f"difference must be at least {least:.3g} times the standard deviation of the paired differences."
         )
+
+
+def gaps(comparison: Comparison) -> Iterator[str]:
+    """What is missing, or is not quite what was asked for."""
     direct = comparison.rows[comparison.rows.target == "direct"]
     both = direct.astype({"achieved_sparsity": float, "parameters": float}).groupby(["method", "sparsity"], sort=False)
     means = both[["achieved_sparsity", "parameters"]].mean()
     for (method, wanted), found_at, size in zip(means.index, means.achieved_sparsity, means.parameters, strict=True):
         if abs(found_at - wanted) > max(SAME * (1 - wanted), 1 / size):  # whole connections are kept
             text = f"removed {found_at:.4g} of the weights: equal scores stay together there."
-            lines.append(f"{method} at {wanted:.10g} {text}")
+            yield (f"{method} at {wanted:.10g} {text}")
     missing = [
         f"{method} at {sparsity:.10g}"
         for method in comparison.methods
@@ -209,16 +223,20 @@ def limits(comparison: Comparison, found: Sequence[Pair]) -> list[str]:
         if len(cell.accuracies) + cell.failed < comparison.seeds
     ]
     if missing:
-        lines.append(f"not run: {', '.join(missing)}.")
+        yield (f"not run: {', '.join(missing)}.")
     if uneven:
-        lines.append(f"fewer than {comparison.seeds} seeds: {', '.join(uneven)}; pairs are over the seeds of both.")
+        yield (f"fewer than {comparison.seeds} seeds: {', '.join(uneven)}; pairs are over the seeds of both.")
     if 0 < len(comparison.dense.accuracies) < comparison.seeds:
-        lines.append(f"the dense reference has {plural(len(comparison.dense.accuracies), 'seed')}.")
+        yield (f"the dense reference has {plural(len(comparison.dense.accuracies), 'seed')}.")
     if named := sorted({name for names in comparison.rows.not_scored for name in names.split(", ") if name}):
-        lines.append(f"not scored, though the network may compute weights from them: {', '.join(named)}.")
+        yield (f"not scored, though the network may compute weights from them: {', '.join(named)}.")
     if not comparison.dense.accuracies:
         why = "the dense reference failed" if comparison.dense.failed else "no dense reference"
-        lines.append(f"{why}: nothing says what pruning costs in accuracy.")
+        yield (f"{why}: nothing says what pruning costs in accuracy.")
+
+
+def limits_of_training(comparison: Comparison, found: Sequence[Pair]) -> Iterator[str]:
+    """What has not trained, or is at chance."""
     cells = {f"{method} at {s:.10g}": cell for (method, s), cell in comparison.cells.items()}
     cells = {DENSE: comparison.dense} | cells
     if still := {name: cell.untrained for name, cell in cells.items() if cell.untrained}:
@@ -227,7 +245,7 @@ def limits(comparison: Comparison, found: Sequence[Pair]) -> list[str]:
             f"{method} at {s:.10g}" for method, s in comparison.cells if comparison.not_compared(method, s)
         )
         unbeaten = f"; nothing is said to beat {idle}" if idle else ""
-        lines.append(
+        yield (
             f"memorised nothing of the random labels: {trials}."
             if comparison.label_noise
             else f"did not train: {trials}. What longer training would give is not known{unbeaten}."
@@ -243,18 +261,23 @@ def limits(comparison: Comparison, found: Sequence[Pair]) -> list[str]:
         if compared:
             line += f" There, {compared[0].needed} seeds or more can tell a difference"
             line += f" among {len(compared)} pairs" * (len(compared) > 1) + "."
-        lines.append(line)
+        yield (line)
+
+
+def broken_networks(comparison: Comparison) -> Iterator[str]:
+    """What has no path from input to output, or a layer without any connection on one."""
     if cut := sum(cell.disconnected for cell in comparison.cells.values()):
-        lines.append(f"{plural(cut, 'trial')} with no path from input to output; their accuracy is that of a constant.")
+        yield (f"{plural(cut, 'trial')} with no path from input to output; their accuracy is that of a constant.")
     alive = comparison.rows[(comparison.rows.criterion != DENSE) & (comparison.rows.connected != False)]  # noqa: E712
     if dead := int(alive.dead_layers.map(bool).sum()):
-        lines.append(f"{plural(dead, 'trial')} with a dead layer.")
+        yield (f"{plural(dead, 'trial')} with a dead layer.")
+
+
+def limits_of_pairs(comparison: Comparison, found: Sequence[Pair]) -> Iterator[str]:
+    """What cannot be compared."""
     if untested := sum(math.isnan(pair.p) for pair in found):
-        lines.append(f"{plural(untested, 'pair')} of criteria could not be tested.")
+        yield (f"{plural(untested, 'pair')} of criteria could not be tested.")
     modes = comparison.rows.groupby("method", sort=False).batch_norm.first().dropna()
     if modes.nunique() > 1:
         listed = ", ".join(f"{method} {mode}" for method, mode in modes.items())
-        lines.append(
-            f"batch norm while scoring is not in one mode: {listed}. `--bn train` or `--bn eval` sets one for all."
-        )
-    return lines
+        yield (f"batch norm while scoring is not in one mode: {listed}. `--bn train` or `--bn eval` sets one for all.")

@@ -116,7 +116,7 @@ def p_value(one: NDArray[np.float64], other: NDArray[np.float64], step: float, *
 
 
 def welch(one: Values, other: Values, step: float = 0.0) -> float:
-    """p of Welch's t test (1947) for the difference of two means; NaN below `FEWEST` values.
+    """P of Welch's t test (1947) for the difference of two means; NaN below `FEWEST` values.
 
     Of values that are all the same on either side, 1 if both sides are alike, else NaN: there is no spread to judge by.
     Deviations are at least such that their difference has that of a `step`, what one example counts.

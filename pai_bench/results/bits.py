@@ -1,5 +1,6 @@
-"""Masks as packed bits: as text in a record, of a large network those at the same random places every time; then whole
-in a file of their own beside it.
+"""Masks as packed bits: as text in a record, and whole in a file of their own beside it where they are large.
+
+Of a large network, the text has those at the same random places every time.
 """
 
 import base64

@@ -107,7 +107,7 @@ def plain(value: Any) -> Any:
 
 
 def plain_text(text: str) -> str:
-    """A text that any file can hold: halves of characters are written as ``\\udcff``."""
+    r"""A text that any file can hold: halves of characters are written as ``\udcff``."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -5,7 +5,7 @@ The things are frozen dataclasses (criteria, schedules); their fields are the op
 
 import math
 import types
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, FrozenInstanceError, dataclass, field, fields
 from numbers import Real
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -77,24 +77,38 @@ def convert(value: Any, to: Any, label: str) -> Any:
     if to is Any:
         return value
     if origin in (Literal, Annotated):
-        accepted: Iterable[Any] = choices[1] if origin is Annotated else choices
-        text = value.replace("_", "-") if isinstance(value, str) else value
-        if (hit := next((c for c in accepted if value == c or text == c), MISSING)) is not MISSING:
-            return hit
-        raise UserError(f"{label}={value} is not one of {', '.join(map(str, accepted))}")
+        return one_of(value, choices[1] if origin is Annotated else choices, label)
     if origin in (Union, types.UnionType):
-        if type(None) in choices and (value is None or (isinstance(value, str) and value.lower() == "none")):
-            return None
-        kinds = [kind for kind in choices if kind is not type(None)]
-        for kind in kinds[:-1]:
-            try:
-                return convert(value, kind, label)
-            except UserError:
-                continue
-        words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
-        if words and len(kinds) > 1 and value not in words:
-            raise UserError(f"{label}={value} is neither a whole number nor {' or '.join(words)}")
-        return convert(value, kinds[-1], label)
+        return first_that_fits(value, choices, label)
+    return plain(value, to, label)
+
+
+def one_of(value: Any, accepted: Iterable[Any], label: str) -> Any:
+    """The one of some accepted values that `value` is, with ``-`` for ``_``."""
+    text = value.replace("_", "-") if isinstance(value, str) else value
+    if (hit := next((one for one in accepted if one in (value, text)), MISSING)) is not MISSING:
+        return hit
+    raise UserError(f"{label}={value} is not one of {', '.join(map(str, accepted))}")
+
+
+def first_that_fits(value: Any, choices: Sequence[Any], label: str) -> Any:
+    """`value` as an instance of the first of some types that it can be converted to."""
+    if type(None) in choices and (value is None or (isinstance(value, str) and value.lower() == "none")):
+        return None
+    kinds = [kind for kind in choices if kind is not type(None)]
+    for kind in kinds[:-1]:
+        try:
+            return convert(value, kind, label)
+        except UserError:
+            continue
+    words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    if words and len(kinds) > 1 and value not in words:
+        raise UserError(f"{label}={value} is neither a whole number nor {' or '.join(words)}")
+    return convert(value, kinds[-1], label)
+
+
+def plain(value: Any, to: Any, label: str) -> Any:
+    """`value` as a truth value, a number, or an instance of a class."""
     if to is bool and isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"
     if to in (int, float) and isinstance(value, (str, Real)) and not isinstance(value, bool):

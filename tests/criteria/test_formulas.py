@@ -82,7 +82,7 @@ def test_snip_it_divides_by_the_loss(network: Example) -> None:
 @pytest.mark.parametrize("bn", ["eval", "train"])
 @pytest.mark.parametrize("temperature", [200.0, 1.0])
 def test_grasp_is_the_weight_times_the_hessian_gradient_product(network: Example, bn: str, temperature: float) -> None:
-    """w * Hg, with Hg from central differences of the gradient along the gradient."""
+    """W * Hg, with Hg from central differences of the gradient along the gradient."""
     model, batch = network
     criterion = pb.get_criterion("grasp", bn=bn, temperature=temperature)
     scores = criterion.score(model, batch)
@@ -141,7 +141,7 @@ def test_random_is_uniform_and_independent_of_the_weights() -> None:
 
 
 def test_synflow_closed_form_on_a_bias_free_network() -> None:
-    """score of w_ij = |w_ij| * (flow into j from the all-ones input) * (flow from i to all outputs)."""
+    """Score of w_ij = |w_ij| * (flow into j from the all-ones input) * (flow from i to all outputs)."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Linear(4, 5, bias=False),

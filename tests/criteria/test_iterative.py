@@ -129,7 +129,7 @@ def test_positions_of_er_are_uniform() -> None:
 
 
 def grasp_scores(w: Array, b: Array, mask: Array, *, kept_only: bool) -> Array:
-    """w (H g) of softmax regression at temperature 1, its Hessian written out: x_i x_j (p_a [a = b] - p_a p_b) / N."""
+    """W (H g) of softmax regression at temperature 1, its Hessian written out: x_i x_j (p_a [a = b] - p_a p_b) / N."""
     _, batch = example()
     x, y = batch.inputs.numpy(), batch.targets.numpy()
     _, g = loss_and_gradient(w * mask, b, x, y)
