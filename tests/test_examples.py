@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+import pai_bench as pb
 from pai_bench.cli.entry import main
 from pai_bench.cli.parser import parser
 from pai_bench.experiment import recipe
+from pai_bench.support.registry import CRITERIA
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -60,6 +63,57 @@ def test_the_criterion_of_a_page_keeps_the_contract(page: str, name: str) -> Non
     assert f"`./mine.py:{name}`" in text
     for checked in {f"./mine.py:{name}", *re.findall(r"`pai-bench check ([^`]*)`", text)}:
         assert main(["check", checked]) == 0
+
+
+COOKBOOK = ROOT / "docs" / "cookbook.md"
+
+
+@pytest.mark.parametrize("block", blocks(COOKBOOK, "python"), ids=lambda block: re.findall(r"class (\w+)", block)[0])
+def test_every_criterion_of_the_cookbook_keeps_the_contract(block: str) -> None:
+    Path("mine.py").write_text(block, encoding="utf-8")
+    (name,) = re.findall(r"^class (\w+)", block, re.MULTILINE)
+    assert main(["check", f"./mine.py:{name}"]) == 0
+    criterion = pb.get_criterion(f"./mine.py:{name}")
+    model = pb.create_model("lenet", input_shape=(1, 28, 28), num_classes=10)
+    batch = pb.Batch(torch.randn(20, 1, 28, 28), torch.arange(20) % 10)
+    mask = pb.prune(model, batch, criterion, 0.9)
+    assert mask.kept == round(0.1 * mask.size)
+
+
+def test_the_table_of_criteria_in_the_readme() -> None:
+    """Its rows are the built-in criteria, with their schedules and modes of batch norm."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = [line.strip("|").split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    found: dict[str, tuple[str, str]] = {}
+    for names, _, schedule, mode in rows:
+        found |= {name: (schedule, mode.strip()) for name in re.findall(r"`([a-z-]+)`", names)}
+    expected = {}
+    for plugin in (one for one in CRITERIA.plugins() if one.module.startswith("pai_criteria.")):
+        cuts = plugin.target.schedule.densities(0.05)
+        schedule = plugin.target.schedule.name + (f", {len(cuts)} cuts" if len(cuts) > 1 else "")
+        expected[plugin.name] = (schedule, plugin.target.bn if plugin.target.uses_data else "–")
+    expected["synflow"] = (expected["synflow"][0], "eval")  # whatever is asked for
+    assert found == expected
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    assert set(re.findall(r"\]\(([a-z-]+\.md)\)", index)) == pages
+
+
+LINKS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+
+
+@pytest.mark.parametrize("page", LINKS, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)", text):
+        file = (page.parent / target) if target else page
+        assert file.exists(), f"{page.name} links to {target}"
+        if anchor:
+            heads = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}, anchor
 
 
 def test_the_network_of_the_documentation_runs(capsys: pytest.CaptureFixture[str]) -> None:
