@@ -65,6 +65,12 @@ def test_the_criterion_of_a_page_keeps_the_contract(page: str, name: str) -> Non
         assert main(["check", checked]) == 0
 
 
+def test_training_with_events_in_the_documentation_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = blocks(ROOT / "docs" / "training.md", "python")
+    exec(block, {})  # as a reader would
+    assert capsys.readouterr().out == "0.950\n"
+
+
 COOKBOOK = ROOT / "docs" / "cookbook.md"
 
 

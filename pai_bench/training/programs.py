@@ -31,6 +31,20 @@ class Program(ABC):
     exact: "Exact"
     """Makes zeros of what the masks remove."""
 
+    names: Sequence[str]
+    """Parameters that masks cover, in the order of `exact`."""
+
+    def keeps(self, masks: "Masks") -> list[Tensor]:
+        """What `exact` is to keep by some masks, one for each network, of the parameters that it covers."""
+        for mask in masks:
+            if mask is not None and (more := [name for name in mask if name not in self.names]):
+                raise ValueError(f"no mask covered {more[0]!r} when training began")
+        return self._keeps(masks)
+
+    @abstractmethod
+    def _keeps(self, masks: "Masks") -> list[Tensor]:
+        """`keeps`, without a check."""
+
     @abstractmethod
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of every lane, in training mode, on inputs (lanes, batch, ...), targets (lanes, batch)."""
@@ -61,7 +75,12 @@ class Alone(Program):
             if weight.layout is torch.strided and torch.empty_like(weight).stride() != weight.stride():
                 weight.data = weight.data.contiguous()
         self._training: bool | None = None
-        self.exact = Exact([model.get_parameter(name) for name in mask or ()], list((mask or {}).values()))
+        self.names = list(mask or ())
+        self.exact = Exact([model.get_parameter(name) for name in self.names], self._keeps([mask]))
+
+    def _keeps(self, masks: Masks) -> list[Tensor]:
+        (mask,) = masks
+        return [kept_of(mask, name, self.module.get_parameter(name)) for name in self.names]
 
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
         self._be(training=True)
@@ -100,10 +119,11 @@ class Lanes(Program):
         for name in channels_last_weights(models[0]):
             self.state[name].data = stacked_channels_last(self.state[name].data)
         self.parameters = list(self.state.values())
-        names = [name for name in self.state if any(mask is not None and name in mask for mask in masks)]
-        whole = {name: torch.ones_like(self.state[name][0], dtype=torch.bool) for name in names}
-        keeps = [torch.stack([whole[n] if m is None or n not in m else m[n] for m in masks]) for n in names]
-        self.exact = Exact([self.state[name] for name in names], keeps)
+        self.names = [name for name in self.state if any(mask is not None and name in mask for mask in masks)]
+        self.exact = Exact([self.state[name] for name in self.names], self._keeps(masks))
+
+    def _keeps(self, masks: Masks) -> list[Tensor]:
+        return [torch.stack([kept_of(mask, name, self.state[name][0]) for mask in masks]) for name in self.names]
 
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
         logits = self._run(inputs, 0, training=True)
@@ -152,11 +172,14 @@ class Branches(Program):
         self.parameters = [weight for branch in self.branches for weight in branch.parameters]
         if len({id(weight) for weight in self.parameters}) < len(self.parameters):
             raise ValueError("branches share a parameter, so that each would train the others")
-        exacts = [branch.exact for branch in self.branches]
-        weights, keeps = [w for one in exacts for w in one.weights], [k for one in exacts for k in one.keeps]
-        self.exact = Exact(weights, keeps, at_once=True)
+        self.names = list(dict.fromkeys(name for branch in self.branches for name in branch.names))
+        weights = [weight for branch in self.branches for weight in branch.exact.weights]
+        self.exact = Exact(weights, self._keeps(masks), at_once=True)
         device = self.parameters[0].device
         self._streams = branch_streams(device, len(models)) if device.type == "cuda" else None
+
+    def _keeps(self, masks: Masks) -> list[Tensor]:
+        return [keep for branch, mask in zip(self.branches, masks, strict=True) for keep in branch._keeps([mask])]
 
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
         return torch.cat(self._each(lambda i, branch: branch.losses(inputs[i : i + 1], targets[i : i + 1])))
@@ -213,6 +236,13 @@ def _shorten(gradients: list[Tensor], limit: float) -> None:
         torch._foreach_mul_(gradients, (limit / (norm + CLIPPED)).clamp(max=1.0))
 
 
+def kept_of(mask: Mapping[str, Tensor] | None, name: str, weight: Tensor) -> Tensor:
+    """What a mask keeps of a weight; all of one that it does not name."""
+    if mask is None or name not in mask:
+        return torch.ones_like(weight, dtype=torch.bool)
+    return mask[name]
+
+
 class Exact:
     """Sets removed weights to zero, all layers in one call, or on CUDA, unless they are many, one by one.
 
@@ -220,13 +250,18 @@ class Exact:
     """
 
     def __init__(self, weights: Sequence[Tensor], keeps: Sequence[Tensor], *, at_once: bool = False) -> None:
-        self.weights, self.keeps = list(weights), list(keeps)
+        self.weights = list(weights)
         self._bytes = not at_once and any(weight.device.type == "cuda" for weight in weights)
         dtypes = [torch.bool if self._bytes else weight.dtype for weight in weights]
         self._masks = [
             torch.empty_like(weight, dtype=dtype, requires_grad=False).copy_(~keep if self._bytes else keep)
             for weight, dtype, keep in zip(weights, dtypes, keeps, strict=True)
         ]
+
+    def replace(self, keeps: Sequence[Tensor]) -> None:
+        """Other masks of the same weights, written where the present ones lie, whose place a recorded step knows."""
+        for mask, keep in zip(self._masks, keeps, strict=True):
+            mask.copy_(~keep if self._bytes else keep)
 
     @torch.no_grad()
     def __call__(self) -> None:

@@ -14,6 +14,7 @@ from pai_bench.data import DataSet, Split
 from pai_bench.support.errors import UserError, unknown
 from pai_bench.support.precision import arithmetic
 from pai_bench.training.batches import Batches, Order
+from pai_bench.training.events import Event, Pause, by_step
 from pai_bench.training.layout import prepare_layout
 from pai_bench.training.programs import Alone, Branches, Lanes, Masks, Program
 from pai_bench.training.protocol import Protocol
@@ -103,11 +104,13 @@ def train(
     seed: int = 0,
     on_epoch: Callable[[Epoch], None] = lambda _epoch: None,
     engine: Engine = ENGINE,
+    events: Sequence[Event] = (),
 ) -> History:
     """Train `model` in place on `data`, both on one device, and evaluate it after every epoch.
 
     Weights that `mask` removes are exactly 0.0 before the first and after every step. The order of the examples depends
     on `seed` alone. Each epoch takes ``len(train) // batch_size`` whole batches; the rest is left out of that epoch.
+    `events` are done between two steps, and may replace the mask (`pai_bench.training.events`).
     """
 
     def tell(epochs: Sequence[Epoch | None]) -> None:
@@ -115,7 +118,7 @@ def train(
             on_epoch(epochs[0])
 
     (history,) = train_together(
-        [model], data, protocol, masks=[mask], orders=[Order(seed)], on_epoch=tell, engine=engine
+        [model], data, protocol, masks=[mask], orders=[Order(seed)], on_epoch=tell, engine=engine, events=events
     )
     if history.diverged is not None:
         raise DivergedError(history.diverged)
@@ -131,6 +134,7 @@ def train_together(
     orders: Sequence[Order],
     on_epoch: Callable[[Sequence[Epoch | None]], None] = lambda _epochs: None,
     engine: Engine = ENGINE,
+    events: Sequence[Event] = (),
 ) -> list[History]:
     """Train several networks of one kind in place, in one program, each as `train` would train it alone.
 
@@ -141,27 +145,45 @@ def train_together(
     with arithmetic(protocol.precision, device):
         program = engine.program(models, masks, data.normalised(data.train.inputs[:2]))
         step = step_for(program, protocol, device, compile=engine.compile)
-        return _fit(program, data, protocol, orders, on_epoch, step)
+        batches = Batches(data, orders, protocol)
+        steps = protocol.steps(batches.size)
+        actions, now = by_step(events, steps), list(masks)
+
+        def pause(done: int) -> None:
+            program.finish()
+            found = Pause(program, models, now, done, steps)
+            for action in actions[done]:
+                action(found)
+            now[:] = found.masks
+
+        return _fit(program, data, protocol, batches, on_epoch, step, dict.fromkeys(actions, pause))
 
 
 def _fit(
     program: Program,
     data: DataSet,
     protocol: Protocol,
-    orders: Sequence[Order],
+    batches: Batches,
     on_epoch: Callable[[Sequence[Epoch | None]], None],
     step: Callable[[Tensor, Tensor, float], Tensor],
+    pauses: Mapping[int, Callable[[int], None]],
 ) -> list[History]:
-    batches = Batches(data, orders, protocol)
     steps, done, seconds = protocol.steps(batches.size), 0, 0.0
     program.exact()
-    curves: list[list[Epoch]] = [[] for _ in orders]
-    trouble: list[str | None] = [None for _ in orders]
+    if pauses and 0 in pauses:
+        pauses[0](0)
+    curves: list[list[Epoch]] = [[] for _ in range(program.lanes)]
+    trouble: list[str | None] = [None] * program.lanes
     while done < steps and None in trouble:
         number, start, losses = len(max(curves, key=len)) + 1, time.perf_counter(), []
         for inputs, targets in batches.epoch():
             losses.append(step(inputs, targets, protocol.rate(done, steps)))
             done += 1
+            if done in pauses:
+                losses[-1].sum().item()  # waits for the device
+                before = time.perf_counter()
+                pauses[done](done)
+                seconds -= time.perf_counter() - before
             if done == steps:
                 break
         if done < steps:
