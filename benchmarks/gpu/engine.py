@@ -29,15 +29,15 @@ from pai_bench.support import memory, timing
 from pai_bench.support import precision as precisions
 from pai_bench.support.precision import Precision as Precision  # for the checks, too
 from pai_bench.support.timing import Timing, measured, synchronise
-from pai_bench.training import programs
+from pai_bench.training import trainable_groups
 from pai_bench.training.batches import Batches, Order
 from pai_bench.training.layout import lay_out as lay_out_in
 from pai_bench.training.layout import prepare_layout
-from pai_bench.training.programs import Program
 from pai_bench.training.protocol import Augmentation, Protocol
 from pai_bench.training.recorded import WARM_UP as BEFORE_RECORDING
 from pai_bench.training.recorded import Recorded
 from pai_bench.training.step import Step
+from pai_bench.training.trainable_groups import TrainableGroup
 
 Way = Literal["alone", "stacked", "stacked channels-last", "branches"]
 Layout = Literal["contiguous", "channels-last"]
@@ -105,18 +105,18 @@ def default_layout(model: nn.Module, data: pb.DataSet) -> None:
     prepare_layout([model], data.normalised(data.train.inputs[:2]))
 
 
-def program(models: Sequence[nn.Module], masks: Sequence[Mapping[str, Tensor] | None], way: Way) -> Program:
+def program(models: Sequence[nn.Module], masks: Sequence[Mapping[str, Tensor] | None], way: Way) -> TrainableGroup:
     """Networks that are trained together in some way, or SkippedError if this version does not have it."""
     if way == "alone":
-        return programs.Alone(models[0], masks[0])
+        return trainable_groups.SingleModel(models[0], masks[0])
     if way == "branches":
-        return programs.Branches(models, masks)
+        return trainable_groups.Branches(models, masks)
     for model in models:
         lay_out(model, "channels-last" if way == "stacked channels-last" else "contiguous")
-    return programs.Lanes(models, masks)
+    return trainable_groups.StackedModels(models, masks)
 
 
-def step(program: Program, protocol: Protocol, device: torch.device, *, recorded: bool) -> TakeStep:
+def step(program: TrainableGroup, protocol: Protocol, device: torch.device, *, recorded: bool) -> TakeStep:
     """What takes a step: as it is, or on CUDA recorded as a graph after the first ones."""
     plain = Step(program, protocol)
     if not recorded:

@@ -14,7 +14,7 @@ from pai_bench.support import spec
 from pai_bench.support.errors import UserError, unknown
 from pai_bench.support.precision import arithmetic
 from pai_bench.support.registry import METRICS, metric
-from pai_bench.training.programs import Alone
+from pai_bench.training.trainable_groups import SingleModel
 from pai_bench.training.trainer import evaluate_lanes
 
 Metric = Callable[[nn.Module, DataSet], float | Mapping[str, float]]
@@ -39,7 +39,7 @@ def get_metric(text: str) -> tuple[str, Metric]:
 def loss_and_accuracy(model: nn.Module, data: DataSet, split: Split) -> tuple[float, float]:
     """Cross-entropy and accuracy (in [0, 1]) of `model` on `split` of `data`, in eval mode, in single precision."""
     with arithmetic("fp32", data.device):
-        (found,) = evaluate_lanes(Alone(model), split, data.normalised, by_lane=False)
+        (found,) = evaluate_lanes(SingleModel(model), split, data.normalised, by_lane=False)
     return found
 
 

@@ -9,8 +9,8 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from pai_bench.support.errors import UserError
 from pai_bench.support.precision import arithmetic
-from pai_bench.training.programs import Alone, Branches, Lanes, Program
 from pai_bench.training.snapshot import beside_tensors, chance
+from pai_bench.training.trainable_groups import Branches, SingleModel, StackedModels, TrainableGroup
 
 
 def refuse_chance(model: nn.Module) -> None:
@@ -79,14 +79,14 @@ def _difference(
     apart: Sequence[nn.Module], together: Sequence[nn.Module], inputs: Tensor, targets: Tensor
 ) -> str | None:
     start = [{name: value.clone() for name, value in tensors(model).items()} for model in apart]
-    lanes, count = Lanes(together, [None] * len(together)), len(together)
+    lanes, count = StackedModels(together, [None] * len(together)), len(together)
     before = beside_tensors(lanes.module)
     losses = [steps(lanes, torch.stack([inputs] * count), torch.stack([targets] * count))]
     logits = lanes.logits(inputs)
     if beside_tensors(lanes.module) != before:
         return "it draws at random in training, or keeps a state of its own"
     lanes.finish()
-    alone = [Alone(model) for model in apart]
+    alone = [SingleModel(model) for model in apart]
     losses.append(torch.cat([steps(program, inputs[None], targets[None]) for program in alone], 1))
     pairs = {"losses": (losses[0], losses[1]), "outputs": (logits, torch.cat([one.logits(inputs) for one in alone]))}
     for name, (lane, alike) in pairs.items():
@@ -115,7 +115,7 @@ def changed_alike(start: Tensor, one: Tensor, other: Tensor) -> bool:
     return bool(torch.allclose(one, other, rtol=0, atol=0.01 * largest + rounding, equal_nan=True))
 
 
-def steps(program: Program, inputs: Tensor, targets: Tensor) -> Tensor:
+def steps(program: TrainableGroup, inputs: Tensor, targets: Tensor) -> Tensor:
     """The losses (2, lanes) of two steps of plain gradient descent."""
     found = []
     weights = [weight for weight in program.parameters if weight.requires_grad]

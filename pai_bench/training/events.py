@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from pai_bench.support.errors import UserError
-from pai_bench.training.programs import Masks, Program
+from pai_bench.training.trainable_groups import Masks, TrainableGroup
 
 
 class Pause:
     """Training between two steps, as an event finds it."""
 
-    def __init__(self, program: Program, models: Sequence[nn.Module], masks: Masks, step: int, steps: int) -> None:
+    def __init__(
+        self, program: TrainableGroup, models: Sequence[nn.Module], masks: Masks, step: int, steps: int
+    ) -> None:
         self.models, self.step, self.steps = models, step, steps
         """The networks with the weights that they have now, after so many `step` of all `steps`."""
         self.masks = masks
@@ -24,8 +26,8 @@ class Pause:
         They cover what the masks at the beginning do, and are written where these lie, so that a recorded step goes on.
         What returns begins at zero.
         """
-        self._program.exact.replace(self._program.keeps(masks))
-        self._program.exact()
+        self._program.enforcer.replace(self._program.keeps(masks))
+        self._program.enforcer()
         self._program.finish()
         self.masks = list(masks)
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from pai_bench.support.memory import no_memory, recorded_tensors
-from pai_bench.training.programs import Program
 from pai_bench.training.protocol import Protocol
 from pai_bench.training.snapshot import beside_tensors
 from pai_bench.training.step import Step
+from pai_bench.training.trainable_groups import TrainableGroup
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +181,9 @@ def zeros_on(device: torch.device) -> None:
     torch.zeros(1, device=device)
 
 
-def step_for(program: Program, protocol: Protocol, device: torch.device, *, compile: bool = False) -> Step | Recorded:
+def step_for(
+    program: TrainableGroup, protocol: Protocol, device: torch.device, *, compile: bool = False
+) -> Step | Recorded:
     """The fastest way to take a step on `device`."""
     step = Step(program, protocol, compile=compile)
     return Recorded(step) if device.type == "cuda" else step

@@ -8,8 +8,8 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from pai_bench.support.errors import UserError
-from pai_bench.training.programs import Program
 from pai_bench.training.protocol import Protocol
+from pai_bench.training.trainable_groups import TrainableGroup
 
 
 class Step:
@@ -18,8 +18,8 @@ class Step:
     With `compile`, losses are computed by what `torch.compile` makes of the program.
     """
 
-    def __init__(self, program: Program, protocol: Protocol, *, compile: bool = False) -> None:
-        self.program, self.exact, self.protocol = program, program.exact, protocol
+    def __init__(self, program: TrainableGroup, protocol: Protocol, *, compile: bool = False) -> None:
+        self.program, self.enforcer, self.protocol = program, program.enforcer, protocol
         self.weights = [weight for weight in program.parameters if weight.requires_grad]
         if not self.weights:
             raise UserError("no parameter of the network takes a gradient: there is nothing to train")
@@ -47,7 +47,7 @@ class Step:
             if self.protocol.clip_norm is not None:
                 self.program.clip(laid_out, self.protocol.clip_norm)
             self._change(laid_out, rate)
-        self.exact()
+        self.enforcer()
         return losses.detach()
 
     def _change(self, gradients: dict[int, Tensor], rate: float | Tensor) -> None:

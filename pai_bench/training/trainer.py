@@ -16,9 +16,9 @@ from pai_bench.support.precision import arithmetic
 from pai_bench.training.batches import Batches, Order
 from pai_bench.training.events import Event, Pause, by_step
 from pai_bench.training.layout import prepare_layout
-from pai_bench.training.programs import Alone, Branches, Lanes, Masks, Program
 from pai_bench.training.protocol import Protocol
 from pai_bench.training.recorded import step_for
+from pai_bench.training.trainable_groups import Branches, Masks, SingleModel, StackedModels, TrainableGroup
 
 EVALUATION_BATCH, AT_ONCE = 1000, 4_000
 """Examples in a batch of the test set, and at most in all lanes, if a step has not more: about its memory."""
@@ -31,7 +31,7 @@ STEPS_AT_ONCE = 3
 
 
 Together = Literal["stacked", "branches"]
-"""How several networks are trained in one program: by stacked parameters (`Lanes`), or side by side (`Branches`)."""
+"""How several networks are trained at once: stacked (`StackedModels`), or side by side (`Branches`)."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class Engine:
         if self.compile and self.together == "branches":
             raise UserError("branches cannot be compiled, since torch.compile knows no streams; train them stacked")
 
-    def program(self, models: Sequence[nn.Module], masks: Masks, examples: Tensor) -> Program:
+    def program(self, models: Sequence[nn.Module], masks: Masks, examples: Tensor) -> TrainableGroup:
         """The program that trains `models`, laid out for inputs like `examples`."""
         prepare_layout(models, examples, channels_last=self.channels_last)
         if len(models) == 1:
-            return Alone(models[0], masks[0])
-        return (Branches if self.together == "branches" else Lanes)(models, masks)
+            return SingleModel(models[0], masks[0])
+        return (Branches if self.together == "branches" else StackedModels)(models, masks)
 
 
 class DivergedError(RuntimeError):
@@ -160,7 +160,7 @@ def train_together(
 
 
 def _fit(
-    program: Program,
+    program: TrainableGroup,
     data: DataSet,
     protocol: Protocol,
     batches: Batches,
@@ -169,7 +169,7 @@ def _fit(
     pauses: Mapping[int, Callable[[int], None]],
 ) -> list[History]:
     steps, done, seconds = protocol.steps(batches.size), 0, 0.0
-    program.exact()
+    program.enforcer()
     if pauses and 0 in pauses:
         pauses[0](0)
     curves: list[list[Epoch]] = [[] for _ in range(program.lanes)]
@@ -221,7 +221,12 @@ def evaluated_at_once(split: Split, step: int) -> int:
 
 @torch.inference_mode()
 def evaluate_lanes(
-    program: Program, split: Split, normalised: Callable[[Tensor], Tensor], *, by_lane: bool, at_once: int = AT_ONCE
+    program: TrainableGroup,
+    split: Split,
+    normalised: Callable[[Tensor], Tensor],
+    *,
+    by_lane: bool,
+    at_once: int = AT_ONCE,
 ) -> list[tuple[float, float]]:
     """Mean cross-entropy and accuracy (in [0, 1]) of every lane on `split`, normalised for all at once or `by_lane`."""
     device = split.targets.device

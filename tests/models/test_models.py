@@ -12,8 +12,8 @@ import pai_bench as pb
 from pai_bench.models.create import model_version
 from pai_bench.scoring import prunable_parameters
 from pai_bench.support.registry import CRITERIA, MODELS, PROTOCOLS
-from pai_bench.training.programs import Alone
 from pai_bench.training.step import Step
+from pai_bench.training.trainable_groups import SingleModel
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
 NAMES = [plugin.name for plugin in MODELS.plugins() if not plugin.name.endswith(":")]
@@ -234,7 +234,7 @@ def test_every_model_with_every_criterion(name: str, criterion: str) -> None:
     assert mask.sparsity == pytest.approx(0.5, abs=1e-3)
     assert pb.connectivity(model, mask, inputs[:1]).connected
     mask.apply_(model)
-    program = Alone(model, mask)
+    program = SingleModel(model, mask)
     step = Step(program, PROTOCOLS["short"])
     before = {key: value.clone() for key, value in model.state_dict().items()}
     for _ in range(2):

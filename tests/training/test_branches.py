@@ -12,8 +12,8 @@ import pai_bench as pb
 from pai_bench.data import Split
 from pai_bench.training.batches import Order
 from pai_bench.training.equivalence import draws_at_random
-from pai_bench.training.programs import Branches
 from pai_bench.training.protocol import Protocol
+from pai_bench.training.trainable_groups import Branches
 from pai_bench.training.trainer import Engine, train, train_together
 
 PROTOCOL = Protocol(name="test", epochs=2, batch_size=8, learning_rate=0.05, weight_decay=0.01)

@@ -11,9 +11,9 @@ import pai_bench as pb
 from pai_bench.data import Split
 from pai_bench.support.registry import PROTOCOLS
 from pai_bench.training.batches import Batches, Order
-from pai_bench.training.programs import Alone, Branches, Lanes, Program
 from pai_bench.training.protocol import Protocol
 from pai_bench.training.step import Step
+from pai_bench.training.trainable_groups import Branches, SingleModel, StackedModels, TrainableGroup
 
 PROTOCOL = Protocol(name="", epochs=1, batch_size=8, learning_rate=0.1, momentum=0.0, weight_decay=0.0, clip_norm=0.5)
 
@@ -44,12 +44,12 @@ def expected(scale: float) -> list[Tensor]:
 @pytest.mark.parametrize("kind", ["alone", "stacked", "branches"])
 def test_each_network_is_clipped_as_torch_would_clip_it(kind: str) -> None:
     models = [network(scale) for scale in SCALES]
-    program: Program
+    program: TrainableGroup
     if kind == "alone":
         for model in models:
-            Step(Alone(model), PROTOCOL)(X[None], Y[None], 0.1)
+            Step(SingleModel(model), PROTOCOL)(X[None], Y[None], 0.1)
     else:
-        program = (Lanes if kind == "stacked" else Branches)(models, [None] * len(models))
+        program = (StackedModels if kind == "stacked" else Branches)(models, [None] * len(models))
         Step(program, PROTOCOL)(torch.stack([X] * len(models)), torch.stack([Y] * len(models)), 0.1)
         program.finish()
     for model, scale in zip(models, SCALES, strict=True):

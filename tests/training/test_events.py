@@ -141,7 +141,7 @@ def test_masks_stay_where_a_recorded_step_looks_for_them() -> None:
     network, places = model(), list[list[int]]()
 
     def note(pause: Pause) -> None:
-        places.append([mask.data_ptr() for mask in pause._program.exact._masks])
+        places.append([mask.data_ptr() for mask in pause._program.enforcer._masks])
 
     def replace(pause: Pause) -> None:
         pause.replace([half_mask(network, seed=2)])

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from pai_bench.networks.private_copy import shared, still_shared
 from pai_bench.training import recorded
-from pai_bench.training.programs import Alone
 from pai_bench.training.protocol import Protocol
 from pai_bench.training.recorded import WARM_UP, Recorded, step_for, watched
 from pai_bench.training.step import Step
+from pai_bench.training.trainable_groups import SingleModel
 
 PROTOCOL = Protocol(name="test", epochs=1, batch_size=4, learning_rate=0.1)
 
@@ -163,7 +163,7 @@ def taken(device: Device, kind: type[nn.Linear], steps: int = 8, seed: int = 0) 
     torch.manual_seed(seed)
     model = kind(6, 3)
     Waiting.device_of = device  # of the class: what a network holds itself is looked at for changes
-    found = device.recorded = Recorded(Step(Alone(model), PROTOCOL))
+    found = device.recorded = Recorded(Step(SingleModel(model), PROTOCOL))
     for _ in range(steps):
         found(X, Y, 0.1)
     return found
@@ -172,7 +172,7 @@ def taken(device: Device, kind: type[nn.Linear], steps: int = 8, seed: int = 0) 
 def plain(steps: int = 8) -> Tensor:
     torch.manual_seed(0)
     model = nn.Linear(6, 3)
-    step = Step(Alone(model), PROTOCOL)
+    step = Step(SingleModel(model), PROTOCOL)
     for _ in range(steps):
         step(X, Y, 0.1)
     return model.weight
@@ -269,6 +269,6 @@ def test_other_warnings_are_passed_on(device: Device) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler loads what torch itself warns of
 @pytest.mark.parametrize("compile", [False, True])
 def test_steps_of_a_cuda_device_are_recorded_compiled_or_not(compile: bool) -> None:
-    kind = type(step_for(Alone(nn.Linear(6, 3)), PROTOCOL, torch.device("cuda", 1), compile=compile))
+    kind = type(step_for(SingleModel(nn.Linear(6, 3)), PROTOCOL, torch.device("cuda", 1), compile=compile))
     assert kind is Recorded
-    assert type(step_for(Alone(nn.Linear(6, 3)), PROTOCOL, torch.device("cpu"), compile=compile)) is Step
+    assert type(step_for(SingleModel(nn.Linear(6, 3)), PROTOCOL, torch.device("cpu"), compile=compile)) is Step

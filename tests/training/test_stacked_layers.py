@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pai_bench.support.precision import arithmetic
 from pai_bench.training.layout import channels_last_weights, stacked_channels_last
-from pai_bench.training.programs import Alone, Lanes
 from pai_bench.training.stacked_layers import FAST_LAYERS, StackedLayers
+from pai_bench.training.trainable_groups import SingleModel, StackedModels
 
 K = 3
 """Networks in a stack."""
@@ -121,7 +121,7 @@ def small() -> nn.Module:
 def test_bf16_is_the_arithmetic_of_convolutions_and_linear_layers(together: bool) -> None:
     """`torch.vmap` by itself makes operations of convolutions that autocast on a processor does not know."""
     models = [small() for _ in range(2)]
-    program = Lanes(models, [None] * 2) if together else Alone(models[0])
+    program = StackedModels(models, [None] * 2) if together else SingleModel(models[0])
     x = torch.randn(program.lanes, 6, 2, 6, 6)
     with arithmetic("bf16", torch.device("cpu")), Operations() as operations:
         program.losses(x, torch.zeros(program.lanes, 6, dtype=torch.long))
@@ -148,7 +148,7 @@ def test_layers_by_the_rules_of_vmap_are_in_bf16_too(layer: nn.Module) -> None:
         model = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), copy.deepcopy(layer))
         with arithmetic("bf16", torch.device("cpu")), torch.no_grad():
             if together:
-                program = Lanes([model, copy.deepcopy(model)], [None] * 2)
+                program = StackedModels([model, copy.deepcopy(model)], [None] * 2)
                 found = program.logits(torch.randn(2, 4, 2, 6, 6), by_lane=True)
             else:
                 found = model(torch.randn(4, 2, 6, 6))
@@ -173,7 +173,7 @@ def test_linear_functions_of_other_shapes_are_those_of_vmap() -> None:
 def test_gradients_have_the_layout_of_their_weights() -> None:
     """Or else the optimiser would have to copy every one of them."""
     models = [small() for _ in range(2)]
-    lanes = Lanes(models, [None] * 2)
+    lanes = StackedModels(models, [None] * 2)
     losses = lanes.losses(torch.randn(2, 6, 2, 6, 6), torch.zeros(2, 6, dtype=torch.long))
     for weight, gradient in zip(lanes.parameters, torch.autograd.grad(losses.sum(), lanes.parameters), strict=True):
         assert weight.stride() == gradient.stride()

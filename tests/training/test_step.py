@@ -15,9 +15,9 @@ from pai_bench.data import Split
 from pai_bench.training import recorded
 from pai_bench.training import step as steps
 from pai_bench.training.batches import Order
-from pai_bench.training.programs import Alone
 from pai_bench.training.protocol import Protocol
 from pai_bench.training.snapshot import beside_tensors
+from pai_bench.training.trainable_groups import SingleModel
 from pai_bench.training.trainer import Engine, History, train, train_together
 
 PROTOCOL = Protocol(name="test", epochs=3, batch_size=8, learning_rate=0.05, weight_decay=0.01)
@@ -141,7 +141,7 @@ def test_a_weight_that_takes_no_part_in_a_step_stays_as_it_is(optimizer: str) ->
     one = Sometimes().double()
     other = copy.deepcopy(one)
     other.table.sparse = False  # torch's own optimisers do not take sparse gradients with decay
-    step = steps.Step(Alone(one), protocol)
+    step = steps.Step(SingleModel(one), protocol)
     keys: dict[str, Any] = {"lr": 0.1, "weight_decay": 0.1}
     theirs: torch.optim.Optimizer = torch.optim.Adam(other.parameters(), **keys)
     if optimizer == "sgd":
@@ -229,7 +229,7 @@ def test_steps_of_sgd_are_those_of_torch(keys: dict[str, Any], clip: float | Non
     one = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
     other = copy.deepcopy(one)
     protocol = Protocol(name="", epochs=1, batch_size=6, learning_rate=1.0, weight_decay=0.1, clip_norm=clip, **keys)
-    step, theirs = steps.Step(Alone(one), protocol), torch.optim.SGD(other.parameters(), weight_decay=0.1, **keys)
+    step, theirs = steps.Step(SingleModel(one), protocol), torch.optim.SGD(other.parameters(), weight_decay=0.1, **keys)
     for rate in (0.1, 0.3, 0.05, 0.2):
         inputs, targets = torch.randn(6, 4, dtype=torch.float64), torch.randint(0, 3, (6,))
         theirs.zero_grad()

@@ -9,8 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import pai_bench as pb
 from pai_bench.training.batches import Batches, Order
-from pai_bench.training.programs import Alone, Branches, Lanes, Program
 from pai_bench.training.step import Step
+from pai_bench.training.trainable_groups import Branches, SingleModel, StackedModels, TrainableGroup
 from pai_bench.training.trainer import train
 from tests.training.test_branches import PROTOCOL, images, masks_of, networks
 
@@ -50,11 +50,11 @@ def test_a_step_with_its_batch_does_not_wait(name: str, kind: str, optimizer: st
     shape = (3, 28, 28) if name == "lenet-5-caffe" else (3, 8, 8)
     count = 1 if kind == "alone" else 2
     models = [pb.create_model(name, input_shape=shape, num_classes=3, seed=i) for i in range(count)]
-    program: Program
+    program: TrainableGroup
     if kind == "alone":
-        program = Alone(models[0])
+        program = SingleModel(models[0])
     else:
-        program = (Lanes if kind == "stacked" else Branches)(models, masks_of(models))
+        program = (StackedModels if kind == "stacked" else Branches)(models, masks_of(models))
     changes: dict[str, Any] = {"optimizer": optimizer, "augmentation": "flip-crop"}
     protocol = dataclasses.replace(PROTOCOL, **changes)
     stream = Batches(images(shape), [Order(i) for i in range(len(models))], protocol).endless()

@@ -118,7 +118,7 @@ def train(
     protocol = engine.protocol(optimizer, precision, batch_size=BATCH)
     with engine.arithmetic(precision, device):
         program = engine.program(models, masks, way)
-        program.exact()
+        program.enforcer()
         step = engine.step(program, protocol, device, recorded=recorded)
         wrong = torch.zeros((), dtype=torch.int64, device=device)
         for i in range(STEPS):

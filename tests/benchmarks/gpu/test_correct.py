@@ -148,7 +148,7 @@ def test_weights_that_come_back_are_found(monkeypatch: pytest.MonkeyPatch) -> No
 
     def forgetful(*given: Any) -> Any:
         program: Any = usual(*given)
-        program.exact = lambda: None
+        program.enforcer = lambda: None
         return program
 
     monkeypatch.setattr(engine, "program", forgetful)

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 import pai_bench as pb
 from pai_bench.data import Split
-from pai_bench.training import equivalence, layout, programs, stacked_layers
+from pai_bench.training import equivalence, layout, stacked_layers, trainable_groups
 from pai_bench.training.batches import Order
 from pai_bench.training.protocol import Protocol
 from pai_bench.training.snapshot import beside_tensors
@@ -121,7 +121,7 @@ def test_recurrent_networks_may_share_a_program(name: str) -> None:
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
 def test_recurrent_networks_in_lanes_of_single_precision_warn_of_nothing(name: str) -> None:
     models = [network(name, seed)[0].float() for seed in range(2)]
-    lanes, inputs = programs.Lanes(models, [None] * 2), torch.randn(2, 8, 1, 5, 6, dtype=torch.float32)
+    lanes, inputs = trainable_groups.StackedModels(models, [None] * 2), torch.randn(2, 8, 1, 5, 6, dtype=torch.float32)
     torch.autograd.grad(lanes.losses(inputs, torch.zeros(2, 8, dtype=torch.long)).sum(), list(lanes.parameters))
     with torch.no_grad():
         found = lanes.logits(inputs, by_lane=True)
@@ -136,7 +136,7 @@ def test_what_a_network_itself_warns_of_in_lanes_is_said_once() -> None:
             warnings.warn("mine", UserWarning, stacklevel=1)
             return super().forward(x)
 
-    lanes = programs.Lanes([Warns(nn.LSTM, 6, 3) for _ in range(2)], [None] * 2)
+    lanes = trainable_groups.StackedModels([Warns(nn.LSTM, 6, 3) for _ in range(2)], [None] * 2)
 
     def steps() -> None:
         warnings.simplefilter("default")
@@ -151,7 +151,7 @@ def test_what_a_network_itself_warns_of_in_lanes_is_said_once() -> None:
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 def test_a_stack_of_recurrent_networks_keeps_nothing_but_tensors(kind: Any) -> None:
     """Or else none of its steps would be recorded on a device."""
-    lanes = programs.Lanes([Rows(kind, 6, 3).float() for _ in range(2)], [None] * 2)
+    lanes = trainable_groups.StackedModels([Rows(kind, 6, 3).float() for _ in range(2)], [None] * 2)
     inputs, states = torch.randn(2, 8, 1, 5, 6, dtype=torch.float32), []
     for _ in range(3):
         equivalence.steps(lanes, inputs, torch.zeros(2, 8, dtype=torch.long))

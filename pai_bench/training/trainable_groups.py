@@ -20,7 +20,7 @@ CLIPPED = 1e-6
 Masks = Sequence[Mapping[str, Tensor] | None]
 
 
-class Program(ABC):
+class TrainableGroup(ABC):
     """Networks that are trained together. Whatever has a first dimension of lanes has one entry for each of them."""
 
     lanes: int
@@ -28,14 +28,14 @@ class Program(ABC):
     """What the optimiser changes."""
     module: nn.Module
     """What computes the outputs."""
-    exact: "Exact"
+    enforcer: "MaskEnforcer"
     """Makes zeros of what the masks remove."""
 
     names: Sequence[str]
-    """Parameters that masks cover, in the order of `exact`."""
+    """Parameters that masks cover, in the order of `enforcer`."""
 
     def keeps(self, masks: "Masks") -> list[Tensor]:
-        """What `exact` is to keep by some masks, one for each network, of the parameters that it covers."""
+        """What `enforcer` is to keep by some masks, one for each network, of the parameters that it covers."""
         for mask in masks:
             if mask is not None and (more := [name for name in mask if name not in self.names]):
                 raise ValueError(f"no mask covered {more[0]!r} when training began")
@@ -66,7 +66,7 @@ class Program(ABC):
         """Put what was learnt into the networks that the program was made of."""
 
 
-class Alone(Program):
+class SingleModel(TrainableGroup):
     """One network, as it is."""
 
     def __init__(self, model: nn.Module, mask: Mapping[str, Tensor] | None = None) -> None:
@@ -76,7 +76,7 @@ class Alone(Program):
                 weight.data = weight.data.contiguous()
         self._training: bool | None = None
         self.names = list(mask or ())
-        self.exact = Exact([model.get_parameter(name) for name in self.names], self._keeps([mask]))
+        self.enforcer = MaskEnforcer([model.get_parameter(name) for name in self.names], self._keeps([mask]))
 
     def _keeps(self, masks: Masks) -> list[Tensor]:
         (mask,) = masks
@@ -100,7 +100,7 @@ class Alone(Program):
         pass
 
 
-class Lanes(Program):
+class StackedModels(TrainableGroup):
     """Several networks of one kind: parameters and buffers stacked, one batched pass for all of them (`torch.vmap`).
 
     Every lane computes what its network would compute alone, with its own mask and its own batch statistics; only sums
@@ -120,7 +120,7 @@ class Lanes(Program):
             self.state[name].data = stacked_channels_last(self.state[name].data)
         self.parameters = list(self.state.values())
         self.names = [name for name in self.state if any(mask is not None and name in mask for mask in masks)]
-        self.exact = Exact([self.state[name] for name in self.names], self._keeps(masks))
+        self.enforcer = MaskEnforcer([self.state[name] for name in self.names], self._keeps(masks))
 
     def _keeps(self, masks: Masks) -> list[Tensor]:
         return [torch.stack([kept_of(mask, name, self.state[name][0]) for mask in masks]) for name in self.names]
@@ -158,7 +158,7 @@ class Lanes(Program):
                     tensor.copy_(stacked[name][lane])
 
 
-class Branches(Program):
+class Branches(TrainableGroup):
     """Several networks as they are, side by side: on a CUDA device each has a stream of its own.
 
     Each computes what it would compute alone, to the bit, since its kernels are the same. Recorded as one graph, they
@@ -167,14 +167,14 @@ class Branches(Program):
     """
 
     def __init__(self, models: Sequence[nn.Module], masks: Masks) -> None:
-        self.branches, self.lanes = [Alone(*pair) for pair in zip(models, masks, strict=True)], len(models)
+        self.branches, self.lanes = [SingleModel(*pair) for pair in zip(models, masks, strict=True)], len(models)
         self.module = nn.ModuleList(models)
         self.parameters = [weight for branch in self.branches for weight in branch.parameters]
         if len({id(weight) for weight in self.parameters}) < len(self.parameters):
             raise ValueError("branches share a parameter, so that each would train the others")
         self.names = list(dict.fromkeys(name for branch in self.branches for name in branch.names))
-        weights = [weight for branch in self.branches for weight in branch.exact.weights]
-        self.exact = Exact(weights, self._keeps(masks), at_once=True)
+        weights = [weight for branch in self.branches for weight in branch.enforcer.weights]
+        self.enforcer = MaskEnforcer(weights, self._keeps(masks), at_once=True)
         device = self.parameters[0].device
         self._streams = branch_streams(device, len(models)) if device.type == "cuda" else None
 
@@ -187,7 +187,7 @@ class Branches(Program):
     def logits(self, inputs: Tensor, *, by_lane: bool = False) -> Tensor:
         return torch.cat(self._each(lambda i, branch: branch.logits(inputs[i] if by_lane else inputs)))
 
-    def _each(self, work: Callable[[int, Alone], Tensor]) -> list[Tensor]:
+    def _each(self, work: Callable[[int, SingleModel], Tensor]) -> list[Tensor]:
         """What `work` gives for every branch, to be used on the current stream."""
         if self._streams is None:
             return [work(i, branch) for i, branch in enumerate(self.branches)]
@@ -243,7 +243,7 @@ def kept_of(mask: Mapping[str, Tensor] | None, name: str, weight: Tensor) -> Ten
     return mask[name]
 
 
-class Exact:
+class MaskEnforcer:
     """Sets removed weights to zero, all layers in one call, or on CUDA, unless they are many, one by one.
 
     There, a step of a small network is bound by memory, and a mask of bytes is a quarter of one of factors.
