@@ -95,7 +95,7 @@ def compare(given: argparse.Namespace) -> int:
     from rich.markup import escape
     from rich.table import Table
 
-    from pai_bench.report import versus
+    from pai_bench.report import folder_diff
     from pai_bench.results import Store
 
     stores = [Store(given.before), Store(given.after)]
@@ -109,18 +109,18 @@ def compare(given: argparse.Namespace) -> int:
             store.refuse(Path(given.output))
         if format_of(Path(given.output)) != "markdown":
             raise UserError(f"a comparison is written as markdown, to a .md file, not to {given.output}")
-    found, console = versus.changes(before, after), make_console()
+    found, console = folder_diff.changes(before, after), make_console()
     if found:
-        head, *body = versus.table(found)
+        head, *body = folder_diff.table(found)
         table = Table()
         for i, column in enumerate(head):
             table.add_column(column, justify="right" if 3 <= i < len(head) - 1 else "left")
         for row in body:
             table.add_row(*map(escape, row))
         console.print(table)
-    console.print(versus.verdict(found, before, after), markup=False)
+    console.print(folder_diff.verdict(found, before, after), markup=False)
     if "output" in given:
         left_out = [f"{s.shown / name} is left out: {why}" for s in stores for name, why in sorted(s.left_out.items())]
-        write(stores, Path(given.output), versus.page(before, after, left_out))
+        write(stores, Path(given.output), folder_diff.page(before, after, left_out))
         console.print(f"report: {given.output}", markup=False)
     return 0

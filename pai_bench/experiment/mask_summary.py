@@ -14,7 +14,7 @@ from pai_bench.results.bits import pack, whole_file
 logger = logging.getLogger(__name__)
 
 
-def left_of(
+def summarize_mask(
     model: nn.Module, mask: Mask | None, links: Connectivity | None, work: Flops | None, weights: Sequence[str]
 ) -> Pruning:
     """The section of a record that says what is left.

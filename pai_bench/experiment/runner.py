@@ -14,7 +14,7 @@ from torch import nn
 
 from pai_bench.experiment import stages
 from pai_bench.experiment.inputs import Inputs
-from pai_bench.experiment.mask_summary import left_of
+from pai_bench.experiment.mask_summary import summarize_mask
 from pai_bench.experiment.resolve import Catalog
 from pai_bench.experiment.scoring_probe import ScoringProbe
 from pai_bench.experiment.sources import DataSource, ModelSource
@@ -206,7 +206,7 @@ class Runner:
             channels_last=bool(channels_last_weights(model)),
             error=why,
             pruning=dataclasses.replace(
-                left_of(model, made.mask, links, inputs.flops(trial, model), inputs.prunable(trial, model)),
+                summarize_mask(model, made.mask, links, inputs.flops(trial, model), inputs.prunable(trial, model)),
                 score_seconds=cost.seconds if cost else None,
                 score_peak_bytes=cost.peak_bytes if cost else None,
                 batch_norm=self._batch_norm(trial, model),

@@ -35,14 +35,14 @@ from pai_bench.graph.rules import (
     total,
     unknown,
 )
-from pai_bench.graph.state import ReachState, Settled
+from pai_bench.graph.state import Binarized, ReachState
 from pai_bench.graph.tracing import Key, Operation, mapped, tensors
 
 PROBES = (0.0, 1.0, -1.0, 0.3, -0.3, 100.0, -100.0)
 """Values at which functions of single elements are tried, for elements of which nothing is known."""
 
 
-def supports(state: ReachState, operation: Operation, *, reached: bool) -> Sequence[Tensor]:
+def nonzeros_of(state: ReachState, operation: Operation, *, reached: bool) -> Sequence[Tensor]:
     """Where an operation's results may differ from zero; nothing where nothing is known of it.
 
     Of what depends on the input it is asked only in networks with gates.
@@ -50,14 +50,14 @@ def supports(state: ReachState, operation: Operation, *, reached: bool) -> Seque
     name, given = operation.name, operation.given
     if name in CONSTANTS or (reached and not state.has_gates):
         return ()
-    known = any(state.support(tensor) is not None for tensor in given)
+    known = any(state.nonzero(tensor) is not None for tensor in given)
     if not known and (all(state.fixed(tensor) for tensor in given) or not makes_zeros(state, operation)):
         return ()
     rule = rule_for(operation)
     # what makes a factor of a path is on no path by that, but for what scales it
     scales = name in ("mul", "div") or rule is moved or (rule is pointwise and name not in SUMS)
     with torch.set_grad_enabled(torch.is_grad_enabled() and (scales or not reached)):
-        found = known_supports(state, operation)
+        found = known_nonzeros(state, operation)
     if found is None and not reached:
         return everywhere(state, operation)
     if found is None or (reached and all(bool(one.all()) and not one.requires_grad for one in found)):
@@ -78,21 +78,21 @@ def used(parts: Tensor, alive: Tensor) -> Tensor:
     return parts + (alive - parts).detach() if parts.requires_grad else alive
 
 
-def known_supports(state: ReachState, operation: Operation) -> Sequence[Tensor] | None:
+def known_nonzeros(state: ReachState, operation: Operation) -> Sequence[Tensor] | None:
     """The supports of an operation, None where it is not known."""
     name, given, rule = operation.name, operation.arguments, rule_for(operation)
     shape = operation.results[0].shape if operation.results else torch.Size()
     if name == "mul" and not isinstance(given["other"], Tensor):
         return [state.factor(given["self"]) * float(given["other"] != 0)]
     if name == "mul":
-        return [Settled.apply(state.factor(given["self"]) * state.factor(given["other"]))]
+        return [Binarized.apply(state.factor(given["self"]) * state.factor(given["other"]))]
     if name in ("div", "true_divide"):  # a divisor scales, as a statistic does
         return [state.factor(given["self"]).expand(shape).clone()]
     if name in ("prod", "cumprod"):
         return [operation.function(**{**given, "self": state.factor(given["self"]), "dtype": None})]
     if rule is moved and fixed_places(state, operation):
         found = list(tensors(move(operation, state.factor, lambda number: float(number != 0))))
-        return [Settled.apply(one) for one in found] if sums(operation) else found[: 1 if name in PACKED else None]
+        return [Binarized.apply(one) for one in found] if sums(operation) else found[: 1 if name in PACKED else None]
     if (rule is pointwise and (name not in SUMS or not given.get("alpha", 1))) or (rule is moved and name in CHOICES):
         return of_elements(state, operation)
     return None if rule in (moved, unknown) else of_parts(state, operation)
@@ -145,7 +145,7 @@ def of_parts(state: ReachState, operation: Operation) -> Sequence[Tensor] | None
     made = rule_for(operation)(Parts(state), operation)  # type: ignore[arg-type]
     if made is None:
         return None
-    counts = [Settled.apply(count) for count in tensors(made)]
+    counts = [Binarized.apply(count) for count in tensors(made)]
     if all(bool(count.all()) for count in counts) or operation.name == "normalisation":
         return counts
     if operation.random or not isinstance(operation.function, OpOverload):
@@ -163,17 +163,17 @@ class Parts:
 
     def __init__(self, state: ReachState) -> None:
         self.factor, self.fixed, self.key = state.factor, state.fixed, state.key
-        self.countable, self.forbidden = True, dict[Key, Tensor]()
+        self.countable, self.always_neg_inf = True, dict[Key, Tensor]()
 
     def reach(self, tensor: Any) -> Tensor | None:
         """Where `tensor` may differ from zero, if that is not for its constant values to say."""
         return self.factor(tensor) if isinstance(tensor, Tensor) and not self.fixed(tensor) else None
 
-    def support(self, tensor: Any) -> Tensor | None:
+    def nonzero(self, tensor: Any) -> Tensor | None:
         """Where a factor or a bias may differ from zero."""
         return self.factor(tensor) if isinstance(tensor, Tensor) else None
 
-    bias = support
+    bias = nonzero
 
     def normalised(self, operation: Operation) -> Tensor:
         """Of what a normalisation scales: where one element is not zero, its group loses a mean and has no zeros."""
@@ -196,14 +196,14 @@ class Parts:
         """A sum differs from zero where its bias does."""
         return parts + bias
 
-    def settle(self, count: Tensor) -> Tensor:
+    def binarize(self, count: Tensor) -> Tensor:
         """A count as it is."""
         return count
 
     def multiplied(self, *_: Any) -> None:
         """Nothing is noted."""
 
-    met = allow = multiplied
+    record_sum = allow = multiplied
 
 
 def makes_zeros(state: ReachState, operation: Operation) -> bool:
@@ -227,17 +227,17 @@ def flat(value: Any) -> Sequence[Any]:
     return value if isinstance(value, (list, tuple)) else [value]
 
 
-def forbidden(state: ReachState, operation: Operation) -> Tensor | None:
+def always_neg_inf(state: ReachState, operation: Operation) -> Tensor | None:
     """Where a result is minus infinity for all data: by a constant that is added, or filled in where one says."""
     name, given = operation.name, operation.arguments
     if not operation.results or not operation.results[0].is_floating_point():
         return None
-    known = any(state.key(tensor) in state.forbidden for tensor in operation.given)
+    known = any(state.key(tensor) in state.always_neg_inf for tensor in operation.given)
     found: Any = None
     if name in ("add", "sub", "baddbmm", "addmm") and given.get("beta", 1):
         # of a product, what it is added to
         terms = operation.given if name == "add" else [t for t in [given["self"]] if isinstance(t, Tensor)]
-        parts = [minus_infinity(state, t) for t in terms if state.key(t) in state.forbidden or state.fixed(t)]
+        parts = [minus_infinity(state, t) for t in terms if state.key(t) in state.always_neg_inf or state.fixed(t)]
         if parts := [part for part in parts if part.any()]:
             found = added(operation.results[0], parts) > 0
     elif name in CHOICES or (known and moves(operation)):
@@ -263,6 +263,6 @@ def moved_infinity(state: ReachState, operation: Operation) -> Any:
 
 def minus_infinity(state: ReachState, tensor: Tensor) -> Tensor:
     """Where a tensor is minus infinity for all data."""
-    if (known := state.forbidden.get(state.key(tensor))) is not None:
+    if (known := state.always_neg_inf.get(state.key(tensor))) is not None:
         return known
     return tensor == -math.inf if state.fixed(tensor) else torch.zeros(tensor.shape, dtype=torch.bool)

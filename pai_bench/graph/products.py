@@ -57,7 +57,7 @@ def _added_product(state: ReachState, operation: Operation) -> Any:
     if (reach := state.reach(base)) is not None and scales.get("beta", 1):
         parts.append(reach)
     sum_ = added(operation.results[0], parts)
-    sum_ = sum_ if parts and sum_ is parts[0] else state.settle(sum_)
+    sum_ = sum_ if parts and sum_ is parts[0] else state.binarize(sum_)
     return with_biases(state, sum_, [base] if scales.get("beta", 1) else [])
 
 
@@ -97,9 +97,9 @@ def scaled(state: ReachState, operation: Operation, shaped: Callable[[Tensor, Te
     x, weight = operation.given[0], operation.arguments.get("weight")
     if (reach := state.normalised(operation)) is None:
         return ()
-    if (kept := state.support(weight)) is not None:
+    if (kept := state.nonzero(weight)) is not None:
         reach = reach * shaped(kept, x)
-    found, bias = state.settle(reach), operation.arguments.get("bias")
+    found, bias = state.binarize(reach), operation.arguments.get("bias")
     if isinstance(weight, Tensor):
         state.multiplied([weight], found)
     if (added_to_it := state.bias(bias)) is not None:

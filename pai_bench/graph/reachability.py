@@ -34,18 +34,18 @@ class Reach(ReachState):
     def _follow(self, operation: Operation) -> None:
         given = operation.given
         reached = any(self.reach(tensor) is not None for tensor in given)
-        found = nonzeros.supports(self, operation, reached=reached)
+        found = nonzeros.nonzeros_of(self, operation, reached=reached)
         reaches = list(tensors(rules.reaches(self, operation))) if reached else []
         if found and not operation.is_view:  # what is zero for all data does not depend on them
             reaches[: len(found)] = [r * s.detach() for r, s in zip(reaches, found, strict=False)]
-        forbidden = nonzeros.forbidden(self, operation)
-        if operation.in_place and self.forbidden:
+        always_neg_inf = nonzeros.always_neg_inf(self, operation)
+        if operation.in_place and self.always_neg_inf:
             memories = {self.key(result)[0] for result in operation.results}
-            self.forbidden = {where: old for where, old in self.forbidden.items() if where[0] not in memories}
-        if forbidden is not None:
-            self.forbidden[self.key(operation.results[0])] = forbidden
+            self.always_neg_inf = {where: old for where, old in self.always_neg_inf.items() if where[0] not in memories}
+        if always_neg_inf is not None:
+            self.always_neg_inf[self.key(operation.results[0])] = always_neg_inf
         if found or operation.in_place:
-            self._note_supports(operation, found, reached=reached)
+            self._note_nonzeros(operation, found, reached=reached)
         if rest := operation.results[len(reaches) :]:
             self._follow_values(operation, rest)
         for result, reach in zip(operation.results, reaches, strict=False):
@@ -58,17 +58,17 @@ class Reach(ReachState):
                 self._reaches[self.key(result)] = like(result, reach)
             self._sources[self.key(result)] = operation.module
 
-    def _note_supports(self, operation: Operation, found: Sequence[Tensor], *, reached: bool) -> None:
+    def _note_nonzeros(self, operation: Operation, found: Sequence[Tensor], *, reached: bool) -> None:
         """Note where results may differ from zero, and of which parameters they are made."""
         names = frozenset[str]() if reached else self.names(operation.given)
         if not found and any(map(self._known_memory, operation.results)):
             found = [torch.ones(result.shape) for result in operation.results]
         for result, support in zip(operation.results, found, strict=False):
             if operation.in_place:
-                self._overwrite_support(result, support, reached=reached)
+                self._overwrite_nonzero(result, support, reached=reached)
                 self._names[self.key(result)[:1]] = names | self.names([result])
             else:
-                self._supports[self.key(result)] = like(result, support)
+                self._nonzeros[self.key(result)] = like(result, support)
             self._names[self.key(result)] = names
             if rules.moves(operation) and any(self.key(tensor) in self._added for tensor in operation.given):
                 self._added.add(self.key(result))
@@ -102,29 +102,29 @@ class Reach(ReachState):
     def _known_memory(self, tensor: Tensor) -> bool:
         """Whether something is known of where the memory of `tensor` differs from zero."""
         memory = self.key(tensor)[0]
-        return memory in self._flat_supports or any(where[0] == memory for where in self._supports)
+        return memory in self._flat_nonzeros or any(where[0] == memory for where in self._nonzeros)
 
-    def _forget_supports(self, memory: int) -> None:
-        self._supports = {where: known for where, known in self._supports.items() if where[0] != memory}
-        self._flat_supports.pop(memory, None)
+    def _forget_nonzeros(self, memory: int) -> None:
+        self._nonzeros = {where: known for where, known in self._nonzeros.items() if where[0] != memory}
+        self._flat_nonzeros.pop(memory, None)
 
-    def _overwrite_support(self, tensor: Tensor, support: Tensor, *, reached: bool) -> None:
+    def _overwrite_nonzero(self, tensor: Tensor, support: Tensor, *, reached: bool) -> None:
         """Let what is known of what is written into `tensor` be known of all that share its memory.
 
         Reaches in that memory are written to as well, so that no gradient may be asked for by them.
         """
         memory = self.key(tensor)[0]
-        if (flat := self._flat_supports.get(memory)) is None:
+        if (flat := self._flat_nonzeros.get(memory)) is None:
             content = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())
             flat = (content != 0).float() if self.fixed(tensor) else torch.ones(content.shape)
-            for (storage, offset, shape, stride), known in self._supports.items():
+            for (storage, offset, shape, stride), known in self._nonzeros.items():
                 if storage == memory:
                     flat.as_strided(shape, stride, offset).copy_(known)
         else:
             flat = flat.clone()  # what was multiplied with it before keeps what it was
         flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).copy_(support.expand(tensor.shape))
-        self._forget_supports(memory)
-        self._flat_supports[memory] = flat.detach() if reached else flat
+        self._forget_nonzeros(memory)
+        self._flat_nonzeros[memory] = flat.detach() if reached else flat
 
 
 class Count(Reach):
@@ -145,7 +145,7 @@ class Count(Reach):
         count = sum(float(output.double().sum()) for output in self.outputs)
         return math.log10(count) + self.exponent * math.log10(2) if count else -math.inf
 
-    def settle(self, count: Tensor) -> Tensor:
+    def binarize(self, count: Tensor) -> Tensor:
         """`count`; when it becomes large, all counts are scaled."""
         peak = float(count.max()) if count.numel() else 0.0
         if peak > 2.0**90:  # and the largest product after this one stays in range

@@ -123,7 +123,7 @@ def moved(state: ReachState, operation: Operation) -> Any:
     found = move(operation, lambda tensor: reach_or_zero(state, tensor))
     if operation.name in PACKED:
         return found[0]
-    return state.settle(found) if sums(operation) else found
+    return state.binarize(found) if sums(operation) else found
 
 
 def sums(operation: Operation) -> bool:
@@ -145,7 +145,7 @@ def moved_and_reduced(state: ReachState, operation: Operation) -> Any:
     if isinstance(source, Tensor):
         reach = reach_or_zero(state, source)
         found = found.index_add(dim, index, reach) if indexed else found.scatter_add(dim, index, reach)
-    return state.settle(found)
+    return state.binarize(found)
 
 
 def reach_or_zero(state: ReachState, tensor: Tensor) -> Tensor:
@@ -160,12 +160,12 @@ def pointwise(state: ReachState, operation: Operation) -> Any:
     """Every element passes what it is made of."""
     given = operation.given
     reached = [tensor for tensor in given if state.reach(tensor) is not None]
-    settled = state.settle(added(operation.results[0], [reach_or_zero(state, tensor) for tensor in reached]))
+    binarized = state.binarize(added(operation.results[0], [reach_or_zero(state, tensor) for tensor in reached]))
     if len(reached) > 1:
         state.countable &= operation.name in ("add", "sub")
     if operation.name == "add" and len(reached) == 2 and reached[0].shape == reached[1].shape:
-        state.met(operation, reached, settled)
-    return with_biases(state, settled, [t for t in given if state.reach(t) is None])
+        state.record_sum(operation, reached, binarized)
+    return with_biases(state, binarized, [t for t in given if state.reach(t) is None])
 
 
 def added(result: Tensor, parts: Sequence[Tensor]) -> Tensor:
@@ -207,7 +207,7 @@ def _glu(state: ReachState, operation: Operation) -> Any:
     x, dim = operation.arguments["self"], operation.arguments["dim"]
     first, second = reach_or_zero(state, x).chunk(2, dim)
     state.countable = False
-    return state.settle(first + second * state.factor(x).chunk(2, dim)[0])
+    return state.binarize(first + second * state.factor(x).chunk(2, dim)[0])
 
 
 @rule("div", "true_divide")
@@ -217,7 +217,7 @@ def _quotient(state: ReachState, operation: Operation) -> Any:
     if not isinstance(b, Tensor) or (of_b := state.reach(b)) is None:
         return pointwise(state, operation)
     state.countable = False
-    return state.settle(added(operation.results[0], [reach_or_zero(state, a), of_b * state.factor(a)]))
+    return state.binarize(added(operation.results[0], [reach_or_zero(state, a), of_b * state.factor(a)]))
 
 
 # Reductions
@@ -231,13 +231,13 @@ def _reduction(state: ReachState, operation: Operation) -> Any:
     reach, dims = reach_or_zero(state, operation.arguments["self"]), operation.arguments.get("dim")
     if dims is None or dims == []:
         dims = list(range(reach.dim()))
-    settled = state.settle(reach.sum(dims) if reach.dim() else reach)
-    return [settled.reshape(result.shape) for result in operation.results]
+    binarized = state.binarize(reach.sum(dims) if reach.dim() else reach)
+    return [binarized.reshape(result.shape) for result in operation.results]
 
 
 @rule("cumsum", "cumprod", "logcumsumexp")
 def _cumulative(state: ReachState, operation: Operation) -> Any:
-    return state.settle(reach_or_zero(state, operation.arguments["self"]).cumsum(operation.arguments["dim"]))
+    return state.binarize(reach_or_zero(state, operation.arguments["self"]).cumsum(operation.arguments["dim"]))
 
 
 @rule("_softmax", "_log_softmax", "_safe_softmax", "sort", "topk", "argsort", "cummax", "cummin")
@@ -245,12 +245,12 @@ def _along(state: ReachState, operation: Operation) -> Any:
     """Every result along a dimension depends on all elements there; what is minus infinity passes nothing."""
     x, dim = operation.arguments["self"], operation.arguments.get("dim", -1)
     reach, state.countable = reach_or_zero(state, x), False
-    if "softmax" in operation.name and (banned := state.forbidden.get(state.key(x))) is not None:
+    if "softmax" in operation.name and (banned := state.always_neg_inf.get(state.key(x))) is not None:
         reach = reach * ~banned
         state.allow(operation.results[0], (~banned).float())
-        return state.settle(reach.sum(dim, keepdim=True)) * ~banned
-    settled = state.settle(reach.sum(dim, keepdim=True))
-    return [settled.expand(result.shape).clone() for result in operation.results]
+        return state.binarize(reach.sum(dim, keepdim=True)) * ~banned
+    binarized = state.binarize(reach.sum(dim, keepdim=True))
+    return [binarized.expand(result.shape).clone() for result in operation.results]
 
 
 # Windows
@@ -270,7 +270,7 @@ def _pool(state: ReachState, operation: Operation) -> Any:
         reach = F.pad(reach, (0, 0) * (count - 1 - i) + (p, after))
         windows = reach.unfold(dim, span, s).narrow(dim, 0, result.shape[dim])
         reach = windows[..., ::d].sum(-1)
-    return state.settle(reach)
+    return state.binarize(reach)
 
 
 def each(value: Any, count: int) -> list[int]:
@@ -287,12 +287,12 @@ def _adaptive_pool(state: ReachState, operation: Operation) -> Any:
     pool = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}[len(size)]
     share = reach.shape[-len(size) :].numel() / torch.Size(size).numel()
     # times the number of elements in a window, or more
-    return state.settle(pool(reach, size) * (share if state.countable else reach.shape[-len(size) :].numel()))
+    return state.binarize(pool(reach, size) * (share if state.countable else reach.shape[-len(size) :].numel()))
 
 
 @rule("view_as_complex")
 def _to_complex(state: ReachState, operation: Operation) -> Any:
-    return state.settle(reach_or_zero(state, operation.arguments["self"]).sum(-1))
+    return state.binarize(reach_or_zero(state, operation.arguments["self"]).sum(-1))
 
 
 @rule("view_as_real")
@@ -305,7 +305,7 @@ def resampled(state: ReachState, operation: Operation) -> Any:
     state.countable = False
     if "bicubic" in operation.name:  # weights of both signs
         return None
-    return state.settle(move(operation, lambda tensor: reach_or_zero(state, tensor)) * 1e6)
+    return state.binarize(move(operation, lambda tensor: reach_or_zero(state, tensor)) * 1e6)
 
 
 @rule("one_hot")
@@ -321,9 +321,9 @@ def _embedding(state: ReachState, operation: Operation) -> Any:
     indices, table = operation.arguments["indices"], operation.arguments["weight"]
     if (reach := state.reach(indices)) is None:
         return F.embedding(indices, reach_or_zero(state, table)) if state.fixed(indices) else None
-    through = torch.ones(table.shape[1]) if (kept := state.support(table)) is None else state.settle(kept.sum(0))
+    through = torch.ones(table.shape[1]) if (kept := state.nonzero(table)) is None else state.binarize(kept.sum(0))
     state.countable = False
-    found = state.settle(reach.unsqueeze(-1) * through)
+    found = state.binarize(reach.unsqueeze(-1) * through)
     state.multiplied([table], found)
     return found
 
@@ -333,7 +333,7 @@ def everything(state: ReachState, operation: Operation) -> Any:
     state.countable = False
     given = operation.given
     found = [reach for tensor in given if (reach := state.reach(tensor)) is not None]
-    ways = state.settle(total(found))
-    used = total([kept for tensor in given if (kept := state.support(tensor)) is not None])
+    ways = state.binarize(total(found))
+    used = total([kept for tensor in given if (kept := state.nonzero(tensor)) is not None])
     ways = state.used_with(ways, used)
     return [ways.expand(result.shape).clone() for result in operation.results]

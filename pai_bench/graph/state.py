@@ -1,7 +1,7 @@
 """What is known of the tensors of a traced network while its operations are followed, and what rules ask of it.
 
-Every tensor of a trace has a **reach** of its own shape: 1 where it depends on the input, 0 elsewhere. `settle` makes 0
-or 1 of every count, so that no depth or width overflows; gradients are settled the same way on their way back.
+Every tensor of a trace has a **reach** of its own shape: 1 where it depends on the input, 0 elsewhere. `binarize` makes
+0 or 1 of every count, so that no depth or width overflows; gradients are binarized the same way on their way back.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,7 +31,7 @@ class Sum(NamedTuple):
     result: Tensor
 
 
-class Settled(Function):
+class Binarized(Function):
     """1 where a count is positive and else 0, of counts forward and of counts backward."""
 
     @staticmethod
@@ -54,7 +54,7 @@ class ReachState:
         self.products: list[Product] = []
         self.sums: list[Sum] = []
         self.unknown: dict[str, str] = {}
-        self.forbidden: dict[Key, Tensor] = {}
+        self.always_neg_inf: dict[Key, Tensor] = {}
         """Where a tensor is minus infinity for all data."""
         self.computed: set[str] = set()
         """Parameters of which some weights are computed that may differ from zero where the parameter is removed."""
@@ -65,9 +65,9 @@ class ReachState:
         self._reaches: dict[Key, Tensor] = {}
         self._flats: dict[int, Tensor] = {}
         one = torch.ones(())
-        self._supports = {key(p): like(p, kept.get(name, one).expand(p.shape)) for name, p in parameters.items()}
-        self._flat_supports: dict[int, Tensor] = {}  # of whole memories that are written to in parts
-        self._added = set(self._supports)  # parameters, and what is moved of them: those that may be biases
+        self._nonzeros = {key(p): like(p, kept.get(name, one).expand(p.shape)) for name, p in parameters.items()}
+        self._flat_nonzeros: dict[int, Tensor] = {}  # of whole memories that are written to in parts
+        self._added = set(self._nonzeros)  # parameters, and what is moved of them: those that may be biases
         self._names = {key(parameters[name]): frozenset([name]) for name in kept}
         # keys, and for what is written in place and for parameters, memories
         self._varying: set[Key] = {key(p)[:1] for p in parameters.values() if p.is_floating_point() or p.is_complex()}
@@ -77,10 +77,10 @@ class ReachState:
         """What tells a tensor of the trace from another."""
         return self._keys.get(id(tensor)) or key(tensor)
 
-    def settle(self, count: Tensor) -> Tensor:
+    def binarize(self, count: Tensor) -> Tensor:
         """A reach, from counts of ways."""
-        settled: Tensor = Settled.apply(count)
-        return settled
+        binarized: Tensor = Binarized.apply(count)
+        return binarized
 
     def reach(self, tensor: Any) -> Tensor | None:
         """Where `tensor` depends on the input; None if nowhere."""
@@ -91,18 +91,18 @@ class ReachState:
             found = flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
         return found
 
-    def support(self, tensor: Any) -> Tensor | None:
+    def nonzero(self, tensor: Any) -> Tensor | None:
         """Where `tensor` may differ from zero, if something is known of that: kept weights, and allowed attention."""
         if not isinstance(tensor, Tensor):
             return None
         where = self.key(tensor)
-        if (found := self._supports.get(where)) is None and (flat := self._flat_supports.get(where[0])) is not None:
+        if (found := self._nonzeros.get(where)) is None and (flat := self._flat_nonzeros.get(where[0])) is not None:
             found = flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
         return found
 
     def bias(self, tensor: Any) -> Tensor | None:
         """What is kept of `tensor`, if it is a parameter, or moved from one, that can be pruned."""
-        support = self.support(tensor)
+        support = self.nonzero(tensor)
         return support if support is not None and support.requires_grad and self.key(tensor) in self._added else None
 
     def factor(self, tensor: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class ReachState:
 
         What is not fixed passes where something is known of it, else everything.
         """
-        if (support := self.support(tensor)) is not None:
+        if (support := self.nonzero(tensor)) is not None:
             return support
         return (tensor != 0).float() if self.fixed(tensor) else torch.ones(tensor.shape)
 
@@ -134,9 +134,9 @@ class ReachState:
             if (reach := self.reach(factor)) is not None:
                 parts.append(function(*(reach if i == j else self.factor(f) for j, f in enumerate(factors))))
         self.countable &= len(parts) == 1
-        settled = self.settle(sum(parts[1:], parts[0]))
-        self.multiplied(factors, settled)
-        return settled
+        binarized = self.binarize(sum(parts[1:], parts[0]))
+        self.multiplied(factors, binarized)
+        return binarized
 
     def used_with(self, reach: Tensor, kept: Tensor) -> Tensor:
         """`reach` as it is, with a gradient for what is `kept` beside it."""
@@ -149,7 +149,7 @@ class ReachState:
 
     def allow(self, tensor: Tensor, allowed: Tensor) -> None:
         """Note where attention is not forbidden."""
-        self._supports[self.key(tensor)] = allowed
+        self._nonzeros[self.key(tensor)] = allowed
 
     def multiplied(self, factors: Sequence[Tensor], reach: Tensor) -> None:
         """Note that `reach` is what comes out of a product."""
@@ -160,14 +160,14 @@ class ReachState:
 
     def _note_computed(self, tensor: Tensor) -> None:
         """Note the parameters of which a weight is computed that has fewer zeros than they."""
-        support = None if self.key(tensor) in self._added else self.support(tensor)
+        support = None if self.key(tensor) in self._added else self.nonzero(tensor)
         if support is not None and self.reach(tensor) is None:
             for name in self.names([tensor]):
                 kept = self._kept[name]
                 if kept.numel() == support.numel() and int(support.count_nonzero()) > int(kept.count_nonzero()):
                     self.computed.add(name)
 
-    def met(self, operation: Operation, branches: Sequence[Tensor], reach: Tensor) -> None:
+    def record_sum(self, operation: Operation, branches: Sequence[Tensor], reach: Tensor) -> None:
         """Note that two tensors are added."""
         found = [None if (branch := self.reach(t)) is None else branch.detach().clone() for t in branches]
         sources = [self._sources.get(self.key(tensor), "the input") for tensor in branches]

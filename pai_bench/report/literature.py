@@ -62,7 +62,7 @@ class Beside:
         return "yes" if abs(self.difference) <= half else "no"
 
 
-def beside(comparison: Comparison) -> list[Beside]:
+def match_published(comparison: Comparison) -> list[Beside]:
     """What is published of the network, data set, criteria and sparsities of a comparison."""
     numbers = [p for p in published() if (p.data, p.model) == (comparison.facts.data, comparison.model)]
     if not comparison.trained or not numbers:

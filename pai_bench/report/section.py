@@ -97,7 +97,7 @@ def details(title: str, text: str) -> str:
 
 def against_literature(comparison: Comparison) -> list[str]:
     """Published numbers of the same network, data, criteria and sparsities, if there are any."""
-    found = literature.beside(comparison)
+    found = literature.match_published(comparison)
     if not found:
         return []
     return [

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pai_bench.experiment.mask_summary import left_of
+from pai_bench.experiment.mask_summary import summarize_mask
 from pai_bench.graph.connectivity import connectivity
 from pai_bench.graph.flops import Flops
 from pai_bench.masks import Mask
@@ -22,7 +22,7 @@ def network() -> nn.Module:
 def test_without_paths_and_operations() -> None:
     first = torch.tensor([[True, False], [False, True], [False, False]])
     mask = Mask({"0.weight": first, "0.bias": torch.zeros(3).bool(), "1.weight": torch.zeros(1, 3).bool()})
-    found = left_of(network(), mask, None, None, NAMES)
+    found = summarize_mask(network(), mask, None, None, NAMES)
     assert found.not_prunable == 1
     assert found.achieved_sparsity == 1 - 2 / 12
     assert unpack(found.mask or "", 12).nonzero()[0].tolist() == [0, 3]
@@ -44,20 +44,20 @@ def test_with_paths_and_operations() -> None:
     masks["1.weight"] = torch.tensor([[False, True, False]])
     model, mask = network(), Mask(masks)
     links = connectivity(model, mask, torch.zeros(1, 2))
-    found = left_of(model, mask, links, Flops(18, {"0.weight": 12}), NAMES)
+    found = summarize_mask(model, mask, links, Flops(18, {"0.weight": 12}), NAMES)
     assert (found.flops, found.connected, found.dead_layers) == (18, True, ())
     assert found.achieved_sparsity == pytest.approx(1 - 6 / 9)
     assert found.effective_sparsity == pytest.approx(1 - 2 / 9)
     assert [(one.kept, one.effective, one.flops) for one in found.layers] == [(5, 1, 12), (1, 1, 0)]
     cut = Mask(masks | {"1.weight": torch.zeros(1, 3).bool()})
-    found = left_of(model, cut, connectivity(model, cut, torch.zeros(1, 2)), None, NAMES)
+    found = summarize_mask(model, cut, connectivity(model, cut, torch.zeros(1, 2)), None, NAMES)
     assert (found.connected, found.first_cut, found.dead_layers) == (False, "1.weight", tuple(NAMES))
 
 
 def test_the_dense_network_keeps_everything() -> None:
     model = network()
     whole = Mask.whole({name: model.get_parameter(name) for name in NAMES})
-    found = left_of(model, None, connectivity(model, whole, torch.zeros(1, 2)), None, NAMES)
+    found = summarize_mask(model, None, connectivity(model, whole, torch.zeros(1, 2)), None, NAMES)
     assert (found.mask, found.achieved_sparsity, found.effective_sparsity) == (None, 0.0, 0.0)
     assert [(one.kept, one.effective) for one in found.layers] == [(6, 6), (3, 3)]
     assert found.not_prunable == 4

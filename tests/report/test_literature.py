@@ -23,7 +23,7 @@ def test_published_numbers_stand_beside_ours() -> None:
     mnist = {"trial": {"data": "mnist", "model": "lenet-300-100"}}
     records = [drawn("snip", 0.98, seed, 0.970 + 0.002 * seed, **mnist) for seed in range(3)]
     (comparison,) = comparisons(as_frame(records))
-    (found,) = literature.beside(comparison)
+    (found,) = literature.match_published(comparison)
     assert found.theirs.accuracy == pytest.approx(97.6)  # 2.4 % error in SNIP's Table 1
     assert found.theirs.best_on_test
     assert found.ours == found.best
@@ -31,7 +31,7 @@ def test_published_numbers_stand_beside_ours() -> None:
     # s = 0.2 points; t(0.975, 2) s sqrt(1/3 + 1) = 0.994
     assert found.inside == "yes"
     worse = [drawn("snip", 0.98, seed, 0.960 + 0.002 * seed, **mnist) for seed in range(3)]
-    assert literature.beside(next(iter(comparisons(as_frame(worse)))))[0].inside == "no"
+    assert literature.match_published(next(iter(comparisons(as_frame(worse)))))[0].inside == "no"
     text = write_report(stored("r", records), Path("r.md")).read_text()
     assert (
         "| snip | 0.98 | 97.20 ± 0.20 (3) | 97.20 ± 0.20 (3) | 97.60 | max over kept checkpoints | -0.40 | yes |"
@@ -53,7 +53,7 @@ def test_published_numbers_stand_beside_ours() -> None:
 def test_too_few_seeds_are_inside_nothing(accuracies: list[float], said: str) -> None:
     trial = {"data": "mnist", "model": "lenet-300-100"}
     records = [drawn("snip", 0.98, seed, accuracy, trial=trial) for seed, accuracy in enumerate(accuracies)]
-    (found,) = literature.beside(next(iter(comparisons(as_frame(records)))))
+    (found,) = literature.match_published(next(iter(comparisons(as_frame(records)))))
     assert found.inside == said
     assert f"| {said} |" in write_report(stored("r", records), Path("r.md")).read_text()
 
@@ -63,7 +63,7 @@ def test_a_spread_of_less_than_an_image_is_raised_to_one() -> None:
     setting: dict[str, Any] = {"trial": {"data": "mnist", "model": "lenet-300-100"}}
     setting["provenance"] = {"data": {"test": 10_000}}
     records = [drawn("snip", 0.98, seed, 0.9759, curve=(), **setting) for seed in range(3)]
-    (found,) = literature.beside(next(iter(comparisons(as_frame(records)))))
+    (found,) = literature.match_published(next(iter(comparisons(as_frame(records)))))
     assert found.ours.deviation == pytest.approx(0)
     assert found.resolution == pytest.approx(0.01)
     assert found.inside == "yes"
@@ -136,13 +136,13 @@ def test_no_number_stands_beside_another_network_or_criterion(
 ) -> None:
     trial = {"data": data, "model": model}
     (comparison,) = comparisons(as_frame([drawn(criterion, sparsity, seed, 0.9, trial=trial) for seed in range(3)]))
-    assert literature.beside(comparison) == []
+    assert literature.match_published(comparison) == []
 
 
 def test_networks_of_a_paper_stand_under_our_name() -> None:
     trial = {"data": "tiny-imagenet", "model": "vgg-16-bn-tiny"}
     (comparison,) = comparisons(as_frame([drawn("snip", 0.9, seed, 0.5, trial=trial) for seed in range(3)]))
-    (found,) = literature.beside(comparison)
+    (found,) = literature.match_published(comparison)
     assert found.theirs.source.startswith("arXiv:2006.05467")
 
 
@@ -162,7 +162,7 @@ def test_published_numbers_stand_beside_either_mode_of_batch_norm(name: str, sch
     """Codes of one criterion disagree on it; the option is named."""
     trial = {"data": "cifar10", "model": "vgg-16-bn"}
     records = [drawn(name, 0.9, seed, 0.9, schedule=schedule, trial=trial) for seed in range(3)]
-    found = literature.beside(comparisons(as_frame(records))[0])
+    found = literature.match_published(comparisons(as_frame(records))[0])
     assert [one.method for one in found] == [name] * told
     text = write_report(stored("r", records), Path("r.md")).read_text()
     plain, options = name.partition(":")[0], name.partition(":")[2].replace(":", " and ")
@@ -196,11 +196,11 @@ def test_other_uses_of_a_criterion_do_not_stand_beside_published_numbers() -> No
     trial: dict[str, Any] = {"data": "mnist", "model": "lenet-300-100"}
     for change in ({"scope": "layerwise"}, {"target": "effective"}, {"variant": "shuffle"}, {"min_per_layer": 1}):
         (comparison,) = comparisons(as_frame([drawn("snip", 0.98, 0, 0.97, trial=trial | change)]))
-        assert literature.beside(comparison) == []
+        assert literature.match_published(comparison) == []
     iterative = drawn("snip", 0.98, 0, 0.97, trial=trial, schedule="linear:steps=3")
-    assert literature.beside(comparisons(as_frame([iterative]))[0]) == []
+    assert literature.match_published(comparisons(as_frame([iterative]))[0]) == []
     (comparison,) = comparisons(as_frame([drawn("snip", 0.9, 0, 0.97, trial=trial | {"score_batch": 100})]))
-    notes = [one.theirs.note for one in literature.beside(comparison)]
+    notes = [one.theirs.note for one in literature.match_published(comparison)]
     assert "score batch 100" in notes
     assert not {"score batch 1", "score batch 1000"} & set(notes)
 
@@ -209,7 +209,7 @@ def test_other_uses_of_a_criterion_do_not_stand_beside_published_numbers() -> No
 def test_published_sparsities_are_those_that_leave_as_much(ours: float, known: bool) -> None:
     trial = {"data": "cifar10", "model": "vgg-16-bn"}
     (comparison,) = comparisons(as_frame([drawn("snip", ours, 0, 0.9, trial=trial)]))
-    found = {one.theirs.sparsity for one in literature.beside(comparison)}
+    found = {one.theirs.sparsity for one in literature.match_published(comparison)}
     assert all(abs(1 - (1 - one) / (1 - ours)) < 0.011 for one in found)
     assert bool(found) == known
 
@@ -224,14 +224,14 @@ def table_3(law: str, **trial: object) -> list[Record]:
 def test_published_numbers_stand_beside_the_same_initialisations() -> None:
     for law in ("rn", "tn", "vs-x", "vs-h"):
         (comparison,) = comparisons(as_frame(table_3(law)))
-        (found,) = literature.beside(comparison)
+        (found,) = literature.match_published(comparison)
         assert f"score initialisation {law}; training initialisation vs-x" in found.theirs.note
     for records in (table_3("rn", init="own"), table_3("rn", label_noise=0.5), table_3("rn", validation=0.1)):
-        assert literature.beside(comparisons(as_frame(records))[0]) == []
+        assert literature.match_published(comparisons(as_frame(records))[0]) == []
     redrawn = table_3("redrawn", init="own")
-    assert len(literature.beside(comparisons(as_frame(redrawn))[0])) == 1
+    assert len(literature.match_published(comparisons(as_frame(redrawn))[0])) == 1
     plain = [drawn("snip", 0.9, 0, 0.98, trial={"data": "mnist", "model": "lenet-300-100"})]
-    notes = [one.theirs.note for one in literature.beside(comparisons(as_frame(plain))[0])]
+    notes = [one.theirs.note for one in literature.match_published(comparisons(as_frame(plain))[0])]
     assert notes == ["score batch 100"]
 
 
@@ -241,30 +241,30 @@ def test_another_initialisation_of_ours_is_named() -> None:
     for init in ("own", "openlth"):
         records = [drawn("snip", 0.9, seed, 0.9, trial=setting | {"init": init}) for seed in range(3)]
         (comparison,) = comparisons(as_frame(records))
-        found = literature.beside(comparison)
+        found = literature.match_published(comparison)
         assert len(found) == 1
         lines = [line for line in literature.protocols(found, comparison) if "Ours start from weights drawn by" in line]
         assert [line.split("`")[1] for line in lines] == ["openlth"] * (init == "openlth")
     (stated,) = comparisons(as_frame(table_3("rn")))
-    assert not any("Ours start" in line for line in literature.protocols(literature.beside(stated), stated))
+    assert not any("Ours start" in line for line in literature.protocols(literature.match_published(stated), stated))
 
 
 def test_numbers_of_one_paper_are_by_the_protocol_that_their_note_names() -> None:
     (adam,) = comparisons(as_frame(table_3("rn")))
-    assert [one.theirs.protocol for one in literature.beside(adam)] == ["snip-mnist-adam"]
-    (text,) = list(literature.protocols(literature.beside(adam), adam))[1:]
+    assert [one.theirs.protocol for one in literature.match_published(adam)] == ["snip-mnist-adam"]
+    (text,) = list(literature.protocols(literature.match_published(adam), adam))[1:]
     assert "Adam, learning rate 0.001" in text
     assert "weight decay 0," in text
     (length,) = (one.split(", ")[0] for one in [adam.protocol])
     assert "What differs: Adam, learning rate 0.001" in text
     assert "ours: SGD, learning rate 0.1" in text
     assert length not in text.partition("What differs")[2]  # it is the same
-    same = [dataclasses.replace(literature.beside(adam)[0], theirs=quoted.published()[0])]
+    same = [dataclasses.replace(literature.match_published(adam)[0], theirs=quoted.published()[0])]
     assert [line[-18:] for line in literature.protocols(same, dataclasses.replace(adam, train_fraction=0.9))][-1:] == [
         "Ours are the same."
     ]
     plain = [drawn("snip", 0.95, 0, 0.98, trial={"data": "mnist", "model": "lenet-300-100"})]
-    assert [p.theirs.protocol for p in literature.beside(comparisons(as_frame(plain))[0])] == ["snip-mnist"]
+    assert [p.theirs.protocol for p in literature.match_published(comparisons(as_frame(plain))[0])] == ["snip-mnist"]
     assert {p.protocol for p in quoted.published() if "2512.07142" in p.source} == {None}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pai_bench.report import metrics, rankings, versus
+from pai_bench.report import folder_diff, metrics, rankings
 from pai_bench.report.figures.style import canvas
 from pai_bench.report.page import page, write_report
 from pai_bench.report.summary import comparisons
@@ -37,7 +37,7 @@ def test_each_setting_has_a_section_with_a_name_of_its_own() -> None:
 
 
 def test_two_folders_are_compared_setting_by_setting() -> None:
-    found = versus.changes(mixed(), mixed(lower=0.2))
+    found = folder_diff.changes(mixed(), mixed(lower=0.2))
     assert {change.before.count for change in found} == {3}
     assert {change.data for change in found if change.beyond} == {"digits"}
     assert len(found) == 4 * 3

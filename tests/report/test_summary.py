@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from pai_bench.experiment.settings import TrainingSettings, unusual
-from pai_bench.report import known, tables, versus
+from pai_bench.report import folder_diff, known, tables
 from pai_bench.report.figures import style
 from pai_bench.report.similarity import similarity
 from pai_bench.report.summary import Cell, comparisons, method_labels, mostly, plural, resolution
@@ -159,7 +159,7 @@ def both() -> tuple[list[Record], list[Record]]:
 
 
 def test_a_whole_comparison_of_two_folders() -> None:
-    text = versus.page(*both(), left_out=["trials/x.json could not be read"])
+    text = folder_diff.page(*both(), left_out=["trials/x.json could not be read"])
     title, said, caption, table, where, lines = text.split("\n\n")
     assert title == "# Two results folders side by side"
     assert said == (
@@ -191,9 +191,9 @@ def test_a_whole_comparison_of_two_folders() -> None:
 
 def test_cells_without_a_trial_that_did_not_fail() -> None:
     failed, done = record("snip", 0.9, 0, None), record("snip", 0.9, 0, 0.5)
-    assert versus.table(versus.changes([failed], [done]))[1][4:9] == ["0", "–", "–", "–", "–"]
-    assert versus.changes([done], [record("er", 0.9, 0, 0.5)]) == []
-    text = versus.page([done], [record("er", 0.9, 0, 0.5, provenance={"commit": None})])
+    assert folder_diff.table(folder_diff.changes([failed], [done]))[1][4:9] == ["0", "–", "–", "–", "–"]
+    assert folder_diff.changes([done], [record("er", 0.9, 0, 0.5)]) == []
+    text = folder_diff.page([done], [record("er", 0.9, 0, 0.5, provenance={"commit": None})])
     assert "| data |" not in text
     assert "; commit unknown\n" in text
 

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from pai_bench.cli.entry import main
-from pai_bench.report import versus
+from pai_bench.report import folder_diff
 from pai_bench.results import Record
 from tests.report.records import altered, record, stored
 from tests.report.test_pairs import full
@@ -24,13 +24,13 @@ def shifted(records: list[Record], model: str, points: float) -> list[Record]:
 
 def test_two_folders_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
     records = full()
-    found = versus.changes(records, records)
+    found = folder_diff.changes(records, records)
     assert len(found) == 2 * 7
     assert all(one.identical and not one.beyond and one.slower["train_seconds"] == 1 for one in found)
-    found = versus.changes(records, shifted(records, "net", 20))
+    found = folder_diff.changes(records, shifted(records, "net", 20))
     assert {one.model for one in found if one.beyond} == {"net"}
     assert all(one.difference == pytest.approx(20) for one in found if one.beyond)
-    assert not any(one.beyond for one in versus.changes(records, shifted(records, "net", 0.1)))
+    assert not any(one.beyond for one in folder_diff.changes(records, shifted(records, "net", 0.1)))
     lost = [*records[1:], record("snip", 0.99, 7, 0.5)]
     stored("a", records)
     stored("b", shifted(lost, "other", -20))
@@ -45,29 +45,29 @@ def test_two_folders_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_change_of_status_is_said() -> None:
     before = [record("snip", 0.9, seed, 0.9) for seed in range(2)]
     after = [before[0], record("snip", 0.9, 1, None)]
-    (change,) = versus.changes(before, after)
+    (change,) = folder_diff.changes(before, after)
     assert change.status == "1 done to failed"
-    assert "1 done to failed" in versus.table([change])[1][-1]
+    assert "1 done to failed" in folder_diff.table([change])[1][-1]
 
 
 def test_accuracies_without_spread_show_no_change() -> None:
     """Equal in all seeds on both sides: nothing says how much they would vary. With a spread, the same is a change."""
     before, after = ([record("snip", 0.9, seed, a) for seed in range(5)] for a in (0.9, 0.5))
-    (change,) = versus.changes(before, after)
+    (change,) = folder_diff.changes(before, after)
     assert change.difference == pytest.approx(-40)
     assert math.isnan(change.p)
     assert not change.beyond
-    assert "1 cell could not be tested" in versus.verdict([change], before, after)
-    assert versus.changes(before, before)[0].p == 1
+    assert "1 cell could not be tested" in folder_diff.verdict([change], before, after)
+    assert folder_diff.changes(before, before)[0].p == 1
     moved = [record("snip", 0.9, seed, 0.5 + 0.01 * seed) for seed in range(5)]
-    assert versus.changes(before, moved)[0].beyond
+    assert folder_diff.changes(before, moved)[0].beyond
 
 
 @pytest.mark.parametrize(("seeds", "told"), [(2, False), (3, False), (5, False), (6, True)])
 def test_seeds_at_chance_say_little(seeds: int, told: bool) -> None:
     before = [record("snip", 0.9, seed, 0.95 + 0.004 * seed) for seed in range(seeds)]
     after = [record("snip", 0.9, seed, 0.1) for seed in range(seeds)]
-    (change,) = versus.changes(before, after)
+    (change,) = folder_diff.changes(before, after)
     assert change.beyond is told
     assert told or math.isnan(change.p)
     if told:
@@ -77,26 +77,26 @@ def test_seeds_at_chance_say_little(seeds: int, told: bool) -> None:
 def test_rounding_is_no_change_at_chance_either() -> None:
     before = np.linspace(10, 90, 6)
     for fallen in (True, False):
-        assert versus.p_value(before, np.nextafter(before, 200), 0.2, fallen=fallen) > 0.99
+        assert folder_diff.p_value(before, np.nextafter(before, 200), 0.2, fallen=fallen) > 0.99
 
 
 def test_accuracies_of_zero_on_both_sides_are_no_change() -> None:
     """Where rounding is nothing, too."""
     nothing = np.zeros(3)
-    assert versus.p_value(nothing, nothing, 0.0, fallen=False) == 1
+    assert folder_diff.p_value(nothing, nothing, 0.0, fallen=False) == 1
 
 
 def test_what_the_signed_ranks_cannot_show_is_said() -> None:
     """Two cells take seven seeds."""
     before = [record("snip", s, seed, 0.95 + 0.004 * seed) for s in (0.9, 0.95) for seed in range(6)]
     after = [record("snip", s, seed, 0.1) for s in (0.9, 0.95) for seed in range(6)]
-    found = versus.changes(before, after)
+    found = folder_diff.changes(before, after)
     assert not any(one.beyond for one in found)
     assert (
         "In 2 cells seeds are at chance or disconnected, and the signed-rank test decides: after correction it takes 7 "
-        in versus.verdict(found, before, after)
+        in folder_diff.verdict(found, before, after)
     )
-    assert "signed-rank test decides" not in versus.verdict(found[:1], before, after)
+    assert "signed-rank test decides" not in folder_diff.verdict(found[:1], before, after)
 
 
 def test_a_spread_of_less_than_an_image_is_raised_to_one() -> None:
@@ -105,7 +105,7 @@ def test_a_spread_of_less_than_an_image_is_raised_to_one() -> None:
         [record("snip", 0.9, seed, n / 450) for seed, n in enumerate(counts)]
         for counts in ((405, 405, 406), (406, 407, 407))
     )
-    (change,) = versus.changes(before, after)
+    (change,) = folder_diff.changes(before, after)
     floor = math.sqrt(0.5)
     expected = stats.ttest_ind_from_stats(1216 / 3, floor, 3, 1220 / 3, floor, 3, equal_var=False).pvalue
     assert change.p == pytest.approx(expected)
@@ -113,7 +113,7 @@ def test_a_spread_of_less_than_an_image_is_raised_to_one() -> None:
 
 
 def test_one_seed_cannot_be_told_from_chance() -> None:
-    (change,) = versus.changes([record("snip", 0.9, 0, 0.9)], [record("snip", 0.9, 0, 0.1)])
+    (change,) = folder_diff.changes([record("snip", 0.9, 0, 0.9)], [record("snip", 0.9, 0, 0.1)])
     assert math.isnan(change.p)
     assert not change.beyond
 
