@@ -170,3 +170,11 @@ def test_score_batches() -> None:
     with pytest.raises(pb.UserError, match="a score batch of 0 does not fit 30 training examples of places"):
         drawn(0)
     assert len(drawn(1)[0]) == 1
+
+
+def test_a_channel_that_never_changes_becomes_zero_and_no_other_is_scaled_by_it() -> None:
+    inputs = torch.stack([torch.full((8, 3, 3), 7), torch.arange(72).reshape(8, 3, 3)], 1).to(torch.uint8)
+    found = pb.DataSet("d", Split(inputs, torch.arange(8) % 2), Split(inputs + 1, torch.arange(8) % 2))
+    assert not found.normalised(found.train.inputs)[:, 0].any()
+    assert torch.equal(found.normalised(found.test.inputs)[:, 0], torch.ones(8, 3, 3))  # one above it, over 1
+    assert found.normalised(found.train.inputs)[:, 1].std(correction=0).item() == pytest.approx(1)

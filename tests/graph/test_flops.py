@@ -150,3 +150,10 @@ def test_a_trace_of_two_examples_counts_one() -> None:
     assert len(links.trace.input) == 2
     assert links.flops.by_weight == {"0.weight": 2 * 5 * 4, "2.weight": 2 * 4 * 3}
     assert links.flops.total == 64
+
+
+def test_a_count_leaves_nothing_in_the_network() -> None:
+    model = nn.Sequential(nn.Linear(5, 4), nn.Dropout(), nn.Linear(4, 3))
+    flops(model, torch.zeros(1, 5))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert all(module.training for module in model.modules())

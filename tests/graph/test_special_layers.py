@@ -234,3 +234,10 @@ def test_a_compiled_part_can_be_scored_though_it_cannot_be_followed() -> None:
     assert sum(mask.kept_per_layer().values()) == 18
     with pytest.raises(pb.UserError, match=r"'1' is compiled by torch\.jit"):
         pb.connectivity(model, mask, torch.zeros(1, 6))
+
+
+def test_one_hot_codes_of_a_number_that_the_data_decide_are_refused() -> None:
+    model = Net(lambda n, x: n.b(F.one_hot(x).float().flatten(1)), b=nn.Linear(21, 3))
+    mask = {"b.weight": torch.ones(3, 21, dtype=torch.bool)}
+    with pytest.raises(pb.UserError, match="different things for different data"):
+        pb.connectivity(model, mask, torch.arange(3)[None] * 3)
