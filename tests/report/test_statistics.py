@@ -19,6 +19,7 @@ from pai_bench.report.statistics import (
     least_signed_rank,
     ranks,
     seeds_needed,
+    shares,
     signed_rank,
     signed_ranks,
 )
@@ -281,3 +282,32 @@ def test_bootstrap_intervals_of_tied_values(count: int, ones: int) -> None:
     found = estimate(x)
     assert found.kind == "BCa"
     assert (found.low, found.high) == pytest.approx(tuple(expected), abs=0.4 / count)
+
+
+@pytest.mark.parametrize(
+    "values", [[0.1] * 3 + [0.2] * 4 + [0.3, 0.5, 0.9], [0.11, 0.12, 0.15, 0.2, 0.22] * 2 + [0.9, 0.95]]
+)
+def test_the_bootstrapped_interval_by_its_formula(values: list[float]) -> None:
+    """Step by step, over the same resamples: bias by the share below the mean, acceleration by the jackknife."""
+    n, mean = len(values), math.fsum(values) / len(values)
+    means = sorted(math.fsum(share * value for share, value in zip(row, values, strict=True)) for row in shares(n))
+    close = 1e-12
+    below = sum(m < mean - close for m in means) + sum(abs(m - mean) <= close for m in means) / 2
+    z0 = stats.norm.ppf(below / len(means))
+    left_out = [(math.fsum(values) - value) / (n - 1) for value in values]
+    deviations = [math.fsum(left_out) / n - one for one in left_out]
+    a = math.fsum(d**3 for d in deviations) / (6 * math.fsum(d**2 for d in deviations) ** 1.5)
+    wide = math.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1)
+    found = estimate(values)
+    assert found.kind == "BCa"
+    for end, z in ((found.low, -wide), (found.high, wide)):
+        share = stats.norm.cdf(z0 + (z0 + z) / (1 - a * (z0 + z)))
+        place = share * (len(means) - 1)
+        lower = means[int(place)]
+        assert end == pytest.approx(lower + (means[int(place) + 1] - lower) * (place % 1), abs=1e-9)
+
+
+def test_ranks_of_a_single_method_tell_nothing() -> None:
+    found = ranks(["snip"], [[0.5], [0.6]])
+    assert math.isnan(found.critical)
+    assert math.isnan(found.p)

@@ -281,3 +281,9 @@ def test_a_row_by_hand() -> None:
 def test_what_is_pruned_in_words(trial: dict[str, Any], words: str) -> None:
     assert record("snip", 0.9, 0, 0.5, trial=trial).row()["prunable"] == words
     assert record(None, 0.0, 0, 0.5, trial=trial).row()["prunable"] is None
+
+
+def test_a_search_whose_trial_has_another_type_is_refused() -> None:
+    found = collapse()
+    with pytest.raises(ValueError, match="seed"):
+        dataclasses.replace(found, trial={**found.trial, "seed": "one"}).check()
