@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,17 @@ from pai_bench.masks.selection import apportion, kept_count
 from pai_bench.networks.layers import Prunable, prunable_parameters
 from pai_bench.pruning.options import PruningOptions
 from pai_bench.pruning.repair import effective_only, with_effective_count
-from pai_bench.scoring import Batch, Criterion, Scorer, Scores
+from pai_bench.scoring import Batch, BatchLike, Criterion, Scorer, Scores, get_criterion
+from pai_bench.scoring.batch import as_batch
 from pai_bench.scoring.prunable import scored as scored_parameters
 from pai_bench.scoring.redraw import Draw
 from pai_bench.support import transfers
 from pai_bench.support.errors import CriterionError, UserError
 
 logger = logging.getLogger(__name__)
+
+SINGLE = ("none", "reinit", "invert")
+"""Kinds of variants that a single cut can be of."""
 
 
 class Pruner:
@@ -36,16 +40,18 @@ class Pruner:
     def __init__(
         self,
         model: nn.Module,
-        criterion: Criterion,
+        criterion: str | Criterion,
         options: PruningOptions | None = None,
         *,
         prunable: Prunable | None = None,
         draw: Draw | None = None,
         seed: int = 0,
     ) -> None:
-        self.model, self.criterion, self.seed = model, criterion, seed
-        self.options = (PruningOptions() if options is None else options).of(criterion)
+        self.model, self.criterion, self.seed = model, get_criterion(criterion), seed
+        self.options = (PruningOptions() if options is None else options).of(self.criterion)
         self.mask: Mask | None = None
+        self._state: dict[str, Any] = {}
+        """What the criterion keeps from cut to cut."""
         self._prunable, self._draw = prunable, draw
         self._scorer: Scorer | None = None
         self._division: Division | None = None
@@ -62,14 +68,29 @@ class Pruner:
             self._scorer.__exit__(None)
             self._scorer = None
 
-    def cut(self, batch: Batch, density: float) -> Mask:
-        """Score the network under the current mask, and keep so large a share of its connections, in (0, 1]."""
-        self._cut(batch, density)
+    def cut(self, batch: BatchLike, density: float) -> Mask:
+        """Score the network under the current mask, and keep so large a share of its connections, in (0, 1].
+
+        UserError for options of a whole pruning: a target or repair, and variants that shuffle or take a quota.
+        """
+        if not 0 < density <= 1:
+            raise UserError(f"density {density:g} is outside (0, 1]: it is the share of connections that is kept")
+        variant = self.options.variant
+        if self.options.target != "direct" or self.options.repair != "none" or variant.kind not in SINGLE:
+            raise UserError(f"a single cut has no target, repair or variant {variant}: Pruner.to makes all cuts")
+        self._cut(as_batch(batch), density)
         assert self.mask is not None
         return self.mask
 
-    def to(self, batch: Batch, sparsity: float) -> Mask:
-        """The mask of a sparsity, after all cuts of the schedule from the whole network on."""
+    def to(self, batch: BatchLike, sparsity: float) -> Mask:
+        """The mask of a sparsity in [0, 1), after all cuts of the schedule from the whole network on."""
+        if not 0 <= sparsity < 1:
+            raise UserError(f"sparsity {sparsity:g} is outside [0, 1): it is the share of weights removed")
+        self.mask = self._all_cuts(as_batch(batch), sparsity)
+        self._division = None
+        return self.mask
+
+    def _all_cuts(self, batch: Batch, sparsity: float) -> Mask:
         options, example = self.options, batch.inputs[:1]
         if self._prunable is None:
             self._prunable = scored_parameters(self.model, example, biases=self.criterion.biases)
@@ -91,7 +112,7 @@ class Pruner:
     def _to(self, batch: Batch, sparsity: float, links: Connections | None) -> Mask:
         """All cuts, from the whole network; with `links`, no connection is kept that lies on no path."""
         self.renew()
-        self.mask, variant = None, self.options.variant
+        self.mask, self._state, variant = None, {}, self.options.variant
         if variant.quota is not None:
             reference = Pruner(
                 self.model, variant.quota, prunable=list(self.scorer(batch).shapes), draw=self._draw, seed=self.seed
@@ -132,6 +153,7 @@ class Pruner:
                 draw=self._draw,
                 returns=self.options.schedule.returns,
             )
+            self._scorer.model.state = self._state
         return self._scorer
 
 

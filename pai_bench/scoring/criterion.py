@@ -89,8 +89,9 @@ class Criterion(CriterionOptions):
                 raise UserError(f"{cls.__name__}.schedule: {error}") from None
         home = next(base for base in cls.__mro__ if "score" in vars(base))
         if home is cls or not issubclass(home, Criterion):  # a formula; those of base classes are public already
-            cls._formula = vars(home)["score"]
-            cls.score = public(cls._formula)  # type: ignore[method-assign]
+            formula = vars(home)["score"]
+            if not getattr(formula, "__isabstractmethod__", False):
+                cls._formula_behind_score, cls.score = formula, public(formula)  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
         refuse_undecorated(type(self))

@@ -33,6 +33,10 @@ BLOCK = 2**15
 """Elements that a processor's cache holds, for each of a few tensors, the results on the way among them."""
 
 
+SHARED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training")
+"""What a masked model has of the copy itself, so that what is replaced in one is replaced in the other."""
+
+
 class MaskedModel(nn.Module):
     """A private copy of a network, which computes with the masked weights.
 
@@ -62,8 +66,7 @@ class MaskedModel(nn.Module):
 
     def __init__(self, network: nn.Module, names: Sequence[str], options: CriterionOptions, seed: int) -> None:
         super().__init__()
-        # the very dictionaries of the copy: what is replaced in one is replaced in the other
-        vars(self).update({name: vars(network)[name] for name in ("_parameters", "_buffers", "_modules", "training")})
+        vars(self).update({name: vars(network)[name] for name in SHARED})
         self.network, self.options, self.seed, self.state = network, options, seed, {}
         self.prunable = {name: network.get_parameter(name) for name in names}
         self.dense, self.mask, self.returns, self.honoured = {}, None, True, set()

@@ -53,7 +53,7 @@ class CriterionOptions(ABC):
     """Whether the score depends on the batch; where it does not, neither does it depend on ``bn``."""
     normalised: ClassVar[bool] = False
     """Whether the scores are divided by their sum over the whole network; the formula need not do it."""
-    _formula: ClassVar[Callable[..., Any]]
+    _formula_behind_score: ClassVar[Callable[..., Any]]
     """What the class defines as its `score`; under that name, it is public."""
 
     def __post_init__(self) -> None:

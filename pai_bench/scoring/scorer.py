@@ -82,7 +82,7 @@ class Scorer:
             changed = widen(network, criterion.score_dtype) or prepared
             self.model = MaskedModel(network, names, criterion, seed)
             try:
-                criterion.prepare(self.model)
+                criterion.prepare(network)
             except BaseException:
                 self._release()
                 raise
@@ -133,10 +133,10 @@ class Scorer:
 
     def score(self, batch: Batch, mask: Mapping[str, Tensor] | None = None) -> Scores:
         """The scores under `mask`."""
-        formula: Formula = type(self.criterion)._formula
+        formula: Formula = type(self.criterion)._formula_behind_score
         with torch.inference_mode(False):
             self._apply_mask(mask)
-        before = fingerprints(self.model.network)
+        before = self._fingerprints()
         with scoring_context(self.model.seed, self._device), self._named(self.model.network):
             # copies, since a network may begin with an operation in place
             inputs = batch.inputs.to(wide(batch.inputs, self.criterion.score_dtype), copy=True)
@@ -169,9 +169,17 @@ class Scorer:
             if given and options.uses_data and name not in honoured:
                 raise CriterionError(f"{self.label} ignores {option}: it does not take its gradients by saliencies()")
 
+    def _fingerprints(self) -> dict[str, tuple[Any, ...]]:
+        """What shows a change of the copy, or of the model that a formula sees around it."""
+        around = nn.Module()
+        vars(around).update({name: value for name, value in vars(self.model).items() if "hooks" in name})
+        around.training = self.model.training
+        (seen,) = fingerprints(around).values()
+        return {**fingerprints(self.model.network), type(self.model.network).__name__ + " as it is called": seen}
+
     def _changed(self, before: Mapping[str, Any]) -> str | None:
         """The first parameter or module that a formula has changed."""
-        for name, state in fingerprints(self.model.network).items():
+        for name, state in self._fingerprints().items():
             if before.get(name) != state:
                 return name
         # a write through ``.data`` leaves no trace but the value

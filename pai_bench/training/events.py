@@ -24,8 +24,10 @@ class Pause:
         """Let other masks hold from here on, one for each network; what they remove is zero at once.
 
         They cover what the masks at the beginning do, and are written where these lie, so that a recorded step goes on.
-        What returns begins at zero.
+        What returns begins at zero, with the momentum that it had.
         """
+        if len(masks) != len(self.models):
+            raise ValueError(f"{len(masks)} masks for {len(self.models)} networks")
         self._program.enforcer.replace(self._program.keeps(masks))
         self._program.enforcer()
         self._program.finish()
@@ -43,6 +45,8 @@ class Event:
     action: Callable[[Pause], None]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.after, int):
+            raise UserError(f"an event is after a whole number of steps, not {self.after}")
         if self.after < 0:
             raise UserError(f"an event after {self.after} steps is before training begins")
 

@@ -37,9 +37,19 @@ class TrainableGroup(ABC):
     def keeps(self, masks: "Masks") -> list[Tensor]:
         """What `enforcer` is to keep by some masks, one for each network, of the parameters that it covers."""
         for mask in masks:
-            if mask is not None and (more := [name for name in mask if name not in self.names]):
-                raise ValueError(f"no mask covered {more[0]!r} when training began")
+            for name, keep in (mask or {}).items():
+                if name not in self.names:
+                    raise ValueError(f"no mask covered {name!r} when training began")
+                if keep.shape != (shape := self.shape(name)):
+                    raise ValueError(f"a mask of {name!r} has shape {tuple(keep.shape)}, not {tuple(shape)}")
         return self._keeps(masks)
+
+    @abstractmethod
+    def shape(self, name: str) -> torch.Size:
+        """Of a parameter of one network."""
+
+    def resume(self) -> None:  # noqa: B027  # most look at each step
+        """Go on after a pause, in which networks may have been put into another mode."""
 
     @abstractmethod
     def _keeps(self, masks: "Masks") -> list[Tensor]:
@@ -77,6 +87,12 @@ class SingleModel(TrainableGroup):
         self._training: bool | None = None
         self.names = list(mask or ())
         self.enforcer = MaskEnforcer([model.get_parameter(name) for name in self.names], self._keeps([mask]))
+
+    def shape(self, name: str) -> torch.Size:
+        return self.module.get_parameter(name).shape
+
+    def resume(self) -> None:
+        self._training = None
 
     def _keeps(self, masks: Masks) -> list[Tensor]:
         (mask,) = masks
@@ -121,6 +137,9 @@ class StackedModels(TrainableGroup):
         self.parameters = list(self.state.values())
         self.names = [name for name in self.state if any(mask is not None and name in mask for mask in masks)]
         self.enforcer = MaskEnforcer([self.state[name] for name in self.names], self._keeps(masks))
+
+    def shape(self, name: str) -> torch.Size:
+        return torch.Size(self.state[name].shape[1:])
 
     def _keeps(self, masks: Masks) -> list[Tensor]:
         return [torch.stack([kept_of(mask, name, self.state[name][0]) for mask in masks]) for name in self.names]
@@ -167,16 +186,27 @@ class Branches(TrainableGroup):
     """
 
     def __init__(self, models: Sequence[nn.Module], masks: Masks) -> None:
-        self.branches, self.lanes = [SingleModel(*pair) for pair in zip(models, masks, strict=True)], len(models)
+        self.lanes, self.names = len(models), list(dict.fromkeys(name for mask in masks for name in mask or ()))
+        whole = [
+            {name: kept_of(m, name, model.get_parameter(name)) for name in self.names}
+            for m, model in zip(masks, models, strict=True)
+        ]
+        self.branches = [SingleModel(*pair) for pair in zip(models, whole, strict=True)]
         self.module = nn.ModuleList(models)
         self.parameters = [weight for branch in self.branches for weight in branch.parameters]
         if len({id(weight) for weight in self.parameters}) < len(self.parameters):
             raise ValueError("branches share a parameter, so that each would train the others")
-        self.names = list(dict.fromkeys(name for branch in self.branches for name in branch.names))
         weights = [weight for branch in self.branches for weight in branch.enforcer.weights]
         self.enforcer = MaskEnforcer(weights, self._keeps(masks), at_once=True)
         device = self.parameters[0].device
         self._streams = branch_streams(device, len(models)) if device.type == "cuda" else None
+
+    def shape(self, name: str) -> torch.Size:
+        return self.branches[0].shape(name)
+
+    def resume(self) -> None:
+        for branch in self.branches:
+            branch.resume()
 
     def _keeps(self, masks: Masks) -> list[Tensor]:
         return [keep for branch, mask in zip(self.branches, masks, strict=True) for keep in branch._keeps([mask])]

@@ -155,6 +155,7 @@ def train_together(
             for action in actions[done]:
                 action(found)
             now[:] = found.masks
+            program.resume()
 
         return _fit(program, data, protocol, batches, on_epoch, step, dict.fromkeys(actions, pause))
 

@@ -20,7 +20,7 @@ from pai_bench.support.registry import CRITERIA
 
 def unguarded(cls: type[pb.Criterion]) -> type[pb.Criterion]:
     """A criterion whose formula is public as it is, so that it sees the caller's own model."""
-    cls.score = cls._formula  # type: ignore[method-assign]
+    cls.score = cls._formula_behind_score  # type: ignore[method-assign]
     return cls
 
 

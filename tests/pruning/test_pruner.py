@@ -112,3 +112,34 @@ def test_options_that_do_not_go_together_are_refused_before_anything_is_scored()
     ):
         with pytest.raises(pb.UserError, match=message):
             Pruner(network(), pb.get_criterion("snip"), PruningOptions(**options))
+
+
+def test_the_mask_of_a_whole_pruning_is_the_one_that_goes_on() -> None:
+    for options in ({"target": "effective"}, {"variant": "shuffle"}, {"variant": "quota:erk"}):
+        with Pruner(network(), "snip", PruningOptions(**options)) as pruner:  # type: ignore[arg-type]
+            assert pruner.to((INPUTS, BATCH.targets), 0.5) is pruner.mask
+            with pytest.raises(pb.UserError, match="a single cut has no target, repair or variant"):
+                pruner.cut(BATCH, 0.2)
+
+
+@pytest.mark.parametrize("density", [0, -1, 1.5])
+def test_a_density_that_is_none(density: float) -> None:
+    with Pruner(network(), "snip") as pruner, pytest.raises(pb.UserError, match=r"outside \(0, 1\]"):
+        pruner.cut(BATCH, density)
+
+
+def test_a_criterion_keeps_its_state_where_a_network_is_renewed() -> None:
+    class Counting(pb.Criterion):
+        def score(self, model: pb.MaskedModel, batch: pb.Batch) -> pb.Scores:
+            counts.append(model.state.setdefault("cuts", 0))
+            model.state["cuts"] += 1
+            return {name: weight.abs() for name, weight in model.weights().items()}
+
+    counts: list[int] = []
+    with Pruner(network(), Counting()) as pruner:
+        for density in (0.8, 0.6):
+            pruner.cut(BATCH, density)
+            pruner.renew()
+        pruner.cut(BATCH, 0.4)
+        pruner.to(BATCH, 0.5)
+    assert counts == [0, 1, 2, 0]

@@ -177,3 +177,57 @@ def test_other_names_are_not_there() -> None:
 
     with pytest.raises(AttributeError, match=r"module 'pai_bench\.pruning' has no attribute 'spare'"):
         _ = pai_bench.pruning.spare
+
+
+class Root(nn.Module):
+    """Has its own weight and a buffer that no file holds, and does as a flag of its own says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.use = nn.Linear(5, 3), nn.Linear(5, 3), "a"
+        self.register_buffer("count", torch.zeros(1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = (self.a if self.use == "a" else self.b)(x)
+        return output
+
+
+def test_what_prepare_changes_of_the_root_is_what_is_scored() -> None:
+    class Other(pb.Criterion):
+        def prepare(self, model: nn.Module) -> None:
+            model.use = "b"  # type: ignore[assignment]
+
+        def score(self, model: MaskedModel, batch: pb.Batch) -> pb.Scores:
+            assert "count" not in model.state_dict()
+            return model.saliencies(batch, lambda w, g, _loss: (w * g).abs())
+
+    found = pb.get_criterion(Other()).score(Root(), BATCH)
+    assert not found["a.weight"].any()
+    assert found["b.weight"].any()
+
+
+@pytest.mark.parametrize("what", ["hook", "mode"])
+def test_a_change_of_the_model_itself_is_refused(what: str) -> None:
+    class Leaving(pb.Criterion):
+        def score(self, model: MaskedModel, batch: pb.Batch) -> pb.Scores:
+            if what == "hook":
+                model.register_forward_hook(lambda _module, _inputs, _output: None)
+            else:
+                model.train()
+            return model.weights()
+
+    with pytest.raises(pb.UserError, match="Leaving changes the model while it scores it, in 'Linear"):
+        pb.get_criterion(Leaving()).score(nn.Linear(5, 3), BATCH)
+
+
+def test_a_criterion_may_call_its_own_formula_what_it_likes() -> None:
+    class Own(pb.Criterion):
+        def _formula(self, w: Tensor, g: Tensor, _loss: Tensor) -> Tensor:
+            return (w * g).abs()
+
+        def score(self, model: MaskedModel, batch: pb.Batch) -> pb.Scores:
+            return model.saliencies(batch, self._formula)
+
+    model = nn.Linear(5, 3)
+    expected = pb.get_criterion("force:bn=eval").score(model, BATCH)
+    assert torch.equal(pb.get_criterion(Own()).score(model, BATCH)["weight"], expected["weight"])

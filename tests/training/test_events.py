@@ -212,3 +212,43 @@ def test_whole_masks_cover_and_keep_everything() -> None:
     train(plain, data(), PROTOCOL)
     assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), plain.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), network.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("together", ["stacked", "branches"])
+def test_a_network_that_began_without_a_mask_is_cut_beside_one_that_had_one(together: Together) -> None:
+    networks = [model(), model()]
+    nothing = {name: torch.zeros_like(kept) for name, kept in whole_masks(networks[:1], NAMES)[0].items()}
+    train_together(
+        networks,
+        data(),
+        PROTOCOL,
+        masks=[whole_masks(networks, NAMES)[0], None],
+        orders=[Order(0), Order(1)],
+        engine=Engine(together),
+        events=[Event(2, lambda pause: pause.replace([nothing, nothing]))],
+    )
+    assert not any(network.get_parameter(name).any() for network in networks for name in NAMES)
+
+
+def test_a_look_in_evaluation_mode_changes_nothing() -> None:
+    one, other = model(), model()
+    plain = train(one, data(), PROTOCOL, seed=1)
+
+    def look(pause: Pause) -> None:
+        pause.models[0].eval()
+
+    looked = train(other, data(), PROTOCOL, seed=1, events=[Event(1, look)])
+    assert plain.epochs == looked.epochs
+
+
+def test_masks_that_do_not_fit_are_refused() -> None:
+    network = model()
+    wrong: list[tuple[Callable[[Pause], None], str]] = [
+        (lambda pause: pause.replace([]), "0 masks for 1 networks"),
+        (lambda pause: pause.replace([{"0.weight": torch.tensor([True])}]), r"has shape \(1,\), not \(4, 1, 3, 3\)"),
+    ]
+    for action, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            train(network, data(), PROTOCOL, mask=whole_masks([network], NAMES)[0], events=[Event(1, action)])
+    with pytest.raises(pb.UserError, match=r"a whole number of steps, not 1\.5"):
+        Event(1.5, lambda _: None)  # type: ignore[arg-type]
