@@ -156,13 +156,18 @@ def refuse_shared(model: nn.Module, twin: nn.Module) -> None:
             raise UserError(f"{name!r}, a {kind}, gives itself when it is copied; scoring needs a copy of its own")
 
 
+def mode_and_hooks(module: nn.Module) -> tuple[Any, ...]:
+    """What shows that a module was switched, or has other hooks: its mode, and the number of each kind."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return (module.training, *map(len, hooks))
+
+
 def fingerprints(model: nn.Module) -> dict[str, tuple[Any, ...]]:
     """What shows that a parameter or module was changed, by name: versions, flags, and the number of hooks."""
     found: dict[str, tuple[Any, ...]] = {}
     for name, part in parts(model):
         if isinstance(part, nn.Module):
-            hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
-            found[name or type(model).__name__] = (part.training, *map(len, hooks))
+            found[name or type(model).__name__] = mode_and_hooks(part)
         elif isinstance(part, nn.Parameter):
             found[name] = (id(part), part._version, part.requires_grad)
     return found

@@ -1,7 +1,5 @@
 """Pruning at initialisation, composed of criterion, schedule, selection and mask."""
 
-from numbers import Real
-
 from torch import nn
 
 from pai_bench.masks import Mask, Schedule, Scope
@@ -13,7 +11,6 @@ from pai_bench.scoring import BatchLike, Criterion, get_criterion
 from pai_bench.scoring.batch import Loss, as_batch
 from pai_bench.scoring.redraw import Draw
 from pai_bench.support import spec
-from pai_bench.support.errors import UserError
 
 
 def prune(
@@ -52,18 +49,10 @@ def prune(
     * `draw`: a function of a seed that returns the same network with other weights, for ``score_init=redrawn``; by
       default every layer draws its own by ``reset_parameters``.
     """
-    sparsity, seed = checked_sparsity(sparsity), spec.convert(seed, int, "seed")
+    seed = spec.convert(seed, int, "seed")
     chosen, batch = get_criterion(criterion), as_batch(batch, loss)
     options = PruningOptions(
         schedule=schedule, scope=scope, variant=variant, target=target, min_per_layer=min_per_layer, repair=repair
     )
     with Pruner(model, chosen, options, prunable=prunable, draw=draw, seed=seed) as pruner:
         return pruner.to(batch, sparsity)
-
-
-def checked_sparsity(given: float | str) -> float:
-    """`given`, a number or the text of one, if it is a sparsity."""
-    sparsity: float = given if isinstance(given, Real) else spec.convert(given, float, "sparsity")
-    if not 0 <= sparsity < 1:
-        raise UserError(f"sparsity {sparsity:g} is outside [0, 1): it is the share of weights removed")
-    return sparsity

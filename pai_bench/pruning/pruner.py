@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any, get_args
 
 import torch
@@ -12,14 +13,14 @@ from pai_bench.masks import Mask, Scope
 from pai_bench.masks.allocation import Division, towards
 from pai_bench.masks.cutting import cut
 from pai_bench.masks.selection import apportion, kept_count
-from pai_bench.networks.layers import Prunable, prunable_parameters
+from pai_bench.networks.layers import Prunable
 from pai_bench.pruning.options import PruningOptions
 from pai_bench.pruning.repair import effective_only, with_effective_count
 from pai_bench.scoring import Batch, BatchLike, Criterion, Scorer, Scores, get_criterion
 from pai_bench.scoring.batch import as_batch
 from pai_bench.scoring.prunable import scored as scored_parameters
 from pai_bench.scoring.redraw import Draw
-from pai_bench.support import transfers
+from pai_bench.support import spec, transfers
 from pai_bench.support.errors import CriterionError, UserError
 
 logger = logging.getLogger(__name__)
@@ -84,22 +85,17 @@ class Pruner:
 
     def to(self, batch: BatchLike, sparsity: float) -> Mask:
         """The mask of a sparsity in [0, 1), after all cuts of the schedule from the whole network on."""
-        if not 0 <= sparsity < 1:
-            raise UserError(f"sparsity {sparsity:g} is outside [0, 1): it is the share of weights removed")
-        self.mask = self._all_cuts(as_batch(batch), sparsity)
-        self._division = None
+        self.mask = self._all_cuts(as_batch(batch), checked_sparsity(sparsity))
         return self.mask
 
     def _all_cuts(self, batch: Batch, sparsity: float) -> Mask:
         options, example = self.options, batch.inputs[:1]
-        if self._prunable is None:
-            self._prunable = scored_parameters(self.model, example, biases=self.criterion.biases)
         needed = options.target == "effective" or options.repair != "none"
         links = Connections(self.model, example) if needed else None
         if links is None or options.target == "direct":
             return self._to(batch, sparsity, links)
-        layers = prunable_parameters(self.model, biases=self.criterion.biases, only=self._prunable).values()
-        size, least = sum(p.numel() for p in layers), sum(min(options.min_per_layer, p.numel()) for p in layers)
+        sizes = [shape.numel() for shape in self.scorer(batch).shapes.values()]
+        size, least = sum(sizes), sum(min(options.min_per_layer, one) for one in sizes)
         repaired = links if options.repair != "none" else None
         return with_effective_count(
             lambda count: self._to(batch, 1 - count / size, repaired),
@@ -112,7 +108,7 @@ class Pruner:
     def _to(self, batch: Batch, sparsity: float, links: Connections | None) -> Mask:
         """All cuts, from the whole network; with `links`, no connection is kept that lies on no path."""
         self.renew()
-        self.mask, self._state, variant = None, {}, self.options.variant
+        self.mask, self._state, self._division, variant = None, {}, None, self.options.variant
         if variant.quota is not None:
             reference = Pruner(
                 self.model, variant.quota, prunable=list(self.scorer(batch).shapes), draw=self._draw, seed=self.seed
@@ -199,3 +195,11 @@ def by_scope(criterion: Criterion, shapes: Mapping[str, torch.Size], scope: Scop
         given = criterion.proportions(shapes)
         proportions = [given[name] for name in shapes]
     return lambda count, left: apportion(proportions, count, left)
+
+
+def checked_sparsity(given: float | str) -> float:
+    """`given`, a number or the text of one, if it is a sparsity."""
+    sparsity: float = given if isinstance(given, Real) else spec.convert(given, float, "sparsity")
+    if not 0 <= sparsity < 1:
+        raise UserError(f"sparsity {sparsity:g} is outside [0, 1): it is the share of weights removed")
+    return sparsity

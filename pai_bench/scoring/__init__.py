@@ -5,7 +5,7 @@ from pai_bench.networks.forward import forward, no_recomputation
 from pai_bench.networks.layers import prunable_parameters
 from pai_bench.networks.private_copy import BatchNormMode
 from pai_bench.scoring.batch import Batch, BatchLike, Scores
-from pai_bench.scoring.criterion import AuthorsChoice, Criterion, score_masked
+from pai_bench.scoring.criterion import AuthorsChoice, Criterion
 from pai_bench.scoring.lookup import get_criterion
 from pai_bench.scoring.masked_model import MaskedModel
 from pai_bench.scoring.redraw import redraw_
@@ -33,6 +33,5 @@ __all__ = [
     "prunable_parameters",
     "read_scalars",
     "redraw_",
-    "score_masked",
     "tensors",
 ]

@@ -20,6 +20,7 @@ from pai_bench.networks.layers import Prunable, prunable_parameters
 from pai_bench.networks.private_copy import (
     fingerprints,
     kinds_of,
+    mode_and_hooks,
     parts,
     private_copy,
     shared,
@@ -171,11 +172,9 @@ class Scorer:
 
     def _fingerprints(self) -> dict[str, tuple[Any, ...]]:
         """What shows a change of the copy, or of the model that a formula sees around it."""
-        around = nn.Module()
-        vars(around).update({name: value for name, value in vars(self.model).items() if "hooks" in name})
-        around.training = self.model.training
-        (seen,) = fingerprints(around).values()
-        return {**fingerprints(self.model.network), type(self.model.network).__name__ + " as it is called": seen}
+        found = fingerprints(self.model.network)
+        found[f"{type(self.model.network).__name__} as it is called"] = mode_and_hooks(self.model)
+        return found
 
     def _changed(self, before: Mapping[str, Any]) -> str | None:
         """The first parameter or module that a formula has changed."""

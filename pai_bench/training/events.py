@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from pai_bench.support.errors import UserError
 from pai_bench.training.trainable_groups import Masks, TrainableGroup
@@ -59,8 +59,3 @@ def by_step(events: Sequence[Event], steps: int) -> Mapping[int, Sequence[Callab
             raise UserError(f"an event after {event.after} steps never comes: training has {steps}")
         found.setdefault(event.after, []).append(event.action)
     return found
-
-
-def whole_masks(models: Sequence[nn.Module], names: Sequence[str]) -> list[Mapping[str, Tensor]]:
-    """Masks that remove nothing, of parameters that an event is to cut later."""
-    return [{name: model.get_parameter(name).detach().bool().fill_(True) for name in names} for model in models]

@@ -1,21 +1,19 @@
 """Events between two steps: what they see, masks that are replaced, and the same weights as a loop by hand."""
 
-import copy
 import time
 from collections.abc import Callable, Mapping
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import pai_bench as pb
 from pai_bench.pruning import Pruner
 from pai_bench.training import events
 from pai_bench.training.batches import Order
-from pai_bench.training.events import Event, Pause, whole_masks
+from pai_bench.training.events import Event, Pause
 from pai_bench.training.trainer import Engine, History, Together, train, train_together
-from tests.training.test_trainer import PROTOCOL, data, half_mask, model
+from tests.training.test_trainer import PROTOCOL, data, half_mask, model, plain_loop
 
 NAMES = ("0.weight", "4.weight")
 STEPS = 6  # of the protocol, in two epochs
@@ -31,34 +29,21 @@ def largest(network: nn.Module, share: float) -> dict[str, Tensor]:
     return {name: part.view_as(network.get_parameter(name)) for name, part in parts}
 
 
+def whole_masks(models: list[nn.Module]) -> list[pb.Mask]:
+    """Masks that remove nothing."""
+    return [pb.Mask.whole({name: network.get_parameter(name) for name in NAMES}) for network in models]
+
+
 def by_hand(seed: int, cuts: Mapping[int, float]) -> nn.Module:
-    """The network of a plain loop of SGD, cut by magnitude after so many steps."""
-    plain = model()
-    images, targets = data().normalised(data().train.inputs), data().train.targets
-    velocity = {name: torch.zeros_like(p) for name, p in plain.named_parameters()}
-    order, step, mask = torch.Generator().manual_seed(seed), 0, None
+    """The network of a plain loop, cut by magnitude after so many steps."""
+    masks = whole_masks([model()])
 
-    def cut() -> dict[str, Tensor] | None:
-        found = largest(plain, cuts[step]) if step in cuts else mask
-        if found is not None:
-            pb.Mask(found).apply_(plain)
-        return found
+    def mask_after(step: int, network: nn.Module) -> pb.Mask:
+        if step in cuts:
+            masks.append(pb.Mask(largest(network, cuts[step])))
+        return masks[-1]
 
-    mask = cut()
-    for _ in range(2):
-        for chosen in torch.randperm(37, generator=order)[:30].split(10):
-            loss = F.cross_entropy(plain.train()(images[chosen]), targets[chosen])
-            gradients = torch.autograd.grad(loss, list(plain.parameters()))
-            rate = 0.1 if step < 3 else 0.01
-            with torch.no_grad():
-                for (name, p), g in zip(plain.named_parameters(), gradients, strict=True):
-                    velocity[name] = 0.9 * velocity[name] + g + 0.01 * p
-                    p.sub_(rate * velocity[name])
-                if mask is not None:
-                    pb.Mask(mask).apply_(plain)
-            step += 1
-            mask = cut()
-    return plain
+    return plain_loop(seed, mask_after)
 
 
 def cuts_of(cuts: Mapping[int, float]) -> list[Event]:
@@ -73,7 +58,7 @@ def cuts_of(cuts: Mapping[int, float]) -> list[Event]:
 @pytest.mark.parametrize("cuts", [{0: 0.5}, {2: 0.6, 4: 0.3}, {3: 0.4}, {6: 0.2}])
 def test_one_network_is_cut_as_in_a_plain_loop(cuts: dict[int, float]) -> None:
     network = model()
-    train(network, data(), PROTOCOL, mask=whole_masks([network], NAMES)[0], seed=3, events=cuts_of(cuts))
+    train(network, data(), PROTOCOL, mask=whole_masks([network])[0], seed=3, events=cuts_of(cuts))
     expected = by_hand(3, cuts)
     for name, p in expected.named_parameters():
         torch.testing.assert_close(p, network.get_parameter(name), atol=1e-6, rtol=1e-5)
@@ -88,7 +73,7 @@ def test_networks_that_are_trained_together_are_cut_each_for_itself(together: To
         networks,
         data(),
         PROTOCOL,
-        masks=whole_masks(networks, NAMES),
+        masks=whole_masks(networks),
         orders=[Order(seed) for seed in range(3)],
         engine=Engine(together),
         events=cuts_of(cuts),
@@ -169,7 +154,7 @@ def test_a_pruner_cuts_a_network_while_it_is_trained() -> None:
             network,
             data(),
             PROTOCOL,
-            mask=whole_masks([network], NAMES)[0],
+            mask=whole_masks([network])[0],
             events=[Event(2, cut(0.5)), Event(4, cut(0.25))],
         )
     assert kept == [114, 57]
@@ -199,56 +184,3 @@ def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match=r"no mask covered '0\.weight' when training began"):
         train(network, data(), PROTOCOL, events=[late])
     assert events.by_step([], 3) == {}
-
-
-def test_whole_masks_cover_and_keep_everything() -> None:
-    network = model()
-    (mask,) = whole_masks([network], NAMES)
-    assert {name: kept.shape for name, kept in mask.items()} == {n: network.get_parameter(n).shape for n in NAMES}
-    assert all(bool(kept.all()) and kept.dtype is torch.bool for kept in mask.values())
-    before = copy.deepcopy(network)
-    trained, plain = model(), model()
-    train(trained, data(), PROTOCOL, mask=mask)
-    train(plain, data(), PROTOCOL)
-    assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), plain.parameters(), strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(before.parameters(), network.parameters(), strict=True))
-
-
-@pytest.mark.parametrize("together", ["stacked", "branches"])
-def test_a_network_that_began_without_a_mask_is_cut_beside_one_that_had_one(together: Together) -> None:
-    networks = [model(), model()]
-    nothing = {name: torch.zeros_like(kept) for name, kept in whole_masks(networks[:1], NAMES)[0].items()}
-    train_together(
-        networks,
-        data(),
-        PROTOCOL,
-        masks=[whole_masks(networks, NAMES)[0], None],
-        orders=[Order(0), Order(1)],
-        engine=Engine(together),
-        events=[Event(2, lambda pause: pause.replace([nothing, nothing]))],
-    )
-    assert not any(network.get_parameter(name).any() for network in networks for name in NAMES)
-
-
-def test_a_look_in_evaluation_mode_changes_nothing() -> None:
-    one, other = model(), model()
-    plain = train(one, data(), PROTOCOL, seed=1)
-
-    def look(pause: Pause) -> None:
-        pause.models[0].eval()
-
-    looked = train(other, data(), PROTOCOL, seed=1, events=[Event(1, look)])
-    assert plain.epochs == looked.epochs
-
-
-def test_masks_that_do_not_fit_are_refused() -> None:
-    network = model()
-    wrong: list[tuple[Callable[[Pause], None], str]] = [
-        (lambda pause: pause.replace([]), "0 masks for 1 networks"),
-        (lambda pause: pause.replace([{"0.weight": torch.tensor([True])}]), r"has shape \(1,\), not \(4, 1, 3, 3\)"),
-    ]
-    for action, message in wrong:
-        with pytest.raises(ValueError, match=message):
-            train(network, data(), PROTOCOL, mask=whole_masks([network], NAMES)[0], events=[Event(1, action)])
-    with pytest.raises(pb.UserError, match=r"a whole number of steps, not 1\.5"):
-        Event(1.5, lambda _: None)  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """The trainer: exact masks, seeded order, learning rates, an independent loop that gives the same weights."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -42,14 +43,13 @@ def half_mask(network: nn.Module, seed: int = 1) -> pb.Mask:
     )
 
 
-def test_the_same_weights_as_a_plain_loop() -> None:
-    """Against SGD written out from its definition: masked gradients, decay and momentum, one step at a time."""
-    network, plain, mask = model(), model(), half_mask(model())
-    train(network, data(), PROTOCOL, mask=mask, seed=3)
-    mask.apply_(plain)
+def plain_loop(seed: int, mask_after: Callable[[int, nn.Module], pb.Mask]) -> nn.Module:
+    """SGD written out from its definition: decay and momentum, one step at a time, under the mask of each step."""
+    plain, step = model(), 0
+    mask_after(0, plain).apply_(plain)
     images, targets = data().normalised(data().train.inputs), data().train.targets
     velocity = {name: torch.zeros_like(p) for name, p in plain.named_parameters()}
-    order, step = torch.Generator().manual_seed(3), 0
+    order = torch.Generator().manual_seed(seed)
     for _ in range(2):
         plain.train()
         for chosen in torch.randperm(37, generator=order)[:30].split(10):  # 37 // 10 whole batches
@@ -60,8 +60,15 @@ def test_the_same_weights_as_a_plain_loop() -> None:
                 for (name, p), g in zip(plain.named_parameters(), gradients, strict=True):
                     velocity[name] = 0.9 * velocity[name] + g + 0.01 * p
                     p.sub_(rate * velocity[name])
-                mask.apply_(plain)
             step += 1
+            mask_after(step, plain).apply_(plain)
+    return plain
+
+
+def test_the_same_weights_as_a_plain_loop() -> None:
+    network, mask = model(), half_mask(model())
+    train(network, data(), PROTOCOL, mask=mask, seed=3)
+    plain = plain_loop(3, lambda _step, _network: mask)
     for name, p in plain.named_parameters():
         assert torch.allclose(p, network.get_parameter(name), atol=1e-6), name
 
