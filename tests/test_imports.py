@@ -1,6 +1,7 @@
 """The borders between the rooms, read off the source; and what importing does not import."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -89,7 +90,8 @@ PRUNING = ("pruning", "scoring", "graph", "masks", "networks", "support")
         ("support/failures", ("support.errors", "support.environment")),
         ("support/processes", ()),
         ("support/parallel", ("support.processes",)),
-        ("support/precision", ()),
+        ("support/precision", ("support.torch_internals",)),
+        ("support/torch_internals", ()),
         ("support/networks", ()),
         ("support/registry", ("support.errors", "support.failures", "support.files")),
         ("support/files", ("support.errors", "support.failures", "support.infile")),
@@ -169,3 +171,97 @@ def test_no_file_shadows_a_standard_module() -> None:
     for path in root_of("pai_bench").rglob("*.py"):
         if path.parent == root_of("pai_bench"):
             assert path.stem not in sys.stdlib_module_names
+
+
+INTERNALS = "torch_internals.py"
+"""The only file that uses what torch does not document."""
+
+BY_CRITERIA = {"_base", "_forward_hooks", "_forward_pre_hooks"}
+"""Attributes that criteria use themselves, since they import only what plug-ins may."""
+
+
+def private(name: str) -> bool:
+    return any(part.startswith("_") and not part.startswith("__") for part in name.split("."))
+
+
+def private_names_of_torch(tree: ast.AST) -> Iterator[str]:
+    """What a file imports from torch, or reaches from what it imports, that has a private name."""
+    aliases: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules = [(alias.name, alias.asname) for alias in node.names if alias.name.split(".")[0] == "torch"]
+            aliases |= {asname or "torch": name if asname else "torch" for name, asname in modules}
+            yield from (name for name, _ in modules if private(name))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch":
+            names = {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            aliases |= names
+            yield from filter(private, names.values())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            root, *parts = dotted(node)
+            if root in aliases and private(path := ".".join(parts)):
+                yield f"{aliases[root]}.{path}"
+        elif isinstance(node, ast.Constant) and re.fullmatch(r"torch(\.\w+)*\._[a-zA-Z]\w*", str(node.value)):
+            yield str(node.value)
+
+
+def dotted(node: ast.expr) -> list[str]:
+    """The names of a chain of attributes; it begins with an empty one if it does not begin with a name."""
+    if isinstance(node, ast.Attribute):
+        return [*dotted(node.value), node.attr]
+    return [node.id if isinstance(node, ast.Name) else ""]
+
+
+def private_attributes() -> set[str]:
+    """Those that torch's own modules, tensors, storages and operations have."""
+    import torch
+
+    x, operation = torch.ones(1), torch.ops.aten.add.Tensor
+    things = (torch.nn.GRU(1, 1), torch.nn.Parameter(x), x.untyped_storage(), operation)
+    return {name for thing in things for name in dir(thing) if private(name)} | {"_orig_mod"}
+
+
+def private_attributes_used(tree: ast.AST, known: set[str]) -> Iterator[str]:
+    """The attributes among `known` that a file uses of another object than its own, or names in a text."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in known:
+            if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
+                yield node.attr
+        elif isinstance(node, ast.Constant) and node.value in known:
+            yield str(node.value)
+
+
+def test_one_file_uses_what_torch_does_not_document() -> None:
+    known = private_attributes()
+    assert {"_parameters", "_backward_hooks", "_version", "_cdata", "_schema", "_flat_weights", "_base"} <= known
+    files = [file for package in ("pai_bench", "pai_criteria") for file in root_of(package).rglob("*.py")]
+    files += Path(__file__).parent.parent.joinpath("benchmarks").rglob("*.py")
+    assert {"engine.py", "synflow.py", INTERNALS} <= {file.name for file in files}
+    for file in files:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        names = set(private_names_of_torch(tree))
+        attributes = set(private_attributes_used(tree, known))
+        if "pai_criteria" in file.parts:
+            attributes -= BY_CRITERIA
+        if file.name == INTERNALS:
+            assert {"torch._ops.OpOverload", "torch._decomp.get_decompositions"} <= names
+        else:
+            assert not names | attributes, f"{file} uses {sorted(names | attributes)}: put it into {INTERNALS}"
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("import torch\ntorch._foreach_mul_", "torch._foreach_mul_"),
+        ("import torch.nn as n\nn.modules.conv._ConvNd", "torch.nn.modules.conv._ConvNd"),
+        ("from torch.nn import functional as F\nF._pad(1)", "torch.nn.functional._pad"),
+        ("from torch._ops import OpOverload", "torch._ops.OpOverload"),
+        ("from torch.nn.modules.batchnorm import _BatchNorm as B", "torch.nn.modules.batchnorm._BatchNorm"),
+        ("import torch._dynamo", "torch._dynamo"),
+        ("'torch._dynamo' in modules", "torch._dynamo"),
+        ("import torch\ntorch.__version__", None),
+        ("from torch import nn\nnn.Linear.__init__", None),
+    ],
+)
+def test_private_names_are_found(line: str, found: str | None) -> None:
+    assert list(private_names_of_torch(ast.parse(line))) == ([found] if found else [])

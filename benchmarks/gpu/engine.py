@@ -29,6 +29,7 @@ from pai_bench.support import memory, timing
 from pai_bench.support import precision as precisions
 from pai_bench.support.precision import Precision as Precision  # for the checks, too
 from pai_bench.support.timing import Timing, measured, synchronise
+from pai_bench.support.torch_internals import clear_cublas_workspaces
 from pai_bench.training import trainable_groups
 from pai_bench.training.batches import Batches, Order
 from pai_bench.training.layout import lay_out as lay_out_in
@@ -170,7 +171,7 @@ def settle_memory(device: torch.device) -> tuple[int, int]:
     if device.type != "cuda":
         return 0, 0
     torch.cuda.synchronize(device)
-    torch._C._cuda_clearCublasWorkspaces()
+    clear_cublas_workspaces()
     torch.cuda.empty_cache()
     return torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
 

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch._ops import OpOverload
+
+from pai_bench.support import torch_internals
+from pai_bench.support.torch_internals import OpOverload
 
 FUSED = "_scaled_dot_product_"
 """How the names of torch's fused kernels begin: which one is taken depends on the device and on the user."""
@@ -20,8 +21,7 @@ def is_fused_attention(function: OpOverload) -> bool:
 def plain_attention(arguments: Mapping[str, Any]) -> Tensor:
     """softmax(q k' scale + mask) v, by simpler operations, from the arguments of a fused one by their names."""
     query, key = arguments["query"], arguments["key"]
-    output: Tensor
-    output, _ = torch.ops.aten._scaled_dot_product_attention_math.default.decompose(
+    output, _ = torch_internals.plain_attention(
         query,
         key,
         arguments["value"],

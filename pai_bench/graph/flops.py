@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch._ops import OpOverload
 from torch.utils.flop_counter import flop_registry
 
 from pai_bench.graph.operands import Operands, operands
 from pai_bench.graph.tracing import Operation, Trace, trace
 from pai_bench.networks.wrappers import seen_through, unwrapped
+from pai_bench.support.torch_internals import OpOverload, schema_of
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,6 @@ def counted(operation: Operation) -> int:
     function = operation.function
     if not isinstance(function, OpOverload) or (formula := flop_registry.get(function.overloadpacket)) is None:
         return 0
-    places = [argument for argument in function._schema.arguments if not argument.kwarg_only]
+    places = [argument for argument in schema_of(function).arguments if not argument.kwarg_only]
     values = [operation.arguments[argument.name] for argument in places]
     return int(formula(*values, out_val=operation.results[0]))

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 
 from pai_bench.graph.operations import CHOICES, CONSTANTS, MOVES, PACKED, SUMS
 from pai_bench.graph.rules import (
@@ -37,6 +36,7 @@ from pai_bench.graph.rules import (
 )
 from pai_bench.graph.state import Binarized, ReachState
 from pai_bench.graph.tracing import Key, Operation, mapped, tensors
+from pai_bench.support.torch_internals import OpOverload
 
 PROBES = (0.0, 1.0, -1.0, 0.3, -0.3, 100.0, -100.0)
 """Values at which functions of single elements are tried, for elements of which nothing is known."""

@@ -14,6 +14,7 @@ from pai_bench.graph.operations import (
     SUMMING_MOVES,
 )
 from pai_bench.graph.tracing import Operation, Trace, mapped
+from pai_bench.support.torch_internals import storage_id
 
 FACTORS = {
     **{"mm": ("self", "mat2"), "bmm": ("self", "mat2"), "matmul": ("self", "other"), "mv": ("self", "vec")},
@@ -73,7 +74,7 @@ class _Following:
         self._made: dict[object, set[str]] = {}
         self._sizes = {name: parameter.numel() for name, parameter in parameters.items()}
         for name, parameter in parameters.items():
-            self._holds.setdefault(parameter.untyped_storage()._cdata, set()).add(name)
+            self._holds.setdefault(storage_id(parameter.untyped_storage()), set()).add(name)
         for place, operation in enumerate(trace.operations):
             if operation.name in FACTORS:
                 self._multiply(place, operation)

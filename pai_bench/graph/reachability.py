@@ -16,6 +16,7 @@ from pai_bench.graph import products as products  # its rules are known by its b
 from pai_bench.graph.operations import CONSTANTS, PACKED
 from pai_bench.graph.state import ReachState, like
 from pai_bench.graph.tracing import Operation, Trace, key, tensors
+from pai_bench.support.torch_internals import storage_id
 
 
 class Reach(ReachState):
@@ -75,8 +76,8 @@ class Reach(ReachState):
 
     def _held(self, reach: Tensor, given: Sequence[Tensor]) -> bool:
         """Whether `reach` lies in the memory of one of the reaches that it was made of."""
-        memory = reach.untyped_storage()._cdata
-        return any(r is not None and r.untyped_storage()._cdata == memory for r in map(self.reach, given))
+        memory = storage_id(reach.untyped_storage())
+        return any(r is not None and storage_id(r.untyped_storage()) == memory for r in map(self.reach, given))
 
     def _follow_values(self, operation: Operation, results: Sequence[Tensor]) -> None:
         """Note which of some results without a reach are no constants."""
@@ -152,7 +153,7 @@ class Count(Reach):
             shift = math.frexp(peak)[1]
             self.exponent += shift
             memories = {
-                reach.untyped_storage()._cdata: reach for reach in (*self._reaches.values(), *self._flats.values())
+                storage_id(reach.untyped_storage()): reach for reach in (*self._reaches.values(), *self._flats.values())
             }
             for reach in memories.values():
                 size = reach.untyped_storage().nbytes() // reach.element_size()

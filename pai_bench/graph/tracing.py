@@ -12,16 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pai_bench.graph.attention import is_fused_attention, plain_attention
 from pai_bench.graph.operations import CHOICES, MOVES, SUMS
 from pai_bench.networks.forward import forward
 from pai_bench.support.errors import UserError
+from pai_bench.support.torch_internals import DispatchMode, OpOverload, overload_name, schema_of, storage_id
 
 Key = tuple[Any, ...]
 
@@ -42,21 +41,21 @@ OF_ITSELF = ("glu", "prod", "cumprod")
 
 def aliases(function: OpOverload) -> bool:
     """Whether an operation gives views of what it takes."""
-    return any(value.alias_info is not None for value in function._schema.returns)
+    return any(value.alias_info is not None for value in schema_of(function).returns)
 
 
 def key(tensor: Tensor) -> Key:
     """What tells one tensor of a trace from another, all of which are alive: its memory, and how it lies there."""
-    return (tensor.untyped_storage()._cdata, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
+    return (storage_id(tensor.untyped_storage()), tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
 
 
 def functional(function: OpOverload, name: str) -> OpOverload:
     """The operation of that name that returns what `function` writes; `function` itself where there is none."""
     packet = getattr(torch.ops.aten, name, None)
-    names = [argument.name for argument in function._schema.arguments if argument.name != "out"]
-    for overload in (function._overloadname, "default", *(packet.overloads() if packet else ())):
+    names = [argument.name for argument in schema_of(function).arguments if argument.name != "out"]
+    for overload in (overload_name(function), "default", *(packet.overloads() if packet else ())):
         found: OpOverload | None = getattr(packet, overload, None)
-        if found is not None and [argument.name for argument in found._schema.arguments] == names:
+        if found is not None and [argument.name for argument in schema_of(found).arguments] == names:
             return found
     return function
 
@@ -198,7 +197,7 @@ def plain_operations(model: nn.Module) -> Iterator[None]:
         yield
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(DispatchMode):
     """Writes down the operations that run inside its block."""
 
     def __init__(self) -> None:
@@ -215,25 +214,21 @@ class Recorder(TorchDispatchMode):
         """A hook that says that it has ended."""
         self.running.pop()
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # or else torch._dynamo is imported at the first operation, which takes two seconds
-
     def __torch_dispatch__(self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if self.paused:
             return func(*args, **(kwargs or {}))
         with self:  # in inference mode, torch leaves to the backend what it composes of simpler operations elsewhere
             if (composed := func.decompose(*args, **(kwargs or {}))) is not NotImplemented:
                 return composed
-        schema = func._schema.arguments
-        arguments = {argument.name: argument.default_value for argument in schema}
+        schema = schema_of(func)
+        arguments = {argument.name: argument.default_value for argument in schema.arguments}
         arguments |= dict(zip(arguments, args, strict=False)) | (kwargs or {})
         if is_fused_attention(func):
             with self:
                 output = plain_attention(arguments)
             return output, *func(*args, **(kwargs or {}))[1:]
         written = list(
-            tensors([arguments[a.name] for a in schema if a.alias_info is not None and a.alias_info.is_write])
+            tensors([arguments[a.name] for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write])
         )
         before = [tensor.detach() for tensor in written]
         result = func(*args, **(kwargs or {}))
@@ -253,7 +248,7 @@ class Recorder(TorchDispatchMode):
                 name.removesuffix("_copy") if copies_view else name,
                 function,
                 arguments,
-                written if not func._schema.returns else list(tensors(result)),
+                written if not schema.returns else list(tensors(result)),
                 self.running[-1],
                 in_place=bool(written) and not turned,
                 is_view=turned or (not written and (name in UNSAFE or aliases(func))),

@@ -12,13 +12,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pai_bench.support.torch_internals import REGISTRIES
+
 
 def rebind(modules: Iterable[nn.Module], copies: Mapping[int, Any]) -> None:
     """Let the functions in copied `modules` hold `copies`, which are given by the `id` of what they are made of."""
     done: dict[object, Any] = {}
     for module in modules:
         for name, value in list(vars(module).items()):
-            if name not in ("_parameters", "_modules", "_buffers") and is_holder(value):
+            if name not in REGISTRIES and is_holder(value):
                 vars(module)[name] = rebound(value, copies, done)
 
 

@@ -4,7 +4,7 @@ Dropout that it calls as a function, which no switch of a module turns off; and 
 scored in.
 """
 
-import weakref
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+from pai_bench.support.torch_internals import forward_hooks, intercept_calls
 
 Switch = tuple[int, str, object]
 """Place and name of an argument, and the value at which a function draws nothing."""
@@ -103,18 +105,11 @@ def steady(model: nn.Module, kind: torch.dtype | None = None) -> None:
     """
     if kind is None and all(map(is_plain, model.modules())):
         return
-    own = weakref.ref(model)  # a cycle would keep the network alive
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        with Steady(kind):
-            return own()._call_impl(*args, **kwargs)  # type: ignore[union-attr]
-
-    # what torch calls in place of a module that it has compiled; a wrapped `forward` would be seen as one of its own
-    model._compiled_call_impl = call
+    intercept_calls(model, functools.partial(Steady, kind))
 
 
 def is_plain(module: nn.Module) -> bool:
     """Whether a module runs torch's own code only."""
-    hooked = module._forward_hooks or module._forward_pre_hooks
+    hooked = any(forward_hooks(module))
     own = type(module).__module__.startswith("torch.nn.modules") and not hooked
     return own and not any(map(callable, vars(module).values()))  # an activation or a forward of a user's, say

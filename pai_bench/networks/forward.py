@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pai_bench.support.errors import UserError
+from pai_bench.support.torch_internals import class_name
 
 RECOMPUTATION = "the network computes activations again (torch.utils.checkpoint)"
 
@@ -63,4 +64,4 @@ def failing_layer(model: nn.Module, inputs: Tensor) -> str:
         model(inputs)
     for handle in handles:
         handle.remove()
-    return entered[-1] if entered else model._get_name()
+    return entered[-1] if entered else class_name(model)

@@ -7,6 +7,7 @@ from torch.nn.parameter import is_lazy
 
 from pai_bench.networks.wrappers import unwrapped
 from pai_bench.support.errors import UserError, unknown
+from pai_bench.support.torch_internals import own_parameters
 
 _WHOLE_WEIGHT = (
     nn.Linear,
@@ -61,7 +62,7 @@ def prunable_parameters(
     else:
         prunable: set[int] = set()
         for module in model.modules():
-            prunable.update(id(module._parameters.get(name)) for name in usual_names(module, biases))
+            prunable.update(id(own_parameters(module).get(name)) for name in usual_names(module, biases))
         found = {name: parameter for name, parameter in every.items() if id(parameter) in prunable}
     found = {name: parameter for name, parameter in found.items() if is_lazy(parameter) or parameter.numel()}
     if not found:

@@ -7,14 +7,23 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from pai_bench.networks.captured import is_holder, rebind
 from pai_bench.networks.dropout import steady
 from pai_bench.support.errors import UserError
 from pai_bench.support.memory import is_recorded
+from pai_bench.support.torch_internals import (
+    COMPILED_CALL,
+    REGISTRIES,
+    BatchNormBase,
+    is_lazy_clone,
+    lazy_clone,
+    module_hooks,
+    own_tensors,
+    version_counter,
+)
 
-BATCH_NORMS = (_BatchNorm,)
+BATCH_NORMS = (BatchNormBase,)
 
 
 BatchNormMode = Literal["train", "eval"]
@@ -30,14 +39,14 @@ def shared(tensor: Tensor) -> Tensor:
     try:
         if tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size():
             return tensor.detach().clone()  # a view: the first write would copy all that lies around it
-        return torch._lazy_clone(tensor.detach())
+        return lazy_clone(tensor.detach())
     except RuntimeError:  # memory that torch has not allocated itself
         return tensor.detach().clone()
 
 
 def still_shared(tensor: Tensor) -> bool:
     """Whether nobody has written to what `shared` gave."""
-    return tensor.layout is torch.strided and bool(torch._C._is_cow_tensor(tensor))  # type: ignore[attr-defined]  # not among torch's annotations
+    return tensor.layout is torch.strided and is_lazy_clone(tensor)
 
 
 def private_copy(
@@ -103,9 +112,9 @@ def copy_parts(modules: list[nn.Module], memo: dict[int, Any]) -> list[nn.Module
                 state[name] = value
             elif type(value) in (dict, OrderedDict) and not value:  # a dozen of them
                 state[name] = type(value)()
-            elif name in ("_parameters", "_modules", "_buffers"):
+            elif name in REGISTRIES:
                 state[name] = type(value)((key, copy.deepcopy(part, memo)) for key, part in value.items())
-            elif name != "_compiled_call_impl":
+            elif name != COMPILED_CALL:
                 state[name] = copy.deepcopy(value, memo)
                 holds = holds or is_holder(value)
         if holds:
@@ -141,7 +150,7 @@ def parts(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """All modules, parameters and buffers by name, in one walk, where torch's own ways would take three."""
     for name, module in model.named_modules():
         yield name, module
-        for tensors in (module._parameters, module._buffers):
+        for tensors in own_tensors(module):
             for key, tensor in tensors.items():
                 if tensor is not None:
                     yield f"{name}.{key}" if name else key, tensor
@@ -158,8 +167,7 @@ def refuse_shared(model: nn.Module, twin: nn.Module) -> None:
 
 def mode_and_hooks(module: nn.Module) -> tuple[Any, ...]:
     """What shows that a module was switched, or has other hooks: its mode, and the number of each kind."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return (module.training, *map(len, hooks))
+    return (module.training, *map(len, module_hooks(module)))
 
 
 def fingerprints(model: nn.Module) -> dict[str, tuple[Any, ...]]:
@@ -169,7 +177,7 @@ def fingerprints(model: nn.Module) -> dict[str, tuple[Any, ...]]:
         if isinstance(part, nn.Module):
             found[name or type(model).__name__] = mode_and_hooks(part)
         elif isinstance(part, nn.Parameter):
-            found[name] = (id(part), part._version, part.requires_grad)
+            found[name] = (id(part), version_counter(part), part.requires_grad)
     return found
 
 

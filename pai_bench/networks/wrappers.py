@@ -1,6 +1,5 @@
 """What may be around a network, or around parts of it, and what of it scoring can see through."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +9,7 @@ import torch.utils.checkpoint
 from torch import nn
 
 from pai_bench.support.errors import UserError
+from pai_bench.support.torch_internals import compiled_from, compiler_in_use
 
 PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
@@ -53,7 +53,7 @@ def refuse_scripted(model: nn.Module, *, with_weights: bool = False) -> None:
 
 def inside(model: nn.Module) -> Any:
     """What is inside the outermost wrapper of `model`; None without one."""
-    return model.module if isinstance(model, PARALLEL) else getattr(model, "_orig_mod", None)
+    return model.module if isinstance(model, PARALLEL) else compiled_from(model)
 
 
 class Recomputed:
@@ -75,7 +75,7 @@ def seen_through() -> Iterator[None]:
     """
     torch.utils.checkpoint.CheckpointFunction = Recomputed  # type: ignore[assignment, misc]
     try:
-        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it takes seconds
+        if compiler_in_use():  # or else setting its stance would import it
             with torch.compiler.set_stance("force_eager"):
                 yield
         else:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from pai_bench.support.errors import UserError
+from pai_bench.support.torch_internals import innermost_transform
 
 
 class TwiceDifferentiable(TorchFunctionMode):
@@ -28,7 +29,7 @@ class TwiceDifferentiable(TorchFunctionMode):
 
 def in_transform() -> bool:
     """Whether torch.func's ``vmap``, ``grad`` or another of its transforms is at work."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    return innermost_transform() is not None
 
 
 def batch_norm(

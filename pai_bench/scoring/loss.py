@@ -9,6 +9,7 @@ from pai_bench.networks.forward import forward
 from pai_bench.scoring.batch import Batch
 from pai_bench.support.arrays import listed
 from pai_bench.support.errors import UserError
+from pai_bench.support.torch_internals import class_name
 from pai_bench.support.transfers import read_scalars
 
 
@@ -21,7 +22,7 @@ def loss_of(model: nn.Module, batch: Batch, *, temperature: float = 1.0, nll: bo
     limits = read_scalars(batch.targets.aminmax()) if batch.loss is None else []
     output = forward(model, batch.inputs)
     if not isinstance(output, Tensor):
-        kind, network = type(output).__name__, model._get_name()
+        kind, network = type(output).__name__, class_name(model)
         if batch.loss is None:
             raise UserError(f"{network} returns {kind}, not logits: give loss=, a function of its output")
         if temperature != 1:

@@ -19,6 +19,7 @@ from pai_bench.scoring.double_backward import TwiceDifferentiable
 from pai_bench.scoring.loss import loss_of
 from pai_bench.scoring.options import CriterionOptions
 from pai_bench.support.errors import CriterionError, UserError
+from pai_bench.support.torch_internals import NON_PERSISTENT_BUFFERS, REGISTRIES
 
 Elementwise = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``f(w, g, L)``: a score from a weight, a derivative and the value that was differentiated, element by element.
@@ -33,7 +34,7 @@ BLOCK = 2**15
 """Elements that a processor's cache holds, for each of a few tensors, the results on the way among them."""
 
 
-SHARED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training")
+SHARED = (*REGISTRIES, NON_PERSISTENT_BUFFERS, "training")
 """What a masked model has of the copy itself, so that what is replaced in one is replaced in the other."""
 
 

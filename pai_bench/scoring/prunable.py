@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from pai_bench.graph.connectivity import TABLES, Connections, owner
 from pai_bench.graph.operands import operands
 from pai_bench.networks.layers import prunable_parameters, usual_names
 from pai_bench.networks.wrappers import innermost, refuse_scripted, unwrapped
 from pai_bench.support.errors import UserError, unknown
+from pai_bench.support.torch_internals import NormBase, own_parameters
 
 logger = logging.getLogger(__name__)
 
-NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+NORMS = (NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 STANDARD = ("weight", "bias", "in_proj_bias", "bias_k", "bias_v")
 """Parameters of torch's own layers that are no weights, or those of the usual layers."""
 
@@ -114,7 +114,7 @@ def candidates(model: nn.Module) -> dict[str, nn.Parameter]:
     clear: set[int] = set()
     others: set[int] = set()
     for module in model.modules():
-        if own := {name: parameter for name, parameter in module._parameters.items() if parameter is not None}:
+        if own := {name: parameter for name, parameter in own_parameters(module).items() if parameter is not None}:
             home = type(module).__module__
             of_torch = home.startswith("torch.nn.modules") and not isinstance(module, (*TABLES, nn.Bilinear))
             holds_others = type(module) is nn.Module or home == "torch.nn.modules.container"

@@ -9,6 +9,7 @@ from pai_bench.support.errors import UserError
 from pai_bench.support.identity import stream
 from pai_bench.support.initialise import initialise
 from pai_bench.support.randomness import random_state
+from pai_bench.support.torch_internals import reset_method
 
 Draw = Callable[[int], nn.Module]
 """A function of a seed that returns the same network with other initial weights."""
@@ -42,7 +43,7 @@ def redraw_(model: nn.Module, seed: int) -> nn.Module:
     """
     with random_state(stream(seed, "redraw")):  # not the state that the weights were drawn from
         for name, module in reversed(list(model.named_modules())):
-            reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+            reset = reset_method(module)
             if reset is not None:
                 reset()
             elif any(True for _ in module.parameters(recurse=False)):

@@ -37,6 +37,7 @@ from pai_bench.support import transfers
 from pai_bench.support.errors import CriterionError, UserError
 from pai_bench.support.precision import reproducible
 from pai_bench.support.randomness import random_state
+from pai_bench.support.torch_internals import own_buffers
 
 Formula = Callable[[Any, MaskedModel, Batch], Scores]
 """What a criterion's class defines as its `score`."""
@@ -209,7 +210,7 @@ class Scorer:
                 if buffer.grad_fn is None and buffer.shape == before.shape:
                     buffer.data.copy_(before)
                 else:  # the pass has put another in its place, which knows of the graph of that pass, say
-                    model.network.get_submodule(place)._buffers[key] = before.clone()
+                    own_buffers(model.network.get_submodule(place))[key] = before.clone()
 
 
 @contextmanager

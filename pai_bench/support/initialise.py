@@ -11,8 +11,9 @@ from torch.nn.utils import parametrize
 
 from pai_bench.support.errors import UserError, unknown
 from pai_bench.support.registry import INITIALISATIONS, initialisation
+from pai_bench.support.torch_internals import BatchNormBase, ConvBase
 
-LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
+LAYERS = (nn.Linear, ConvBase, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 
 CUT_OFF = 2.0
 """Where truncated normals end, in deviations of the whole one."""
@@ -39,7 +40,7 @@ class Initialisation(ABC):
         """Fill a bias of `module`: with zeros, unless a subclass does otherwise."""
         nn.init.zeros_(bias)
 
-    def draw_batch_norm(self, module: nn.modules.batchnorm._BatchNorm) -> None:  # noqa: B027  # most leave it as it is
+    def draw_batch_norm(self, module: BatchNormBase) -> None:  # noqa: B027  # most leave it as it is
         """Fill the scale and the shift of batch norm, which stay as they are unless a subclass does otherwise."""
 
 
@@ -100,7 +101,7 @@ class OpenLTH(He):
             inputs = next(module.parameters(recurse=False))[0].numel()
         nn.init.uniform_(bias, -1 / math.sqrt(inputs), 1 / math.sqrt(inputs))
 
-    def draw_batch_norm(self, module: nn.modules.batchnorm._BatchNorm) -> None:
+    def draw_batch_norm(self, module: BatchNormBase) -> None:
         nn.init.uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
@@ -115,7 +116,7 @@ class GraSP(Initialisation):
             return nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
         return nn.init.normal_(weight, std=0.01)
 
-    def draw_batch_norm(self, module: nn.modules.batchnorm._BatchNorm) -> None:
+    def draw_batch_norm(self, module: BatchNormBase) -> None:
         nn.init.ones_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
@@ -135,7 +136,7 @@ def initialise(model: nn.Module, law: str) -> nn.Module:
     for path, module in model.named_modules():
         if isinstance(module, LAYERS) and parametrize.is_parametrized(module):
             raise UserError(f"{path!r} is parametrised, so that {law} cannot draw its weights")
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.weight is not None:
+        if isinstance(module, BatchNormBase) and module.weight is not None:
             drawn.draw_batch_norm(module)
         for name, weight in module.named_parameters(recurse=False) if isinstance(module, LAYERS) else ():
             if "bias" in name:
@@ -156,7 +157,7 @@ def parts(module: nn.Module, weight: Tensor) -> Iterator[Tensor]:
         yield from weight.split(module.hidden_size)
     elif isinstance(module, nn.MultiheadAttention):
         yield from weight.split(module.embed_dim)
-    elif isinstance(module, nn.modules.conv._ConvNd):
+    elif isinstance(module, ConvBase):
         for group in weight.chunk(module.groups):
             yield group.transpose(0, 1) if module.transposed else group
     else:

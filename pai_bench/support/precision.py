@@ -86,10 +86,9 @@ def cuda_in_use() -> bool:
 
 def _processors_round_nothing() -> bool:
     """Whether products on a processor are in single precision as things are, whichever setting says so."""
-    import torch
+    from pai_bench.support.torch_internals import get_fp32_precision
 
-    read = torch._C._get_fp32_precision_getter
-    return all(read(backend, op) in ("ieee", "none") for backend, op in OPERATIONS if backend == "mkldnn")
+    return all(get_fp32_precision(backend, op) in ("ieee", "none") for backend, op in OPERATIONS if backend == "mkldnn")
 
 
 @dataclass(frozen=True)
@@ -120,11 +119,13 @@ class _Settings:
         """The settings as they are. Reading clears some of them, so they must be written again."""
         import torch
 
-        seen = {key: torch._C._get_fp32_precision_getter(*key) for key in OPERATIONS}
+        from pai_bench.support.torch_internals import get_fp32_precision, set_fp32_precision
+
+        seen = {key: get_fp32_precision(*key) for key in OPERATIONS}
         precisions = {}
         for key in (*GENERAL, *OPERATIONS):
-            precisions[key] = torch._C._get_fp32_precision_getter(*key)
-            torch._C._set_fp32_precision_setter(*key, "none")  # or else what follows it would read as this
+            precisions[key] = get_fp32_precision(*key)
+            set_fp32_precision(*key, "none")  # or else what follows it would read as this
         # cuDNN's default in later versions of torch yields to general settings, but cannot be written
         precisions |= {key: "none" for key, value in seen.items() if precisions[key] != value}
         cudnn = torch.backends.cudnn
@@ -138,9 +139,11 @@ class _Settings:
         """Make torch compute by these settings."""
         import torch
 
+        from pai_bench.support.torch_internals import set_fp32_precision
+
         cudnn = torch.backends.cudnn
         cudnn.allow_tf32 = self.convolutions
         torch.set_float32_matmul_precision(self.products)
         for key, precision in self.precisions.items():  # last, since the older interface sets some of them
-            torch._C._set_fp32_precision_setter(*key, precision)
+            set_fp32_precision(*key, precision)
         cudnn.deterministic, cudnn.benchmark = self.deterministic, self.benchmark

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 
 from pai_bench.support.errors import UserError
 from pai_bench.support.precision import arithmetic
+from pai_bench.support.torch_internals import DropoutBase, gradient_hooks
 from pai_bench.training.snapshot import beside_tensors, chance
 from pai_bench.training.trainable_groups import Branches, SingleModel, StackedModels, TrainableGroup
 
@@ -16,7 +16,7 @@ from pai_bench.training.trainable_groups import Branches, SingleModel, StackedMo
 def refuse_chance(model: nn.Module) -> None:
     """Refuse lanes to a network that draws at random: what a lane draws would depend on those beside it."""
     for name, module in model.named_modules():
-        if (isinstance(module, _DropoutNd) and module.p) or (isinstance(module, nn.RNNBase) and module.dropout):
+        if (isinstance(module, DropoutBase) and module.p) or (isinstance(module, nn.RNNBase) and module.dropout):
             raise UserError(f"{name!r} draws at random in training, so that each network has to be trained alone")
 
 
@@ -31,7 +31,7 @@ def refuse_ties(model: nn.Module) -> None:
 def refuse_hooks(model: nn.Module) -> None:
     """Refuse lanes to a network whose parameters have hooks, which see no gradient of a lane."""
     for name, weight in model.named_parameters():
-        if weight._backward_hooks or weight._post_accumulate_grad_hooks:
+        if any(gradient_hooks(weight)):
             raise UserError(f"{name!r} has a hook on its gradient")
 
 

@@ -5,13 +5,13 @@ import logging
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pai_bench.support.memory import no_memory, recorded_tensors
+from pai_bench.support.torch_internals import release_failed_pool
 from pai_bench.training.protocol import Protocol
 from pai_bench.training.snapshot import beside_tensors
 from pai_bench.training.step import Step
@@ -166,9 +166,7 @@ def release(graph: torch.cuda.CUDAGraph, pool: Any, device: torch.device) -> Non
     graph.reset()
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if version < RELEASES_BY_ITSELF:
-        for undo in (torch._C._cuda_endAllocateToPool, torch._C._cuda_releasePool):
-            with suppress(RuntimeError):  # the recording failed before or after what is undone here
-                undo(device.index, pool)
+        release_failed_pool(device.index, pool)
         # the device's generator believes that a recording is under way, and draws nothing, until one has succeeded
         side, other = recording_stream(device), torch.cuda.CUDAGraph()
         with torch.cuda.device(device), torch.cuda.stream(side), torch.cuda.graph(other, stream=side):

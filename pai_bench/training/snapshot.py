@@ -10,15 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pai_bench.support.torch_internals import RNN_WEIGHT_LISTS
+
 
 def chance(device: torch.device | None = None) -> bytes:
     """The states of all generators that a network may draw from without being asked, on a CUDA `device` too."""
     of_device = torch.cuda.get_rng_state(device).tolist() if device is not None and device.type == "cuda" else []
     return pickle.dumps((torch.get_rng_state().tolist(), of_device, random.getstate(), np.random.get_state()))
-
-
-MIRRORS = ("_flat_weights", "_flat_weight_refs")
-"""Attributes in which recurrent layers keep their parameters once more; every functional call leaves other ones."""
 
 
 def beside_tensors(module: nn.Module, *, attributes: bool = False) -> list[object]:
@@ -30,7 +28,7 @@ def beside_tensors(module: nn.Module, *, attributes: bool = False) -> list[objec
     found: list[object] = [chance()]
     for part in module.modules():
         for name, value in vars(part).items():
-            if isinstance(part, nn.RNNBase) and name in MIRRORS:
+            if isinstance(part, nn.RNNBase) and name in RNN_WEIGHT_LISTS:
                 continue
             if name != "training" and (attributes or not isinstance(value, Tensor)):
                 found.append((name, content(value, tensors=attributes)))

@@ -14,11 +14,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-functorch: Any = torch._C._functorch
+from pai_bench.support.torch_internals import (
+    add_batch_dim,
+    batched_dim,
+    batched_level,
+    batched_values,
+    decomposed,
+    is_batched,
+    transform_depth,
+    without_innermost_transform,
+)
 
 
 class StackedLayers(TorchFunctionMode):
@@ -27,7 +35,7 @@ class StackedLayers(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         layer = LAYERS.get(func)
         # torch.compile cannot look into stacked tensors; a network may use transforms of its own
-        if layer is None and not torch.compiler.is_compiling() and functorch.get_dynamic_layer_stack_depth() == 1:
+        if layer is None and not torch.compiler.is_compiling() and transform_depth() == 1:
             layer = FAST_LAYERS.get(func)
         found = NotImplemented if layer is None else layer(*args, **(kwargs or {}))
         return by_rule(func, args, kwargs or {}) if found is NotImplemented else found
@@ -61,13 +69,13 @@ class Stack:
     """The stack of networks that a tensor is of."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self.level = functorch.maybe_get_level(tensor)
-        self.size = functorch.get_unwrapped(tensor).shape[functorch.maybe_get_bdim(tensor)]
+        self.level = batched_level(tensor)
+        self.size = batched_values(tensor).shape[batched_dim(tensor)]
 
     def stacked(self, tensor: Tensor, dim: int) -> Tensor:
         """The tensors of all networks as one, with the networks at `dim`; one that all share is expanded."""
         if is_stacked(tensor):
-            return functorch.get_unwrapped(tensor).movedim(functorch.maybe_get_bdim(tensor), dim)  # type: ignore[no-any-return]
+            return batched_values(tensor).movedim(batched_dim(tensor), dim)
         return tensor.unsqueeze(dim).expand(*tensor.shape[:dim], self.size, *tensor.shape[dim:])
 
     def flat(self, tensor: Tensor | None, dim: int) -> Tensor | None:
@@ -76,8 +84,7 @@ class Stack:
 
     def seen(self, stacked: Tensor, dim: int) -> Tensor:
         """A tensor with the networks at `dim`, as each of them sees it."""
-        tensor: Tensor = functorch._add_batch_dim(stacked, dim, self.level)
-        return tensor
+        return add_batch_dim(stacked, dim, self.level)
 
     def unflat(self, tensor: Tensor, dim: int) -> Tensor:
         """What `flat` made, as every network sees it."""
@@ -86,7 +93,7 @@ class Stack:
 
 def is_stacked(tensor: Tensor | None) -> bool:
     """Whether there is one such tensor for each network."""
-    return tensor is not None and bool(functorch.is_batchedtensor(tensor))
+    return tensor is not None and is_batched(tensor)
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
@@ -94,7 +101,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     if not is_stacked(weight) or input.dim() < 2 or weight.dim() != 2 or (bias is not None and bias.dim() != 1):
         return NotImplemented
     stack, shape = Stack(weight), input.shape[:-1]
-    with temporarily_pop_interpreter_stack():
+    with without_innermost_transform():
         x, w = stack.stacked(input, 0).flatten(1, -2), stack.stacked(weight, 0)
         if bias is None:
             y = torch.bmm(w, x.transpose(1, 2))
@@ -118,7 +125,7 @@ def convolution(
     if not is_stacked(weight) or input.dim() != weight.dim():
         return NotImplemented
     stack = Stack(weight)
-    with temporarily_pop_interpreter_stack():
+    with without_innermost_transform():
         if is_stacked(input) or groups > 1:
             x, groups = stack.flat(input, 1), groups * stack.size
         else:  # images that all networks share meet all their kernels at once
@@ -142,7 +149,7 @@ def batch_norm(
     if not is_stacked(input) or input.dim() < 2 or shared:  # what moves has to be there for each network
         return NotImplemented
     stack = Stack(input)
-    with temporarily_pop_interpreter_stack():
+    with without_innermost_transform():
         own = (stack.flat(tensor, 0) for tensor in (running_mean, running_var, weight, bias))
         y = F.batch_norm(stack.flat(input, 1), *own, training, momentum, eps)  # type: ignore[call-arg, arg-type]
     return stack.unflat(y, 1)
@@ -153,7 +160,7 @@ def pooling(function: Callable[..., Any], input: Tensor, *args: Any, **kwargs: A
     if not is_stacked(input) or input.dim() < 3 or kwargs.get("return_indices"):
         return NotImplemented
     stack = Stack(input)
-    with temporarily_pop_interpreter_stack():
+    with without_innermost_transform():
         y = function(stack.flat(input, 1), *args, **kwargs)
     return stack.unflat(y, 1)
 
@@ -169,8 +176,7 @@ def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None, *ar
 
 def recurrent(name: str, *args: Any, **kwargs: Any) -> Any:
     """A recurrent layer as the simpler operations that it is made of, since `torch.vmap` knows only those."""
-    operation = getattr(torch.ops.aten, name).input
-    return torch._decomp.get_decompositions([operation])[operation](*args, **kwargs)
+    return decomposed(getattr(torch.ops.aten, name).input, *args, **kwargs)
 
 
 POOLING = (
@@ -184,10 +190,7 @@ NORMALISATIONS = (F.layer_norm, F.group_norm)
 
 LAYERS: Mapping[Any, Callable[..., Any]] = {
     F.embedding: embedding,
-    **{
-        getattr(torch._C._VariableFunctions, name): functools.partial(recurrent, name)
-        for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")
-    },
+    **{getattr(torch, name): functools.partial(recurrent, name) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
 }
 """Layers that `torch.vmap` cannot do, or does wrongly."""
 

@@ -25,7 +25,7 @@ class Step:
             raise UserError("no parameter of the network takes a gradient: there is nothing to train")
         self._losses: Callable[[Tensor, Tensor], Tensor] = program.losses
         if compile:
-            torch._dynamo.reset()  # or else only the first few networks of a process would be compiled
+            torch.compiler.reset()  # or else only the first few networks of a process would be compiled
             self._losses = torch.compile(program.losses, dynamic=False)
         self._ones = torch.ones(program.lanes, device=self.weights[0].device, dtype=self.weights[0].dtype)
         # from zero, the first momentum is the first gradient

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 from torch.nn import functional as F
 
+from pai_bench.support.torch_internals import foreach_mul_, foreach_norm, set_vmap_fallback_warning
 from pai_bench.training.layout import channels_last_weights, stacked_channels_last
 from pai_bench.training.stacked_layers import StackedLayers
 
@@ -127,7 +128,7 @@ class StackedModels(TrainableGroup):
         self.models, self.lanes = models, len(models)
         if any(isinstance(module, nn.RNNBase) for module in models[0].modules()):
             # in single precision they take oneDNN's layer, lane by lane, which is faster still: no reason to warn
-            torch._C._functorch._set_vmap_fallback_warning_enabled(False)  # type: ignore[attr-defined]
+            set_vmap_fallback_warning(False)
         for model in models:
             model.train()
         self.module = copy.deepcopy(models[0]).to("meta")
@@ -262,8 +263,8 @@ def branch_streams(device: torch.device, count: int) -> list["torch.cuda.Stream"
 def _shorten(gradients: list[Tensor], limit: float) -> None:
     """Shorten a gradient, given in parts, to the norm `limit`, as `torch.nn.utils.clip_grad_norm_` does."""
     if gradients:
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        torch._foreach_mul_(gradients, (limit / (norm + CLIPPED)).clamp(max=1.0))
+        norm = torch.linalg.vector_norm(torch.stack(foreach_norm(gradients)))
+        foreach_mul_(gradients, (limit / (norm + CLIPPED)).clamp(max=1.0))
 
 
 def kept_of(mask: Mapping[str, Tensor] | None, name: str, weight: Tensor) -> Tensor:
@@ -299,4 +300,4 @@ class MaskEnforcer:
             for weight, removed in zip(self.weights, self._masks, strict=True):
                 weight.masked_fill_(removed, 0.0)
         elif self.weights:
-            torch._foreach_mul_(self.weights, self._masks)
+            foreach_mul_(self.weights, self._masks)
