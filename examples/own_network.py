@@ -1,6 +1,6 @@
-"""Compare criteria on a network and data of your own: ``python examples/own_network.py``, in a few seconds.
+"""Compare criteria on your own network and data. Run it with ``python examples/own_network.py``; it takes seconds.
 
-The results are written to ``results/rings``; ``pai-bench report results/rings`` makes a report with figures of them.
+The results are written to ``results/rings``. ``pai-bench report results/rings`` makes a report with figures.
 """
 
 import torch
@@ -10,7 +10,7 @@ import pai_bench as pb
 
 
 def rings(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Points on three rings around the origin, with noise, and the ring that each is on."""
+    """Noisy points on three rings around the origin, and for each point the number of its ring."""
     generator = torch.Generator().manual_seed(seed)
     ring = torch.randint(0, 3, (count,), generator=generator)
     angle = 2 * torch.pi * torch.rand(count, generator=generator)
@@ -19,7 +19,7 @@ def rings(count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def two_hidden_layers(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    """Any function of the shape of an example and the number of classes that builds a network of logits."""
+    """Build the network. The arguments are the shape of one example and the number of classes; the output is logits."""
     (features,) = input_shape
     return nn.Sequential(nn.Linear(features, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, num_classes))
 

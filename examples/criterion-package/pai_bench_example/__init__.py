@@ -1,4 +1,4 @@
-"""A third party's criterion for pai-bench."""
+"""A criterion for pai-bench, in a package of its own."""
 
 from dataclasses import dataclass
 from typing import ClassVar
