@@ -1,1 +1,1 @@
-"""Speed beside its floors (pytest-benchmark), and the run for a GPU (`python -m benchmarks.gpu`)."""
+"""Speed compared with its floors (pytest-benchmark), and the run for a GPU (`python -m benchmarks.gpu`)."""

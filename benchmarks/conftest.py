@@ -1,4 +1,4 @@
-"""How a piece of work is measured beside its floor, and the table of ratios at the end of a run."""
+"""The fixture that compares a function with its floor, and the table of ratios at the end of a run."""
 
 import statistics
 import sys
@@ -21,26 +21,26 @@ _rows: list[dict[str, Any]] = []
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The option ``--speed-report``."""
-    parser.addoption("--speed-report", metavar="FILE", help="write what was measured as markdown, with a figure")
+    parser.addoption("--speed-report", metavar="FILE", help="write the measurements as markdown, with a figure")
 
 
 @pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """Every device that is present."""
+    """Each available device."""
     return torch.device(request.param)
 
 
-Beside = Callable[..., None]
+CompareWithFloor = Callable[..., None]
 
 
 @pytest.fixture
-def beside(benchmark: Any, device: torch.device) -> Beside:
-    """Measure `work` and its `floor` by turns, so that whatever else the machine does meets both.
+def compare_with_floor(benchmark: Any, device: torch.device) -> CompareWithFloor:
+    """A function that measures `work` and its `floor` in turn, so that other load on the machine affects both.
 
-    Median and interquartile range are in seconds, peaks of memory in bytes; ``ratio`` is the median over the floor's,
-    and `target` what it is meant to be at most. `counts` are things that the floor does, such as images: how many; the
-    work does `times` as many, and its seconds are given for once.
-    Without `warm`, there is no unmeasured first round, and memory is not measured.
+    Medians and interquartile ranges are in seconds, peaks of memory in bytes. ``ratio`` is the median divided by that
+    of the floor; `target` is its largest acceptable value. `work` does the work of the floor `times` times, and its
+    seconds are divided by this number. `counts` says how many items, such as images, the floor processes.
+    Without `warm`, there is no first round without measurement, and memory is not measured.
     """
 
     def run(
@@ -56,7 +56,7 @@ def beside(benchmark: Any, device: torch.device) -> Beside:
     ) -> None:
         floors: list[float] = []
 
-        def before() -> None:
+        def measure_floor() -> None:
             synchronise(device)
             start = time.perf_counter()
             floor()
@@ -68,12 +68,12 @@ def beside(benchmark: Any, device: torch.device) -> Beside:
             synchronise(device)
 
         benchmark.group = f"{group}, {device}"
-        benchmark.pedantic(synchronised, setup=before, rounds=rounds, warmup_rounds=int(warm))
+        benchmark.pedantic(synchronised, setup=measure_floor, rounds=rounds, warmup_rounds=int(warm))
         peaks: list[int | None] = []
-        for what in (floor, work) if warm else ():
-            with measured(device, memory=True) as one:
-                what()
-            peaks.append(one.peak_bytes)
+        for function in (floor, work) if warm else ():
+            with measured(device, memory=True) as measurement:
+                function()
+            peaks.append(measurement.peak_bytes)
         stats, median, base = (
             benchmark.stats.stats,
             benchmark.stats.stats.median / times,
@@ -87,8 +87,8 @@ def beside(benchmark: Any, device: torch.device) -> Beside:
             "target": target,
             "floor_peak_bytes": peaks[0] if peaks else None,
             "peak_bytes": peaks[1] if peaks else None,
-            **{f"{what}_per_second": count / median for what, count in counts.items()},
-            **{f"floor_{what}_per_second": count / base for what, count in counts.items()},
+            **{f"{item}_per_second": count / median for item, count in counts.items()},
+            **{f"floor_{item}_per_second": count / base for item, count in counts.items()},
             **describe(device),
         }
         _rows.append({"group": benchmark.group, "name": benchmark.name, **benchmark.extra_info})
@@ -97,7 +97,7 @@ def beside(benchmark: Any, device: torch.device) -> Beside:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Ratios to the floors, by group."""
+    """Print the ratios to the floors, by group."""
     for row in sorted(_rows, key=lambda row: row["group"]):
         target = "" if row["target"] is None else f", target {row['target']:.3g}"
         memory = ""

@@ -1,4 +1,4 @@
-"""What training is measured against: the arithmetic of the layers alone, and the loop that most people would write."""
+"""Floors of training: the matrix products of the layers alone, and a usual training loop with a DataLoader."""
 
 import struct
 import time
@@ -18,15 +18,15 @@ from pai_bench.support.timing import synchronise
 Product = Callable[[], Any]
 
 
-def arithmetic(model: nn.Module, example: Tensor, batch: int, *, to_input: bool) -> list[Product]:
+def layer_products(model: nn.Module, example: Tensor, batch: int, *, to_input: bool) -> list[Product]:
     """The products of a training step, layer by layer: forward, and backward to weights and to inputs.
 
     Linear and convolutional layers only, each in the memory format that is fastest for it. The product of the first
-    layer for its input, `to_input`, is one that no training step needs.
+    layer for its input, `to_input`, is not needed in a training step.
     """
-    seen: list[tuple[nn.Module, torch.Size]] = []
+    calls: list[tuple[nn.Module, torch.Size]] = []
     handles = [
-        module.register_forward_hook(lambda module, inputs, _out: seen.append((module, inputs[0].shape)))
+        module.register_forward_hook(lambda module, inputs, _out: calls.append((module, inputs[0].shape)))
         for module in model.modules()
         if isinstance(module, (nn.Linear, nn.Conv2d))
     ]
@@ -34,13 +34,14 @@ def arithmetic(model: nn.Module, example: Tensor, batch: int, *, to_input: bool)
     for handle in handles:
         handle.remove()
     products = []
-    for place, (module, shape) in enumerate(seen):
-        ways = list(in_formats(module, torch.Size([batch, *shape[1:]]), example, first=place == 0 and not to_input))
-        products.append(min(ways, key=lambda way: seconds(way, example.device)))
+    for index, (module, shape) in enumerate(calls):
+        first = index == 0 and not to_input
+        variants = list(products_by_format(module, torch.Size([batch, *shape[1:]]), example, first=first))
+        products.append(min(variants, key=lambda variant: shortest_time(variant, example.device)))
     return products
 
 
-def in_formats(module: nn.Module, shape: torch.Size, like: Tensor, *, first: bool) -> Iterator[Product]:
+def products_by_format(module: nn.Module, shape: torch.Size, like: Tensor, *, first: bool) -> Iterator[Product]:
     """The three products of a layer, in each memory format that it can have."""
     x, weight = torch.randn(shape, device=like.device), module.weight.detach().clone()  # type: ignore[operator]
     if isinstance(module, nn.Linear):
@@ -50,37 +51,37 @@ def in_formats(module: nn.Module, shape: torch.Size, like: Tensor, *, first: boo
     assert isinstance(module, nn.Conv2d)
     for memory in (torch.contiguous_format, torch.channels_last):
         inputs, kernel = x.contiguous(memory_format=memory), weight.contiguous(memory_format=memory)
-        gradient = torch.randn_like(convolved(module, inputs, kernel))
+        gradient = torch.randn_like(convolve(module, inputs, kernel))
 
-        def both(inputs: Tensor = inputs, kernel: Tensor = kernel, gradient: Tensor = gradient) -> Any:
+        def forward_and_backward(inputs: Tensor = inputs, kernel: Tensor = kernel, gradient: Tensor = gradient) -> Any:
             options = (module.stride, module.padding, module.dilation, False, (0, 0), module.groups)
-            wanted = (not first, True, False)
-            backward = torch.ops.aten.convolution_backward(gradient, inputs, kernel, None, *options, wanted)
-            return convolved(module, inputs, kernel), backward
+            output_mask = (not first, True, False)
+            backward = torch.ops.aten.convolution_backward(gradient, inputs, kernel, None, *options, output_mask)
+            return convolve(module, inputs, kernel), backward
 
-        yield both
+        yield forward_and_backward
 
 
-def convolved(module: nn.Conv2d, inputs: Tensor, kernel: Tensor) -> Tensor:
-    """A convolution as `module` makes it, without its bias."""
+def convolve(module: nn.Conv2d, inputs: Tensor, kernel: Tensor) -> Tensor:
+    """The convolution of `module` with another kernel, without bias."""
     size = {"stride": module.stride, "padding": module.padding, "dilation": module.dilation}
     return F.conv2d(inputs, kernel, None, groups=module.groups, **size)  # type: ignore[arg-type]
 
 
-def seconds(work: Product, device: torch.device, times: int = 3) -> float:
-    """The shortest of some runs, after one to warm up."""
-    found = []
+def shortest_time(work: Product, device: torch.device, times: int = 3) -> float:
+    """Seconds of the shortest of some runs, after a warm-up run."""
+    seconds = []
     for _ in range(times + 1):
         synchronise(device)
         start = time.perf_counter()
         work()
         synchronise(device)
-        found.append(time.perf_counter() - start)
-    return min(found[1:])
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])
 
 
-def repeated(products: list[Product], steps: int) -> Product:
-    """Each layer's products `steps` times, one layer after the other."""
+def repeat_products(products: list[Product], steps: int) -> Product:
+    """A function that computes the products of each layer `steps` times, layer by layer."""
 
     def work() -> None:
         for product in products:
@@ -91,7 +92,7 @@ def repeated(products: list[Product], steps: int) -> Product:
 
 
 def write_mnist(root: Path, count: int) -> None:
-    """Files of the form of MNIST, with random pixels."""
+    """Write files in the format of MNIST, with random pixels."""
     folder = root / "MNIST" / "raw"
     folder.mkdir(parents=True)
     generator = torch.Generator().manual_seed(0)
@@ -104,28 +105,28 @@ def write_mnist(root: Path, count: int) -> None:
 
 
 class Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """Images as torchvision's own data sets hold them: in one array, a picture made of each when it is asked for."""
+    """Images in one array; each access makes a PIL image and transforms it, as the data sets of torchvision do."""
 
     def __init__(self, images: Tensor, targets: Tensor, *, augment: bool) -> None:
         self.images = images.permute(0, 2, 3, 1).squeeze(3).contiguous().numpy()  # uint8, channels last or none
         self.targets = targets.tolist()
         channels = images.shape[1]
-        more = (
+        augmentation = (
             [transforms.RandomCrop(images.shape[-1], padding=4), transforms.RandomHorizontalFlip()] if augment else []
         )
         self.transform = transforms.Compose(
-            [*more, transforms.ToTensor(), transforms.Normalize((0.5,) * channels, (0.25,) * channels)]
+            [*augmentation, transforms.ToTensor(), transforms.Normalize((0.5,) * channels, (0.25,) * channels)]
         )
 
     def __len__(self) -> int:
         return len(self.targets)
 
-    def __getitem__(self, place: int) -> tuple[Tensor, int]:
-        return self.transform(Image.fromarray(self.images[place])), self.targets[place]
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.images[index])), self.targets[index]
 
 
 def usual_steps(pictures: Pictures, model: nn.Module, batch: int, device: torch.device, workers: int) -> Iterator[None]:
-    """Training steps without end, by a DataLoader and torch's SGD, as most people would write them."""
+    """An endless series of training steps with a DataLoader and torch's SGD, as usually written."""
     loader = torch.utils.data.DataLoader(
         pictures,
         batch_size=batch,
@@ -147,7 +148,7 @@ def usual_steps(pictures: Pictures, model: nn.Module, batch: int, device: torch.
 
 
 def usual_loop(root: Path, model: nn.Module, batch: int, device: torch.device, workers: int) -> Product:
-    """One epoch over the files in `root` by torchvision's data set and transforms, a DataLoader and torch's SGD."""
+    """An epoch over the files in `root` with torchvision's data set and transforms, a DataLoader and torch's SGD."""
     scale = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
     data = torchvision.datasets.MNIST(str(root), train=True, transform=scale)
     loader = torch.utils.data.DataLoader(data, batch_size=batch, shuffle=True, num_workers=workers, drop_last=True)

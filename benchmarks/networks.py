@@ -1,4 +1,4 @@
-"""The networks that are measured, with their batches."""
+"""The networks of the benchmarks, with their batches."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,13 +20,13 @@ NETWORKS: dict[str, tuple[tuple[int, ...], int]] = {
 
 def example(name: str, device: torch.device, size: int | None = None) -> tuple[nn.Module, pb.Batch]:
     """A network and a batch of random inputs for it."""
-    shape, usual = NETWORKS.get(name, ((3, 32, 32), 100))
+    shape, default = NETWORKS.get(name, ((3, 32, 32), 100))
     model = pb.create_model(name, input_shape=shape, num_classes=10, seed=0).to(device)
     generator = torch.Generator().manual_seed(0)
-    count = size or usual
+    count = size or default
     return model, pb.Batch(torch.randn(count, *shape, generator=generator), torch.arange(count) % 10).to(device)
 
 
 def forward_and_backward(model: nn.Module, batch: pb.Batch, criterion: pb.Criterion) -> Callable[[], Any]:
-    """The floor of scoring: one bare pass of the same batch."""
+    """The floor of scoring: one forward and backward pass of the same batch, without a criterion."""
     return bare(model, batch, criterion)

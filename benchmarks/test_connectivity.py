@@ -1,4 +1,4 @@
-"""Following the paths of a network under a mask, beside a bare forward and backward pass."""
+"""Connectivity of a network under a mask, compared with a forward and backward pass."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 
 import pai_bench as pb
-from benchmarks.conftest import Beside
+from benchmarks.conftest import CompareWithFloor
 from pai_bench.scoring import prunable_parameters
 
 
@@ -24,19 +24,18 @@ NETWORKS: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {
     "resnet152, 1 example": ((1, 3, 224, 224), lambda: torchvision.models.resnet152(weights=None)),
     "vit_b_16, 1 example": ((1, 3, 224, 224), lambda: torchvision.models.vit_b_16(weights=None)),
 }
-"""Networks, with the shape of what the floor passes through them."""
+"""Networks, with the shape of the input of the floor."""
 
 
-@pytest.mark.parametrize("what", ["connectivity", "without the number of paths"])
+@pytest.mark.parametrize("case", ["connectivity", "without the number of paths"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_connectivity(beside: Beside, device: torch.device, network: str, what: str) -> None:
-    """A few times the floor; the target is five.
+def test_connectivity(compare_with_floor: CompareWithFloor, device: torch.device, network: str, case: str) -> None:
+    """The target is five times the floor.
 
-    Paths are followed once, not once for each example that a criterion looks at, so that the floor is the harder the
-    fewer examples it has.
+    Connectivity is computed once, not for each example of a batch, so a floor with fewer examples is harder to reach.
     """
     if device.type != "cpu":
-        pytest.skip("paths are followed on a CPU")
+        pytest.skip("connectivity is computed on a CPU")
     shape, build = NETWORKS[network]
     model, example = build().eval(), torch.zeros(shape)
     generator = torch.Generator().manual_seed(0)
@@ -46,8 +45,8 @@ def test_connectivity(beside: Beside, device: torch.device, network: str, what: 
     def floor() -> Any:
         return torch.autograd.grad(model(example).sum(), list(weights.values()))
 
-    beside(
-        lambda: pb.connectivity(model, mask, example[:1], paths=what == "connectivity"),
+    compare_with_floor(
+        lambda: pb.connectivity(model, mask, example[:1], paths=case == "connectivity"),
         floor,
         group=f"connectivity {network}",
         target=5.0,

@@ -1,4 +1,4 @@
-"""A report of 10,000 records, beside reading them as JSON and saving as many empty figures."""
+"""A report of 10,000 records, compared with reading them as JSON and saving as many empty figures."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.conftest import Beside
+from benchmarks.conftest import CompareWithFloor
 from pai_bench.results import Store
 from tests.report.records import drawn
 
@@ -20,8 +20,8 @@ SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995)
 NETWORKS = SEEDS = 10
 
 
-def test_report(beside: Beside, device: torch.device, tmp_path: Path) -> None:
-    """Ten networks, criteria, sparsities and seeds, by the command, its start included; meant to take below 20 s."""
+def test_report(compare_with_floor: CompareWithFloor, device: torch.device, tmp_path: Path) -> None:
+    """The command, with its start, on ten networks, criteria, sparsities and seeds. It should take below 20 s."""
     if device.type != "cpu":
         pytest.skip("reports are made on a CPU")
     store, page = Store(tmp_path / "results", create=True), tmp_path / "report.md"
@@ -41,7 +41,7 @@ def test_report(beside: Beside, device: torch.device, tmp_path: Path) -> None:
             figure.subplots()
             figure.savefig(tmp_path / "empty.svg")
 
-    beside(
+    compare_with_floor(
         lambda: subprocess.run(command, check=True, capture_output=True),
         floor,
         group=f"report of {NETWORKS * len(CRITERIA) * len(SPARSITIES) * SEEDS:,} records",

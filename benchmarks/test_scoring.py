@@ -1,4 +1,4 @@
-"""One score by every criterion, beside a bare forward and backward pass of the same batch.
+"""One score by every criterion, compared with a forward and backward pass of the same batch.
 
 Run with ``tox -e benchmarks``; more options are those of pytest-benchmark.
 """
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import pai_bench as pb
-from benchmarks.conftest import Beside
+from benchmarks.conftest import CompareWithFloor
 from benchmarks.networks import NETWORKS, example, forward_and_backward
 from pai_bench.support.registry import CRITERIA
 
@@ -20,11 +20,11 @@ TARGETS = {
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("name", [plugin.name for plugin in CRITERIA.plugins()])
-def test_score(beside: Beside, device: torch.device, name: str, network: str) -> None:
+def test_score(compare_with_floor: CompareWithFloor, device: torch.device, name: str, network: str) -> None:
     """SNIP's target is 1.15 times the floor, GraSP's 3.3."""
     criterion = pb.get_criterion(name)
     model, batch = example(network, device, 100 if (name, network) == ("grasp", "resnet-18") else None)
-    beside(
+    compare_with_floor(
         lambda: criterion.score(model, batch),
         forward_and_backward(model, batch, criterion),
         group=f"score {network}",
@@ -35,8 +35,8 @@ def test_score(beside: Beside, device: torch.device, name: str, network: str) ->
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("bn", ["eval", "train"])
-def test_floor(beside: Beside, device: torch.device, bn: str, network: str) -> None:
-    """The floor against itself: how far from 1 this is, is what a ratio is uncertain by."""
+def test_floor(compare_with_floor: CompareWithFloor, device: torch.device, bn: str, network: str) -> None:
+    """The floor compared with itself: the difference from 1 is the uncertainty of the ratios."""
     model, batch = example(network, device)
     floor = forward_and_backward(model, batch, pb.get_criterion("snip", bn=bn))
-    beside(floor, floor, group=f"score {network}")
+    compare_with_floor(floor, floor, group=f"score {network}")

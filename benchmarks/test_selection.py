@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.conftest import Beside
+from benchmarks.conftest import CompareWithFloor
 from benchmarks.networks import example
 from pai_bench.masks import select
 from pai_bench.masks.selection import kept_count
@@ -18,15 +18,15 @@ DENSITY = 0.05
 FLOORS = ["torch.kthvalue", "torch.sort", "one read"]
 
 
-@pytest.mark.parametrize("what", ["select", *FLOORS])
+@pytest.mark.parametrize("method", ["select", *FLOORS])
 @pytest.mark.parametrize("floor", FLOORS)
-def test_select(beside: Beside, device: torch.device, floor: str, what: str) -> None:
-    """Masks included; the target is a quarter of the time of ``torch.kthvalue`` on the same scores, on a processor.
+def test_select(compare_with_floor: CompareWithFloor, device: torch.device, floor: str, method: str) -> None:
+    """Selection with masks. On a CPU, the target is a quarter of the time of ``torch.kthvalue`` on the same scores.
 
-    On CUDA, ``torch.kthvalue`` runs on one multiprocessor: there the floor is a sort.
+    On CUDA, ``torch.kthvalue`` uses only one multiprocessor, so the floor is a sort.
     """
-    if "torch.sort" in (floor, what) and device.type == "cpu":
-        pytest.skip("a sort is the floor on CUDA")
+    if "torch.sort" in (floor, method) and device.type == "cpu":
+        pytest.skip("the sort is the floor on CUDA only")
     model, _ = example("torchvision:vgg16_bn", device)
     shapes = {name: weight.shape for name, weight in prunable_parameters(model).items()}
     flat = torch.rand(sum(shape.numel() for shape in shapes.values()), generator=torch.Generator().manual_seed(0))
@@ -40,5 +40,5 @@ def test_select(beside: Beside, device: torch.device, floor: str, what: str) -> 
         "torch.sort": lambda: flat.sort(),
         "one read": lambda: [score.sum() for score in scores.values()],
     }
-    target = 0.25 if (what, floor, device.type) == ("select", "torch.kthvalue", "cpu") else None
-    beside(work[what], work[floor], group=f"selection, floor {floor}", target=target)
+    target = 0.25 if (method, floor, device.type) == ("select", "torch.kthvalue", "cpu") else None
+    compare_with_floor(work[method], work[floor], group=f"selection, floor {floor}", target=target)
