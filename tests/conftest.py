@@ -1,4 +1,4 @@
-"""Networks and batches that many tests share."""
+"""Networks, batches and fixtures that many tests use."""
 
 import os
 import re
@@ -16,8 +16,8 @@ from pai_bench.support.environment import HARMLESS
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked ``gpu`` wait for a machine that has one; there torch warns of what is no error."""
-    # of the last, which comes from functions that have no batched form on CUDA, speed is the only matter
+    """Skip tests marked ``gpu`` without a CUDA device; with one, ignore harmless warnings of torch."""
+    # the last one comes from functions without a batched form on CUDA; it concerns only their speed
     harmless = [*map(re.escape, HARMLESS), "There is a performance drop because we have not yet implemented the batch"]
     for item in items:
         if item.get_closest_marker("gpu"):
@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the user's cache and data out of the tests."""
+    """Do not use the cache and data of the user."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("PAI_BENCH_DATA", raising=False)
@@ -38,7 +38,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a test writes by a relative path goes into a folder of its own."""
+    """Run each test in an empty folder, into which relative paths are written."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -118,7 +118,7 @@ def depthwise() -> nn.Module:
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
-# how long an example takes says how busy the machine is, not whether the code is right
+# the time of an example depends on how busy the machine is, not on whether the code is correct
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
@@ -135,12 +135,12 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 @pytest.fixture(params=NETWORKS)
 def network(request: pytest.FixtureRequest) -> tuple[nn.Module, pb.Batch]:
-    """A small network in float64, one of each kind, and a batch of 12 examples of 3 classes for it."""
+    """Each of the small networks, in float64, with a batch of 12 examples of 3 classes."""
     build, shape = NETWORKS[request.param]
     torch.manual_seed(0)
     model = build().double()
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):  # not the identity that it is at initialisation
+        if isinstance(module, nn.BatchNorm2d):  # at initialisation, it would be the identity
             assert module.weight is not None
             nn.init.uniform_(module.weight, 0.5, 1.5)
             module.running_mean = torch.randn_like(module.weight).detach() / 4

@@ -1,4 +1,4 @@
-"""Made-up trials, of criteria and networks that need not be there."""
+"""Trials with names of criteria and networks that do not exist, for tests of records and reports."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from pai_bench.support.registry import PROTOCOLS
 
 @dataclass(frozen=True)
 class Named:
-    """Stands for something that is known by its name."""
+    """Replaces an object of which only the name is used."""
 
     name: str
     quota: "Choice | None" = None
@@ -22,7 +22,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Choice:
-    """Stands for a criterion under a schedule: what a record holds of them."""
+    """Replaces a criterion under a schedule: the values of them that a record holds."""
 
     name: str
     options: tuple[tuple[str, Any], ...] = ()
@@ -31,29 +31,29 @@ class Choice:
     scope: str = "global"
     former_name: str = ""
     text: str = ""
-    """With options, where the name is without."""
+    """The name with options."""
 
     def __str__(self) -> str:
         return self.text or self.name
 
     def configuration(self, _schedule: Schedule) -> dict[str, Any]:
-        """As of any criterion."""
+        """Like that of a criterion."""
         options = [list(option) for option in self.options]
         return {"name": str(self), "options": options, "revision": self.revision, "schedule": self.schedule}
 
 
 def network(name: str, version: int = 1, traced: tuple[str, ...] = ()) -> ModelSource:
-    """A network that nobody builds."""
+    """The source of a network that is never built."""
     return ModelSource(name, name, version, traced)
 
 
 def data(name: str) -> DataSource:
-    """A data set that nobody reads."""
+    """The source of a data set that is never read."""
     return DataSource(name, name)
 
 
 def trial(**keys: Any) -> Trial:
-    """A trial; data, model and variant may be names, and there may be the version and the traced weights of a model."""
+    """A trial. Data, model and variant may be names; ``model_version`` and ``traced`` belong to the model."""
     usual: dict[str, Any] = {"data": "digits", "model": "net", "seed": 0, "protocol": PROTOCOLS["short"]}
     keys = {**usual, "schedule": OneShot(), "score_batch": 100, **keys}
     if isinstance(keys["data"], str):

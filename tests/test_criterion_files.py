@@ -1,4 +1,4 @@
-"""Results of classes in files: what an edit makes run again, and what earlier versions have stored."""
+"""Results of classes in files: which trials run again after an edit, and results of earlier versions."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ class Second(Criterion):
 
 ARGUMENTS = ["--criteria", "./mine.py:First,./mine.py:Second", "--models", "lenet-300-100", "--device", "cpu"]
 RUN = [*ARGUMENTS, "--sparsities", "0.5", "--seeds", "1", "--epochs", "0", "--variants", "none,quota:./mine.py:First"]
-COLLAPSE = [*ARGUMENTS, "--seeds", "1", "--points", "2", "--out", "falls"]
+COLLAPSE = [*ARGUMENTS, "--seeds", "1", "--points", "2", "--out", "searches"]
 
 
 @pytest.fixture(autouse=True)
@@ -41,12 +41,12 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def write(text: str) -> None:
-    """Edit the file, as between two processes."""
+    """Write the file, and forget the class that was loaded from it, as a new process does."""
     Path("mine.py").write_text(text)
     load_class.cache_clear()
 
 
-def to_run(capsys: pytest.CaptureFixture[str]) -> list[str]:
+def missing_trials(capsys: pytest.CaptureFixture[str]) -> list[str]:
     """The trials that are not stored."""
     capsys.readouterr()
     assert main(["run", *RUN, "--dry-run"]) == 0
@@ -55,14 +55,14 @@ def to_run(capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 def test_editing_one_class_runs_no_trial_of_the_others(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", *RUN]) == 0
-    assert to_run(capsys) == []
+    assert missing_trials(capsys) == []
     former = pb.get_criterion("./mine.py:First").name
     write(FILE.replace("name: w for", "name: 2 * w for") + "\n\n# a comment\n")
-    missing = to_run(capsys)
+    missing = missing_trials(capsys)
     assert len(missing) == 2
     assert all("Second" in name for name in missing)
     write(FILE.replace("w.abs()", "w.square()"))
-    assert len(to_run(capsys)) == 3  # also those of the second, with as many in each layer as the first keeps
+    assert len(missing_trials(capsys)) == 3  # also quota:First of the second class
     assert main(["run", *RUN]) == 0
     report = Path("results/report.md").read_text()
     assert f"{former} is not shown, since there is a newer version" in report
@@ -70,8 +70,8 @@ def test_editing_one_class_runs_no_trial_of_the_others(capsys: pytest.CaptureFix
     assert len(pb.read_results("results")) == 8  # everything is still there
 
 
-def as_stored_before(folder: Path) -> int:
-    """Give results the names that they had when the whole file was hashed, and no time; how many there are."""
+def rename_as_before(folder: Path) -> int:
+    """Name results as when the whole file was hashed, and remove their times. Returns their number."""
     old = hashlib.sha256(FILE.encode()).hexdigest()[:8]
     names = {pb.get_criterion(f"./mine.py:{name}").name: f"{name}@{old}" for name in ("First", "Second")}
     catalog, count = resolve(sweep()), 0
@@ -105,27 +105,27 @@ def sweep() -> Sweep:
     )
 
 
-def test_results_under_the_hash_of_the_whole_file_are_found(capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_under_the_hash_of_the_whole_file_are_used(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", *RUN]) == 0
     before = pb.read_results("results").set_index("identity").test_loss.sort_index()
-    assert as_stored_before(Path("results/trials")) == 5
+    assert rename_as_before(Path("results/trials")) == 5
     stored = pb.read_results("results").identity
-    assert len(set(stored) & set(before.index)) == 1  # the dense one
-    assert to_run(capsys) == []
+    assert len(set(stored) & set(before.index)) == 1  # that of the unpruned network
+    assert missing_trials(capsys) == []
     assert set(pb.read_results("results").identity) == set(stored)  # a dry run changes nothing
     assert main(["run", *RUN]) == 0
     assert "5 of 5 trials are already stored" in capsys.readouterr().out
     assert pb.read_results("results").set_index("identity").test_loss.sort_index().equals(before)
     write(FILE.replace("name: w for", "name: 2 * w for"))
-    assert len(to_run(capsys)) == 2  # the others have outlived the edit
+    assert len(missing_trials(capsys)) == 2  # the results of the first class are still valid
 
 
-def test_searches_under_the_hash_of_the_whole_file_are_found(capsys: pytest.CaptureFixture[str]) -> None:
+def test_searches_under_the_hash_of_the_whole_file_are_used(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["collapse", *COLLAPSE]) == 0
-    names = {path.name for path in Path("falls/collapse").glob("*.json")}
-    assert as_stored_before(Path("falls/collapse")) == 2
+    names = {path.name for path in Path("searches/collapse").glob("*.json")}
+    assert rename_as_before(Path("searches/collapse")) == 2
     capsys.readouterr()
     assert main(["collapse", *COLLAPSE]) == 0
     assert "0 searches; 2 more are stored already" in capsys.readouterr().out
-    left = {path.name for path in Path("falls/collapse").glob("*.json")}
-    assert names <= left
+    renamed = {path.name for path in Path("searches/collapse").glob("*.json")}
+    assert names <= renamed

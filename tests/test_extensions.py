@@ -1,4 +1,4 @@
-"""What another package adds: one file and its entry points, without an edit elsewhere."""
+"""Extensions by another package: one file and its entry points, without a change of pai-bench."""
 
 import os
 import re
@@ -53,11 +53,11 @@ from pai_bench.execution.execution_plan import ExecutionPlan
 
 @backend("slow", source="theirs")
 def slow(runner, missing):
-    print("so many are missing:", len(missing))
+    print("missing trials:", len(missing))
     return InProcess(runner, ExecutionPlan())
 """,
 }
-"""Group of entry points -> the file of a package that adds one of that kind, beside the example."""
+"""Group of entry points -> a module that adds one extension to it; the documentation has examples for the others."""
 
 ENTRY_POINTS = "".join(
     f"[pai_bench.{group}]\ntheirs = {f'their_{group}' if group in OTHERS else 'their_package'}\n"
@@ -67,7 +67,7 @@ ENTRY_POINTS = "".join(
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """A folder with an installed package of one module, the example of the documentation."""
+    """A folder with an installed package: the example of the documentation, and `OTHERS`."""
     (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "their_package.py").write_text(example)
     for group, text in OTHERS.items():
@@ -83,12 +83,12 @@ QUIET = ("--seeds", "1", "--workers", "1", "--device", "cpu", "--out", "results"
 
 
 def pai_bench(installed: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """``pai-bench`` in a process of its own, that sees what is installed in a folder."""
+    """Run ``pai-bench`` in a process that can import what is installed in the folder."""
     return python(installed, "-m", "pai_bench", *arguments)
 
 
 def python(installed: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Python in such a process."""
+    """Run Python in such a process."""
     paths = os.pathsep.join(filter(None, [str(installed), os.environ.get("PYTHONPATH")]))
     return subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths}
@@ -100,8 +100,8 @@ def test_a_package_adds_a_schedule_a_protocol_an_initialisation_and_a_metric(ins
     assert "30 epochs, batch 128" in " ".join(listed.stdout.split()), listed.stderr
     which = ["--criteria", "magnitude:score-init=narrow", "--models", "lenet-300-100", "--sparsities", "0.9"]
     how = ["--schedule", "power:steps=3:exponent=3", "--protocol", "ours", "--budget", "0.01", "--init", "narrow"]
-    done = pai_bench(installed, "run", *which, *how, *QUIET)
-    assert done.returncode == 0, done.stderr
+    result = pai_bench(installed, "run", *which, *how, *QUIET)
+    assert result.returncode == 0, result.stderr
     dense, pruned = (row for _, row in pb.read_results("results").sort_values("sparsity").iterrows())
     assert (pruned.schedule, pruned.init) == ("power:steps=3:exponent=3.0", "narrow")
     assert "1 epoch (3.33 % of the protocol's length), batch 128" in dense.protocol
@@ -114,9 +114,9 @@ def test_a_package_adds_one_of_every_kind(installed: Path) -> None:
     which = ["--criteria", "cube", "--models", "two-layers", "--data", "lines", "--sparsities", "0.5"]
     how = ["--schedule", "power:steps=3", "--protocol", "ours", "--epochs", "1", "--batch-size", "10"]
     how += ["--score-batch", "6", "--init", "narrow", "--backend", "slow"]
-    done = pai_bench(installed, "run", *which, *how, *QUIET)
-    assert done.returncode == 0, done.stderr
-    assert "so many are missing: 2" in done.stdout
+    result = pai_bench(installed, "run", *which, *how, *QUIET)
+    assert result.returncode == 0, result.stderr
+    assert "missing trials: 2" in result.stdout
     frame = pb.read_results("results")
     assert sorted(frame.criterion) == ["cube", "dense"]
     assert set(frame.status) == {"done"}
@@ -149,7 +149,7 @@ def test_names_that_are_not_known(installed: Path, arguments: list[str], message
 
 @pytest.fixture
 def registered() -> Iterator[None]:
-    """The registries as they were, afterwards."""
+    """Restore the registries after the test."""
     before = {id(registry): dict(registry._plugins) for registry in (SCHEDULES, PROTOCOLS)}
     yield
     for registry in (SCHEDULES, PROTOCOLS):
@@ -165,7 +165,7 @@ def test_names_come_from_the_registration() -> None:
     @schedule("mine", source="a test")
     @dataclass(frozen=True)
     class Mine(Schedule):
-        """Half of it, then all."""
+        """Half of the sparsity, then all of it."""
 
         steps: int = 2
         whole: bool = False
@@ -174,8 +174,8 @@ def test_names_come_from_the_registration() -> None:
             return [(1 + density) / 2, density]
 
     assert get_protocol("mine", epochs=5) == Protocol(name="mine", epochs=5, batch_size=7, learning_rate=0.1)
-    for one in (Mine(), Mine(whole=True, returns=True)):
-        assert get_schedule(str(one)) == one
+    for original in (Mine(), Mine(whole=True, returns=True)):
+        assert get_schedule(str(original)) == original
     assert str(Mine(whole=True, returns=True)) == "mine:steps=2:returns=true:whole=true"
     with pytest.raises(pb.UserError, match=r"protocol 'mine' is defined twice: in tests\.test_extensions and in tests"):
         protocol("mine", source="a test")(mine)

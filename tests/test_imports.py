@@ -1,4 +1,4 @@
-"""The borders between the rooms, read off the source; and what importing does not import."""
+"""Which package imports which, read from the source; and which modules an import does not load."""
 
 import ast
 import re
@@ -21,7 +21,7 @@ def root_of(package: str) -> Path:
 
 
 def imports(package: str, room: str = "") -> Iterator[tuple[str, str]]:
-    """(file, imported module) for every import statement in a room, wherever it stands."""
+    """(file, imported module) for every import statement in a package, also inside functions."""
     root = root_of(package)
     target = root / room
     files = [target.with_suffix(".py")] if target.with_suffix(".py").is_file() else sorted(target.rglob("*.py"))
@@ -35,7 +35,7 @@ def imports(package: str, room: str = "") -> Iterator[tuple[str, str]]:
 
 
 def from_package(node: ast.ImportFrom) -> Iterator[str]:
-    """What ``from MODULE import NAME, ...`` imports: modules of a package, or the one that the names are in."""
+    """The modules that ``from MODULE import NAME, ...`` imports: submodules, or MODULE itself."""
     assert node.module is not None
     package, *inside = node.module.split(".")
     folder = root_of(package).joinpath(*inside) if ours(package) else Path()
@@ -51,7 +51,7 @@ def ours(module: str) -> bool:
 
 
 PRUNING = ("pruning", "scoring", "graph", "masks", "networks", "support")
-"""What makes a mask: each room knows those behind it."""
+"""The packages that make a mask; each may import those after it."""
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ PRUNING = ("pruning", "scoring", "graph", "masks", "networks", "support")
         ("experiment/trial", ("experiment", "training.protocol", *PRUNING)),
         ("experiment", ("experiment", "evaluation", "results", "training", "models", "data", *PRUNING)),
         ("execution", ("execution", "experiment", "results", "training", "models", "data", *PRUNING)),
-        # what a step takes is known by those who choose how trials run, and not the other way round
+        # the modules that choose how to run trials use measurements of steps; measure must not import them
         ("execution/measure", ("data", "experiment", "support", "training")),
         ("execution/backend", ("execution.execution_plan", "experiment", "results", "support")),
         ("analyses", ("analyses", "execution.measure", "experiment", "results", "training", *PRUNING)),
@@ -98,7 +98,7 @@ PRUNING = ("pruning", "scoring", "graph", "masks", "networks", "support")
         ("support/spec", ("support.errors",)),
     ],
 )
-def test_a_room_imports_only_its_neighbours(room: str, allowed: tuple[str, ...]) -> None:
+def test_a_package_imports_only_what_is_allowed(room: str, allowed: tuple[str, ...]) -> None:
     prefixes = tuple(f"pai_bench.{name}." for name in allowed)
     for file, module in imports("pai_bench", room):
         if ours(module) and module != "pai_bench":
@@ -119,35 +119,35 @@ def test_criteria_import_only_the_contract() -> None:
         *(f"support/{name}" for name in ("identity", "registry", "failures", "processes", "parallel", "spec")),
     ],
 )
-def test_rooms_without_torch(room: str) -> None:
+def test_packages_without_torch(room: str) -> None:
     for file, module in imports("pai_bench", room):
         assert module.split(".")[0] not in ("torch", "torchvision"), f"{file} imports {module}"
 
 
 def at_import(body: list[ast.stmt]) -> Iterator[str]:
-    """What the statements of a module import when it is imported."""
+    """The modules that the statements of a module import when it is imported."""
     for node in body:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield from from_package(node)
-        elif isinstance(node, (ast.Try, ast.With, ast.If)):  # the last for types alone, too
+        elif isinstance(node, (ast.Try, ast.With, ast.If)):  # If: also under TYPE_CHECKING
             yield from at_import(node.body)
 
 
-def test_no_imports_go_in_a_circle() -> None:
+def test_imports_have_no_cycles() -> None:
     root = root_of("pai_bench")
     files = {
         ".".join(("pai_bench", *file.relative_to(root).with_suffix("").parts)): file for file in root.rglob("*.py")
     }
     modules = {name.removesuffix(".__init__"): file for name, file in files.items()}
     graph = {
-        name: {found for found in at_import(ast.parse(file.read_text(encoding="utf-8")).body) if found in modules}
+        name: {module for module in at_import(ast.parse(file.read_text(encoding="utf-8")).body) if module in modules}
         - {"pai_bench", name}
         for name, file in modules.items()
     }
     assert sum(map(len, graph.values())) > 500
-    TopologicalSorter(graph).prepare()  # which finds circles
+    TopologicalSorter(graph).prepare()  # raises an error for a cycle
 
 
 HEAVY = "torch torchvision numpy pandas scipy matplotlib sklearn rich msgspec"
@@ -158,13 +158,13 @@ HEAVY = "torch torchvision numpy pandas scipy matplotlib sklearn rich msgspec"
     [
         ("import pai_bench", HEAVY),
         ("import pai_bench.cli.entry; pai_bench.cli.entry.parser().format_help()", HEAVY),
-        ("import pai_bench.report.page", "torch torchvision sklearn"),  # which it loads with the criteria that it names
+        ("import pai_bench.report.page", "torch torchvision sklearn"),  # torch is loaded later, with the criteria
     ],
 )
 def test_importing_is_light(statement: str, heavy: str) -> None:
     code = f"{statement}\nimport sys\nprint([name for name in {heavy.split()} if name in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
 
 
 def test_no_file_shadows_a_standard_module() -> None:
@@ -174,10 +174,10 @@ def test_no_file_shadows_a_standard_module() -> None:
 
 
 INTERNALS = "torch_internals.py"
-"""The only file that uses what torch does not document."""
+"""The only file that uses private names of torch."""
 
 BY_CRITERIA = {"_base", "_forward_hooks", "_forward_pre_hooks"}
-"""Attributes that criteria use themselves, since they import only what plug-ins may."""
+"""Private attributes that criteria use themselves, because they import only what plug-ins may import."""
 
 
 def private(name: str) -> bool:
@@ -185,7 +185,7 @@ def private(name: str) -> bool:
 
 
 def private_names_of_torch(tree: ast.AST) -> Iterator[str]:
-    """What a file imports from torch, or reaches from what it imports, that has a private name."""
+    """Private names that a file imports from torch, or reads as attributes of its imports."""
     aliases: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -206,23 +206,23 @@ def private_names_of_torch(tree: ast.AST) -> Iterator[str]:
 
 
 def dotted(node: ast.expr) -> list[str]:
-    """The names of a chain of attributes; it begins with an empty one if it does not begin with a name."""
+    """The names in a chain of attributes; the first is empty if the chain does not start with a name."""
     if isinstance(node, ast.Attribute):
         return [*dotted(node.value), node.attr]
     return [node.id if isinstance(node, ast.Name) else ""]
 
 
 def private_attributes() -> set[str]:
-    """Those that torch's own modules, tensors, storages and operations have."""
+    """The private attributes of torch's modules, tensors, storages and operations."""
     import torch
 
     x, operation = torch.ones(1), torch.ops.aten.add.Tensor
-    things = (torch.nn.GRU(1, 1), torch.nn.Parameter(x), x.untyped_storage(), operation)
-    return {name for thing in things for name in dir(thing) if private(name)} | {"_orig_mod"}
+    objects = (torch.nn.GRU(1, 1), torch.nn.Parameter(x), x.untyped_storage(), operation)
+    return {name for instance in objects for name in dir(instance) if private(name)} | {"_orig_mod"}
 
 
 def private_attributes_used(tree: ast.AST, known: set[str]) -> Iterator[str]:
-    """The attributes among `known` that a file uses of another object than its own, or names in a text."""
+    """The attributes among `known` that a file uses of objects other than ``self``, or names in a string."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr in known:
             if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
@@ -231,7 +231,7 @@ def private_attributes_used(tree: ast.AST, known: set[str]) -> Iterator[str]:
             yield str(node.value)
 
 
-def test_one_file_uses_what_torch_does_not_document() -> None:
+def test_one_file_uses_private_names_of_torch() -> None:
     known = private_attributes()
     assert {"_parameters", "_backward_hooks", "_version", "_cdata", "_schema", "_flat_weights", "_base"} <= known
     files = [file for package in ("pai_bench", "pai_criteria") for file in root_of(package).rglob("*.py")]
@@ -250,7 +250,7 @@ def test_one_file_uses_what_torch_does_not_document() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "found"),
+    ("source", "name"),
     [
         ("import torch\ntorch._foreach_mul_", "torch._foreach_mul_"),
         ("import torch.nn as n\nn.modules.conv._ConvNd", "torch.nn.modules.conv._ConvNd"),
@@ -263,5 +263,5 @@ def test_one_file_uses_what_torch_does_not_document() -> None:
         ("from torch import nn\nnn.Linear.__init__", None),
     ],
 )
-def test_private_names_are_found(line: str, found: str | None) -> None:
-    assert list(private_names_of_torch(ast.parse(line))) == ([found] if found else [])
+def test_private_names_are_recognised(source: str, name: str | None) -> None:
+    assert list(private_names_of_torch(ast.parse(source))) == ([name] if name else [])
