@@ -93,11 +93,14 @@ class Reach(ReachState):
 
     def _overwrite(self, tensor: Tensor, reach: Tensor) -> None:
         """Let what is written into `tensor` be seen by all that share its memory."""
-        if (old := self.reach(tensor)) is None:
+        memory = self.key(tensor)[0]
+        if self.reach(tensor) is None and memory not in self._flats:
             size = tensor.untyped_storage().nbytes() // tensor.element_size()
-            self._flats[self.key(tensor)[0]] = torch.zeros(size)
-            old = self.reach(tensor)
-            assert old is not None
+            self._flats[memory], self._flats_written[memory] = torch.zeros(size), torch.zeros(size, dtype=torch.bool)
+        if (written := self._flats_written.get(memory)) is not None:
+            written.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).fill_(True)
+        old = self.reach(tensor)
+        assert old is not None
         old.copy_(reach.expand(tensor.shape))
 
     def _known_memory(self, tensor: Tensor) -> bool:

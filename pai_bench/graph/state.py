@@ -63,7 +63,8 @@ class ReachState:
         self._keys, self._kept = trace.keys, kept
         self.has_gates, self._rewritten = trace.has_gates, trace.rewritten
         self._reaches: dict[Key, Tensor] = {}
-        self._flats: dict[int, Tensor] = {}
+        self._flats: dict[int, Tensor] = {}  # of constant memories that are written to in parts
+        self._flats_written: dict[int, Tensor] = {}  # to which of their elements, so that the others stay constants
         one = torch.ones(())
         self._nonzeros = {key(p): like(p, kept.get(name, one).expand(p.shape)) for name, p in parameters.items()}
         self._flat_nonzeros: dict[int, Tensor] = {}  # of whole memories that are written to in parts
@@ -87,8 +88,10 @@ class ReachState:
         if not isinstance(tensor, Tensor):
             return None
         where = self.key(tensor)
-        if (found := self._reaches.get(where)) is None and (flat := self._flats.get(where[0])) is not None:
-            found = flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+        if (found := self._reaches.get(where)) is None and (written := self._flats_written.get(where[0])) is not None:
+            shape, stride, offset = tensor.shape, tensor.stride(), tensor.storage_offset()
+            if written.as_strided(shape, stride, offset).any():
+                found = self._flats[where[0]].as_strided(shape, stride, offset)
         return found
 
     def nonzero(self, tensor: Any) -> Tensor | None:

@@ -148,6 +148,13 @@ def test_a_sum_in_place_shows_its_severed_branch() -> None:
     assert pb.connectivity(model, mask, torch.zeros(1, 4)).severed_shortcuts == ("b into the network",)
 
 
+def test_constants_beside_what_is_written_are_no_severed_branch() -> None:
+    """In a GRU, gates are written into parts of what is made of the first state, which is constant."""
+    model = Net(lambda net, x: net.core(x)[0], core=nn.GRU(2, 3))
+    found = pb.connectivity(model, whole(model), torch.zeros(3, 1, 2))
+    assert (found.effective_density, found.severed_shortcuts) == (1, ())
+
+
 @pytest.mark.parametrize("norm", [nn.BatchNorm1d(3), nn.LayerNorm(3), nn.GroupNorm(1, 3)])
 def test_the_bias_of_a_normalisation_counts_where_its_unit_does(norm: nn.Module) -> None:
     model = nn.Sequential(nn.Linear(4, 3), norm, nn.Linear(3, 2))
