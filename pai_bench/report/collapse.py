@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import fmean
 
 from pai_bench.report import tables
-from pai_bench.report.figures import frontier
-from pai_bench.report.networks import network_on
+from pai_bench.report.figures import collapses as figures
+from pai_bench.report.plugin_facts import network_on
 from pai_bench.report.summary import share
 from pai_bench.results import Collapse
 
@@ -27,8 +27,8 @@ def section(collapses: list[Collapse], folder: Path, figure_for: Callable[[str],
     for group in groups(collapses):
         heading = title(group[0])
         lines, layers = figure_for(f"effective {heading}"), figure_for(f"layers {heading}")
-        frontier.effective(heading, by_criterion(group), folder / lines)
-        frontier.layers(heading, by_criterion(group), folder / layers)
+        figures.effective(heading, by_criterion(group), folder / lines)
+        figures.layers(heading, by_criterion(group), folder / layers)
         heading = tables.escaped(heading)
         parts += [
             f"### {heading}",

@@ -9,7 +9,7 @@ from typing import Any
 from pai_bench.experiment.settings import completed
 from pai_bench.report import tables
 from pai_bench.report.figures.costs import bars, by_machine
-from pai_bench.report.networks import network_on
+from pai_bench.report.plugin_facts import network_on
 from pai_bench.results import Cost
 
 CAPTION = (

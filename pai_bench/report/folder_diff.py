@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from pai_bench.experiment.settings import TrainingSettings, unusual
-from pai_bench.report import chance, tables
+from pai_bench.report import outcomes, tables
 from pai_bench.report.provenance import describe_commit, describe_data, describe_environment
 from pai_bench.report.statistics import (
     FEWEST,
@@ -81,7 +81,7 @@ def changes(before: Sequence[Record], after: Sequence[Record]) -> list[Change]:
         other = two.loc[group.index]
         ok = (group.status != "failed") & (other.status != "failed")
         values = [100 * rows[ok].test_accuracy.to_numpy(dtype=float) for rows in (group, other)]
-        fallen = any(bool(chance.collapsed(rows[ok]).any()) for rows in (group, other))
+        fallen = any(bool(outcomes.collapsed(rows[ok]).any()) for rows in (group, other))
         moved = [f"{a} to {b}" for a, b in zip(group.status, other.status, strict=True) if a != b]
         counts = {text: moved.count(text) for text in dict.fromkeys(moved)}
         slower = {}

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from pai_bench.experiment.trial import DENSE
-from pai_bench.report import chance, known
-from pai_bench.report.known import CriterionFacts
-from pai_bench.report.quoted import Published, published, rivals
+from pai_bench.report import outcomes, plugin_facts
+from pai_bench.report.plugin_facts import CriterionFacts
+from pai_bench.report.published_numbers import Published, published, rivals
 from pai_bench.report.statistics import FEWEST, PERCENT, Estimate, estimate, t_quantile
 from pai_bench.report.summary import Comparison, plural
 from pai_bench.report.tables import Table, code, escaped
@@ -75,7 +75,7 @@ def match_published(comparison: Comparison) -> list[Beside]:
         name, options = without_options(str(criterion))
         columns = (group[key].to_numpy(dtype=float) for key in ("test_accuracy", "best_accuracy"))
         last, best = (estimate(100 * column, PERCENT) for column in columns)
-        fallen = int(chance.collapsed(group).sum())
+        fallen = int(outcomes.collapsed(group).sum())
         same = [p for p in numbers if p.criterion == name and alike(p.sparsity, float(str(sparsity)))]
         law = options.get("score-init", "redrawn")  # SNIP's own code scores another draw, too
         init = group.iloc[0].init
@@ -117,7 +117,7 @@ def as_published(rows: pd.DataFrame, facts: Mapping[str, CriterionFacts] | None 
     if first.criterion == DENSE:
         return True
     name, _ = without_options(first.criterion)
-    own = (known.criteria([name]) if facts is None else facts).get(name, CriterionFacts())
+    own = (plugin_facts.criteria([name]) if facts is None else facts).get(name, CriterionFacts())
     ways = ("variant", "schedule", "scope", "target", "min_per_layer", "repair", "prunable")
     used = tuple(first[way] for way in ways)
     whole = not str(first.score_sampling).startswith("class-")
@@ -175,7 +175,7 @@ def of(theirs: Published) -> str:
 def at_chance(theirs: Published, classes: float) -> bool:
     """Whether a published accuracy is that of guessing, as of networks that their masks have emptied."""
     share = 1 / classes
-    return theirs.accuracy / 100 <= share + chance.MARGIN * (1 - share)
+    return theirs.accuracy / 100 <= share + outcomes.MARGIN * (1 - share)
 
 
 def spread(mean: float, deviation: float, count: int | None) -> str:

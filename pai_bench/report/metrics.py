@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pai_bench.experiment.trial import DENSE
-from pai_bench.report import chance, tables
+from pai_bench.report import outcomes, tables
 from pai_bench.report.statistics import PERCENT, POINTS, Bounds, estimate
 from pai_bench.report.summary import SHARED, Comparison, by_cell, plural, share
 
@@ -116,7 +116,7 @@ def measured(comparison: Comparison, metrics: Sequence[Metric]) -> Iterator[Meas
     dense = rows[rows.criterion == DENSE]
     values = {metric: metric.of(rows, dense).to_numpy(dtype=float) for metric in metrics}
     failed = (rows.status == "failed").to_numpy()
-    untrained = chance.untrained(rows)
+    untrained = outcomes.untrained(rows)
     for method, sparsity, places in by_cell(rows):
         done = places[~failed[places]]
         found = {metric: each[done][~np.isnan(each[done])] for metric, each in values.items()}

@@ -23,7 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pai_bench.experiment.trial import DENSE
-from pai_bench.report import chance
+from pai_bench.report import outcomes
 from pai_bench.report.statistics import (
     FEWEST,
     LEVEL,
@@ -169,7 +169,7 @@ Networks = Mapping[tuple[str, float], Mapping[int, bool]]
 def networks(comparison: Comparison) -> Networks:
     """Which networks of a comparison did not train."""
     rows = comparison.rows[comparison.rows.status != "failed"]
-    seeds, flags = rows.seed.tolist(), chance.untrained(rows).tolist()
+    seeds, flags = rows.seed.tolist(), outcomes.untrained(rows).tolist()
     return {(method, s): {seeds[i]: flags[i] for i in places} for method, s, places in by_cell(rows)}
 
 

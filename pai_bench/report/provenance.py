@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from pai_bench.experiment.settings import ScoringSettings, completed, words
 from pai_bench.experiment.trial import DENSE
-from pai_bench.report import known, tables
+from pai_bench.report import plugin_facts, tables
 from pai_bench.report.literature import SAME
 from pai_bench.report.pairs import UNTRAINED, Pair
 from pai_bench.report.statistics import FEWEST, LEVEL, t_quantile
@@ -119,10 +119,10 @@ def departures(records: Sequence[Record]) -> list[str]:
     missing: Counter[str] = Counter()
     trials: Counter[str] = Counter()
     used = [(record.trial, record.trial["criterion"]) for record in records if record.trial["criterion"] is not None]
-    facts = known.criteria(criterion["name"] for _, criterion in used)
+    facts = plugin_facts.criteria(criterion["name"] for _, criterion in used)
     for trial, criterion in used:
         given = dict(trial) | dict(criterion["options"])
-        for choice in facts[known.criterion_of(criterion["name"])].authors_choices:
+        for choice in facts[plugin_facts.criterion_of(criterion["name"])].authors_choices:
             line = f"{criterion['name']}: its authors' code {choice.text}"
             trials[line] += 1
             missing[line] += not choice.is_made(given.get(choice.option))

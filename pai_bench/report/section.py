@@ -10,7 +10,7 @@ from pai_bench.experiment.trial import DENSE
 from pai_bench.report import findings, literature, metrics, pairs, tables
 from pai_bench.report.figures import costs as by_cost
 from pai_bench.report.figures import curves, masks
-from pai_bench.report.figures.comparison import accuracy
+from pai_bench.report.figures.accuracy import accuracy
 from pai_bench.report.pairs import Pair
 from pai_bench.report.similarity import similarity
 from pai_bench.report.statistics import FEWEST

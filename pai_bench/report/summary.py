@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pai_bench.experiment.settings import ScoringSettings, TrainingSettings, names, unusual, words
 from pai_bench.experiment.trial import DENSE
-from pai_bench.report import chance, known
+from pai_bench.report import outcomes, plugin_facts
 from pai_bench.report.statistics import PERCENT, Estimate, estimate
 
 SHARED = ["data", "model", "protocol", *names(TrainingSettings)]
@@ -103,11 +103,13 @@ class Comparison(TrainingSettings):
         return ", ".join([f"{self.model} on {self.data}", *unusual(self, TrainingSettings)]) + self.apart
 
     @cached_property
-    def facts(self) -> known.ComparisonFacts:
+    def facts(self) -> plugin_facts.ComparisonFacts:
         """What is known of its criteria and its data set; goes with it to another process once it was looked up."""
         pruned = self.rows.criterion[self.rows.criterion != DENSE]
-        data, facts = known.data_set(self.data)
-        return known.ComparisonFacts(known.criteria(pruned.unique()), data, facts.classes if facts else math.nan)
+        data, facts = plugin_facts.data_set(self.data)
+        return plugin_facts.ComparisonFacts(
+            plugin_facts.criteria(pruned.unique()), data, facts.classes if facts else math.nan
+        )
 
     @property
     def special(self) -> tuple[bool, bool, int]:
@@ -137,7 +139,7 @@ class Comparison(TrainingSettings):
 def resolution(rows: pd.DataFrame) -> float:
     """What one example of the test set counts, in points of accuracy; 0 if accuracies are no counts of examples."""
     examples = float(rows.test_examples.min())
-    right = examples * chance.numbers(rows, "test_accuracy")
+    right = examples * outcomes.numbers(rows, "test_accuracy")
     right = right[~np.isnan(right)]
     return 100 / examples if examples and np.allclose(right, np.round(right), rtol=0, atol=0.01) else 0.0
 
@@ -157,7 +159,7 @@ def telling(one: Comparison, protocols: Sequence[Sequence[str]]) -> str:
 def by_setting(rows: pd.DataFrame) -> Iterator[Comparison]:
     """One comparison after the other."""
     for _, group in rows.groupby(SHARED, sort=False):
-        chances = {"chance_loss": chance.chance_losses(group), "chance_accuracy": chance.chance_accuracies(group)}
+        chances = {"chance_loss": outcomes.chance_losses(group), "chance_accuracy": outcomes.chance_accuracies(group)}
         group = group.assign(method=method_labels(group), **chances)
         dense, pruned = (group[(group.criterion == DENSE) == flag] for flag in (True, False))
         first, reference = group.iloc[0], cells(dense).get((DENSE, 0.0), Cell(()))
@@ -187,8 +189,8 @@ def cells(rows: pd.DataFrame) -> dict[tuple[str, float], Cell]:
     """The cells of some trials, by method and sparsity."""
     identities, accuracies = rows.identity.to_numpy(), rows.test_accuracy.to_numpy(float)
     failed, effective = (rows.status == "failed").to_numpy(), rows.effective_sparsity.to_numpy(float)
-    dead, cut = rows.dead_layers.map(bool).to_numpy(), chance.disconnected(rows)
-    untrained, collapsed = chance.untrained(rows), chance.collapsed(rows)
+    dead, cut = rows.dead_layers.map(bool).to_numpy(), outcomes.disconnected(rows)
+    untrained, collapsed = outcomes.untrained(rows), outcomes.collapsed(rows)
     found = {}
     for method, sparsity, places in by_cell(rows):
         done = places[~failed[places]]

@@ -5,7 +5,7 @@ import re
 import pandas as pd
 
 from pai_bench.experiment.trial import DENSE
-from pai_bench.report import chance
+from pai_bench.report import outcomes
 from pai_bench.report.summary import Comparison, plural
 
 Table = list[list[str]]
@@ -34,7 +34,7 @@ def remarks(comparison: Comparison) -> list[str]:
 def untrained(comparison: Comparison) -> list[str]:
     """One line for each method and sparsity at which some connected network has a training loss of chance."""
     rows = comparison.rows
-    rows = rows.assign(by_chance=chance.chance_losses(rows))[chance.untrained(rows)]
+    rows = rows.assign(by_chance=outcomes.chance_losses(rows))[outcomes.untrained(rows)]
     what = "memorised nothing of the random labels" if comparison.label_noise else "did not train"
     lines = []
     for _, group in rows.groupby(["method", "sparsity"]):

@@ -13,7 +13,7 @@ import pai_bench as pb
 from pai_bench.cli.entry import main
 from pai_bench.execution import run_catalog
 from pai_bench.experiment.resolve import resolve
-from pai_bench.report.figures import comparison as figures
+from pai_bench.report.figures import accuracy as figures
 from pai_bench.report.page import write_report
 from pai_bench.report.summary import comparisons, share
 from pai_bench.results import Record, Store, as_frame

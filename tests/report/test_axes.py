@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from pai_bench.report import tables
 from pai_bench.report.figures import costs
-from pai_bench.report.figures.comparison import accuracy_to_error, ticks
+from pai_bench.report.figures.accuracy import accuracy_to_error, ticks
 from pai_bench.report.summary import comparisons
 from pai_bench.results import as_frame
 from tests.report.records import drawn

@@ -13,7 +13,7 @@ import pytest
 
 from pai_bench.cli.entry import main
 from pai_bench.report import metrics
-from pai_bench.report.figures.comparison import ends as figure_ends
+from pai_bench.report.figures.accuracy import ends as figure_ends
 from pai_bench.report.page import write_report
 from pai_bench.report.similarity import similarity
 from pai_bench.report.summary import comparisons

@@ -10,9 +10,9 @@ import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 
-from pai_bench.report.figures import comparison as figure
+from pai_bench.report.figures import accuracy as figure
 from pai_bench.report.figures import costs, curves
-from pai_bench.report.figures.comparison import with_room
+from pai_bench.report.figures.accuracy import with_room
 from pai_bench.report.figures.style import COLLAPSED_COLOUR, DENSE_COLOUR
 from pai_bench.report.statistics import Ranks
 from pai_bench.report.summary import Comparison, comparisons

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from pai_bench.report.figures import costs, frontier, masks, measurements
+from pai_bench.report.figures import collapses, costs, masks, measurements
 from pai_bench.report.figures.style import COLLAPSED_COLOUR, COLOURS
 from pai_bench.report.similarity import Similarity
 from pai_bench.results import Collapse, Layer, Record, Tried
@@ -140,7 +140,7 @@ def test_effective_against_direct_compression(drawings: list[Any]) -> None:
         "er": [collapse("er", connected_until=None, tried=collapse("er").tried[:1])],
         "magnitude": [collapse("magnitude", cut_from=None, tried=())],
     }
-    frontier.effective("$net", known, PATH)
+    collapses.effective("$net", known, PATH)
     (axes,) = drawings[0].axes
     curve, end, er, magnitude, diagonal = axes.lines
     assert np.allclose(curve.get_xydata(), [(2, 2.5), (4, 1 / 0.15)])
@@ -169,7 +169,7 @@ def test_density_of_each_layer_along_compression(drawings: list[Any]) -> None:
     known["er"] = [collapse("er", connected_until=None), collapse("er", size=1)]
     known["erk"] = [collapse("erk", cut_from=None)]
     known["random"] = [collapse("random", tried=(*collapse("random").tried, whole), size=100)]
-    frontier.layers("net", known, PATH)
+    collapses.layers("net", known, PATH)
     *panels, bar = drawings[0].axes
     assert [one.get_title() for one in panels] == ["snip", "er", "erk", "random", r"\$x", ""]
     assert [one.get_visible() for one in panels] == [True] * 5 + [False]
@@ -195,7 +195,7 @@ def test_density_of_each_layer_along_compression(drawings: list[Any]) -> None:
     assert drawings[0].get_supxlabel() == "compression, 1 / (1 - sparsity); red: the end of connection"
     assert bar.get_ylabel() == "density of the layer (white: nothing kept)"
     assert bar.yaxis.get_major_formatter()(0.1) == "0.1"
-    assert frontier.edges_of([6]) == [4, 9]
+    assert collapses.edges_of([6]) == [4, 9]
 
 
 def test_costs_in_steps(drawings: list[Any]) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from pai_bench.report import known, literature, quoted
+from pai_bench.report import literature, plugin_facts
 from pai_bench.report.page import write_report
+from pai_bench.report.published_numbers import Published, published, rivals
 from pai_bench.report.summary import comparisons
 from pai_bench.results import Record, Store, as_frame
 from pai_bench.support.registry import MODELS
@@ -85,15 +86,15 @@ OTHER_NETWORKS = {
 """Names that are not, or not yet, those of a network that is here."""
 
 
-def at_chance(one: quoted.Published) -> bool:
-    facts = known.data_set(one.data)[1]
+def at_chance(one: Published) -> bool:
+    facts = plugin_facts.data_set(one.data)[1]
     return literature.at_chance(one, facts.classes if facts else math.nan)
 
 
 def test_every_published_number_is_whole() -> None:
-    assert len(quoted.published()) == 1529
-    assert len(quoted.rivals()) == 14
-    for one in (*quoted.published(), *quoted.rivals()):
+    assert len(published()) == 1529
+    assert len(rivals()) == 14
+    for one in (*published(), *rivals()):
         assert 0 < one.accuracy < 100
         assert 0 <= one.sparsity < 1
         assert all((one.source, one.table, one.data, one.model, one.criterion, one.selection))
@@ -101,12 +102,12 @@ def test_every_published_number_is_whole() -> None:
         assert one.seeds is None or one.seeds > 0
         if one.deviation == 0 and not at_chance(one):
             assert one.seeds != 1
-    assert {one.model for one in quoted.published()} - {plugin.name for plugin in MODELS.plugins()} <= OTHER_NETWORKS
+    assert {one.model for one in published()} - {plugin.name for plugin in MODELS.plugins()} <= OTHER_NETWORKS
 
 
 def test_a_network_that_its_masks_have_emptied_is_labelled() -> None:
     """The note of a published number stands beside it, and what is no better than guessing is said to be so."""
-    empty = [one for one in quoted.published() if "layers are empty" in one.note]
+    empty = [one for one in published() if "layers are empty" in one.note]
     assert len(empty) == 8
     assert sum(map(at_chance, empty)) == 7  # of one, in one seed of three alone
     trial = {"data": "cifar10", "model": "vgg-16-bn (three linear layers)"}
@@ -189,7 +190,7 @@ def test_rivals_are_rows_of_their_own() -> None:
     text = write_report(stored("other", other), Path("r.md")).read_text()
     assert "### Beside published numbers" in text
     assert "LWC" not in text
-    assert {one.criterion for one in quoted.published()}.isdisjoint(one.criterion for one in quoted.rivals())
+    assert {one.criterion for one in published()}.isdisjoint(one.criterion for one in rivals())
 
 
 def test_other_uses_of_a_criterion_do_not_stand_beside_published_numbers() -> None:
@@ -259,13 +260,13 @@ def test_numbers_of_one_paper_are_by_the_protocol_that_their_note_names() -> Non
     assert "What differs: Adam, learning rate 0.001" in text
     assert "ours: SGD, learning rate 0.1" in text
     assert length not in text.partition("What differs")[2]  # it is the same
-    same = [dataclasses.replace(literature.match_published(adam)[0], theirs=quoted.published()[0])]
+    same = [dataclasses.replace(literature.match_published(adam)[0], theirs=published()[0])]
     assert [line[-18:] for line in literature.protocols(same, dataclasses.replace(adam, train_fraction=0.9))][-1:] == [
         "Ours are the same."
     ]
     plain = [drawn("snip", 0.95, 0, 0.98, trial={"data": "mnist", "model": "lenet-300-100"})]
     assert [p.theirs.protocol for p in literature.match_published(comparisons(as_frame(plain))[0])] == ["snip-mnist"]
-    assert {p.protocol for p in quoted.published() if "2512.07142" in p.source} == {None}
+    assert {p.protocol for p in published() if "2512.07142" in p.source} == {None}
 
 
 def test_another_law_is_another_draw() -> None:

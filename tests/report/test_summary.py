@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from pai_bench.experiment.settings import TrainingSettings, unusual
-from pai_bench.report import folder_diff, known, tables
+from pai_bench.report import folder_diff, plugin_facts, tables
 from pai_bench.report.figures import style
 from pai_bench.report.similarity import similarity
 from pai_bench.report.summary import Cell, comparisons, method_labels, mostly, plural, resolution
@@ -207,7 +207,7 @@ def test_looks_of_criteria_that_are_not_ours() -> None:
         ("#0072B2", "o", "-"), ("#0072B2", "s", "-"), ("#0072B2", "D", "-"), ("#0072B2", "^", "-")
     ]  # fmt: skip
     assert list(uses) == ["snip", "snip, one-shot", "snip + shuffle", "snip:bn=train"]
-    assert known.criterion_of("./a:b.py:Mine:power=2") == "./a:b.py:Mine"
+    assert plugin_facts.criterion_of("./a:b.py:Mine:power=2") == "./a:b.py:Mine"
     assert style.shorten(["$a.weight", "b.bias"]) == [r"\$a", "b.bias"]
 
 

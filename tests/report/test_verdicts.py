@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from pai_bench.report import findings, literature, measurements, pairs, quoted
+from pai_bench.report import findings, literature, measurements, pairs, published_numbers
 from pai_bench.report.literature import Beside
 from pai_bench.report.pairs import Pair
-from pai_bench.report.quoted import Published
+from pai_bench.report.published_numbers import Published
 from pai_bench.report.statistics import Difference, Estimate, estimate
 from pai_bench.report.versions import newest
 from pai_bench.results import as_frame
@@ -203,7 +203,7 @@ def test_no_published_number_stands_beside_another_use(change: dict[str, Any]) -
 
 def test_published_files_are_read_as_they_are() -> None:
     """The first lines of both: test errors of 1.7 and 1.6 %, and what is not there."""
-    first, rival = quoted.published()[0], quoted.rivals()[0]
+    first, rival = published_numbers.published()[0], published_numbers.rivals()[0]
     assert math.isnan(first.deviation)
     assert dataclasses.replace(first, deviation=0.0) == Published(
         source="arXiv:1810.02340 (ICLR 2019)", table="Table 1", data="mnist", model="lenet-300-100", criterion="dense",
@@ -217,8 +217,8 @@ def test_published_files_are_read_as_they_are() -> None:
     assert one.protocol == "snip-mnist-adam"
     assert published(source="arXiv:1810.02340", data="cifar10").protocol == "snip-cifar"
     assert published(source="x arXiv:1810.02340").protocol is None
-    assert quoted.network("any", "imagenet", "resnet-50") == "resnet-50 (7x7 stem)"
-    assert quoted.network("any", "cifar10", "resnet-50") == "resnet-50"
+    assert published_numbers.network("any", "imagenet", "resnet-50") == "resnet-50 (7x7 stem)"
+    assert published_numbers.network("any", "cifar10", "resnet-50") == "resnet-50"
     assert not published(selection="last of max").best_on_test
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from pai_bench.experiment.trial import DENSE
-from pai_bench.report.figures.comparison import error_axis
+from pai_bench.report.figures.accuracy import error_axis
 from pai_bench.report.figures.style import DENSE_COLOUR, canvas, legend, literal, looks
 from pai_bench.report.statistics import Ranks
 from pai_bench.report.summary import Comparison

@@ -20,8 +20,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 from matplotlib.ticker import NullFormatter
 
-from pai_bench.report import known
-from pai_bench.report.known import CriterionFacts, Look, criterion_of
+from pai_bench.report import plugin_facts
+from pai_bench.report.plugin_facts import CriterionFacts, Look, criterion_of
 from pai_bench.support import outfile
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart, without its yellow
@@ -127,7 +127,7 @@ def looks(methods: Iterable[str], facts: Mapping[str, CriterionFacts] | None = N
     """
     found: dict[str, Look] = {}
     methods = list(methods)
-    facts = known.criteria(methods) if facts is None else facts
+    facts = plugin_facts.criteria(methods) if facts is None else facts
     for method in sorted(methods, key=lambda method: (criterion_of(method) != method, is_use(method), method)):
         criterion = criterion_of(method)
         own = (facts[criterion].figure_style if criterion in facts else None) or look_by_name(criterion)

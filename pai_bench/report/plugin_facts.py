@@ -1,14 +1,15 @@
-"""What is known of the criteria and data sets that results name, from where they are registered.
+"""What a report needs to know of the criteria, data sets and networks that results name, from their registration.
 
-It is looked up when it is first needed, since that loads the criteria and with them torch. What is not installed has
-the defaults.
+It is looked up on first use, since that loads the criteria and with them torch. What is not installed has the defaults.
 """
 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pai_bench.experiment.settings import completed
+from pai_bench.support.networks import name_of
 from pai_bench.support.registry import CRITERIA, DATA
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from pai_bench.scoring.criterion import AuthorsChoice
 
 Look = tuple[str, str, str]
-"""Colour, marker and line."""
+"""Colour, marker and line style."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +50,25 @@ def criteria(methods: Iterable[str]) -> dict[str, CriterionFacts]:
     """Facts about the criteria that methods use, by name."""
     if not (names := {criterion_of(method) for method in methods}):
         return {}
-    found = {plugin.name: plugin.target for plugin in CRITERIA.known()}
+    classes = {plugin.name: plugin.target for plugin in CRITERIA.known()}
     return {
         name: CriterionFacts(str(cls.schedule), cls.scope, cls.figure_style, cls.authors_choices)
-        if (cls := found.get(name))
+        if (cls := classes.get(name))
         else CriterionFacts()
         for name in names
     }
 
 
 def data_set(stored: str) -> "tuple[str, Facts | None]":
-    """The registered name of the data set that results call `stored`, and what is known of it before it is read."""
+    """The registered name of the data set that results call `stored`, and its facts if it is registered."""
     for plugin in DATA.known():
         if stored == plugin.name or (plugin.facts and stored in plugin.facts.also):
             return plugin.name, plugin.facts
     return stored, None
+
+
+def network_on(trial: Mapping[str, Any]) -> str:
+    """The network and the data set of a trial's configuration, for a result that does not hold the data's shape."""
+    _, facts = data_set(trial["data"])
+    network = name_of(trial["model"], completed(trial)["model_version"], facts.shape if facts else None)
+    return f"{network} on {trial['data']}"

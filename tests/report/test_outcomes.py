@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from pai_bench.cli.entry import main
-from pai_bench.report import chance, findings, pairs, provenance, rankings
+from pai_bench.report import findings, outcomes, pairs, provenance, rankings
 from pai_bench.report.page import write_report
 from pai_bench.report.summary import comparisons
 from pai_bench.results import EpochRecord, Layer, Record, as_frame
@@ -84,12 +84,12 @@ def test_chance_is_that_of_the_labels_in_use() -> None:
 
 def test_classes_of_records_that_do_not_say_them() -> None:
     named = pd.DataFrame({"data": ["cifar100", "cifar10-jpeg", "tiny-imagenet-200"], "classes": None})
-    assert chance.classes(named).tolist() == [100, 10, 200]
+    assert outcomes.classes(named).tolist() == [100, 10, 200]
     head = (Layer(name="fc.weight", size=12, kept=6, shape=(3, 4)),)
     known = at(1.09, "snip", 0, 0.3, trial={"data": "mine"}, layers=head)
     unknown = at(1.09, "snip", 0, 0.3, trial={"data": "other"})
-    assert chance.untrained(as_frame([known, unknown])).tolist() == [True, False]  # ln 3 = 1.0986
-    assert np.isnan(chance.chance_losses(as_frame([unknown]))).all()
+    assert outcomes.untrained(as_frame([known, unknown])).tolist() == [True, False]  # ln 3 = 1.0986
+    assert np.isnan(outcomes.chance_losses(as_frame([unknown]))).all()
 
 
 def test_one_seed_that_did_not_train_is_flagged() -> None:
@@ -254,5 +254,5 @@ def test_what_is_disconnected_has_collapsed_whatever_is_known_of_chance() -> Non
     """Of unknown classes, neither the loss nor the accuracy says so."""
     cut = at(None, "snip", 0, 0.4, trial={"data": "mine"}, connected=False)
     whole = at(None, "snip", 0, 0.4, trial={"data": "mine"}, connected=True)
-    assert chance.collapsed(as_frame([cut, whole])).tolist() == [True, False]
-    assert not chance.guessing(as_frame([cut])).any()
+    assert outcomes.collapsed(as_frame([cut, whole])).tolist() == [True, False]
+    assert not outcomes.guessing(as_frame([cut])).any()

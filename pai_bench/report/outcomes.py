@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pai_bench.report import known
+from pai_bench.report import plugin_facts
 
 MARGIN = 0.02
 """Part of the way from chance to no loss, or to no error, below which nothing is learnt."""
@@ -19,7 +19,7 @@ def numbers(rows: pd.DataFrame, name: str) -> NDArray[np.float64]:
 
 def classes(rows: pd.DataFrame) -> NDArray[np.float64]:
     """Number of classes of each row's data set; NaN where it is not known. Of old records the name says it best."""
-    facts = {name: known.data_set(name)[1] for name in rows.data.unique()}
+    facts = {name: plugin_facts.data_set(name)[1] for name in rows.data.unique()}
     by_name = rows.data.map({name: of.classes for name, of in facts.items() if of}).to_numpy(dtype=float)
     found = np.where(np.isnan(by_name), numbers(rows, "classes"), by_name)
     return np.where(found > 1, found, np.nan)

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-from pai_bench.report import known
+from pai_bench.report import plugin_facts
 from pai_bench.report.figures.style import looks
 from pai_bench.report.provenance import departures
 from pai_bench.scoring import AuthorsChoice, get_criterion
@@ -45,10 +45,10 @@ def theirs() -> Iterator[None]:
 @pytest.mark.usefixtures("theirs")
 def test_facts_stand_with_the_criterion() -> None:
     methods = ["theirs", "like-snip", "gone", "snip"]
-    found = known.criteria([*methods, "theirs:bn=train + shuffle"])
+    found = plugin_facts.criteria([*methods, "theirs:bn=train + shuffle"])
     assert sorted(found) == sorted(methods)
     assert found["theirs"].schedule == "linear:steps=4"
-    assert found["gone"] == known.CriterionFacts()
+    assert found["gone"] == plugin_facts.CriterionFacts()
     assert looks(methods)["theirs"] == ("#123456", "*", ":")
     assert looks(methods)["snip"] == LOOKS["snip"]
     assert looks(["like-snip"])["like-snip"] != LOOKS["snip"]
@@ -83,3 +83,17 @@ def test_a_collection_that_does_not_load_hides_no_other(monkeypatch: pytest.Monk
     assert [plugin.name for plugin in registry.known()] == ["ours"]
     with pytest.raises(UserError, match=r"plugin .theirs. of pai_bench\.none does not load"):
         registry.find("ours")
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "data", "name"),
+    [
+        ("vgg-16-bn", 1, "cifar10", "vgg-16-bn on cifar10"),
+        ("vgg-16-bn", 1, "tiny-imagenet", "vgg-16-bn (version 1) on tiny-imagenet"),
+        ("vgg-16-bn", 2, "tiny-imagenet", "vgg-16-bn on tiny-imagenet"),
+        ("resnet-20", 1, "mine", "resnet-20-identity on mine"),
+    ],
+)
+def test_old_and_new_networks_stand_apart(model: str, version: int, data: str, name: str) -> None:
+    changed = {} if version == 1 else {"model_version": version}
+    assert plugin_facts.network_on({"model": model, "data": data, **changed}) == name
