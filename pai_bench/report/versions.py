@@ -3,7 +3,7 @@
 import json
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from pai_bench.results import Collapse, Cost, Record
@@ -12,36 +12,32 @@ from pai_bench.results.stored import plain
 Result = TypeVar("Result", bound=Record | Cost | Collapse)
 
 DIGEST = re.compile(r"@([0-9a-f]{8})\b")
-"""What tells versions of a criterion in a file apart, in its name (`pai_bench.scoring.lookup`)."""
+"""The hash of a criterion's file, in the name of the criterion (`pai_bench.scoring.lookup`)."""
 
 Version = tuple[tuple[str, ...], int]
-"""The hashes of the classes in files that a result was made by, and the revision of the criterion."""
+"""The hashes of the files of a criterion and its variant, and the revision of the criterion."""
 
 
 def newest(results: Sequence[Result]) -> tuple[list[Result], list[str]]:
-    """`results` without those of which a newer version is there, at whatever sparsities and seeds, and their names.
+    """`results` without those of which a newer version is there, at any sparsity and seed, and the names of these.
 
-    A higher revision is newer; of a class in a file, what was run last is. Results of before records held a time are
-    older than those that do; of several without, none is known to be the newest, and all stay.
+    A higher revision is newer; of a criterion in a file, the version that was run last. Results that hold no time are
+    older than those that do; if several versions hold none, all stay.
     """
-    uses: dict[str, dict[Version, list[Result]]] = defaultdict(lambda: defaultdict(list))
-    for result in results:
-        if result.trial["criterion"] is not None:
-            use, version = use_and_version(result)
-            uses[use][version].append(result)
-    older = [
-        result
-        for versions in uses.values()
-        for version in versions.keys() - current(versions)
-        for result in versions[version]
-    ]
-    left_out = {id(result) for result in older}
-    names = sorted({described(result) for result in older})
-    return [result for result in results if id(result) not in left_out], names
+    uses = [use_and_version(result) if result.trial["criterion"] is not None else None for result in results]
+    finished: defaultdict[str, dict[Version, str]] = defaultdict(dict)
+    for result, use in zip(results, uses, strict=True):
+        if use:
+            own = finished[use[0]]
+            own[use[1]] = max(own.get(use[1], ""), result.provenance.finished or "")
+    current = {use: newest_of(versions) for use, versions in finished.items()}
+    is_newest = [use is None or use[1] in current[use[0]] for use in uses]
+    older = {described(result) for result, newest in zip(results, is_newest, strict=True) if not newest}
+    return [result for result, newest in zip(results, is_newest, strict=True) if newest], sorted(older)
 
 
 def use_and_version(result: Record | Cost | Collapse) -> tuple[str, Version]:
-    """What a result is of, apart from sparsity, seed and version, as a text; and the version."""
+    """The configuration of a result apart from sparsity, seed and version, as a text; and the version."""
     trial = dict(result.trial)
     criterion, variant = trial.pop("criterion"), trial.pop("variant", "none")
     text = f"{criterion['name']} + {variant}"
@@ -52,17 +48,11 @@ def use_and_version(result: Record | Cost | Collapse) -> tuple[str, Version]:
     return use, (tuple(DIGEST.findall(text)), criterion["revision"])
 
 
-def current(versions: dict[Version, list[Result]]) -> set[Version]:
-    """The newest of some versions, several where that is not known."""
-    latest = {version: max(finished(result) for result in found) for version, found in versions.items()}
-    if len({hashes for hashes, _ in versions}) == 1:
-        return {max(versions, key=lambda version: version[1])}
-    return {version for version, time in latest.items() if time == max(latest.values())}
-
-
-def finished(result: Record | Cost | Collapse) -> str:
-    """When a result was made; empty if it does not say."""
-    return result.provenance.finished or ""
+def newest_of(finished: Mapping[Version, str]) -> set[Version]:
+    """The newest of some versions, given when each was last run; several where that is not known."""
+    if len({hashes for hashes, _ in finished}) == 1:
+        return {max(finished, key=lambda version: version[1])}
+    return {version for version, time in finished.items() if time == max(finished.values())}
 
 
 def described(result: Record | Cost | Collapse) -> str:
