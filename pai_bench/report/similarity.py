@@ -13,16 +13,16 @@ from pai_bench.results.bits import unpack
 
 logger = logging.getLogger(__name__)
 
-SEEDS = 3
+MOST_SEEDS = 3
 """Seeds whose masks are compared; more change the mean little."""
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """Jaccard indices |A and B| / |A or B| of the masks of methods, (methods, methods), means over seeds.
+    """Jaccard indices |A and B| / |A or B| of the masks of methods, (methods, methods), in [0, 1]; means over seeds.
 
-    `chance` is what is expected of two masks that keep as much of each layer, at places drawn at random:
-    sum n p q / sum n (p + q - p q) over layers of n weights with densities p and q.
+    `chance` is their expectation for random masks with the same densities p and q of each layer of n weights:
+    sum n p q / sum n (p + q - p q).
     """
 
     methods: tuple[str, ...]
@@ -32,34 +32,33 @@ class Similarity:
 
 
 def similarity(comparison: Comparison, sparsity: float, records: Mapping[str, Record]) -> Similarity | None:
-    """The likeness of the masks at one sparsity, over the seeds that all methods have; None without two masks."""
+    """The similarity of the masks at one sparsity, over the seeds that all methods have; None without two masks."""
     rows = comparison.rows[comparison.rows.sparsity == sparsity]
     triples = zip(rows.method.astype(str), rows.seed.astype(int), rows.identity.astype(str), strict=True)
-    masks = {(method, seed): records[identity] for method, seed, identity in triples if records[identity].pruning.mask}
-    methods = [m for m in comparison.methods if any(method == m for method, _ in masks)]
-    seeds = sorted(s for s in {seed for _, seed in masks} if all((m, s) in masks for m in methods))[:SEEDS]
+    masked = {(method, seed): records[identity] for method, seed, identity in triples if records[identity].pruning.mask}
+    methods = [m for m in comparison.methods if any(method == m for method, _ in masked)]
+    seeds = sorted(s for s in {seed for _, seed in masked} if all((m, s) in masked for m in methods))[:MOST_SEEDS]
     if len(methods) < 2 or not seeds:
         return None
-    chosen = [[masks[method, seed] for method in methods] for seed in seeds]
-    shared = set.intersection(*(set(layout(record)) for same in chosen for record in same))
+    by_seed = [[masked[method, seed] for method in methods] for seed in seeds]
+    shared = set.intersection(*(set(layout(record)) for records_of_seed in by_seed for record in records_of_seed))
     if not shared:
         return None
     try:
-        found = [pairs(same, shared) for same in chosen]
+        indices = np.mean([jaccard_and_chance(records_of_seed, shared) for records_of_seed in by_seed], axis=0)
     except ValueError as error:
         logger.warning("masks are not compared: %s", error)
         return None
-    jaccard, chance = (np.mean([one[i] for one in found], axis=0) for i in (0, 1))
-    return Similarity(tuple(methods), jaccard, chance, len(seeds))
+    return Similarity(tuple(methods), indices[0], indices[1], len(seeds))
 
 
 def layout(record: Record) -> tuple[tuple[str, int], ...]:
-    """What a mask is of: the names and sizes of the parameters."""
+    """The names and sizes of the parameters of a mask."""
     return tuple((layer.name, layer.size) for layer in record.pruning.layers)
 
 
 def bits_of(record: Record, shared: Set[tuple[str, int]]) -> NDArray[np.float32]:
-    """A record's mask, of the `shared` parameters alone; ValueError where those cannot be told from others."""
+    """A record's mask, of the `shared` parameters alone; ValueError if it holds too few places to separate them."""
     sizes = [size for _, size in layout(record)]
     bits = unpack(record.pruning.mask or "", sum(sizes)).astype(np.float32)
     if shared == set(layout(record)):
@@ -70,16 +69,13 @@ def bits_of(record: Record, shared: Set[tuple[str, int]]) -> NDArray[np.float32]
     return np.concatenate([part for part, key in zip(parts, layout(record), strict=True) if key in shared])
 
 
-def pairs(records: Sequence[Record], shared: Set[tuple[str, int]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Jaccard indices and what chance would give, for the masks of one seed, on the parameters that all have."""
+def jaccard_and_chance(records: Sequence[Record], shared: Set[tuple[str, int]]) -> NDArray[np.float64]:
+    """Jaccard indices and their expectation by chance, (2, methods, methods), of one seed's `shared` parameters."""
     bits = np.stack([bits_of(record, shared) for record in records])
     layers = [[layer for layer in record.pruning.layers if (layer.name, layer.size) in shared] for record in records]
     sizes = np.array([layer.size for layer in layers[0]], dtype=float)
-    both = (bits @ bits.T).astype(float)  # counts below 2^24 are exact
-    count = np.diag(both)
-    either = count[:, None] + count[None] - both
     densities = np.array([[layer.kept / layer.size for layer in own] for own in layers])
-    expected = (densities * sizes) @ densities.T
-    each = densities @ sizes
+    both = np.stack([(bits @ bits.T).astype(float), (densities * sizes) @ densities.T])  # counts to 2^24 are exact
+    kept = np.stack([np.diag(both[0]), densities @ sizes])
     with np.errstate(invalid="ignore"):
-        return both / either, expected / (each[:, None] + each[None] - expected)
+        return both / (kept[:, :, None] + kept[:, None] - both)
