@@ -1,4 +1,4 @@
-"""Which trials did not train, and which are no better than guessing: of both, accuracies say little of a criterion."""
+"""Which trials did not train, guess or are disconnected: their accuracies say little about a criterion."""
 
 import numpy as np
 import pandas as pd
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from pai_bench.report import plugin_facts
 
 MARGIN = 0.02
-"""Part of the way from chance to no loss, or to no error, below which nothing is learnt."""
+"""Share of the distance from chance to no loss, or to no error, within which a trial counts as at chance."""
 
 Flags = NDArray[np.bool_]
 
@@ -18,39 +18,39 @@ def numbers(rows: pd.DataFrame, name: str) -> NDArray[np.float64]:
 
 
 def classes(rows: pd.DataFrame) -> NDArray[np.float64]:
-    """Number of classes of each row's data set; NaN where it is not known. Of old records the name says it best."""
+    """Number of classes of each row's data set; NaN where it is not known. Old records may hold a wrong number."""
     facts = {name: plugin_facts.data_set(name)[1] for name in rows.data.unique()}
-    by_name = rows.data.map({name: of.classes for name, of in facts.items() if of}).to_numpy(dtype=float)
-    found = np.where(np.isnan(by_name), numbers(rows, "classes"), by_name)
-    return np.where(found > 1, found, np.nan)
+    registered = rows.data.map({name: known.classes for name, known in facts.items() if known}).to_numpy(dtype=float)
+    counts = np.where(np.isnan(registered), numbers(rows, "classes"), registered)
+    return np.where(counts > 1, counts, np.nan)
 
 
 def chance_losses(rows: pd.DataFrame) -> NDArray[np.float64]:
-    """The loss of chance: the entropy of the training labels, or at most that, ln(classes), where it is not known."""
+    """The loss of chance: the entropy of the training labels; ln(classes), its upper bound, where it is not stored."""
     stored = numbers(rows, "chance_loss")
     return np.where(np.isnan(stored), np.log(classes(rows)), stored) if np.isnan(stored).any() else stored
 
 
 def chance_accuracies(rows: pd.DataFrame) -> NDArray[np.float64]:
-    """The accuracy of chance: the share of the most frequent class, or at least that, where it is not known."""
+    """The accuracy of chance: the share of the most frequent class; 1 / classes where it is not stored."""
     stored = numbers(rows, "chance_accuracy")
     return np.where(np.isnan(stored), 1 / classes(rows), stored) if np.isnan(stored).any() else stored
 
 
 def untrained(rows: pd.DataFrame) -> Flags:
-    """Whether the last training loss of a connected network is within `MARGIN` of chance, or worse than it.
+    """Whether a network is connected and its last training loss at chance: loss >= (1 - `MARGIN`) chance loss.
 
-    False where the loss, or that of chance, is not known.
+    False where either loss is not known.
     """
-    loss, by_chance = numbers(rows, "train_loss"), chance_losses(rows)
-    flags: Flags = (loss >= (1 - MARGIN) * by_chance) & (by_chance > 0) & ~disconnected(rows)
+    chance = chance_losses(rows)
+    flags: Flags = (numbers(rows, "train_loss") >= (1 - MARGIN) * chance) & (chance > 0) & ~disconnected(rows)
     return flags
 
 
 def guessing(rows: pd.DataFrame) -> Flags:
-    """Whether the test accuracy is within `MARGIN` of always giving the most frequent class, or worse."""
-    share = chance_accuracies(rows)
-    flags: Flags = numbers(rows, "test_accuracy") <= share + MARGIN * (1 - share)
+    """Whether the test accuracy is at chance: accuracy <= c + `MARGIN` (1 - c), c the share of the largest class."""
+    chance = chance_accuracies(rows)
+    flags: Flags = numbers(rows, "test_accuracy") <= chance + MARGIN * (1 - chance)
     return flags
 
 
