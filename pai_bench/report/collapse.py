@@ -1,8 +1,7 @@
-"""The part of a report about where networks fall apart."""
+"""The part of a report about layer collapse: where networks are no longer connected."""
 
 import json
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -21,21 +20,24 @@ CAPTION = (
 )
 
 
-def section(collapses: list[Collapse], folder: Path, figure_for: Callable[[str], Path]) -> list[str]:
-    """Tables and figures of `collapses`, for every network and data set; draws below `folder`."""
+def section(collapses: Sequence[Collapse], folder: Path, figure_for: Callable[[str], Path]) -> list[str]:
+    """Tables and figures of `collapses`, for every network and data set; draws below `folder`.
+
+    `figure_for` gives the path of a figure with a title.
+    """
     parts = ["## Where networks fall apart", CAPTION]
     for group in groups(collapses):
-        heading = title(group[0])
-        lines, layers = figure_for(f"effective {heading}"), figure_for(f"layers {heading}")
-        figures.effective(heading, by_criterion(group), folder / lines)
-        figures.layers(heading, by_criterion(group), folder / layers)
-        heading = tables.escaped(heading)
+        heading, methods = title(group[0]), by_criterion(group)
+        effective, layers = figure_for(f"effective {heading}"), figure_for(f"layers {heading}")
+        figures.effective_compression(heading, methods, folder / effective)
+        figures.layer_densities(heading, methods, folder / layers)
+        seeds = ", ".join(map(str, sorted({collapse.trial["seed"] for collapse in group})))
         parts += [
-            f"### {heading}",
-            f"{group[0].size:,} prunable weights, seeds {', '.join(seeds(group))}.",
+            f"### {tables.escaped(heading)}",
+            f"{group[0].size:,} prunable weights, seeds {seeds}.",
             tables.markdown(table(group)),
-            f"![Effective against direct compression, {heading}]({lines.as_posix()})",
-            f"![Density of each layer along sparsity, {heading}]({layers.as_posix()})",
+            tables.image(f"Effective against direct compression, {heading}", effective),
+            tables.image(f"Density of each layer along sparsity, {heading}", layers),
             "Effective sparsity at the sparsities tried by all:",
             tables.markdown(effective_table(group)),
             "Highest sparsity at which a layer keeps a connection:",
@@ -44,107 +46,86 @@ def section(collapses: list[Collapse], folder: Path, figure_for: Callable[[str],
     return parts
 
 
-def groups(collapses: list[Collapse]) -> list[list[Collapse]]:
+def groups(collapses: Sequence[Collapse]) -> list[list[Collapse]]:
     """Collapses of one network, data set and score batch."""
-    found: defaultdict[str, list[Collapse]] = defaultdict(list)
-    for one in sorted(collapses, key=lambda one: (one.trial["criterion"]["name"], one.trial["seed"])):
-        shared = {key: value for key, value in one.trial.items() if key not in ("criterion", "scope", "seed")}
-        found[json.dumps([title(one), one.size, list(one.layers_until), shared], sort_keys=True)].append(one)
-    return [found[key] for key in sorted(found)]
+
+    def key(collapse: Collapse) -> str:
+        setting = {name: v for name, v in collapse.trial.items() if name not in ("criterion", "scope", "seed")}
+        return json.dumps([title(collapse), collapse.size, list(collapse.layers_until), setting], sort_keys=True)
+
+    ordered = sorted(collapses, key=lambda collapse: (collapse.trial["criterion"]["name"], collapse.trial["seed"]))
+    return [group for _, group in sorted(tables.grouped(ordered, key).items())]
 
 
-def by_criterion(group: list[Collapse]) -> dict[str, list[Collapse]]:
+def by_criterion(group: Sequence[Collapse]) -> dict[str, list[Collapse]]:
     """Criterion -> its collapses over seeds; those that stay connected longest come first.
 
-    What tells the uses of one criterion apart is written behind its name, where there are several.
+    Where a criterion was used in several ways, what differs between them follows its name.
     """
-    uses: defaultdict[str, dict[str, list[Collapse]]] = defaultdict(dict)
-    for one in group:
-        use = json.dumps([one.trial["criterion"], one.trial["scope"]], sort_keys=True)
-        uses[one.trial["criterion"]["name"]].setdefault(use, []).append(one)
-    found = {}
-    for name, ways in uses.items():
-        for same in ways.values():
-            details = [schedule_of(same[0]), same[0].trial["scope"]]
-            details += [f"{key} {value}" for key, value in same[0].trial["criterion"]["options"]]
-            others = [w[0] for w in ways.values() if w is not same]
-            telling = [d for i, d in enumerate(details) if any(detail(other, i) != d for other in others)]
-            found[", ".join([name, *telling])] = same
-    return dict(sorted(found.items(), key=lambda item: -fmean(one.connected_until or 0 for one in item[1])))
+    uses = tables.grouped(group, lambda one: json.dumps([one.trial["criterion"], one.trial["scope"]], sort_keys=True))
+    methods = {}
+    for seeds in uses.values():
+        name, details = seeds[0].trial["criterion"]["name"], details_of(seeds[0])
+        others = [details_of(other[0]) for other in uses.values() if other[0].trial["criterion"]["name"] == name]
+        differing = [detail for detail in details if any(detail not in other for other in others)]
+        methods[", ".join([name, *differing])] = seeds
+    return dict(sorted(methods.items(), key=lambda item: -fmean(one.connected_until or 0 for one in item[1])))
 
 
-def detail(one: Collapse, index: int) -> str:
-    """Schedule, scope, or an option of a criterion."""
-    options = [f"{key} {value}" for key, value in one.trial["criterion"]["options"]]
-    return [schedule_of(one), str(one.trial["scope"]), *options][index]
+def details_of(collapse: Collapse) -> list[str]:
+    """Schedule, scope and options of a criterion."""
+    options = [f"{key} {value}" for key, value in collapse.trial["criterion"]["options"]]
+    return [schedule_of(collapse), str(collapse.trial["scope"]), *options]
 
 
 def title(collapse: Collapse) -> str:
-    """Network and data in a few words."""
+    """Network and data."""
     return network_on(collapse.trial)
 
 
 def schedule_of(collapse: Collapse) -> str:
-    """The schedule that the masks were made by."""
+    """The schedule by which the masks were made."""
     return str(collapse.trial["criterion"]["schedule"])
 
 
-def seeds(group: list[Collapse]) -> list[str]:
-    """The seeds of a group, in order."""
-    return [str(seed) for seed in sorted({one.trial["seed"] for one in group})]
-
-
-def table(group: list[Collapse]) -> tables.Table:
-    """One row for each criterion: the end of connection, what breaks there, and the layer that empties first."""
-    head = [
-        "criterion",
-        "schedule",
-        "connected until",
-        "compression",
-        "weights left",
-        "cut first in",
-        "empties first",
-        "at",
-    ]
-    body = []
-    for name, same in by_criterion(group).items():
-        ends = [one.connected_until for one in same if one.connected_until is not None]
-        first = [min(one.layers_until.items(), key=lambda item: item[1]) for one in same]
-        body.append(
-            [
-                name,
-                schedule_of(same[0]),
-                span(ends, share) if ends else "never",
-                span([1 / (1 - end) for end in ends], "{:,.4g}".format) if ends else "",
-                span([round((1 - end) * same[0].size) for end in ends], "{:,.5g}".format) if ends else "",
-                ", ".join(sorted({one.first_cut for one in same if one.first_cut})) or "–",
-                ", ".join(sorted({layer for layer, _ in first})),
-                span([end for _, end in first], share),
-            ]
+def table(group: Sequence[Collapse]) -> tables.Table:
+    """One row for each criterion: where it disconnects the network, and the layer that empties first."""
+    rows = []
+    for name, seeds in by_criterion(group).items():
+        ends = [collapse.connected_until for collapse in seeds if collapse.connected_until is not None]
+        first = [min(collapse.layers_until.items(), key=lambda item: item[1]) for collapse in seeds]
+        rows.append(
+            {
+                "criterion": name,
+                "schedule": schedule_of(seeds[0]),
+                "connected until": mean_and_range(ends, share) if ends else "never",
+                "compression": mean_and_range([1 / (1 - end) for end in ends], "{:,.4g}".format),
+                "weights left": mean_and_range([round((1 - end) * seeds[0].size) for end in ends], "{:,.5g}".format),
+                "cut first in": ", ".join(sorted({one.first_cut for one in seeds if one.first_cut})) or "–",
+                "empties first": ", ".join(sorted({layer for layer, _ in first})),
+                "at": mean_and_range([end for _, end in first], share),
+            }
         )
-    return [head, *body]
+    return tables.from_rows(rows)
 
 
-def span(values: list[float], form: Callable[[float], str]) -> str:
-    """A mean, and the range around it where there is one."""
+def mean_and_range(values: Sequence[float], form: Callable[[float], str]) -> str:
+    """A mean, and the range of the values where they differ; nothing without any."""
+    if not values:
+        return ""
     low, high = form(min(values)), form(max(values))
     return form(fmean(values)) + (f" ({low} to {high})" if low != high else "")
 
 
-def shared_sparsities(group: list[Collapse]) -> list[float]:
-    """Sparsities at which all of a group were examined in full."""
-    sets = [{one.sparsity for one in collapse.tried if one.effective is not None} for collapse in group]
-    return sorted(set.intersection(*sets))
-
-
-def effective_table(group: list[Collapse]) -> tables.Table:
-    """Effective sparsity by criterion at each direct sparsity; a dagger where no seed is connected."""
-    sparsities = shared_sparsities(group)
+def effective_table(group: Sequence[Collapse]) -> tables.Table:
+    """Effective sparsity by criterion at each sparsity at which all were examined; ‡ where no seed is connected."""
+    examined = [{tried.sparsity for tried in one.tried if tried.effective is not None} for one in group]
+    sparsities = sorted(set.intersection(*examined))
     body = []
-    for name, same in by_criterion(group).items():
+    for name, seeds in by_criterion(group).items():
         row = [name]
         for sparsity in sparsities:
-            tried = [one for collapse in same for one in collapse.tried if one.sparsity == sparsity]
+            tried = [tried for collapse in seeds for tried in collapse.tried if tried.sparsity == sparsity]
             cut = sum(not one.connected for one in tried)
             mean = fmean(one.effective_sparsity for one in tried if one.effective_sparsity is not None)
             mark = "" if not cut else " ‡" if cut == len(tried) else f" ({cut} ‡)"
@@ -153,11 +134,11 @@ def effective_table(group: list[Collapse]) -> tables.Table:
     return [["criterion", *map(share, sparsities)], *body]
 
 
-def layer_table(group: list[Collapse]) -> tables.Table:
-    """The end of each layer by criterion, the mean over seeds."""
-    columns = by_criterion(group)
+def layer_table(group: Sequence[Collapse]) -> tables.Table:
+    """The highest sparsity at which each layer keeps a connection, by criterion; means over seeds."""
+    methods = by_criterion(group)
     body = [
-        [layer, *(share(fmean(one.layers_until[layer] for one in same)) for same in columns.values())]
+        [layer, *(share(fmean(one.layers_until[layer] for one in seeds)) for seeds in methods.values())]
         for layer in group[0].layers_until
     ]
-    return [["layer", *columns], *body]
+    return [["layer", *methods], *body]

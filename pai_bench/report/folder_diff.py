@@ -1,23 +1,24 @@
-"""The same trials in two results folders, side by side: two machines, two versions."""
+"""Comparison of the trials that two results folders share, from two machines or two versions."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy import stats
 
 from pai_bench.experiment.settings import TrainingSettings, unusual
 from pai_bench.report import outcomes, tables
+from pai_bench.report.pairs import number
 from pai_bench.report.provenance import describe_commit, describe_data, describe_environment
 from pai_bench.report.statistics import (
     FEWEST,
+    FEWEST_RANKED,
     LEVEL,
     PERCENT,
     ROUNDING,
-    SETTLED,
     Estimate,
     Values,
     by_ranks,
@@ -29,15 +30,13 @@ from pai_bench.report.statistics import (
 from pai_bench.report.summary import SHARED, method_labels, plural, resolution
 from pai_bench.results import Record, as_frame
 
-KEYS = [*SHARED, "method", "sparsity"]
-
 
 @dataclass(frozen=True)
 class Change:
-    """One cell in both folders, over the seeds that both have; accuracies in per cent."""
+    """A method at one sparsity in both folders, over the seeds that both have; accuracies in per cent."""
 
     data: str
-    """With what else tells its setting apart."""
+    """The data set, and all unusual settings."""
     model: str
     method: str
     sparsity: float
@@ -47,8 +46,9 @@ class Change:
     """Of Welch's t test, or of the signed-rank test where seeds are at chance, corrected by Holm over all cells."""
     identical: bool
     """Whether every accuracy is the same, to the last digit."""
-    slower: Mapping[str, float]
-    """Scoring and training: seconds after by seconds before, medians."""
+    score_ratio: float
+    """Median seconds of scoring after, divided by those before; NaN where they are not known."""
+    train_ratio: float
     status: str
     """Trials whose status has changed."""
     collapsed: bool = False
@@ -60,8 +60,8 @@ class Change:
         return self.after.mean - self.before.mean
 
     @property
-    def beyond(self) -> bool:
-        """Whether the means differ by more than the spread of the seeds explains."""
+    def significant(self) -> bool:
+        """Whether the means differ by more than the spread of the seeds explains: corrected p <= `LEVEL`."""
         return self.p <= LEVEL
 
 
@@ -70,56 +70,56 @@ def changes(before: Sequence[Record], after: Sequence[Record]) -> list[Change]:
     shared = {record.identity for record in before} & {record.identity for record in after}
     if not shared:
         return []
-    one, two = (
-        as_frame([r for r in sorted(records, key=lambda r: r.identity) if r.identity in shared])
-        for records in (before, after)
+    frames = []
+    for records in (before, after):
+        rows = as_frame(sorted((r for r in records if r.identity in shared), key=lambda record: record.identity))
+        frames.append(rows.assign(method=method_labels(rows)).set_index("identity"))
+    groups = frames[0].groupby([*SHARED, "method", "sparsity"], sort=False)
+    cells = [change(rows, frames[1].loc[rows.index]) for _, rows in groups]
+    corrected = holm([cell.p for cell in cells])
+    return [replace(cell, p=p) for cell, p in zip(cells, corrected, strict=True)]
+
+
+def change(before: pd.DataFrame, after: pd.DataFrame) -> Change:
+    """The change of a cell, with an uncorrected p; `before` and `after` are rows of the same trials."""
+    first, done = before.iloc[0], (before.status != "failed") & (after.status != "failed")
+    both = pd.concat([before[done], after[done]])
+    old, new = (100 * rows[done].test_accuracy.to_numpy(dtype=float) for rows in (before, after))
+    collapsed = bool(outcomes.collapsed(both).any())
+    moved = Counter(f"{a} to {b}" for a, b in zip(before.status, after.status, strict=True) if a != b)
+    return Change(
+        data=", ".join([first["data"], *unusual(first, TrainingSettings)]),
+        model=first.model,
+        method=first.method,
+        sparsity=float(first.sparsity),
+        before=estimate(old, PERCENT),
+        after=estimate(new, PERCENT),
+        p=p_value(old, new, resolution(pd.concat([before, after])), collapsed=collapsed),
+        identical=bool(len(old) and (old == new).all()),
+        score_ratio=ratio(before.score_seconds, after.score_seconds),
+        train_ratio=ratio(before.train_seconds, after.train_seconds),
+        status=", ".join(f"{count} {text}" for text, count in moved.items()),
+        collapsed=collapsed,
     )
-    one, two = (rows.assign(method=method_labels(rows)).set_index("identity") for rows in (one, two))
-    found = []
-    for _, group in one.groupby(KEYS, sort=False):
-        first = group.iloc[0]
-        other = two.loc[group.index]
-        ok = (group.status != "failed") & (other.status != "failed")
-        values = [100 * rows[ok].test_accuracy.to_numpy(dtype=float) for rows in (group, other)]
-        fallen = any(bool(outcomes.collapsed(rows[ok]).any()) for rows in (group, other))
-        moved = [f"{a} to {b}" for a, b in zip(group.status, other.status, strict=True) if a != b]
-        counts = {text: moved.count(text) for text in dict.fromkeys(moved)}
-        slower = {}
-        for name in ("score_seconds", "train_seconds"):
-            times = [pd.to_numeric(rows[name], errors="coerce").median() for rows in (group, other)]
-            slower[name] = times[1] / times[0] if times[0] else math.nan
-        found.append(
-            Change(
-                data=", ".join([first["data"], *unusual(first, TrainingSettings)]),
-                model=first.model,
-                method=first.method,
-                sparsity=float(first.sparsity),
-                before=estimate(values[0], PERCENT),
-                after=estimate(values[1], PERCENT),
-                p=p_value(values[0], values[1], resolution(pd.concat([group, other])), fallen=fallen),
-                identical=bool(len(values[0]) and (values[0] == values[1]).all()),
-                slower=slower,
-                status=", ".join(f"{count} {text}" for text, count in counts.items()),
-                collapsed=fallen,
-            )
-        )
-    corrected = holm([change.p for change in found])
-    return [Change(**{**vars(change), "p": p}) for change, p in zip(found, corrected, strict=True)]
 
 
-def p_value(one: NDArray[np.float64], other: NDArray[np.float64], step: float, *, fallen: bool) -> float:
-    """By which two sides of a cell are judged; NaN where that cannot be done.
+def ratio(before: "pd.Series[float]", after: "pd.Series[float]") -> float:
+    """The median after divided by that before; NaN where they are not known."""
+    old, new = (float(pd.to_numeric(seconds, errors="coerce").median()) for seconds in (before, after))
+    return new / old if old else math.nan
 
-    Where seeds have `fallen`, to chance or by disconnection, no t test holds; see `pai_bench.report.pairs`.
-    """
-    return by_ranks(difference(one, other)) if fallen else welch(one, other, step)
+
+def p_value(one: Values, other: Values, step: float, *, collapsed: bool) -> float:
+    """The p of two sides of a cell, by the signed-rank test where seeds are `collapsed`; NaN if it cannot be tested."""
+    return by_ranks(difference(one, other)) if collapsed else welch(one, other, step)
 
 
 def welch(one: Values, other: Values, step: float = 0.0) -> float:
-    """P of Welch's t test (1947) for the difference of two means; NaN below `FEWEST` values.
+    """Two-sided p of Welch's t test (1947, Biometrika 34:28) for two means; NaN below `FEWEST` values.
 
-    Of values that are all the same on either side, 1 if both sides are alike, else NaN: there is no spread to judge by.
-    Deviations are at least such that their difference has that of a `step`, what one example counts.
+    t = (mean1 - mean2) / sqrt(s1^2 / n1 + s2^2 / n2). Where neither side varies, p is 1 if both are equal, else NaN.
+    `step` is what one example counts: a smaller s is raised to step / sqrt(2), so that the difference of two values has
+    at least the deviation `step`.
     """
     a, b = estimate(one), estimate(other)
     if min(a.count, b.count) < FEWEST:
@@ -132,55 +132,57 @@ def welch(one: Values, other: Values, step: float = 0.0) -> float:
     return float(stats.ttest_ind_from_stats(*sides, equal_var=False).pvalue)
 
 
-def table(found: Sequence[Change]) -> tables.Table:
-    """A row for each cell; what has changed beyond the spread of its seeds first."""
-    head = ["data", "model", "criterion", "sparsity", "seeds", "A", "B", "B - A", "p, Holm", "score, B / A"]
-    head += ["training, B / A", ""]
-    body = []
-    for one in sorted(found, key=lambda change: (not change.beyond, not change.status)):
-        verdict = (
-            "changed" if one.beyond else "identical" if one.identical and one.before.count and not one.status else ""
+def table(cells: Sequence[Change]) -> tables.Table:
+    """A row for each cell, significant changes first."""
+    rows = []
+    for cell in sorted(cells, key=lambda cell: (not cell.significant, not cell.status)):
+        same = cell.identical and cell.before.count and not cell.status
+        verdict = "changed" if cell.significant else "identical" if same else ""
+        rows.append(
+            {
+                "data": cell.data,
+                "model": cell.model,
+                "criterion": cell.method,
+                "sparsity": f"{cell.sparsity:.10g}",
+                "seeds": str(cell.before.count),
+                "A": mean(cell.before),
+                "B": mean(cell.after),
+                "B - A": number(cell.difference, "{:+.2f}"),
+                "p, Holm": number(cell.p),
+                "score, B / A": number(cell.score_ratio, "{:.2f}"),
+                "training, B / A": number(cell.train_ratio, "{:.2f}"),
+                "": ", ".join(filter(None, (verdict, cell.status))),
+            }
         )
-        body.append(
-            [
-                *(one.data, one.model, one.method, f"{one.sparsity:.10g}", str(one.before.count)),
-                *(mean(one.before), mean(one.after)),
-                "–" if math.isnan(one.difference) else f"{one.difference:+.2f}",
-                "–" if math.isnan(one.p) else f"{one.p:.2g}",
-                *("–" if math.isnan(ratio) else f"{ratio:.2f}" for ratio in one.slower.values()),
-                ", ".join(part for part in (verdict, one.status) if part),
-            ]
-        )
-    return [head, *body]
+    return tables.from_rows(rows)
 
 
-def mean(found: Estimate) -> str:
+def mean(result: Estimate) -> str:
     """A mean with its deviation."""
-    if not found.count:
+    if not result.count:
         return "–"
-    return f"{found.mean:.2f}" + ("" if math.isnan(found.deviation) else f" ± {found.deviation:.2f}")
+    return f"{result.mean:.2f}" + ("" if math.isnan(result.deviation) else f" ± {result.deviation:.2f}")
 
 
-def verdict(found: Sequence[Change], before: Sequence[Record], after: Sequence[Record]) -> str:
-    """What came of the comparison, in a few sentences."""
-    ids = [{record.identity for record in records} for records in (before, after)]
-    changed, same = sum(one.beyond for one in found), sum(one.identical and not one.status for one in found)
-    untested, moved = sum(math.isnan(one.p) for one in found), sum(bool(one.status) for one in found)
+def verdict(cells: Sequence[Change], before: Sequence[Record], after: Sequence[Record]) -> str:
+    """The result of the comparison in a few sentences."""
+    a, b = ({record.identity for record in records} for records in (before, after))
+    changed, same = sum(cell.significant for cell in cells), sum(cell.identical and not cell.status for cell in cells)
+    tested = [cell for cell in cells if not math.isnan(cell.p)]
     text = (
-        f"{plural(len(ids[0] & ids[1]), 'trial')} in both, {len(ids[0] - ids[1]):,} only in A, "
-        f"{len(ids[1] - ids[0]):,} only in B. Of {plural(len(found), 'cell')}, {same:,} identical in every accuracy, "
-        f"{changed:,} changed beyond the spread of their seeds (Welch's t test, {LEVEL:.0%}, Holm's correction)."
+        f"{plural(len(a & b), 'trial')} in both, {len(a - b):,} only in A, {len(b - a):,} only in B. Of "
+        f"{plural(len(cells), 'cell')}, {same:,} identical in every accuracy, {changed:,} changed beyond the spread of "
+        f"their seeds (Welch's t test, {LEVEL:.0%}, Holm's correction)."
     )
-    if moved:
+    if moved := sum(bool(cell.status) for cell in cells):
         text += f" In {plural(moved, 'cell')} at least one trial changed its status."
-    if untested:
+    if untested := len(cells) - len(tested):
         text += (
             f" {plural(untested, 'cell')} could not be tested: fewer than {FEWEST} seeds, no spread, or fewer than "
-            f"{SETTLED} seeds and some of them at chance or disconnected."
+            f"{FEWEST_RANKED} seeds and some of them at chance or disconnected."
         )
-    tested = [one for one in found if not math.isnan(one.p)]
     needed = seeds_needed(max(1, len(tested)))
-    if few := sum(one.collapsed and not one.identical and one.before.count < needed for one in tested):
+    if few := sum(cell.collapsed and not cell.identical and cell.before.count < needed for cell in tested):
         text += (
             f" In {plural(few, 'cell')} seeds are at chance or disconnected, and the signed-rank test decides: after "
             f"correction it takes {needed} seeds to show a change."
@@ -190,20 +192,16 @@ def verdict(found: Sequence[Change], before: Sequence[Record], after: Sequence[R
 
 def page(before: Sequence[Record], after: Sequence[Record], left_out: Sequence[str] = ()) -> str:
     """The comparison in markdown; `left_out` are files that could not be read."""
-    found = changes(before, after)
-    machines = []
-    for name, records in (("A", before), ("B", after)):
-        origins = dict.fromkeys(f"{describe_environment(r)}; commit {describe_commit(r) or 'unknown'}" for r in records)
-        machines += [f"{name}: {origin}" for origin in origins]
-        machines += [f"{name}: {data}" for data in dict.fromkeys(map(describe_data, records))]
-    machines += left_out
-    parts = ["# Two results folders side by side", verdict(found, before, after)]
-    parts += [
+    cells = changes(before, after)
+    parts = [
+        "# Two results folders side by side",
+        verdict(cells, before, after),
         "Test accuracy of the last epoch in per cent, mean ± standard deviation over the seeds that both have; seconds "
-        "are medians."
+        "are medians.",
     ]
-    parts += [tables.markdown(table(found))] if found else []
-    return (
-        "\n\n".join([*parts, "## Where they come from", "\n".join(f"* {tables.escaped(line)}" for line in machines)])
-        + "\n"
-    )
+    parts += [tables.markdown(table(cells))] if cells else []
+    lines = []
+    for name, records in (("A", before), ("B", after)):
+        origins = [f"{describe_environment(r)}; commit {describe_commit(r) or 'unknown'}" for r in records]
+        lines += [f"{name}: {line}" for line in dict.fromkeys([*origins, *map(describe_data, records)])]
+    return "\n\n".join([*parts, "## Where they come from", tables.bullets([*lines, *left_out])]) + "\n"

@@ -1,4 +1,4 @@
-"""Our accuracies beside published ones, with what was done differently."""
+"""Our accuracies beside published ones, with the differences between the protocols."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,19 +9,19 @@ import pandas as pd
 from pai_bench.experiment.trial import DENSE
 from pai_bench.report import outcomes, plugin_facts
 from pai_bench.report.plugin_facts import CriterionFacts
-from pai_bench.report.published_numbers import Published, published, rivals
+from pai_bench.report.published_numbers import Published, published, quoted
 from pai_bench.report.statistics import FEWEST, PERCENT, Estimate, estimate, t_quantile
 from pai_bench.report.summary import Comparison, plural
-from pai_bench.report.tables import Table, code, escaped
+from pai_bench.report.tables import Table, code, escaped, from_rows
 from pai_bench.support.registry import PROTOCOLS
 
-SAME = 0.01
-"""Densities that differ by less than this share of them are the same."""
+DENSITY_TOLERANCE = 0.01
+"""Densities that differ by less than this share of them count as equal."""
 
 
 @dataclass(frozen=True)
-class Beside:
-    """A published number and what we found: last epoch, and best on the test set."""
+class Match:
+    """A published accuracy and ours of the same use of a criterion, of the last and of the best epoch, in per cent."""
 
     theirs: Published
     method: str
@@ -29,7 +29,7 @@ class Beside:
     last: Estimate
     best: Estimate
     collapsed: int = 0
-    """Of our seeds, those at chance or disconnected."""
+    """Our seeds that are at chance or disconnected."""
     resolution: float = 0.0
     """What one example of our test set counts, in points."""
     classes: float = math.nan
@@ -37,7 +37,7 @@ class Beside:
 
     @property
     def ours(self) -> Estimate:
-        """Chosen as theirs was."""
+        """Our accuracy, of the epoch that was chosen as theirs was."""
         return self.best if self.theirs.best_on_test else self.last
 
     @property
@@ -49,67 +49,60 @@ class Beside:
     def inside(self) -> str:
         """Whether a mean over as many runs as theirs could well come out like theirs, by the spread of our seeds.
 
-        The prediction interval of a mean of k further runs, ours ± t s sqrt(1/n + 1/k); k = 1 where it is not known.
-        It takes `FEWEST` seeds, and networks that have all learnt something: else nearly everything would be inside.
+        The 95 % prediction interval of the mean of k further runs is ours ± t(0.975, n - 1) s sqrt(1/n + 1/k); k = 1
+        where it is not known. It takes `FEWEST` seeds, none of them collapsed: else nearly everything would be inside.
         """
         n, k = self.ours.count, self.theirs.seeds or 1
         if n < FEWEST:
             return "too few seeds"
         if self.collapsed:
             return f"{plural(self.collapsed, 'seed')} at chance"
-        deviation = max(self.ours.deviation, self.resolution)
-        half = t_quantile(n - 1) * deviation * math.sqrt(1 / n + 1 / k)
+        half = t_quantile(n - 1) * max(self.ours.deviation, self.resolution) * math.sqrt(1 / n + 1 / k)
         return "yes" if abs(self.difference) <= half else "no"
 
 
-def match_published(comparison: Comparison) -> list[Beside]:
+def match_published(comparison: Comparison) -> list[Match]:
     """What is published of the network, data set, criteria and sparsities of a comparison."""
     numbers = [p for p in published() if (p.data, p.model) == (comparison.facts.data, comparison.model)]
     if not comparison.trained or not numbers:
         return []
     rows = comparison.rows[comparison.rows.status != "failed"]
-    found, resolution, classes = [], comparison.resolution, comparison.facts.classes
+    matches, resolution, classes = [], comparison.resolution, comparison.facts.classes
     for (criterion, method, sparsity), group in rows.groupby(["criterion", "method", "sparsity"], sort=False):
         if not as_published(group, comparison.facts.criteria):
             continue
         name, options = without_options(str(criterion))
+        first, density = group.iloc[0], 1 - float(str(sparsity))
+        score_init = options.get("score-init", "redrawn")  # as SNIP's own code does
+        initialisations = (None, "own") if score_init == "redrawn" else (score_init, first.init)
         columns = (group[key].to_numpy(dtype=float) for key in ("test_accuracy", "best_accuracy"))
         last, best = (estimate(100 * column, PERCENT) for column in columns)
-        fallen = int(outcomes.collapsed(group).sum())
-        same = [p for p in numbers if p.criterion == name and alike(p.sparsity, float(str(sparsity)))]
-        law = options.get("score-init", "redrawn")  # SNIP's own code scores another draw, too
-        init = group.iloc[0].init
-        same = [p for p in same if p.initialisations == ((None, "own") if law == "redrawn" else (law, init))]
-        batch = group.iloc[0].score_batch
-        same = [p for p in same if not p.note.startswith("score batch") or p.note == f"score batch {batch:.0f}"]
-        found += [
-            Beside(theirs, str(method), float(str(sparsity)), last, best, fallen, resolution, classes)
-            for theirs in same
+        collapsed = int(outcomes.collapsed(group).sum())
+        matches += [
+            Match(theirs, str(method), float(str(sparsity)), last, best, collapsed, resolution, classes)
+            for theirs in numbers
+            if (theirs.criterion, theirs.initialisations) == (name, initialisations)
+            and abs(math.log(density / (1 - theirs.sparsity))) < DENSITY_TOLERANCE
+            and (not theirs.note.startswith("score batch") or theirs.note == f"score batch {first.score_batch:.0f}")
         ]
-    return found
+    return matches
 
 
-CHOICES = ("bn", "score-init")
-"""Options on which codes of one criterion disagree: a published number stands beside each value, which is named."""
+UNSETTLED = ("bn", "score-init")
+"""Options on which published codes of one criterion disagree: a number is shown beside each value, which is named."""
 
 
 def without_options(criterion: str) -> tuple[str, dict[str, str]]:
-    """The name of a criterion without its `CHOICES`, and these."""
-    name, *given = criterion.split(":")
-    options = dict(part.split("=", 1) for part in given if part.split("=")[0] in CHOICES)
-    others = [part for part in given if part.split("=")[0] not in CHOICES]
-    return ":".join([name, *others]), options
-
-
-def alike(one: float, other: float) -> bool:
-    """Whether two sparsities leave as much of a network, up to a share of it."""
-    return abs(math.log((1 - one) / (1 - other))) < SAME
+    """The name of a criterion without its `UNSETTLED` options, and these."""
+    name, *parts = criterion.split(":")
+    options = dict(part.split("=", 1) for part in parts if part.split("=")[0] in UNSETTLED)
+    return ":".join([name, *(part for part in parts if part.split("=")[0] not in UNSETTLED)]), options
 
 
 def as_published(rows: pd.DataFrame, facts: Mapping[str, CriterionFacts] | None = None) -> bool:
-    """Whether a criterion was used as its paper does, so that a published number can stand beside it.
+    """Whether a criterion was used as in its paper, so that a published number can be compared.
 
-    `facts` about criteria are looked up if not given.
+    `facts` about criteria are looked up if None.
     """
     first = rows.iloc[0]
     if first.label_noise or first.validation:
@@ -118,62 +111,62 @@ def as_published(rows: pd.DataFrame, facts: Mapping[str, CriterionFacts] | None 
         return True
     name, _ = without_options(first.criterion)
     own = (plugin_facts.criteria([name]) if facts is None else facts).get(name, CriterionFacts())
-    ways = ("variant", "schedule", "scope", "target", "min_per_layer", "repair", "prunable")
-    used = tuple(first[way] for way in ways)
-    whole = not str(first.score_sampling).startswith("class-")
-    return whole and used == ("none", own.schedule, own.scope, "direct", 0, "none", "usual")
+    settings = ("variant", "schedule", "scope", "target", "min_per_layer", "repair", "prunable")
+    used = tuple(first[setting] for setting in settings)
+    all_classes = not str(first.score_sampling).startswith("class-")
+    return all_classes and used == ("none", own.schedule, own.scope, "direct", 0, "none", "usual")
 
 
-def table(found: Sequence[Beside]) -> Table:
+def table(matches: Sequence[Match]) -> Table:
     """A row for each published number."""
-    head = [
-        "criterion",
-        "sparsity (/ theirs)",
-        "ours, last epoch",
-        "ours, best on test",
-        "published",
-        "epoch",
-        "difference",
-    ]
-    head += ["inside our spread", "source"]
-    body = []
-    for one in found:
-        theirs = one.theirs
-        body.append(
-            [
-                one.method if one.method != DENSE else "dense",
-                " / ".join(dict.fromkeys(f"{s:.10g}" for s in (one.sparsity, theirs.sparsity))),
-                spread(one.last.mean, one.last.deviation, one.last.count),
-                spread(one.best.mean, one.best.deviation, one.best.count) if theirs.best_on_test else "",
-                spread(theirs.accuracy, theirs.deviation, theirs.seeds)
-                + ", at chance" * at_chance(theirs, one.classes),
-                theirs.selection,
-                f"{one.difference:+.2f}",
-                one.inside,
-                of(theirs),
-            ]
+    rows = []
+    for match in matches:
+        theirs = match.theirs
+        chance = ", at chance" if at_chance(theirs, match.classes) else ""
+        rows.append(
+            {
+                "criterion": match.method if match.method != DENSE else "dense",
+                "sparsity (/ theirs)": " / ".join(
+                    dict.fromkeys(f"{s:.10g}" for s in (match.sparsity, theirs.sparsity))
+                ),
+                "ours, last epoch": spread(match.last.mean, match.last.deviation, match.last.count),
+                "ours, best on test": spread(match.best.mean, match.best.deviation, match.best.count)
+                if theirs.best_on_test
+                else "",
+                "published": spread(theirs.accuracy, theirs.deviation, theirs.seeds) + chance,
+                "epoch": theirs.selection,
+                "difference": f"{match.difference:+.2f}",
+                "inside our spread": match.inside,
+                "source": source(theirs),
+            }
         )
-    return [head, *body]
+    return from_rows(rows)
 
 
-def quoted_beside(found: Sequence[Beside], comparison: Comparison) -> Table:
-    """A row for each method that the tables of `found` quote beside their own; the head alone if there is none."""
-    tables = {(one.theirs.source, one.theirs.table) for one in found}
-    body = [
-        [one.criterion, f"{one.sparsity:.10g}", spread(one.accuracy, one.deviation, one.seeds), of(one)]
-        for one in rivals()
-        if (one.source, one.table) in tables and (one.data, one.model) == (comparison.facts.data, comparison.model)
+def quoted_methods(matches: Sequence[Match], comparison: Comparison) -> Table:
+    """A row for each method that the tables of `matches` quote beside their own; empty if there is none."""
+    network = (comparison.facts.data, comparison.model)
+    tables = {(match.theirs.source, match.theirs.table) for match in matches}
+    rows = [
+        {
+            "method": one.criterion,
+            "sparsity": f"{one.sparsity:.10g}",
+            "published": spread(one.accuracy, one.deviation, one.seeds),
+            "source": source(one),
+        }
+        for one in quoted()
+        if (one.source, one.table) in tables and (one.data, one.model) == network
     ]
-    return [["method", "sparsity", "published", "source"], *body]
+    return from_rows(rows) if rows else []
 
 
-def of(theirs: Published) -> str:
-    """Where a published number stands, and what is noted of it."""
+def source(theirs: Published) -> str:
+    """Where a number is published, and the note on it."""
     return f"{theirs.source}, {theirs.table}" + (f"; {theirs.note}" if theirs.note else "")
 
 
 def at_chance(theirs: Published, classes: float) -> bool:
-    """Whether a published accuracy is that of guessing, as of networks that their masks have emptied."""
+    """Whether a published accuracy is that of guessing, as of networks with empty layers."""
     share = 1 / classes
     return theirs.accuracy / 100 <= share + outcomes.MARGIN * (1 - share)
 
@@ -184,42 +177,40 @@ def spread(mean: float, deviation: float, count: int | None) -> str:
     return text + (f" ({count})" if count else "")
 
 
-def protocols(found: Sequence[Beside], comparison: Comparison) -> Iterator[str]:
-    """How ours were trained, and how the published networks were, where we know it, and what is not the same.
+def protocols(matches: Sequence[Match], comparison: Comparison) -> Iterator[str]:
+    """How ours were trained, how the published networks were, where that is known, and the differences.
 
-    In markdown, what records hold escaped.
+    In markdown: what records hold is escaped.
     """
     ours = setting(map(escaped, comparison.protocol_parts), comparison.train_fraction)
     yield f"Ours: {', '.join(ours)}."
-    yield from chosen(found)
-    if comparison.init != "own" and any(one.theirs.initialisations[0] is None for one in found):
+    uses = dict.fromkeys((m.method, m.theirs.criterion, m.theirs.initialisations[0]) for m in matches)
+    for method, criterion, score_init in uses:
+        _, options = without_options(method.partition(", ")[0])
+        if own := [f"{key}={value}" for key, value in options.items() if (key, value) != ("score-init", score_init)]:
+            yield escaped(
+                f"{method}: beside published numbers of {criterion}. Ours has the option {' and '.join(own)}."
+            )
+    if comparison.init != "own" and any(match.theirs.initialisations[0] is None for match in matches):
         yield (
             f"Ours start from weights drawn by {code(comparison.init)}; how those of the published networks were drawn "
             "is not known to us where their note does not say it."
         )
-    for source, name in dict.fromkeys((one.theirs.source, one.theirs.protocol) for one in found):
+    for paper, name in dict.fromkeys((match.theirs.source, match.theirs.protocol) for match in matches):
         if name is None:
-            yield f"{source}: protocol not known to us."
+            yield f"{paper}: protocol not known to us."
             continue
         theirs = setting(PROTOCOLS[name].parts(), PROTOCOLS[name].train_fraction)
-        yield f"{source}: {', '.join(theirs)} (`{name}`){PROTOCOLS[name].unstated}. {contrast(ours, theirs)}"
-
-
-def chosen(found: Sequence[Beside]) -> Iterator[str]:
-    """The options of ours that published numbers of the plain criterion stand beside."""
-    for method, name, law in dict.fromkeys((b.method, b.theirs.criterion, b.theirs.initialisations[0]) for b in found):
-        _, options = without_options(method.partition(", ")[0])
-        if said := [f"{key}={value}" for key, value in options.items() if (key, value) != ("score-init", law)]:
-            yield escaped(f"{method}: beside published numbers of {name}. Ours has the option {' and '.join(said)}.")
+        yield f"{paper}: {', '.join(theirs)} (`{name}`){PROTOCOLS[name].unstated}. {contrast(ours, theirs)}"
 
 
 def setting(protocol: Iterable[str], train_fraction: float) -> list[str]:
-    """A protocol that is described in words, part by part, with the share of the training set that it uses."""
+    """The parts of a protocol in words, with the share of the training set that it uses."""
     return [*protocol, f"{100 * train_fraction:.4g} % of the training set"]
 
 
 def contrast(ours: Sequence[str], theirs: Sequence[str]) -> str:
-    """What is in one of two settings and not in the other."""
+    """What is in only one of two settings."""
     only_ours, only_theirs = ([part for part in a if part not in b] for a, b in ((ours, theirs), (theirs, ours)))
     if not only_ours and not only_theirs:
         return "Ours are the same."

@@ -8,11 +8,14 @@ from itertools import count
 from pathlib import Path
 
 from pai_bench.experiment.settings import completed
-from pai_bench.report import benchmark, collapse, costs, measurements, rankings, tables
+from pai_bench.report import pytest_benchmark, rankings, tables
+from pai_bench.report.benchmarks import section as benchmark_section
+from pai_bench.report.collapse import section as collapse_section
+from pai_bench.report.costs import section as cost_section
 from pai_bench.report.figures import curves
 from pai_bench.report.provenance import caveats, provenance
 from pai_bench.report.section import FIGURES, Section, section
-from pai_bench.report.statistics import FEWEST, LEVEL, SETTLED, seeds_needed
+from pai_bench.report.statistics import FEWEST, FEWEST_RANKED, LEVEL, seeds_needed
 from pai_bench.report.summary import Comparison, comparisons, plural
 from pai_bench.report.versions import newest
 from pai_bench.results import BenchmarkResult, Collapse, Cost, Record, Store, as_frame
@@ -37,34 +40,36 @@ def write_report(
 ) -> Path:
     """Write the report of everything in `store` to `path`, its figures into ``figures/`` beside it.
 
-    The figures' axis `x` is the ``direct`` sparsity or the ``effective`` one; their format is ``svg`` or ``png``.
-    `timings` is a file of pytest-benchmark, which becomes a part of the report; `on_progress` is called meanwhile. Of
-    each criterion, the newest version is shown, unless `all_versions` are asked for.
+    The figures' axis `x` is the ``direct`` or the ``effective`` sparsity; their format `suffix` is ``svg`` or ``png``.
+    `timings` is a file of pytest-benchmark, which becomes a part of the report; `on_progress` is called after each
+    section. Only the newest version of each criterion is shown, unless `all_versions` is true. Returns the path of the
+    report. Raises `UserError` if there are no readable results, or if `path` cannot be written.
     """
-    with no_collection():  # a quarter of the time that thousands of records take
-        records, measured, collapses = list(store), store.read_costs(), store.read_collapses()
-    if not (benchmarks := store.read_benchmarks()) and not records and not measured and not collapses:
+    with no_collection():  # saves a quarter of the time with thousands of records
+        records, costs, collapses = list(store), store.read_costs(), store.read_collapses()
+    benchmarks = store.read_benchmarks()
+    if not (records or costs or collapses or benchmarks):
         raise UserError(f"results folder {store.shown} has no readable results")
-    older: list[str] = []
+    older: set[str] = set()
     if not all_versions:
-        records, before = newest(records)
-        measured, timed_before = newest(measured)
-        collapses, searched_before = newest(collapses)
-        older = sorted({*before, *timed_before, *searched_before})
+        records, older_records = newest(records)
+        costs, older_costs = newest(costs)
+        collapses, older_collapses = newest(collapses)
+        older = {*older_records, *older_costs, *older_collapses}
     path = path / "report.md" if os.path.isdir(path) else path
     outfile.check(path, "the report")
     store.refuse(path)
     text = page(
         records,
         path,
-        measured,
+        costs,
         collapses,
         benchmarks,
         x=x,
         suffix=suffix,
         timings=timings,
         left_out=store.left_out,
-        older=older,
+        older=sorted(older),
         on_progress=on_progress,
     )
     outfile.write(path, text, "the report")
@@ -72,10 +77,10 @@ def write_report(
 
 
 def page(
-    records: list[Record],
+    records: Sequence[Record],
     path: Path,
-    measured: list[Cost],
-    collapses: list[Collapse],
+    costs: Sequence[Cost],
+    collapses: Sequence[Collapse],
     benchmarks: Sequence[BenchmarkResult] = (),
     *,
     x: str = "direct",
@@ -85,50 +90,44 @@ def page(
     older: Sequence[str] = (),
     on_progress: OnProgress = lambda done, total: None,
 ) -> str:
-    """The text of the report; draws its figures on the way.
+    """The text of the report; draws its figures too.
 
-    `left_out` are files that could not be read, `older` the versions of criteria that are not shown.
+    `left_out` are files that could not be read, with the reason; `older` the versions of criteria that are not shown.
     """
     records = sorted(records, key=lambda record: record.identity)
-    measured_elsewhere = benchmark.section(timings) if timings else []
-    figure_for = Figures(path.stem, suffix)
-    found, sections = compared(records, path.parent, figure_for, x, on_progress)
-    parts = ["# Pruning at initialisation: a comparison", summary(records)]
-    if not records:
-        parts = ["# Pruning at initialisation: " + subject(measured, collapses)]
-    parts += in_short(found, sections)
-    parts += [part for one in sections for part in one.parts]
-    parts += ranking(found, path.parent, figure_for)
-    failed = [record for record in records if record.status == "failed"]
-    if failed:
-        parts += [
-            "## Failed trials",
-            tables.markdown([["trial", "error"], *([r.identity, r.error or ""] for r in failed)]),
-        ]
-    if measured:
-        parts += costs.section(measured, path.parent, figure_for)
-    if collapses:
-        parts += collapse.section(collapses, path.parent, figure_for)
-    if benchmarks:
-        parts += measurements.section(list(benchmarks), path.parent, figure_for)
-    parts += measured_elsewhere
-    unread = [f"{name} could not be read and is left out: {why}." for name, why in sorted((left_out or {}).items())]
-    unread += [f"{name} is not shown, since there is a newer version; `--all-versions` shows it." for name in older]
-    if limits := unread + caveats(found, records, [one.pairs for one in sections]):
-        parts += ["## What limits these conclusions", "\n".join(f"* {tables.escaped(line)}" for line in limits)]
-    parts += ["## How these numbers were made", provenance(records, measured, collapses, benchmarks)]
+    timing_parts = pytest_benchmark.section(timings) if timings else []
+    folder, figure_for = path.parent, Figures(path.stem, suffix)
+    compared, sections = write_sections(records, folder, figure_for, x, on_progress)
+    parts = [f"# Pruning at initialisation: {subject(records, costs, collapses)}"]
+    parts += [summary(records)] if records else []
+    parts += in_short(compared, sections)
+    parts += [part for section in sections for part in section.parts]
+    parts += ranking(compared, folder, figure_for)
+    if failed := [[record.identity, record.error or ""] for record in records if record.status == "failed"]:
+        parts += ["## Failed trials", tables.markdown([["trial", "error"], *failed])]
+    parts += cost_section(costs, folder, figure_for) if costs else []
+    parts += collapse_section(collapses, folder, figure_for) if collapses else []
+    parts += benchmark_section(benchmarks, folder, figure_for) if benchmarks else []
+    parts += timing_parts
+    limits = [f"{name} could not be read and is left out: {why}." for name, why in sorted((left_out or {}).items())]
+    limits += [f"{name} is not shown, since there is a newer version; `--all-versions` shows it." for name in older]
+    limits += caveats(compared, records, [section.pairs for section in sections])
+    parts += ["## What limits these conclusions", tables.bullets(limits)] if limits else []
+    parts += ["## How these numbers were made", provenance(records, costs, collapses, benchmarks)]
     return "\n\n".join(parts) + "\n"
 
 
-def subject(measured: Sequence[Cost], collapses: Sequence[Collapse]) -> str:
-    """What a report without trials is about."""
-    if measured:
+def subject(records: Sequence[Record], costs: Sequence[Cost], collapses: Sequence[Collapse]) -> str:
+    """What a report is about."""
+    if records:
+        return "a comparison"
+    if costs:
         return "what it costs"
     return "where networks fall apart" if collapses else "checks and measurements"
 
 
 class Figures:
-    """Gives each figure of a report a file name of its own, by its title."""
+    """Gives each figure of a report a unique file name, made of its title."""
 
     def __init__(self, stem: str, suffix: str) -> None:
         self.stem, self.suffix = stem, suffix
@@ -142,12 +141,12 @@ class Figures:
         return Path("figures") / f"{name}.{self.suffix}"
 
 
-def summary(records: list[Record]) -> str:
+def summary(records: Sequence[Record]) -> str:
     """What the report holds, in a few sentences."""
     status = Counter(record.status for record in records)
     counts = ", ".join(f"{count} {name}" for name, count in sorted(status.items()))
-    drawn = {tuple(completed(r.trial)[key] for key in SCORE_BATCH) for r in records if r.trial["criterion"]}
-    batch = ", score batch" if len(drawn) < 2 else ""
+    batches = {tuple(completed(r.trial)[key] for key in SCORE_BATCH) for r in records if r.trial["criterion"]}
+    batch = ", score batch" if len(batches) < 2 else ""
     return (
         f"{plural(len(records), 'trial')} ({counts}). Accuracies are of the last epoch on the test set, in per cent, "
         "mean ± sample standard deviation over seeds. For one seed, all criteria and sparsities share initial "
@@ -158,15 +157,15 @@ def summary(records: list[Record]) -> str:
 
 
 SCORE_BATCH = ("score_batch", "score_batches", "score_sampling")
-"""What decides which examples are scored, beside the seed."""
+"""The settings that decide, with the seed, which examples are scored."""
 
 SHORT = (
     f"Differences are in points of test accuracy, with {100 * (1 - LEVEL):.0f} % intervals, over the seeds that both "
     "criteria have. What beats another does so after Holm's correction over all pairs of criteria and sparsities of "
-    f"its network, which takes {FEWEST} seeds, and more where some networks are at chance or disconnected: {SETTLED} "
-    f"for one pair, {seeds_needed(10)} for ten, {seeds_needed(60)} for sixty. The intervals, Student's t below ten "
-    "seeds and a bootstrap (BCa) from there on, are not corrected; there is none where some networks are at chance or "
-    "disconnected."
+    f"its network, which takes {FEWEST} seeds, and more where some networks are at chance or disconnected: "
+    f"{FEWEST_RANKED} for one pair, {seeds_needed(10)} for ten, {seeds_needed(60)} for sixty. The intervals, Student's "
+    "t below ten seeds and a bootstrap (BCa) from there on, are not corrected; there is none where some networks are "
+    "at chance or disconnected."
 )
 
 
@@ -176,64 +175,64 @@ RANDOM_LABELS = (
 )
 
 
-def in_short(found: Sequence[Comparison], sections: Sequence[Section]) -> list[str]:
+def in_short(compared: Sequence[Comparison], sections: Sequence[Section]) -> list[str]:
     """The findings, a sentence for each sparsity."""
-    parts, compared = [], False
-    for comparison, one in zip(found, sections, strict=True):
-        if one.findings:
-            fits = comparison.label_noise == 1
-            compared |= bool(one.pairs)
-            parts += [f"**{tables.escaped(comparison.title)}**", *([RANDOM_LABELS] if fits else [])]
-            parts.append("\n".join(f"* {tables.escaped(line)}" for line in one.findings))
-    return ["## In short", *([SHORT] if compared else []), *parts] if parts else []
+    shown = [(comparison, own) for comparison, own in zip(compared, sections, strict=True) if own.findings]
+    if not shown:
+        return []
+    parts = ["## In short", *([SHORT] if any(own.pairs for _, own in shown) else [])]
+    for comparison, own in shown:
+        parts += [f"**{tables.escaped(comparison.title)}**", *([RANDOM_LABELS] if comparison.label_noise == 1 else [])]
+        parts.append(tables.bullets(own.findings))
+    return parts
 
 
-FEW, MOST = 3, 4
-"""Sections that are not worth another process, which has to import what they need; and processes at most."""
+MOST_SECTIONS_ALONE, MOST_PROCESSES = 3, 4
+"""Number of sections up to which one process writes all, since others first have to import; and of processes."""
 
 
-def compared(
+def write_sections(
     records: Sequence[Record], folder: Path, figure_for: Figures, x: str, on_progress: OnProgress
 ) -> tuple[list[Comparison], list[Section]]:
-    """All comparisons, and the section of each, by several processes if there are more than a `FEW`."""
-    kinds = {(r.trial["data"], r.trial["model"], str(r.trial["protocol"])) for r in records}
-    others = min(processors(), MOST) - 1 if len(kinds) > FEW else 0
+    """All comparisons and their sections, written by several processes if there are many."""
+    settings = {(r.trial["data"], r.trial["model"], str(r.trial["protocol"])) for r in records}
+    others = min(processors(), MOST_PROCESSES) - 1 if len(settings) > MOST_SECTIONS_ALONE else 0
     with helpers(others, section.__module__) as processes:  # they import while this one makes tables
         with no_collection():
-            found = comparisons(as_frame(list(records))) if records else []
-            for comparison in found:
-                _ = comparison.facts  # looked up here, so that no other process loads what they stand with
+            compared = comparisons(as_frame(list(records))) if records else []
+            for comparison in compared:
+                _ = comparison.facts  # cached here, so that no other process loads the criteria
         by_identity = {record.identity: record for record in records}
         jobs = []
-        for comparison in found:
+        for comparison in compared:
             own = {identity: by_identity[identity] for identity in comparison.rows.identity}
             title = comparison.title
             paths = {name: figure_for(title if name == "accuracy" else f"{name} {title}") for name in FIGURES}
             jobs.append((comparison, own, folder, paths, x))
         on_progress(0, len(jobs))
-        return found, parallel_map(section, jobs, processes, lambda done: on_progress(done, len(jobs)))
+        return compared, parallel_map(section, jobs, processes, lambda done: on_progress(done, len(jobs)))
 
 
-def ranking(found: Sequence[Comparison], folder: Path, figure_for: Figures) -> list[str]:
+def ranking(compared: Sequence[Comparison], folder: Path, figure_for: Figures) -> list[str]:
     """Ranks over networks and data sets, where there are several."""
-    ranks = rankings.ranking(found)
+    ranks = rankings.ranking(compared)
     if ranks is None or ranks.blocks < 2:
         return []
-    left = sorted({method for one in found for method in one.methods} - set(ranks.methods))
-    said = [rankings.friedman(ranks), *([f"Not in all blocks, and left out: {', '.join(left)}."] if left else [])]
-    if len({(one.data, one.model) for one in found}) < len(found):
-        chosen = "; ".join(block.title for block in rankings.blocks_of(found))
-        said.append(f"Of several settings of one network, the plainest and then the one with most cells: {chosen}.")
-    order = sorted(range(len(ranks.methods)), key=lambda i: ranks.mean[i])
-    body = [[ranks.methods[i], f"{ranks.mean[i]:.2f}"] for i in order]
+    text = rankings.friedman(ranks)
+    if left_out := sorted({method for one in compared for method in one.methods} - set(ranks.methods)):
+        text += f" Not in all blocks, and left out: {', '.join(left_out)}."
+    if len({(one.data, one.model) for one in compared}) < len(compared):
+        chosen = "; ".join(block.title for block in rankings.blocks_of(compared))
+        text += f" Of several settings of one network, the plainest and then the one with most cells: {chosen}."
+    by_rank = sorted(zip(ranks.methods, ranks.mean, strict=True), key=lambda item: item[1])
     parts = [
         "## Ranks",
         f"Mean rank over {ranks.blocks} blocks (network x data set; in each, the mean accuracy over the sparsities at "
-        f"which all have trained), 1 the best. {tables.escaped(' '.join(said))}",
-        tables.markdown([["criterion", "mean rank"], *body]),
+        f"which all have trained), 1 the best. {tables.escaped(text)}",
+        tables.markdown([["criterion", "mean rank"], *([method, f"{mean:.2f}"] for method, mean in by_rank)]),
     ]
     if ranks.critical < len(ranks.methods) - 1:
         figure = figure_for("ranks")
         curves.critical_difference(ranks, folder / figure)
-        parts.append(f"![Mean ranks and critical difference]({figure.as_posix()})")
+        parts.append(tables.image("Mean ranks and critical difference", figure))
     return parts

@@ -1,12 +1,12 @@
-"""Criteria of one comparison, two by two: which are told apart by their seeds.
+"""Paired comparisons of the criteria of one comparison, over seeds.
 
-What is compared, and how; sentences, limits, tables and the terminal say what follows from this rule:
+One rule decides how a pair is tested; sentences, limits, tables and the terminal report what follows from it:
 
 1. A criterion is not compared at a sparsity at which half or more of its networks did not train, unless some training
    labels are random.
 2. Below `FEWEST` seeds, and where the difference is the same for all seeds, there is no verdict.
-3. Where networks of either criterion are at chance or disconnected, the exact signed-rank test decides, from `SETTLED`
-   seeds on, and no interval is given.
+3. Where networks of either criterion are at chance or disconnected, the exact signed-rank test decides, from
+   `FEWEST_RANKED` seeds on, and no interval is given.
 4. Everywhere else the paired t test decides.
 
 Holm's correction is over all tests that are made.
@@ -16,7 +16,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -26,9 +26,9 @@ from pai_bench.experiment.trial import DENSE
 from pai_bench.report import outcomes
 from pai_bench.report.statistics import (
     FEWEST,
+    FEWEST_RANKED,
     LEVEL,
     POINTS,
-    SETTLED,
     Difference,
     by_ranks,
     difference,
@@ -36,18 +36,21 @@ from pai_bench.report.statistics import (
     least_signed_rank,
     seeds_needed,
 )
-from pai_bench.report.summary import Cell, Comparison, by_cell, mostly, plural
-from pai_bench.report.tables import Table
+from pai_bench.report.summary import Comparison, by_cell, mostly, plural
+from pai_bench.report.tables import Table, from_rows
 
 UNTRAINED, TOO_FEW = "networks that did not train", f"fewer than {FEWEST} seeds"
-FALLEN = f"fewer than {SETTLED} seeds, some of them at chance or disconnected"
-SAME = "the same difference for all seeds"
-"""Why pairs are not tested."""
+TOO_FEW_RANKED = f"fewer than {FEWEST_RANKED} seeds, some of them at chance or disconnected"
+NO_SPREAD = "the same difference for all seeds"
+"""Reasons why pairs are not tested."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two methods at one sparsity, the one with the higher mean first; differences are in points of accuracy."""
+    """Two methods at one sparsity, the one with the higher mean first.
+
+    Differences are better minus worse, seed by seed, in points of test accuracy, within [-100, 100].
+    """
 
     sparsity: float
     better: str
@@ -55,52 +58,51 @@ class Pair:
     difference: Difference
     p: float
     """Of the paired t test; of the exact signed-rank test where seeds are `collapsed`; NaN where neither is made."""
-    corrected: float
+    corrected: float = math.nan
     """`p` by Holm's correction over all pairs and sparsities of the comparison."""
     collapsed: str = ""
     """Which seeds are at chance or disconnected."""
     untrained: tuple[str, ...] = ()
     """Those of the two of which half or more of the networks did not train."""
-    needed: int = SETTLED
+    needed: int = FEWEST_RANKED
     """Seeds with which the signed-rank test can reject after the correction."""
 
     @property
-    def apart(self) -> bool:
-        """Whether the two differ at `LEVEL`; False also where that cannot be tested."""
+    def significant(self) -> bool:
+        """Whether the two differ at `LEVEL`: corrected p <= 0.05. False where there is no test."""
         return self.corrected <= LEVEL
 
     @property
     def untested(self) -> str:
-        """Why no test is made; nothing where one is."""
+        """The reason why no test is made; empty where one is."""
         if not math.isnan(self.p):
             return ""
         if self.untrained:
             return UNTRAINED
         if self.difference.seeds < FEWEST:
             return TOO_FEW
-        return FALLEN if self.collapsed and not self.difference.same else SAME
+        return TOO_FEW_RANKED if self.collapsed and not self.difference.constant else NO_SPREAD
 
     @property
     def by_ranks(self) -> bool:
         """Whether the signed-rank test decides."""
-        return bool(self.collapsed) and not self.untested and not self.difference.same
+        return bool(self.collapsed) and not self.untested and not self.difference.constant
 
     @property
     def too_few(self) -> bool:
-        """Whether the signed-rank test would decide, and has too few seeds to, for so many tests."""
-        few = self.untested == FALLEN or (self.by_ranks and self.difference.seeds < self.needed)
-        return few and not self.apart
+        """Whether the signed-rank test decides, but has too few seeds to reject after the correction."""
+        few = self.untested == TOO_FEW_RANKED or (self.by_ranks and self.difference.seeds < self.needed)
+        return few and not self.significant
 
     def interval(self, sign: int = 1) -> str:
-        """Of the difference, or with `sign` -1 of its negative; nothing without spread or with networks at chance."""
-        found = self.difference.estimate
-        low, high = sorted((sign * found.low, sign * found.high))
+        """The interval of `sign` times the difference, in points; empty without spread or with networks at chance."""
+        low, high = sorted((sign * self.difference.estimate.low, sign * self.difference.estimate.high))
         return f"{low:.2f} to {high:.2f}" if low < high and not self.collapsed else ""
 
     def points(self, sign: int = 1, *, inside: bool = False) -> str:
-        """The mean difference with its interval, or why there is none, in parentheses or, `inside` of others, without.
+        """The mean of `sign` times the difference, with its interval or the reason why there is none.
 
-        With `sign` -1 it is that of the worse to the better.
+        These are in parentheses, or not if the text stands `inside` parentheses itself.
         """
         mean, more = f"{sign * self.difference.estimate.mean:.2f}", self.interval(sign)
         if self.by_ranks or self.too_few:
@@ -113,101 +115,91 @@ class Pair:
 def accuracies(comparison: Comparison) -> pd.DataFrame:
     """Test accuracy in per cent: a row for each seed, a column for each (method, sparsity); NaN for what has failed."""
     rows = comparison.rows[(comparison.rows.status != "failed") & (comparison.rows.criterion != DENSE)]
-    found = rows.pivot_table(index="seed", columns=["method", "sparsity"], values="test_accuracy", aggfunc="mean")
-    return 100 * found
+    return 100 * rows.pivot_table(index="seed", columns=["method", "sparsity"], values="test_accuracy", aggfunc="mean")
 
 
 def pairs(comparison: Comparison) -> list[Pair]:
     """All pairs of methods at each sparsity, over the seeds that both have.
 
-    The t test asks for normal differences. Where some networks are at chance or disconnected, differences are nothing
-    of the kind: three seeds of one criterion that all fall and three of another that none does come about by chance in
-    one of thirty cases if half of the networks fall. What has not begun to train, for want of steps, may end elsewhere.
+    The t test takes differences for normal. Where some networks are at chance or disconnected, they are not: if half of
+    all networks fail, three seeds of one criterion fail, and three of another do not, in one of thirty cases. Networks
+    that had too few steps to begin to train may end elsewhere after more.
     """
-    found = list(differences(comparison))
-    known = networks(comparison)
-    idle, down = [untrained(one, comparison, known) for one in found], [fallen(one, comparison) for one in found]
-    ps = [p_value(one[3], bool(some), bool(text)) for one, some, text in zip(found, idle, down, strict=True)]
-    needed = seeds_needed(max(1, sum(not some for some in idle)))
-    return [
-        Pair(*one, p, corrected, text, some, needed)
-        for one, p, corrected, text, some in zip(found, ps, holm(ps), down, idle, strict=True)
-    ]
+    tested = list(uncorrected(comparison))
+    needed = seeds_needed(max(1, sum(not pair.untrained for pair in tested)))
+    corrected = holm([pair.p for pair in tested])
+    return [replace(pair, corrected=p, needed=needed) for pair, p in zip(tested, corrected, strict=True)]
 
 
-Compared = tuple[float, str, str, Difference]
-"""Sparsity, the better of two methods, the worse, and their difference."""
-
-
-def differences(comparison: Comparison) -> Iterator[Compared]:
-    """The differences of all pairs of methods at each sparsity."""
-    table, resolution = accuracies(comparison), comparison.resolution
+def uncorrected(comparison: Comparison) -> Iterator[Pair]:
+    """All pairs of methods at each sparsity, without the correction."""
+    table, resolution, flags = accuracies(comparison), comparison.resolution, untrained_by_seed(comparison)
     columns: dict[object, NDArray[np.float64]] = dict(zip(table.columns, table.to_numpy().T, strict=True))
     for sparsity in comparison.sparsities:
-        here = [method for method in comparison.methods if (method, sparsity) in columns]
-        for one, other in itertools.combinations(here, 2):
-            both = np.stack([columns[one, sparsity], columns[other, sparsity]], axis=1)
-            both = both[~np.isnan(both).any(axis=1)]
-            if not len(both):
+        methods = [method for method in comparison.methods if (method, sparsity) in columns]
+        for one, other in itertools.combinations(methods, 2):
+            both = np.stack([columns[one, sparsity], columns[other, sparsity]])
+            both = both[:, ~np.isnan(both).any(axis=0)]
+            if not both.size:
                 continue
-            names = (one, other) if both[:, 0].mean() >= both[:, 1].mean() else (other, one)
-            values = both.T if names[0] == one else both.T[::-1]
-            yield sparsity, *names, difference(*values, resolution=resolution, bounds=POINTS)
+            names = (one, other)
+            if both[0].mean() < both[1].mean():
+                names, both = (other, one), both[::-1]
+            result = difference(both[0], both[1], resolution=resolution, bounds=POINTS)
+            untrained = untrained_of(names, sparsity, comparison, flags)
+            collapsed = collapsed_seeds(names, sparsity, comparison)
+            p = p_value(result, bool(untrained), bool(collapsed))
+            yield Pair(sparsity, *names, result, p, collapsed=collapsed, untrained=untrained)
 
 
 def p_value(tested: Difference, untrained: bool, collapsed: bool) -> float:
-    """The p by which a pair is judged; NaN if it is not."""
+    """The p of the test that decides on a pair; NaN if none is made."""
     if untrained or tested.seeds < FEWEST:
         return math.nan
     return by_ranks(tested) if collapsed else tested.p
 
 
-Networks = Mapping[tuple[str, float], Mapping[int, bool]]
-"""Whether the network of a method and sparsity did not train, by seed, without what has failed."""
+Untrained = Mapping[tuple[str, float], Mapping[int, bool]]
+"""Whether the network of a method and sparsity did not train, by seed, without failed trials."""
 
 
-def networks(comparison: Comparison) -> Networks:
+def untrained_by_seed(comparison: Comparison) -> Untrained:
     """Which networks of a comparison did not train."""
     rows = comparison.rows[comparison.rows.status != "failed"]
     seeds, flags = rows.seed.tolist(), outcomes.untrained(rows).tolist()
     return {(method, s): {seeds[i]: flags[i] for i in places} for method, s, places in by_cell(rows)}
 
 
-def untrained(found: Compared, comparison: Comparison, known: Networks) -> tuple[str, ...]:
-    """Those of a pair that are not compared; of the seeds that both have, too, half or more may not have trained."""
-    sparsity, one, other, _ = found
+def untrained_of(
+    methods: tuple[str, str], sparsity: float, comparison: Comparison, flags: Untrained
+) -> tuple[str, ...]:
+    """Those of two methods of which half or more of the networks did not train: of all seeds, or of those of both."""
     if comparison.label_noise:
         return ()
-    both = known[one, sparsity].keys() & known[other, sparsity].keys()
+    seeds = set.intersection(*(set(flags[method, sparsity]) for method in methods))
     return tuple(
-        name
-        for name in (one, other)
-        if comparison.not_compared(name, sparsity)
-        or mostly(sum(known[name, sparsity][seed] for seed in both), len(both))
+        method
+        for method in methods
+        if comparison.not_compared(method, sparsity)
+        or mostly(sum(flags[method, sparsity][seed] for seed in seeds), len(seeds))
     )
 
 
-def fallen(found: Compared, comparison: Comparison) -> str:
-    """Which seeds of a pair are at chance or disconnected; nothing if none is."""
-    sparsity, *names, _ = found
-    cells = {str(name): cell_of(comparison, str(name), sparsity) for name in names}
+def collapsed_seeds(methods: Sequence[str], sparsity: float, comparison: Comparison) -> str:
+    """Which seeds of a pair are at chance or disconnected; empty if none is."""
+    cells = {method: comparison.cell(method, sparsity) for method in methods}
     parts = [
-        f"{cell.collapsed} of {plural(len(cell.accuracies), 'seed')} of {name}"
-        for name, cell in cells.items()
+        f"{cell.collapsed} of {plural(len(cell.accuracies), 'seed')} of {method}"
+        for method, cell in cells.items()
         if cell.collapsed
     ]
     return f"{' and '.join(parts)} at chance or disconnected" if parts else ""
 
 
-def cell_of(comparison: Comparison, method: str, sparsity: float) -> Cell:
-    """A cell of a comparison, an empty one where nothing was run."""
-    return comparison.cells.get((method, sparsity), Cell(()))
-
-
-def power(found: Sequence[Pair]) -> str | None:
-    """What the tests of a comparison rest on, and what its seeds cannot show."""
-    tested = [pair for pair in found if not math.isnan(pair.p)]
-    counts = Counter(pair.untested for pair in found if pair.untested)
+def power(compared: Sequence[Pair]) -> str | None:
+    """What the tests of a comparison assume, and what its seeds cannot show."""
+    tested = [pair for pair in compared if not math.isnan(pair.p)]
+    counts = Counter(pair.untested for pair in compared if pair.untested)
     reasons = "; ".join(f"{why} ({count})" for why, count in counts.items())
     if not tested:
         return f"No pair could be tested: {reasons}." if counts else None
@@ -238,37 +230,25 @@ def power(found: Sequence[Pair]) -> str | None:
     return text + (f" {plural(counts.total(), 'pair')} could not be tested: {reasons}." if counts else "")
 
 
-def table(found: Sequence[Pair]) -> Table:
+def table(tested: Sequence[Pair]) -> Table:
     """A row for each pair: the difference in points, its interval, effect size and tests."""
-    head = [
-        "sparsity",
-        "criteria",
-        "difference",
-        f"{100 * (1 - LEVEL):.0f} % interval",
-        "seeds",
-        "effect d_z",
-        "p",
-        "p, Holm",
-    ]
-    head += ["signed rank p", ""]
-    body = []
-    for pair in found:
-        one = pair.difference.estimate
-        body.append(
-            [
-                f"{pair.sparsity:.10g}",
-                f"{pair.better} – {pair.worse}",
-                f"{one.mean:.2f}",
-                pair.interval() or "–",
-                str(one.count),
-                number(pair.difference.effect, "{:.2f}"),
-                number(pair.p),
-                number(pair.corrected),
-                number(pair.difference.wilcoxon),
-                pair.untested or ("differ" if pair.apart else "too few seeds" if pair.too_few else ""),
-            ]
-        )
-    return [head, *body]
+    return from_rows(
+        [
+            {
+                "sparsity": f"{pair.sparsity:.10g}",
+                "criteria": f"{pair.better} – {pair.worse}",
+                "difference": f"{pair.difference.estimate.mean:.2f}",
+                f"{100 * (1 - LEVEL):.0f} % interval": pair.interval() or "–",
+                "seeds": str(pair.difference.seeds),
+                "effect d_z": number(pair.difference.effect, "{:.2f}"),
+                "p": number(pair.p),
+                "p, Holm": number(pair.corrected),
+                "signed rank p": number(pair.difference.wilcoxon),
+                "": pair.untested or ("differ" if pair.significant else "too few seeds" if pair.too_few else ""),
+            }
+            for pair in tested
+        ]
+    )
 
 
 def number(value: float, form: str = "{:.2g}") -> str:

@@ -1,4 +1,4 @@
-"""Published numbers, as they are in the files of `pai_bench.published`."""
+"""Published accuracies, as the files of `pai_bench.published` hold them."""
 
 import csv
 import re
@@ -9,7 +9,7 @@ from importlib.resources import files
 
 @dataclass(frozen=True)
 class Published:
-    """A published number, as accuracy in per cent."""
+    """A published test accuracy, in per cent."""
 
     source: str
     table: str
@@ -19,7 +19,7 @@ class Published:
     sparsity: float
     accuracy: float
     deviation: float
-    """Sample standard deviation over `seeds` runs; NaN where it is not known."""
+    """Sample standard deviation over `seeds` runs, in points; NaN where it is not known."""
     seeds: int | None
     selection: str
     """How the epoch was chosen."""
@@ -27,20 +27,16 @@ class Published:
 
     @property
     def initialisations(self) -> tuple[str | None, str]:
-        """Of the weights that were scored, None for those that were trained; and of these, ``own`` for the usual."""
-        if found := re.match(r"score initialisation (\S+); training initialisation (\S+);", self.note):
-            return found[1], found[2]
+        """Of the scored weights (None: those that were trained) and of the trained ones (``own``: the usual one)."""
+        if match := re.match(r"score initialisation (\S+); training initialisation (\S+);", self.note):
+            return match[1], match[2]
         return None, "own"
 
     @property
     def protocol(self) -> str | None:
-        """The name of the protocol it was trained by, if we know it."""
-        known = [
-            (row["note"], row["protocol"])
-            for row in rows("protocols.csv")
-            if self.source.startswith(row["source"]) and self.data == row["dataset"] and self.note.endswith(row["note"])
-        ]
-        return max(known)[1] if known else None  # the one that says most of the note
+        """The name of the protocol it was trained by, if that is known."""
+        rows = [row for row in of_source("protocols.csv", self.source, self.data) if self.note.endswith(row["note"])]
+        return max(rows, key=lambda row: (row["note"], row["protocol"]))["protocol"] if rows else None
 
     @property
     def best_on_test(self) -> bool:
@@ -49,12 +45,12 @@ class Published:
 
 
 def published() -> tuple[Published, ...]:
-    """Numbers that may stand beside ours."""
+    """Numbers of criteria that pai-bench runs too."""
     return read("accuracy.csv")
 
 
-def rivals() -> tuple[Published, ...]:
-    """Numbers of methods that sources quote beside their own, and that are not ours."""
+def quoted() -> tuple[Published, ...]:
+    """Numbers of other methods, as the sources quote them beside their own."""
     return read("rivals.csv")
 
 
@@ -86,9 +82,11 @@ def rows(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def of_source(name: str, source: str, data: str) -> list[dict[str, str]]:
+    """The lines of a file about one source and data set."""
+    return [row for row in rows(name) if source.startswith(row["source"]) and data == row["dataset"]]
+
+
 def network(source: str, data: str, name: str) -> str:
-    """Our name of a network of a source."""
-    for row in rows("networks.csv"):
-        if source.startswith(row["source"]) and (data, name) == (row["dataset"], row["model"]):
-            return row["ours"]
-    return name
+    """The name by which the network of a source is registered."""
+    return next((row["ours"] for row in of_source("networks.csv", source, data) if row["model"] == name), name)

@@ -1,4 +1,4 @@
-"""The part of a report about what pytest-benchmark has measured."""
+"""The part of a report about timings by pytest-benchmark."""
 
 import json
 from pathlib import Path
@@ -10,16 +10,19 @@ from pai_bench.results.values import Number, fits
 from pai_bench.support import infile
 from pai_bench.support.errors import UserError
 
-LONGEST = 2**26
-"""Bytes that a file of benchmarks may have."""
+MOST_BYTES = 2**26
+"""Largest size of a file of timings."""
 
 KEYS = ("median", "iqr", "min")
 
 
 def section(path: Path) -> list[str]:
-    """Benchmarks in the file that ``pytest --benchmark-json FILE`` writes, with the machine that they ran on."""
+    """The timings in the file that ``pytest --benchmark-json FILE`` writes, with the machine that they ran on.
+
+    Raises `UserError` if the file cannot be read or is of another format.
+    """
     try:
-        return described(json.loads(infile.read(path, LONGEST)))
+        return described(json.loads(infile.read(path, MOST_BYTES)))
     except OSError as error:
         raise UserError(f"timings {path} cannot be read ({error.strerror or error})") from error
     except (ValueError, *MALFORMED) as error:
@@ -29,25 +32,25 @@ def section(path: Path) -> list[str]:
         ) from error
 
 
-def described(found: dict[str, Any]) -> list[str]:
-    """The section of what the file holds; some error if it does not hold that."""
+def described(content: dict[str, Any]) -> list[str]:
+    """The section about the content of a file; raises some error if it is malformed."""
     body = []
-    for one in sorted(found["benchmarks"], key=lambda one: (str(one.get("group") or "–"), str(one["name"]))):
-        stats, also = one["stats"], one.get("extra_info") or {}
+    for row in content["benchmarks"]:
+        stats, more = row["stats"], row.get("extra_info") or {}
         if not all(fits(stats[key], Number) for key in (*KEYS, "rounds")):
             raise ValueError("a time is no number")
-        extra = ", ".join(f"{key} {value:.4g}" for key, value in also.items() if fits(value, Number))
+        extra = ", ".join(f"{key} {value:.4g}" for key, value in more.items() if fits(value, Number))
         times = [tables.duration(stats[key]) for key in KEYS]
-        body.append([str(one.get("group") or "–"), str(one["name"]), *times, str(stats["rounds"]), extra])
-    machine, commit = found.get("machine_info") or {}, found.get("commit_info") or {}
+        body.append([str(row.get("group") or "–"), str(row["name"]), *times, str(stats["rounds"]), extra])
+    machine, commit = content.get("machine_info") or {}, content.get("commit_info") or {}
     cpu = (machine.get("cpu") or {}).get("brand_raw") or machine.get("processor") or "unknown processor"
-    known = [cpu, *([machine["system"]] if machine.get("system") else [])]
-    lines = [", ".join([*map(str, known), f"Python {machine.get('python_version', '?')}"])]
+    system = f", {machine['system']}" if machine.get("system") else ""
+    where = f"{cpu}{system}, Python {machine.get('python_version', '?')}"
     if commit.get("id"):
-        lines.append(f"commit {commit['id']}{' with changes' if commit.get('dirty') else ''}")
-    where = tables.escaped("; ".join(lines))
+        where += f"; commit {commit['id']}{' with changes' if commit.get('dirty') else ''}"
+    head = ["group", "benchmark", "median", "IQR", "shortest", "rounds", "also measured"]
     return [
         "## Benchmarks",
-        f"Measured by pytest-benchmark ({where}): median, interquartile range and shortest of some rounds.",
-        tables.markdown([["group", "benchmark", "median", "IQR", "shortest", "rounds", "also measured"], *body]),
+        f"Measured by pytest-benchmark ({tables.escaped(where)}): median, interquartile range and shortest round.",
+        tables.markdown([head, *sorted(body, key=lambda row: row[:2])]),
     ]

@@ -1,6 +1,6 @@
 """The part of a report about one network on one data set: its sentences, tables and figures."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,86 +8,76 @@ import pandas as pd
 
 from pai_bench.experiment.trial import DENSE
 from pai_bench.report import findings, literature, metrics, pairs, tables
-from pai_bench.report.figures import costs as by_cost
-from pai_bench.report.figures import curves, masks
+from pai_bench.report.figures import bar_charts, curves, masks
 from pai_bench.report.figures.accuracy import accuracy
+from pai_bench.report.figures.pareto import pareto
 from pai_bench.report.pairs import Pair
 from pai_bench.report.similarity import similarity
 from pai_bench.report.statistics import FEWEST
-from pai_bench.report.summary import Cell, Comparison, plural
+from pai_bench.report.summary import Comparison, plural
 from pai_bench.results import Layer, Record
 
 
 @dataclass(frozen=True)
 class Section:
-    """What the report of one comparison consists of."""
+    """The report of one comparison: findings in a sentence each; paragraphs, tables and figures in markdown."""
 
     pairs: list[Pair]
     findings: list[str]
-    """A sentence each."""
-
     parts: list[str]
-    """Paragraphs, tables and figures, in markdown."""
 
 
 FIGURES = ("accuracy", "pareto", "scoring", "curves", "fit", "layers", "likeness", "pixels")
-"""All that a section may have."""
+"""All figures that a section may have."""
 
 Paths = Mapping[str, Path]
-"""Of all `FIGURES`, relative to the report."""
+"""The path of each of the `FIGURES`, relative to the report."""
 
 
 def section(comparison: Comparison, records: Mapping[str, Record], folder: Path, paths: Paths, x: str) -> Section:
-    """The section about `comparison`, of `records` by their identity; draws its figures below `folder`."""
-    fits = comparison.label_noise == 1  # the test set says nothing of how well
-    same = [] if fits else pairs.pairs(comparison)
-    said = metrics.fitted(comparison) if fits else findings.sentences(comparison, same)
-    said += findings.untrained(comparison)
+    """The section about `comparison`, with its `records` by identity; draws its figures below `folder`."""
+    random_labels = comparison.label_noise == 1  # test accuracies are chance, and are not compared
+    tested = [] if random_labels else pairs.pairs(comparison)
+    sentences = metrics.fitted(comparison) if random_labels else findings.sentences(comparison, tested)
+    sentences += findings.untrained(comparison)
     pruned = comparison.rows[comparison.rows.criterion != DENSE]
     if len(pruned) and (pruned.status == "failed").all():
-        said = [f"Every pruned trial failed ({len(pruned)}): nothing is compared."]
-    title, protocol = tables.escaped(comparison.title), tables.escaped(comparison.protocol)
+        sentences = [f"Every pruned trial failed ({len(pruned)}): nothing is compared."]
     parts = [
-        f"## {title}",
-        f"Protocol: {protocol}. {plural(comparison.seeds, 'seed')}. Score time: median after a warm-up."
-        + sizes(pruned),
+        f"## {tables.escaped(comparison.title)}",
+        f"Protocol: {tables.escaped(comparison.protocol)}. {plural(comparison.seeds, 'seed')}. "
+        f"Score time: median after a warm-up.{sizes(pruned)}",
         tables.markdown(tables.accuracy(comparison)),
     ]
     if remarks := tables.remarks(comparison):
-        parts.append("\n".join(f"* {tables.escaped(line)}" for line in remarks))
-    parts += against_literature(comparison)
+        parts.append(tables.bullets(remarks))
+    parts += published(comparison)
     if any(cell.accuracies for cell in comparison.cells.values()) and comparison.trained:
         accuracy(comparison, folder / paths["accuracy"], x)
-        parts.append(picture(f"Test accuracy against sparsity, {title}", paths["accuracy"]))
-    if same and comparison.trained:
-        parts += [pairs.power(same) or "", details("All pairs of criteria", tables.markdown(pairs.table(same)))]
-    parts += ["### Cost", tables.markdown(tables.cost(comparison))]
-    parts += drawn(comparison, records, folder, paths)
+        parts.append(tables.image(f"Test accuracy against sparsity, {comparison.title}", paths["accuracy"]))
+    if tested and comparison.trained:
+        parts += [pairs.power(tested) or "", details("All pairs of criteria", tables.markdown(pairs.table(tested)))]
+    parts += ["### Cost", tables.markdown(tables.cost(comparison)), *figures(comparison, records, folder, paths)]
     parts.append(details("All measured numbers, means over seeds", tables.markdown(metrics.table(comparison))))
     if densities := layer_densities(comparison, records):
         parts.append(details("Density of each layer in per cent, kept and effective", densities))
-    shown = "\n".join(parts)
+    text = "\n".join(parts)
     for path in paths.values():
-        if path.as_posix() not in shown:
+        if path.as_posix() not in text:
             (folder / path).unlink(missing_ok=True)  # of an earlier report
-    return Section(same, said if comparison.trained else [], parts)
+    return Section(tested, sentences if comparison.trained else [], parts)
 
 
 def sizes(pruned: pd.DataFrame) -> str:
-    """How much can be pruned, in a sentence for each choice of what is to be, where its trials say the same."""
-    said = ""
+    """How much can be pruned, a sentence for each choice of what is, where its trials agree."""
+    text = ""
     for choice, rows in pruned.groupby("prunable", dropna=False):
-        found = rows[["parameters", "parameters_not_prunable"]].dropna().drop_duplicates()
-        if len(found) == 1:
-            prunable, others = (int(value) for value in found.iloc[0])
-            of = f" ({choice})" if pruned["prunable"].nunique() > 1 else ""
-            said += f" {prunable:,} weights can be pruned{of}; {plural(others, 'other parameter')} cannot."
-    return said
-
-
-def picture(caption: str, path: Path) -> str:
-    """A figure with its caption."""
-    return f"![{caption}]({path.as_posix()})"
+        counts = rows[["parameters", "parameters_not_prunable"]].dropna().drop_duplicates()
+        if len(counts) == 1:
+            prunable, others = (int(value) for value in counts.iloc[0])
+            which = f" ({choice})" if pruned["prunable"].nunique() > 1 else ""
+            text += f" {prunable:,} weights can be pruned{which}; {plural(others, 'other parameter')} cannot."
+    return text
 
 
 def details(title: str, text: str) -> str:
@@ -95,31 +85,27 @@ def details(title: str, text: str) -> str:
     return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
 
 
-def against_literature(comparison: Comparison) -> list[str]:
-    """Published numbers of the same network, data, criteria and sparsities, if there are any."""
-    found = literature.match_published(comparison)
-    if not found:
+def published(comparison: Comparison) -> list[str]:
+    """Published numbers of the same network, data, criteria and sparsities, and of methods quoted in their tables."""
+    if not (matches := literature.match_published(comparison)):
         return []
-    return [
+    parts = [
         "### Beside published numbers",
         "Accuracies in per cent, ± standard deviation (number of runs), as far as they are published. The difference "
         "is ours minus theirs, ours chosen as theirs was: where the published epoch is the best one on the test set, "
         "so is ours here, and nowhere else in this report. Inside our spread: within the interval in which a mean of "
         "as many new runs as theirs (one if not known) would fall in 95 % of cases, if theirs were drawn as ours; it "
         f"takes {FEWEST} seeds, none of them at chance.",
-        tables.markdown(literature.table(found)),
-        "\n".join(f"* {line}" for line in literature.protocols(found, comparison)),
-        *others(literature.quoted_beside(found, comparison)),
+        tables.markdown(literature.table(matches)),
+        "\n".join(f"* {line}" for line in literature.protocols(matches, comparison)),
     ]
+    if quoted := literature.quoted_methods(matches, comparison):
+        parts.append("Other methods in the same published tables, as they are quoted there. None was run here.")
+        parts.append(tables.markdown(quoted))
+    return parts
 
 
-def others(quoted: tables.Table) -> list[str]:
-    """Methods that the same published tables quote, as rows of their own."""
-    told = "Other methods in the same published tables, as they are quoted there. None was run here."
-    return [told, tables.markdown(quoted)] if len(quoted) > 1 else []
-
-
-def drawn(comparison: Comparison, records: Mapping[str, Record], folder: Path, paths: Paths) -> list[str]:
+def figures(comparison: Comparison, records: Mapping[str, Record], folder: Path, paths: Paths) -> list[str]:
     """The figures of cost, layers, masks and learning, each at the highest sparsity, as far as the records allow."""
     if not comparison.sparsities:
         return []
@@ -127,24 +113,21 @@ def drawn(comparison: Comparison, records: Mapping[str, Record], folder: Path, p
 
     def add(name: str, caption: str, draw: Callable[[Path], bool]) -> None:
         if draw(folder / paths[name]):
-            parts.append(picture(f"{caption}, {tables.escaped(comparison.title)}", paths[name]))
+            parts.append(tables.image(f"{caption}, {comparison.title}", paths[name]))
 
     at = f"at sparsity {highest:.10g}"
-    if comparison.trained and comparison.label_noise != 1:  # there, accuracies are chance
-        add("pareto", f"Accuracy against cost {at}", lambda p: by_cost.pareto(comparison, highest, p))
-    add("scoring", "Cost of a mask in training steps", lambda p: by_cost.scoring(comparison, p))
+    if comparison.trained and comparison.label_noise != 1:  # with random labels, accuracies are chance
+        add("pareto", f"Accuracy against cost {at}", lambda p: pareto(comparison, highest, p))
+    add("scoring", "Cost of a mask in training steps", lambda p: bar_charts.mask_costs(comparison, p))
     add("curves", f"Learning curves {at}", lambda p: curves.learning(comparison, highest, records, p))
     if comparison.label_noise:
         add("fit", f"Training loss {at}", lambda p: curves.learning(comparison, highest, records, p, loss=True))
     add("layers", f"Density of each layer {at}", lambda p: masks.densities(comparison, highest, records, p))
-    if (alike := similarity(comparison, highest, records)) is not None:
-        where = f"{comparison.title}\nsparsity {highest:.10g}, {plural(alike.seeds, 'seed')}"
-        add("likeness", f"Likeness of masks {at}", lambda p: masks.likeness(where, alike, p))
-    add(
-        "pixels",
-        "Connections of each pixel, first seed, each picture as bright as its brightest pixel",
-        lambda p: masks.first_layer(comparison, comparison.sparsities, records, p),
-    )
+    if (result := similarity(comparison, highest, records)) is not None:
+        subject = f"{comparison.title}\nsparsity {highest:.10g}, {plural(result.seeds, 'seed')}"
+        add("likeness", f"Likeness of masks {at}", lambda p: masks.similarities(subject, result, p))
+    pixels = "Connections of each pixel, first seed, each picture as bright as its brightest pixel"
+    add("pixels", pixels, lambda p: masks.first_layer(comparison, comparison.sparsities, records, p))
     return parts
 
 
@@ -153,30 +136,30 @@ def layer_densities(comparison: Comparison, records: Mapping[str, Record]) -> st
     parts = []
     for sparsity in comparison.sparsities:
         columns: dict[str, dict[str, str]] = {}
-        sizes: dict[str, set[int]] = {}
+        sizes: dict[str, list[int]] = {}
         for method in comparison.methods:
-            same: dict[str, list[Layer]] = {}
-            for identity in comparison.cells.get((method, sparsity), Cell(())).identities:
-                for layer in records[identity].pruning.layers:
-                    same.setdefault(layer.name, []).append(layer)
-            if same:
-                sizes = {name: {layer.size for layer in layers} for name, layers in same.items()}
-                columns[method] = {name: shares(layers) for name, layers in same.items()}
-        head = ["layer", "weights", *columns]
-        body = [
-            [
-                name,
-                " or ".join(f"{one:,}" for one in sorted(size)),
-                *(column.get(name, "") for column in columns.values()),
+            identities = comparison.cell(method, sparsity).identities
+            layers = tables.grouped(
+                (layer for identity in identities for layer in records[identity].pruning.layers), lambda one: one.name
+            )
+            if layers:
+                sizes = {name: sorted({layer.size for layer in seeds}) for name, seeds in layers.items()}
+                columns[method] = {name: shares(seeds) for name, seeds in layers.items()}
+        if columns:
+            body = [
+                [
+                    name,
+                    " or ".join(f"{size:,}" for size in of_layer),
+                    *(shown.get(name, "") for shown in columns.values()),
+                ]
+                for name, of_layer in sizes.items()
             ]
-            for name, size in sizes.items()
-        ]
-        if body:
-            parts.append(f"Sparsity {sparsity:.10g}:\n\n{tables.markdown([head, *body])}")
+            table = tables.markdown([["layer", "weights", *columns], *body])
+            parts.append(f"Sparsity {sparsity:.10g}:\n\n{table}")
     return "\n\n".join(parts)
 
 
-def shares(layers: list[Layer]) -> str:
+def shares(layers: Sequence[Layer]) -> str:
     """The share of a layer that is kept, and that is effective where that is another, over seeds, in per cent."""
     size, kept = sum(layer.size for layer in layers), sum(layer.kept for layer in layers)
     effective = sum(layer.kept if layer.effective is None else layer.effective for layer in layers)

@@ -1,4 +1,4 @@
-"""How alike the masks of two criteria are, beside what chance would give."""
+"""Similarity of the masks of criteria, and of random masks with the same layer densities."""
 
 import logging
 from collections.abc import Mapping, Sequence, Set
@@ -78,4 +78,5 @@ def jaccard_and_chance(records: Sequence[Record], shared: Set[tuple[str, int]]) 
     both = np.stack([(bits @ bits.T).astype(float), (densities * sizes) @ densities.T])  # counts to 2^24 are exact
     kept = np.stack([np.diag(both[0]), densities @ sizes])
     with np.errstate(invalid="ignore"):
-        return both / (kept[:, :, None] + kept[:, None] - both)
+        indices: NDArray[np.float64] = both / (kept[:, :, None] + kept[:, None] - both)
+    return indices

@@ -1,8 +1,9 @@
-"""From rows of trials to the cells of a comparison: means and standard deviations over seeds."""
+"""Comparisons: the trials of one setting, in a cell for each method and sparsity."""
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,10 +17,10 @@ from pai_bench.report import outcomes, plugin_facts
 from pai_bench.report.statistics import PERCENT, Estimate, estimate
 
 SHARED = ["data", "model", "protocol", *names(TrainingSettings)]
-"""What trials must share to stand in one table."""
+"""Columns that the trials of one comparison share."""
 
 WORDS = {"schedule": "{}".format, **words(ScoringSettings), "revision": "revision {:g}".format}
-"""What may tell apart two uses of one criterion, and how it is written."""
+"""Settings in which two uses of one criterion may differ, and how they are written."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Cell:
     """Of all trials, by seed."""
 
     @property
+    def seeds(self) -> int:
+        """Number of seeds that were run, failed ones too."""
+        return len(self.accuracies) + self.failed
+
+    @property
     def at_chance(self) -> bool:
         """Whether half or more of the networks did not train."""
         return mostly(self.untrained, len(self.accuracies))
@@ -57,22 +63,22 @@ class Cell:
         """
         if not self.accuracies:
             return "failed" if self.failed else "–"
-        found = self.percent
-        spread = f" ± {found.deviation:.2f}" if found.count > 1 else ""
+        mean = self.percent
+        spread = f" ± {mean.deviation:.2f}" if mean.count > 1 else ""
         marks = " ‡" if self.disconnected else " †" if self.with_dead_layers else ""
         marks += " §" * (self.untrained > 0)
         effective = "" if pd.isna(self.effective_sparsity) else f" [{share(self.effective_sparsity)}]"
         failed = f" ({self.failed} failed)" * (self.failed > 0)
-        return f"{found.mean:.2f}{spread}{effective}{marks}{failed}"
+        return f"{mean.mean:.2f}{spread}{effective}{marks}{failed}"
 
 
 def mostly(untrained: int, networks: int) -> bool:
-    """Whether so many `untrained` ones are half of the `networks` or more."""
+    """Whether half or more of the `networks` are `untrained`."""
     return 2 * untrained >= networks > 0
 
 
 def share(sparsity: float) -> str:
-    """A sparsity with three digits of its density, so that 0.99 and 0.999 can be told apart."""
+    """A sparsity with as many decimals as give its density three digits, so that 0.99 and 0.999 differ."""
     if (density := round(1 - sparsity, 12)) in (0, 1):  # 1 - 0.9 is a little less than a tenth
         return f"{1 - density:g}"
     return f"{sparsity:.{max(3, 2 - math.floor(math.log10(density)))}f}"
@@ -80,7 +86,7 @@ def share(sparsity: float) -> str:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Comparison(TrainingSettings):
-    """All methods on one network, data set and protocol. `cells` lacks what was not run."""
+    """All methods on one network, data set and protocol, by (method, sparsity); `cells` lacks what was not run."""
 
     data: str
     model: str
@@ -94,17 +100,17 @@ class Comparison(TrainingSettings):
     cells: dict[tuple[str, float], Cell]
     rows: pd.DataFrame
     train_fraction: float = 1.0
-    apart: str = ""
-    """What tells it from another one of the same network and data."""
+    suffix: str = ""
+    """Where another comparison has the same title: the parts of the protocol that differ."""
 
     @property
     def title(self) -> str:
-        """Network and data in a few words."""
-        return ", ".join([f"{self.model} on {self.data}", *unusual(self, TrainingSettings)]) + self.apart
+        """Network, data and unusual settings."""
+        return ", ".join([f"{self.model} on {self.data}", *unusual(self, TrainingSettings)]) + self.suffix
 
     @cached_property
     def facts(self) -> plugin_facts.ComparisonFacts:
-        """What is known of its criteria and its data set; goes with it to another process once it was looked up."""
+        """The facts about its criteria and data set; once looked up, they are pickled with it."""
         pruned = self.rows.criterion[self.rows.criterion != DENSE]
         data, facts = plugin_facts.data_set(self.data)
         return plugin_facts.ComparisonFacts(
@@ -113,7 +119,7 @@ class Comparison(TrainingSettings):
 
     @property
     def special(self) -> tuple[bool, bool, int]:
-        """How far it is from the usual setting, and then how much it lacks: the least first, where one is chosen."""
+        """A sort key: the usual settings first, and of these, the most cells."""
         return bool(self.validation), self.init != "own", -len(self.cells)
 
     @property
@@ -123,66 +129,70 @@ class Comparison(TrainingSettings):
 
     @property
     def trained(self) -> bool:
-        """Whether any network was trained; else accuracies say nothing."""
+        """Whether any network was trained."""
         return bool((self.rows.epochs != 0).any())
 
+    def cell(self, method: str, sparsity: float) -> Cell:
+        """A cell, empty where nothing was run."""
+        return self.cells.get((method, sparsity), Cell(()))
+
     def not_compared(self, method: str, sparsity: float) -> bool:
-        """Whether half or more of the networks of a cell did not train. Of random labels that is a finding."""
-        return not self.label_noise and self.cells.get((method, sparsity), Cell(())).at_chance
+        """Whether half or more of the networks of a cell did not train. With random labels that is a finding."""
+        return not self.label_noise and self.cell(method, sparsity).at_chance
 
     @property
     def seeds(self) -> int:
-        """Number of seeds, of those cells that have most."""
-        return max(len(cell.accuracies) + cell.failed for cell in (self.dense, *self.cells.values()))
+        """The largest number of seeds of a cell."""
+        return max(cell.seeds for cell in (self.dense, *self.cells.values()))
 
 
 def resolution(rows: pd.DataFrame) -> float:
-    """What one example of the test set counts, in points of accuracy; 0 if accuracies are no counts of examples."""
+    """What one example of the test set counts, in points: 100 / examples; 0 if accuracies are no counts of examples."""
     examples = float(rows.test_examples.min())
-    right = examples * outcomes.numbers(rows, "test_accuracy")
-    right = right[~np.isnan(right)]
-    return 100 / examples if examples and np.allclose(right, np.round(right), rtol=0, atol=0.01) else 0.0
+    correct = examples * outcomes.numbers(rows, "test_accuracy")
+    correct = correct[~np.isnan(correct)]
+    return 100 / examples if examples and np.allclose(correct, np.round(correct), rtol=0, atol=0.01) else 0.0
 
 
 def comparisons(rows: pd.DataFrame) -> list[Comparison]:
     """The comparisons in `rows` (as of `read_results`), in order of first appearance."""
-    found = list(by_setting(rows))
-    same = [[other.protocol_parts for other in found if other.title == one.title] for one in found]
-    return [dataclasses.replace(one, apart=telling(one, rivals)) for one, rivals in zip(found, same, strict=True)]
+    parts = rows.attrs["protocols"]
+    settings = [comparison(group, parts[group.protocol.iloc[0]]) for _, group in rows.groupby(SHARED, sort=False)]
+    protocols: defaultdict[str, list[tuple[str, ...]]] = defaultdict(list)
+    for one in settings:
+        protocols[one.title].append(one.protocol_parts)
+    suffixes = [
+        "".join(f", {part}" for part in one.protocol_parts if not all(part in other for other in protocols[one.title]))
+        for one in settings
+    ]
+    return [dataclasses.replace(one, suffix=suffix) for one, suffix in zip(settings, suffixes, strict=True)]
 
 
-def telling(one: Comparison, protocols: Sequence[Sequence[str]]) -> str:
-    """The parts of a comparison's protocol that not all of the `protocols` share."""
-    return "".join(f", {part}" for part in one.protocol_parts if not all(part in protocol for protocol in protocols))
-
-
-def by_setting(rows: pd.DataFrame) -> Iterator[Comparison]:
-    """One comparison after the other."""
-    for _, group in rows.groupby(SHARED, sort=False):
-        chances = {"chance_loss": outcomes.chance_losses(group), "chance_accuracy": outcomes.chance_accuracies(group)}
-        group = group.assign(method=method_labels(group), **chances)
-        dense, pruned = (group[(group.criterion == DENSE) == flag] for flag in (True, False))
-        first, reference = group.iloc[0], cells(dense).get((DENSE, 0.0), Cell(()))
-        yield Comparison(
-            data=first.data,
-            model=first.model,
-            protocol=first.protocol,
-            protocol_parts=rows.attrs["protocols"][first.protocol],
-            batch_size=int(first.batch_size),
-            dense=dataclasses.replace(reference, effective_sparsity=math.nan),  # nothing was removed
-            methods=in_order(pruned),
-            sparsities=tuple(sorted(pruned.sparsity.unique())),
-            cells=cells(pruned),
-            rows=group,
-            **{name: first[name] for name in names(TrainingSettings)},
-        )
+def comparison(group: pd.DataFrame, protocol_parts: tuple[str, ...]) -> Comparison:
+    """The comparison of the trials of one setting."""
+    chances = {"chance_loss": outcomes.chance_losses(group), "chance_accuracy": outcomes.chance_accuracies(group)}
+    group = group.assign(method=method_labels(group), **chances)
+    dense, pruned = (group[(group.criterion == DENSE) == flag] for flag in (True, False))
+    first, reference = group.iloc[0], cells(dense).get((DENSE, 0.0), Cell(()))
+    return Comparison(
+        data=first.data,
+        model=first.model,
+        protocol=first.protocol,
+        protocol_parts=protocol_parts,
+        batch_size=int(first.batch_size),
+        dense=dataclasses.replace(reference, effective_sparsity=math.nan),  # nothing was removed
+        methods=in_order(pruned),
+        sparsities=tuple(sorted(pruned.sparsity.unique())),
+        cells=cells(pruned),
+        rows=group,
+        **{name: first[name] for name in names(TrainingSettings)},
+    )
 
 
 def in_order(rows: pd.DataFrame) -> tuple[str, ...]:
-    """The methods in `rows`: criteria as they come, the uses of each by name."""
-    criteria = list(rows.criterion.unique())
-    pairs = {(criteria.index(c), str(m)) for c, m in zip(rows.criterion, rows.method, strict=True)}
-    return tuple(method for _, method in sorted(pairs))
+    """The methods in `rows`: criteria in order of appearance, the uses of each by name."""
+    uses = rows.groupby("criterion", sort=False).method.unique()
+    return tuple(str(method) for methods in uses for method in sorted(methods))
 
 
 def cells(rows: pd.DataFrame) -> dict[tuple[str, float], Cell]:
@@ -191,11 +201,11 @@ def cells(rows: pd.DataFrame) -> dict[tuple[str, float], Cell]:
     failed, effective = (rows.status == "failed").to_numpy(), rows.effective_sparsity.to_numpy(float)
     dead, cut = rows.dead_layers.map(bool).to_numpy(), outcomes.disconnected(rows)
     untrained, collapsed = outcomes.untrained(rows), outcomes.collapsed(rows)
-    found = {}
+    by_place = {}
     for method, sparsity, places in by_cell(rows):
         done = places[~failed[places]]
         known = effective[done][~np.isnan(effective[done])]
-        found[method, sparsity] = Cell(
+        by_place[method, sparsity] = Cell(
             accuracies=tuple(accuracies[done].tolist()),
             failed=len(places) - len(done),
             with_dead_layers=int(dead[done].sum()),
@@ -205,7 +215,7 @@ def cells(rows: pd.DataFrame) -> dict[tuple[str, float], Cell]:
             effective_sparsity=float(known.mean()) if len(known) else math.nan,
             identities=tuple(identities[places]),
         )
-    return found
+    return by_place
 
 
 def by_cell(rows: pd.DataFrame) -> Iterator[tuple[str, float, NDArray[np.intp]]]:
@@ -222,7 +232,7 @@ def by_cell(rows: pd.DataFrame) -> Iterator[tuple[str, float, NDArray[np.intp]]]
 
 
 def method_labels(rows: pd.DataFrame) -> "pd.Series[str]":
-    """The criterion of each row, with what else tells its uses apart, but only where it was used in several ways."""
+    """The criterion of each row, with the settings in which its uses differ, if it was used in several ways."""
     labels = rows.criterion.copy()
     varied = rows.variant != "none"
     labels[varied] += " + " + rows.variant[varied]
@@ -234,5 +244,5 @@ def method_labels(rows: pd.DataFrame) -> "pd.Series[str]":
 
 
 def plural(count: int, noun: str) -> str:
-    """A number and its noun."""
+    """A number and its noun, in the plural unless the number is 1."""
     return f"{count:,} {noun}{'s' * (count != 1)}"

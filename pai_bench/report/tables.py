@@ -1,14 +1,35 @@
-"""Tables of a comparison, as lists of rows; the first row is the head."""
+"""Tables of a comparison, as lists of rows of which the first is the head; and how numbers and markdown are written."""
 
 import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 
 from pai_bench.experiment.trial import DENSE
 from pai_bench.report import outcomes
 from pai_bench.report.summary import Comparison, plural
+from pai_bench.results import BenchmarkResult, Cost
 
 Table = list[list[str]]
+
+Key = TypeVar("Key")
+Item = TypeVar("Item")
+
+
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """The items of each key, in order of appearance."""
+    groups: defaultdict[Key, list[Item]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return dict(groups)
+
+
+def from_rows(rows: Sequence[Mapping[str, str]]) -> Table:
+    """A table of rows that all have the same keys, which become the head."""
+    return [list(rows[0]), *(list(row.values()) for row in rows)]
 
 
 def accuracy(comparison: Comparison) -> Table:
@@ -27,14 +48,14 @@ def accuracy(comparison: Comparison) -> Table:
 
 
 def remarks(comparison: Comparison) -> list[str]:
-    """What the marks in the table of accuracies stand for."""
+    """Explanations of the marks in the table of accuracies, a line for each method and sparsity."""
     return [*disconnections(comparison), *untrained(comparison)]
 
 
 def untrained(comparison: Comparison) -> list[str]:
-    """One line for each method and sparsity at which some connected network has a training loss of chance."""
+    """The connected networks whose training loss is at chance."""
     rows = comparison.rows
-    rows = rows.assign(by_chance=outcomes.chance_losses(rows))[outcomes.untrained(rows)]
+    rows = rows.assign(chance=outcomes.chance_losses(rows))[outcomes.untrained(rows)]
     what = "memorised nothing of the random labels" if comparison.label_noise else "did not train"
     lines = []
     for _, group in rows.groupby(["method", "sparsity"]):
@@ -43,28 +64,27 @@ def untrained(comparison: Comparison) -> list[str]:
         where = f"{method} at {sparsity:.10g}" if sparsity or method != DENSE else DENSE
         lines.append(
             f"§ {comparison.model}, {where}: {what} ({len(group)} of {plural(len(cell.accuracies), 'seed')}); "
-            f"training loss {group.train_loss.astype(float).mean():.3f}, by chance {group.by_chance.mean():.3f}"
+            f"training loss {group.train_loss.astype(float).mean():.3f}, by chance {group.chance.mean():.3f}"
         )
     return lines
 
 
 def disconnections(comparison: Comparison) -> list[str]:
-    """One line for each method and sparsity at which a network is disconnected, or has a dead layer."""
+    """The networks that are disconnected, or have a dead layer."""
     lines = []
-    rows = comparison.rows
-    rows = rows[(rows.connected == False) | rows.dead_layers.map(bool)]  # noqa: E712  # null is neither
+    disconnected, dead = outcomes.disconnected(comparison.rows), comparison.rows.dead_layers.map(bool)
+    rows = comparison.rows.assign(disconnected=disconnected)[disconnected | dead]
     for _, group in rows.groupby(["method", "sparsity"]):
         method, sparsity = group.method.iloc[0], group.sparsity.iloc[0]
         cell = comparison.cells.get((method, sparsity), comparison.dense)
         start, of = f"{comparison.model}, {method} at {sparsity:.10g}", plural(len(cell.accuracies), "seed")
-        if len(cut := group[group.connected == False]):  # noqa: E712  # null is neither
+        if len(cut := group[group.disconnected]):
             trained = "" if (cut.status == "disconnected").all() else "; trained all the same"
             where = ", ".join(sorted({str(name) for name in cut.first_cut.dropna()}))
             lines.append(f"‡ {start}: no path from input to output ({len(cut)} of {of}), first cut {where}{trained}")
-        dead = group[(group.connected != False) & group.dead_layers.map(bool)]  # noqa: E712
-        if len(dead):
-            names = sorted({name for names in dead.dead_layers for name in names})
-            lines.append(f"† {start}: dead {', '.join(names)} ({len(dead)} of {of})")
+        if len(connected := group[~group.disconnected]):
+            names = sorted({name for names in connected.dead_layers for name in names})
+            lines.append(f"† {start}: dead {', '.join(names)} ({len(connected)} of {of})")
     return lines
 
 
@@ -89,12 +109,12 @@ def cost(comparison: Comparison) -> Table:
 
 
 def three_digits(value: float) -> str:
-    """A number with three digits that count; large ones as a person writes them, 1,230 and not 1.23e+03."""
+    """A number with three significant digits; large ones without an exponent, 1,230 and not 1.23e+03."""
     return f"{float(f'{value:.3g}'):,.0f}" if 999.5 <= abs(value) < 1e15 else f"{value:.3g}"
 
 
 def size(count: float | None) -> str:
-    """A number of bytes as a person writes it."""
+    """A number of bytes in MiB or GiB."""
     if count is None:
         return "not measured"
     mebibytes = count / 2**20
@@ -102,7 +122,7 @@ def size(count: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as a person writes them; nothing for NaN or None."""
+    """Seconds in ms, s, minutes or hours; empty for NaN or None."""
     if seconds is None or pd.isna(seconds):
         return ""
     if seconds < 0.9995:  # what would be 1000 ms is a second
@@ -114,6 +134,21 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"
 
 
+def machine(result: BenchmarkResult | Cost) -> str:
+    """The device, or the processor where that is the device."""
+    return result.environment.device if result.device != "cpu" else result.environment.processor
+
+
+def image(caption: str, path: Path) -> str:
+    """A figure with its caption, in markdown."""
+    return f"![{escaped(caption)}]({path.as_posix()})"
+
+
+def bullets(lines: Iterable[str]) -> str:
+    """A list in markdown."""
+    return "\n".join(f"* {escaped(line)}" for line in lines)
+
+
 def markdown(table: Table) -> str:
     """A table in GitHub's markdown; all columns but the first are aligned right."""
     head, *body = ([escaped(cell) for cell in row] for row in table)
@@ -122,16 +157,16 @@ def markdown(table: Table) -> str:
 
 
 def escaped(text: str) -> str:
-    """`text` in one line, so that markdown shows it as it is, in a table too: no tag, no link, no heading.
+    """`text` in one line, escaped for markdown, in a table too.
 
-    Flags in backticks, which only sentences of ours have, stay code.
+    Flags in backticks, as in `--bn train`, stay code.
     """
     line = " ".join(text.split()).replace("<", "&lt;")
     return re.sub(r"`--[\w -]+`|[\\|*`]|(?<=\])[(:]", lambda m: m[0] if len(m[0]) > 1 else rf"\{m[0]}", line)
 
 
 def code(text: str) -> str:
-    """`text` in one line as markdown's code, between more backticks than it has in a row."""
+    """`text` in one line as code in markdown, between more backticks than it has in a row."""
     line = " ".join(text.split())
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     return f"{fence} {line} {fence}" if len(fence) > 1 else f"`{line}`"

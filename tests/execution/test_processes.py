@@ -66,7 +66,7 @@ def test_workers_give_what_one_by_one_gives(workers: int, lanes: int) -> None:
     assert {record.provenance.workers for record in records} == {workers}
     assert {record.environment.threads for record in records} == {max(1, torch.get_num_threads() // workers)}
     text = write_report(Store("two"), Path("report.md")).read_text()
-    assert f"* Company: one of {workers} worker processes" in text
+    assert f"* Concurrency: one of {workers} worker processes" in text
     assert ("trained in one program with 1 other" in text) == (lanes == 2)
     count = Count()
     run_catalog(resolve(named(workers=workers)), "two", listener=count)

@@ -9,8 +9,8 @@ import pytest
 from matplotlib.axes import Axes
 
 from pai_bench.report import tables
-from pai_bench.report.figures import costs
-from pai_bench.report.figures.accuracy import accuracy_to_error, ticks
+from pai_bench.report.figures import pareto
+from pai_bench.report.figures.accuracy import accuracy_ticks, accuracy_to_error
 from pai_bench.report.summary import comparisons
 from pai_bench.results import as_frame
 from tests.report.records import drawn
@@ -18,7 +18,7 @@ from tests.report.records import drawn
 
 @pytest.mark.parametrize(("bottom", "top"), [(22, 60), (8.5, 20), (41, 50), (97.2, 99), (0, 100), (99.1, 99.5)])
 def test_an_accuracy_axis_has_room_for_its_ticks(bottom: float, top: float) -> None:
-    found = ticks(bottom, top)
+    found = accuracy_ticks(bottom, top)
     assert 3 <= len(found) <= 12
     assert bottom <= min(found) < max(found) <= top
     places = [accuracy_to_error(tick) for tick in found]
@@ -29,13 +29,13 @@ def test_an_accuracy_axis_has_room_for_its_ticks(bottom: float, top: float) -> N
 def test_disconnected_seeds_count_in_the_cost_of_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(Axes, "plot", lambda _axes, *args, **_keys: seen.append(args))
-    monkeypatch.setattr(costs, "legend", lambda _figure, _axes: None)
+    monkeypatch.setattr(pareto, "legend", lambda _axes: None)
     records = [drawn("random", 0.5, 0, 0.8)]
     cut = [drawn("random", 0.5, seed, 0.1, connected=False, curve=()) for seed in (1, 2)]
     records += [dataclasses.replace(one, status="disconnected") for one in cut]
     records += [drawn("snip", 0.5, s, 0.71) for s in range(3)]
     (comparison,) = comparisons(as_frame(records))
-    costs.pareto(comparison, 0.5, Path("x.svg"))
+    pareto.pareto(comparison, 0.5, Path("x.svg"))
     assert sorted(round(args[1], 2) for args in seen if isinstance(args[1], float)) == [33.33, 71]
 
 
@@ -43,16 +43,16 @@ def test_seconds_are_shown_as_they_are_and_none_are_told_of_what_was_not_done(mo
     """Of costs that hardly differ too; and a dense network has no schedule and no memory of scoring."""
     seen: list[Any] = []
 
-    def look(figure: Any, axes: Axes) -> None:
-        figure.canvas.draw()
+    def look(axes: Axes) -> None:
+        axes.figure.canvas.draw()
         low, high = axes.get_xlim()
         seen.append((high - low, low, axes.xaxis.get_offset_text().get_text()))
 
-    monkeypatch.setattr(costs, "legend", look)
+    monkeypatch.setattr(pareto, "legend", look)
     records = [drawn(c, 0.5, 0, 0.9, train_seconds=1000.0, score_seconds=s) for c, s in (("snip", 0.1), ("grasp", 0.2))]
     records.append(drawn(None, 0.0, 0, 0.9, score_peak_bytes=None))
     (comparison,) = comparisons(as_frame(records))
-    costs.pareto(comparison, 0.5, Path("x.svg"))
+    pareto.pareto(comparison, 0.5, Path("x.svg"))
     ((width, low, offset),) = seen
     assert width >= 0.0199 * low
     assert offset == ""

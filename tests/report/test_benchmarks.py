@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pai_bench.cli.entry import main
-from pai_bench.report import measurements
+from pai_bench.report import benchmarks
 from pai_bench.results import BenchmarkResult, Provenance, Store
 from pai_bench.support.identity import digest
 from tests.report.records import ENVIRONMENT
@@ -26,12 +26,12 @@ def result(name: str = "snip", **changes: Any) -> BenchmarkResult:
 def test_a_table_by_hand() -> None:
     failed = result("grasp", status="failed", reason="largest is 0.2", values={"largest": 0.2})
     looser = result("er", limits={"mlp": 1e-4, "largest": 1.0})
-    assert measurements.table([result(), failed]) == [
+    assert benchmarks.table([result(), failed]) == [
         ["", "result", "mlp (≤ 0.0001)", "largest (≤ 0.0001)", "note"],
         ["snip", "passed", "1e-06", "2e-05", ""],
         ["grasp", "failed", "", "0.2", "largest is 0.2"],
     ]
-    assert measurements.table([result(), looser]) == [
+    assert benchmarks.table([result(), looser]) == [
         ["", "result", "mlp (≤ 0.0001)", "largest"],
         ["snip", "passed", "1e-06", "2e-05 (≤ 0.0001)"],
         ["er", "passed", "1e-06", "2e-05 (≤ 1)"],
@@ -47,13 +47,13 @@ def test_a_table_by_hand() -> None:
     ],
 )  # fmt: skip
 def test_units(key: str, value: Any, text: str) -> None:
-    assert measurements.written(key, value) == text
+    assert benchmarks.written(key, value) == text
 
 
 def test_groups_devices_and_order() -> None:
     other: dict[str, Any] = {"device": "cuda", "environment": dataclasses.replace(ENVIRONMENT, device="NVIDIA X")}
     found = [result("16 networks"), result("4 networks"), result(group="selection"), result(**other)]
-    names = [[(one.group, one.device, one.name) for one in group] for group in measurements.groups(found)]
+    names = [[(one.group, one.device, one.name) for one in group] for group in benchmarks.groups(found)]
     assert names == [
         [("scores", "cuda", "snip")],
         [("scores", "cpu", "4 networks"), ("scores", "cpu", "16 networks")],

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pai_bench.report import benchmark, costs, tables
+from pai_bench.report import costs, pytest_benchmark, tables
 from tests.report.records import ENVIRONMENT
 from tests.support.test_timing import cost
 
@@ -124,10 +124,9 @@ def test_benchmarks_by_group_and_name_on_a_machine_of_which_little_is_known() ->
     Path("b.json").write_text(
         json.dumps({"benchmarks": rows, "machine_info": {"processor": "x86"}, "commit_info": {"id": "abc"}})
     )
-    assert benchmark.section(Path("b.json")) == [
+    assert pytest_benchmark.section(Path("b.json")) == [
         "## Benchmarks",
-        "Measured by pytest-benchmark (x86, Python ?; commit abc): median, interquartile range and shortest of "
-        "some rounds.",
+        "Measured by pytest-benchmark (x86, Python ?; commit abc): median, interquartile range and shortest round.",
         "| group | benchmark | median | IQR | shortest | rounds | also measured |\n"
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
         "| z | a | 2 s | 500 ms | 1 s | 3 |  |\n"
@@ -135,4 +134,4 @@ def test_benchmarks_by_group_and_name_on_a_machine_of_which_little_is_known() ->
         "| – | c | 2 s | 500 ms | 1 s | 3 |  |",
     ]
     Path("b.json").write_text(json.dumps({"benchmarks": []}))
-    assert "(unknown processor, Python ?)" in benchmark.section(Path("b.json"))[1]
+    assert "(unknown processor, Python ?)" in pytest_benchmark.section(Path("b.json"))[1]

@@ -63,7 +63,7 @@ def false_claims(sparsities: int, seeds: int, share: float, kind: str, studies: 
     """Of so many studies, those that declare a difference."""
     draw, empty = np.random.default_rng([sparsities, seeds, int(10 * share)]), blank(sparsities, seeds)
     made = (study(empty, draw, share, kind, **options) for _ in range(studies))
-    return sum(any(pair.apart for pair in pairs.pairs(one)) for one in made)
+    return sum(any(pair.significant for pair in pairs.pairs(one)) for one in made)
 
 
 def at_most(studies: int) -> float:
@@ -93,12 +93,12 @@ def test_chance_is_called_a_difference_in_at_most_one_of_twenty(
 
 @pytest.mark.parametrize(("sparsities", "claims"), [(1, 0.25), (6, 0.72)])
 def test_three_seeds_by_the_t_test_alone_would_claim_too_much(sparsities: int, claims: float) -> None:
-    """The shares that docs/reports.md tells. Three seeds of one criterion all fall, and of another none does."""
+    """The shares that docs/reports.md states. Three seeds of one criterion all fall, and of another none does."""
     draw, empty, studies = np.random.default_rng([1, sparsities, 3, 5]), blank(sparsities, 3), 100
     wrong = 0
     for _ in range(studies):
-        found = pairs.differences(study(empty, draw, 0.5, "untrained"))
-        wrong += any(p <= LEVEL for p in holm([tested.p for *_, tested in found]))
+        found = pairs.uncorrected(study(empty, draw, 0.5, "untrained"))
+        wrong += any(p <= LEVEL for p in holm([pair.difference.p for pair in found]))
     low, high = (stats.binom.ppf(q, studies, claims) for q in (0.005, 0.995))
     assert low <= wrong <= high
 
@@ -113,6 +113,6 @@ def test_six_seeds_can_tell(seeds: int, kind: str, told: bool) -> None:
     for name, value in AT_CHANCE[kind].items():
         rows.loc[(rows.criterion == "random") & (rows.seed == 0), name] = value
     (pair,) = pairs.pairs(dataclasses.replace(empty, methods=("random", "snip"), rows=rows, cells=cells(rows)))
-    assert pair.apart is told
-    assert (pair.better, pair.untested) == ("snip", "" if told else pairs.FALLEN)
+    assert pair.significant is told
+    assert (pair.better, pair.untested) == ("snip", "" if told else pairs.TOO_FEW_RANKED)
     assert not told or pair.p == 2 * 0.5**6

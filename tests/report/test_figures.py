@@ -11,8 +11,9 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 
 from pai_bench.report.figures import accuracy as figure
-from pai_bench.report.figures import costs, curves
-from pai_bench.report.figures.accuracy import with_room
+from pai_bench.report.figures import bar_charts, curves
+from pai_bench.report.figures.accuracy import sparsity_ticks
+from pai_bench.report.figures.pareto import pareto
 from pai_bench.report.figures.style import COLLAPSED_COLOUR, DENSE_COLOUR
 from pai_bench.report.statistics import Ranks
 from pai_bench.report.summary import Comparison, comparisons
@@ -145,7 +146,7 @@ def test_sparsities_on_the_axis_are_told_apart_from_1(drawings: list[Any]) -> No
     assert [*ticks(drawings[0].axes[0]).values()] == ["0.9877", "0.9999600"]
     # 11 % of ln(1000 / 1.2) are 0.74: every fourth of steps of ln(1 / 0.8) = 0.22
     grid = [1 - 0.8**k for k in range(1, 30)]
-    assert with_room(grid, np.log(1.2), np.log(1000)) == [grid[k - 1] for k in range(1, 30, 4)]
+    assert sparsity_ticks(grid, np.log(1.2), np.log(1000)) == [grid[k - 1] for k in range(1, 30, 4)]
 
 
 def test_accuracy_against_cost(drawings: list[Any]) -> None:
@@ -156,7 +157,7 @@ def test_accuracy_against_cost(drawings: list[Any]) -> None:
         for seed in range(3)
     ]
     records += [record("snip", 0.5, 0, 0.99), record("erk", 0.9, 0, None, score_seconds=None)]
-    assert costs.pareto(compared(records), 0.9, PATH)
+    assert pareto(compared(records), 0.9, PATH)
     (axes,) = drawings[0].axes
     # medians: two seconds of training, and the score's
     shown = {str(x.get_label()): (float(x.get_xdata()[0]), float(x.get_ydata()[0])) for x in axes.lines[:-1]}
@@ -173,7 +174,7 @@ def test_accuracy_against_cost(drawings: list[Any]) -> None:
         "seconds: scoring, median over seeds, and training, median of all trials",
         "test accuracy in %, last epoch",
     )
-    assert not costs.pareto(compared([record("snip", 0.9, 0, None)]), 0.9, PATH)
+    assert not pareto(compared([record("snip", 0.9, 0, None)]), 0.9, PATH)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +191,7 @@ def test_axes_of_cost_do_not_enlarge_what_nobody_cares_for(
 ) -> None:
     pair = zip(("snip", "grasp"), (0.1, 0.2), accuracies, strict=True)
     records = [record(name, 0.5, 0, a, score_seconds=s, train_seconds=1000.0) for name, s, a in pair]
-    costs.pareto(compared(records), 0.5, PATH)
+    pareto(compared(records), 0.5, PATH)
     (axes,) = drawings[0].axes
     assert axes.get_ylim() == pytest.approx(ends)
     assert axes.get_xlim() == pytest.approx((990.1485, 1010.1515))  # a hundredth to each side of 1000.15
@@ -205,7 +206,7 @@ def test_what_a_mask_costs(drawings: list[Any]) -> None:
     """In steps of 32 images of 1000 a second."""
     seconds = {"snip": 0.32, "random": 0.0, "grasp": 0.032}
     records = [record(name, 0.9, seed, 0.5, score_seconds=s * seed) for name, s in seconds.items() for seed in range(3)]
-    assert costs.scoring(compared(records), PATH)
+    assert bar_charts.mask_costs(compared(records), PATH)
     (axes,) = drawings[0].axes
     shown = dict(zip([label.get_text() for label in axes.get_yticklabels()], bars(axes), strict=True))
     assert shown == {"snip": pytest.approx((0.5, 10)), "grasp": pytest.approx((0.5, 1))}  # from half of the least
@@ -219,7 +220,7 @@ def test_what_a_mask_costs(drawings: list[Any]) -> None:
     assert axes.yaxis_inverted()
     assert axes.xaxis.get_major_formatter()(0.1) == "0.1"
     assert axes.xaxis.get_minor_formatter()(0.2) == ""
-    assert not costs.scoring(compared([record("random", 0.9, 0, 0.5, score_seconds=0.0)]), PATH)
+    assert not bar_charts.mask_costs(compared([record("random", 0.9, 0, 0.5, score_seconds=0.0)]), PATH)
 
 
 def learnt(epochs: int = 2) -> list[Record]:
@@ -317,8 +318,8 @@ def test_a_dollar_sign_begins_no_formula(drawings: list[Any]) -> None:
     records = [record("$y$", 0.9, 0, 0.5, **changes)]
     found, known = compared(records), {one.identity: one for one in records}
     figure.accuracy(found, PATH)
-    costs.pareto(found, 0.9, PATH)
-    costs.scoring(found, PATH)
+    pareto(found, 0.9, PATH)
+    bar_charts.mask_costs(found, PATH)
     curves.learning(found, 0.9, known, PATH)
     for drawing in drawings:
         texts = [drawing.axes[0].title, *drawing.axes[0].get_yticklabels()]

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from pai_bench.report.figures import collapses, costs, masks, measurements
+from pai_bench.report.figures import bar_charts, collapses, masks
 from pai_bench.report.figures.style import COLLAPSED_COLOUR, COLOURS
 from pai_bench.report.similarity import Similarity
 from pai_bench.results import Collapse, Layer, Record, Tried
 from pai_bench.results.bits import pack
 from tests.report.records import LOOKS, altered, drawn, record
+from tests.report.test_benchmarks import result
 from tests.report.test_figures import PATH, bars, compared, entries, names, ticks
-from tests.report.test_measurements import result
 from tests.support.test_timing import cost
 
 
@@ -74,7 +74,7 @@ def test_densities_that_cannot_be_drawn_together_or_written(drawings: list[Any])
 def test_likeness_of_masks(drawings: list[Any]) -> None:
     jaccard = np.array([(1, 0.4, np.nan), (0.4, 1, 0.5), (np.nan, 0.5, 1)])
     found = Similarity(("snip", "random", "$x"), jaccard, jaccard / 2, 3)
-    assert masks.likeness("net", found, PATH)
+    assert masks.similarities("net", found, PATH)
     axes, bar = drawings[0].axes
     (image,) = axes.images
     told = {text.get_position(): (text.get_text(), text.get_color()) for text in axes.texts}
@@ -140,7 +140,7 @@ def test_effective_against_direct_compression(drawings: list[Any]) -> None:
         "er": [collapse("er", connected_until=None, tried=collapse("er").tried[:1])],
         "magnitude": [collapse("magnitude", cut_from=None, tried=())],
     }
-    collapses.effective("$net", known, PATH)
+    collapses.effective_compression("$net", known, PATH)
     (axes,) = drawings[0].axes
     curve, end, er, magnitude, diagonal = axes.lines
     assert np.allclose(curve.get_xydata(), [(2, 2.5), (4, 1 / 0.15)])
@@ -169,7 +169,7 @@ def test_density_of_each_layer_along_compression(drawings: list[Any]) -> None:
     known["er"] = [collapse("er", connected_until=None), collapse("er", size=1)]
     known["erk"] = [collapse("erk", cut_from=None)]
     known["random"] = [collapse("random", tried=(*collapse("random").tried, whole), size=100)]
-    collapses.layers("net", known, PATH)
+    collapses.layer_densities("net", known, PATH)
     *panels, bar = drawings[0].axes
     assert [one.get_title() for one in panels] == ["snip", "er", "erk", "random", r"\$x", ""]
     assert [one.get_visible() for one in panels] == [True] * 5 + [False]
@@ -202,7 +202,7 @@ def test_costs_in_steps(drawings: list[Any]) -> None:
     """The median of steps of 0.1, 0.2 and 0.4 seconds."""
     named = {"criterion": {"name": "$er", "schedule": "one-shot"}}
     rows = [cost(seconds=0.4, prune_seconds=0.8), cost(named, seconds=2.0, prune_seconds=0.2, step_seconds=0.2)]
-    costs.bars("net", [*rows, cost(step_seconds=0.4, seconds=1.0, prune_seconds=1.0)], PATH)
+    bar_charts.costs("net", [*rows, cost(step_seconds=0.4, seconds=1.0, prune_seconds=1.0)], PATH)
     (axes,) = drawings[0].axes
     expected = [(0.5, 2), (0.5, 10), (0.5, 5), (0.5, 4), (0.5, 1), (0.5, 5)]  # from half of the least
     assert bars(axes) == [pytest.approx(one) for one in expected]
@@ -223,7 +223,7 @@ def test_costs_in_steps(drawings: list[Any]) -> None:
 
 
 def test_costs_by_machine(drawings: list[Any]) -> None:
-    costs.by_machine("net", {"$a": {"snip": 0.2, "er": 0.4}, "b": {"er": 6.0}}, PATH)
+    bar_charts.costs_by_machine("net", {"$a": {"snip": 0.2, "er": 0.4}, "b": {"er": 6.0}}, PATH)
     (axes,) = drawings[0].axes
     assert bars(axes) == [pytest.approx(one) for one in [(0.1, 0.2), (0.1, 0.4), (0.1, 6)]]
     places = [(bar.get_y(), bar.get_y() + bar.get_height()) for bar in axes.patches]
@@ -263,7 +263,7 @@ def test_measured_values_and_their_limits(
         result(name, values={"largest": value}, limits={} if limit is None else {"largest": limit})
         for name, value, limit in zip(("$a", "b"), values, limits, strict=True)
     ]
-    measurements.bars("$t", rows, PATH)
+    bar_charts.benchmarks("$t", rows, PATH)
     (axes,) = drawings[0].axes
     assert bars(axes) == [pytest.approx(one) for one in ends]
     assert [text.get_text() for text in axes.texts] == [f"{value:g}" for value in values]

@@ -26,11 +26,11 @@ def test_two_folders_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
     records = full()
     found = folder_diff.changes(records, records)
     assert len(found) == 2 * 7
-    assert all(one.identical and not one.beyond and one.slower["train_seconds"] == 1 for one in found)
+    assert all(one.identical and not one.significant and one.train_ratio == 1 for one in found)
     found = folder_diff.changes(records, shifted(records, "net", 20))
-    assert {one.model for one in found if one.beyond} == {"net"}
-    assert all(one.difference == pytest.approx(20) for one in found if one.beyond)
-    assert not any(one.beyond for one in folder_diff.changes(records, shifted(records, "net", 0.1)))
+    assert {one.model for one in found if one.significant} == {"net"}
+    assert all(one.difference == pytest.approx(20) for one in found if one.significant)
+    assert not any(one.significant for one in folder_diff.changes(records, shifted(records, "net", 0.1)))
     lost = [*records[1:], record("snip", 0.99, 7, 0.5)]
     stored("a", records)
     stored("b", shifted(lost, "other", -20))
@@ -56,11 +56,11 @@ def test_accuracies_without_spread_show_no_change() -> None:
     (change,) = folder_diff.changes(before, after)
     assert change.difference == pytest.approx(-40)
     assert math.isnan(change.p)
-    assert not change.beyond
+    assert not change.significant
     assert "1 cell could not be tested" in folder_diff.verdict([change], before, after)
     assert folder_diff.changes(before, before)[0].p == 1
     moved = [record("snip", 0.9, seed, 0.5 + 0.01 * seed) for seed in range(5)]
-    assert folder_diff.changes(before, moved)[0].beyond
+    assert folder_diff.changes(before, moved)[0].significant
 
 
 @pytest.mark.parametrize(("seeds", "told"), [(2, False), (3, False), (5, False), (6, True)])
@@ -68,7 +68,7 @@ def test_seeds_at_chance_say_little(seeds: int, told: bool) -> None:
     before = [record("snip", 0.9, seed, 0.95 + 0.004 * seed) for seed in range(seeds)]
     after = [record("snip", 0.9, seed, 0.1) for seed in range(seeds)]
     (change,) = folder_diff.changes(before, after)
-    assert change.beyond is told
+    assert change.significant is told
     assert told or math.isnan(change.p)
     if told:
         assert change.p == 2 * 0.5**6
@@ -77,13 +77,13 @@ def test_seeds_at_chance_say_little(seeds: int, told: bool) -> None:
 def test_rounding_is_no_change_at_chance_either() -> None:
     before = np.linspace(10, 90, 6)
     for fallen in (True, False):
-        assert folder_diff.p_value(before, np.nextafter(before, 200), 0.2, fallen=fallen) > 0.99
+        assert folder_diff.p_value(before, np.nextafter(before, 200), 0.2, collapsed=fallen) > 0.99
 
 
 def test_accuracies_of_zero_on_both_sides_are_no_change() -> None:
     """Where rounding is nothing, too."""
     nothing = np.zeros(3)
-    assert folder_diff.p_value(nothing, nothing, 0.0, fallen=False) == 1
+    assert folder_diff.p_value(nothing, nothing, 0.0, collapsed=False) == 1
 
 
 def test_what_the_signed_ranks_cannot_show_is_said() -> None:
@@ -91,7 +91,7 @@ def test_what_the_signed_ranks_cannot_show_is_said() -> None:
     before = [record("snip", s, seed, 0.95 + 0.004 * seed) for s in (0.9, 0.95) for seed in range(6)]
     after = [record("snip", s, seed, 0.1) for s in (0.9, 0.95) for seed in range(6)]
     found = folder_diff.changes(before, after)
-    assert not any(one.beyond for one in found)
+    assert not any(one.significant for one in found)
     assert (
         "In 2 cells seeds are at chance or disconnected, and the signed-rank test decides: after correction it takes 7 "
         in folder_diff.verdict(found, before, after)
@@ -109,13 +109,13 @@ def test_a_spread_of_less_than_an_image_is_raised_to_one() -> None:
     floor = math.sqrt(0.5)
     expected = stats.ttest_ind_from_stats(1216 / 3, floor, 3, 1220 / 3, floor, 3, equal_var=False).pvalue
     assert change.p == pytest.approx(expected)
-    assert not change.beyond
+    assert not change.significant
 
 
 def test_one_seed_cannot_be_told_from_chance() -> None:
     (change,) = folder_diff.changes([record("snip", 0.9, 0, 0.9)], [record("snip", 0.9, 0, 0.1)])
     assert math.isnan(change.p)
-    assert not change.beyond
+    assert not change.significant
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from pai_bench.report import literature, plugin_facts
 from pai_bench.report.page import write_report
-from pai_bench.report.published_numbers import Published, published, rivals
+from pai_bench.report.published_numbers import Published, published, quoted
 from pai_bench.report.summary import comparisons
 from pai_bench.results import Record, Store, as_frame
 from pai_bench.support.registry import MODELS
@@ -93,8 +93,8 @@ def at_chance(one: Published) -> bool:
 
 def test_every_published_number_is_whole() -> None:
     assert len(published()) == 1529
-    assert len(rivals()) == 14
-    for one in (*published(), *rivals()):
+    assert len(quoted()) == 14
+    for one in (*published(), *quoted()):
         assert 0 < one.accuracy < 100
         assert 0 <= one.sparsity < 1
         assert all((one.source, one.table, one.data, one.model, one.criterion, one.selection))
@@ -190,7 +190,7 @@ def test_rivals_are_rows_of_their_own() -> None:
     text = write_report(stored("other", other), Path("r.md")).read_text()
     assert "### Beside published numbers" in text
     assert "LWC" not in text
-    assert {one.criterion for one in published()}.isdisjoint(one.criterion for one in rivals())
+    assert {one.criterion for one in published()}.isdisjoint(one.criterion for one in quoted())
 
 
 def test_other_uses_of_a_criterion_do_not_stand_beside_published_numbers() -> None:

@@ -188,7 +188,7 @@ def test_of_noisy_labels_few_seeds_at_chance_say_nothing() -> None:
     noisy: dict[str, Any] = {"trial": {"label_noise": 0.1}}
     sentence, _, verdict = told(some_at_chance(3, 3, **noisy))
     assert "too few seeds for a verdict on random (84.82; 3 of 3 seeds of random at chance" in sentence
-    assert verdict == pairs.FALLEN
+    assert verdict == pairs.TOO_FEW_RANKED
     sentence, limits, verdict = told(some_at_chance(6, 6, **noisy))
     assert "it beats random by 84.63 points (6 of 6 seeds of random at chance or disconnected)" in sentence
     assert "seeds at chance or disconnected: random at 0.9 (6 of 6). There, 6 seeds or more" in limits
@@ -202,7 +202,7 @@ def test_a_mean_that_one_seed_makes_declares_nothing_against_all_others() -> Non
     (pair,) = pairs.pairs(next(iter(comparisons(as_frame([*records, at(2.3, "random", 0, 0.1)])))))
     assert pair.better == "snip"
     assert pair.difference.wilcoxon < 0.02
-    assert (pair.p, pair.apart) == (1, False)
+    assert (pair.p, pair.significant) == (1, False)
 
 
 @pytest.mark.parametrize("noise", [0.5, 1.0])

@@ -25,9 +25,9 @@ def test_figures_have_names_of_their_own() -> None:
 
 
 def test_what_a_report_without_trials_is_about() -> None:
-    assert page.subject([cost()], [collapse("snip")]) == "what it costs"
-    assert page.subject([], [collapse("snip")]) == "where networks fall apart"
-    assert page.subject([], []) == "checks and measurements"
+    assert page.subject([], [cost()], [collapse("snip")]) == "what it costs"
+    assert page.subject([], [], [collapse("snip")]) == "where networks fall apart"
+    assert page.subject([], [], []) == "checks and measurements"
 
 
 def blocks(name: str = "erk", init: str = "tn") -> list[Record]:

@@ -27,7 +27,7 @@ def compared(accuracies: dict[str, list[float]], sparsity: float = 0.9) -> Compa
 def test_a_difference_is_said_in_points() -> None:
     comparison = compared({"snip": [0.971, 0.972, 0.974, 0.973, 0.970], "random": [0.941, 0.940, 0.943, 0.944, 0.939]})
     (pair,) = pairs.pairs(comparison)
-    assert (pair.better, pair.worse, pair.apart) == ("snip", "random", True)
+    assert (pair.better, pair.worse, pair.significant) == ("snip", "random", True)
     # differences 3.0, 3.2, 3.1, 2.9, 3.1: mean 3.06, s 0.11402, t(0.975, 4) s / sqrt(5) = 0.14157
     assert pair.points() == "3.06 points (2.92 to 3.20)"
     (line,) = findings.sentences(comparison, [pair])
@@ -120,7 +120,7 @@ def test_a_family_of_signed_ranks_says_how_many_seeds_it_needs() -> None:
     assert [row[-1] for row in pairs.table(found)[1:]].count("too few seeds") == 4
     assert "There, 8 seeds or more can tell a difference among 6 pairs." in " ".join(provenance.limits(few, found))
     found = pairs.pairs(enough := fallen(8))
-    assert all(pair.apart for pair in found if "random" in (pair.better, pair.worse))
+    assert all(pair.significant for pair in found if "random" in (pair.better, pair.worse))
     assert "and random by 36.14 points (1 of 8 seeds of random at" in findings.sentences(enough, found)[0]
     assert "To reject after the correction it takes" not in str(pairs.power(found))
     (one,) = {pair.needed for pair in pairs.pairs(compared({"snip": [0.9] * 3, "random": [0.1] * 3}))}
@@ -139,9 +139,9 @@ def test_equal_differences_at_chance_are_judged_as_elsewhere(seeds: int, points:
     found = pairs.pairs(compared({"snip": [a + points / 100 for a in right], "random": right}))
     (pair,) = found
     assert pair.collapsed
-    assert not pair.apart
+    assert not pair.significant
     if p is None:
-        assert pair.untested == pairs.SAME
+        assert pair.untested == pairs.NO_SPREAD
     else:
         assert pair.p == p
 
@@ -151,7 +151,7 @@ def test_two_seeds_say_nothing(seeds: int) -> None:
     comparison = compared({"snip": [0.97, 0.98][:seeds], "random": [0.5, 0.52][:seeds]})
     found = pairs.pairs(comparison)
     assert math.isnan(found[0].corrected)
-    assert not found[0].apart
+    assert not found[0].significant
     (line,) = findings.sentences(comparison, found)
     told = plural(seeds, "seed")
     assert line.endswith(f"too few seeds for a verdict on random ({47 - (seeds - 1) / 2:.2f}); {told}.")
@@ -205,7 +205,7 @@ def null_study(draw: np.random.Generator, seeds: int = 5) -> Comparison:
 
 def test_reports_call_chance_a_difference_in_at_most_one_of_twenty() -> None:
     draw, studies = np.random.default_rng(0), 120
-    wrong = sum(any(pair.apart for pair in pairs.pairs(null_study(draw))) for _ in range(studies))
+    wrong = sum(any(pair.significant for pair in pairs.pairs(null_study(draw))) for _ in range(studies))
     assert wrong <= stats.binom.ppf(0.999, studies, 0.05)
 
 
@@ -217,7 +217,7 @@ def test_two_draws_of_random_masks_are_seldom_told_apart() -> None:
     studies = [rows[rows.seed // 5 == study] for study in range(30)]
     found = [pairs.pairs(next(iter(comparisons(study)))) for study in studies]
     assert all(len(study) == 2 for study in found)
-    assert sum(any(pair.apart for pair in study) for study in found) <= stats.binom.ppf(0.999, 30, 0.05)
+    assert sum(any(pair.significant for pair in study) for study in found) <= stats.binom.ppf(0.999, 30, 0.05)
 
 
 def full(models: tuple[str, ...] = ("net", "other"), seeds: int = 4) -> list[Record]:

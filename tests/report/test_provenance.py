@@ -11,9 +11,9 @@ from pai_bench.results import BenchmarkResult, Layer, Provenance, Record, as_fra
 from pai_bench.training.protocol import get_protocol
 from tests.made import Choice
 from tests.report.records import altered, record
+from tests.report.test_benchmarks import result
 from tests.report.test_figures_of_masks import collapse
 from tests.report.test_limits import PAIR, limits, rows
-from tests.report.test_measurements import result
 from tests.support.test_timing import cost
 
 
@@ -49,7 +49,7 @@ def test_every_line_about_origins() -> None:
         "* Data: digits (scikit-learn, 28x28), 1,347 training and 450 test examples, checksum 00ff (4 trials)",
         "* Criterion: er: one-shot, global, score batch 100 balanced examples (1 trial)",
         "* Criterion: snip: one-shot, global, score batch 100 balanced examples (2 trials)",
-        "* Company: one of 2 worker processes (1 trial)",
+        "* Concurrency: one of 2 worker processes (1 trial)",
         "* Environment: CPU, cuDNN; a cpu, 2 threads, Linux; torch 2 (1 trial)",
         f"* Environment: {CPU} (3 trials)",
         "* Commit: abc (2 trials)",
@@ -92,7 +92,7 @@ def test_every_caveat_about_origins() -> None:
         "net on digits: 1 seed: no difference can be told from chance.",
         "50 % of the protocol's length was trained: accuracies at full length may order otherwise.",
         "1 trial ran with changes that were not committed: no commit holds that code.",
-        "Some trials ran from no commit that is known: the version alone says which code made them.",
+        "Some trials ran outside a git checkout; only the version is known.",
         "Trials ran at 2 commits, which are listed below.",
         "digits is the name of 2 different data sets here.",
         "90 % of a training set were used: numbers that were published of another part of it are not comparable.",

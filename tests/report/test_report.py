@@ -212,7 +212,7 @@ def test_methods_of_a_figure_can_be_told_apart() -> None:
 def test_what_ran_beside_a_trial(keys: dict[str, Any], words: str | None) -> None:
     one = record("snip", 0.9, 0, 0.5)
     one = altered(one, provenance=keys)
-    assert provenance.describe_company(one) == words
+    assert provenance.describe_concurrency(one) == words
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_each_setting_has_a_section_with_a_name_of_its_own() -> None:
 def test_two_folders_are_compared_setting_by_setting() -> None:
     found = folder_diff.changes(mixed(), mixed(lower=0.2))
     assert {change.before.count for change in found} == {3}
-    assert {change.data for change in found if change.beyond} == {"digits"}
+    assert {change.data for change in found if change.significant} == {"digits"}
     assert len(found) == 4 * 3
 
 

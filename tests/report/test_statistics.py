@@ -8,10 +8,10 @@ import pytest
 from scipy import stats
 
 from pai_bench.report.statistics import (
+    FEWEST_RANKED,
     LEVEL,
     PERCENT,
     POINTS,
-    SETTLED,
     by_ranks,
     difference,
     estimate,
@@ -20,7 +20,6 @@ from pai_bench.report.statistics import (
     ranks,
     seeds_needed,
     shares,
-    signed_rank,
     signed_ranks,
 )
 
@@ -29,7 +28,7 @@ def test_an_interval_by_hand() -> None:
     # mean 3, s^2 = (4 + 1 + 0 + 1 + 4) / 4 = 2.5; t(0.975, 4) = 2.776445
     found = estimate([1, 2, 3, 4, 5])
     half = 2.7764451052 * math.sqrt(2.5 / 5)
-    assert (found.mean, found.count, found.kind) == (3, 5, "t")
+    assert (found.mean, found.count, found.method) == (3, 5, "t")
     assert found.deviation == pytest.approx(math.sqrt(2.5))
     assert (found.low, found.high) == pytest.approx((3 - half, 3 + half))
 
@@ -39,7 +38,7 @@ def test_too_few_for_an_interval(values: list[float]) -> None:
     found = estimate(values)
     assert math.isnan(found.low)
     assert math.isnan(found.high)
-    assert found.kind == "none"
+    assert found.method == "none"
 
 
 @pytest.mark.parametrize("n", [2, 5, 9])
@@ -55,7 +54,7 @@ def test_bootstrap_intervals_are_those_of_scipy(n: int) -> None:
     """Up to the error of the resamples: the ends are quantiles of 9,999 means."""
     x = np.random.default_rng(n).exponential(size=n)
     found = estimate(x)
-    assert found.kind == "BCa"
+    assert found.method == "BCa"
     # at the level that Hesterberg's wider quantiles have
     level = 1 - 2 * stats.norm.cdf(-math.sqrt(n / (n - 1)) * stats.t.ppf(1 - LEVEL / 2, n - 1))
     expected = stats.bootstrap((x,), np.mean, confidence_level=level, n_resamples=99_999, rng=1).confidence_interval
@@ -102,9 +101,9 @@ def test_signed_ranks_with_ties_count_all_signs() -> None:
         seen, total = order[d > 0].sum(), order.sum()
         low = min(seen, total - seen)
         expected = min(1.0, 2 * np.mean([s <= low for s in sums]))
-        assert signed_rank(values) == pytest.approx(expected)
-    assert math.isnan(signed_rank([0, 0, 0]))
-    assert signed_rank([1, 2, 3, 4, 5]) == least_signed_rank(5) == 0.0625
+        assert signed_ranks(values)[0] == pytest.approx(expected)
+    assert math.isnan(signed_ranks([0, 0, 0])[0])
+    assert signed_ranks([1, 2, 3, 4, 5])[0] == least_signed_rank(5) == 0.0625
 
 
 @pytest.mark.parametrize(("apart", "side"), [(0.0, 0), (3e-13, 0), (3e-12, -2)])
@@ -115,7 +114,7 @@ def test_differences_that_differ_by_their_rounding_are_ties(apart: float, side: 
 @pytest.mark.parametrize(("tests", "seeds"), [(1, 6), (2, 7), (10, 9), (60, 12)])
 def test_seeds_that_a_family_of_signed_ranks_needs(tests: int, seeds: int) -> None:
     for n, rejects in ((seeds, True), (seeds - 1, False)):
-        least = signed_rank(np.arange(1, n + 1))
+        least = signed_ranks(np.arange(1, n + 1))[0]
         assert least == least_signed_rank(n)
         assert (holm([least, *[1.0] * (tests - 1)])[0] <= LEVEL) is rejects
     assert seeds_needed(tests) == seeds
@@ -125,7 +124,7 @@ def test_the_signed_ranks_alone() -> None:
     x = np.arange(1.0, 9.0)
     assert by_ranks(difference(x, 0 * x)) == 2 / 2**8
     assert by_ranks(difference(-x, 0 * x)) == 2 / 2**8
-    assert math.isnan(by_ranks(difference(x[: SETTLED - 1], 0 * x[: SETTLED - 1])))
+    assert math.isnan(by_ranks(difference(x[: FEWEST_RANKED - 1], 0 * x[: FEWEST_RANKED - 1])))
     assert by_ranks(difference(x, x)) == 1
     assert math.isnan(by_ranks(difference(x + 1, x)))  # the same for all
     assert by_ranks(difference([*x[:7], 9.0], x)) == 1  # one differs
@@ -137,7 +136,7 @@ def test_differences_that_cannot_be_tested() -> None:
     assert math.isnan(difference([0.9, 0.8, 0.7], [0.8, 0.7, 0.6]).p)  # always 0.1: no spread to judge by
     assert math.isnan(difference([0.9], [0.8]).p)
     assert math.isnan(difference([0.9, 0.7], [0.8, 0.65]).p)  # two seeds
-    assert math.isnan(signed_rank([math.nan, 1, 2]))
+    assert math.isnan(signed_ranks([math.nan, 1, 2])[0])
     assert math.isnan(difference([], []).p)
 
 
@@ -154,19 +153,19 @@ def test_equal_differences_are_not_significant(kind: type[np.floating], seeds: i
             found = difference(one, other)
             assert math.isnan(found.p), (examples, more)
             assert math.isnan(found.effect)
-            assert found.same
+            assert found.constant
 
 
 def test_equal_values_are_not_told_apart() -> None:
     values = 100 * np.array([0.9001, 0.9013, 0.9027])
     found = difference(values, 3 * (values / 3))
-    assert (found.p, found.same) == (1, True)
+    assert (found.p, found.constant) == (1, True)
     assert math.isnan(found.wilcoxon)
 
 
 def test_accuracies_of_zero_are_not_told_apart() -> None:
     found = difference([0.0] * 3, [0.0] * 3, resolution=0.1)
-    assert (found.p, found.same) == (1, True)
+    assert (found.p, found.constant) == (1, True)
     assert math.isnan(found.effect)
 
 
@@ -178,7 +177,7 @@ def test_a_small_spread_is_raised_to_the_resolution() -> None:
     half = stats.t.ppf(1 - LEVEL / 2, 2) * 0.01 / math.sqrt(3)
     assert found.estimate.high - found.estimate.mean == pytest.approx(half)
     many = difference(np.tile(one, 4), np.tile(other, 4), resolution=0.01)
-    assert many.estimate.kind == "t"  # a bootstrap would show the spread as it is
+    assert many.estimate.method == "t"  # a bootstrap would show the spread as it is
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 9, 10, 30])
@@ -280,7 +279,7 @@ def test_bootstrap_intervals_of_tied_values(count: int, ones: int) -> None:
     z = z0 + np.array([-1, 1]) * math.sqrt(count / (count - 1)) * stats.t.ppf(1 - LEVEL / 2, count - 1)
     expected = means.ppf(stats.norm.cdf(z0 + z / (1 - a * z))) / count
     found = estimate(x)
-    assert found.kind == "BCa"
+    assert found.method == "BCa"
     assert (found.low, found.high) == pytest.approx(tuple(expected), abs=0.4 / count)
 
 
@@ -299,7 +298,7 @@ def test_the_bootstrapped_interval_by_its_formula(values: list[float]) -> None:
     a = math.fsum(d**3 for d in deviations) / (6 * math.fsum(d**2 for d in deviations) ** 1.5)
     wide = math.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1)
     found = estimate(values)
-    assert found.kind == "BCa"
+    assert found.method == "BCa"
     for end, z in ((found.low, -wide), (found.high, wide)):
         share = stats.norm.cdf(z0 + (z0 + z) / (1 - a * (z0 + z)))
         place = share * (len(means) - 1)

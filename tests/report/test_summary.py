@@ -217,7 +217,7 @@ def test_a_long_legend_stands_beside_its_axes(entries: int, inside: bool) -> Non
     axes = figure.subplots()
     for i in range(entries):
         axes.plot([0], [0], label=str(i))
-    style.legend(figure, axes)
+    style.legend(axes)
     assert (axes.get_legend() is not None) is inside
     assert len(figure.legends) == 1 - inside
 

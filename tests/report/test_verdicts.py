@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pai_bench.report import findings, literature, measurements, pairs, published_numbers
-from pai_bench.report.literature import Beside
+from pai_bench.report import benchmarks, findings, literature, pairs, published_numbers
+from pai_bench.report.literature import Match
 from pai_bench.report.pairs import Pair
 from pai_bench.report.published_numbers import Published
 from pai_bench.report.statistics import Difference, Estimate, estimate
@@ -16,8 +16,8 @@ from pai_bench.report.versions import newest
 from pai_bench.results import as_frame
 from tests.made import Choice
 from tests.report.records import ENVIRONMENT, drawn, record
+from tests.report.test_benchmarks import result
 from tests.report.test_figures import compared
-from tests.report.test_measurements import result
 from tests.report.test_pairs import fallen
 from tests.support.test_timing import cost
 
@@ -73,7 +73,7 @@ def test_what_the_signed_ranks_decide_is_said() -> None:
 def pair(mean: float, p: float = 0.01, corrected: float | None = None, **changes: Any) -> Pair:
     """A pair of a and b, over nine seeds, with an interval of a point to either side."""
     found = Difference(Estimate(mean, 1.0, mean - 1, mean + 1, changes.pop("seeds", 9), "t"), p, 0.1, 1.0)
-    found = dataclasses.replace(found, same=changes.pop("same", False))
+    found = dataclasses.replace(found, constant=changes.pop("constant", False))
     return Pair(0.9, "a", changes.pop("worse", "b"), found, p, p if corrected is None else corrected, **changes)
 
 
@@ -82,7 +82,7 @@ def test_every_verdict_in_its_order() -> None:
     against = {
         "i": pair(9, nan, untrained=("a",)),
         "h": pair(8, nan, untrained=("h",)),
-        "g": pair(7, nan, same=True),
+        "g": pair(7, nan, constant=True),
         "f": pair(6, nan, seeds=2),
         "e": pair(5, 0.06),
         "d": pair(4, 0.05, 0.051),
@@ -131,10 +131,10 @@ def test_a_whole_table_of_published_numbers() -> None:
     last, best = estimate([96.0, 97.0, 98.0]), estimate([97.5, 98.0, 98.5])
     other = {"sparsity": 0.895, "seeds": None, "deviation": math.nan, "selection": "max of all", "note": "a note"}
     rows = [
-        Beside(published(), "snip", 0.9, last, best),
-        Beside(published(**other), "snip", 0.9, last, best),
-        Beside(published(criterion="dense", accuracy=11.7), "dense", 0.0, estimate([97.0]), best, classes=10),
-        Beside(published(accuracy=11.9, seeds=1), "snip", 0.9, last, best, collapsed=2, classes=10),
+        Match(published(), "snip", 0.9, last, best),
+        Match(published(**other), "snip", 0.9, last, best),
+        Match(published(criterion="dense", accuracy=11.7), "dense", 0.0, estimate([97.0]), best, classes=10),
+        Match(published(accuracy=11.9, seeds=1), "snip", 0.9, last, best, collapsed=2, classes=10),
     ]  # fmt: skip
     head, *body = (" | ".join(row) for row in literature.table(rows))
     assert head == (
@@ -153,7 +153,7 @@ def test_a_whole_table_of_published_numbers() -> None:
     # t(0.975, 2) sqrt(1 / 3 + 1 / 5) = 3.142 deviations, of k = 1 run 4.968
     for seeds, end in ((5, 3.142), (1, 4.968), (None, 4.968)):
         inside = [
-            Beside(published(accuracy=97 + x, seeds=seeds), "snip", 0.9, last, best).inside
+            Match(published(accuracy=97 + x, seeds=seeds), "snip", 0.9, last, best).inside
             for x in (end - 0.001, end + 0.001)
         ]
         assert inside == ["yes", "no"]
@@ -165,7 +165,7 @@ def test_protocols_side_by_side() -> None:
     found = dataclasses.replace(compared([record("snip", 0.9, 0, 0.5)]), **changes)
     known = published(source="arXiv:1810.02340")
     last = estimate([96.0])
-    rows = [Beside(one, "snip:bn=train", 0.9, last, last) for one in (known, known, published())]
+    rows = [Match(one, "snip:bn=train", 0.9, last, last) for one in (known, known, published())]
     theirs = (
         "100,000 iterations, batch 100, SGD, learning rate 0.1 (steps at 0.25, 0.5, 0.75, times 0.1), momentum 0.9, "
         "weight decay 0.0005, 90 % of the training set"
@@ -203,7 +203,7 @@ def test_no_published_number_stands_beside_another_use(change: dict[str, Any]) -
 
 def test_published_files_are_read_as_they_are() -> None:
     """The first lines of both: test errors of 1.7 and 1.6 %, and what is not there."""
-    first, rival = published_numbers.published()[0], published_numbers.rivals()[0]
+    first, rival = published_numbers.published()[0], published_numbers.quoted()[0]
     assert math.isnan(first.deviation)
     assert dataclasses.replace(first, deviation=0.0) == Published(
         source="arXiv:1810.02340 (ICLR 2019)", table="Table 1", data="mnist", model="lenet-300-100", criterion="dense",
@@ -243,7 +243,7 @@ def test_costs_of_other_machines_and_precisions_are_no_older_versions() -> None:
     ],
 )  # fmt: skip
 def test_numbers_of_checks(key: str, value: Any, text: str) -> None:
-    assert measurements.written(key, value) == text
+    assert benchmarks.written(key, value) == text
 
 
 def test_the_section_of_checks(drawings: list[Any]) -> None:
@@ -254,10 +254,10 @@ def test_the_section_of_checks(drawings: list[Any]) -> None:
         result("er", values={"largest": None}, status="failed", reason="x|y", group="other"),
         result("gpu", device="cuda", environment=dataclasses.replace(ENVIRONMENT, device="A | B"), status="skipped"),
     ]
-    parts = measurements.section(rows, Path(), lambda title: Path(f"{title}.svg"))
+    parts = benchmarks.section(rows, Path(), lambda title: Path(f"{title}.svg"))
     assert parts == [
         "## What was checked and measured",
-        measurements.CAPTION,
+        benchmarks.CAPTION,
         "| stage | device | passed | failed | skipped | measured |\n| --- | ---: | ---: | ---: | ---: | ---: |\n"
         "| correct | A \\| B | 0 | 0 | 1 | 0 |\n| correct | a cpu | 1 | 1 | 0 | 1 |",
         "**Failed**",

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
@@ -19,39 +20,29 @@ def learning(
 ) -> bool:
     """Test accuracy, or training loss, of each epoch at one sparsity, means over the seeds that were trained.
 
-    Networks without paths were not. Whether there is something to draw.
+    Networks without paths from input to output were not. Returns whether there is something to draw.
     """
     rows = comparison.rows[comparison.rows.status == "done"]
     curves, labels = {}, {}
     for method in (DENSE, *comparison.methods):
-        same = rows[(rows.method == method) & ((rows.sparsity == sparsity) | (rows.criterion == DENSE))]
-        seen = [value for i in same.identity if (value := values(records[i], loss=loss))]
-        cell = comparison.cells.get((method, sparsity), comparison.dense)
-        seeds = len(cell.accuracies) + cell.failed
-        part = f", {len(seen)} of {seeds} seeds" if len(seen) < seeds else ""
+        trained = rows[(rows.method == method) & ((rows.sparsity == sparsity) | (rows.criterion == DENSE))]
+        by_seed = [curve for i in trained.identity if (curve := values(records[i], loss=loss))]
+        seeds = comparison.cells.get((method, sparsity), comparison.dense).seeds
+        part = f", {len(by_seed)} of {seeds} seeds" if len(by_seed) < seeds else ""
         labels[method] = literal(method + part)
-        if seen and min(map(len, seen)) == max(map(len, seen)) > 1:
-            curves[method] = np.mean(seen, axis=0)
+        if len({len(curve) for curve in by_seed}) == 1 and len(by_seed[0]) > 1:
+            curves[method] = np.mean(by_seed, axis=0)
     if not set(curves) - {DENSE}:
         return False
     with canvas(path) as figure:
         axes = figure.subplots()
-        for method, (colour, marker, line) in looks(comparison.methods, comparison.facts.criteria).items():
-            if method in curves:
-                epochs = range(1, len(curves[method]) + 1)
-                every = max(1, len(epochs) // 10)
-                axes.plot(
-                    epochs,
-                    curves[method],
-                    line,
-                    color=colour,
-                    marker=marker,
-                    markevery=every,
-                    label=labels[method],
-                )
-        if DENSE in curves:
-            epochs = range(1, len(curves[DENSE]) + 1)
-            axes.plot(epochs, curves[DENSE], "--", color=DENSE_COLOUR, label=labels[DENSE])
+        styles = looks(comparison.methods, comparison.facts.criteria) | {DENSE: (DENSE_COLOUR, "None", "--")}
+        for method in (name for name in styles if name in curves):
+            colour, marker, line = styles[method]
+            count = len(curves[method])
+            every = None if method == DENSE else max(1, count // 10)
+            style: dict[str, Any] = {"color": colour, "marker": marker, "markevery": every}
+            axes.plot(range(1, count + 1), curves[method], line, label=labels[method], **style)
         if loss:
             axes.set_ylim(bottom=0)
             axes.set_ylabel("training loss, mean of each epoch")
@@ -62,7 +53,7 @@ def learning(
         axes.set_xlabel("epoch")
         axes.set_title(literal(f"{comparison.title}, sparsity {sparsity:.10g}"), fontsize=11)
         axes.grid(alpha=0.25)
-        legend(figure, axes)
+        legend(axes)
     return True
 
 
@@ -70,17 +61,17 @@ def values(record: Record, *, loss: bool) -> list[float]:
     """The training loss of each epoch, or the test accuracy after it in per cent; nothing where a loss is missing."""
     if not loss:
         return [100 * epoch.test_accuracy for epoch in record.training.curve]
-    found = [epoch.train_loss for epoch in record.training.curve if epoch.train_loss is not None]
-    return found if len(found) == len(record.training.curve) else []
+    losses = [epoch.train_loss for epoch in record.training.curve if epoch.train_loss is not None]
+    return losses if len(losses) == len(record.training.curve) else []
 
 
-def critical_difference(found: Ranks, path: Path) -> None:
+def critical_difference(result: Ranks, path: Path) -> None:
     """Mean ranks on a line, 1 the best at the left; bars join those that are closer than the critical difference."""
-    order = np.argsort(found.mean, kind="stable")
-    ranks = [found.mean[i] for i in order]
+    order = np.argsort(result.mean, kind="stable")
+    ranks = [result.mean[i] for i in order]
     groups: list[tuple[int, int]] = []
     for i, low in enumerate(ranks):
-        last = max(j for j, high in enumerate(ranks) if high - low <= found.critical)
+        last = max(j for j, high in enumerate(ranks) if high - low <= result.critical)
         if last > i and all(last > end for _, end in groups):  # they all begin earlier
             groups.append((i, last))
     count = len(ranks)
@@ -92,18 +83,17 @@ def critical_difference(found: Ranks, path: Path) -> None:
             left = place < (count + 1) // 2
             level = -depth - 0.5 * (place if left else count - 1 - place)
             end = 0.5 if left else count + 0.5
-            axes.plot([found.mean[i], found.mean[i], end], [0, level, level], color="black", linewidth=0.8)
-            text = f"{literal(found.methods[i])} {found.mean[i]:.2f}"
+            axes.plot([result.mean[i], result.mean[i], end], [0, level, level], color="black", linewidth=0.8)
+            text = f"{literal(result.methods[i])} {result.mean[i]:.2f}"
             axes.text(end, level, text, va="center", ha="right" if left else "left", fontsize=8)
         for level, (first, last) in enumerate(groups):
             axes.plot([ranks[first] - 0.03, ranks[last] + 0.03], [-0.25 * (level + 1)] * 2, color="black", linewidth=3)
-        axes.plot([1, 1 + found.critical], [0.9, 0.9], color="black", linewidth=1.5, marker="|")
-        axes.text(1 + found.critical / 2, 1.0, f"critical difference {found.critical:.2f}", ha="center", fontsize=8)
+        axes.plot([1, 1 + result.critical], [0.9, 0.9], color="black", linewidth=1.5, marker="|")
+        axes.text(1 + result.critical / 2, 1.0, f"critical difference {result.critical:.2f}", ha="center", fontsize=8)
         axes.set_ylim(-depth - 0.5 * (count // 2 + 1), 1.6)
         axes.xaxis.set_ticks_position("top")
         axes.set_xticks(range(1, count + 1))
         axes.spines["top"].set_position(("data", 0))
         axes.spines["top"].set_visible(True)
-        for side in ("left", "right", "bottom"):
-            axes.spines[side].set_visible(False)
+        axes.spines[["left", "right", "bottom"]].set_visible(False)
         axes.yaxis.set_visible(False)

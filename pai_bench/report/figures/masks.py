@@ -1,11 +1,12 @@
-"""What masks keep: of each layer, together with others, and of the inputs."""
+"""Figures of masks: density of each layer, similarity between criteria, connections of each pixel."""
 
+import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from numpy.typing import NDArray
 
@@ -15,115 +16,101 @@ from pai_bench.report.summary import Comparison
 from pai_bench.results import Record
 from pai_bench.results.bits import PLACES, unpack
 
-WIDTH = 6.8
+LEAST_WIDTH = 6.8
 """Inches that a title needs."""
 
 GAP = 3
 """Pixels between pictures."""
 
-MOST_NUMBERS = 20
-"""Layers up to which a heat map has its numbers written into it."""
+MOST_LAYERS_WITH_NUMBERS = 20
 
-SIDE = 1000
-"""Points that a picture of pixels has along a side at least: viewers blur between those of a smaller one."""
+LEAST_SIDE = 1000
+"""Points along each side of a picture of pixels, at least: viewers blur smaller ones."""
 
-WITHIN: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7, "in_layout": False}
-"""Text within a field, which needs no room of its own."""
+CELL_TEXT: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7, "in_layout": False}
+"""Style of the text in a field of a heat map."""
 
 
 def densities(comparison: Comparison, sparsity: float, records: Mapping[str, Record], path: Path) -> bool:
     """A heat map of the density of each layer, from the input down, by criterion, at one sparsity; mean over seeds.
 
-    Whether there is something to draw.
+    Returns whether there is something to draw: it takes layers, the same ones in all records.
     """
     rows = comparison.rows[(comparison.rows.sparsity == sparsity) & (comparison.rows.status != "failed")]
-    columns = {}
-    names: list[str] = []
-    layouts: set[object] = set()
-    for method in comparison.methods:
-        same = [records[i].pruning.layers for i in rows[rows.method == method].identity if records[i].pruning.layers]
-        layouts |= {layout(records[i]) for i in rows[rows.method == method].identity if records[i].pruning.layers}
-        if len(layouts) > 1:
-            return False
-        if same:
-            names = [layer.name for layer in same[0]]
-            columns[method] = np.mean([[layer.kept / layer.size for layer in layers] for layers in same], axis=0)
-    if not columns:
+    seeds: defaultdict[str, list[Record]] = defaultdict(list)
+    for method, identity in zip(rows.method, rows.identity, strict=True):
+        if method in comparison.methods and records[identity].pruning.layers:
+            seeds[method].append(records[identity])
+    if len({layout(record) for masked in seeds.values() for record in masked}) != 1:
         return False
-    table = np.array(list(columns.values())).T
-    with canvas(path, max(WIDTH, 1.8 + 0.75 * len(columns)), 1.5 + 0.26 * len(names)) as figure:
+    columns = [method for method in comparison.methods if method in seeds]
+    names = [layer.name for layer in seeds[columns[0]][0].pruning.layers]
+    shares = [[[m.kept / m.size for m in record.pruning.layers] for record in seeds[method]] for method in columns]
+    table = np.array([np.mean(by_seed, axis=0) for by_seed in shares]).T
+    with canvas(path, max(LEAST_WIDTH, 1.8 + 0.75 * len(columns)), 1.5 + 0.26 * len(names)) as figure:
         axes = figure.subplots()
         least = table[table > 0].min() if (table > 0).any() else 0.1
-        image = axes.imshow(
-            np.ma.masked_equal(table, 0), norm=LogNorm(min(least, 0.99), 1), cmap="viridis", aspect="auto"
-        )
+        norm = LogNorm(min(least, 0.99), 1)
+        image = axes.imshow(np.ma.masked_equal(table, 0), norm=norm, cmap="viridis", aspect="auto")
         axes.set_facecolor("#dddddd")
         axes.set_xticks(range(len(columns)), [literal(name) for name in columns], rotation=30, ha="right", fontsize=8)
         axes.set_yticks(range(len(names)), shorten(names), fontsize=8)
-        if len(names) <= MOST_NUMBERS:
-            write_numbers(axes, table, middle=float(np.sqrt(least)))
+        if len(names) <= MOST_LAYERS_WITH_NUMBERS:
+            for (row, column), value in np.ndenumerate(table):
+                colour = "white" if 0 < value < np.sqrt(least) else "black"  # grey: none
+                axes.text(column, row, f"{100 * value:.3g}", color=colour, **CELL_TEXT)
         plain(figure.colorbar(image, ax=axes, use_gridspec=False, label="density").ax.yaxis)
         axes.set_title(literal(f"{comparison.title}, sparsity {sparsity:.10g}: % kept (grey: none)"), fontsize=10)
     return True
 
 
-def write_numbers(axes: Axes, table: NDArray[np.float64], middle: float) -> None:
-    """Write each share into its field, in per cent, light on dark."""
-    for (row, column), value in np.ndenumerate(table):
-        colour = "white" if 0 < value < middle else "black"  # none: on grey
-        axes.text(column, row, f"{100 * value:.3g}", color=colour, **WITHIN)
-
-
-def likeness(where: str, found: Similarity, path: Path) -> bool:
-    """Jaccard indices of masks, and behind a stroke what chance would give between layers of the same densities."""
-    count = len(found.methods)
-    with canvas(path, max(WIDTH, 2.2 + 0.75 * count), 1.6 + 0.6 * count) as figure:
+def similarities(subject: str, result: Similarity, path: Path) -> bool:
+    """Jaccard indices of masks, and after a slash those that random masks with the same layer densities would have."""
+    count = len(result.methods)
+    with canvas(path, max(LEAST_WIDTH, 2.2 + 0.75 * count), 1.6 + 0.6 * count) as figure:
         axes = figure.subplots()
         lower = np.tril(np.ones((count, count), bool), -1)
-        image = axes.imshow(np.ma.masked_array(found.jaccard, ~lower), vmin=0, vmax=1, cmap="cividis", aspect="auto")
+        image = axes.imshow(np.ma.masked_array(result.jaccard, ~lower), vmin=0, vmax=1, cmap="cividis", aspect="auto")
         for row, column in zip(*np.nonzero(lower), strict=True):
-            value = found.jaccard[row, column]
-            text = "–" if np.isnan(value) else f"{value:.2f}\n/ {found.chance[row, column]:.2f}"
-            colour = "white" if value < 0.5 else "black"
-            axes.text(column, row, text, color=colour, **WITHIN)
-        names = [literal(name) for name in found.methods]
+            value = result.jaccard[row, column]
+            text = "–" if np.isnan(value) else f"{value:.2f}\n/ {result.chance[row, column]:.2f}"
+            axes.text(column, row, text, color="white" if value < 0.5 else "black", **CELL_TEXT)
+        names = [literal(name) for name in result.methods]
         axes.set_xticks(range(count - 1), names[:-1], rotation=30, ha="right", fontsize=8)
         axes.set_yticks(range(1, count), names[1:], fontsize=8)
         axes.set_xlim(-0.5, count - 1.5)
         axes.set_ylim(count - 0.5, 0.5)
         figure.colorbar(image, ax=axes, use_gridspec=False, label="Jaccard index")
-        axes.set_title(literal(f"Likeness of masks, {where}: Jaccard index / by chance"), fontsize=10)
+        axes.set_title(literal(f"Likeness of masks, {subject}: Jaccard index / by chance"), fontsize=10)
     return True
 
 
 def first_layer(comparison: Comparison, sparsities: Sequence[float], records: Mapping[str, Record], path: Path) -> bool:
-    """Kept connections of each input pixel, for a network whose first layer sees them all: a picture for each mask.
+    """Kept connections of each input pixel of the first seed, a picture for each mask, if the first layer is linear.
 
-    The first seed. Whether there is something to draw.
+    Returns whether there is something to draw.
     """
     pictures = {}
     first = comparison.rows.sort_values("seed", kind="stable").drop_duplicates(["method", "sparsity"])
     for method, sparsity, identity in zip(first.method, first.sparsity, first.identity, strict=True):
-        if (
-            method in comparison.methods
-            and sparsity in sparsities
-            and (found := picture(records[identity])) is not None
-        ):
-            pictures[method, sparsity] = found
-    if len({found.shape for found in pictures.values()}) != 1:
+        drawn = picture(records[identity]) if method in comparison.methods and sparsity in sparsities else None
+        if drawn is not None:
+            pictures[method, sparsity] = drawn
+    if len({drawn.shape for drawn in pictures.values()}) != 1:
         return False
     methods = [m for m in comparison.methods if any(method == m for method, _ in pictures)]
     height, width = next(iter(pictures.values())).shape
     rows, columns = height + GAP, width + GAP
     # one picture of all pictures, each as bright as its brightest pixel
     whole = np.ones((len(sparsities) * rows - GAP, len(methods) * columns - GAP))
-    for (method, sparsity), found in pictures.items():
+    for (method, sparsity), drawn in pictures.items():
         top, left = sparsities.index(sparsity) * rows, methods.index(method) * columns
-        whole[top : top + height, left : left + width] = found / max(1, found.max())
-    with canvas(path, max(WIDTH, 1 + 1.1 * len(methods)), 1 + 1.1 * len(sparsities)) as figure:
+        whole[top : top + height, left : left + width] = drawn / max(1, drawn.max())
+    with canvas(path, max(LEAST_WIDTH, 1 + 1.1 * len(methods)), 1 + 1.1 * len(sparsities)) as figure:
         axes = figure.subplots()
-        # enlarged here: matplotlib would do so after it has made floats of four colours of them
-        enlarged = np.kron(np.rint(255 * whole).astype(np.uint8), np.ones([-(-SIDE // max(whole.shape))] * 2, np.uint8))
+        # enlarged here, as bytes: matplotlib would enlarge four floats for each pixel
+        factor = -(-LEAST_SIDE // max(whole.shape))
+        enlarged = np.kron(np.rint(255 * whole).astype(np.uint8), np.ones((factor, factor), np.uint8))
         extent = (-0.5, whole.shape[1] - 0.5, whole.shape[0] - 0.5, -0.5)
         axes.imshow(enlarged, cmap="gray", vmin=0, vmax=255, interpolation="none", extent=extent)
         names = [literal(method) for method in methods]
@@ -131,8 +118,7 @@ def first_layer(comparison: Comparison, sparsities: Sequence[float], records: Ma
         axes.set_yticks(np.arange(len(sparsities)) * rows + height / 2, [f"{s:.10g}" for s in sparsities], fontsize=8)
         axes.tick_params(length=0)
         axes.xaxis.tick_top()
-        for side in axes.spines.values():
-            side.set_visible(False)
+        axes.spines[:].set_visible(False)
         axes.set_ylabel("sparsity", fontsize=9)
         axes.set_title(literal(f"Connections kept of each pixel, {comparison.title}"), fontsize=10)
     return True
@@ -145,11 +131,11 @@ def picture(record: Record) -> NDArray[np.int64] | None:
     if not record.pruning.mask or shape is None or len(shape) != 3 or size > PLACES or not layers:
         return None
     first = layers[0]
-    if len(first.shape) != 2 or first.shape[1] != int(np.prod(shape)):
+    if len(first.shape) != 2 or first.shape[1] != math.prod(shape):
         return None
     try:
         kept = unpack(record.pruning.mask, size)[: first.size].reshape(first.shape)
     except ValueError:  # a damaged mask
         return None
-    found: NDArray[np.int64] = kept.sum(0).reshape(shape).sum(0)
-    return found
+    counts: NDArray[np.int64] = kept.sum(0).reshape(shape).sum(0)
+    return counts

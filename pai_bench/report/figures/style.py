@@ -1,4 +1,4 @@
-"""What all figures share: colours and markers that stand for the same criterion everywhere, and files without dates."""
+"""Style of all figures: one look for each criterion, layout, and files without dates."""
 
 import io
 import re
@@ -20,8 +20,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 from matplotlib.ticker import NullFormatter
 
-from pai_bench.report import plugin_facts
-from pai_bench.report.plugin_facts import CriterionFacts, Look, criterion_of
+from pai_bench.report.plugin_facts import CriterionFacts, Look, criteria, criterion_of
 from pai_bench.support import outfile
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart, without its yellow
@@ -41,18 +40,20 @@ STYLE: dict[Any, Any] = {
     "savefig.facecolor": "white",
 }
 
-INSIDE = 6
-"""Entries of a legend that find room among the lines."""
+MOST_ENTRIES_INSIDE = 6
+"""Entries of a legend up to which it is drawn inside the axes."""
 
-PIXELS = 150
-"""Of a PNG, per inch."""
+PIXELS_PER_INCH = 150
+"""Resolution of a PNG."""
+
+MOST_TITLE_LINES = 5
 
 
 @contextmanager
 def canvas(path: Path, width: float = 6.4, height: float = 4.2) -> Iterator[Figure]:
-    """A block that draws a figure, which is saved to `path` in the format of its suffix, ``.svg`` or ``.png``."""
+    """A block that draws a figure of `width` x `height` inches, saved to `path` as its suffix says (.svg or .png)."""
     with rc_context():
-        rcdefaults()  # whatever the user has set would show
+        rcdefaults()  # no settings of the user
         rcParams.update(STYLE)
         figure = Figure(figsize=(width, height))
         FigureCanvasAgg(figure)  # measures text several times faster than the canvas of an SVG would
@@ -64,37 +65,31 @@ def canvas(path: Path, width: float = 6.4, height: float = 4.2) -> Iterator[Figu
 
 
 def lay_out(figure: Figure) -> None:
-    """Give all parts of a figure their places."""
+    """Place all parts of a figure, and break titles and labels that are wider than it."""
     for axes in figure.axes:
         for artist in (*axes.lines, *axes.images, *axes.collections):
             artist.set_in_layout(False)  # axes hold them, and measuring them takes long
     # once: a figure that has the engine is laid out, drawn for nothing and drawn
     ConstrainedLayoutEngine().execute(figure)
     texts = [text for axes in figure.axes for text in (axes.title, axes.xaxis.label)]
-    if [text for text in texts if broken(text, figure.bbox.width)]:
+    if sum(break_lines(text, figure.bbox.width) for text in texts):  # all, not only the first
         ConstrainedLayoutEngine().execute(figure)
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure whole or not at all, in place of an earlier one."""
+    """Write a figure atomically, in place of an earlier one."""
     undated, content = {"Software": None} if path.suffix == ".png" else {"Date": None}, io.BytesIO()
-    figure.savefig(content, format=path.suffix[1:], dpi=PIXELS, metadata=undated)
+    figure.savefig(content, format=path.suffix[1:], dpi=PIXELS_PER_INCH, metadata=undated)
     outfile.write(path, content.getvalue(), "a figure of the report")
 
 
-ROWS = 5
-"""Lines of a title at most."""
+def break_lines(title: Text, width: float) -> bool:
+    """Break a title or label that is wider than a figure of `width` pixels at commas, else at spaces, else anywhere.
 
-
-def broken(title: Text, width: float) -> bool:
-    """Whether a title or label that reaches beyond a figure of this `width` has been broken into lines, at its commas.
-
-    A part that is too long alone is broken at spaces, or anywhere.
+    Returns whether it was broken.
     """
-    if not (text := title.get_text()):
-        return False
-    extent = title.get_window_extent()
-    if extent.x0 >= 0 and extent.x1 <= width:
+    text, extent = title.get_text(), title.get_window_extent()
+    if not text or (extent.x0 >= 0 and extent.x1 <= width):
         return False
     middle = (extent.x0 + extent.x1) / 2  # of its axes, which it is centred above
     fitting = max(map(len, text.splitlines())) * 2 * min(middle, width - middle) / extent.width
@@ -107,61 +102,55 @@ def broken(title: Text, width: float) -> bool:
                 lines[-1] += f" {part}"
             else:
                 lines += textwrap.wrap(part, width)
-    if len(lines) > ROWS:  # there must be room for the figure, and its section has the whole title
-        lines = [*lines[: ROWS - 1], f"{lines[ROWS - 1][:-1]}…"]
+    if len(lines) > MOST_TITLE_LINES:  # the section has the whole title
+        lines = [*lines[: MOST_TITLE_LINES - 1], f"{lines[MOST_TITLE_LINES - 1][:-1]}…"]
     title.set_text("\n".join(lines))
     return True
 
 
 def plain(axis: Axis) -> None:
-    """Numbers as they are along a logarithmic axis, 0.1 and not a ten with an exponent, at its powers of ten alone."""
+    """Write 0.1, not a power of ten, along a logarithmic axis, and only at its powers of ten."""
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
 
 
 def looks(methods: Iterable[str], facts: Mapping[str, CriterionFacts] | None = None) -> dict[str, Look]:
-    """Colour, marker and line of each method, no two the same; `facts` about criteria are looked up if not given.
+    """Colour, marker and line style of each method, no two alike; `facts` about criteria are looked up if None.
 
-    A criterion has the same look in every figure; variants and other uses of it, which its name goes on with behind a
-    comma or a plus, have its colour, and another marker or line. So has one with options where the plain one is there.
+    A criterion has the same look in every figure. Its variants and other uses, whose names have a comma or a plus, have
+    its colour and another marker or line style; so has one with options where the plain one is there.
     """
-    found: dict[str, Look] = {}
-    methods = list(methods)
-    facts = plugin_facts.criteria(methods) if facts is None else facts
-    for method in sorted(methods, key=lambda method: (criterion_of(method) != method, is_use(method), method)):
+    methods, styles = list(methods), dict[str, Look]()
+    facts = criteria(methods) if facts is None else facts
+    for method in sorted(methods, key=lambda m: (criterion_of(m) != m, re.search(r", | \+ ", m) is not None, m)):
         criterion = criterion_of(method)
         own = (facts[criterion].figure_style if criterion in facts else None) or look_by_name(criterion)
         others = [(own[0], marker, line) for line, marker in product(LINES, MARKERS)]
         others += [(colour, marker, line) for line, marker, colour in product(LINES, MARKERS, COLOURS)]
-        found[method] = next(look for look in (own, *others) if look not in found.values())
-    return {method: found[method] for method in methods}
+        styles[method] = next(look for look in (own, *others) if look not in styles.values())
+    return {method: styles[method] for method in methods}
 
 
-def legend(figure: Figure, axes: Axes) -> None:
-    """The legend of `axes`: in it if it is short, else beside it."""
+def legend(axes: Axes) -> None:
+    """Draw the legend of `axes`: inside if it is short, else beside them."""
     handles, labels = axes.get_legend_handles_labels()
-    if len(labels) > INSIDE:
-        figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
+    if len(labels) > MOST_ENTRIES_INSIDE:
+        axes.figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
     else:
         axes.legend(frameon=False, fontsize=9)
 
 
-def is_use(method: str) -> bool:
-    """Whether a method is a variant or another use of its criterion."""
-    return re.search(r", | \+ ", method) is not None
-
-
 def look_by_name(criterion: str) -> Look:
-    """The look of a criterion that has none of its own: by its name, so that it is the same everywhere."""
+    """The look of a criterion that declares none: by a hash of its name, so that it is the same everywhere."""
     place = zlib.crc32(criterion.encode())
     return COLOURS[place % len(COLOURS)], MARKERS[place // len(COLOURS) % len(MARKERS)], "-"
 
 
 def literal(text: str) -> str:
-    """`text` as it is: a dollar sign would begin a formula."""
+    """`text` with dollar signs escaped, which would begin a formula."""
     return text.replace("$", r"\$")
 
 
 def shorten(names: Sequence[str]) -> list[str]:
-    """Names of layers without what they all end in, and literally."""
+    """Names of layers without ``.weight``, escaped for matplotlib."""
     return [literal(name.removesuffix(".weight")) for name in names]
