@@ -38,7 +38,7 @@ def sentences(comparison: Comparison, pairs: Sequence[Pair]) -> list[str]:
         elif texts[leaders[0]]:
             lines.append(f"{start}: {texts[leaders[0]]}.")
         else:
-            lines.append(f"{start}; nothing {'with common seeds ' * (len(columns) > 1)}stands beside it.")
+            lines.append(f"{start}; there is no other criterion{' with common seeds' * (len(columns) > 1)}.")
     return lines
 
 

@@ -170,8 +170,8 @@ SHORT = (
 
 
 RANDOM_LABELS = (
-    "All training labels are random: what can be compared is how well they are fitted. They teach nothing of the test "
-    "set; its accuracies, where they stand, and their differences are chance."
+    "All training labels are random: what can be compared is how well they are fitted. They hold no information "
+    "about the test set: its accuracies and their differences are chance."
 )
 
 

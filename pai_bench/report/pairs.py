@@ -218,14 +218,14 @@ def power(compared: Sequence[Pair]) -> str | None:
                 f"To reject after the correction it takes {tested[0].needed} seeds, which {plural(short, 'pair')} of "
                 f"these {'lacks' if short == 1 else 'lack'}. "
             )
-    text += "The exact signed-rank test, which does not ask for normal differences, stands beside it, uncorrected."
+    text += "The exact signed-rank test, which does not assume normal differences, is given too, uncorrected."
     by_t = [pair for pair in tested if not pair.by_ranks]
     if few := sorted(n for pair in by_t if least_signed_rank(n := pair.difference.seeds) * len(tested) > LEVEL):
         seeds = plural(few[-1], "seed") if few[0] == few[-1] else f"{few[0]} to {few[-1]} seeds"
         text += (
             f" With the {seeds} of {'all' if len(few) == len(tested) else plural(len(few), 'pair')} it cannot give "
-            f"less than {least_signed_rank(few[-1]):.3g}, which would not reject after the correction: that the t test "
-            "holds there rests on differences being normal."
+            f"less than {least_signed_rank(few[-1]):.3g}, which would not reject after the correction: there, the "
+            "t test relies on normal differences."
         )
     return text + (f" {plural(counts.total(), 'pair')} could not be tested: {reasons}." if counts else "")
 

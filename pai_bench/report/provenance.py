@@ -133,7 +133,7 @@ def caveats(comparisons: Sequence[Comparison], records: Sequence[Record], pairs:
         lines += [f"{comparison.title}: {line}" for line in limits(comparison, own)]
     budgets = {Protocol.of(record.trial["protocol"]).budget for record in records}
     lines += [
-        f"{100 * budget:.3g} % of the protocol's length was trained: accuracies at full length may order otherwise."
+        f"{100 * budget:.3g} % of the protocol's length was trained: accuracies at full length may rank differently."
         for budget in sorted(budgets - {1.0})
     ]
     lines += departures(records)
@@ -181,13 +181,14 @@ def limits_of_tests(comparison: Comparison, pairs: Sequence[Pair]) -> Iterator[s
     if not comparison.trained:
         yield "no network was trained: accuracies are those of initial weights."
     if comparison.seeds < FEWEST:
-        yield f"{plural(comparison.seeds, 'seed')}: no difference can be told from chance."
+        yield f"{plural(comparison.seeds, 'seed')}: no difference can be distinguished from chance."
     elif comparison.trained and not all(pair.untested or pair.by_ranks for pair in pairs):
         tested = sum(not pair.untested for pair in pairs)
         least = t_quantile(comparison.seeds - 1, LEVEL / tested) / math.sqrt(comparison.seeds)
         yield (
-            f"{comparison.seeds} seeds and {plural(tested, 'pair')}: to be told from chance by the t test, the largest "
-            f"difference must be at least {least:.3g} times the standard deviation of the paired differences."
+            f"{comparison.seeds} seeds and {plural(tested, 'pair')}: to be distinguished from chance by the t test, "
+            f"the largest difference must be at least {least:.3g} times the standard deviation of the paired "
+            "differences."
         )
 
 
@@ -198,7 +199,7 @@ def gaps(comparison: Comparison) -> Iterator[str]:
     means = cells[["achieved_sparsity", "parameters"]].mean()
     for (method, wanted), achieved, size in zip(means.index, means.achieved_sparsity, means.parameters, strict=True):
         if abs(achieved - wanted) > max(DENSITY_TOLERANCE * (1 - wanted), 1 / size):  # whole connections are kept
-            text = f"removed {achieved:.4g} of the weights: equal scores stay together there."
+            text = f"removed {achieved:.4g} of the weights: equal scores are kept or removed together."
             yield f"{method} at {wanted:.10g} {text}"
     every = itertools.product(comparison.methods, comparison.sparsities)
     if missing := [f"{method} at {s:.10g}" for method, s in every if (method, s) not in comparison.cells]:

@@ -41,5 +41,5 @@ def friedman(result: Ranks) -> str:
     text = f"Friedman's test: the criteria {verdict} in rank (p = {result.p:.2g})"
     few = "; with so few blocks it seldom rejects" if result.blocks < 5 else ""
     if result.critical >= len(result.methods) - 1:
-        return f"{text}{few}. No two of them could be told apart: with so few blocks, no ranks are far enough apart."
-    return f"{text}{few}. Criteria nearer than the critical difference ({result.critical:.2f}) are not told apart."
+        return f"{text}{few}. No two of them can be distinguished: with so few blocks, no ranks are far enough apart."
+    return f"{text}{few}. Criteria nearer than the critical difference ({result.critical:.2f}) are not distinguishable."

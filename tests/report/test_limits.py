@@ -21,8 +21,8 @@ def rows(name: str | None, count: int, accuracy: float = 0.9, **changes: Any) ->
 
 # t(0.975, 4) / sqrt(5) = 2.776 / 2.236
 PAIR = (
-    "5 seeds and 1 pair: to be told from chance by the t test, the largest difference must be at least 1.24 times the "
-    "standard deviation of the paired differences."
+    "5 seeds and 1 pair: to be distinguished from chance by the t test, the largest difference must be at least 1.24 "
+    "times the standard deviation of the paired differences."
 )
 
 
@@ -32,7 +32,7 @@ def test_of_a_whole_comparison_there_is_one() -> None:
 
 def test_few_seeds() -> None:
     found = limits([*rows(None, 2, 0.95), *rows("snip", 2), *rows("random", 2, 0.5)])
-    told = "2 seeds: no difference can be told from chance."
+    told = "2 seeds: no difference can be distinguished from chance."
     assert found == [told, "1 pair of criteria could not be tested."]
     assert limits([*rows(None, 3, 0.95), *rows("snip", 3), *rows("random", 3, 0.5)]) != found
 

@@ -51,9 +51,9 @@ def test_ranks(drawings: list[Any]) -> None:
         "## Ranks",
         "Mean rank over 3 blocks (network x data set; in each, the mean accuracy over the sparsities at which all have "
         "trained), 1 the best. Friedman's test: the criteria differ in rank (p = 0.05); with so few blocks it seldom "
-        "rejects. Criteria nearer than the critical difference (1.91) are not told apart. Not in all blocks, and left "
-        r"out: e\*k. Of several settings of one network, the plainest and then the one with most cells: x on digits; "
-        "y on digits; z on digits.",
+        "rejects. Criteria nearer than the critical difference (1.91) are not distinguishable. Not in all blocks, and "
+        r"left out: e\*k. Of several settings of one network, the plainest and then the one with most cells: x on "
+        "digits; y on digits; z on digits.",
         "| criterion | mean rank |\n| --- | ---: |\n| snip | 1.00 |\n| grasp | 2.00 |\n| random | 3.00 |",
         "![Mean ranks and critical difference](figures/r-ranks.svg)",
     ]
@@ -72,12 +72,12 @@ def test_ranks(drawings: list[Any]) -> None:
         (2, 3, float("nan"), 1.0, "With 2 criteria and 3 blocks there is no test."),
         (3, 1, float("nan"), float("nan"), "With 3 criteria and 1 block there is no test."),
         (4, 5, 0.2, 2.5, "Friedman's test: the criteria are not distinguishable in rank (p = 0.2). Criteria nearer "
-         "than the critical difference (2.50) are not told apart."),
+         "than the critical difference (2.50) are not distinguishable."),
         (4, 4, 0.051, 3.0, "Friedman's test: the criteria are not distinguishable in rank (p = 0.051); with so few "
-         "blocks it seldom rejects. No two of them could be told apart: with so few blocks, no ranks are far enough "
+         "blocks it seldom rejects. No two of them can be distinguished: with so few blocks, no ranks are far enough "
          "apart."),
         (4, 9, 0.05, 1.0, "Friedman's test: the criteria differ in rank (p = 0.05). Criteria nearer than the critical "
-         "difference (1.00) are not told apart."),
+         "difference (1.00) are not distinguishable."),
     ],
 )  # fmt: skip
 def test_what_friedmans_test_says(methods: int, count: int, p: float, critical: float, said: str) -> None:
@@ -135,7 +135,9 @@ MEASURED = [
 def test_a_whole_section(drawings: list[Any]) -> None:
     known, found = {one.identity: one for one in small()}, compared(small())
     made = section(found, known, Path(), {name: Path(f"{name}.svg") for name in FIGURES}, "direct")
-    assert made.findings == ["At sparsity 0.9, snip has the highest mean accuracy, 91.00 %; nothing stands beside it."]
+    assert made.findings == [
+        "At sparsity 0.9, snip has the highest mean accuracy, 91.00 %; there is no other criterion."
+    ]
     assert made.pairs == []
     assert made.parts == [
         "## net on digits",

@@ -89,8 +89,8 @@ def test_every_caveat_about_origins() -> None:
     found = comparisons(as_frame(records[:1]))
     assert provenance.caveats(found, records, [[]]) == [
         "Failed, in no mean, and listed above: 1 trial.",
-        "net on digits: 1 seed: no difference can be told from chance.",
-        "50 % of the protocol's length was trained: accuracies at full length may order otherwise.",
+        "net on digits: 1 seed: no difference can be distinguished from chance.",
+        "50 % of the protocol's length was trained: accuracies at full length may rank differently.",
         "1 trial ran with changes that were not committed: no commit holds that code.",
         "Some trials ran outside a git checkout; only the version is known.",
         "Trials ran at 2 commits, which are listed below.",
@@ -142,7 +142,7 @@ def test_masks_that_keep_more_or_fewer_than_asked_for(size: int, found: float, t
     layers = (Layer(name="a", size=size, kept=5),)
     snip = rows("snip", 5, achieved_sparsity=found, layers=layers)
     said = limits([*rows(None, 5, 0.95), *snip, *rows("random", 5, 0.5)])
-    line = f"snip at 0.9 removed {told} of the weights: equal scores stay together there."
+    line = f"snip at 0.9 removed {told} of the weights: equal scores are kept or removed together."
     assert said == [PAIR, *([line] if told else [])]
     effective = [dataclasses.replace(one, trial={**one.trial, "target": "effective"}) for one in snip]
     assert limits([*rows(None, 5, 0.95), *effective, *rows("random", 5, 0.5)]) == [PAIR]

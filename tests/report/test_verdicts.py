@@ -43,9 +43,9 @@ def test_a_whole_table_of_pairs() -> None:
     assert pairs.power(found) == (
         "Tests: paired t over seeds, two-sided, Holm's correction over the 1 pair of this network and data set, so "
         "that in 5 % of such families at most chance alone would be called a difference; the intervals are not "
-        "corrected. The exact signed-rank test, which does not ask for normal differences, stands beside it, "
+        "corrected. The exact signed-rank test, which does not assume normal differences, is given too, "
         "uncorrected. With the 5 seeds of all it cannot give less than 0.0625, which would not reject after the "
-        "correction: that the t test holds there rests on differences being normal. 2 pairs could not be "
+        "correction: there, the t test relies on normal differences. 2 pairs could not be "
         "tested: fewer than 3 seeds (2)."
     )
     assert pairs.power([]) is None
@@ -63,11 +63,11 @@ def test_what_the_signed_ranks_decide_is_said() -> None:
     ) in text
     assert text.endswith(
         "uncorrected. With the 6 seeds of 2 pairs it cannot give less than 0.0312, which would not reject after the "
-        "correction: that the t test holds there rests on differences being normal."
+        "correction: there, the t test relies on normal differences."
     )
     enough = str(pairs.power(pairs.pairs(fallen(8))))
     assert "To reject" not in enough
-    assert enough.endswith("stands beside it, uncorrected.")
+    assert enough.endswith("is given too, uncorrected.")
 
 
 def pair(mean: float, p: float = 0.01, corrected: float | None = None, **changes: Any) -> Pair:
@@ -114,8 +114,8 @@ def test_sentences_of_several_sparsities() -> None:
     ]
     found = compared(records)
     assert findings.sentences(found, pairs.pairs(found)) == [
-        "At sparsity 0.9, snip has the highest mean accuracy, 70.00 %; nothing with common seeds stands beside it.",
-        "At sparsity 0.98, er has the highest mean accuracy, 30.00 %; nothing stands beside it.",
+        "At sparsity 0.9, snip has the highest mean accuracy, 70.00 %; there is no other criterion with common seeds.",
+        "At sparsity 0.98, er has the highest mean accuracy, 30.00 %; there is no other criterion.",
     ]
 
 
