@@ -93,8 +93,8 @@ def disk_bytes(runner: Runner, trial: Trial, count: int, missing: Sequence[Trial
 
 def weight_sizes(runner: Runner, trial: Trial) -> list[int]:
     """The number of elements of each prunable parameter of a trial's network."""
-    if runner.catalog.elsewhere:
-        sizes: list[int] = runner.catalog.elsewhere.ask("sizes", trial)
+    if runner.catalog.isolated_process:
+        sizes: list[int] = runner.catalog.isolated_process.query("sizes", trial)
         return sizes
     model = runner.inputs.model(trial)
     return [model.get_parameter(name).numel() for name in runner.inputs.prunable(trial, model)]
@@ -155,8 +155,8 @@ def score_seconds(runner: Runner, missing: Iterable[Trial]) -> tuple[float, list
 def one_score(runner: Runner, trial: Trial) -> float:
     """Seconds of one score of the trial's network by its criterion, after a warm-up."""
     assert trial.criterion is not None
-    if runner.catalog.elsewhere:
-        seconds: float = runner.catalog.elsewhere.ask("score", trial)
+    if runner.catalog.isolated_process:
+        seconds: float = runner.catalog.isolated_process.query("score", trial)
         return seconds
     data, model = runner.inputs.data(trial), runner.inputs.model(trial)
     batch, criterion = runner.inputs.score_batch(trial, data), trial.criterion

@@ -25,8 +25,8 @@ class InProcess:
         return str(self.plan)
 
     def __enter__(self) -> Self:
-        if (elsewhere := self.runner.catalog.elsewhere) is not None:
-            elsewhere.close()  # it has answered, and would keep the memory of a device
+        if (isolated := self.runner.catalog.isolated_process) is not None:
+            isolated.close()  # it has answered, and would keep the memory of a device
         return self
 
     def __exit__(self, *_error: object) -> None:

@@ -53,8 +53,8 @@ def evaluation(trial: Trial, data: DataSet) -> float:
 def measured_step(runner: Runner, trial: Trial, threads: int, networks: int, engine: Engine) -> tuple[float, int]:
     """`step_seconds` with so many threads, measured once for each kind of trial."""
     key = trial.data, trial.model, trial.protocol, threads, networks, engine
-    if key not in runner.measured_steps and (elsewhere := runner.catalog.elsewhere):
-        runner.measured_steps[key] = elsewhere.ask("step", trial, threads, networks, engine)
+    if key not in runner.measured_steps and (isolated := runner.catalog.isolated_process):
+        runner.measured_steps[key] = isolated.query("step", trial, threads, networks, engine)
     elif key not in runner.measured_steps:
         with using(threads):
             runner.measured_steps[key] = step_seconds(runner, trial, networks, engine)

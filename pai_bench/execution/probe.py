@@ -58,12 +58,12 @@ class Probe:
             self.close()
         return content if message_type == "answer" else None
 
-    def ask(self, question: str, trial: Trial, *arguments: object) -> Any:
+    def query(self, question: str, trial: Trial, *arguments: object) -> Any:
         """The answer to a question that `pai_bench.execution.worker` knows, about a trial."""
         if (worker := self._begin()) is None:
             raise RuntimeError("no process can be started to measure in")
         try:
-            worker.connection.send(("ask", pickle.dumps((trial, question, arguments))))
+            worker.connection.send(("query", pickle.dumps((trial, question, arguments))))
             outcome, answer = worker.receive()
         except (EOFError, OSError):
             self._worker = None
@@ -94,8 +94,8 @@ class Probe:
 def close(catalogs: Iterable[Catalog]) -> None:
     """End the processes of some catalogs."""
     for catalog in catalogs:
-        if catalog.elsewhere is not None:
-            catalog.elsewhere.close()
+        if catalog.isolated_process is not None:
+            catalog.isolated_process.close()
 
 
 def prepared(sweep: Sweep) -> Catalog:
@@ -111,5 +111,5 @@ def prepared(sweep: Sweep) -> Catalog:
     except BaseException:
         probe.close()
         raise
-    catalog.elsewhere = probe if probe.fit else None
+    catalog.isolated_process = probe if probe.fit else None
     return catalog

@@ -76,8 +76,8 @@ class Processes:
     def _run_apart(self, waiting: "deque[Cell]", callbacks: Callbacks) -> None:
         """Run what is `waiting` in workers; leave it there if they cannot."""
         self._looked = time.monotonic()
-        elsewhere = self.runner.catalog.elsewhere
-        if elsewhere is not None and (worker := elsewhere.hand_over()) is not None:
+        isolated = self.runner.catalog.isolated_process
+        if isolated is not None and (worker := isolated.hand_over()) is not None:
             worker.ready = True
             self._workers.append(worker)
             self._choose_for(worker)
@@ -185,7 +185,7 @@ class Processes:
     def _start(self) -> Worker:
         """A new worker, which loads the data of its trials by itself, but for those that have no name elsewhere."""
         catalog = self.runner.catalog
-        own = {trial.data.name for trial in catalog.trials if not isinstance(trial.data.given, str)}
+        own = {trial.data.name for trial in catalog.trials if not isinstance(trial.data.reference, str)}
         with interrupts_deferred():
             worker = start(catalog.sweep, {name: catalog.data[name] for name in own}, self.plan.threads)
             self._workers.append(worker)
@@ -233,5 +233,5 @@ def processes(runner: Runner, missing: Sequence[Trial]) -> Processes:
 def auto(runner: Runner, missing: Sequence[Trial]) -> Backend:
     """Worker processes where they are faster, or where code that is not ours may crash; or else this process."""
     plan = choose(runner, missing)
-    apart = plan.workers > 1 or runner.catalog.elsewhere is not None
+    apart = plan.workers > 1 or runner.catalog.isolated_process is not None
     return Processes(runner, plan) if apart else InProcess(runner, plan)

@@ -110,11 +110,11 @@ class Search:
         return networks, engine, seconds
 
     def _fits(self, together: Together) -> bool:
-        return self.runner.alone(self.trial, together) is None
+        return self.runner.obstacle(self.trial, together) is None
 
     def of_number(self, networks: int) -> Way:
         """The fastest way for so many at once; one by one where they cannot be trained together."""
-        reasons = {together: self.runner.alone(self.trial, together) for together in self.ways if networks > 1}
+        reasons = {together: self.runner.obstacle(self.trial, together) for together in self.ways if networks > 1}
         fits = [together for together, why in reasons.items() if why is None]
         if not fits:
             for why in reasons.values():

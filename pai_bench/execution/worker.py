@@ -88,7 +88,7 @@ def serve(connection: SharedConnection) -> None:
         except Exception as error:
             connection.send(("unfit", f"{type(error).__name__}: {error}"))
             continue
-        if message_type == "ask":
+        if message_type == "query":
             question, arguments = rest
             connection.send(answer(runner, question, subject, arguments))
         elif message_type == "inspect":
@@ -110,7 +110,7 @@ def check_trial(runner: "Runner", trial: "Trial") -> None:
     from pai_bench.support.registry import INITIALISATIONS
 
     runner.inputs.loaded(trial)
-    trial.model.found()
+    trial.model.load_builder()
     if trial.init != "own" and trial.init not in INITIALISATIONS:
         raise UserError(f"initialisation {trial.init!r} is not registered in other processes")
     if (found := dataclasses.replace(trial).identity) != trial.identity:
@@ -146,7 +146,7 @@ def answer(runner: "Runner", question: str, trial: "Trial", arguments: Sequence[
         "step": measured_step,
         "score": one_score,
         "sizes": weight_sizes,
-        "alone": Runner.alone,
+        "obstacle": Runner.obstacle,
     }
     try:
         return "answer", questions[question](runner, trial, *arguments)

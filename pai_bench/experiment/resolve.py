@@ -44,10 +44,10 @@ class Inspection:
     """Parameters from which weights may be computed, and which are not scored."""
 
 
-class Elsewhere(TypingProtocol):
+class IsolatedProcess(TypingProtocol):
     """A process that answers what only a run of a network tells, which may end it."""
 
-    def ask(self, question: str, trial: Trial, *arguments: object) -> Any:
+    def query(self, question: str, trial: Trial, *arguments: object) -> Any:
         """The answer; an error if there was one, or if the process has died."""
 
     def hand_over(self) -> Any:
@@ -69,7 +69,7 @@ class Catalog:
     data: dict[str, DataSet] = field(default_factory=dict)
     """By name, loaded from the sources of trials."""
     trials: list[Trial] = field(default_factory=list)
-    elsewhere: Elsewhere | None = None
+    isolated_process: IsolatedProcess | None = None
     """Where networks are run that may end the process; None for this one."""
 
 
@@ -161,9 +161,9 @@ def _model(given: str | Builder) -> ModelSource:
 
 
 def _version(model: ModelSource, data: DataSet) -> int:
-    if isinstance(model.given, str):
-        return model_version(model.given, data.input_shape)
-    return files.version_of(model.given)
+    if isinstance(model.reference, str):
+        return model_version(model.reference, data.input_shape)
+    return files.version_of(model.reference)
 
 
 def _data(catalog: Catalog, sweep: Sweep, given: str | DataSet) -> DataSource:

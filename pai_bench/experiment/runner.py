@@ -57,7 +57,7 @@ class Runner:
         self.catalog, self.command, self.workers = catalog, command, workers
         self.inputs = Inputs(catalog.device, catalog.data)
         self.probe = ScoringProbe(self.inputs)
-        self._alone: dict[tuple[DataSource, ModelSource, Together], str | None] = {}
+        self._obstacles: dict[tuple[DataSource, ModelSource, Together], str | None] = {}
         self.measured_steps: dict[object, tuple[float, int]] = {}
 
     @property
@@ -144,7 +144,7 @@ class Runner:
         """All at once, or one by one where they cannot share a program."""
         if len(ready) < 2:
             return [ready] if ready else []
-        if (why := self.alone(ready[0].trial, engine.together)) is None:
+        if (why := self.obstacle(ready[0].trial, engine.together)) is None:
             return [ready]
         logger.warning("%s is trained one at a time: %s", ready[0].trial.model, why)
         return [[made] for made in ready]
@@ -162,14 +162,14 @@ class Runner:
         logger.warning("%d networks failed together (%s); trying one by one", len(part), error)
         return [[made] for made in part]
 
-    def alone(self, trial: Trial, together: Together = "stacked") -> str | None:
+    def obstacle(self, trial: Trial, together: Together = "stacked") -> str | None:
         """Why the networks of a trial's kind cannot be trained `together`; None if they can."""
-        if (kind := (trial.data, trial.model, together)) not in self._alone and self.catalog.elsewhere:
+        if (kind := (trial.data, trial.model, together)) not in self._obstacles and self.catalog.isolated_process:
             try:
-                self._alone[kind] = self.catalog.elsewhere.ask("alone", trial, together)
+                self._obstacles[kind] = self.catalog.isolated_process.query("obstacle", trial, together)
             except Exception as error:
-                self._alone[kind] = str(error)
-        if kind not in self._alone:
+                self._obstacles[kind] = str(error)
+        if kind not in self._obstacles:
             data = self.inputs.data(trial)
             # by the network's own law: another may have steps that diverge, which tells nothing
             kinds = [dataclasses.replace(trial, seed=seed, init="own") for seed in (0, 1)]
@@ -181,12 +181,12 @@ class Runner:
                     apart, joint = ([self.inputs.model(one) for one in kinds] for _ in range(2))
                     prepare_layout([*apart, *joint], examples)
                     if together == "branches":
-                        self._alone[kind] = draws_at_random(joint, examples, targets)
+                        self._obstacles[kind] = draws_at_random(joint, examples, targets)
                     else:
-                        self._alone[kind] = difference(apart, joint, examples, targets)
+                        self._obstacles[kind] = difference(apart, joint, examples, targets)
             except Exception as error:  # whatever torch.vmap says of operations that it does not know
-                self._alone[kind] = f"{error}".partition("\n")[0]
-        return self._alone[kind]
+                self._obstacles[kind] = f"{error}".partition("\n")[0]
+        return self._obstacles[kind]
 
     def _finish(self, made: Pruned, history: History, engine: Engine, lanes: int = 1) -> Record:
         """The record of a network that was trained by `engine`, beside others in `lanes`."""

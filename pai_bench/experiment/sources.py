@@ -20,7 +20,7 @@ class DataSource:
     """A data set: its `name` in results, and what it is loaded by, a name or a `DataSet`."""
 
     name: str
-    given: "str | DataSet | None" = field(compare=False, repr=False)
+    reference: "str | DataSet | None" = field(compare=False, repr=False)
     data_dir: str | None = field(default=None, compare=False, repr=False)
     validation: float = 0.0
     """Share of the training set that takes the place of the test set."""
@@ -29,7 +29,7 @@ class DataSource:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the data themselves, which no trial takes with it."""
-        return {**vars(self), "given": self.given if isinstance(self.given, str) else None}
+        return {**vars(self), "reference": self.reference if isinstance(self.reference, str) else None}
 
     def __str__(self) -> str:
         return self.name
@@ -38,9 +38,9 @@ class DataSource:
         """The data set, with what is held out of it in the place of its test set."""
         from pai_bench.data import load_data
 
-        if self.given is None:
+        if self.reference is None:
             raise UserError(f"the data set {self.name} is an object of another process")
-        data = load_data(self.given, data_dir=self.data_dir) if isinstance(self.given, str) else self.given
+        data = load_data(self.reference, data_dir=self.data_dir) if isinstance(self.reference, str) else self.reference
         data = data.held_out(self.validation) if self.validation else data
         if self.checksum not in ("", data.checksum):
             raise UserError("a function of yours makes other data in each process; let it draw by a fixed seed")
@@ -52,7 +52,7 @@ class ModelSource:
     """A network: its `name` in messages, what builds it, a name or a function, and what is known of it on its data."""
 
     name: str
-    given: "str | Builder" = field(compare=False, repr=False)
+    reference: "str | Builder" = field(compare=False, repr=False)
     version: int = 1
     """Raised when the network changes (`pai_bench.support.networks`)."""
     traced: tuple[str, ...] = ()
@@ -76,14 +76,16 @@ class ModelSource:
     @property
     def is_own(self) -> bool:
         """Whether it is one of pai-bench's own, which does not end the process that runs it."""
-        return ":" not in self.name and getattr(self.found(), "__module__", "").startswith("pai_bench.")
+        return ":" not in self.name and getattr(self.load_builder(), "__module__", "").startswith("pai_bench.")
 
-    def found(self) -> "Builder":
+    def load_builder(self) -> "Builder":
         """The function that builds it, looked up once; an error if its file has changed since it was named."""
         from pai_bench.models import find_model
 
         if self.builder is None:
-            name, builder = find_model(self.given) if isinstance(self.given, str) else (self.name, self.given)
+            name, builder = (
+                find_model(self.reference) if isinstance(self.reference, str) else (self.name, self.reference)
+            )
             if name != self.name:
                 raise UserError(f"model {self.name} is another one by now, {name}: its file has changed")
             object.__setattr__(self, "builder", builder)
@@ -94,4 +96,4 @@ class ModelSource:
         """The network, as `pai_bench.models.create_model` makes it."""
         from pai_bench.models import create_model
 
-        return create_model(self.found(), **how)
+        return create_model(self.load_builder(), **how)

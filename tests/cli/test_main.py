@@ -365,7 +365,7 @@ def test_of_several_grids_none_keeps_the_process_that_has_looked_at_its_networks
         seen: list[bool] = []
 
         def look(_console: Any, catalogs: Any, _given: Any, seen: list[bool] = seen) -> int:
-            seen += [catalog.elsewhere._worker is not None for catalog, _ in catalogs]
+            seen += [catalog.isolated_process._worker is not None for catalog, _ in catalogs]
             return 0
 
         monkeypatch.setattr("pai_bench.cli.sweeps.run_or_plan", look)

@@ -193,18 +193,18 @@ def test_what_a_worker_takes_itself_is_not_for_lanes(monkeypatch: pytest.MonkeyP
 
 
 def test_a_step_is_measured_once_and_elsewhere_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Elsewhere:
+    class IsolatedProcess:
         asked: ClassVar[list[tuple[object, ...]]] = []
 
-        def ask(self, *question: object) -> tuple[float, int]:
+        def query(self, *question: object) -> tuple[float, int]:
             self.asked.append(question)
             return 0.5, 7
 
     here = Runner(resolve(named(seeds=1)))
-    here.catalog.elsewhere = Elsewhere()  # type: ignore[assignment]
+    here.catalog.isolated_process = IsolatedProcess()  # type: ignore[assignment]
     trial, engine = here.catalog.trials[0], Engine()
     monkeypatch.setattr(measure, "step_seconds", lambda *_asked, **_options: (9.0, 9))
     assert [measure.measured_step(here, trial, 2, 4, engine) for _ in range(2)] == [(0.5, 7)] * 2
-    assert Elsewhere.asked == [("step", trial, 2, 4, engine)]
-    here.catalog.elsewhere = None
+    assert IsolatedProcess.asked == [("step", trial, 2, 4, engine)]
+    here.catalog.isolated_process = None
     assert [measure.measured_step(here, trial, 1, 4, engine) for _ in range(2)] == [(9.0, 9)] * 2

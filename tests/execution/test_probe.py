@@ -99,7 +99,7 @@ def probe() -> Iterator[Probe]:
 
 def test_networks_are_inspected_and_measured_in_another_process(probe: Probe, caplog: pytest.LogCaptureFixture) -> None:
     catalog = resolve(probe.sweep, probe.inspect)
-    catalog.elsewhere = probe
+    catalog.isolated_process = probe
     protocols = {trial.model.name.partition("@")[0]: trial.protocol.name for trial in catalog.trials}
     assert protocols == {"aborts": "short-adam-bn", "in_training": "short-adam-bn", "good": "short-adam"}
     assert re.search(
@@ -107,14 +107,14 @@ def test_networks_are_inspected_and_measured_in_another_process(probe: Probe, ca
     )
     trials = {trial.model.name.partition("@")[0]: trial for trial in catalog.trials}
     with pytest.raises(RuntimeError, match=r"in_training@.* died \(killed by signal 6 at nets.py"):
-        probe.ask("step", trials["in_training"], 1, 1, Engine())
-    seconds, _ = probe.ask("step", trials["good"], 1, 1, Engine())
+        probe.query("step", trials["in_training"], 1, 1, Engine())
+    seconds, _ = probe.query("step", trials["good"], 1, 1, Engine())
     assert 0 < seconds < 1
-    assert probe.ask("sizes", trials["good"]) == [7840]
-    assert probe.ask("alone", trials["good"], "stacked") is None
-    assert 0 < probe.ask("score", trials["good"]) < 1
+    assert probe.query("sizes", trials["good"]) == [7840]
+    assert probe.query("obstacle", trials["good"], "stacked") is None
+    assert 0 < probe.query("score", trials["good"]) < 1
     with pytest.raises(RuntimeError, match="AssertionError"):
-        probe.ask("score", next(trial for trial in catalog.trials if trial.criterion is None))
+        probe.query("score", next(trial for trial in catalog.trials if trial.criterion is None))
     worker = probe._worker
     assert probe.hand_over() is worker is not None
     assert probe.hand_over() is None
@@ -124,8 +124,8 @@ def test_networks_are_inspected_and_measured_in_another_process(probe: Probe, ca
 def test_trials_of_code_of_ones_own_run_in_another_process() -> None:
     """The one that has measured them becomes the worker, and gives what this process gives."""
     catalog = prepared(crashing("good", workers=1, epochs=1))
-    assert isinstance(catalog.elsewhere, Probe)
-    process = catalog.elsewhere._worker.process  # type: ignore[union-attr]
+    assert isinstance(catalog.isolated_process, Probe)
+    process = catalog.isolated_process._worker.process  # type: ignore[union-attr]
     records: list[Record] = []
     with Processes(runner := Runner(catalog), choose(runner, catalog.trials)) as pool:
         pool.run(
@@ -143,10 +143,10 @@ def test_trials_of_code_of_ones_own_run_in_another_process() -> None:
 
 def test_our_own_networks_are_inspected_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """And run in it, where the criteria are ours, too; nothing is started for what is stored."""
-    assert prepared(named(workers=1)).elsewhere is None
+    assert prepared(named(workers=1)).isolated_process is None
     monkeypatch.setattr(processes, "start", lambda *_: 1 // 0)
     Path("mine.py").write_text(DIES.format(times=0))
-    assert prepared(named(criteria=["./mine.py:Dies"])).elsewhere is not None
+    assert prepared(named(criteria=["./mine.py:Dies"])).isolated_process is not None
 
 
 def test_what_another_process_cannot_read_is_inspected_here() -> None:
@@ -155,7 +155,7 @@ def test_what_another_process_cannot_read_is_inspected_here() -> None:
     found.fit = False
     assert resolve(sweep, found.inspect).trials == resolve(sweep).trials
     with pytest.raises(RuntimeError, match="no process can be started"):
-        found.ask("step", resolve(sweep).trials[0])
+        found.query("step", resolve(sweep).trials[0])
 
 
 def pai_bench(*arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -41,7 +41,7 @@ def search(
         device=torch.device(device),
         catalog=SimpleNamespace(sweep=SimpleNamespace(together=together, compile=compile)),
         inputs=SimpleNamespace(model=lambda _trial: model or nn.Sequential(nn.Conv2d(1, 1, 1))),
-        alone=lambda _trial, way: "it cannot" if way in refused else None,
+        obstacle=lambda _trial, way: "it cannot" if way in refused else None,
     )
     trial: Any = SimpleNamespace(model="net")
     return Search(runner, trial, count, room, measure), measured

@@ -168,7 +168,7 @@ def test_what_a_file_was_when_it_was_named_is_what_runs(tmp_path: Path, monkeypa
     assert Runner(catalog).inputs.model(trial)[1].out_features == 16  # type: ignore[index]
     monkeypatch.chdir("/")
     with pytest.raises(pb.UserError, match=r"model net@\w+ is another one by now, net@\w+: its file has changed"):
-        pickle.loads(pickle.dumps(trial.model)).found()
+        pickle.loads(pickle.dumps(trial.model)).load_builder()
     load_class.cache_clear()
     with pytest.raises(pb.UserError, match=r"criterion Mine@\w+ is another one by now"):
         pickle.loads(text)

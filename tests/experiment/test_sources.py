@@ -17,8 +17,8 @@ def test_sources_of_one_name_are_one_wherever_they_come_from() -> None:
     assert hash(own) == hash(other)
     assert own != DataSource("own", "own", None, 0.1)
     assert repr(own) == "DataSource(name='own', validation=0.0)"
-    assert pickle.loads(pickle.dumps(own)).given is None  # no trial takes data with it
-    assert pickle.loads(pickle.dumps(other)).given == "./data.py:own"
+    assert pickle.loads(pickle.dumps(own)).reference is None  # no trial takes data with it
+    assert pickle.loads(pickle.dumps(other)).reference == "./data.py:own"
     one = ModelSource("net", "net")
     assert one == ModelSource("net", "./nets.py:net")
     assert str(one) == "net"
