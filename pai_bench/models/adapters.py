@@ -2,6 +2,8 @@
 
 import functools
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +33,8 @@ def torchvision_model(name: str) -> Builder:
     def build(input_shape: InputShape, num_classes: int) -> nn.Module:
         channels, height, _ = image_shape(input_shape)
         options = EXTRA_OPTIONS.get(name, {}) | ({"image_size": height} if name.startswith("vit_") else {})
-        try:
+        with refusing(input_shape):
             built: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **options)
-        except NotImplementedError:
-            raise
-        except (ValueError, RuntimeError, AssertionError) as error:
-            raise UserError(f"does not take images of shape {input_shape}: {error}") from error
         adapt_channels(built, channels)
         check_size(built, input_shape)
         return built
@@ -58,13 +56,11 @@ def timm_model(name: str) -> Builder:
     def build(input_shape: InputShape, num_classes: int) -> nn.Module:
         channels, height, width = image_shape(input_shape)
         made = functools.partial(timm.create_model, name, pretrained=False, num_classes=num_classes, in_chans=channels)
-        try:
+        with refusing(input_shape):
             try:
                 built: nn.Module = made(img_size=(height, width))  # transformers are made for one size
             except TypeError:
                 built = made()
-        except (ValueError, RuntimeError, AssertionError, TypeError) as error:
-            raise UserError(f"does not take images of shape {input_shape}: {error}") from error
         check_size(built, input_shape)
         return built
 
@@ -94,13 +90,22 @@ def check_size(network: nn.Module, input_shape: InputShape) -> None:
     training = network.training
     network.eval()
     try:
-        functional_call(network, state, torch.empty(2, *input_shape, device="meta"))
-    except NotImplementedError:  # an operation without a meta version says nothing about the size
-        pass
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(f"does not take images of shape {input_shape}: {error}") from error
+        # an operation without a meta version says nothing about the size
+        with suppress(NotImplementedError), refusing(input_shape):
+            functional_call(network, state, torch.empty(2, *input_shape, device="meta"))
     finally:
         network.train(training)
+
+
+@contextmanager
+def refusing(input_shape: InputShape) -> Iterator[None]:
+    """A block whose errors say that a network does not take such images."""
+    try:
+        yield
+    except NotImplementedError:
+        raise
+    except (ValueError, RuntimeError, AssertionError) as error:
+        raise UserError(f"does not take images of shape {input_shape}: {error}") from error
 
 
 @model("module:", source="a function of yours")
@@ -112,10 +117,10 @@ def own_model(place: str) -> Builder:
     path, _, name = place.partition(":")
     try:
         with files.importing_from(Path.cwd()):
-            found: object = importlib.import_module(path)
+            target: object = importlib.import_module(path)
         for part in name.split(".") if name else ():
-            found = getattr(found, part)
+            target = getattr(target, part)
     except (Exception, SystemExit) as error:  # a module of one's own may have any mistake in it, or be a script
         what = f"{type(error).__name__}: {error}"
         raise UserError(f"module:{place} cannot be imported ({what}); it is module:PATH.TO:FUNCTION") from error
-    return files.checked_function(found, f"module:{place}", "model")
+    return files.checked_function(target, f"module:{place}", "model")

@@ -1,7 +1,10 @@
-"""From a name to a network."""
+"""From a name to a network, and what the modules of networks share."""
 
 import inspect
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any
 
 from torch import nn
 
@@ -10,7 +13,7 @@ from pai_bench.support.errors import UserError
 from pai_bench.support.failures import described
 from pai_bench.support.initialise import initialise
 from pai_bench.support.randomness import random_state
-from pai_bench.support.registry import MODELS
+from pai_bench.support.registry import MODELS, model
 
 InputShape = tuple[int, ...]
 """Shape of one example, channels first: (channels, height, width) for images."""
@@ -49,17 +52,15 @@ def create_model(
     """
     refuse_instance(name)
     label, build = find_model(name) if isinstance(name, str) else (getattr(name, "__name__", "model"), name)
-    if seed is None:
-        return _built(label, build, input_shape, num_classes, init)
-    with random_state(seed):
+    with nullcontext() if seed is None else random_state(seed):
         return _built(label, build, input_shape, num_classes, init)
 
 
-def refuse_instance(given: object) -> None:
+def refuse_instance(model: object) -> None:
     """An error for a network in the place of what builds one."""
-    if isinstance(given, nn.Module):
+    if isinstance(model, nn.Module):
         raise UserError(
-            f"a model is a name or a function that builds one, not a network such as this {type(given).__name__}: "
+            f"a model is a name or a function that builds one, not a network such as this {type(model).__name__}: "
             "every seed draws weights of its own; give a function of input_shape and num_classes that returns it"
         )
 
@@ -96,3 +97,29 @@ def image_shape(input_shape: InputShape) -> tuple[int, int, int]:
         raise UserError(f"needs images of shape (channels, height, width), not inputs of shape {input_shape}")
     channels, height, width = input_shape
     return channels, height, width
+
+
+def sequential(layers: Mapping[str, nn.Module], init: str) -> nn.Module:
+    """Named layers one after the other, with weights drawn by the initialisation `init`."""
+    return initialise(nn.Sequential(OrderedDict(layers)), init)
+
+
+def convolution(label: object, convolution: nn.Conv2d, *, inplace: bool = False) -> dict[str, nn.Module]:
+    """A convolution with batch norm and ReLU, their names ending in `label`."""
+    norm, relu = nn.BatchNorm2d(convolution.out_channels), nn.ReLU(inplace)
+    return {f"conv{label}": convolution, f"bn{label}": norm, f"relu{label}": relu}
+
+
+def hidden(label: object, inputs: int, units: int) -> dict[str, nn.Module]:
+    """A linear layer with batch norm and ReLU, their names ending in `label`."""
+    return {f"fc{label}": nn.Linear(inputs, units), f"bn{label}": nn.BatchNorm1d(units), f"relu{label}": nn.ReLU()}
+
+
+def variant(name: str, description: str, **facts: Any) -> Callable[[Builder], Builder]:
+    """Register, as `model` does, one of several networks of the same code; `description` becomes its docstring."""
+
+    def decorate(build: Builder) -> Builder:
+        build.__name__, build.__doc__ = name, description
+        return model(name, **facts)(build)
+
+    return decorate

@@ -34,11 +34,8 @@ def orthogonal(layer: Layer, *, hidden: bool = True) -> Layer:
 def convolution(label: str, channels: int, features: int, window: int = 3, **options: Any) -> Layers:
     """A convolution with batch norm and LeakyReLU."""
     layer = orthogonal(nn.Conv2d(channels, features, window, **options))
-    return {
-        f"conv{label}": layer,
-        f"bn{label}": nn.BatchNorm2d(features),
-        f"act{label}": nn.LeakyReLU(SLOPE, inplace=True),
-    }
+    activation = nn.LeakyReLU(SLOPE, inplace=True)
+    return {f"conv{label}": layer, f"bn{label}": nn.BatchNorm2d(features), f"act{label}": activation}
 
 
 def head(inputs: int, widths: tuple[int, ...], num_classes: int) -> Layers:

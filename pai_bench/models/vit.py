@@ -35,8 +35,8 @@ class SmallViT(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.patches(x).flatten(2).transpose(1, 2) + self.places
-        found: Tensor = self.head(self.norm(self.layers(tokens)).mean(1))
-        return found
+        logits: Tensor = self.head(self.norm(self.layers(tokens)).mean(1))
+        return logits
 
 
 def patch_side(side: int) -> int:

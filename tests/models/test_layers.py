@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 import pai_bench as pb
 from pai_bench.models.recurrent import RowByRow
-from pai_bench.models.resnet import BasicBlock, Bottleneck, PaddedShortcut
+from pai_bench.models.resnet import BasicBlock, Bottleneck, PaddedShortcut, PreactivatedBlock
 from pai_bench.models.vit import SmallViT, patch_side
-from pai_bench.models.wide_resnet import PreactivatedBlock
 from pai_bench.support.registry import MODELS
 
 MNIST, CIFAR, TINY = (1, 28, 28), (3, 32, 32), (3, 64, 64)
