@@ -24,6 +24,10 @@ class Split(NamedTuple):
     inputs: Tensor
     targets: Tensor
 
+    def at(self, places: Tensor) -> "Split":
+        """The examples at some places, in their order."""
+        return Split(*(tensor[places.to(tensor.device)] for tensor in self))
+
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
@@ -45,32 +49,30 @@ class DataSet:
         if not isinstance(self.name, str) or not self.name:
             raise UserError(f"a data set needs a name, a text, not {self.name!r}")
         for part in ("train", "test"):
-            given, what = getattr(self, part), f"data set {self.name}: {part}"
-            if not isinstance(given, (tuple, list)) or len(given) != 2:
-                raise UserError(f"{what} must be a pair (inputs, targets), not {type(given).__name__}{cure(given)}")
-            inputs, targets = (as_tensor(one, f"{what} {role}") for one, role in zip(given, Split._fields, strict=True))
+            pair, what = getattr(self, part), f"data set {self.name}: {part}"
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise UserError(f"{what} must be a pair (inputs, targets), not {type(pair).__name__}{cure(pair)}")
+            inputs, targets = (as_tensor(x, f"{what} {role}") for x, role in zip(pair, Split._fields, strict=True))
             if inputs.dtype == torch.uint8 and inputs.dim() < 2:
                 raise UserError(f"data set {self.name}: uint8 images need the shape (N, channels, ...)")
             if inputs.dim() == 0 or len(inputs) == 0 or targets.shape != (len(inputs),) or targets.is_floating_point():
                 shapes = f"{tuple(inputs.shape)} inputs, {tuple(targets.shape)} targets"
                 raise UserError(f"data set {self.name}: {part} needs one class index for each input, got {shapes}")
             object.__setattr__(self, part, Split(inputs.detach(), targets.long()))
-        kinds = {(split.inputs.shape[1:], split.inputs.dtype) for split in (self.train, self.test)}
-        if len(kinds) > 1:
+        if len({(split.inputs.shape[1:], split.inputs.dtype) for split in (self.train, self.test)}) > 1:
             raise UserError(f"data set {self.name}: training and test inputs differ in shape or type")
-        highest = int(max(self.train.targets.max(), self.test.targets.max()))
-        lowest = int(min(self.train.targets.min(), self.test.targets.min()))
-        given = spec.convert(self.num_classes, int, f"data set {self.name}: num_classes")
-        object.__setattr__(self, "num_classes", given or highest + 1)
         labels = torch.cat([self.train.targets, self.test.targets.to(self.device)])
-        gaps = not given and len(torch.unique(labels)) <= highest
+        lowest, highest = int(labels.min()), int(labels.max())
+        count = spec.convert(self.num_classes, int, f"data set {self.name}: num_classes")
+        object.__setattr__(self, "num_classes", count or highest + 1)
+        gaps = not count and len(torch.unique(labels)) <= highest
         if self.num_classes < 2 or lowest < 0 or highest >= self.num_classes or gaps:
             raise UserError(
                 f"data set {self.name}: the labels are {listed(labels)}"
-                + (f" with num_classes={given}" if given else "")
+                + (f" with num_classes={count}" if count else "")
                 + "; class indices are 0, 1, 2, ... without gaps, two at least: number them in both splits by "
                 "torch.searchsorted(torch.unique(train_targets), targets)"
-                + ("" if given else ", or give num_classes= where a class has no example")
+                + ("" if count else ", or give num_classes= where a class has no example")
             )
         object.__setattr__(self, "label", self.label or self.name)
 
@@ -118,8 +120,8 @@ class DataSet:
         """
         inputs = inputs.to(self.device)
         if inputs.dtype != torch.uint8:
-            kind = torch.get_default_dtype() if inputs.dtype == torch.float64 else inputs.dtype
-            return inputs.to(kind, copy=True)  # a network may begin with an operation in place
+            dtype = torch.get_default_dtype() if inputs.dtype == torch.float64 else inputs.dtype
+            return inputs.to(dtype, copy=True)  # a network may begin with an operation in place
         mean, std = self.scale
         return torch.sub(inputs, mean).div_(std)
 
@@ -184,9 +186,7 @@ class DataSet:
 
     def only(self, chosen: Tensor | None) -> "DataSet":
         """The same data set with the `chosen` training examples, all of them for None."""
-        if chosen is None:
-            return self
-        return dataclasses.replace(self, train=Split(*(t[chosen.to(t.device)] for t in self.train)))
+        return self if chosen is None else dataclasses.replace(self, train=self.train.at(chosen))
 
     @on_processor
     def held_out(self, share: float) -> "DataSet":
@@ -195,8 +195,8 @@ class DataSet:
         out = round(share * count)
         if not 0 < out < count:
             raise UserError(f"validation {share:g} of {count} training examples of {self.name} leaves one part empty")
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).to(self.train.targets.device)
-        held, kept = (Split(*(t[part.sort().values] for t in self.train)) for part in (order[:out], order[out:]))
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+        held, kept = (self.train.at(part.sort().values) for part in (order[:out], order[out:]))
         label = f"{self.label}, tested on {100 * share:.4g} % of its training set"
         return dataclasses.replace(self, train=kept, test=held, label=label)
 
@@ -226,8 +226,8 @@ class DataSet:
         if label is not None:
             order = order[targets[order] == label]
         if not 1 <= size <= len(order):
-            kind = "" if label is None else f" of class {label}"
-            raise UserError(f"a score batch of {size} does not fit {len(order)} training examples{kind} of {self.name}")
+            what = "training examples" + ("" if label is None else f" of class {label}")
+            raise UserError(f"a score batch of {size} does not fit {len(order)} {what} of {self.name}")
         if balanced and label is None:
             # each example's rank among those of its class; equal ranks stay in random order
             shuffled = targets[order]
@@ -236,5 +236,5 @@ class DataSet:
             rank = torch.empty_like(order)
             rank[by_class] = torch.arange(len(order)) - (counts.cumsum(0) - counts)[shuffled[by_class]]
             order = order[rank.argsort(stable=True)]
-        inputs, targets = (tensor[order[:size].to(tensor.device)] for tensor in self.train)
-        return Split(self.normalised(inputs), targets)
+        batch = self.train.at(order[:size])
+        return Split(self.normalised(batch.inputs), batch.targets)

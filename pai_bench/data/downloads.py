@@ -13,14 +13,14 @@ from torch import Tensor
 from pai_bench.data.dataset import DataSet, Split
 from pai_bench.data.facts import Facts
 from pai_bench.data.images import CIFAR10_ARCHIVE, File, cifar10_from_images, decoded_folder
-from pai_bench.data.load import as_data_set, cache_dir
+from pai_bench.data.load import Arrays, as_data_set, cache_dir
 from pai_bench.support.errors import UserError
 from pai_bench.support.registry import data_set
 
 
 @dataclass(frozen=True)
 class Download:
-    """A data set that torchvision knows: its class there, its folder, its name here, and what is known of it."""
+    """A data set that torchvision knows: its name here and for people, its class and folder there, its facts."""
 
     name: str
     label: str
@@ -29,50 +29,33 @@ class Download:
     facts: Facts
 
     def __call__(self, data_dir: Path | None = None) -> DataSet:
-        root = data_dir or cache_dir() / "data"
-        train, test = (self._split(root, train=part, own=data_dir is None) for part in (True, False))
-        return DataSet(self.name, train, test, num_classes=self.facts.classes, label=self.label)
-
-    def _split(self, root: Path, *, train: bool, own: bool) -> Split:
-        """One split from the files under `root`; in our `own` cache, missing files are fetched one by one."""
-        with blamed(self.label, root / self.folder) as present:
-            images, targets = self._read(root, train, own or not present)
-        return Split(channels_first(images), torch.as_tensor(targets, dtype=torch.int64))
-
-    def _read(self, root: Path, train: bool, download: bool) -> tuple[Tensor | np.ndarray, Any]:
-        from torchvision import datasets
-
-        found = getattr(datasets, self.torchvision)(root, train=train, download=download)
-        return found.data, found.targets
+        """The data set from the files in `data_dir`; in our own cache, missing files are fetched one by one."""
+        root, splits = data_dir or cache_dir() / "data", {}
+        for part in ("train", "test"):
+            with naming_folder(self.label, root / self.folder) as present:
+                download = data_dir is None or not present
+                images, targets = read(self.torchvision, root, train=part == "train", download=download)
+            splits[part] = Split(channels_first(images), torch.as_tensor(targets, dtype=torch.int64))
+        return DataSet(self.name, **splits, num_classes=self.facts.classes, label=self.label)
 
 
-class Digits(Download):
-    """MNIST, and what is stored like it.
+def read(torchvision: str, root: Path, *, train: bool, download: bool) -> tuple[Tensor | np.ndarray, Any]:
+    """Images, (N, H, W) or (N, H, W, C), and classes, as a class of torchvision reads them from below `root`."""
+    from torchvision import datasets
 
-    From ``raw/`` alone: where torchvision finds the ``processed/`` of its old versions, it would read that unchecked.
-    """
-
-    def _read(self, root: Path, train: bool, download: bool) -> tuple[Tensor | np.ndarray, Any]:
-        from torchvision import datasets
-
-        base = getattr(datasets, self.torchvision)
-        raw_only = type(base.__name__, (base,), {"_check_legacy_exist": lambda _: False})  # its name is the folder's
-        found = raw_only(root, train=train, download=download)
-        return found.data, found.targets
-
-
-class Numbers(Download):
-    """Street View House Numbers, which torchvision keeps in another form."""
-
-    def _read(self, root: Path, train: bool, download: bool) -> tuple[Tensor | np.ndarray, Any]:
-        from torchvision import datasets
-
-        found = datasets.SVHN(str(root / self.folder), split="train" if train else "test", download=download)
-        return found.data.transpose(0, 2, 3, 1), found.labels
+    if torchvision == "SVHN":
+        split = datasets.SVHN(str(root / torchvision), split="train" if train else "test", download=download)
+        return split.data.transpose(0, 2, 3, 1), split.labels
+    reader = getattr(datasets, torchvision)
+    if issubclass(reader, datasets.MNIST):  # from raw/ alone: processed/, of old versions, would be read unchecked
+        # its name is the folder's
+        reader = type(reader.__name__, (reader,), {"_check_legacy_exist": lambda _: False})
+    split = reader(root, train=train, download=download)
+    return split.data, split.targets
 
 
 @contextmanager
-def blamed(label: str, folder: Path) -> Iterator[bool]:
+def naming_folder(label: str, folder: Path) -> Iterator[bool]:
     """A block that reads or fetches what is in `folder`: whether anything is there; errors name it and the cure."""
     present = folder.is_dir() and any(folder.iterdir())
     try:
@@ -82,13 +65,13 @@ def blamed(label: str, folder: Path) -> Iterator[bool]:
     except Exception as error:  # torchvision reports damage as ValueError, RuntimeError, AssertionError, EOFError
         reason = " ".join(str(error).split()) or type(error).__name__
         if present:
-            what = f"the files in {folder} are incomplete or damaged ({reason}); delete them, or {CURE}"
+            what = f"the files in {folder} are incomplete or damaged ({reason}); delete them, or {ADVICE}"
         else:
-            what = f"no files in {folder}, and the download failed ({reason}); {CURE}"
+            what = f"no files in {folder}, and the download failed ({reason}); {ADVICE}"
         raise UserError(f"{label}: {what}") from error
 
 
-CURE = "give a directory that holds them with --data-dir or PAI_BENCH_DATA, or let it download with internet"
+ADVICE = "give a directory that holds them with --data-dir or PAI_BENCH_DATA, or let it download with internet"
 
 
 def channels_first(images: Tensor | np.ndarray) -> Tensor:
@@ -97,46 +80,44 @@ def channels_first(images: Tensor | np.ndarray) -> Tensor:
     return (tensor[:, None] if tensor.dim() == 3 else tensor.permute(0, 3, 1, 2)).contiguous()
 
 
-def _add(download: Download, text: str, source: str) -> None:
-    """Register a download under its name, described by `text`."""
+def _add(download: Download, description: str, source: str) -> None:
+    """Register a download under its name."""
 
     def load(data_dir: Path | None = None) -> DataSet:
         return download(data_dir)
 
-    load.__doc__ = text
+    load.__doc__ = description
     data_set(download.name, source=source, facts=download.facts)(load)
 
 
 CIFAR_SOURCE = "Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html"
 CIFAR10_FACTS = Facts((3, 32, 32), 10, 50_000, 10_000, "flip-crop", also=("cifar10-jpeg",))
 CIFAR10 = Download("cifar10", "CIFAR-10", "CIFAR10", "cifar-10-batches-py", CIFAR10_FACTS)
+CIFAR100_FACTS = Facts((3, 32, 32), 100, 50_000, 10_000, "flip-crop")
 LIKE_MNIST = Facts((1, 28, 28), 10, 60_000, 10_000)
 
 _add(
-    Digits("mnist", "MNIST", "MNIST", "MNIST/raw", LIKE_MNIST),
+    Download("mnist", "MNIST", "MNIST", "MNIST/raw", LIKE_MNIST),
     "Handwritten digits, 28x28 grey, 60,000 training and 10,000 test images.",
     "LeCun et al. 1998, http://yann.lecun.com/exdb/mnist",
 )
 _add(
-    Digits("fashion-mnist", "Fashion-MNIST", "FashionMNIST", "FashionMNIST/raw", LIKE_MNIST),
+    Download("fashion-mnist", "Fashion-MNIST", "FashionMNIST", "FashionMNIST/raw", LIKE_MNIST),
     "Articles of clothing, 28x28 grey, 10 classes, 60,000 training and 10,000 test images.",
     "Xiao et al. 2017, arXiv:1708.07747",
 )
 _add(
-    Digits("kmnist", "KMNIST", "KMNIST", "KMNIST/raw", LIKE_MNIST),
+    Download("kmnist", "KMNIST", "KMNIST", "KMNIST/raw", LIKE_MNIST),
     "Cursive Japanese characters, 28x28 grey, 10 classes, 60,000 training and 10,000 test images.",
     "Clanuwat et al. 2018, arXiv:1812.01718",
 )
 _add(
-    Numbers("svhn", "SVHN", "SVHN", "SVHN", Facts((3, 32, 32), 10, 73_257, 26_032)),
+    Download("svhn", "SVHN", "SVHN", "SVHN", Facts((3, 32, 32), 10, 73_257, 26_032)),
     "House numbers, 32x32 colour, 10 classes, 73,257 training and 26,032 test images.",
     "Netzer et al. 2011, http://ufldl.stanford.edu/housenumbers",
 )
 _add(
-    Download(
-        *("cifar100", "CIFAR-100", "CIFAR100", "cifar-100-python"),
-        Facts((3, 32, 32), 100, 50_000, 10_000, "flip-crop"),
-    ),
+    Download("cifar100", "CIFAR-100", "CIFAR100", "cifar-100-python", CIFAR100_FACTS),
     "Photographs, 32x32 colour, 100 classes, 50,000 training and 10,000 test images.",
     CIFAR_SOURCE,
 )
@@ -167,14 +148,13 @@ def tiny_imagenet(data_dir: Path | None = None) -> DataSet:
     From the folder ``tiny-imagenet-200`` as it is published, with ``val/val_annotations.txt``.
     """
     root = data_dir or cache_dir() / "data"
-    with blamed("Tiny-ImageNet", root / TINY) as present:
+    with naming_folder("Tiny-ImageNet", root / TINY) as present:
         if not present:
             from torchvision.datasets.utils import download_and_extract_archive
 
             download_and_extract_archive(TINY_ADDRESS, str(root))
         arrays = decoded_folder(root / TINY, tiny_files(root / TINY), TINY_FACTS.shape[1])
-    data = as_data_set(arrays, name="tiny-imagenet", num_classes=200, label="Tiny-ImageNet")
-    return whole(data, root / TINY, TINY_FACTS)
+    return published(arrays, root / TINY, TINY_FACTS, name="tiny-imagenet", label="Tiny-ImageNet")
 
 
 def tiny_files(root: Path) -> Iterator[File]:
@@ -199,20 +179,19 @@ def imagenette(data_dir: Path | None = None) -> DataSet:
     """
     root = data_dir or cache_dir() / "data"
     folder = root / "imagenette2-160"
-    with blamed("Imagenette", folder) as present:
+    with naming_folder("Imagenette", folder) as present:
         if not present:
             from torchvision import datasets
 
             datasets.Imagenette(root, size="160px", download=True)
         arrays = decoded_folder(folder, side=IMAGENETTE_FACTS.shape[1])
-    data = as_data_set(arrays, name="imagenette", num_classes=10, label="Imagenette")
-    return whole(data, folder, IMAGENETTE_FACTS)
+    return published(arrays, folder, IMAGENETTE_FACTS, name="imagenette", label="Imagenette")
 
 
-def whole(data: DataSet, folder: Path, facts: Facts) -> DataSet:
-    """The same data set, read from `folder`, if it is whole: a part of it must not go by its name."""
-    sizes = len(data.train.targets), len(data.test.targets)
+def published(arrays: Arrays, folder: Path, facts: Facts, *, name: str, label: str) -> DataSet:
+    """The data set read from `folder`, if it is whole: a part of it must not go by its name."""
+    sizes = len(arrays["train_targets"]), len(arrays["test_targets"])
     if sizes != (facts.train, facts.test):
-        right = f"not {facts.train:,} and {facts.test:,}; delete it, or {CURE}"
-        raise UserError(f"{data.label}: {folder} has {sizes[0]:,} training and {sizes[1]:,} test images, {right}")
-    return data
+        right = f"not {facts.train:,} and {facts.test:,}; delete it, or {ADVICE}"
+        raise UserError(f"{label}: {folder} has {sizes[0]:,} training and {sizes[1]:,} test images, {right}")
+    return as_data_set(arrays, name=name, num_classes=facts.classes, label=label)

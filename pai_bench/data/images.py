@@ -42,9 +42,8 @@ def folder(path: str) -> Loader:
             raise UserError(f"folder {path} does not exist")
         arrays = decoded_folder(base)
         label = base.resolve().name.encode("utf-8", "replace").decode()  # the name of a folder may be no UTF-8
-        num_classes = int(arrays["train_targets"].max()) + 1
-        found = as_data_set(arrays, name=label, num_classes=num_classes, label=label)
-        return dataclasses.replace(found, name=f"folder:{label}@{found.checksum[:8]}")
+        data = as_data_set(arrays, name=label, num_classes=int(arrays["train_targets"].max()) + 1, label=label)
+        return dataclasses.replace(data, name=f"folder:{label}@{data.checksum[:8]}")
 
     return load
 
@@ -66,10 +65,10 @@ def cifar10_from_images(source: Path) -> DataSet:
 
 def decoded_folder(root: Path, files: Iterable[File] | None = None, side: int | None = None) -> Arrays:
     """The images under `root`, decoded once for as long as no file is added, removed or changed."""
-    found = list(folder_files(root) if files is None else files)
-    stats = [(path, of.stat()) for path, of in found if isinstance(of, Path)]
+    content = list(folder_files(root) if files is None else files)
+    stats = [(path, file.stat()) for path, file in content if isinstance(file, Path)]
     stamp = "\n".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
-    return decoded_once(f"{root.resolve()}\n{side}\n{stamp}", lambda arrays: decode(found, str(root), arrays, side))
+    return decoded_once(f"{root.resolve()}\n{side}\n{stamp}", lambda arrays: decode(content, str(root), arrays, side))
 
 
 def folder_files(root: Path) -> Iterator[File]:
@@ -77,22 +76,19 @@ def folder_files(root: Path) -> Iterator[File]:
     classes = {path.name for path in shown_folders(root / "train")}
     tests = [name for name in TEST_NAMES if any(path.name in classes for path in shown_folders(root / name))]
     for part in ("train", *tests[:1]):  # of two, val is neither for training nor for the test
-        of_part: list[Path] = []
+        images: list[Path] = []
         for folder in shown_folders(root / part):
-            found = list(images_below(folder, frozenset([root.resolve(), (root / part).resolve()])))
-            if not found and part == "train":
-                kinds = ", ".join(sorted(SUFFIXES))
-                raise UserError(
-                    f"{root} has no images ({kinds}) in train/{folder.name}/: remove that class, or add some"
-                )
-            of_part += found
-        for path in sorted(of_part):
-            yield path.relative_to(root), path
+            of_class = list(images_below(folder, frozenset([root.resolve(), (root / part).resolve()])))
+            if not of_class and part == "train":
+                what = f"no images ({', '.join(sorted(SUFFIXES))}) in train/{folder.name}/"
+                raise UserError(f"{root} has {what}: remove that class, or add some")
+            images += of_class
+        yield from ((path.relative_to(root), path) for path in sorted(images))
 
 
 def shown_folders(folder: Path) -> list[Path]:
     """The folders in a folder that are not hidden, by name; none if it is not there."""
-    return sorted(path for path in folder.glob("*/") if is_shown(PurePath(path.name)))
+    return sorted(path for path in folder.glob("*/") if not path.name.startswith("."))
 
 
 def images_below(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
@@ -103,7 +99,7 @@ def images_below(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
     if (real := folder.resolve()) in above:
         raise UserError(f"{folder} leads back to a folder that it is in: remove the link")
     try:
-        content = sorted(path for path in folder.iterdir() if is_shown(PurePath(path.name)))
+        content = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise UserError(f"the folder {folder} cannot be read ({error.strerror or error})") from error
     for path in content:
@@ -116,18 +112,14 @@ def images_below(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
                 logger.warning("%s is left out: it is a link to nothing, or no file", path)
 
 
-def is_shown(path: PurePath) -> bool:
-    """Whether neither a file nor a folder above it is hidden, as those are that systems leave behind."""
-    return not any(part.startswith(".") for part in path.parts)
-
-
 def archive_files(archive: Path) -> Iterator[File]:
     """The image files in a tar archive, by the last three parts of their path."""
     try:
         with tarfile.open(archive) as tar:
             for member in tar:
                 path = PurePath(*PurePath(member.name).parts[-3:])
-                if member.isfile() and path.suffix.lower() in SUFFIXES and len(path.parts) == 3 and is_shown(path):
+                hidden = any(part.startswith(".") for part in path.parts)  # as what systems leave behind
+                if member.isfile() and path.suffix.lower() in SUFFIXES and len(path.parts) == 3 and not hidden:
                     file = tar.extractfile(member)
                     assert file is not None
                     yield path, file.read()
@@ -156,15 +148,15 @@ def decode(files: Iterable[File], where: str, arrays: Arrays, side: int | None =
             raise UserError(f"{where}: class {path.parts[1]!r} of {path} has no training images")
     first = min(images["train"], key=lambda pair: pair[0])
     height, width, channels = shape = decode_image(*first, side).shape
-    for part, found in images.items():
-        found.sort(key=lambda pair: pair[0])
-        inputs = arrays.new(f"{part}_inputs", (len(found), channels, height, width))
-        for i, (path, content) in enumerate(found):
+    for part, split in images.items():
+        split.sort(key=lambda pair: pair[0])
+        inputs = arrays.new(f"{part}_inputs", (len(split), channels, height, width))
+        for i, (path, content) in enumerate(split):
             if (image := decode_image(path, content, side)).shape != shape:
                 shapes = f"{image.shape}, but {first[0]} is {shape}"
                 raise UserError(f"{where}: {path} is {shapes}; all images must have one size and as many channels")
             inputs[i] = image.transpose(2, 0, 1)
-        arrays.new(f"{part}_targets", (len(found),), np.int64)[:] = [classes.index(p.parts[1]) for p, _ in found]
+        arrays.new(f"{part}_targets", (len(split),), np.int64)[:] = [classes.index(p.parts[1]) for p, _ in split]
 
 
 def decode_image(path: PurePath, content: Path | bytes, side: int | None = None) -> np.ndarray:

@@ -32,18 +32,18 @@ def load_data(name: str, *, data_dir: str | Path | None = None) -> DataSet:
     Files are looked for in `data_dir`; without it, in the directory that ``PAI_BENCH_DATA`` names; without that, in the
     user's cache. What is not there is downloaded to the same place, if there is internet.
     """
-    given = data_dir or os.environ.get("PAI_BENCH_DATA")
-    if given and not os.path.isdir(given):
-        raise UserError(f"data directory {given} does not exist")
+    data_dir = data_dir or os.environ.get("PAI_BENCH_DATA")
+    if data_dir and not os.path.isdir(data_dir):
+        raise UserError(f"data directory {data_dir} does not exist")
     plugin, argument = DATA.find(name)
-    folder = Path(given) if given else None
+    folder = Path(data_dir) if data_dir else None
     if plugin.own:
-        return made_by(plugin, folder)
+        return load_own(plugin, folder)
     loader: Loader = plugin.target(argument) if argument else plugin.target
     return loader(folder)
 
 
-def made_by(plugin: Plugin, folder: Path | None) -> DataSet:
+def load_own(plugin: Plugin, folder: Path | None) -> DataSet:
     """What a function of one's own returns. It takes nothing, or the user's data `folder` as ``data_dir``.
 
     Named with a checksum of the content, which is what results depend on. Random numbers are the same in every process.
@@ -52,15 +52,15 @@ def made_by(plugin: Plugin, folder: Path | None) -> DataSet:
     try:
         takes = "data_dir" in inspect.signature(plugin.target).parameters
         with random_state(0):
-            found = plugin.target(data_dir=folder) if takes else plugin.target()
+            data = plugin.target(data_dir=folder) if takes else plugin.target()
     except UserError:  # of a DataSet, which says which
         raise
     except Exception as error:
         what = "is called with nothing, or with data_dir, and raises"
         raise UserError(f"{label}: the function {what} {described(error)}") from error
-    if not isinstance(found, DataSet):
-        raise UserError(f"{label}: the function returns {type(found).__name__}, not a DataSet")
-    return dataclasses.replace(found, name=f"{found.name}@{found.checksum[:8]}", label=found.label)
+    if not isinstance(data, DataSet):
+        raise UserError(f"{label}: the function returns {type(data).__name__}, not a DataSet")
+    return dataclasses.replace(data, name=f"{data.name}@{data.checksum[:8]}", label=data.label)
 
 
 def cache_dir() -> Path:
@@ -94,12 +94,12 @@ class Arrays(dict[str, np.ndarray]):
     @classmethod
     def read(cls, folder: Path) -> "Arrays":
         """What is in the files of a `folder`, read when it is looked at; changes stay in memory."""
-        found = cls(folder)
+        arrays = cls(folder)
         for path in folder.glob("*.npy"):
-            found[path.stem] = np.load(path, mmap_mode="c")
-        if missing := ARRAYS - found.keys():
+            arrays[path.stem] = np.load(path, mmap_mode="c")
+        if missing := ARRAYS - arrays.keys():
             raise ValueError(f"no {', '.join(sorted(missing))}")
-        return found
+        return arrays
 
 
 def decoded_once(key: str, decode: Callable[[Arrays], None]) -> Arrays:
@@ -134,6 +134,8 @@ def decoded_once(key: str, decode: Callable[[Arrays], None]) -> Arrays:
 
 def as_data_set(arrays: Arrays, *, name: str, num_classes: int, label: str) -> DataSet:
     """A `DataSet` from the four arrays that the decoders make."""
-    parts = ((arrays[f"{part}_inputs"], arrays[f"{part}_targets"]) for part in ("train", "test"))
-    train, test = (Split(torch.from_numpy(inputs), torch.from_numpy(targets)) for inputs, targets in parts)
+    inputs, targets = (
+        [torch.from_numpy(arrays[f"{part}_{role}"]) for part in ("train", "test")] for role in ("inputs", "targets")
+    )
+    train, test = map(Split, inputs, targets)
     return DataSet(name, train, test, num_classes=num_classes, label=label)
