@@ -1,18 +1,23 @@
-"""Metrics of a trained network.
+"""Metrics of a trained network, at the end of its training or long after.
 
 A metric is called with a network and a data set on one device and returns a float, or named ones. It is a function, or
 a frozen dataclass whose fields are its options, registered by `pai_bench.support.registry.metric`, and written as
 ``NAME[:OPTION=VALUE]...``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 
 from torch import nn
 
 from pai_bench.data import DataSet, Split
+from pai_bench.results import Measured, Store, TrialMetrics
 from pai_bench.support import spec
+from pai_bench.support.environment import commit, describe
 from pai_bench.support.errors import UserError, unknown
+from pai_bench.support.failures import described
 from pai_bench.support.precision import arithmetic
+from pai_bench.support.randomness import random_state
 from pai_bench.support.registry import METRICS, metric
 from pai_bench.training.trainable_groups import SingleModel
 from pai_bench.training.trainer import evaluate_lanes
@@ -28,8 +33,8 @@ def get_metric(text: str) -> tuple[str, Metric]:
     if (target := METRICS.get(name)) is None:
         raise unknown("metric", name, METRICS)
     if isinstance(target, type):
-        made: Metric = spec.build(target, options, name)
-        return spec.write(name, made), made
+        built: Metric = spec.build(target, options, name)
+        return spec.write(name, built), built
     if options:
         raise UserError(f"metric {name} has no options: {', '.join(options)}")
     function: Metric = target
@@ -39,8 +44,8 @@ def get_metric(text: str) -> tuple[str, Metric]:
 def loss_and_accuracy(model: nn.Module, data: DataSet, split: Split) -> tuple[float, float]:
     """Cross-entropy and accuracy (in [0, 1]) of `model` on `split` of `data`, in eval mode, in single precision."""
     with arithmetic("fp32", data.device):
-        (found,) = evaluate_lanes(SingleModel(model), split, data.normalised, by_lane=False)
-    return found
+        (result,) = evaluate_lanes(SingleModel(model), split, data.normalised, by_lane=False)
+    return result
 
 
 @metric("accuracy", source="share of the test set, in [0, 1]")
@@ -60,3 +65,50 @@ def gap(model: nn.Module, data: DataSet) -> Mapping[str, float]:
     """Accuracy on the training examples in use minus that on the test set, and the same of the loss."""
     trained, tested = (loss_and_accuracy(model, data, split) for split in (data.train, data.test))
     return {"accuracy": trained[1] - tested[1], "loss": trained[0] - tested[0]}
+
+
+def measure(model: nn.Module, data: DataSet, metrics: Iterable[str]) -> dict[str, dict[str, float]]:
+    """What each of the `metrics` gives of `model`, by its name: named floats, or one by the name ``""``.
+
+    `data`, on the device of `model`, has the training examples and labels that the network was trained on. The modes of
+    the modules and all random states are afterwards what they were; random numbers are the same every time.
+    """
+    measured: dict[str, dict[str, float]] = {}
+    modes = [(module, module.training) for module in model.modules()]
+    for name, function in map(get_metric, metrics):
+        try:
+            with random_state(0):
+                result = function(model.eval(), data)
+        except Exception as error:
+            raise UserError(f"metric {name} raises {described(error)}") from error
+        finally:
+            for module, mode in modes:
+                module.training = mode
+        named = result if isinstance(result, Mapping) else {"": result}
+        try:
+            measured[name] = {str(key): float(value) for key, value in named.items()}
+        except (TypeError, ValueError) as error:
+            raise UserError(f"metric {name} must return a float, or floats by name, not {result!r}") from error
+    return measured
+
+
+def evaluate_network(
+    store: Store, identity: str, model: nn.Module, data: DataSet, metrics: Iterable[str]
+) -> TrialMetrics:
+    """Evaluate the network of a stored trial, as `measure` does, and store what comes out beside the trial's record.
+
+    What is stored of other metrics stays.
+    """
+    columns = store.get(identity).row().keys()
+    revision, dirty = commit()
+    provenance = {"commit": revision, "dirty": dirty, "finished": datetime.now(UTC).isoformat()}
+    environment, results = describe(data.device), measure(model, data, metrics)
+    if clash := columns & {f"{name}.{key}" if key else name for name, values in results.items() for key in values}:
+        raise UserError(f"metric {min(clash)} has the name of a column of the results; give it another")
+    stored = store.read_evaluation(identity)
+    all_metrics = dict(stored.metrics) if stored else {}
+    for name, values in results.items():
+        all_metrics[name] = Measured(values=values, environment=environment, provenance=provenance)
+    evaluation = TrialMetrics(identity=identity, metrics=all_metrics)
+    store.write_evaluation(evaluation)
+    return evaluation
