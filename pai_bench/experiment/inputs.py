@@ -12,8 +12,9 @@ from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.experiment.trial import Trial
 from pai_bench.graph.connectivity import Connections
 from pai_bench.graph.flops import Flops
+from pai_bench.networks.private_copy import BATCH_NORMS
 from pai_bench.networks.wrappers import unwrapped
-from pai_bench.scoring import Batch
+from pai_bench.scoring import Batch, Scorer
 from pai_bench.scoring.prunable import chosen
 from pai_bench.support.errors import UserError
 from pai_bench.support.identity import stream
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 LARGE_TRACE = 2**26
 """Bytes of a network's traced tensors from which they are not kept while it is trained."""
 
-ROOM = 0.5
+MEMORY_SHARE = 0.5
 """Share of a device's free memory that a data set may take to be resident there."""
 
 
@@ -39,25 +40,25 @@ class Inputs:
         self._entropies: dict[tuple[DataSource, int, float, float], float] = {}
 
     def release(self) -> None:
-        """Let go of the data on the device; they are sent there again when they are needed."""
+        """Free the data on the device; they are sent there again when they are needed."""
         self._resident.clear()
         self._traced = None, None
 
     def data_set(self, source: DataSource) -> DataSet:
-        """A data set where it was read, loaded once."""
+        """A data set, loaded once, on the processor."""
         if source.name not in self._data:
             self._data[source.name] = source.load()
         return self._data[source.name]
 
     def loaded(self, trial: Trial) -> DataSet:
-        """The trial's data set where it was read, with all of its training examples."""
+        """The trial's data set on the processor, with all of its training examples."""
         return self.data_set(trial.data)
 
     def whole(self, trial: Trial) -> DataSet:
         """The trial's data set on the device, with all of its training examples."""
         if trial.data not in self._resident:
             data = self.loaded(trial)
-            fits = self.device.type == "cpu" or data.nbytes < ROOM * free_bytes(self.device)
+            fits = self.device.type == "cpu" or data.nbytes < MEMORY_SHARE * free_bytes(self.device)
             if not fits:
                 logger.warning("%s is larger than half of the device's free memory, and sent batch by batch", data.name)
             self._resident[trial.data] = data.to(self.device, inputs=fits)
@@ -69,15 +70,17 @@ class Inputs:
 
     def labels(self, trial: Trial) -> Tensor | None:
         """The trial's own labels of the training set; None for the true ones."""
-        if not trial.label_noise:
-            return None
-        return self.whole(trial).noisy(trial.label_noise, stream(trial.seed, "labels")).train.targets
+        return self._noisy(self.whole(trial), trial).train.targets if trial.label_noise else None
+
+    def _noisy(self, data: DataSet, trial: Trial) -> DataSet:
+        """`data` with the labels that the trial is trained on."""
+        return data.noisy(trial.label_noise, stream(trial.seed, "labels"))
 
     def chance_loss(self, trial: Trial) -> float:
         """Entropy in nats of the labels that the trial trains on: the cross-entropy of always giving their shares."""
         if (key := (trial.data, trial.seed, trial.train_fraction, trial.label_noise)) not in self._entropies:
-            data = self.loaded(trial)  # where it was read: nothing waits for the device
-            targets = data.noisy(trial.label_noise, stream(trial.seed, "labels")).train.targets
+            data = self.loaded(trial)  # on the processor: nothing waits for the device
+            targets = self._noisy(data, trial).train.targets
             chosen = data.chosen(trial.train_fraction, stream(trial.seed, "fraction"))
             shares = class_shares(targets if chosen is None else targets[chosen])
             self._entropies[key] = float(torch.special.entr(shares).sum())
@@ -90,18 +93,11 @@ class Inputs:
     def data(self, trial: Trial, *, noisy: bool = False) -> DataSet:
         """The trial's data on the device, with the true labels or with the `noisy` ones that it is trained on."""
         data = self.whole(trial)
-        if noisy:
-            data = data.noisy(trial.label_noise, stream(trial.seed, "labels"))
-        return data.only(self.chosen(trial))
+        return (self._noisy(data, trial) if noisy else data).only(self.chosen(trial))
 
     def model(self, trial: Trial, purpose: str = "weights") -> nn.Module:
-        """The trial's network with the initial weights of its seed, which are the same on every device.
-
-        Another `purpose` gives another draw.
-        """
-        data, seed = self.loaded(trial), stream(trial.seed, purpose)
-        shapes: dict[str, Any] = {"input_shape": data.input_shape, "num_classes": data.num_classes}
-        model = trial.model.build(**shapes, seed=seed, init=trial.init)
+        """The trial's network with the weights that its seed draws for a `purpose`, the same on every device."""
+        model = trial.model.build(self.loaded(trial), stream(trial.seed, purpose), trial.init)
         return unwrapped(model).to(self.device)  # masks name its parameters, and lanes stack them
 
     def score_batch(self, trial: Trial, data: DataSet) -> Batch:
@@ -111,6 +107,12 @@ class Inputs:
         seed = stream(trial.seed, "batch")
         examples = data.score_batch(size, seed, balanced=sampling == "balanced", label=label)
         return Batch(*examples, batches=trial.score_batches)
+
+    def scorer(self, trial: Trial, model: nn.Module, seed: int = 0) -> Scorer:
+        """What scores the prunable parameters of the trial's network by its criterion."""
+        assert trial.criterion is not None
+        names = self.prunable(trial, model, biases=trial.criterion.biases)
+        return Scorer(trial.criterion, model, draw=self.draw(trial), seed=seed, only=names)
 
     def draw(self, trial: Trial) -> Callable[[int], nn.Module]:
         """How the trial's network is drawn again for scoring."""
@@ -122,8 +124,14 @@ class Inputs:
 
     def prunable(self, trial: Trial, model: nn.Module, *, biases: bool = False) -> list[str]:
         """The names of what is to be pruned of the trial's network, in the model's order."""
-        which: dict[str, Any] = {"patterns": trial.prunable, "keep_first": trial.keep_first}
-        return chosen(model, trial.model.traced, biases=biases, keep_last=trial.keep_last, **which)
+        which: dict[str, Any] = {"patterns": trial.prunable, "biases": biases}
+        return chosen(model, trial.model.traced, keep_first=trial.keep_first, keep_last=trial.keep_last, **which)
+
+    def batch_norm(self, trial: Trial, model: nn.Module) -> str | None:
+        """The statistics that batch norm uses while scoring, where that makes a difference."""
+        criterion = trial.criterion
+        has_one = any(isinstance(module, BATCH_NORMS) for module in model.modules())
+        return criterion.bn if criterion is not None and criterion.uses_data and has_one else None
 
     def connections(self, trial: Trial, model: nn.Module) -> Connections | None:
         """The trial's network, traced; None for one that has no paths of its own.
@@ -133,21 +141,21 @@ class Inputs:
         if self._traced[0] != (network := (trial.data, trial.model, trial.seed, trial.init)):
             self._traced = None, None  # two traces need not have room
             try:
-                found = Connections(model, self.example(trial))
+                traced = Connections(model, self.example(trial))
             except UserError as error:  # it does other things for other data, say, and can be trained all the same
                 logger.warning("connectivity is not known: %s", error)
-                found = None
-            self._flops.setdefault((trial.data, trial.model), found.flops if found else None)
-            if found and found.nbytes > LARGE_TRACE:  # training needs the room
-                return found
-            self._traced = network, found
+                traced = None
+            self._flops.setdefault((trial.data, trial.model), traced.flops if traced else None)
+            if traced and traced.nbytes > LARGE_TRACE:  # training needs the room
+                return traced
+            self._traced = network, traced
         return self._traced[1]
 
     def flops(self, trial: Trial, model: nn.Module) -> Flops | None:
         """The dense network's operations for one example; None for one that cannot be followed."""
-        if (kind := (trial.data, trial.model)) not in self._flops:
+        if (network := (trial.data, trial.model)) not in self._flops:
             self.connections(trial, model)
-        return self._flops[kind]
+        return self._flops[network]
 
 
 def class_shares(targets: Tensor) -> Tensor:

@@ -15,22 +15,18 @@ logger = logging.getLogger(__name__)
 
 
 def summarize_mask(
-    model: nn.Module, mask: Mask | None, links: Connectivity | None, work: Flops | None, weights: Sequence[str]
+    model: nn.Module, mask: Mask | None, links: Connectivity | None, flops: Flops | None, weights: Sequence[str]
 ) -> Pruning:
-    """The section of a record that says what is left.
-
-    `weights` are the names of what can be pruned, without biases; `work` is what the dense network does for one
-    example.
-    """
+    """The section of a record about a mask over the prunable `weights`; `flops` are those of the dense network."""
     sizes = {name: model.get_parameter(name).numel() for name in mask or weights}
     kept = mask.kept_per_layer() if mask else sizes
     effective = {layer.name: layer.effective for layer in links.layers} if links else dict.fromkeys(sizes)
-    by_weight = work.by_weight if work else {}
+    by_weight = flops.by_weight if flops else {}
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     kept_places = {name: keep.cpu().numpy() for name, keep in mask.items()} if mask else {}
     return Pruning(
         not_prunable=sum(weight.numel() for weight in model.parameters()) - sum(sizes.values()),
-        flops=work.total if work else None,
+        flops=flops.total if flops else None,
         mask=pack(kept_places) if mask else None,
         whole_mask=whole_file(kept_places),
         achieved_sparsity=1 - sum(kept.values()) / sum(sizes.values()),
@@ -46,7 +42,7 @@ def summarize_mask(
                 kept=kept[name],
                 effective=effective[name],
                 shape=shapes.get(name, ()),
-                flops=by_weight.get(name, 0) if work else None,
+                flops=by_weight.get(name, 0) if flops else None,
             )
             for name in sizes
         ),

@@ -32,18 +32,21 @@ def read_mask(record: Stored | Record, identity: str | None = None) -> Mask:
     or a `Record`, of a network whose mask is in there. Records of networks of more than 524,288 weights that were
     written before whole masks were stored beside them hold a sample: `remake_mask` prunes again.
     """
-    record, store = found(record, identity)
+    record, store = find_record(record, identity)
+    layers = record.pruning.layers
     if record.trial["criterion"] is not None and record.pruning.mask is None:
         what = record.status if record.status == "failed" else "one of a file of records, which has no masks"
         raise UserError(f"trial {record.identity} has no mask: it is {what}")
     try:
-        check_layers(record)
+        if len({layer.name for layer in layers}) < len(layers) or not layers:
+            raise ValueError("its layers are not known")
+        for layer in layers:
+            if not layer.fits_shape():
+                raise ValueError(f"the {layer.size:,} weights of {layer.name} have the shape {layer.shape}")
         if record.trial["criterion"] is None:  # one value for all places, however large a layer is said to be
-            return Mask({one.name: torch.ones((), dtype=torch.bool).expand(one.shape) for one in record.pruning.layers})
+            return Mask({layer.name: torch.ones((), dtype=torch.bool).expand(layer.shape) for layer in layers})
         if (bits := stored_bits(record, store)) is not None:
-            if {name: int(keep.sum()) for name, keep in bits.items()} != {
-                one.name: one.kept for one in record.pruning.layers
-            }:
+            if {name: int(keep.sum()) for name, keep in bits.items()} != {layer.name: layer.kept for layer in layers}:
                 raise ValueError("it keeps other numbers of connections than the record says")
             return Mask({name: torch.from_numpy(keep) for name, keep in bits.items()})
     except (ValueError, OSError) as error:
@@ -52,15 +55,6 @@ def read_mask(record: Stored | Record, identity: str | None = None) -> Mask:
         f"the record of {record.identity} holds a sample of {PLACES:,} of its {size_of(record):,} places, and no whole "
         "mask lies beside it: pai_bench.remake_mask(record) prunes again, and holds the mask to the sample"
     )
-
-
-def check_layers(record: Record) -> None:
-    """Raise ValueError if a record does not say of which shapes its mask is."""
-    if len({layer.name for layer in record.pruning.layers}) < len(record.pruning.layers) or not record.pruning.layers:
-        raise ValueError("its layers are not known")
-    for layer in record.pruning.layers:
-        if not layer.fits_shape():
-            raise ValueError(f"the {layer.size:,} weights of {layer.name} have the shape {layer.shape}")
 
 
 def stored_bits(record: Record, store: Store | None) -> dict[str, Bits] | None:
@@ -94,7 +88,7 @@ def remake_mask(
     data are. A mask that differs from the record's is a `UserError`: another version of torch, or another device, adds
     up in another order.
     """
-    record, _ = found(record, identity)
+    record, _ = find_record(record, identity)
     if record.trial["criterion"] is None or record.pruning.mask is None:
         return read_mask(record)
     trial, runner = trial_of(record, data_dir, device)
@@ -104,10 +98,10 @@ def remake_mask(
     if {name: keep.numel() for name, keep in mask.items()} != sizes:
         raise UserError(f"the network of trial {record.identity} has other layers than its record")
     if differ := differing(record.pruning.mask, {name: keep.cpu().numpy() for name, keep in mask.items()}):
-        whole = min(PLACES, sum(sizes.values()))
+        whole, torch_version = min(PLACES, sum(sizes.values())), record.environment.versions.get("torch", "?")
         raise UserError(
             f"the mask made again differs from that of trial {record.identity} in {differ:,} of {whole:,} places: it "
-            f"was made with {describe(record)}"
+            f"was made with torch {torch_version} on {record.environment.device}"
         )
     return mask.to("cpu")
 
@@ -121,14 +115,14 @@ def initial_weights(
     """
     if seed < 0:
         raise UserError(f"seed {seed} must not be negative")
-    where = None if data_dir is None else str(data_dir)
-    sweep = Sweep(models=[model], data=[data], criteria=["random"], epochs=0, init=init, device="cpu", data_dir=where)
+    options: dict[str, Any] = {"device": "cpu", "data_dir": data_dir, "epochs": 0}
+    sweep = Sweep(models=[model], data=[data], criteria=["random"], init=init, **options)
     catalog = resolve(sweep)
     built = Runner(catalog).inputs.model(dataclasses.replace(catalog.trials[0], seed=seed))
     return {name: tensor.detach().clone() for name, tensor in built.state_dict().items()}
 
 
-def found(record: Stored | Record, identity: str | None) -> tuple[Record, Store | None]:
+def find_record(record: Stored | Record, identity: str | None) -> tuple[Record, Store | None]:
     """A record, and the results folder that it is in."""
     if isinstance(record, Record):
         return record, None
@@ -137,13 +131,11 @@ def found(record: Stored | Record, identity: str | None) -> tuple[Record, Store 
         try:
             path = path.resolve()
         except (OSError, ValueError) as error:
-            raise UserError(
-                f"the record {record!r} cannot be read ({getattr(error, 'strerror', None) or error})"
-            ) from error
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"the record {record!r} cannot be read ({reason})") from error
         if path.suffix != ".json" or path.parent.name != "trials":
-            raise UserError(
-                f"{path} is not the file of a trial (trials/NAME.json): give that, or the folder and a name"
-            )
+            what = "is not the file of a trial (trials/NAME.json): give that, or the folder and a name"
+            raise UserError(f"{path} {what}")
         path, identity = path.parent.parent, path.stem
     store = Store(path)
     return store.get(identity), store
@@ -155,7 +147,7 @@ def trial_of(record: Record, data_dir: Stored | None, device: str) -> tuple[Tria
     criterion, version = stored["criterion"], stored["model_version"]
     settings = {name: stored[name] for name in (*names(ScoringSettings), *names(TrainingSettings))}
     sweep = Sweep(
-        **settings | {"scope": None if stored["scope"] == "quota" else stored["scope"]},
+        **settings | {"scope": None if stored["scope"] == "quota" else stored["scope"], "data_dir": data_dir},
         criteria=[criterion["name"]],
         models=[stored["model"] if version != 1 else NAMES_OF_VERSION_1.get(stored["model"], stored["model"])],
         data=[stored["data"]],
@@ -165,7 +157,6 @@ def trial_of(record: Record, data_dir: Stored | None, device: str) -> tuple[Tria
         schedule=criterion["schedule"],
         epochs=0,
         device=device,
-        data_dir=None if data_dir is None else str(data_dir),
     )
     try:
         catalog = resolve(sweep)
@@ -178,9 +169,3 @@ def trial_of(record: Record, data_dir: Stored | None, device: str) -> tuple[Tria
             f"trial {record.identity} cannot be made again: what it names is no longer the same (now {trial.identity})"
         )
     return trial, Runner(catalog)
-
-
-def describe(record: Record) -> str:
-    """What a record was made with, in a few words."""
-    environment = record.environment
-    return f"torch {environment.versions.get('torch', '?')} on {environment.device}"

@@ -42,19 +42,17 @@ class Recipe:
 
     def points(self) -> dict[tuple[Any, ...], set[tuple[Any, ...]]]:
         """The points of its grids by what decides how they train: data, model, and the fields that are no scoring."""
-        found: dict[tuple[Any, ...], set[tuple[Any, ...]]] = {}
+        points: dict[tuple[Any, ...], set[tuple[Any, ...]]] = {}
         for grid in self.grids:
             sweep = Sweep(**{key: value for key, value in grid.items() if key != "out"})
             training, scoring = (
-                tuple((name, getattr(sweep, name)) for kind in kinds for name in names(kind) if name not in GRID)
-                for kinds in ((ProtocolSettings, TrainingSettings), (ScoringSettings, Axes))
+                tuple((name, getattr(sweep, name)) for cls in classes for name in names(cls) if name not in GRID)
+                for classes in ((ProtocolSettings, TrainingSettings), (ScoringSettings, Axes))
             )
-            pruned = itertools.product(sweep.criteria, sweep.variants, sweep.sparsities)
-            each = [DENSE, *((*point, scoring) for point in pruned)]
-            for data, model in itertools.product(sweep.data, sweep.models):
-                kind = found.setdefault((data, model, training), set())
-                kind |= {(seed, point) for seed in sweep.each_seed for point in each}
-        return found
+            trials = [DENSE, *itertools.product(sweep.criteria, sweep.variants, sweep.sparsities, [scoring])]
+            for network in itertools.product(sweep.data, sweep.models, [training]):
+                points.setdefault(network, set()).update(itertools.product(sweep.seed_list, trials))
+        return points
 
 
 def shipped() -> list[str]:
@@ -69,12 +67,9 @@ def load(name: str, *, replaced: Collection[str] = ()) -> Recipe:
     """
     path = Path(name) if name.endswith(".toml") or os.path.isfile(name) else SHIPPED / f"{name}.toml"
     if not os.path.isfile(path):
-        if path.parent == SHIPPED:
-            raise unknown("recipe", name, shipped())
-        raise UserError(f"no recipe file {name}")
+        raise unknown("recipe", name, shipped()) if path.parent == SHIPPED else UserError(f"no recipe file {name}")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        return parse(text, name, replaced)
+        return parse(path.read_text(encoding="utf-8-sig"), name, replaced)
     except OSError as error:
         raise UserError(f"recipe {name} cannot be read ({error.strerror or error})") from error
     except RecursionError as error:
@@ -92,7 +87,7 @@ def parse(text: str, name: str, replaced: Collection[str] = ()) -> Recipe:
     grids = content.pop("grid", [{}])
     if not isinstance(grids, list) or not grids or not all(isinstance(grid, dict) for grid in grids):
         raise UserError(f"recipe {name}: 'grid' is for tables [[grid]], each with keys of its own")
-    lines = {(part, key): line for part, key, line in reversed(list(places(text)))}
+    lines = {(part, key): line for part, key, line in reversed(list(key_lines(text)))}
     about = {key: content.pop(key) for key in ("title", "source") if key in content}
     for key, value in about.items():
         if not isinstance(value, str):
@@ -102,7 +97,7 @@ def parse(text: str, name: str, replaced: Collection[str] = ()) -> Recipe:
     return Recipe(name, tuple(parts[TOP] | part for part in parts[1:]), **about)
 
 
-def places(text: str) -> Iterator[tuple[int, str, int]]:
+def key_lines(text: str) -> Iterator[tuple[int, str, int]]:
     """Part, key and line (from 1) of whatever looks like a key of a recipe."""
     part, quotes = TOP, ""  # those that will end a text of several lines
     for number, line in enumerate(text.split("\n"), 1):
@@ -111,9 +106,9 @@ def places(text: str) -> Iterator[tuple[int, str, int]]:
             continue
         if re.match(r"\s*\[\[\s*[\"']?grid[\"']?\s*\]\]", line):
             part += 1
-        elif found := re.match(r"\s*([\"']?)([\w-]+)\1\s*=", line):
-            yield part, found[2], number
-            opening = re.match(r"\s*(\"{3}|'{3})", line[found.end() :])
+        elif key := re.match(r"\s*([\"']?)([\w-]+)\1\s*=", line):
+            yield part, key[2], number
+            opening = re.match(r"\s*(\"{3}|'{3})", line[key.end() :])
             quotes = opening[1] if opening and line.count(opening[1]) == 1 else ""
 
 
@@ -128,15 +123,11 @@ KEYS: dict[str, Any] = get_type_hints(Sweep, include_extras=True) | AXES | {"out
 
 
 def check(
-    given: Mapping[str, Any],
-    recipe: str,
-    lines: Mapping[tuple[int, str], int],
-    part: int,
-    replaced: Collection[str] = (),
+    keys: Mapping[str, Any], recipe: str, lines: Mapping[tuple[int, str], int], part: int, replaced: Collection[str]
 ) -> dict[str, Any]:
-    """`given` with its keys spelled as fields, after checking that each is known and has a value that it can have."""
+    """`keys` spelled as fields, after checking that each is known and has a value that it can have."""
     checked: dict[str, Any] = {}
-    for key, value in given.items():
+    for key, value in keys.items():
         line = lines.get((part, key))
         label = f"recipe {recipe}" + (f", line {line}" if line else "")
         name = key.replace("-", "_")
@@ -149,13 +140,13 @@ def check(
             checked[name] = tuple(typed(v, KEYS[name], f"{label}: {key}") for v in values)
         else:
             checked[name] = typed(value, KEYS[name], f"{label}: {key}")
-        if name != "out":
-            try:
+        try:
+            if name != "out":
                 Sweep(**{name: checked[name]})
-                if name not in replaced:
-                    look_up(name, checked[name])
-            except UserError as error:
-                raise UserError(f"{label}: {error}") from None
+            if name not in replaced:
+                look_up(name, checked[name])
+        except UserError as error:
+            raise UserError(f"{label}: {error}") from None
     return checked
 
 
@@ -176,14 +167,14 @@ def look_up(key: str, value: Any) -> None:
         "schedule": get_schedule,
         "protocol": get_protocol,
     }
-    for name in value if key in AXES else [value]:
-        if key in finders:
+    if key in finders:
+        for name in value if key in AXES else [value]:
             finders[key](name)
 
 
 def typed(value: Any, to: Any, label: str) -> Any:
     """`value` if it is of the type `to`; unlike on a command line, no number is read out of a text."""
-    if not accepts_text(to) and any(isinstance(one, str) for one in (value if isinstance(value, list) else [value])):
+    if not accepts_text(to) and any(isinstance(v, str) for v in (value if isinstance(value, list) else [value])):
         wanted = "true or false" if to is bool else "a number"
         raise UserError(f"{label} = {value!r} must be {wanted}, not a text")
     if isinstance(value, str) and "\0" in value:

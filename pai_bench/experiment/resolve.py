@@ -11,7 +11,7 @@ from typing import Protocol as TypingProtocol
 import torch
 from torch import nn
 
-from pai_bench.data import DataSet, load_data
+from pai_bench.data import DataSet
 from pai_bench.data.augment import check_images
 from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.experiment.sweep import Execution, Sweep, refuse_duplicates
@@ -35,7 +35,7 @@ from pai_bench.training.protocol import DEFAULT, DEFAULT_WITH_BATCH_NORM, Protoc
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is known of a network after it was built and given examples of a data set; by default, nothing."""
+    """What is known of a network after it was built and ran on examples of a data set; by default, nothing."""
 
     batch_norm: bool = False
     traced: tuple[str, ...] = ()
@@ -80,11 +80,11 @@ Inspector = Callable[[Sweep, DataSource, DataSet, ModelSource], Inspection]
 def inspect_network(
     sweep: Sweep, data: DataSet, source: ModelSource, on_built: Callable[[Inspection], None] = lambda _: None
 ) -> Inspection:
-    """Build a network and give it examples, whether it fits the data or not, which is then a `UserError`.
+    """Build a network and run it on examples; a network that does not fit the data is a `UserError`.
 
-    `on_built` is told what is known before it is given any.
+    `on_built` is called with what is known before it runs.
     """
-    model = source.build(input_shape=data.input_shape, num_classes=data.num_classes, seed=0, init=sweep.init)
+    model = source.build(data, 0, sweep.init)
     built = Inspection(any(isinstance(module, BATCH_NORMS) for module in model.modules()))
     on_built(built)
     check_fit(model, source.name, data)
@@ -93,36 +93,31 @@ def inspect_network(
     return dataclasses.replace(built, traced=traced, unclear=unclear)
 
 
-def inspect_here(sweep: Sweep, _source: DataSource, data: DataSet, model: ModelSource) -> Inspection:
-    """`inspect_network` in this process."""
-    return inspect_network(sweep, data, model)
-
-
 @by_torchs_defaults
-def resolve(sweep: Sweep, inspector: Inspector = inspect_here) -> Catalog:
+def resolve(sweep: Sweep, inspector: Inspector | None = None) -> Catalog:
     """The catalog of `sweep` with all its trials; a mistake anywhere in it is a `UserError`.
 
-    `inspector` says what is known of a network on a data set.
+    `inspector` takes the place of `inspect_network`.
     """
     catalog = Catalog(select_device(sweep.device), sweep, sweep.by_name)
     if sweep.precision == "tf32" and catalog.device.type != "cuda":
         raise UserError(f"precision tf32 is for CUDA devices, not {catalog.device}; use fp32 or bf16")
-    criteria = [_criterion(sweep, given) for given in sweep.criteria]
-    models = [_model(given) for given in sweep.models]
+    criteria = [_criterion(sweep, reference) for reference in sweep.criteria]
+    models = [_model(reference) for reference in sweep.models]
     refuse_duplicates("models", [source.name for source in models])
-    sources = [_data(catalog, sweep, given) for given in sweep.data]
+    sources = [_data(catalog, sweep, reference) for reference in sweep.data]
     refuse_duplicates("data", [source.name for source in sources])
     networks = []
     for source in sources:
         data = catalog.data[source.name]
         for model in models:
-            known = inspector(sweep, source, data, model)
+            known = inspector(sweep, source, data, model) if inspector else inspect_network(sweep, data, model)
             protocol = _protocol(sweep, data, known)
             batch = _score_batch(data, sweep, fraction(sweep, protocol))
             version = _version(model, data)
-            found = dataclasses.replace(model, version=version, traced=known.traced, unclear=known.unclear)
-            networks.append((source, found, protocol, batch))
-    variants = [get_variant(given) for given in sweep.variants]
+            inspected = dataclasses.replace(model, version=version, traced=known.traced, unclear=known.unclear)
+            networks.append((source, inspected, protocol, batch))
+    variants = [get_variant(reference) for reference in sweep.variants]
     refuse_duplicates("variants", [str(variant) for variant in variants])
     for (criterion, _), variant in itertools.product(criteria, variants):
         check_ties(criterion, variant, sweep.target, sweep.repair, sweep.min_per_layer)
@@ -132,8 +127,8 @@ def resolve(sweep: Sweep, inspector: Inspector = inspect_here) -> Catalog:
     return catalog
 
 
-def _criterion(sweep: Sweep, given: str | Criterion) -> tuple[Criterion, Schedule]:
-    criterion = get_criterion(given)
+def _criterion(sweep: Sweep, reference: str | Criterion) -> tuple[Criterion, Schedule]:
+    criterion = get_criterion(reference)
     if sweep.bn != "published" and criterion.uses_data:
         if criterion.bn not in (sweep.bn, type(criterion).bn):
             raise UserError(f"{criterion} and bn {sweep.bn} ask for different modes of batch norm")
@@ -146,18 +141,18 @@ def _criterion(sweep: Sweep, given: str | Criterion) -> tuple[Criterion, Schedul
     return criterion, schedule
 
 
-def _model(given: str | Builder) -> ModelSource:
-    if isinstance(given, str):
-        name, builder = find_model(given)
-        file = files.split(given, "model")  # which other processes find, wherever they are
-        return ModelSource(name, given if file is None else f"{file[0]}:{file[1]}", builder=builder)
-    refuse_instance(given)
-    if not callable(given):
-        raise UserError(f"a model is a name or a function that builds one, not {type(given).__name__}")
-    name = getattr(given, "__name__", "")
-    if not name or name == "<lambda>":
+def _model(reference: str | Builder) -> ModelSource:
+    if isinstance(reference, str):
+        name, builder = find_model(reference)
+        file = files.split(reference, "model")  # which other processes find, wherever they are
+        return ModelSource(name, reference if file is None else f"{file[0]}:{file[1]}", builder=builder)
+    refuse_instance(reference)
+    if not callable(reference):
+        raise UserError(f"a model is a name or a function that builds one, not {type(reference).__name__}")
+    name = getattr(reference, "__name__", "")
+    if name in ("", "<lambda>"):
         raise UserError("a model given as a function needs a name: define it with `def`, not as a lambda")
-    return ModelSource(name, given)
+    return ModelSource(name, reference)
 
 
 def _version(model: ModelSource, data: DataSet) -> int:
@@ -166,13 +161,14 @@ def _version(model: ModelSource, data: DataSet) -> int:
     return files.version_of(model.reference)
 
 
-def _data(catalog: Catalog, sweep: Sweep, given: str | DataSet) -> DataSource:
-    if not isinstance(given, str | DataSet):
-        what = f"data is a name or a DataSet, not {type(given).__name__}"
+def _data(catalog: Catalog, sweep: Sweep, reference: str | DataSet) -> DataSource:
+    if not isinstance(reference, str | DataSet):
+        what = f"data is a name or a DataSet, not {type(reference).__name__}"
         raise UserError(f'{what}: pai_bench.DataSet("NAME", train=(inputs, targets), test=(inputs, targets))')
-    data = load_data(given, data_dir=sweep.data_dir) if isinstance(given, str) else given
-    used = catalog.data[data.name] = data.held_out(sweep.validation) if sweep.validation else data
-    return DataSource(data.name, given, sweep.data_dir, sweep.validation, used.checksum)
+    source = DataSource("", reference, sweep.data_dir, sweep.validation)
+    data = source.load()
+    catalog.data[data.name] = data
+    return dataclasses.replace(source, name=data.name, checksum=data.checksum)
 
 
 def _protocol(sweep: Sweep, data: DataSet, known: Inspection) -> Protocol:
@@ -203,10 +199,10 @@ def check_fit(model: nn.Module, name: str, data: DataSet) -> None:
         raise UserError(f"model {name} {what}: {described(error)}") from error
     expected = (min(2, len(data.train.targets)), data.num_classes)
     if not isinstance(logits, torch.Tensor) or logits.shape != expected or not logits.is_floating_point():
-        got = type(logits).__name__
+        output = type(logits).__name__
         if isinstance(logits, torch.Tensor):
-            got = f"{tuple(logits.shape)}" + f" of {logits.dtype}" * (not logits.is_floating_point())
-        raise UserError(f"model {name} gives {got} for {expected[0]} examples of {data.name}, not logits {expected}")
+            output = f"{tuple(logits.shape)}" + f" of {logits.dtype}" * (not logits.is_floating_point())
+        raise UserError(f"model {name} gives {output} for {expected[0]} examples of {data.name}, not logits {expected}")
 
 
 def _score_batch(data: DataSet, sweep: Sweep, share: float) -> int:
@@ -217,8 +213,8 @@ def _score_batch(data: DataSet, sweep: Sweep, share: float) -> int:
     if sweep.score_sampling.startswith("class-"):
         label = int(sweep.score_sampling.removeprefix("class-"))
         of_class = data.train.targets == label
-        chosen = [data.chosen(share, stream(seed, "fraction")) for seed in sweep.each_seed]
-        there = min(int((of_class if one is None else of_class[one]).sum()) for one in chosen)
-        if there < size * sweep.score_batches:
-            raise UserError(f"{data.name} has {there} training examples of class {label}, less than a score batch")
+        subsets = [data.chosen(share, stream(seed, "fraction")) for seed in sweep.seed_list]
+        count = min(int((of_class if subset is None else of_class[subset]).sum()) for subset in subsets)
+        if count < size * sweep.score_batches:
+            raise UserError(f"{data.name} has {count} training examples of class {label}, less than a score batch")
     return size

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import torch
-from torch import nn
 
 from pai_bench.experiment import stages
 from pai_bench.experiment.inputs import Inputs
@@ -20,7 +19,6 @@ from pai_bench.experiment.scoring_probe import ScoringProbe
 from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.experiment.stages import Pruned
 from pai_bench.experiment.trial import Trial
-from pai_bench.networks.private_copy import BATCH_NORMS
 from pai_bench.results import Environment, EpochRecord, Evaluation, Pruning, Record, Training, TrialProvenance, UsedData
 from pai_bench.support.environment import commit, describe, without_paths
 from pai_bench.support.failures import described, traceback_of
@@ -28,22 +26,16 @@ from pai_bench.support.memory import no_memory
 from pai_bench.support.randomness import random_state
 from pai_bench.training.equivalence import difference, draws_at_random
 from pai_bench.training.layout import channels_last_weights, prepare_layout
-from pai_bench.training.trainer import (
-    ENGINE,
-    DivergedError,
-    Engine,
-    History,
-    Together,
-)
+from pai_bench.training.trainer import ENGINE, DivergedError, Engine, Epoch, History, Together
 
 logger = logging.getLogger(__name__)
 
 PROBE = 8
-"""Examples by which networks are tried in lanes."""
+"""Examples on which training together is compared with training one by one."""
 
 
 class ListenerError(BaseException):
-    """Whoever listens to the progress of trials has raised an `error`, which is no failure of a trial."""
+    """An `error` that a progress callback has raised, which is no failure of a trial."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(error)
@@ -76,20 +68,20 @@ class Runner:
     ) -> list[Record]:
         """The records of trials that share data, network and protocol, trained in one program where they are several.
 
-        `on_epoch` is told when a trial begins to train (0), and of every epoch that it has finished.
+        `on_epoch` is called when a trial begins to train (0), and with every epoch that it has finished.
         """
 
-        def tell(trial: Trial, epoch: int) -> None:
+        def report_epoch(trial: Trial, epoch: int) -> None:
             try:
                 on_epoch(trial, epoch)
             except Exception as error:
                 raise ListenerError(error) from error
 
         try:
-            return self._run_together(trials, tell, engine)
+            return self._run_together(trials, report_epoch, engine)
         except ListenerError as listener:
-            found = listener.error
-        raise found  # as it was raised, with what had caused it
+            raised = listener.error
+        raise raised  # with what had caused it, and without the ListenerError
 
     def _run_together(
         self, trials: Sequence[Trial], on_epoch: Callable[[Trial, int], None], engine: Engine
@@ -101,7 +93,7 @@ class Runner:
             try:
                 made = self._prepare(trial)
                 on_epoch(trial, 0)
-                if made.cut:
+                if made.skips_training:
                     records[trial.identity] = self._finish(
                         made, stages.train_alone(self.inputs, made, on_epoch, engine), engine
                     )
@@ -163,30 +155,32 @@ class Runner:
         return [[made] for made in part]
 
     def obstacle(self, trial: Trial, together: Together = "stacked") -> str | None:
-        """Why the networks of a trial's kind cannot be trained `together`; None if they can."""
-        if (kind := (trial.data, trial.model, together)) not in self._obstacles and self.catalog.isolated_process:
+        """Why networks like that of a trial cannot be trained `together`; None if they can."""
+        if (key := (trial.data, trial.model, together)) not in self._obstacles:
+            isolated = self.catalog.isolated_process
             try:
-                self._obstacles[kind] = self.catalog.isolated_process.query("obstacle", trial, together)
-            except Exception as error:
-                self._obstacles[kind] = str(error)
-        if kind not in self._obstacles:
-            data = self.inputs.data(trial)
-            # by the network's own law: another may have steps that diverge, which tells nothing
-            kinds = [dataclasses.replace(trial, seed=seed, init="own") for seed in (0, 1)]
-            spread = torch.linspace(0, len(data.train.targets) - 1, PROBE).long().to(self.device)
-            inputs, targets = (tensor[spread.to(tensor.device)] for tensor in data.train)
-            examples = data.normalised(inputs)
-            try:
-                with random_state(0):
-                    apart, joint = ([self.inputs.model(one) for one in kinds] for _ in range(2))
-                    prepare_layout([*apart, *joint], examples)
-                    if together == "branches":
-                        self._obstacles[kind] = draws_at_random(joint, examples, targets)
-                    else:
-                        self._obstacles[kind] = difference(apart, joint, examples, targets)
+                if isolated is not None:
+                    self._obstacles[key] = isolated.query("obstacle", trial, together)
+                else:
+                    self._obstacles[key] = self._difference(trial, together)
             except Exception as error:  # whatever torch.vmap says of operations that it does not know
-                self._obstacles[kind] = f"{error}".partition("\n")[0]
-        return self._obstacles[kind]
+                self._obstacles[key] = str(error) if isolated is not None else str(error).partition("\n")[0]
+        return self._obstacles[key]
+
+    def _difference(self, trial: Trial, together: Together) -> str | None:
+        """What is different when two networks like that of a trial are trained `together`; None if nothing is."""
+        data = self.inputs.data(trial)
+        # with the network's own initial weights: steps from others may diverge, which would show nothing
+        trials = [dataclasses.replace(trial, seed=seed, init="own") for seed in (0, 1)]
+        spread = torch.linspace(0, len(data.train.targets) - 1, PROBE).long().to(self.device)
+        inputs, targets = (tensor[spread.to(tensor.device)] for tensor in data.train)
+        examples = data.normalised(inputs)
+        with random_state(0):
+            apart, joint = ([self.inputs.model(trial) for trial in trials] for _ in range(2))
+            prepare_layout([*apart, *joint], examples)
+            if together == "branches":
+                return draws_at_random(joint, examples, targets)
+            return difference(apart, joint, examples, targets)
 
     def _finish(self, made: Pruned, history: History, engine: Engine, lanes: int = 1) -> Record:
         """The record of a network that was trained by `engine`, beside others in `lanes`."""
@@ -194,13 +188,13 @@ class Runner:
         inputs, cost = self.inputs, made.cost
         if history.diverged is not None:
             return self.failure(trial, DivergedError(history.diverged))
-        test_loss, test_accuracy = stages.final_test(self.inputs, made, history)
+        test_loss, test_accuracy = stages.final_test(inputs, made, history)
         why = None
-        if made.cut and links is not None:
+        if made.skips_training and links is not None:
             why = f"no path from input to output, cut first in {links.first_cut}; not trained"
         return self._record(
             trial,
-            "disconnected" if made.cut else "done",
+            "disconnected" if made.skips_training else "done",
             lanes=lanes,
             engine=engine,
             channels_last=bool(channels_last_weights(model)),
@@ -209,29 +203,15 @@ class Runner:
                 summarize_mask(model, made.mask, links, inputs.flops(trial, model), inputs.prunable(trial, model)),
                 score_seconds=cost.seconds if cost else None,
                 score_peak_bytes=cost.peak_bytes if cost else None,
-                batch_norm=self._batch_norm(trial, model),
+                batch_norm=inputs.batch_norm(trial, model),
             ),
             training=Training(
                 train_seconds=history.seconds,
                 images_per_second=history.images_per_second,
-                curve=tuple(
-                    EpochRecord(
-                        epoch=e.epoch,
-                        train_loss=_finite(e.train_loss),
-                        test_loss=_finite(e.test_loss),
-                        test_accuracy=e.test_accuracy,
-                    )
-                    for e in history.epochs
-                ),
+                curve=tuple(map(_epoch_record, history.epochs)),
             ),
             evaluation=Evaluation(test_accuracy=test_accuracy, test_loss=_finite(test_loss)),
         )
-
-    def _batch_norm(self, trial: Trial, model: nn.Module) -> str | None:
-        """The statistics that batch norm used while scoring, where that made a difference."""
-        criterion = trial.criterion
-        has_one = any(isinstance(module, BATCH_NORMS) for module in model.modules())
-        return criterion.bn if criterion is not None and criterion.uses_data and has_one else None
 
     def provenance(self) -> dict[str, Any]:
         """The command, the state of the code that runs it, and the time, which tells the newer of two versions."""
@@ -247,11 +227,11 @@ class Runner:
         lanes: int = 1,
         engine: Engine = ENGINE,
         channels_last: bool | None = None,
-        error: str | None = None,
-        traceback: str | None = None,
         pruning: Pruning | None = None,
         training: Training | None = None,
         evaluation: Evaluation | None = None,
+        error: str | None = None,
+        traceback: str | None = None,
     ) -> Record:
         data = self.inputs.loaded(trial)
         unclear = trial.model.unclear if trial.prunable is None else ()
@@ -290,12 +270,17 @@ class Runner:
         )
 
 
+def _epoch_record(epoch: Epoch) -> EpochRecord:
+    train_loss, test_loss = _finite(epoch.train_loss), _finite(epoch.test_loss)
+    return EpochRecord(epoch=epoch.epoch, train_loss=train_loss, test_loss=test_loss, test_accuracy=epoch.test_accuracy)
+
+
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
 def forget_frames(error: BaseException | None) -> None:
-    """Let go of the variables of the calls that `error` has come through, and of those of the errors before it."""
+    """Clear the local variables in the traceback of `error`, and of the errors before it."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__

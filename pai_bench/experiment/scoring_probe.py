@@ -9,7 +9,6 @@ from pai_bench.experiment.inputs import Inputs
 from pai_bench.experiment.stages import mask_maker
 from pai_bench.experiment.trial import Trial
 from pai_bench.masks import Mask, Schedule
-from pai_bench.scoring import Scorer
 from pai_bench.support.timing import Measurement, measured
 
 FEWEST_CUTS = 2
@@ -27,28 +26,21 @@ class ScoringProbe:
         """The trial's mask and what it cost, after a warm-up; nothing for the dense reference."""
         if trial.criterion is None or trial.schedule is None:
             return None, None
-        kind = trial.data, trial.model, trial.method
+        key = trial.data, trial.model, trial.method
         make = mask_maker(self.inputs, trial, model)
-        if kind not in self._peaks:
-            self._peaks[kind] = self._warm_up(trial, model, make)
+        if key not in self._peaks:
+            self._peaks[key] = self._warm_up(trial, model, make)
         with measured(self.inputs.device) as cost:
             mask = make(trial.schedule)
         if cost.peak_bytes is None:
-            cost.peak_bytes = self._peaks[kind]
+            cost.peak_bytes = self._peaks[key]
         return mask, cost
 
     def _warm_up(self, trial: Trial, model: nn.Module, make: Callable[[Schedule], Mask]) -> int | None:
-        """Score once, for libraries to load and caches to fill; the peak of memory of a few cuts.
-
-        On a processor, memory is not measured together with time, which that would change; a few cuts will do.
-        """
-        inputs, criterion, schedule = self.inputs, trial.criterion, trial.schedule
-        assert criterion is not None
-        assert schedule is not None
-        names = inputs.prunable(trial, model, biases=criterion.biases)
-        with Scorer(criterion, model, draw=inputs.draw(trial), only=names) as scorer:
-            scorer.score(inputs.score_batch(trial, inputs.data(trial)))
-        fewer = dataclasses.replace(schedule, steps=min(schedule.steps, FEWEST_CUTS))
-        with measured(inputs.device, memory=True) as few:
-            make(fewer)
-        return few.peak_bytes
+        """Score once, for libraries to load and caches to fill; the peak of memory of a few cuts, measured apart."""
+        assert trial.schedule is not None
+        with self.inputs.scorer(trial, model) as scorer:
+            scorer.score(self.inputs.score_batch(trial, self.inputs.data(trial)))
+        with measured(self.inputs.device, memory=True) as cost:
+            make(dataclasses.replace(trial.schedule, steps=min(trial.schedule.steps, FEWEST_CUTS)))
+        return cost.peak_bytes

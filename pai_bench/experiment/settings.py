@@ -1,7 +1,7 @@
 """The settings of a trial, each described once. Imports no torch.
 
-A field says what it means, its default, the value at which it is left out of a trial's identity, and its words in a
-report. `Sweep`, `Trial`, recipes, the command line, identities, records and reports are derived from the fields here.
+A field says what it means, its default, at which it is left out of a trial's identity, and its words in a report.
+`Sweep`, `Trial`, recipes, the command line, identities, records and reports are derived from the fields here.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,19 +25,19 @@ def option(default: Any, help: str, *, axis: bool = False, least: float | None =
 def setting(
     default: Any,
     help: str,
-    *,
-    left_out: Any = MISSING,
-    usual: Any = MISSING,
     words: Callable[[Any], str] | None = None,
+    *,
+    always: bool = False,
+    usual: Any = None,
     least: float | None = None,
     within: str = "",
 ) -> Any:
     """An `option` that results depend on.
 
-    At the value `left_out` it is not in the identity, nor in the record, since it came after the first results; without
-    one, it always is. `words` say it in a report, unless it has the value that is `usual` there (mostly `left_out`).
+    At its default it is in neither identity nor record, unless `always`, as those that the first results had. `words`
+    say it in a report, unless it has the value that is `usual` there, mostly the default.
     """
-    facts = {"left_out": left_out, "usual": left_out if usual is MISSING else usual, "words": words}
+    facts = {"left_out": MISSING if always else default, "usual": default if usual is None else usual, "words": words}
     return field(default=default, metadata={**option(default, help, least=least, within=within).metadata, **facts})
 
 
@@ -49,39 +49,29 @@ class ScoringSettings:
         None,
         "rank all layers together, or keep the same share of each; default: the criterion's own, mostly global",
         words="{}".format,
+        always=True,
     )
     score_batch: int | None = setting(
-        None, "examples in a score batch; default: 10 per class", words="{:g} examples".format, least=1
+        None, "examples in a score batch; default: 10 per class", words="{:g} examples".format, always=True, least=1
     )
     score_sampling: str = setting(
         "balanced",
         "how the score batch is drawn: balanced over classes, random, or class-N, of class N alone",
         words="{}".format,
+        always=True,
     )
     score_batches: int = setting(
-        1,
-        "number of score batches; see the criteria's option accumulate",
-        left_out=1,
-        words="{:g} score batches".format,
-        least=1,
+        1, "number of score batches; see the criteria's option accumulate", words="{:g} score batches".format, least=1
     )
     target: Literal["direct", "effective"] = setting(
-        "direct",
-        "what a sparsity counts: connections removed, or removed or on no path",
-        left_out="direct",
-        words="{} sparsity".format,
+        "direct", "what a sparsity counts: connections removed, or removed or on no path", words="{} sparsity".format
     )
     min_per_layer: int = setting(
-        0,
-        "connections that every layer keeps at least",
-        left_out=0,
-        words="at least {:g} per layer".format,
-        least=0,
+        0, "connections that every layer keeps at least", words="at least {:g} per layer".format, least=0
     )
     repair: Literal["none", "effective-only"] = setting(
         "none",
         "effective-only: connections on no path give their place to those with the next-best scores",
-        left_out="none",
         words="repair {}".format,
     )
     prunable: str | None = setting(
@@ -89,11 +79,10 @@ class ScoringSettings:
         "which parameters to prune, as patterns of their names, with commas between; a name without * or ? may be any "
         "parameter; default: the weights of linear, convolutional, recurrent and attention layers, and what else "
         "multiplies the data",
-        left_out=None,
         words="{}".format,
     )
-    keep_first: bool = setting(False, "leave the first of the prunable layers whole", left_out=False)
-    keep_last: bool = setting(False, "leave the last of the prunable layers whole", left_out=False)
+    keep_first: bool = setting(False, "leave the first of the prunable layers whole")
+    keep_last: bool = setting(False, "leave the last of the prunable layers whole")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,52 +92,46 @@ class TrainingSettings:
     train_fraction: float | None = setting(
         None,
         "share of the training set to use, drawn by seed; default: the protocol's, mostly all of it",
-        usual=1.0,
         words=lambda share: f"{100 * share:.4g} % of the training set",
+        always=True,
+        usual=1.0,
         within="(0, 1]",
     )
     init: Annotated[str, spec.OneOf(("own",), INITIALISATIONS, "own|NAME")] = setting(
         "own",
         "initial weights: the network's own, or as drawn by one of `pai-bench list initialisations`, for example vs-x",
-        left_out="own",
         words="weights from {}".format,
     )
     label_noise: float = setting(
         0.0,
         "probability with which a training label is replaced by a random one; scoring sees the true ones",
-        left_out=0.0,
         words="training labels random with probability {:.4g}".format,
         within="[0, 1]: it is a probability",
     )
     validation: float = setting(
         0.0,
         "share of the training set that is held out and takes the place of the test set, to choose settings by",
-        left_out=0.0,
         words=lambda share: f"tested on {100 * share:.4g} % of the training set",
         within="[0, 1): it is a share of the training set",
     )
 
 
 @cache
-def words(kind: Any) -> dict[str, Callable[[Any], str]]:
-    """How a report writes each of the settings that a class declares."""
-    return {f.name: f.metadata["words"] for f in fields(kind) if f.metadata["words"]}
+def words(declaring: Any) -> dict[str, Callable[[Any], str]]:
+    """How a report writes each of the settings that the class `declaring` them has."""
+    return {f.name: f.metadata["words"] for f in fields(declaring) if f.metadata["words"]}
 
 
 @cache
-def names(kind: Any) -> tuple[str, ...]:
+def names(declaring: Any) -> tuple[str, ...]:
     """The names of the settings that a class declares."""
-    return tuple(f.name for f in fields(kind))
+    return tuple(f.name for f in fields(declaring))
 
 
-LEFT_OUT = {
-    **{"variant": "none", "model_version": 1, "traced": ()},
-    **{
-        f.name: f.metadata["left_out"]
-        for kind in (ScoringSettings, TrainingSettings)
-        for f in fields(kind)
-        if f.metadata["left_out"] is not MISSING
-    },
+LEFT_OUT = {"variant": "none", "model_version": 1, "traced": ()} | {
+    f.name: f.metadata["left_out"]
+    for f in (*fields(ScoringSettings), *fields(TrainingSettings))
+    if f.metadata["left_out"] is not MISSING
 }
 """Key of a trial's configuration -> the value at which it is not there."""
 
@@ -158,10 +141,10 @@ def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
     return LEFT_OUT | dict(stored)
 
 
-def unusual(settings: Any, kind: Any) -> list[str]:
-    """What is not as usual among the settings that `kind` declares, in words; `settings` may be the row of a table."""
-    every = ((f.metadata, getattr(settings, f.name)) for f in fields(kind))
-    return [facts["words"](value) for facts, value in every if facts["words"] and value != facts["usual"]]
+def unusual(settings: Any, declaring: Any) -> list[str]:
+    """What is not as usual among the settings that a class declares, in words; `settings` may be the row of a table."""
+    values = ((f.metadata, getattr(settings, f.name)) for f in fields(declaring))
+    return [facts["words"](value) for facts, value in values if facts["words"] and value != facts["usual"]]
 
 
 def check_value(name: str, value: Any, facts: Mapping[str, Any]) -> None:

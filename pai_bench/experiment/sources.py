@@ -1,6 +1,5 @@
 """Where the data and the network of a trial come from: small values, which another process can make the same from."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +10,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pai_bench.data import DataSet
-
-    Builder = Callable[[tuple[int, ...], int], nn.Module]
+    from pai_bench.models.create import Builder
 
 
 @dataclass(frozen=True)
@@ -83,17 +81,18 @@ class ModelSource:
         from pai_bench.models import find_model
 
         if self.builder is None:
-            name, builder = (
-                find_model(self.reference) if isinstance(self.reference, str) else (self.name, self.reference)
-            )
+            name, builder = self.name, self.reference
+            if isinstance(builder, str):
+                name, builder = find_model(builder)
             if name != self.name:
                 raise UserError(f"model {self.name} is another one by now, {name}: its file has changed")
             object.__setattr__(self, "builder", builder)
         assert self.builder is not None
         return self.builder
 
-    def build(self, **how: Any) -> "nn.Module":
-        """The network, as `pai_bench.models.create_model` makes it."""
+    def build(self, data: "DataSet", seed: int, init: str) -> "nn.Module":
+        """The network for the examples and classes of `data`, with the initial weights of a seed."""
         from pai_bench.models import create_model
 
-        return create_model(self.load_builder(), **how)
+        shapes: dict[str, Any] = {"input_shape": data.input_shape, "num_classes": data.num_classes}
+        return create_model(self.load_builder(), **shapes, seed=seed, init=init)

@@ -29,13 +29,13 @@ OnEpoch = Callable[[Trial, int], None]
 
 @dataclass(frozen=True)
 class Pruned:
-    """A network that is ready for training; one whose mask has `cut` it in two is not trained."""
+    """A network that is ready for training; one that its mask has disconnected `skips_training`."""
 
     trial: Trial
     model: nn.Module
     mask: Mask | None
     connectivity: Connectivity | None
-    cut: bool
+    skips_training: bool
     cost: Measurement | None = None
     """Of making the mask, where somebody has measured it."""
 
@@ -85,14 +85,14 @@ def connect(inputs: Inputs, trial: Trial, model: nn.Module, mask: Mask | None) -
 def apply(
     inputs: Inputs, trial: Trial, model: nn.Module, mask: Mask | None, *, train_disconnected: bool = False
 ) -> Pruned:
-    """A trial's network under its mask; disconnected ones are cut off from training unless they are to be trained."""
-    found = connect(inputs, trial, model, mask)
+    """A trial's network under its mask; disconnected ones are not trained unless `train_disconnected`."""
+    paths = connect(inputs, trial, model, mask)
     if trial.variant is not None and trial.variant.redraws:
         model = inputs.model(trial, "reinit")
-    cut = mask is not None and found is not None and not found.connected and not train_disconnected
-    if cut and mask is not None:
+    skips = mask is not None and paths is not None and not paths.connected and not train_disconnected
+    if skips and mask is not None:
         mask.apply_(model)
-    return Pruned(trial, model, mask, found, cut)
+    return Pruned(trial, model, mask, paths, skips)
 
 
 def train_networks(inputs: Inputs, networks: Sequence[Pruned], on_epoch: OnEpoch, engine: Engine) -> list[History]:
@@ -118,17 +118,17 @@ def train_networks(inputs: Inputs, networks: Sequence[Pruned], on_epoch: OnEpoch
 
 
 def train_alone(inputs: Inputs, network: Pruned, on_epoch: OnEpoch, engine: Engine) -> History:
-    """Train one network in place; one that is cut in two for no epoch."""
+    """Train one network in place; a disconnected one for no epoch."""
     trial = network.trial
     with random_state(stream(trial.seed, "training")):  # dropout and the like
         return train(
             network.model,
             inputs.data(trial, noisy=True),
-            trial.protocol.lasting(0) if network.cut else trial.protocol,
+            trial.protocol.lasting(0) if network.skips_training else trial.protocol,
             mask=network.mask,
             seed=stream(trial.seed, "order"),
             on_epoch=lambda epoch: on_epoch(trial, epoch.epoch),
-            engine=dataclasses.replace(engine, compile=engine.compile and not network.cut),
+            engine=dataclasses.replace(engine, compile=engine.compile and not network.skips_training),
         )
 
 

@@ -63,9 +63,7 @@ class ProtocolSettings:
     weight_decay: float | None = option(None, "weight decay; default: the protocol's")
     precision: Literal["fp32", "tf32", "bf16"] = option("fp32", "arithmetic of the training; tf32 needs a CUDA device")
     budget: float = option(
-        1.0,
-        "share of the protocol's length, in (0, 1]",
-        within="(0, 1]: it is the share of the protocol's length",
+        1.0, "share of the protocol's length, in (0, 1]", within="(0, 1]: it is the share of the protocol's length"
     )
 
 
@@ -130,21 +128,21 @@ class Sweep(Execution, TrainingSettings, ProtocolSettings, ScoringSettings, Axes
             raise UserError("together branches cannot be compiled: torch.compile knows no streams; use stacked")
 
     @property
-    def each_seed(self) -> Sequence[int]:
+    def seed_list(self) -> Sequence[int]:
         """The seeds, in their order."""
         return range(self.seeds) if isinstance(self.seeds, int) else self.seeds
 
     @property
     def by_name(self) -> bool:
         """Whether everything in it is a name, so that another process finds the same."""
-        return all(isinstance(one, str) for one in (*self.criteria, *self.models, *self.data, *self.variants))
+        return all(isinstance(value, str) for value in (*self.criteria, *self.models, *self.data, *self.variants))
 
     @property
     def has_foreign_code(self) -> bool:
         """Whether it names networks or criteria that are not pai-bench's own: of a file, a module, another package."""
-        formulas = [one for one in (*self.criteria, *self.variants) if isinstance(one, str)]
-        networks = [one for one in self.models if isinstance(one, str)]
-        return any(".py:" in one for one in formulas) or any(":" in one for one in networks)
+        formulas = [formula for formula in (*self.criteria, *self.variants) if isinstance(formula, str)]
+        networks = [network for network in self.models if isinstance(network, str)]
+        return any(".py:" in formula for formula in formulas) or any(":" in network for network in networks)
 
 
 def checked_axis(name: str, values: Any) -> tuple[Any, ...]:

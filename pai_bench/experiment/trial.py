@@ -52,8 +52,8 @@ class Trial(TrainingSettings, ScoringSettings):
         """The sanity variant as it is written on the command line."""
         return "none" if self.variant is None else self._named(self.variant)
 
-    def _named(self, what: object) -> str:
-        text = str(what)
+    def _named(self, formula: object) -> str:
+        text = str(formula)
         for name, other in self.other_names:
             text = text.replace(name, other)
         return text
@@ -69,25 +69,25 @@ class Trial(TrainingSettings, ScoringSettings):
         The dense reference leaves out everything that concerns scoring, so that all criteria share it. A setting that a
         later version adds is left out where it has the value that means the old behaviour.
         """
-        found: dict[str, Any] = {"data": self.data.name, "model": self.model.stored_name, "seed": self.seed}
-        found |= {"protocol": self.protocol.settings(), "criterion": None, "sparsity": self.sparsity}
-        found |= identifying(self, TrainingSettings)
+        keys: dict[str, Any] = {"data": self.data.name, "model": self.model.stored_name, "seed": self.seed}
+        keys |= {"protocol": self.protocol.settings(), "criterion": None, "sparsity": self.sparsity}
+        keys |= identifying(self, TrainingSettings)
         if self.model.version != 1:
-            found["model_version"] = self.model.version
+            keys["model_version"] = self.model.version
         if self.criterion is not None and self.schedule is not None:
-            found["criterion"] = self.criterion.configuration(self.schedule) | {"name": self.criterion_name}
-            found |= identifying(self, ScoringSettings)
-            found |= {"variant": self.variant_name} if self.variant_name != "none" else {}
-            found |= {"traced": self.model.traced} if self.model.traced else {}
-        plain: dict[str, Any] = json.loads(json.dumps(found))
+            keys["criterion"] = self.criterion.configuration(self.schedule) | {"name": self.criterion_name}
+            keys |= identifying(self, ScoringSettings)
+            keys |= {"variant": self.variant_name} if self.variant_name != "none" else {}
+            keys |= {"traced": self.model.traced} if self.model.traced else {}
+        plain: dict[str, Any] = json.loads(json.dumps(keys))
         return plain
 
     @property
     def former(self) -> "Trial | None":
         """The same trial under the names that its criteria had in earlier versions; None if they had no other."""
         formulas = (self.criterion, None if self.variant is None else self.variant.quota)
-        names = tuple((one.name, one.former_name) for one in formulas if one is not None and one.former_name)
-        return dataclasses.replace(self, other_names=names) if names else None
+        former = tuple((f.name, f.former_name) for f in formulas if f is not None and f.former_name)
+        return dataclasses.replace(self, other_names=former) if former else None
 
     @cached_property
     def identity(self) -> str:
@@ -117,15 +117,10 @@ def expand(
     training = {name: getattr(sweep, name) for name in names(TrainingSettings)}
     scoring = {name: getattr(sweep, name) for name in names(ScoringSettings)}
     trials = []
-    for seed in sweep.each_seed:
+    for seed in sweep.seed_list:
         for data, model, protocol, score_batch in networks:
-            dense = Trial(
-                data=data,
-                model=model,
-                seed=seed,
-                protocol=protocol,
-                **training | {"train_fraction": fraction(sweep, protocol)},
-            )
+            training["train_fraction"] = fraction(sweep, protocol)
+            dense = Trial(data=data, model=model, seed=seed, protocol=protocol, **training)
             trials.append(dense)
             trials += [
                 dataclasses.replace(
@@ -134,17 +129,11 @@ def expand(
                     schedule=schedule,
                     variant=variant,
                     sparsity=sparsity,
-                    **scoring | {"score_batch": score_batch, "scope": scope_of(sweep, criterion, variant)},
+                    **scoring | {"score_batch": score_batch, "scope": scope},
                 )
                 for criterion, schedule in criteria
                 for variant in variants
+                for scope in ["quota" if variant and variant.quota is not None else sweep.scope or criterion.scope]
                 for sparsity in sweep.sparsities
             ]
     return trials
-
-
-def scope_of(sweep: Sweep, criterion: "Criterion", variant: "Variant | None") -> str:
-    """How the budget is divided over the layers: as a quota says, or the sweep, or the criterion."""
-    if variant is not None and variant.quota is not None:
-        return "quota"
-    return sweep.scope or criterion.scope

@@ -128,7 +128,7 @@ def test_where_keys_stand() -> None:
         "[other]",
         "'bn' = 'train'",
     ]
-    assert list(recipe.places("\n".join(lines))) == [
+    assert list(recipe.key_lines("\n".join(lines))) == [
         *((0, "title", 1), (0, "source", 3), (0, "seeds", 4), (1, "models", 6)),
         *((2, "batch-size", 9), (2, "criteria", 10), (2, "bn", 13)),
     ]
