@@ -1,1 +1,1 @@
-"""Experiments that train nothing: where networks fall apart, what scoring costs, what criteria claim."""
+"""Experiments without training: layer collapse, the cost of scoring, the conformance of criteria."""

@@ -1,8 +1,8 @@
-"""Where a network falls apart: up to which sparsity a criterion's masks leave it connected. Nothing is trained.
+"""Layer collapse: up to which sparsity a criterion's masks leave a network connected. Nothing is trained.
 
 The sparsities tried lie evenly on a scale of log compression, from half of the weights to a single one. Between the
-last at which the network is connected and the first at which it is not, the end is found by bisection: to the
-connection for a one-shot criterion, whose scores are taken once; with some further prunings for an iterative one.
+last at which the network is connected and the first at which it is not, the limit is found by bisection: to the
+connection for a one-shot criterion, which scores once; with some further prunings for an iterative one.
 """
 
 import dataclasses
@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
 from pai_bench.graph.connectivity import Connections
@@ -22,7 +20,7 @@ from pai_bench.masks.allocation import Division
 from pai_bench.pruning import prune
 from pai_bench.pruning.pruner import by_scope
 from pai_bench.results import Collapse, Environment, SearchProvenance, Store, Tried
-from pai_bench.scoring import Criterion, Scorer, Scores
+from pai_bench.scoring import Criterion, Scores
 from pai_bench.support.environment import describe
 from pai_bench.support.errors import UserError
 from pai_bench.support.identity import stream
@@ -30,10 +28,10 @@ from pai_bench.support.identity import stream
 
 @dataclass(frozen=True)
 class Settings:
-    """How closely is searched."""
+    """How fine a search is."""
 
     points: int = 10
-    """Sparsities tried along the way; an iterative criterion has half as many again to find the end."""
+    """Sparsities tried at first; an iterative criterion has half as many again for the bisection."""
     rounds: int | None = None
     """Cuts of an iterative schedule, in place of its own number."""
 
@@ -46,10 +44,9 @@ class Settings:
     def schedule(self, trial: Trial) -> Schedule:
         """The schedule of a trial's criterion."""
         assert trial.schedule is not None
-        schedule = trial.schedule
-        if self.rounds is None or schedule == OneShot():
-            return schedule
-        return dataclasses.replace(schedule, steps=self.rounds)
+        if self.rounds is None or trial.schedule == OneShot():
+            return trial.schedule
+        return dataclasses.replace(trial.schedule, steps=self.rounds)
 
     def configuration(self, trial: Trial) -> dict[str, Any]:
         """What the result of a search depends on, apart from its `points`, which only make it finer."""
@@ -65,10 +62,10 @@ class Settings:
 def stored(known: Sequence[Collapse], runner: Runner, trial: Trial, settings: Settings) -> Collapse | None:
     """The one of the `known` results that the same search, on the same data, has given."""
     wanted, checksum = settings.configuration(trial), runner.inputs.loaded(trial).checksum
-    for one in known:
-        finer = one.provenance.points is not None and one.provenance.points >= settings.points
-        if one.trial == wanted and finer and one.provenance.checksum == checksum:
-            return one
+    for result in known:
+        finer = result.provenance.points is not None and result.provenance.points >= settings.points
+        if result.trial == wanted and finer and result.provenance.checksum == checksum:
+            return result
     return None
 
 
@@ -79,9 +76,9 @@ def adopt(store: Store, runner: Runner, settings: Settings) -> None:
         for trial in runner.catalog.trials
         if (was := trial.former) is not None
     }
-    for found in store.read_collapses() if wanted else ():
-        if (configuration := wanted.get(identify_search(found.trial))) is not None:
-            store.write_collapse(dataclasses.replace(found, trial=configuration), former=found)
+    for former in store.read_collapses() if wanted else ():
+        if (configuration := wanted.get(identify_search(former.trial))) is not None:
+            store.write_collapse(dataclasses.replace(former, trial=configuration), former=former)
 
 
 def identify_search(configuration: Mapping[str, Any]) -> str:
@@ -116,7 +113,7 @@ class Search:
         self.batch, self.draw = self.runner.inputs.score_batch(self.trial, data), self.runner.inputs.draw(self.trial)
         self.names = self.runner.inputs.prunable(self.trial, self.model, biases=self.criterion.biases)
         self.links = Connections(self.model, self.runner.inputs.example(self.trial))
-        with Scorer(self.criterion, self.model, draw=self.draw, only=self.names) as scorer:
+        with self.runner.inputs.scorer(self.trial, self.model) as scorer:
             self.sizes = {name: shape.numel() for name, shape in scorer.shapes.items()}
         self.size, self.exact = sum(self.sizes.values()), self.schedule == OneShot()
 
@@ -128,7 +125,7 @@ class Search:
             options |= {"seed": seed, "prunable": self.names}
             return prune(self.model, self.batch, self.criterion, 1 - count / self.size, **options)
         if self._scores is None:
-            with Scorer(self.criterion, self.model, draw=self.draw, seed=seed, only=self.names) as scorer:
+            with self.runner.inputs.scorer(self.trial, self.model, seed) as scorer:
                 self._scores = scorer.score(self.batch)
             self._division = by_scope(self.criterion, {n: s.shape for n, s in self._scores.items()}, self.trial.scope)
         parts = self.parts(count)
@@ -143,13 +140,13 @@ class Search:
     def examine(self, count: int) -> Tried:
         """What the mask of `count` connections leaves, in full."""
         if (known := self._tried.get(count)) is None or known.effective is None:
-            found = self.links.under(self.mask(count), paths=False)
+            paths = self.links.under(self.mask(count), paths=False)
             self._tried[count] = Tried(
                 sparsity=1 - count / self.size,
-                connected=found.connected,
-                effective_sparsity=found.effective_sparsity,
-                densities=tuple(layer.density for layer in found.layers),
-                effective=tuple(layer.effective_density for layer in found.layers),
+                connected=paths.connected,
+                effective_sparsity=paths.effective_sparsity,
+                densities=tuple(layer.density for layer in paths.layers),
+                effective=tuple(layer.effective_density for layer in paths.layers),
             )
         return self._tried[count]
 
@@ -168,32 +165,31 @@ class Search:
         return self._tried[count].connected
 
     def grid(self) -> list[int]:
-        """The counts tried along the way, from half of the connections to one."""
+        """The counts tried at first, from half of the connections to one."""
         ratio = (self.size / 2) ** (1 / max(1, self.points - 1))
         return sorted({max(1, round(self.size / 2 / ratio**i)) for i in range(self.points)}, reverse=True)
 
     def evaluations(self) -> int:
-        """How many masks will be looked at, about."""
+        """How many masks will be examined, about."""
         return self.points + (self.size.bit_length() if self.exact else self.points // 2)
 
     def seconds(self) -> float:
-        """What the search will take, about, from one score and one look at the dense network."""
+        """What the search will take, about, from one score and one check of the dense network."""
         start = time.perf_counter()
-        with Scorer(self.criterion, self.model, draw=self.draw, only=self.names) as scorer:
+        with self.runner.inputs.scorer(self.trial, self.model) as scorer:
             select(scorer.score(self.batch), self.size // 2)
         middle = time.perf_counter()
         self.links.connected(Mask.whole({name: self.model.get_parameter(name) for name in self.sizes}))
-        score, look = middle - start, time.perf_counter() - middle
+        score, check = middle - start, time.perf_counter() - middle
         scores = 1 if self.exact else self.evaluations() * len(self.schedule.densities(0.05))
-        return score * scores + look * (self.evaluations() + 2 * self.points)
+        return score * scores + check * (self.evaluations() + 2 * self.points)
 
     def steps(self) -> Iterator[Tried]:
-        """Every mask that is looked at, one after the other; afterwards `result` has what was found."""
+        """Every mask that is examined, one after the other; `result` is called afterwards."""
         for count in self.grid():
             yield self.examine(count)
-        connected = [count for count, tried in self._tried.items() if tried.connected]
-        cut = [count for count, tried in self._tried.items() if not tried.connected]
-        low, high = max(cut, default=0), min((c for c in connected if c > max(cut, default=0)), default=self.size)
+        low = max((count for count, tried in self._tried.items() if not tried.connected), default=0)
+        high = min((count for count in self._tried if count > low), default=self.size)
         for _ in range(64 if self.exact else self.points // 2):
             if high - low <= 1 or not low:
                 break
@@ -230,35 +226,24 @@ class Search:
     def layers_until(self) -> dict[str, float]:
         """The highest sparsity at which each layer keeps a connection."""
         if not self.exact:
-            found = dict.fromkeys(self.sizes, 0.0)
-            for tried in self._tried.values():
-                for name, density in zip(self.sizes, tried.densities, strict=True):
-                    if density:
-                        found[name] = max(found[name], tried.sparsity)
-            return found
+            return {
+                name: max((tried.sparsity for tried in self._tried.values() if tried.densities[i]), default=0.0)
+                for i, name in enumerate(self.sizes)
+            }
+        first = self.first_count if self._division is None else self.first_part
+        return {name: 1 - first(name) / self.size for name in self.sizes}
+
+    def first_count(self, name: str) -> int:
+        """The smallest count at which a layer keeps its best connection, by the ranking of all."""
         assert self._scores is not None
-        first = self.first_counts(self._scores) if self._division is None else self.first_parts(list(self.sizes))
-        return {name: 1 - count / self.size for name, count in first.items()}
+        others, best = list(self._scores.values()), self._scores[name].max()
+        above = sum(int((other > best).count_nonzero()) for other in others)
+        earlier = sum(int((other == best).count_nonzero()) for other in others[: list(self._scores).index(name)])
+        return above + earlier + 1
 
-    def first_counts(self, scores: Mapping[str, torch.Tensor]) -> dict[str, int]:
-        """The smallest count at which each layer keeps its best connection, off the ranking of all."""
-        found = {}
-        for i, (name, score) in enumerate(scores.items()):
-            best = score.max()
-            above = sum(int((other > best).count_nonzero()) for other in scores.values())
-            earlier = sum(int((other == best).count_nonzero()) for other in list(scores.values())[:i])
-            found[name] = above + earlier + 1
-        return found
-
-    def first_parts(self, names: Sequence[str]) -> dict[str, int]:
-        """The smallest count at which a scope gives each layer a connection."""
-        return {name: smallest(lambda count, name=name: self.part(name, count) > 0, self.size) for name in names}  # type: ignore[misc]
-
-    def part(self, name: str, count: int) -> int:
-        """What a scope gives one layer."""
-        parts = self.parts(count)
-        assert parts is not None
-        return parts[name]
+    def first_part(self, name: str) -> int:
+        """The smallest count at which a scope gives a layer a connection."""
+        return smallest(lambda count: (self.parts(count) or {})[name] > 0, self.size)
 
 
 def smallest(holds: Callable[[int], bool], most: int) -> int:

@@ -1,6 +1,6 @@
 """A conformance suite for any criterion, built in or a third party's: what the harness relies on, check by check.
 
-The checks run on small networks of every kind, and say which criterion, network and layer they found wanting. What a
+The checks run on small networks of every kind; an error names the criterion, the network and the layer. What a
 criterion declares, ``uses_data = False`` and its ``claims``, is checked besides.
 """
 
@@ -52,7 +52,7 @@ class Result:
     error: str = ""
 
     @property
-    def kind(self) -> str:
+    def pattern(self) -> str:
         """The error without what differs from network to network: names of parameters, and numbers other than lines."""
         return re.sub(r"'[\w.]*(?:weight|bias)\w*'|\([\d, ]+\)|(?<!line )\b\d[\w.+-]*", "…", self.error)
 
@@ -120,10 +120,10 @@ Check = Callable[[Criterion, nn.Module, Batch], None]
 
 def contract(criterion: Criterion, model: nn.Module, batch: Batch) -> None:
     """The public `score` gives finite scores for the prunable parameters, in their order, in both precisions."""
-    for kind in (torch.float64, torch.float32):
-        model, given = model.to(kind), dataclasses.replace(batch, inputs=batch.inputs.to(kind))
-        with saying(f"in {kind}"):
-            expect_fit(criterion.score(model, given), prunable_parameters(model, biases=criterion.biases))
+    for dtype in (torch.float64, torch.float32):
+        model, batch = model.to(dtype), dataclasses.replace(batch, inputs=batch.inputs.to(dtype))
+        with prefixing_errors(f"in {dtype}"):
+            expect_fit(criterion.score(model, batch), prunable_parameters(model, biases=criterion.biases))
 
 
 def deterministic(criterion: Criterion, model: nn.Module, batch: Batch) -> None:
@@ -176,7 +176,7 @@ def masked(criterion: Criterion, model: nn.Module, batch: Batch) -> None:
     half = {name: torch.rand(shape) < 0.5 for name, shape in scorer.shapes.items()}
     first = next(iter(half))
     for mask, removed in ((half, "half of the weights"), (half | {first: torch.zeros_like(half[first])}, repr(first))):
-        with saying(f"with {removed} removed"):
+        with prefixing_errors(f"with {removed} removed"):
             expect_fit(scorer.score(batch, mask), scorer.model.prunable)
             for name, weight in scorer.model.prunable.items():
                 if bool(weight[~mask[name]].any()):
@@ -187,9 +187,8 @@ def masked(criterion: Criterion, model: nn.Module, batch: Batch) -> None:
 
 def data_free(criterion: Criterion, model: nn.Module, batch: Batch) -> None:
     """``uses_data = False``: other examples with other labels give the same scores."""
-    other = Batch(torch.randn_like(batch.inputs), batch.targets.flip(0))
-    message = "the scores depend on the batch, although uses_data is False"
-    expect_same(criterion.score(model, batch), criterion.score(model, other), message)
+    scores, other = criterion.score(model, batch), Batch(torch.randn_like(batch.inputs), batch.targets.flip(0))
+    expect_same(scores, criterion.score(model, other), "the scores depend on the batch, although uses_data is False")
 
 
 def keeps_the_loss(criterion: Criterion, model: nn.Module, batch: Batch) -> None:
@@ -197,10 +196,10 @@ def keeps_the_loss(criterion: Criterion, model: nn.Module, batch: Batch) -> None
     changes: dict[str, list[float]] = {"none": [], "invert": []}
     for seed in range(8):
         drawn = redraw_(model, seed)
-        for variant, found in changes.items():
+        for variant, differences in changes.items():
             mask = prune(drawn, batch, criterion, 0.1, schedule="one-shot", scope="global", variant=variant)
             pruned = mask.apply_(copy.deepcopy(drawn))
-            found.append(abs(loss(pruned, batch, criterion) - loss(drawn, batch, criterion)))
+            differences.append(abs(loss(pruned, batch, criterion) - loss(drawn, batch, criterion)))
     lowest, highest = map(fmean, changes.values())
     if lowest >= highest:
         raise CheckError(
@@ -221,9 +220,9 @@ def loss_scale(criterion: Criterion, model: nn.Module, batch: Batch) -> None:
 def conserves_flow(criterion: Criterion, model: nn.Module, batch: Batch) -> None:
     """The scores of every layer have the same sum."""
     (first, flow), *rest = ((name, float(score.sum())) for name, score in criterion.score(model, batch).items())
-    for name, found in rest:
-        if abs(found - flow) > 1e-9 * abs(flow):
-            raise CheckError(f"the scores of {name!r} sum to {found:.12g}, those of {first!r} to {flow:.12g}")
+    for name, total in rest:
+        if abs(total - flow) > 1e-9 * abs(flow):
+            raise CheckError(f"the scores of {name!r} sum to {total:.12g}, those of {first!r} to {flow:.12g}")
 
 
 Checks = dict[str, tuple[Check, Iterable[str]]]
@@ -260,16 +259,16 @@ def run_checks(criterion: str | Criterion) -> Iterator[Result]:
     due = CHECKS if chosen.uses_data else CHECKS | DATA_FREE
     for name, (run, networks) in (due | {claim: CLAIMS[claim] for claim in chosen.claims if claim in CLAIMS}).items():
         for network in networks:
-            yield carried_out(name, run, chosen, network)
+            yield run_check(name, run, chosen, network)
     for claim in chosen.claims:
         if claim not in CLAIMS:
             message = f"{chosen}: unknown claim {claim!r}; known are {', '.join(CLAIMS)}"
             yield Result(claim, "", False, message, 0.0, message)
 
 
-def carried_out(name: str, run: Check, criterion: Criterion, network: str) -> Result:
+def run_check(name: str, run: Check, criterion: Criterion, network: str) -> Result:
     """The result of one check on one network; whatever it raises is a failure."""
-    message = wrong = ""
+    message = reason = ""
     began = time.perf_counter()
     try:
         with random_state(0):
@@ -279,9 +278,9 @@ def carried_out(name: str, run: Check, criterion: Criterion, network: str) -> Re
         first: BaseException = error
         while isinstance(first, CheckError) and first.__cause__ is not None:
             first = first.__cause__
-        wrong = described(first)
+        reason = described(first)
         logger.debug("%s on %s", name, network, exc_info=error)
-    return Result(name, network, not message, message, time.perf_counter() - began, wrong)
+    return Result(name, network, not message, message, time.perf_counter() - began, reason)
 
 
 def described(error: BaseException) -> str:
@@ -290,7 +289,7 @@ def described(error: BaseException) -> str:
 
 
 @contextmanager
-def saying(where: str) -> Iterator[None]:
+def prefixing_errors(where: str) -> Iterator[None]:
     """A block whose errors begin with `where`."""
     try:
         yield
@@ -305,9 +304,9 @@ def expect_fit(scores: dict[str, Tensor], parameters: Mapping[str, nn.Parameter]
         raise CheckError(f"scores come in the order {', '.join(scores)}, not {', '.join(parameters)}")
 
 
-def expect_same(one: Mapping[str, Tensor], other: Mapping[str, Tensor], message: str) -> None:
+def expect_same(tensors: Mapping[str, Tensor], other: Mapping[str, Tensor], message: str) -> None:
     """The same tensors, bit for bit."""
-    for name, tensor in one.items():
+    for name, tensor in tensors.items():
         if not torch.equal(tensor, other[name]):
             raise CheckError(f"{message}, in {name!r}")
 
@@ -318,10 +317,10 @@ def traces(model: nn.Module, batch: Batch) -> dict[str, object]:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         tensors[f"the values of {name!r}"] = tensor.detach()
         tensors[f"the gradient of {name!r}"] = torch.empty(0) if tensor.grad is None else tensor.grad
-    found: dict[str, object] = {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
-    found["Python's random state"] = random.getstate()
-    found["numpy's random state"] = [str(part) for part in np.random.get_state()]
-    return found | {f"flags or hooks of {name!r}": state for name, state in fingerprints(model).items()}
+    states: dict[str, object] = {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+    states["Python's random state"] = random.getstate()
+    states["numpy's random state"] = [str(part) for part in np.random.get_state()]
+    return states | {f"flags or hooks of {name!r}": state for name, state in fingerprints(model).items()}
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from pai_bench.experiment.trial import Trial
 from pai_bench.networks.private_copy import BATCH_NORMS, copied
 from pai_bench.pruning import prune
 from pai_bench.results import Cost, Environment, Provenance
-from pai_bench.scoring import Batch, Criterion, Scorer, prunable_parameters
+from pai_bench.scoring import Batch, Criterion, prunable_parameters
 from pai_bench.support.environment import describe
 from pai_bench.support.precision import reproducible
 from pai_bench.support.timing import repeat
@@ -44,22 +44,21 @@ def measure_cost(
     names = runner.inputs.prunable(trial, model, biases=criterion.biases)
 
     def score() -> None:
-        with Scorer(criterion, model, draw=draw, only=names) as scorer:
+        with runner.inputs.scorer(trial, model) as scorer:
             scorer.score(batch)
 
     def whole() -> None:
-        how: dict[str, Any] = {"schedule": schedule, "scope": trial.scope, "draw": draw, "prunable": names}
-        prune(model, batch, criterion, trial.sparsity, **how)
+        options: dict[str, Any] = {"schedule": schedule, "scope": trial.scope, "draw": draw, "prunable": names}
+        prune(model, batch, criterion, trial.sparsity, **options)
 
     floor = bare(model, batch, criterion, names)
     scoring = repeat(score, runner.device, floor=floor, rounds=rounds, budget=budget)
     pruning = repeat(whole, runner.device, rounds=rounds, budget=budget)
-    has_batch_norm = any(isinstance(module, BATCH_NORMS) for module in model.modules())
     return Cost(
         trial=trial.configuration(),
         weights=sum(model.get_parameter(name).numel() for name in runner.inputs.prunable(trial, model)),
         cuts=len(schedule.densities(1 - trial.sparsity)),
-        batch_norm=criterion.bn if criterion.uses_data and has_batch_norm else None,
+        batch_norm=runner.inputs.batch_norm(trial, model),
         rounds=len(scoring.seconds),
         cold=scoring.cold,
         seconds=scoring.median,
@@ -92,15 +91,15 @@ def bare(
     These are the `prunable` parameters, by name, or those of the usual layers.
     Batch norm is in the criterion's mode, and several score batches go through the network one by one.
     """
-    twin = copied(model).requires_grad_(False).eval()
-    parameters = prunable_parameters(twin, biases=criterion.biases, only=prunable).values()
+    copy = copied(model).requires_grad_(False).eval()
+    parameters = prunable_parameters(copy, biases=criterion.biases, only=prunable).values()
     weights = [weight.requires_grad_(True) for weight in parameters]
-    for module in twin.modules():
+    for module in copy.modules():
         module.training = criterion.bn == "train" and isinstance(module, BATCH_NORMS)
 
     def pass_() -> None:
         with reproducible(batch.inputs.device):  # as scores are computed
             for part in batch.split():
-                torch.autograd.grad(F.cross_entropy(twin(part.inputs), part.targets), weights)
+                torch.autograd.grad(F.cross_entropy(copy(part.inputs), part.targets), weights)
 
     return pass_

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import pai_bench as pb
-from pai_bench.analyses.conformance import CHECKS, CLAIMS, DATA_FREE, NETWORKS, carried_out, check, example, run_checks
+from pai_bench.analyses.conformance import CHECKS, CLAIMS, DATA_FREE, NETWORKS, check, example, run_check, run_checks
 from pai_bench.cli.entry import main
 from pai_bench.masks import Linear, Schedule
 from pai_bench.scoring import MaskedModel, Scores
@@ -273,7 +273,7 @@ def test_a_broken_criterion_fails_exactly_its_check(broken: type[pb.Criterion], 
 )
 def test_what_one_network_shows(criterion: pb.Criterion, name: str | None, message: str) -> None:
     due = CHECKS | {claim: CLAIMS[claim] for claim in criterion.claims}
-    results = [carried_out(each, run, criterion, "bias-free-mlp") for each, (run, _) in due.items()]
+    results = [run_check(each, run, criterion, "bias-free-mlp") for each, (run, _) in due.items()]
     failed = {result.check: result.message for result in results if not result.passed}
     assert list(failed) == ([] if name is None else [name])
     assert message in "".join(failed.values())
