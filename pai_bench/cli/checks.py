@@ -5,35 +5,29 @@ import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pai_bench.cli.console import FAILED, make_console
+from pai_bench.cli.console import FAILED, make_console, print_table
 
 if TYPE_CHECKING:
     from pai_bench.analyses.conformance import Result
 
 
-def check(given: argparse.Namespace) -> int:
+def check(arguments: argparse.Namespace) -> int:
     """``pai-bench check``."""
     from rich.markup import escape
-    from rich.table import Table
 
     from pai_bench.analyses.conformance import run_checks
     from pai_bench.report.summary import plural
     from pai_bench.scoring import get_criterion
 
-    criterion, console, results = get_criterion(given.criterion), make_console(), []
+    criterion, console, results = get_criterion(arguments.criterion), make_console(), []
     with console.status(escape(f"checking {criterion}")) as status:
         for result in run_checks(criterion):
             results.append(result)
             status.update(escape(f"checking {criterion}: {result.check} on {result.network}"))
-    table = Table()
-    for column in ("check", "networks", "result", "message"):
-        table.add_column(column, overflow="fold")
-    for row in check_rows(results):
-        table.add_row(*map(escape, row), style="red" if row[-1] else None)
-    console.print(table)
+    rows = [("check", "networks", "result", "message"), *check_rows(results)]
+    print_table(console, rows, numbers=slice(0), failed=lambda row: row[-1])
     failed, total = sum(not result.passed for result in results), plural(len(results), "check")
-    line = f"{criterion}: {failed} of {total} failed" if failed else f"{criterion}: {total} passed"
-    console.print(line, markup=False)
+    console.print(f"{criterion}: " + (f"{failed} of {total} failed" if failed else f"{total} passed"), markup=False)
     return FAILED if failed else 0
 
 
@@ -45,13 +39,8 @@ def check_rows(results: "list[Result]") -> Iterator[tuple[str, str, str, str]]:
     errors: dict[str, list[Result]] = {}
     for result in results:
         if not result.passed:
-            errors.setdefault(result.kind, []).append(result)
-    for found in errors.values():
-        first, several = found[0], len(found) > 1
-        checks, networks = (", ".join(dict.fromkeys(names)) for names in zip(*map(where, found), strict=True))
-        yield checks, networks, "failed", first.error if several else first.message
-
-
-def where(result: "Result") -> tuple[str, str]:
-    """The check and the network of a result."""
-    return result.check, result.network
+            errors.setdefault(result.pattern, []).append(result)
+    for failed in errors.values():
+        checks = ", ".join(dict.fromkeys(result.check for result in failed))
+        networks = ", ".join(dict.fromkeys(result.network for result in failed))
+        yield checks, networks, "failed", failed[0].error if len(failed) > 1 else failed[0].message

@@ -6,7 +6,15 @@ from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from pai_bench.cli.console import FAILED, INTERRUPTED, make_console, print_failure, print_report, print_table
+from pai_bench.cli.console import (
+    FAILED,
+    INTERRUPTED,
+    make_console,
+    print_failure,
+    print_report,
+    print_table,
+    progress_bar,
+)
 from pai_bench.cli.sweeps import sweeps
 
 if TYPE_CHECKING:
@@ -29,12 +37,12 @@ class Work(NamedTuple):
     trial: "Trial"
 
     @property
-    def kind(self) -> tuple[str, str, str]:
+    def group(self) -> tuple[str, str, str]:
         """What searches over seeds have in common: they take about the same time."""
         return self.trial.data.name, self.trial.model.name, self.trial.criterion_name
 
 
-def collapse(given: argparse.Namespace) -> int:
+def collapse(arguments: argparse.Namespace) -> int:
     """``pai-bench collapse``."""
     from pai_bench.analyses.collapse import Settings, adopt, check_counts, stored
     from pai_bench.experiment.resolve import resolve
@@ -42,65 +50,60 @@ def collapse(given: argparse.Namespace) -> int:
     from pai_bench.report import collapse as report
     from pai_bench.results import Store
 
-    settings, console = Settings(given.points, getattr(given, "rounds", None)), make_console()
-    found: dict[str, Collapse] = {}
+    settings, console = Settings(arguments.points, arguments.rounds), make_console()
+    done: dict[str, Collapse] = {}
     missing: dict[str, Work] = {}
     with console.status("reading data and building networks"):
-        grids = [(resolve(dataclasses.replace(sweep, **PLAIN)), out) for sweep, out in sweeps(given)]  # type: ignore[arg-type]  # values of several types
+        grids = [(resolve(dataclasses.replace(sweep, **PLAIN)), out) for sweep, out in sweeps(arguments)]  # type: ignore[arg-type]  # values of several types
         for criterion in dict.fromkeys(t.criterion for catalog, _ in grids for t in catalog.trials if t.criterion):
             check_counts(criterion)
         stores = {out: Store(out, create=True) for _, out in grids}
         for catalog, out in grids:
-            runner = Runner(catalog, given.command)
+            runner = Runner(catalog, arguments.command)
             adopt(stores[out], runner, settings)
             known = stores[out].read_collapses()
             for trial in (trial for trial in catalog.trials if trial.criterion is not None):
-                # grids may share trials
-                same = f"{out} {settings.configuration(trial)}"
-                if (one := stored(known, runner, trial, settings)) is None:
-                    missing.setdefault(same, Work(stores[out], runner, trial))
+                key = f"{out} {settings.configuration(trial)}"  # grids may share trials
+                if (result := stored(known, runner, trial, settings)) is None:
+                    missing.setdefault(key, Work(stores[out], runner, trial))
                 else:
-                    found.setdefault(same, one)
-    results, total = list(found.values()), len(found) + len(missing)
+                    done.setdefault(key, result)
+    results, total = list(done.values()), len(done) + len(missing)
     try:
         failed = search_all(console, list(missing.values()), settings, results)
     except KeyboardInterrupt:
-        line = f"interrupted: {len(results)} of {total} searches are stored; the same command goes on"
-        console.print(line)
+        console.print(f"interrupted: {len(results)} of {total} searches are stored; the same command runs the rest")
         return INTERRUPTED
     finally:
         for group in report.groups(results):
-            print_table(console, report.title(group[0]), report.table(group))
+            print_table(console, report.table(group), title=report.title(group[0]))
         for store in stores.values():
             if store.read_collapses():
                 print_report(console, store, store.path / "report.md")
     return FAILED if failed else 0
 
 
-def search_all(console: "Console", missing: list[Work], settings: "Settings", found: "list[Collapse]") -> int:
-    """Make and store the `missing` searches, and add what they `found`; the number of those that failed."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
+def search_all(console: "Console", missing: list[Work], settings: "Settings", results: "list[Collapse]") -> int:
+    """Make and store the `missing` searches, and add to the `results`; the number of those that failed."""
     from pai_bench.analyses.collapse import Search
 
-    failed, forecast = 0, estimate(console, missing, settings, len(found))
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, speed_estimate_period=120) as progress:
-        task = progress.add_task("", total=sum(forecast[work.kind] for work in missing))
+    failed, forecast = 0, estimate(console, missing, settings, len(results))
+    with progress_bar(console, "{task.description}", speed_estimate_period=120) as progress:
+        task = progress.add_task("", total=sum(forecast[work.group] for work in missing))
         for work in missing:
             store, runner, trial = work
             progress.update(task, description=f"{trial.criterion_name} on {trial.model}, seed {trial.seed}")
-            share, start, done = forecast[work.kind], perf_counter(), progress.tasks[0].completed
+            share, start, done = forecast[work.group], perf_counter(), progress.tasks[0].completed
             try:
                 search = Search(runner, trial, settings)
                 for i, _ in enumerate(search.steps(), 1):
                     progress.update(task, completed=done + share * min(1, i / search.evaluations()))
-                found.append(search.result(perf_counter() - start))
+                results.append(search.result(perf_counter() - start))
             except Exception as error:  # the others are worth knowing
                 failed += 1
                 print_failure(progress.console, trial.criterion_name, trial.model.name, error)
             else:
-                store.write_collapse(found[-1])
+                store.write_collapse(results[-1])
             progress.update(task, completed=done + share)
     return failed
 
@@ -108,18 +111,17 @@ def search_all(console: "Console", missing: list[Work], settings: "Settings", fo
 def estimate(
     console: "Console", missing: list[Work], settings: "Settings", stored: int
 ) -> dict[tuple[str, str, str], float]:
-    """Seconds that each kind of search will take, about; printed in all, before they begin."""
+    """Seconds that a search of each group will take, about; printed in all, before they begin."""
     from pai_bench.analyses.collapse import Search
     from pai_bench.report.tables import duration
 
     with console.status("estimating the time"):
-        kinds = {work.kind: work for work in reversed(missing)}
-        forecast = dict.fromkeys(kinds, 0.0)
-        for kind, work in kinds.items():
+        forecast = dict.fromkeys((work.group for work in reversed(missing)), 0.0)
+        for group, work in {work.group: work for work in reversed(missing)}.items():
             with suppress(Exception):  # the search itself will fail, and say why
-                forecast[kind] = Search(work.runner, work.trial, settings).seconds()
-    line = f"{len(missing)} search{'' if len(missing) == 1 else 'es'}"
+                forecast[group] = Search(work.runner, work.trial, settings).seconds()
+    text = f"{len(missing)} search{'' if len(missing) == 1 else 'es'}"
     if missing:
-        line += f" on {missing[0].runner.device}, about {duration(sum(forecast[work.kind] for work in missing))}"
-    console.print(line + (f"; {stored} more are stored already" if stored else ""))
+        text += f" on {missing[0].runner.device}, about {duration(sum(forecast[work.group] for work in missing))}"
+    console.print(text + (f"; {stored} more are stored already" if stored else ""))
     return forecast

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
@@ -12,6 +12,7 @@ from pai_bench.support.failures import described
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
     from pai_bench.results import Store
 
@@ -33,10 +34,7 @@ def make_console() -> "Console":
 
 
 class Output:
-    """A text file that nobody may read any more, or whose disk is full, which is no reason to end a sweep.
-
-    What cannot be written is lost, with one word on the standard error where the disk is full.
-    """
+    """A text file whose reader may have left, or whose disk may be full: what cannot be written is lost."""
 
     def __init__(self, file: TextIO | None) -> None:
         """None is what Python has in place of a file that was closed before it began."""
@@ -48,17 +46,17 @@ class Output:
 
     def write(self, text: str) -> int:
         """As of any file."""
-        return self._tried(lambda: self._file.write(text)) or len(text)
+        return self._try(lambda: self._file.write(text)) or len(text)
 
     def flush(self) -> None:
         """As of any file."""
-        self._tried(self._file.flush)
+        self._try(self._file.flush)
 
-    def _tried(self, what: Callable[[], Result]) -> Result | None:
+    def _try(self, action: Callable[[], Result]) -> Result | None:
         if self._lost:
             return None
         try:
-            return what()
+            return action()
         except (OSError, ValueError) as error:  # the last of a file that is closed
             self._lost = True
             reason = getattr(error, "strerror", None) or error
@@ -72,38 +70,52 @@ class Output:
             return None
 
 
-def print_failure(console: "Console", what: str, model: str, error: Exception) -> None:
+def print_failure(console: "Console", criterion: str, model: str, error: Exception) -> None:
     """A line about a criterion that failed on a network, while the others go on."""
-    logger.debug("%s failed on %s", what, model, exc_info=error)
-    line = f"{what} failed on {model}: {described(error)}"
-    console.print(line, style="red", markup=False)
+    logger.debug("%s failed on %s", criterion, model, exc_info=error)
+    console.print(f"{criterion} failed on {model}: {described(error)}", style="red", markup=False)
 
 
-def print_table(console: "Console", title: str, rows: list[list[str]]) -> None:
-    """A table of a report on the terminal."""
+def print_table(
+    console: "Console",
+    rows: Sequence[Sequence[str]],
+    *,
+    title: str = "",
+    numbers: slice = slice(1, None),
+    failed: Callable[[Sequence[str]], object] = lambda _row: False,
+    edge: bool = True,
+) -> None:
+    """A table whose first row is its head, `numbers` being the columns of them; rows that `failed` are red."""
     from rich.markup import escape
     from rich.table import Table
 
     head, *body = rows
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=escape(title) or None, title_justify="left", show_edge=edge)
     for i, column in enumerate(head):
-        table.add_column(column, justify="right" if i else "left")
+        table.add_column(column, justify="right" if i in range(len(head))[numbers] else "left", overflow="fold")
     for row in body:
-        table.add_row(*map(escape, row))
+        table.add_row(*map(escape, row), style="red" if failed(row) else None)
     console.print(table)
+
+
+def progress_bar(console: "Console", *labels: str, **options: Any) -> "Progress":
+    """A bar of what is done, behind `labels`, and the time left; it is gone at the end."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    texts = (TextColumn(label, markup=False) for label in labels)
+    return Progress(*texts, BarColumn(), TimeRemainingColumn(), console=console, transient=True, **options)
 
 
 def print_report(console: "Console", store: "Store", path: Path, **options: Any) -> Path:
     """Write the report of `store` to `path`, showing how far it is, and say where it stands, which is returned."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("report"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with progress_bar(console, "report", disable=not console.is_terminal) as progress:
         from pai_bench.report.page import write_report
 
         task = progress.add_task("", total=None)  # as long as results are read
-        path = write_report(
-            store, path, on_progress=lambda done, total: progress.update(task, completed=done, total=total), **options
-        )
+
+        def on_progress(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        path = write_report(store, path, on_progress=on_progress, **options)
     console.print(f"report: {path}", markup=False)
     return path

@@ -8,7 +8,7 @@ from pai_bench.experiment.sweep import Sweep
 from pai_bench.support.errors import UserError
 
 
-def time(given: argparse.Namespace) -> int:
+def time(arguments: argparse.Namespace) -> int:
     """``pai-bench time``."""
     from rich.markup import escape
     from rich.progress import Progress
@@ -19,13 +19,14 @@ def time(given: argparse.Namespace) -> int:
     from pai_bench.report import costs
     from pai_bench.results import Cost, Store
 
-    if (given.rounds is not None and given.rounds < 1) or not 0 <= given.seconds < float("inf"):
-        raise UserError(f"rounds {given.rounds} must be at least 1, and seconds {given.seconds:g} finite, not negative")
-    flags = {key: value for key, value in vars(given).items() if key in recipe.KEYS and key != "out"}
+    rounds, seconds = arguments.rounds, arguments.seconds
+    if (rounds is not None and rounds < 1) or not 0 <= seconds < float("inf"):
+        raise UserError(f"rounds {rounds} must be at least 1, and seconds {seconds:g} finite, not negative")
+    flags = {key: value for key, value in vars(arguments).items() if key in recipe.KEYS and key != "out"}
     console = make_console()
     with console.status("reading data and building networks"):
-        catalog = resolve(Sweep(**flags, sparsities=(given.sparsity,), seeds=1))
-    store, runner = Store(given.out, create=True), Runner(catalog, given.command)
+        catalog = resolve(Sweep(**flags, sparsities=(arguments.sparsity,), seeds=1))
+    store, runner = Store(arguments.out, create=True), Runner(catalog, arguments.command)
     trials = [trial for trial in catalog.trials if trial.criterion is not None]
     measured, steps, failed = list[Cost](), dict[object, float](), 0
     try:
@@ -36,7 +37,7 @@ def time(given: argparse.Namespace) -> int:
                 try:
                     if (key := (trial.data, trial.model)) not in steps:
                         steps[key] = measure_step(runner, trial)
-                    measured.append(measure_cost(runner, trial, steps[key], rounds=given.rounds, budget=given.seconds))
+                    measured.append(measure_cost(runner, trial, steps[key], rounds=rounds, budget=seconds))
                 except Exception as error:  # the others are worth measuring
                     failed += 1
                     print_failure(progress.console, trial.criterion_name, trial.model.name, error)
@@ -45,7 +46,7 @@ def time(given: argparse.Namespace) -> int:
                 progress.advance(task)
     finally:  # what was measured before an interrupt is worth seeing
         for group in costs.groups(measured):
-            print_table(console, f"{costs.title(group[0])}: {costs.describe(group)}", costs.table(group))
+            print_table(console, costs.table(group), title=f"{costs.title(group[0])}: {costs.describe(group)}")
         if store.read_costs() or any(store):
             print_report(console, store, store.path / "report.md")
     return FAILED if failed else 0

@@ -39,32 +39,32 @@ HEAVY = {
 """Verb -> what it imports that takes seconds."""
 
 CHATTY = ("matplotlib", "PIL")
-"""Packages that tell at the level ``debug`` of every font and every part of a picture."""
+"""Packages that log every font and every part of an image at the level ``debug``."""
 
 logger = logging.getLogger(__name__)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The console script; returns the exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    argv = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that knows few characters is no reason to fail
             stream.reconfigure(errors="replace")
     try:
-        if with_nul := [argument for argument in arguments if "\0" in argument]:
+        if with_nul := [argument for argument in argv if "\0" in argument]:
             raise UserError(f"the argument {with_nul[0]!r} holds a NUL character, which no name may")
-        given, rest = parser().parse_known_args(arguments)
-        given.parser.refuse(rest)
-        divide(given)
-        given.command = command(arguments)
+        arguments, rest = parser().parse_known_args(argv)
+        arguments.parser.refuse(rest)
+        divide(arguments)
+        arguments.command = command(argv)
         ignore_harmless_warnings()
-        logging.basicConfig(level=given.log_level.upper(), format="%(levelname)s: %(message)s")
+        logging.basicConfig(level=arguments.log_level.upper(), format="%(levelname)s: %(message)s")
         for name in CHATTY:
             logging.getLogger(name).setLevel(logging.WARNING)
         with ended_as_by_an_interrupt():
             with make_console().status("starting"):  # a word at once, on a terminal
-                importlib.import_module(HEAVY[given.verb])
-            return VERBS[given.verb](given)
+                importlib.import_module(HEAVY[arguments.verb])
+            return VERBS[arguments.verb](arguments)
     except UserError as error:
         logger.debug("this is where the error comes from:", exc_info=True)
         print(f"pai-bench: {' '.join(str(error).split())}", file=sys.stderr)

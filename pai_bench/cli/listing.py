@@ -2,10 +2,11 @@
 
 import argparse
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from pai_bench.cli.console import make_console
+from pai_bench.cli.console import make_console, print_table
 from pai_bench.experiment import recipe
 from pai_bench.training.protocol import DEFAULT, DEFAULT_WITH_BATCH_NORM
 
@@ -13,53 +14,53 @@ if TYPE_CHECKING:
     from pai_bench.support.registry import Plugin
 
 
-def list_plugins(given: argparse.Namespace) -> int:
+def list_plugins(arguments: argparse.Namespace) -> int:
     """``pai-bench list``."""
-    from rich.table import Table
-
-    from pai_bench.support import registry
-
-    table, console = Table(show_edge=False), make_console()
-    if given.kind == "recipes":
-        with console.status("counting what their networks compute"):
-            rows = [recipe_row(recipe.load(name)) for name in recipe.shipped()]
-        columns = ["name", "what it does", "source", "trials", "arithmetic"]
-    elif given.kind == "protocols":
-        plugins = registry.PROTOCOLS.plugins()
-        rows = [[p.name, p.target.describe(), p.source] for p in plugins]
-        columns = ["name", "what it does", "source"]
-    elif given.kind == "criteria":
-        rows = [criterion_row(plugin) for plugin in registry.CRITERIA.plugins()]
-        rows.append(["./file.py:CLASS", "a class in a file of yours", "", "", ""])
-        columns = ["name", "score", "schedule", "options", "source"]
-    elif given.kind == "models":
-        rows = [[plugin_name(p), first_paragraph(p.target), p.source] for p in registry.MODELS.plugins()]
-        what = "A network of yours: a function in a file, which takes input shape and number of classes and returns it."
-        rows.append([OWN, what, "a file of yours"])
-        columns = ["name", "what it is", "source"]
-    elif given.kind == "data":
-        rows = [data_row(plugin) for plugin in registry.DATA.plugins()]
-        rows.append(
-            [OWN, "Data of yours: a function in a file, which returns a DataSet.", *[""] * 5, "a file of yours"]
-        )
-        columns = ["name", "what it is", "shape", "classes", "train", "test", "augmentation", "source"]
-    else:
-        plugins = registry.REGISTRIES[given.kind].plugins()
-        rows = [[plugin_name(p), first_paragraph(p.target), own_options(p.target), p.source] for p in plugins]
-        columns = ["name", "what it is", "options", "source"]
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(cell.replace("[", "\\[") for cell in row))
-    console.print(table)
-    if given.kind == "criteria":
+    console, kind = make_console(), arguments.kind
+    with console.status("counting what their networks compute") if kind == "recipes" else nullcontext():
+        rows = list(table_of(kind))
+    print_table(console, rows, numbers=slice(0), edge=False)
+    if kind == "criteria":
         from pai_bench.scoring import Criterion
 
-        every = options(f for f in dataclasses.fields(Criterion) if f.name != "bn")
-        console.print(f"every criterion: {every}\nfor example snip:bn=train:micro-batch=32")
-    if given.kind in NOTES:
-        console.print(NOTES[given.kind])
+        common = options(f for f in dataclasses.fields(Criterion) if f.name != "bn")
+        console.print(f"every criterion: {common}\nfor example snip:bn=train:micro-batch=32")
+    if kind in NOTES:
+        console.print(NOTES[kind])
     return 0
+
+
+def table_of(kind: str) -> Iterator[Sequence[str]]:
+    """The table of all plugins of a kind, or of the recipes; the first row is the head."""
+    from pai_bench.support.registry import REGISTRIES
+
+    if kind == "recipes":
+        yield "name", "what it does", "source", "trials", "arithmetic"
+        yield from (recipe_row(recipe.load(name)) for name in recipe.shipped())
+        return
+    plugins = REGISTRIES[kind].plugins()
+    if kind == "protocols":
+        yield "name", "what it does", "source"
+        yield from ((p.name, p.target.describe(), p.source) for p in plugins)
+    elif kind == "criteria":
+        yield "name", "score", "schedule", "options", "source"
+        yield from map(criterion_row, plugins)
+        yield "./file.py:CLASS", "a class in a file of yours", "", "", ""
+    elif kind == "models":
+        yield "name", "what it is", "source"
+        yield from ((plugin_name(p), first_paragraph(p.target), p.source) for p in plugins)
+        takes = "which takes input shape and number of classes and returns it"
+        yield OWN, f"A network of yours: a function in a file, {takes}.", "a file of yours"
+    elif kind == "data":
+        yield "name", "what it is", "shape", "classes", "train", "test", "augmentation", "source"
+        yield from map(data_row, plugins)
+        what = "Data of yours: a function in a file, which returns a DataSet."
+        yield OWN, what, "", "", "", "", "", "a file of yours"
+    else:
+        yield "name", "what it is", "options", "source"
+        for p in plugins:
+            own_options = options(dataclasses.fields(p.target)) if dataclasses.is_dataclass(p.target) else ""
+            yield plugin_name(p), first_paragraph(p.target), own_options, p.source
 
 
 OWN = "./file.py:FUNCTION"
@@ -79,12 +80,13 @@ NOTES = {
 """What is said below a table."""
 
 
-def recipe_row(found: recipe.Recipe) -> list[str]:
+def recipe_row(entry: recipe.Recipe) -> list[str]:
     """A recipe with its size, and what its training computes as far as its data sets are known beforehand."""
     from pai_bench.execution.estimate import arithmetic
 
-    work = arithmetic(found)
-    return [found.name, found.title, found.source, f"{found.trials:,}", "" if work is None else f"{work:.2g}"]
+    operations = arithmetic(entry)
+    shown = "" if operations is None else f"{operations:.2g}"
+    return [entry.name, entry.title, entry.source, f"{entry.trials:,}", shown]
 
 
 def data_row(plugin: "Plugin") -> list[str]:
@@ -119,11 +121,6 @@ def criterion_row(plugin: "Plugin") -> list[str]:
 def options(fields: "Iterable[dataclasses.Field[Any]]") -> str:
     """Options as they are written behind a criterion's name, with their defaults."""
     return " ".join(f"{f.name.replace('_', '-')}={f.default}" for f in fields)
-
-
-def own_options(target: Any) -> str:
-    """The options of a class that is a dataclass; a function has none."""
-    return options(dataclasses.fields(target)) if dataclasses.is_dataclass(target) else ""
 
 
 def first_paragraph(target: Any) -> str:

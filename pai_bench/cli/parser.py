@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import functools
 import os
 import re
 import types
@@ -34,9 +35,9 @@ examples:
       the recipe of that name: ten criteria on MNIST, six on VGG-16 and ResNet-18 for CIFAR-10, in some twenty minutes
 
 A network is connected while some output depends on some input through kept connections. One-shot criteria are scored
-once, and their end is found to the connection; for iterative ones a pruning is made at each sparsity, and half as many
-again by bisection. The rows are kept in the results folder and become part of its report.md; what is stored there is
-not searched again.
+once, and their limit is exact to the connection; for iterative ones a pruning is made at each sparsity, and half as
+many again by bisection. The rows are kept in the results folder and become part of its report.md; what is stored there
+is not searched again.
 exit codes: 0; 1 a search failed; 2 a mistake in the request; 130 interrupted"""
 
 RUN_EXAMPLES = """\
@@ -53,7 +54,7 @@ examples:
       a table of a paper, see `pai-bench list recipes`: its trials, hours and memory on this machine; then without
       --dry-run
 
-What is stored in --out is not run again: the same command goes on where it stopped.
+What is stored in --out is not run again: the same command runs what is missing.
 exit codes: 0; 1 a trial failed; 2 a mistake in the request; 130 interrupted"""
 
 CHECK_EXAMPLES = """\
@@ -72,11 +73,14 @@ examples:
   pai-bench report results -o reports/mine.md                  report again from what is stored
   pai-bench compare results other-results                      the same trials on two machines
   pai-bench time --criteria snip,grasp --models vgg            what scoring costs
-  pai-bench collapse --criteria snip,synflow --models vgg      at which sparsity networks fall apart
+  pai-bench collapse --criteria snip,synflow --models vgg      at which sparsity networks are disconnected
   pai-bench prune --model resnet-20 --data cifar10 --criterion synflow --sparsity 0.98 -o mask.safetensors
   pai-bench check ./mine.py:Mine                               whether a criterion keeps the contract
 
 `pai-bench VERB --help` explains each."""
+
+LISTED = ("criteria", "models", "data", "schedules", "protocols", "initialisations", "metrics", "backends", "recipes")
+"""What there are lists of: every registry (`pai_bench.support.registry.REGISTRIES`), and recipes."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -85,13 +89,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(re.sub(r"^argument \S+: (?=-)", "", message))  # our own messages name the flag already
 
-    def refuse(self, words: list[str]) -> None:
+    def refuse(self, rest: list[str]) -> None:
         """An error about arguments that are left over, if there are any."""
-        if words:
+        if rest:
             known = [flag for action in self._actions for flag in action.option_strings]
-            near = difflib.get_close_matches(words[0].partition("=")[0], known, n=3, cutoff=0.7)
+            near = difflib.get_close_matches(rest[0].partition("=")[0], known, n=3, cutoff=0.7)
             hint = f"did you mean {' or '.join(near)}?" if near else f"see `{self.prog} --help`"
-            raise UserError(f"unrecognized arguments: {' '.join(words)} ({hint})")
+            raise UserError(f"unrecognized arguments: {' '.join(rest)} ({hint})")
 
 
 def parser() -> Parser:
@@ -105,8 +109,12 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"pai-bench {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
-    for add in (add_run, add_report, add_compare, add_time, add_collapse, add_prune, add_check, add_list):
+    for add in (add_run, add_report, add_compare, add_time, add_collapse, add_prune):
         add(verbs)
+    check = add_verb(verbs, "check", "hold a criterion, a third party's too, to the contract", CHECK_EXAMPLES)
+    check.add_argument("criterion", help="NAME[:OPTION=VALUE]... or ./file.py:ClassName[:OPTION=VALUE]...")
+    help = "name what there is: criteria, models, data sets, schedules, protocols and more"
+    add_verb(verbs, "list", help).add_argument("kind", choices=LISTED)
     return top
 
 
@@ -118,7 +126,6 @@ def add_verb(verbs: Any, name: str, help: str, epilog: str | None = None) -> Par
         description=help[0].upper() + help[1:] + ".",
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
     verb.set_defaults(parser=verb)
@@ -131,75 +138,59 @@ def add_verb(verbs: Any, name: str, help: str, epilog: str | None = None) -> Par
 def add_run(verbs: Any) -> None:
     """``run``: its flags are the fields of `Sweep`."""
     verb = add_verb(verbs, "run", "compare criteria: score, prune, train, store, and write a report", RUN_EXAMPLES)
-    verb.add_argument("recipe", nargs="?", help="a TOML file, or one of `pai-bench list recipes`")
+    add_recipe(verb)
     add_keys(verb, *(f.name for f in dataclasses.fields(Sweep)))
-    verb.add_argument("--out", metavar="DIR", help="results folder (default: results)")
     help = (
         "where trials run: in-process, processes, one of an installed package, or ./file.py:FUNCTION; auto is workers "
         "where they are faster or safer, and otherwise this process (default: auto)"
     )
-    verb.add_argument("--backend", metavar="NAME", default="auto", help=help)
-    verb.add_argument("--retry-failed", action="store_true", help="run failed trials again")
-    verb.add_argument("--dry-run", action="store_true", help="list the trials, and what they will cost; run nothing")
-    verb.add_argument("--quick", action="store_true", help="a smoke run: the keys of the recipe `quick` on top")
+    flag = verb.add_argument
+    flag("--backend", metavar="NAME", default="auto", help=help)
+    flag("--retry-failed", action="store_true", help="run failed trials again")
+    flag("--dry-run", action="store_true", help="list the trials, and what they will cost; run nothing")
+    flag("--quick", action="store_true", help="a smoke run: the keys of the recipe `quick` on top")
 
 
 def add_report(verbs: Any) -> None:
     """``report``."""
-    verb = add_verb(verbs, "report", "write the markdown report of a results folder; runs nothing")
-    what = "results folder, or a file of records (default: results)"
-    verb.add_argument("results", nargs="?", default="results", help=what)
+    flag = add_verb(verbs, "report", "write the markdown report of a results folder; runs nothing").add_argument
+    help = "results folder, or a file of records (default: results)"
+    flag("results", nargs="?", default="results", help=help)
     help = "where to; .md, .csv, .tex or .html says the format (default: report.md in the results folder)"
-    verb.add_argument("-o", "--output", metavar="FILE", help=help)
-    verb.add_argument(
-        "--records",
-        action="store_true",
-        help="write all records beside the report, without masks, as records.jsonl.xz: `report` and `compare` read it",
+    flag("-o", "--output", metavar="FILE", help=help)
+    help = "write all records beside the report, without masks, as records.jsonl.xz: `report` and `compare` read it"
+    flag("--records", action="store_true", help=help)
+    help = "show also criteria of which a newer version is there: an edited class, or a lower revision"
+    flag("--all-versions", action="store_true", help=help)
+    help = "which sparsity the figures' axis shows: the share removed, or not on any path (default: direct)"
+    flag("--x", choices=["direct", "effective"], default="direct", help=help)
+    help = (
+        "the whole report in markdown, or its table of all numbers in another format (default: what the suffix of -o "
+        "says, or markdown)"
     )
-    verb.add_argument(
-        "--all-versions",
-        action="store_true",
-        help="show also criteria of which a newer version is there: an edited class, or a lower revision",
-    )
-    verb.add_argument(
-        "--x",
-        choices=["direct", "effective"],
-        default="direct",
-        help="which sparsity the figures' axis shows: the share removed, or not on any path (default: direct)",
-    )
-
-    verb.add_argument(
-        "--format",
-        choices=["markdown", "csv", "latex", "html"],
-        help="the whole report in markdown, or its table of all numbers in another format (default: what the suffix of "
-        "-o says, or markdown)",
-    )
-    verb.add_argument("--figures", choices=["svg", "png"], default="svg", help="format of figures (default: svg)")
-    verb.add_argument(
-        "--timings", metavar="FILE", help="a file of `pytest --benchmark-json FILE`, to become a part of the report"
-    )
+    flag("--format", choices=["markdown", "csv", "latex", "html"], help=help)
+    flag("--figures", choices=["svg", "png"], default="svg", help="format of figures (default: svg)")
+    flag("--timings", metavar="FILE", help="a file of `pytest --benchmark-json FILE`, to become a part of the report")
 
 
 def add_compare(verbs: Any) -> None:
     """``compare``."""
     help = "show the same trials of two results folders side by side, and what changed beyond the spread of seeds"
-    verb = add_verb(verbs, "compare", help)
-    verb.add_argument("before", metavar="A", help="a results folder, or a file of records")
-    verb.add_argument("after", metavar="B", help="another, of another machine or version")
-    verb.add_argument("-o", "--output", metavar="FILE", help="write the comparison to a markdown file, too")
+    flag = add_verb(verbs, "compare", help).add_argument
+    flag("before", metavar="A", help="a results folder, or a file of records")
+    flag("after", metavar="B", help="another, of another machine or version")
+    flag("-o", "--output", metavar="FILE", help="write the comparison to a markdown file, too")
 
 
 def add_time(verbs: Any) -> None:
     """``time``."""
     verb = add_verb(verbs, "time", "measure what scoring costs, in seconds, bytes and training steps", TIME_EXAMPLES)
-    verb.add_argument("--sparsity", type=float, default=0.95, help="sparsity of the whole pruning (default: 0.95)")
-    verb.add_argument(
-        "--rounds", type=int, default=None, help="measurements of each, after a warm-up (default: 5 to 20, in a second)"
-    )
-    verb.add_argument(
-        "--seconds", type=float, default=30.0, help="about the longest time for each, at least one round (default: 30)"
-    )
-    verb.add_argument("--out", metavar="DIR", default="results", help="results folder (default: results)")
+    flag = verb.add_argument
+    flag("--sparsity", type=float, default=0.95, help="sparsity of the whole pruning (default: 0.95)")
+    flag("--rounds", type=int, help="measurements of each, after a warm-up (default: 5 to 20, in a second)")
+    help = "about the longest time for each, at least one round (default: 30)"
+    flag("--seconds", type=float, default=30.0, help=help)
+    flag("--out", metavar="DIR", default="results", help="results folder (default: results)")
     shared = ("criteria", "models", "data", "schedule", "scope", "bn", "score_batch", "score_batches")
     add_keys(verb, *shared, "score_sampling", "protocol", "batch_size", "device", "data_dir")
 
@@ -208,12 +199,10 @@ def add_collapse(verbs: Any) -> None:
     """``collapse``."""
     help = "find the sparsity at which each criterion disconnects a network; trains nothing"
     verb = add_verb(verbs, "collapse", help, COLLAPSE_EXAMPLES)
-    verb.add_argument("recipe", nargs="?", help="a TOML file, or one of `pai-bench list recipes`")
-    verb.add_argument(
-        "--points", type=int, default=10, help="sparsities looked at in full, half of the weights to one (default: 10)"
-    )
+    add_recipe(verb)
+    help = "sparsities looked at in full, half of the weights to one (default: 10)"
+    verb.add_argument("--points", type=int, default=10, help=help)
     verb.add_argument("--rounds", type=int, help="cuts of iterative criteria (default: their own)")
-    verb.add_argument("--out", metavar="DIR", help="results folder (default: results)")
     shared = ("criteria", "models", "data", "seeds", "schedule", "scope", "bn", "score_batch", "score_batches")
     add_keys(verb, *shared, "score_sampling", "prunable", "keep_first", "keep_last", "device", "data_dir")
 
@@ -221,41 +210,25 @@ def add_collapse(verbs: Any) -> None:
 def add_prune(verbs: Any) -> None:
     """``prune``."""
     verb = add_verb(verbs, "prune", "score one network, freshly initialised, and write its mask")
-    verb.add_argument(
-        "--model", required=True, help="network; `pai-bench list models` names them; or ./file.py:FUNCTION"
-    )
-    verb.add_argument("--criterion", default="snip", help="criterion, as NAME[:OPTION=VALUE]... (default: snip)")
-    verb.add_argument("--sparsity", type=float, required=True, help="share of weights to remove, in [0, 1)")
+    flag = verb.add_argument
+    flag("--model", required=True, help="network; `pai-bench list models` names them; or ./file.py:FUNCTION")
+    flag("--criterion", default="snip", help="criterion, as NAME[:OPTION=VALUE]... (default: snip)")
+    flag("--sparsity", type=float, required=True, help="share of weights to remove, in [0, 1)")
     help = "data set that the score batch comes from, or ./file.py:FUNCTION (default: digits)"
-    verb.add_argument("--data", default="digits", help=help)
-    verb.add_argument("--seed", type=int, default=0, help="seed of weights and score batch (default: 0)")
-    verb.add_argument("-o", "--output", metavar="FILE", default="mask.safetensors", help="default: mask.safetensors")
-    verb.add_argument(
-        "--save-weights",
-        metavar="FILE",
-        default=None,
-        help="write the initial weights that were scored there, too, as safetensors",
-    )
-    verb.add_argument(
-        "--variant", default="none", help="none, shuffle, global-shuffle, reinit, invert or quota:NAME (default: none)"
-    )
+    flag("--data", default="digits", help=help)
+    flag("--seed", type=int, default=0, help="seed of weights and score batch (default: 0)")
+    flag("-o", "--output", metavar="FILE", default="mask.safetensors", help="default: mask.safetensors")
+    help = "write the initial weights that were scored there, too, as safetensors"
+    flag("--save-weights", metavar="FILE", help=help)
+    help = "none, shuffle, global-shuffle, reinit, invert or quota:NAME (default: none)"
+    flag("--variant", default="none", help=help)
     add_keys(verb, *names(ScoringSettings), "schedule", "bn", "device", "data_dir")
 
 
-def add_check(verbs: Any) -> None:
-    """``check``."""
-    verb = add_verb(verbs, "check", "hold a criterion, a third party's too, to the contract", CHECK_EXAMPLES)
-    verb.add_argument("criterion", help="NAME[:OPTION=VALUE]... or ./file.py:ClassName[:OPTION=VALUE]...")
-
-
-LISTED = ("criteria", "models", "data", "schedules", "protocols", "initialisations", "metrics", "backends", "recipes")
-"""What there are lists of: every registry (`pai_bench.support.registry.REGISTRIES`), and recipes."""
-
-
-def add_list(verbs: Any) -> None:
-    """``list``."""
-    verb = add_verb(verbs, "list", "name what there is: criteria, models, data sets, schedules, protocols and more")
-    verb.add_argument("kind", choices=LISTED)
+def add_recipe(verb: Parser) -> None:
+    """A recipe, and the folder, which is a key of it: without the flag, it leaves no trace."""
+    verb.add_argument("recipe", nargs="?", help="a TOML file, or one of `pai-bench list recipes`")
+    verb.add_argument("--out", metavar="DIR", default=argparse.SUPPRESS, help="results folder (default: results)")
 
 
 def add_keys(verb: Parser, *names: str) -> None:
@@ -269,12 +242,13 @@ class Entries(str):
     """The text of a list of names, which is divided when all flags are known, since a path may hold commas."""
 
 
-def divide(given: argparse.Namespace) -> None:
+def divide(arguments: argparse.Namespace) -> None:
     """Turn the lists of names among the arguments into tuples."""
-    folders = [Path(), *map(Path, filter(None, [getattr(given, "data_dir", None), os.environ.get("PAI_BENCH_DATA")]))]
-    for key, text in vars(given).items():
+    data_folders = getattr(arguments, "data_dir", None), os.environ.get("PAI_BENCH_DATA")
+    folders = [Path(), *map(Path, filter(None, data_folders))]
+    for key, text in vars(arguments).items():
         if isinstance(text, Entries):
-            setattr(given, key, tuple(entries(text, folders)))
+            setattr(arguments, key, tuple(entries(text, folders)))
 
 
 def entries(text: str, folders: Sequence[Path]) -> Iterator[str]:
@@ -297,26 +271,20 @@ def is_there(entry: str, folders: Sequence[Path]) -> bool:
 def add_key(verb: Parser, name: str, help: str, default: Any) -> None:
     """The flag of a field of `Sweep`. A flag that is not given leaves no trace, so that a recipe's value stands."""
     flag, to = "--" + name.replace("_", "-"), recipe.KEYS[name]
+    add = functools.partial(verb.add_argument, flag, default=argparse.SUPPRESS)
     if name in recipe.AXES:
-        shown = ",".join(map(str, default))
 
         def axis(text: str) -> Any:
             if not all(part.strip() for part in text.split(",")):
                 raise argparse.ArgumentTypeError(f"{flag}: the list is empty or has an empty entry")
             return Entries(text) if to is str else tuple(from_text(part.strip(), to, flag) for part in text.split(","))
 
-        verb.add_argument(flag, type=axis, metavar="A,B,...", help=f"{help} (default: {shown})")
-        return
-    if to is bool:
-        verb.add_argument(flag, action="store_true", help=help)
-        return
-    shown = "" if default is None else f" (default: {default})"
-    verb.add_argument(
-        flag,
-        type=lambda text: from_text(text, to, flag),
-        metavar=metavar(to),
-        help=help + shown.replace("%", "%%"),
-    )
+        add(type=axis, metavar="A,B,...", help=f"{help} (default: {','.join(map(str, default))})")
+    elif to is bool:
+        add(action="store_true", help=help)
+    else:
+        shown = "" if default is None else f" (default: {default})".replace("%", "%%")
+        add(type=lambda text: from_text(text, to, flag), metavar=metavar(to), help=help + shown)
 
 
 def from_text(text: str, to: Any, flag: str) -> Any:
@@ -334,7 +302,7 @@ def metavar(to: Any) -> str:
         return str(get_args(to)[1].shown)
     if get_origin(to) is Literal:
         return "|".join(map(str, get_args(to)))
-    kinds = get_args(to) if get_origin(to) in (Union, types.UnionType) else (to,)
-    words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
-    words += ["A,B,..." for kind in kinds if get_origin(kind) is Sequence]
-    return "|".join([{int: "N", float: "X"}.get(kinds[0], "NAME"), *words])
+    types_ = get_args(to) if get_origin(to) in (Union, types.UnionType) else (to,)
+    words = [word for type_ in types_ if get_origin(type_) is Literal for word in get_args(type_)]
+    words += ["A,B,..." for type_ in types_ if get_origin(type_) is Sequence]
+    return "|".join([{int: "N", float: "X"}.get(types_[0], "NAME"), *words])

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep while it runs: a live display on a terminal, a line per trial in a log."""
+"""The progress of a sweep: a live display on a terminal, one line for each trial in a log."""
 
 import time
 from collections import defaultdict
@@ -20,43 +20,41 @@ from pai_bench.report.tables import duration
 from pai_bench.results import Record
 
 REFRESH = 0.1
-"""Seconds between two pictures of what runs."""
-
-
-Kind = tuple[str, str, str]
-"""Data, network and method of trials, which take about the same time."""
+"""Seconds between two updates of the live display."""
 
 
 @dataclass
 class Group:
-    """The trials of one kind: how many are missing, how far those are that run, and how long finished ones took."""
+    """Trials of the same data, network and method, which take about the same time."""
 
-    expected: float
-    """Seconds of one, by measured training steps."""
+    expected: float = 0.0
+    """Mean seconds of one, by measured training steps."""
     missing: int = 0
     shares: float = 0.0
     """Trials' worth of work that is done of those that run."""
     seconds: float = 0.0
+    """Of the finished ones, which are `done`."""
     done: int = 0
 
 
 class Forecast:
-    """Seconds that trials will take: as finished ones of their kind did; before that, by measured training steps.
+    """Seconds that trials will take: as finished ones of their group did; before that, by measured training steps.
 
-    What is told of a trial costs the same however many there are, and the time left a sum over kinds.
+    Reporting a trial costs the same however many there are, and the time left is a sum over groups.
     """
 
     def __init__(self, catalog: Catalog, plan: ExecutionPlan, missing: Sequence[Trial]) -> None:
         self.catalog, self.plan = catalog, plan
         self.missing = {trial.identity for trial in missing}
-        self._groups: dict[Kind, Group] = {}
-        self._of_network: dict[tuple[str, str], tuple[float, int]] = {}
-        """Seconds of finished trials on one network and data, and their number."""
+        self._groups = defaultdict[tuple[str, str, str], Group](Group)
         self._shares: dict[str, float] = {}
         for trial in missing:
-            group = self._groups.setdefault(kind(trial), Group(0.0))
+            group = self._group(trial)
             group.expected += (self.expected(trial) - group.expected) / (group.missing + 1)  # the mean of all
             group.missing += 1
+
+    def _group(self, trial: Trial) -> Group:
+        return self._groups[trial.data.name, trial.model.name, trial.method]
 
     def expected(self, trial: Trial) -> float:
         """Seconds by which `trial` makes the sweep longer, by measured training steps."""
@@ -68,41 +66,34 @@ class Forecast:
         return self.catalog.data[trial.data.name].train_size(trial.train_fraction)
 
     def reach(self, trial: Trial, share: float) -> None:
-        """A trial that runs is so far."""
-        self._groups[kind(trial)].shares += share - self._shares.get(trial.identity, 0.0)
+        """A `share` of a trial that runs is done."""
+        self._group(trial).shares += share - self._shares.get(trial.identity, 0.0)
         self._shares[trial.identity] = share
 
     def drop(self, trial: Trial) -> None:
         """A trial is no longer missing."""
         self.missing.remove(trial.identity)
-        group = self._groups[kind(trial)]
+        group = self._group(trial)
         group.missing -= 1
         group.shares -= self._shares.pop(trial.identity, 0.0)
 
     def add(self, trial: Trial, seconds: float) -> None:
         """A trial has taken `seconds`."""
         self.drop(trial)
-        seconds /= self.plan.workers
-        group, network = self._groups[kind(trial)], kind(trial)[:2]
-        group.seconds, group.done = group.seconds + seconds, group.done + 1
-        before, count = self._of_network.get(network, (0.0, 0))
-        self._of_network[network] = before + seconds, count + 1
+        group = self._group(trial)
+        group.seconds, group.done = group.seconds + seconds / self.plan.workers, group.done + 1
 
     def left(self) -> float:
-        """Seconds until all missing trials are done."""
-        whole = 0.0
+        """Seconds until all missing trials are done: by the finished ones of their group, or of their network."""
+        seconds, done = defaultdict[tuple[str, str], float](float), defaultdict[tuple[str, str], int](int)
         for (data, model, _), group in self._groups.items():
-            if group.missing:
-                seconds, count = (
-                    (group.seconds, group.done) if group.done else self._of_network.get((data, model), (0, 0))
-                )
-                whole += (group.missing - group.shares) * (seconds / count if count else group.expected)
-        return max(0.0, whole)
-
-
-def kind(trial: Trial) -> Kind:
-    """The kind of a trial."""
-    return trial.data.name, trial.model.name, trial.method
+            seconds[data, model] += group.seconds
+            done[data, model] += group.done
+        left = 0.0
+        for (data, model, _), group in self._groups.items():
+            expected = seconds[data, model] / done[data, model] if done[data, model] else group.expected
+            left += (group.missing - group.shares) * (group.seconds / group.done if group.done else expected)
+        return max(0.0, left)
 
 
 class Display(Listener):
@@ -127,7 +118,7 @@ class Display(Listener):
         self.total = self.done = 0
         self.forecasts: list[Forecast] = []
         self.backends: list[str] = []
-        self.of: dict[str, list[Forecast]] = defaultdict(list)
+        self.forecasts_of: dict[str, list[Forecast]] = defaultdict(list)
         """By the identity of a trial that is still missing: of each folder that it is to be stored in, in order."""
         self.running: dict[str, str] = {}
 
@@ -141,7 +132,7 @@ class Display(Listener):
             forecast = Forecast(catalog, backend.plan, missing)
             self.forecasts.append(forecast)
             for trial in missing:
-                self.of[trial.identity].append(forecast)
+                self.forecasts_of[trial.identity].append(forecast)
             self.backends += [] if backend.description == str(ExecutionPlan()) else [backend.description]
 
     def on_ready(self) -> None:
@@ -153,8 +144,8 @@ class Display(Listener):
         if not self.forecasts:
             return
         device = self.forecasts[0].catalog.device
-        line = f"{plural(missing, 'trial')} to run on {device}, about {duration(self.left())}"
-        self.console.print("; ".join([line, *dict.fromkeys(self.backends)]))
+        plan = f"{plural(missing, 'trial')} to run on {device}, about {duration(self.left())}"
+        self.console.print("; ".join([plan, *dict.fromkeys(self.backends)]))
         self.live.start()
         self.task = self.live.add_task("", total=self.total, completed=self.done, left="")
 
@@ -163,20 +154,18 @@ class Display(Listener):
         return sum(forecast.left() for forecast in self.forecasts)
 
     def on_start(self, trial: Trial) -> None:
-        self.running[trial.identity] = (
-            f"{describe(trial)}: scoring" if trial.criterion else f"{describe(trial)}: starting"
-        )
+        self.running[trial.identity] = f"{describe(trial)}: {'scoring' if trial.criterion else 'starting'}"
         self._show()
 
     def on_epoch(self, trial: Trial, epoch: int) -> None:
-        forecast = self.of[trial.identity][0]
+        forecast = self.forecasts_of[trial.identity][0]
         epochs = trial.protocol.passes(forecast.size(trial))
         forecast.reach(trial, epoch / max(1, epochs))
         self.running[trial.identity] = f"{describe(trial)}: epoch {min(epoch + 1, epochs)} of {epochs}"
         self._show()
 
     def on_finish(self, trial: Trial, record: Record, seconds: float) -> None:
-        self.of[trial.identity].pop(0).add(trial, seconds)
+        self.forecasts_of[trial.identity].pop(0).add(trial, seconds)
         self.running.pop(trial.identity, None)
         self.done += 1
         self.live.update(self.task, completed=self.done)
@@ -184,16 +173,16 @@ class Display(Listener):
         if record.pruning.connected is False:
             dead = f"; disconnected, first in {record.pruning.first_cut}"
         accuracy = "failed" if (share := record.evaluation.test_accuracy) is None else f"{100 * share:.2f} %"
-        line = f"[{self.done}/{self.total}] {describe(trial)}: {accuracy}{dead}, {duration(seconds)}"
+        text = f"[{self.done}/{self.total}] {describe(trial)}: {accuracy}{dead}, {duration(seconds)}"
         failed = record.status == "failed"
-        line += f": {record.error}" if failed else ""
+        text += f": {record.error}" if failed else ""
         if not self.console.is_terminal and self.done < self.total:  # on a terminal, it stands below
-            line += f", {duration(self.left())} left"
-        self.console.print(line, style="red" if failed else None, markup=False)
+            text += f", {duration(self.left())} left"
+        self.console.print(text, style="red" if failed else None, markup=False)
         self._show()
 
     def on_skip(self, trial: Trial) -> None:
-        self.of[trial.identity].pop(0).drop(trial)
+        self.forecasts_of[trial.identity].pop(0).drop(trial)
         self.done += 1
         self.live.update(self.task, completed=self.done)
 

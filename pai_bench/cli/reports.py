@@ -2,11 +2,10 @@
 
 import argparse
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pai_bench.cli.console import make_console, print_report
+from pai_bench.cli.console import make_console, print_report, print_table
 from pai_bench.support import outfile
 from pai_bench.support.errors import UserError
 
@@ -14,40 +13,37 @@ if TYPE_CHECKING:
     from pai_bench.results import Store
 
 
-def report(given: argparse.Namespace) -> int:
+def report(arguments: argparse.Namespace) -> int:
     """``pai-bench report``."""
     from pai_bench.results import Store, archive
 
-    store = Store(given.results)
-    output = Path(given.output) if "output" in given else store.home
+    store, console = Store(arguments.results), make_console()
+    output = store.home if arguments.output is None else Path(arguments.output)
     if not os.path.isdir(output):
         outfile.check(output, "the report")
     store.refuse(output)
-    everything = "all_versions" in given
-    form = format_of(output, getattr(given, "format", None))
+    form = format_of(output, arguments.format)
     if os.path.isdir(output):
         output = output / f"report{SUFFIXES[form][0]}"
         outfile.check(output, "the report")
-    if store.archived and "output" not in given and output.exists():
+    if store.archived and arguments.output is None and output.exists():
         raise UserError(
             f"{output} lies beside its records, which hold no masks: not all of its figures could be made again; name "
             "another place with -o, or this one to replace it"
         )
-    if form == "markdown":
-        timings = Path(given.timings) if "timings" in given else None
-        console = make_console()
-        options = {"x": given.x, "suffix": given.figures, "timings": timings, "all_versions": everything}
-        output = print_report(console, store, output, **options)
-        if "records" in given:
-            beside = output.with_name(archive.NAME)
-            count = archive.pack(store.path, beside)
-            console.print(f"records: {beside}, {count}", markup=False)
+    if form != "markdown":
+        for flag in ("timings", "records"):
+            if getattr(arguments, flag) not in (None, False):
+                raise UserError(f"--{flag} goes with the markdown report, not with a table as {form}")
+        write_tables(store, form, output, all_versions=arguments.all_versions)
+        console.print(f"report: {output}", markup=False)
         return 0
-    for flag in ("timings", "records"):
-        if flag in given:
-            raise UserError(f"--{flag} goes with the markdown report, not with a table as {form}")
-    write_tables(store, form, output, all_versions=everything)
-    make_console().print(f"report: {output}", markup=False)
+    timings = None if arguments.timings is None else Path(arguments.timings)
+    options = {"x": arguments.x, "suffix": arguments.figures, "all_versions": arguments.all_versions}
+    output = print_report(console, store, output, timings=timings, **options)
+    if arguments.records:
+        records = output.with_name(archive.NAME)
+        console.print(f"records: {records}, {archive.pack(store.path, records)}", markup=False)
     return 0
 
 
@@ -55,18 +51,18 @@ SUFFIXES = {"markdown": (".md", ".markdown"), "csv": (".csv",), "latex": (".tex"
 """Format -> the suffixes of its files, the usual one first."""
 
 
-def format_of(path: Path, given: str | None = None) -> str:
-    """The format of a report: the one that is `given`, or that of the suffix of its file, or markdown."""
+def format_of(path: Path, form: str | None = None) -> str:
+    """The format of a report: `form`, or that of the suffix of its file, or markdown."""
     suffix = path.suffix.lower()
-    known = next((form for form, suffixes in SUFFIXES.items() if suffix in suffixes), None)
+    known = next((name for name, suffixes in SUFFIXES.items() if suffix in suffixes), None)
     if os.path.isdir(path):
-        return given or "markdown"
-    if given and known and given != known:
-        raise UserError(f"{path} has the suffix of {known}, not of --format {given}; leave one of them out")
-    if suffix and not (given or known):
+        return form or "markdown"
+    if form and known and form != known:
+        raise UserError(f"{path} has the suffix of {known}, not of --format {form}; leave one of them out")
+    if suffix and not (form or known):
         accepted = ", ".join(suffixes[0] for suffixes in SUFFIXES.values())
         raise UserError(f"no report is written as {suffix} ({path}); known are {accepted}, or give --format")
-    return given or known or "markdown"
+    return form or known or "markdown"
 
 
 def write_tables(store: "Store", form: str, path: Path, *, all_versions: bool = False) -> None:
@@ -80,47 +76,31 @@ def write_tables(store: "Store", form: str, path: Path, *, all_versions: bool = 
     if not records:
         raise UserError(f"results folder {store.shown} has no readable trials that could stand in a table")
     shown = records if all_versions else newest(records)[0]
-    write([store], path, FORMATS[form](comparisons(as_frame(shown))))
+    outfile.write(path, FORMATS[form](comparisons(as_frame(shown))), "the report")
 
 
-def write(stores: "Sequence[Store]", path: Path, text: str) -> None:
-    """Write a document, not among results, or say why that cannot be done."""
-    for store in stores:
-        store.refuse(path)
-    outfile.write(path, text, "the report")
-
-
-def compare(given: argparse.Namespace) -> int:
+def compare(arguments: argparse.Namespace) -> int:
     """``pai-bench compare``."""
-    from rich.markup import escape
-    from rich.table import Table
-
     from pai_bench.report import folder_diff
     from pai_bench.results import Store
 
-    stores = [Store(given.before), Store(given.after)]
+    stores, output = [Store(arguments.before), Store(arguments.after)], arguments.output
     before, after = (list(store) for store in stores)
     for store, records in zip(stores, (before, after), strict=True):
         if not records:
             raise UserError(f"results folder {store.shown} has no readable trials")
-    if "output" in given:
-        outfile.check(given.output, "the comparison")
+    if output is not None:
+        outfile.check(output, "the comparison")
         for store in stores:
-            store.refuse(Path(given.output))
-        if format_of(Path(given.output)) != "markdown":
-            raise UserError(f"a comparison is written as markdown, to a .md file, not to {given.output}")
-    found, console = folder_diff.changes(before, after), make_console()
-    if found:
-        head, *body = folder_diff.table(found)
-        table = Table()
-        for i, column in enumerate(head):
-            table.add_column(column, justify="right" if 3 <= i < len(head) - 1 else "left")
-        for row in body:
-            table.add_row(*map(escape, row))
-        console.print(table)
-    console.print(folder_diff.verdict(found, before, after), markup=False)
-    if "output" in given:
+            store.refuse(Path(output))
+        if format_of(Path(output)) != "markdown":
+            raise UserError(f"a comparison is written as markdown, to a .md file, not to {output}")
+    changes, console = folder_diff.changes(before, after), make_console()
+    if changes:
+        print_table(console, folder_diff.table(changes), numbers=slice(3, -1))
+    console.print(folder_diff.verdict(changes, before, after), markup=False)
+    if output is not None:
         left_out = [f"{s.shown / name} is left out: {why}" for s in stores for name, why in sorted(s.left_out.items())]
-        write(stores, Path(given.output), folder_diff.page(before, after, left_out))
-        console.print(f"report: {given.output}", markup=False)
+        outfile.write(output, folder_diff.page(before, after, left_out), "the report")
+        console.print(f"report: {output}", markup=False)
     return 0

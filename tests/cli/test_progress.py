@@ -133,8 +133,8 @@ def test_results_do_not_depend_on_the_callers_defaults(tmp_path: Path) -> None:
     assert list(plain.test_loss) == list(other.test_loss)
 
 
-class Told:
-    """A display that is told of four trials of 88 seconds each, of six, by hand."""
+class Scenario:
+    """A display and its reports of four trials of 88 seconds each, of six, by hand."""
 
     def __init__(self, *, terminal: bool, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
         monkeypatch.setattr(progress, "REFRESH", 0.0)
@@ -164,63 +164,63 @@ class Told:
 
 
 def test_lines_of_a_log_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = Told(terminal=False, monkeypatch=monkeypatch)
-    display, trials = told.display, told.trials
+    scenario = Scenario(terminal=False, monkeypatch=monkeypatch)
+    display, trials = scenario.display, scenario.trials
     display.on_finish(trials[0], record(None, 0.0, 0, 0.975), 10.0)
     cut = record("random", 0.5, 0, 0.1, connected=False, first_cut="b", dead_layers=("a", "b"))
     display.on_finish(trials[1], cut, 16.0)
     display.on_skip(trials[2])
     display.on_finish(trials[3], record("random", 0.5, 1, None), 0.5)
-    assert told.lines == [
+    assert scenario.lines == [
         "2 of 6 trials are already stored",
         "4 trials to run on cpu, about 5:52 min; up to 3 trials together",
         "[3/6] blobs tiny dense seed 0: 97.50 %, 10 s, 30 s left",  # of one network: 3 x 10
         "[4/6] blobs tiny random 0.5 seed 0: 10.00 %; disconnected, first in b, 16 s, 26 s left",  # 10 and 16
         "[6/6] blobs tiny random 0.5 seed 1: failed, 500 ms: RuntimeError: oh | no",
     ]
-    dead = Told(terminal=False, monkeypatch=monkeypatch, seeds=1)
+    dead = Scenario(terminal=False, monkeypatch=monkeypatch, seeds=1)
     dead.display.on_finish(dead.trials[0], record("snip", 0.5, 0, 0.5, kept=0), 1.0)
     assert dead.lines[-1] == "[3/4] blobs tiny dense seed 0: 50.00 %; dead: b.weight, 1 s, 1 s left"
 
 
 def test_what_stands_below_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = Told(terminal=True, monkeypatch=monkeypatch)
-    display, trials = told.display, told.trials
-    assert told.below == ("", "", 2)
+    scenario = Scenario(terminal=True, monkeypatch=monkeypatch)
+    display, trials = scenario.display, scenario.trials
+    assert scenario.below == ("", "", 2)
     display.on_start(trials[0])
-    assert told.below == ("blobs tiny dense seed 0: starting", "5:52 min left", 2)
+    assert scenario.below == ("blobs tiny dense seed 0: starting", "5:52 min left", 2)
     display.on_epoch(trials[0], 0)
-    assert told.below[0] == "blobs tiny dense seed 0: epoch 1 of 4"
+    assert scenario.below[0] == "blobs tiny dense seed 0: epoch 1 of 4"
     display.on_epoch(trials[0], 1)
-    assert told.below == ("blobs tiny dense seed 0: epoch 2 of 4", "5:30 min left", 2)  # a quarter of 88 s is done
+    assert scenario.below == ("blobs tiny dense seed 0: epoch 2 of 4", "5:30 min left", 2)  # a quarter of 88 s is done
     display.on_start(trials[1])
-    assert told.below[0] == "1 trial beside blobs tiny dense seed 0: epoch 2 of 4"
+    assert scenario.below[0] == "1 trial beside blobs tiny dense seed 0: epoch 2 of 4"
     display.on_epoch(trials[0], 4)
-    assert told.below == ("1 trial beside blobs tiny dense seed 0: epoch 4 of 4", "4:24 min left", 2)
+    assert scenario.below == ("1 trial beside blobs tiny dense seed 0: epoch 4 of 4", "4:24 min left", 2)
     display.on_finish(trials[0], record(None, 0.0, 0, 0.9), 10.0)
-    assert told.below == ("blobs tiny random 0.5 seed 0: scoring", "30 s left", 3)
+    assert scenario.below == ("blobs tiny random 0.5 seed 0: scoring", "30 s left", 3)
     display.on_skip(trials[2])
     monkeypatch.setattr(progress, "REFRESH", 1e9)  # not yet drawn again, but counted
     display.on_finish(trials[1], record("random", 0.5, 0, 0.9), 10.0)
-    assert told.below == ("blobs tiny random 0.5 seed 0: scoring", "30 s left", 5)
+    assert scenario.below == ("blobs tiny random 0.5 seed 0: scoring", "30 s left", 5)
     monkeypatch.setattr(progress, "REFRESH", 0.0)
     display.on_finish(trials[3], record("random", 0.5, 0, 0.9), 10.0)
-    assert told.below == ("", "0 ms left", 6)
+    assert scenario.below == ("", "0 ms left", 6)
     assert display.shown == pytest.approx(time.monotonic(), abs=60)
     display.on_end()
     assert not display.live.live.is_started
-    printed = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", told.file.getvalue())
+    printed = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", scenario.file.getvalue())
     for line in printed.splitlines():
         assert not (line.startswith("[") and "left" in line)
 
 
 def test_a_trial_of_no_epochs_is_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = Told(terminal=True, monkeypatch=monkeypatch, epochs=0)
-    told.display.on_start(told.trials[0])
-    told.display.on_epoch(told.trials[0], 0)
-    assert told.below == (
+    scenario = Scenario(terminal=True, monkeypatch=monkeypatch, epochs=0)
+    scenario.display.on_start(scenario.trials[0])
+    scenario.display.on_epoch(scenario.trials[0], 0)
+    assert scenario.below == (
         "blobs tiny dense seed 0: epoch 0 of 0",
         "40 s left",
         2,
     )  # 60 examples for the test: 10 s each
-    told.display.on_end()
+    scenario.display.on_end()

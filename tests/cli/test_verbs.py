@@ -15,7 +15,7 @@ from pai_bench.cli.entry import main
 from pai_bench.cli.listing import data_row, first_paragraph, plugin_name, recipe_row
 from pai_bench.cli.parser import metavar
 from pai_bench.cli.reports import format_of
-from pai_bench.cli.sweeps import print_plan, say_how_to_go_on
+from pai_bench.cli.sweeps import print_interruption, print_plan
 from pai_bench.experiment import recipe
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
@@ -192,7 +192,7 @@ def test_an_interrupt_counts_trials_of_several_grids_once(capsys: pytest.Capture
     (catalog, _), *_ = catalogs
     store = Store("r", create=True)
     store.write(Runner(catalog).failure(catalog.trials[0], RuntimeError("no")))
-    say_how_to_go_on(make_console(), catalogs)
+    print_interruption(make_console(), catalogs)
     expected = "interrupted: 1 of 5 trials are stored in r and r/ and s; the same command runs the rest"
     assert capsys.readouterr().out.splitlines() == [expected]
 
