@@ -26,15 +26,8 @@ def prune(arguments: argparse.Namespace) -> int:
     target = outfile.check(output, "the mask")
     if weights_file and outfile.check(weights_file, "the file of weights") == target:
         raise UserError(f"mask and weights cannot both be written to {output}: give --save-weights another file")
-    flags = {key: value for key, value in vars(arguments).items() if key in recipe.KEYS and key != "data"}
-    axes = {
-        "criteria": arguments.criterion,
-        "models": arguments.model,
-        "sparsities": arguments.sparsity,
-        "data": arguments.data,
-        "variants": arguments.variant,
-    }
-    catalog = resolve(Sweep(**axes, **flags, epochs=0))
+    flags = {key: value for key, value in vars(arguments).items() if key in recipe.KEYS}
+    catalog = resolve(Sweep(**flags, epochs=0))
     trial = dataclasses.replace(catalog.trials[1], seed=arguments.seed)
     runner = Runner(catalog)
     model = runner.inputs.model(trial)

@@ -211,9 +211,12 @@ def add_prune(verbs: Any) -> None:
     """``prune``."""
     verb = add_verb(verbs, "prune", "score one network, freshly initialised, and write its mask")
     flag = verb.add_argument
-    flag("--model", required=True, help="network; `pai-bench list models` names them; or ./file.py:FUNCTION")
-    flag("--criterion", default="snip", help="criterion, as NAME[:OPTION=VALUE]... (default: snip)")
-    flag("--sparsity", type=float, required=True, help="share of weights to remove, in [0, 1)")
+    help = "network; `pai-bench list models` names them; or ./file.py:FUNCTION"
+    flag("--model", dest="models", metavar="MODEL", required=True, help=help)
+    help = "criterion, as NAME[:OPTION=VALUE]... (default: snip)"
+    flag("--criterion", dest="criteria", metavar="CRITERION", default="snip", help=help)
+    help = "share of weights to remove, in [0, 1)"
+    flag("--sparsity", dest="sparsities", metavar="SPARSITY", type=float, required=True, help=help)
     help = "data set that the score batch comes from, or ./file.py:FUNCTION (default: digits)"
     flag("--data", default="digits", help=help)
     flag("--seed", type=int, default=0, help="seed of weights and score batch (default: 0)")
@@ -221,7 +224,7 @@ def add_prune(verbs: Any) -> None:
     help = "write the initial weights that were scored there, too, as safetensors"
     flag("--save-weights", metavar="FILE", help=help)
     help = "none, shuffle, global-shuffle, reinit, invert or quota:NAME (default: none)"
-    flag("--variant", default="none", help=help)
+    flag("--variant", dest="variants", metavar="VARIANT", default="none", help=help)
     add_keys(verb, *names(ScoringSettings), "schedule", "bn", "device", "data_dir")
 
 

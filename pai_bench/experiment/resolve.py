@@ -114,7 +114,7 @@ def resolve(sweep: Sweep, inspector: Inspector | None = None) -> Catalog:
             known = inspector(sweep, source, data, model) if inspector else inspect_network(sweep, data, model)
             protocol = _protocol(sweep, data, known)
             batch = _score_batch(data, sweep, fraction(sweep, protocol))
-            version = _version(model, data)
+            version = model_version(model.reference, data.input_shape)
             inspected = dataclasses.replace(model, version=version, traced=known.traced, unclear=known.unclear)
             networks.append((source, inspected, protocol, batch))
     variants = [get_variant(reference) for reference in sweep.variants]
@@ -153,12 +153,6 @@ def _model(reference: str | Builder) -> ModelSource:
     if name in ("", "<lambda>"):
         raise UserError("a model given as a function needs a name: define it with `def`, not as a lambda")
     return ModelSource(name, reference)
-
-
-def _version(model: ModelSource, data: DataSet) -> int:
-    if isinstance(model.reference, str):
-        return model_version(model.reference, data.input_shape)
-    return files.version_of(model.reference)
 
 
 def _data(catalog: Catalog, sweep: Sweep, reference: str | DataSet) -> DataSource:

@@ -30,8 +30,10 @@ def find_model(name: str) -> tuple[str, Builder]:
     return plugin.name + argument, plugin.target(argument)
 
 
-def model_version(name: str, input_shape: InputShape) -> int:
-    """The version of the network called `name` on inputs of this shape."""
+def model_version(name: str | Builder, input_shape: InputShape) -> int:
+    """The version, on inputs of this shape, of the network called `name`, or made by a function of one's own."""
+    if not isinstance(name, str):
+        return files.version_of(name)
     plugin, argument = MODELS.find(name)
     version = plugin.version(input_shape) if callable(plugin.version) else plugin.version
     return files.version_of(plugin.target(argument), version) if argument else version

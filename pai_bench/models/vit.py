@@ -1,5 +1,7 @@
 """A small vision transformer (Dosovitskiy et al. 2021, arXiv:2010.11929) for small images."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -22,14 +24,8 @@ class SmallViT(nn.Module):
         self.places = nn.Parameter(torch.empty(height // patch[0] * (width // patch[1]), FEATURES))
         nn.init.trunc_normal_(self.places, std=0.02)
         # not nn.TransformerEncoder: its layers would begin as copies of one
-        self.layers = nn.Sequential(
-            *(
-                nn.TransformerEncoderLayer(
-                    FEATURES, HEADS, HIDDEN, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
-                )
-                for _ in range(LAYERS)
-            )
-        )
+        layer = partial(nn.TransformerEncoderLayer, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+        self.layers = nn.Sequential(*(layer(FEATURES, HEADS, HIDDEN) for _ in range(LAYERS)))
         self.norm = nn.LayerNorm(FEATURES)
         self.head = nn.Linear(FEATURES, num_classes)
 
