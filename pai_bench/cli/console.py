@@ -1,4 +1,4 @@
-"""What all verbs print by, and the exit codes."""
+"""The console, tables and progress bars of all verbs, and the exit codes."""
 
 import logging
 import os

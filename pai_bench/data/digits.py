@@ -21,7 +21,7 @@ TEST_SHARE = 0.25
 def digits(data_dir: Path | None = None) -> DataSet:
     """1,797 grey images of 10 classes, shown at 28x28: each of the 8x8 pixels three times as wide, in a border of 2.
 
-    A quarter of each class, drawn once and for ever, is the test set (1,347 and 450 images).
+    A quarter of each class, always the same, is the test set (1,347 and 450 images).
     """
     pixels, labels = raw_digits()
     levels = np.minimum(pixels * 16, 255).astype(np.uint8)  # 0..16 -> 0..255

@@ -73,7 +73,7 @@ ARRAYS = {f"{part}_{what}" for part in ("train", "test") for what in ("inputs", 
 
 
 class Arrays(dict[str, np.ndarray]):
-    """Arrays by name, which their maker fills: files in a `folder`, mapped into memory, or without one in memory."""
+    """Arrays by name: files in a `folder`, mapped into memory; without one, in memory alone."""
 
     def __init__(self, folder: Path | None) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Arrays(dict[str, np.ndarray]):
 
     @classmethod
     def read(cls, folder: Path) -> "Arrays":
-        """What is in the files of a `folder`, read when it is looked at; changes stay in memory."""
+        """The arrays in the files of a `folder`, mapped into memory; changes are not written."""
         arrays = cls(folder)
         for path in folder.glob("*.npy"):
             arrays[path.stem] = np.load(path, mmap_mode="c")

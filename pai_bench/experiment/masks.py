@@ -1,4 +1,4 @@
-"""What stored trials keep of their networks, and the weights that these began with."""
+"""The masks and the initial weights of stored trials."""
 
 import dataclasses
 from pathlib import Path
@@ -82,7 +82,7 @@ def size_of(record: Record) -> int:
 def remake_mask(
     record: Stored | Record, identity: str | None = None, *, data_dir: Stored | None = None, device: str = "cpu"
 ) -> Mask:
-    """The mask of a stored trial, made again as the trial did, and held to what its record has of it.
+    """The mask of a stored trial, computed again, and compared with what its record has of it.
 
     `record` and `identity` are as for `read_mask`. Networks, data and criteria must have names; `data_dir` is where the
     data are. A mask that differs from the record's is a `UserError`: another version of torch, or another device, adds

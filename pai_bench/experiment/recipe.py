@@ -28,7 +28,7 @@ TOP = 0
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is said about a recipe, and its grids: keys of `Sweep`, and ``out``."""
+    """The title and the source of a recipe, and its grids: keys of `Sweep`, and ``out``."""
 
     name: str
     grids: tuple[dict[str, Any], ...]
@@ -63,7 +63,7 @@ def shipped() -> list[str]:
 def load(name: str, *, replaced: Collection[str] = ()) -> Recipe:
     """The recipe in a file, or the one of that name that is shipped.
 
-    The values of keys that are to be `replaced` may name what is not there.
+    Names in the values of keys that are to be `replaced` are not looked up.
     """
     path = Path(name) if name.endswith(".toml") or os.path.isfile(name) else SHIPPED / f"{name}.toml"
     if not os.path.isfile(path):

@@ -1,4 +1,4 @@
-"""The objects behind the names of a sweep: data sets, networks, criteria; and with them, its trials."""
+"""Look up what a sweep names, data sets, networks and criteria, and make its trials."""
 
 import dataclasses
 import itertools
@@ -45,7 +45,7 @@ class Inspection:
 
 
 class IsolatedProcess(TypingProtocol):
-    """A process that answers what only a run of a network tells, which may end it."""
+    """A process that runs networks, which may crash it, and answers questions about them."""
 
     def query(self, question: str, trial: Trial, *arguments: object) -> Any:
         """The answer; an error if there was one, or if the process has died."""
@@ -166,7 +166,7 @@ def _data(catalog: Catalog, sweep: Sweep, reference: str | DataSet) -> DataSourc
 
 
 def _protocol(sweep: Sweep, data: DataSet, known: Inspection) -> Protocol:
-    """The protocol of a network, of which so much is known, on a data set, if the two fit together."""
+    """The protocol of a network on a data set, by what is `known` of it; a UserError if it does not fit the data."""
     protocol = get_protocol(
         sweep.protocol or (DEFAULT_WITH_BATCH_NORM if known.batch_norm else DEFAULT),
         epochs=sweep.epochs,

@@ -1,4 +1,4 @@
-"""What making a mask costs, measured around the stage that makes it."""
+"""The time and the memory that making a mask takes."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,7 +16,7 @@ FEWEST_CUTS = 2
 
 
 class ScoringProbe:
-    """Measures seconds and memory of prunings, each of which is made once for good."""
+    """Makes the masks of trials, and measures the seconds and the memory that this takes."""
 
     def __init__(self, inputs: Inputs) -> None:
         self.inputs = inputs

@@ -1,4 +1,4 @@
-"""Where the data and the network of a trial come from: small values, which another process can make the same from."""
+"""Sources of the data and the network of a trial: small values, from which another process makes the same objects."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any

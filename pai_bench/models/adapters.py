@@ -1,4 +1,4 @@
-"""Networks from elsewhere: ``torchvision:NAME`` and ``timm:NAME``, without pretrained weights, and one's own."""
+"""Networks of other packages, ``torchvision:NAME`` and ``timm:NAME``, without pretrained weights, and one's own."""
 
 import functools
 import importlib
