@@ -101,9 +101,10 @@ def image_shape(input_shape: InputShape) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def sequential(layers: Mapping[str, nn.Module], init: str) -> nn.Module:
-    """Named layers one after the other, with weights drawn by the initialisation `init`."""
-    return initialise(nn.Sequential(OrderedDict(layers)), init)
+def sequential(layers: Mapping[str, nn.Module], init: str | None = None) -> nn.Module:
+    """Named layers one after the other, with weights drawn by the initialisation `init`, or as they are."""
+    model = nn.Sequential(OrderedDict(layers))
+    return model if init is None else initialise(model, init)
 
 
 def convolution(label: object, convolution: nn.Conv2d, *, inplace: bool = False) -> dict[str, nn.Module]:

@@ -6,12 +6,11 @@ orthogonal weights with the gain of their nonlinearity; biases are torch's. What
 """
 
 import math
-from collections import OrderedDict
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from pai_bench.models.create import InputShape, image_shape
+from pai_bench.models.create import InputShape, image_shape, sequential
 from pai_bench.support.errors import UserError
 from pai_bench.support.registry import model
 
@@ -49,11 +48,6 @@ def head(inputs: int, widths: tuple[int, ...], num_classes: int) -> Layers:
     return layers
 
 
-def joined(*parts: Layers) -> nn.Module:
-    """A sequence of all layers."""
-    return nn.Sequential(OrderedDict(item for part in parts for item in part.items()))
-
-
 @model("snip-it-mlp-5", source=SOURCE)
 def mlp_5(input_shape: InputShape, num_classes: int) -> nn.Module:
     """Five linear layers, with 512 units between each two."""
@@ -63,7 +57,7 @@ def mlp_5(input_shape: InputShape, num_classes: int) -> nn.Module:
         layers |= {f"fc{i}": orthogonal(nn.Linear(inputs, 512)), f"bn{i}": nn.BatchNorm1d(512)}
         layers |= {f"act{i}": nn.LeakyReLU(SLOPE), f"drop{i}": nn.Dropout(DROPOUT)}
         inputs = 512
-    return joined(layers, {"fc5": orthogonal(nn.Linear(inputs, num_classes), hidden=False)})
+    return sequential(layers | {"fc5": orthogonal(nn.Linear(inputs, num_classes), hidden=False)})
 
 
 @model("snip-it-lenet-5", source=SOURCE)
@@ -72,15 +66,10 @@ def lenet_5(input_shape: InputShape, num_classes: int) -> nn.Module:
     channels, height, width = image_shape(input_shape)
     if min(height, width) < 28:
         raise UserError(f"needs images of at least 28x28 pixels, not {height}x{width}")
-    return joined(
-        convolution("1", channels, 6, 5, padding=2),
-        {"pool1": nn.MaxPool2d(2)},
-        convolution("2", 6, 16, 5),
-        {"pool2": nn.MaxPool2d(2)},
-        convolution("3", 16, 120, 5),
-        {"places": nn.AdaptiveAvgPool2d(3)},
-        head(120 * 9, (84,), num_classes),
-    )
+    layers = convolution("1", channels, 6, 5, padding=2) | {"pool1": nn.MaxPool2d(2)}
+    layers |= convolution("2", 6, 16, 5) | {"pool2": nn.MaxPool2d(2)}
+    layers |= convolution("3", 16, 120, 5) | {"places": nn.AdaptiveAvgPool2d(3)}
+    return sequential(layers | head(120 * 9, (84,), num_classes))
 
 
 @model("snip-it-conv-6", source=SOURCE)
@@ -93,7 +82,7 @@ def conv_6(input_shape: InputShape, num_classes: int) -> nn.Module:
         channels = features
         if i in (2, 4):
             layers[f"pool{i // 2}"] = nn.MaxPool2d(2)
-    return joined(layers, {"places": nn.AdaptiveAvgPool2d(3)}, head(256 * 9, (256, 256), num_classes))
+    return sequential(layers | {"places": nn.AdaptiveAvgPool2d(3)} | head(256 * 9, (256, 256), num_classes))
 
 
 @model("snip-it-vgg-16", source=SOURCE)
@@ -108,7 +97,7 @@ def vgg_16(input_shape: InputShape, num_classes: int) -> nn.Module:
             channels = features
         if block < len(widths):
             layers[f"pool{block}"] = nn.MaxPool2d(2)
-    return joined(layers, {"places": nn.AdaptiveAvgPool2d(2)}, head(1024 * 4, (4096, 4096), num_classes))
+    return sequential(layers | {"places": nn.AdaptiveAvgPool2d(2)} | head(1024 * 4, (4096, 4096), num_classes))
 
 
 class Block(nn.Module):
@@ -142,4 +131,4 @@ def resnet_18(input_shape: InputShape, num_classes: int) -> nn.Module:
     for group, features in enumerate((64, 128, 256, 512), 1):
         layers |= {f"block{group}_1": Block(channels, features), f"block{group}_2": Block(features, features)}
         channels = features
-    return joined(layers, {"places": nn.AdaptiveAvgPool2d(2)}, head(512 * 4, (256,), num_classes))
+    return sequential(layers | {"places": nn.AdaptiveAvgPool2d(2)} | head(512 * 4, (256,), num_classes))
