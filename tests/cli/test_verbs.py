@@ -27,7 +27,7 @@ from tests.experiment.test_runner import sweep
 
 
 @pytest.mark.parametrize(
-    ("path", "given", "form"),
+    ("path", "option", "form"),
     [
         ("a.md", None, "markdown"),
         ("a.MARKDOWN", None, "markdown"),
@@ -41,20 +41,20 @@ from tests.experiment.test_runner import sweep
         (".", "html", "html"),
     ],
 )
-def test_the_format_of_a_report(path: str, given: str | None, form: str) -> None:
-    assert format_of(Path(path), given) == form
+def test_the_format_of_a_report(path: str, option: str | None, form: str) -> None:
+    assert format_of(Path(path), option) == form
 
 
 @pytest.mark.parametrize(
-    ("path", "given", "message"),
+    ("path", "option", "message"),
     [
         ("a.csv", "latex", "a.csv has the suffix of csv, not of --format latex; leave one of them out"),
         ("a.txt", None, r"no report is written as .txt \(a.txt\); known are .md, .csv, .tex, .html, or give --format"),
     ],
 )
-def test_formats_that_do_not_fit(path: str, given: str | None, message: str) -> None:
+def test_formats_that_do_not_fit(path: str, option: str | None, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        format_of(Path(path), given)
+        format_of(Path(path), option)
 
 
 @pytest.mark.parametrize(

@@ -27,12 +27,12 @@ def normed(shape: tuple[int, ...], classes: int) -> nn.Module:
 def test_a_record_field_by_field(lanes: int) -> None:
     catalog = resolve(sweep(models=[normed], seeds=1, sparsities=[0.75], epochs=2, batch_size=60))
     worker = Runner(catalog, "pai-bench run", workers=4)
-    told: list[tuple[str, int]] = []
-    tell: Any = lambda trial, epoch: told.append((trial.criterion_name, epoch))  # noqa: E731
+    epochs_seen: list[tuple[str, int]] = []
+    on_epoch: Any = lambda trial, epoch: epochs_seen.append((trial.criterion_name, epoch))  # noqa: E731
     trials = catalog.trials
     together = [trials] if lanes == 3 else [[trial] for trial in trials]
-    dense, snip, drawn = (record for part in together for record in worker.run_together(part, tell))
-    assert sorted(told) == [(name, epoch) for name in ("dense", "random", "snip") for epoch in (0, 1, 2)]
+    dense, snip, drawn = (record for part in together for record in worker.run_together(part, on_epoch))
+    assert sorted(epochs_seen) == [(name, epoch) for name in ("dense", "random", "snip") for epoch in (0, 1, 2)]
     for trial, record in zip(trials, (dense, snip, drawn), strict=True):
         assert (record.identity, record.trial) == (trial.identity, trial.configuration())
         assert (record.status, record.error, record.traceback) == ("done", None, None)

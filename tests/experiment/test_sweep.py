@@ -119,21 +119,21 @@ def test_mistakes(keys: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "seeds"),
+    ("argument", "seeds"),
     [(2, [0, 1]), ("2", [0, 1]), ([5, 0], [5, 0]), ("5, 0", [5, 0]), ("5,", [5]), (range(3, 5), [3, 4])],
 )
-def test_seeds_are_a_number_or_a_list(given: Any, seeds: list[int]) -> None:
+def test_seeds_are_a_number_or_a_list(argument: Any, seeds: list[int]) -> None:
     snip: Any = [(SNIP, OneShot())]
     trials = [
         expand(Sweep(sparsities=[0.5], seeds=value), snip, [(data("digits"), network("lenet"), SHORT, 100)])
-        for value in (given, seeds[:1])
+        for value in (argument, seeds[:1])
     ]
     assert [trial.seed for trial in trials[0]] == [seed for seed in seeds for _ in range(2)]
     assert [trial.identity for trial in trials[0][:2]] == [trial.identity for trial in trials[1]]
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("argument", "message"),
     [
         ([], "seeds: the list is empty or has a negative seed"),
         ([1, -1], "seeds: the list is empty or has a negative seed"),
@@ -145,9 +145,9 @@ def test_seeds_are_a_number_or_a_list(given: Any, seeds: list[int]) -> None:
         ({"a": 1}, "seeds=a is not a whole number"),
     ],
 )
-def test_mistakes_in_seeds(given: Any, message: str) -> None:
+def test_mistakes_in_seeds(argument: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Sweep(seeds=given)
+        Sweep(seeds=argument)
 
 
 def test_a_variant_is_in_the_name_of_a_trial() -> None:
@@ -303,7 +303,7 @@ def test_sweeps_and_trials_do_not_change_and_take_keywords_alone() -> None:
         Sweep(["snip"])  # type: ignore[call-arg]
 
 
-@pytest.mark.parametrize("given", ["snip", lambda *_: None, 0.5])
-def test_a_single_value_is_an_axis_of_its_own(given: Any) -> None:
-    key = "sparsities" if given == 0.5 else "models"
-    assert getattr(Sweep(**{key: given}), key) == (given,)
+@pytest.mark.parametrize("argument", ["snip", lambda *_: None, 0.5])
+def test_a_single_value_is_an_axis_of_its_own(argument: Any) -> None:
+    key = "sparsities" if argument == 0.5 else "models"
+    assert getattr(Sweep(**{key: argument}), key) == (argument,)
