@@ -16,7 +16,7 @@ class FORCE(Criterion):
     bn: BatchNormMode = "train"
 
     schedule: ClassVar[Schedule] = Exponential(steps=60, returns=True)
-    claims: ClassVar[tuple[str, ...]] = ("keeps-the-loss", "loss-scale")
+    properties: ClassVar[tuple[str, ...]] = ("keeps-the-loss", "loss-scale")
     figure_style: ClassVar[tuple[str, str, str]] = ("#CC79A7", "P", "-")
     authors_choices: ClassVar[tuple[AuthorsChoice, ...]] = (
         AuthorsChoice("loss", "applies the negative log-likelihood to raw logits, a bug", ("nll",)),

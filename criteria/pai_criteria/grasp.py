@@ -38,7 +38,7 @@ class GraSP(Criterion):
     gradient: Literal["kept", "all"] = added_later("kept")
     bn: BatchNormMode = "train"
 
-    revision: ClassVar[int] = 2
+    formula_version: ClassVar[int] = 2
     """From 2 on, cuts after the first count gradients of kept connections only."""
     figure_style: ClassVar[tuple[str, str, str]] = ("#D55E00", "s", "-")
     authors_choices: ClassVar[tuple[AuthorsChoice, ...]] = (
@@ -66,5 +66,5 @@ class GraSP(Criterion):
             batch, lambda w, hg, _value: w * hg, temperature=self.temperature, kept_only=kept_only
         )
 
-    def revision_under(self, schedule: Schedule) -> int:
-        return 1 if schedule.steps == 1 else self.revision
+    def formula_version_under(self, schedule: Schedule) -> int:
+        return 1 if schedule.steps == 1 else self.formula_version

@@ -17,7 +17,7 @@ class IterSNIP(Criterion):
 
     schedule: ClassVar[Schedule] = Exponential(steps=60)
     normalised: ClassVar[bool] = True
-    claims: ClassVar[tuple[str, ...]] = ("keeps-the-loss", "loss-scale")
+    properties: ClassVar[tuple[str, ...]] = ("keeps-the-loss", "loss-scale")
     figure_style: ClassVar[tuple[str, str, str]] = ("#0072B2", "v", "--")
 
     def score(self, model: MaskedModel, batch: Batch) -> Scores:

@@ -13,7 +13,7 @@ class SNIP(Criterion):
     """score = |w * g| / sum |w * g|, with g = dL/dw over the batch: the connection sensitivity |dL/dc| at c = 1."""
 
     normalised: ClassVar[bool] = True
-    claims: ClassVar[tuple[str, ...]] = ("keeps-the-loss", "loss-scale")
+    properties: ClassVar[tuple[str, ...]] = ("keeps-the-loss", "loss-scale")
     figure_style: ClassVar[tuple[str, str, str]] = ("#0072B2", "o", "-")
     authors_choices: ClassVar[tuple[AuthorsChoice, ...]] = (
         AuthorsChoice("score_sampling", "draws its score batch at random", ("random",)),

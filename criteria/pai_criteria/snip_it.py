@@ -14,7 +14,7 @@ class SNIPit(Criterion):
     """score = |w * g / L| on the masked network, with g = dL/dw; removed connections stay removed."""
 
     schedule: ClassVar[Schedule] = Halving(steps=5)
-    claims: ClassVar[tuple[str, ...]] = ("keeps-the-loss", "loss-scale")
+    properties: ClassVar[tuple[str, ...]] = ("keeps-the-loss", "loss-scale")
     figure_style: ClassVar[tuple[str, str, str]] = ("#0072B2", "s", ":")
     authors_choices: ClassVar[tuple[AuthorsChoice, ...]] = (
         AuthorsChoice("score_batches", "scores 5 batches of 512 examples", (5,)),

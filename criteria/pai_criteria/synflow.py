@@ -57,7 +57,7 @@ class SynFlow(Criterion):
 
     uses_data: ClassVar[bool] = False
     schedule: ClassVar[Schedule] = Exponential(steps=100)
-    claims: ClassVar[tuple[str, ...]] = ("conserves-flow",)
+    properties: ClassVar[tuple[str, ...]] = ("conserves-flow",)
     figure_style: ClassVar[tuple[str, str, str]] = ("#009E73", "^", "-")
     authors_choices: ClassVar[tuple[AuthorsChoice, ...]] = (
         AuthorsChoice("ties", "removes all equal scores at the threshold", ("remove",)),

@@ -1,7 +1,7 @@
 """A conformance suite for any criterion, built in or a third party's: what the harness relies on, check by check.
 
 The checks run on small networks of every kind; an error names the criterion, the network and the layer. What a
-criterion declares, ``uses_data = False`` and its ``claims``, is checked besides.
+criterion declares, ``uses_data = False`` and its ``properties``, is checked besides.
 """
 
 import copy
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 class CheckError(UserError):
-    """A criterion does not do what the harness relies on, or what it claims itself."""
+    """A criterion does not do what the harness relies on, or what it declares."""
 
 
 @dataclass(frozen=True)
@@ -240,12 +240,12 @@ CHECKS: Checks = {
 DATA_FREE: Checks = {"data-free": (data_free, NETWORKS)}
 """What a criterion with ``uses_data = False`` is held to besides."""
 
-CLAIMS: Checks = {
+PROPERTIES: Checks = {
     "keeps-the-loss": (keeps_the_loss, ("mlp", "cnn")),
     "loss-scale": (loss_scale, NETWORKS),
     "conserves-flow": (conserves_flow, ("bias-free-mlp", "bias-free-cnn")),
 }
-"""What a criterion may declare in its ``claims``."""
+"""What a criterion may declare in its ``properties``."""
 
 
 def check(criterion: str | Criterion) -> list[Result]:
@@ -257,13 +257,14 @@ def run_checks(criterion: str | Criterion) -> Iterator[Result]:
     """The results of `check`, one by one."""
     chosen = get_criterion(criterion)
     due = CHECKS if chosen.uses_data else CHECKS | DATA_FREE
-    for name, (run, networks) in (due | {claim: CLAIMS[claim] for claim in chosen.claims if claim in CLAIMS}).items():
+    due = due | {name: PROPERTIES[name] for name in chosen.properties if name in PROPERTIES}
+    for name, (run, networks) in due.items():
         for network in networks:
             yield run_check(name, run, chosen, network)
-    for claim in chosen.claims:
-        if claim not in CLAIMS:
-            message = f"{chosen}: unknown claim {claim!r}; known are {', '.join(CLAIMS)}"
-            yield Result(claim, "", False, message, 0.0, message)
+    for name in chosen.properties:
+        if name not in PROPERTIES:
+            message = f"{chosen}: unknown property {name!r}; known are {', '.join(PROPERTIES)}"
+            yield Result(name, "", False, message, 0.0, message)
 
 
 def run_check(name: str, run: Check, criterion: Criterion, network: str) -> Result:

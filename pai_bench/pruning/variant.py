@@ -37,8 +37,8 @@ class Variant:
         if self.quota is None:
             return self.kind
         # another formula under the same name is another variant
-        revision = self.quota.revision_under(get_schedule(self.quota.schedule))
-        return f"quota:{self.quota}" + f"@{revision}" * (revision > 1)
+        version = self.quota.formula_version_under(get_schedule(self.quota.schedule))
+        return f"quota:{self.quota}" + f"@{version}" * (version > 1)
 
     @property
     def inverted(self) -> bool:

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -39,6 +40,10 @@ class AuthorsChoice:
         return value is not None and (value in self.values if self.values else value not in self.otherwise)
 
 
+RENAMED = {"claims": "properties", "revision": "formula_version", "revision_under": "formula_version_under"}
+"""Former names of attributes of `Criterion`. Plug-ins may still define and read them, with a deprecation warning."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Criterion(CriterionOptions):
     """A saliency criterion: its formula, the facts about it, and its options as fields.
@@ -59,14 +64,14 @@ class Criterion(CriterionOptions):
     """Also given as its text, ``exponential:steps=100``, by a subclass."""
     scope: ClassVar[Scope] = "global"
     """How the budget is divided over the layers, unless the caller says otherwise."""
-    claims: ClassVar[tuple[str, ...]] = ()
-    """Properties that the criterion declares and that `pai_bench.analyses.conformance` then holds it to."""
+    properties: ClassVar[tuple[str, ...]] = ()
+    """Properties that the criterion declares, and that `pai_bench.analyses.conformance` then checks."""
     authors_choices: ClassVar[tuple[AuthorsChoice, ...]] = ()
     """What the authors' code does by another value of an option than the default here."""
     figure_style: ClassVar[tuple[str, str, str] | None] = None
     """Colour, marker and line of the criterion in figures, as matplotlib writes them; None: chosen by its name."""
-    revision: ClassVar[int] = 1
-    """Raised whenever the formula changes, so that old results are not taken for new ones (`revision_under`)."""
+    formula_version: ClassVar[int] = 1
+    """Increased when the formula changes, so that old results are not taken for new ones; stored as ``revision``."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -76,8 +81,13 @@ class Criterion(CriterionOptions):
         if "later" in vars(cls):
             what = "declare each of these options as `NAME: TYPE = added_later(DEFAULT)` (pai_bench.scoring)"
             raise UserError(f"{cls.__name__}.later is not read any more: {what}")
-        if isinstance(cls.claims, str):
-            cls.claims = (cls.claims,)
+        for old, new in RENAMED.items():
+            home = next(base for base in cls.__mro__ if old in vars(base) or new in vars(base))
+            if new not in vars(home):
+                warn_renamed(cls, old, stacklevel=4)  # beyond the metaclass
+                setattr(cls, new, vars(home)[old])
+        if isinstance(cls.properties, str):
+            cls.properties = (cls.properties,)
         own = inspect.get_annotations(cls)  # with them, it is an option with another default or another meaning
         if hidden := [f.name for f in fields(Criterion) if f.name in vars(cls) and f.name not in own]:
             name = hidden[0]
@@ -106,9 +116,9 @@ class Criterion(CriterionOptions):
         networks that do not return logits. Raises `CriterionError` for scores that cannot be ranked.
         """
 
-    def revision_under(self, schedule: Schedule) -> int:
-        """The revision as far as it matters under `schedule`: results that a change has left alone stay valid."""
-        return self.revision
+    def formula_version_under(self, schedule: Schedule) -> int:
+        """The version of the formula that matters under `schedule`: results that a change left alone stay valid."""
+        return self.formula_version
 
     def proportions(self, shapes: Mapping[str, torch.Size]) -> Mapping[str, int]:
         """In which proportion the scope ``quota`` divides the budget over the layers, none getting above its size."""
@@ -124,11 +134,31 @@ class Criterion(CriterionOptions):
     def configuration(self, schedule: Schedule) -> dict[str, Any]:
         """What a result depends on, as plain values; an option that came later only where it changes something."""
         options = [[name, value] for name, value in spec.identifying(self).items()]
-        revision = self.revision_under(schedule)
-        return {"name": str(self), "options": options, "revision": revision, "schedule": str(schedule)}
+        version = self.formula_version_under(schedule)
+        return {"name": str(self), "options": options, "revision": version, "schedule": str(schedule)}
 
     def __str__(self) -> str:
         return spec.write(self.name or type(self).__name__, self)
+
+
+class RenamedAttribute:
+    """Reads an attribute of a criterion by its former name."""
+
+    def __init__(self, old: str) -> None:
+        self.old = old
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        warn_renamed(owner, self.old)
+        return getattr(owner if instance is None else instance, RENAMED[self.old])
+
+
+def warn_renamed(cls: type, old: str, stacklevel: int = 3) -> None:
+    """Warn, where `cls` is defined or read, that an attribute of it has another name."""
+    warnings.warn(f"{cls.__name__}.{old} is deprecated: name it {RENAMED[old]}", DeprecationWarning, stacklevel)
+
+
+for _old in RENAMED:  # not in the class, since a type checker would compare what plug-ins define with it
+    setattr(Criterion, _old, RenamedAttribute(_old))
 
 
 def public(formula: Formula) -> Callable[..., Scores]:

@@ -10,7 +10,16 @@ import torch
 from torch import nn
 
 import pai_bench as pb
-from pai_bench.analyses.conformance import CHECKS, CLAIMS, DATA_FREE, NETWORKS, check, example, run_check, run_checks
+from pai_bench.analyses.conformance import (
+    CHECKS,
+    DATA_FREE,
+    NETWORKS,
+    PROPERTIES,
+    run_check,
+    check,
+    example,
+    run_checks,
+)
 from pai_bench.cli.entry import main
 from pai_bench.masks import Linear, Schedule
 from pai_bench.scoring import MaskedModel, Scores
@@ -159,7 +168,7 @@ class Even(pb.Criterion):
     """Layers whose scores sum to 1 but for a share `off`."""
 
     off: float = 1e-8
-    claims: ClassVar[tuple[str, ...]] = ("conserves-flow",)
+    properties: ClassVar[tuple[str, ...]] = ("conserves-flow",)
 
     def score(self, model: MaskedModel, batch: pb.Batch) -> Scores:
         sums = (1 + self.off * i for i in range(9))
@@ -176,7 +185,7 @@ class Curious(pb.Criterion):
 
 @dataclass(frozen=True)
 class UpsideDown(pb.Criterion):
-    claims: ClassVar[tuple[str, ...]] = ("keeps-the-loss",)
+    properties: ClassVar[tuple[str, ...]] = ("keeps-the-loss",)
 
     def score(self, model: MaskedModel, batch: pb.Batch) -> Scores:
         return model.saliencies(batch, lambda w, g, _loss: g.mul_(w).abs_().neg_())
@@ -184,7 +193,7 @@ class UpsideDown(pb.Criterion):
 
 @dataclass(frozen=True)
 class Mixed(pb.Criterion):
-    claims: ClassVar[tuple[str, ...]] = ("loss-scale",)
+    properties: ClassVar[tuple[str, ...]] = ("loss-scale",)
 
     def score(self, model: MaskedModel, batch: pb.Batch) -> Scores:
         return model.saliencies(batch, lambda w, g, _loss: g.abs_() + w.abs())
@@ -192,12 +201,12 @@ class Mixed(pb.Criterion):
 
 @dataclass(frozen=True)
 class Leaking(Magnitude):
-    claims: ClassVar[tuple[str, ...]] = ("conserves-flow",)
+    properties: ClassVar[tuple[str, ...]] = ("conserves-flow",)
 
 
 @dataclass(frozen=True)
 class Boasting(Magnitude):
-    claims: ClassVar[tuple[str, ...]] = ("wins",)
+    properties: ClassVar[tuple[str, ...]] = ("wins",)
 
 
 BROKEN: list[tuple[type[pb.Criterion], str, str]] = [
@@ -238,7 +247,7 @@ BROKEN: list[tuple[type[pb.Criterion], str, str]] = [
     (UpsideDown, "keeps-the-loss", "UpsideDown on cnn: without the tenth of the weights that score lowest the loss"),
     (Mixed, "loss-scale", "Mixed on residual: the mask changes when the loss is multiplied by 10, in '0.0.weight'"),
     (Leaking, "conserves-flow", "Leaking on bias-free-cnn: the scores of '2.weight' sum to "),
-    (Boasting, "wins", "Boasting: unknown claim 'wins'; known are keeps-the-loss, loss-scale, conserves-flow"),
+    (Boasting, "wins", "Boasting: unknown property 'wins'; known are keeps-the-loss, loss-scale, conserves-flow"),
 ]
 
 
@@ -249,7 +258,7 @@ def test_every_criterion_passes(name: str) -> None:
         assert result.passed, result.message
         assert result.message == ""
         ran.add((result.check, result.network))
-    due = {*CHECKS, *criterion.claims, *(() if criterion.uses_data else DATA_FREE)}
+    due = {*CHECKS, *criterion.properties, *(() if criterion.uses_data else DATA_FREE)}
     assert {check for check, _network in ran} == due
     assert {network for check, network in ran if check == "contract"} == set(NETWORKS)
 
@@ -272,7 +281,7 @@ def test_a_broken_criterion_fails_exactly_its_check(broken: type[pb.Criterion], 
     ],
 )
 def test_what_one_network_shows(criterion: pb.Criterion, name: str | None, message: str) -> None:
-    due = CHECKS | {claim: CLAIMS[claim] for claim in criterion.claims}
+    due = CHECKS | {name: PROPERTIES[name] for name in criterion.properties}
     results = [run_check(each, run, criterion, "bias-free-mlp") for each, (run, _) in due.items()]
     failed = {result.check: result.message for result in results if not result.passed}
     assert list(failed) == ([] if name is None else [name])
@@ -316,7 +325,7 @@ def test_networks_and_batches_of_the_checks(name: str) -> None:
 
 
 def test_every_check_is_shown_to_fail() -> None:
-    assert {*CHECKS, *DATA_FREE, *CLAIMS} <= {name for _, name, _ in BROKEN}
+    assert {*CHECKS, *DATA_FREE, *PROPERTIES} <= {name for _, name, _ in BROKEN}
 
 
 def test_whatever_a_criterion_raises_is_a_failed_check() -> None:
@@ -342,7 +351,7 @@ from pai_bench.scoring import Criterion
 @dataclass(frozen=True)
 class Mine(Criterion):
     power: float = 1.0
-    claims = ("conserves-flow",)
+    properties = ("conserves-flow",)
     def score(self, model, batch):
         return {name: weight.abs() ** self.power for name, weight in model.weights().items()}
 """

@@ -122,8 +122,8 @@ def test_a_schedule_that_is_none_is_named_with_its_class(schedule: object, messa
         type("Wrong", (Counting,), {"schedule": schedule})
 
 
-def test_a_single_claim_may_be_a_text() -> None:
-    class Claims(Counting):
-        claims = "loss-scale"  # type: ignore[assignment]  # a text
+def test_a_single_property_may_be_a_text() -> None:
+    class Single(Counting):
+        properties = "loss-scale"  # type: ignore[assignment]  # a text
 
-    assert list(Claims.claims) == ["loss-scale"]
+    assert list(Single.properties) == ["loss-scale"]

@@ -1,13 +1,16 @@
 """What is prunable, what is a batch, and how options are read."""
 
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import pai_bench as pb
-from pai_bench.scoring import prunable_parameters
+from pai_bench.masks import Linear, OneShot, Schedule
+from pai_bench.scoring import Batch, Criterion, MaskedModel, Scores, prunable_parameters
 from pai_bench.support.errors import UserError
 
 
@@ -173,3 +176,45 @@ def test_integer_weights_are_refused() -> None:
         prunable_parameters(model)
     with pytest.raises(UserError, match=r"unknown parameter of Linear 'wieght'.*did you mean weight"):
         prunable_parameters(nn.Linear(2, 3), only="wieght")
+
+
+class OldMixin:
+    revision = 3
+
+
+def test_former_names_of_attributes_still_work_with_a_warning() -> None:
+    with pytest.warns(DeprecationWarning, match=r"^Old\.\w+ is deprecated: name it ") as warned:
+
+        @dataclass(frozen=True)
+        class Old(OldMixin, Criterion):
+            claims: ClassVar[tuple[str, ...]] = ("loss-scale",)
+
+            def revision_under(self, schedule: Schedule) -> int:
+                return 1 if schedule.steps == 1 else self.revision
+
+            def score(self, model: MaskedModel, batch: Batch) -> Scores:
+                return model.weights()
+
+    assert [str(one.message).partition(" ")[0] for one in warned] == [
+        "Old.claims",
+        "Old.revision",
+        "Old.revision_under",
+    ]
+    assert Path(warned[0].filename).name == Path(__file__).name
+    assert (Old.properties, Old.formula_version, Old.claims) == (("loss-scale",), 3, ("loss-scale",))
+    assert [Old().configuration(schedule)["revision"] for schedule in (OneShot(), Linear(steps=2))] == [1, 3]
+
+    class Later(Old):  # of a class that has both names, no warning
+        pass
+
+    assert Later.properties == ("loss-scale",)
+
+
+def test_attributes_are_read_by_their_former_names_with_a_warning() -> None:
+    grasp: Any = pb.get_criterion("grasp")
+    with pytest.warns(DeprecationWarning, match=r"GraSP.revision is deprecated: name it formula_version"):
+        assert grasp.revision == grasp.formula_version == 2
+    with pytest.warns(DeprecationWarning, match=r"GraSP.revision_under is deprecated"):
+        assert grasp.revision_under(OneShot()) == 1
+    with pytest.warns(DeprecationWarning, match=r"GraSP.claims is deprecated"):
+        assert type(grasp).claims == ()

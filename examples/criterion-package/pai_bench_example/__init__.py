@@ -12,7 +12,7 @@ from pai_bench.scoring import Batch, Criterion, MaskedModel, Scores
 class GradientMagnitude(Criterion):
     """score = |g|, with g = dL/dw."""
 
-    claims: ClassVar[tuple[str, ...]] = ("loss-scale",)
+    properties: ClassVar[tuple[str, ...]] = ("loss-scale",)
 
     def score(self, model: MaskedModel, batch: Batch) -> Scores:
         return model.saliencies(batch, lambda _w, g, _loss: g.abs())
