@@ -21,7 +21,7 @@ from pai_bench.experiment.trial import Trial
 from pai_bench.masks import Schedule, get_schedule, selection
 from pai_bench.masks.cutting import cut as one_cut
 from pai_bench.pruning.pruner import by_scope, scored
-from pai_bench.pruning.variant import KINDS
+from pai_bench.pruning.variant import VARIANTS
 from pai_bench.results import Cost
 from pai_bench.scoring import MaskedModel, Scorer, prunable_parameters
 from pai_bench.support.registry import CRITERIA, SCHEDULES
@@ -49,7 +49,7 @@ def shortened(criterion: pb.Criterion, steps: int | None) -> Schedule:
 
 def variants() -> list[str]:
     """Every sanity variant, `erk` standing for the criteria that a quota may come from."""
-    return [kind.replace("NAME", "erk") for kind in KINDS]
+    return [variant.replace("NAME", "erk") for variant in VARIANTS]
 
 
 def kinds() -> list[str]:

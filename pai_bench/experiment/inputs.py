@@ -15,7 +15,7 @@ from pai_bench.graph.flops import Flops
 from pai_bench.networks.private_copy import BATCH_NORMS
 from pai_bench.networks.wrappers import unwrapped
 from pai_bench.scoring import Batch, Scorer
-from pai_bench.scoring.prunable import chosen
+from pai_bench.scoring.prunable import prunable_names
 from pai_bench.support.errors import UserError
 from pai_bench.support.identity import stream
 from pai_bench.support.memory import free_bytes
@@ -125,7 +125,8 @@ class Inputs:
     def prunable(self, trial: Trial, model: nn.Module, *, biases: bool = False) -> list[str]:
         """The names of what is to be pruned of the trial's network, in the model's order."""
         which: dict[str, Any] = {"patterns": trial.prunable, "biases": biases}
-        return chosen(model, trial.model.traced, keep_first=trial.keep_first, keep_last=trial.keep_last, **which)
+        which |= {"keep_first": trial.keep_first, "keep_last": trial.keep_last}
+        return prunable_names(model, trial.model.traced, **which)
 
     def batch_norm(self, trial: Trial, model: nn.Module) -> str | None:
         """The statistics that batch norm uses while scoring, where that makes a difference."""

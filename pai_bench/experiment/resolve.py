@@ -23,7 +23,7 @@ from pai_bench.pruning import get_variant
 from pai_bench.pruning.options import check_ties
 from pai_bench.results.configurations import check_settings
 from pai_bench.scoring import Criterion, get_criterion
-from pai_bench.scoring.prunable import chosen, further
+from pai_bench.scoring.prunable import prunable_names, traced_parameters
 from pai_bench.support import files
 from pai_bench.support.arrays import by_torchs_defaults
 from pai_bench.support.environment import select_device
@@ -88,8 +88,8 @@ def inspect_network(
     built = Inspection(any(isinstance(module, BATCH_NORMS) for module in model.modules()))
     on_built(built)
     check_fit(model, source.name, data)
-    traced, unclear = further(model, data.example(), told=sweep.prunable is None)
-    chosen(model, traced, patterns=sweep.prunable, keep_first=sweep.keep_first, keep_last=sweep.keep_last)
+    traced, unclear = traced_parameters(model, data.example(), warn=sweep.prunable is None)
+    prunable_names(model, traced, patterns=sweep.prunable, keep_first=sweep.keep_first, keep_last=sweep.keep_last)
     return dataclasses.replace(built, traced=traced, unclear=unclear)
 
 

@@ -54,7 +54,7 @@ class ModelSource:
     version: int = 1
     """Raised when the network changes (`pai_bench.support.networks`)."""
     traced: tuple[str, ...] = ()
-    """Its weights outside of the usual layers (`pai_bench.scoring.prunable.further`)."""
+    """Its weights outside of the usual layers (`pai_bench.scoring.prunable.traced_parameters`)."""
     unclear: tuple[str, ...] = field(default=(), compare=False)
     """Parameters from which weights may be computed, and which are not scored."""
     builder: "Builder | None" = field(default=None, compare=False, repr=False)

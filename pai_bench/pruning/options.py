@@ -49,7 +49,7 @@ class PruningOptions:
             )
         scope = self.scope or criterion.scope
         if self.repair != "none" and not (
-            variant.kind in ("none", "reinit", "invert") and scope == "global" and not least
+            variant.name in ("none", "reinit", "invert") and scope == "global" and not least
         ):
             raise UserError(
                 f"repair {self.repair} ranks all layers together: not with this scope, variant or min_per_layer"

@@ -18,7 +18,7 @@ from pai_bench.pruning.options import PruningOptions
 from pai_bench.pruning.repair import effective_only, with_effective_count
 from pai_bench.scoring import Batch, BatchLike, Criterion, Scorer, Scores, get_criterion
 from pai_bench.scoring.batch import as_batch
-from pai_bench.scoring.prunable import scored as scored_parameters
+from pai_bench.scoring.prunable import default_names
 from pai_bench.scoring.redraw import Draw
 from pai_bench.support import spec, transfers
 from pai_bench.support.errors import CriterionError, UserError
@@ -26,7 +26,7 @@ from pai_bench.support.errors import CriterionError, UserError
 logger = logging.getLogger(__name__)
 
 SINGLE = ("none", "reinit", "invert")
-"""Kinds of variants that a single cut can be of."""
+"""Variants that a single cut can have."""
 
 
 class Pruner:
@@ -77,7 +77,7 @@ class Pruner:
         if not 0 < density <= 1:
             raise UserError(f"density {density:g} is outside (0, 1]: it is the share of connections that is kept")
         variant = self.options.variant
-        if self.options.target != "direct" or self.options.repair != "none" or variant.kind not in SINGLE:
+        if self.options.target != "direct" or self.options.repair != "none" or variant.name not in SINGLE:
             raise UserError(f"a single cut has no target, repair or variant {variant}: Pruner.to makes all cuts")
         self._cut(as_batch(batch), density)
         assert self.mask is not None
@@ -140,7 +140,7 @@ class Pruner:
         """What scores the private copy of the network, made where there is none."""
         if self._scorer is None:
             if self._prunable is None:
-                self._prunable = scored_parameters(self.model, batch.inputs[:1], biases=self.criterion.biases)
+                self._prunable = default_names(self.model, batch.inputs[:1], biases=self.criterion.biases)
             self._scorer = Scorer(
                 self.criterion,
                 self.model,

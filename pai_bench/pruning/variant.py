@@ -22,20 +22,20 @@ from pai_bench.support.identity import stream
 from pai_bench.support.randomness import random_state
 from pai_bench.support.transfers import counts
 
-KINDS = ("none", "shuffle", "global-shuffle", "reinit", "invert", "quota:NAME")
+VARIANTS = ("none", "shuffle", "global-shuffle", "reinit", "invert", "quota:NAME")
 
 
 @dataclass(frozen=True)
 class Variant:
     """One of the sanity variants; `quota` is the criterion whose count each layer gets."""
 
-    kind: str = "none"
+    name: str = "none"
     quota: Criterion | None = None
 
     def __str__(self) -> str:
         """The text that `get_variant` reads back, if the quota's criterion is a registered one."""
         if self.quota is None:
-            return self.kind
+            return self.name
         # another formula under the same name is another variant
         version = self.quota.formula_version_under(get_schedule(self.quota.schedule))
         return f"quota:{self.quota}" + f"@{version}" * (version > 1)
@@ -43,33 +43,33 @@ class Variant:
     @property
     def inverted(self) -> bool:
         """Whether the lowest scores are kept."""
-        return self.kind == "invert"
+        return self.name == "invert"
 
     @property
     def redraws(self) -> bool:
         """Whether the weights are to be drawn again after masking."""
-        return self.kind == "reinit"
+        return self.name == "reinit"
 
     def arrange(self, mask: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
         """`mask`, permuted if the variant is a shuffle."""
-        if self.kind not in ("shuffle", "global-shuffle"):
+        if self.name not in ("shuffle", "global-shuffle"):
             return mask
-        return permuted(mask, seed, across=self.kind == "global-shuffle")
+        return permuted(mask, seed, across=self.name == "global-shuffle")
 
 
 def get_variant(text: Any) -> Variant:
-    """The variant written as one of `KINDS`; ``-`` and ``_`` are the same."""
+    """The variant written as one of `VARIANTS`; ``-`` and ``_`` are the same."""
     if isinstance(text, Variant):
         return text
-    kind, colon, argument = str(text).strip().partition(":")
-    if kind == "quota" and argument:
+    name, colon, argument = str(text).strip().partition(":")
+    if name == "quota" and argument:
         return Variant("quota", get_criterion(argument))
-    kind = kind.replace("_", "-")
-    if kind == "quota":
+    name = name.replace("_", "-")
+    if name == "quota":
         raise UserError("variant quota needs the name of a criterion, for example quota:erk")
-    if colon or kind not in KINDS:
-        raise unknown("variant", str(text), KINDS)
-    return Variant(kind)
+    if colon or name not in VARIANTS:
+        raise unknown("variant", str(text), VARIANTS)
+    return Variant(name)
 
 
 def permuted(mask: dict[str, Tensor], seed: int, *, across: bool) -> dict[str, Tensor]:

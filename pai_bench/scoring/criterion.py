@@ -17,7 +17,7 @@ from pai_bench.networks.wrappers import innermost
 from pai_bench.scoring.batch import BatchLike, Loss, Scores, as_batch
 from pai_bench.scoring.masked_model import MaskedModel
 from pai_bench.scoring.options import CriterionOptions
-from pai_bench.scoring.prunable import scored
+from pai_bench.scoring.prunable import default_names
 from pai_bench.scoring.scorer import Formula, Scorer
 from pai_bench.support import spec
 from pai_bench.support.errors import FROZEN, UserError
@@ -185,7 +185,7 @@ def score_masked(
     `seed` serves criteria with randomness of their own, unless their option ``seed`` says otherwise.
     """
     given = as_batch(batch)
-    only = scored(model, given.inputs[:1], biases=criterion.biases)
+    only = default_names(model, given.inputs[:1], biases=criterion.biases)
     with Scorer(criterion, model, seed=seed, only=only) as scorer:
         return scorer.score(given, mask)
 

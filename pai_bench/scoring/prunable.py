@@ -1,4 +1,4 @@
-"""Which parameters are scored: those of the usual layers, what else multiplies the data, and what a user chooses."""
+"""Which parameters are scored: those of the usual layers, others that multiply the data, and those a user names."""
 
 import fnmatch
 import logging
@@ -22,51 +22,51 @@ STANDARD = ("weight", "bias", "in_proj_bias", "bias_k", "bias_v")
 """Parameters of torch's own layers that are no weights, or those of the usual layers."""
 
 
-class Found(NamedTuple):
+class TracedParameters(NamedTuple):
     """Names of parameters outside of the usual layers."""
 
     weights: tuple[str, ...] = ()
     unclear: tuple[str, ...] = ()
-    """Those from which weights may be computed, so that nobody can know but the user whether they are to be pruned."""
+    """Parameters from which weights may be computed. Only the user can say whether they are to be pruned."""
 
 
-def further(model: nn.Module, example: Tensor, *, told: bool = True) -> Found:
-    """What else multiplies, in one forward pass of `example`, the data, outside of the usual layers.
+def traced_parameters(model: nn.Module, example: Tensor, *, warn: bool = True) -> TracedParameters:
+    """The parameters outside of the usual layers that multiply the data in a forward pass of `example`.
 
-    Such are the parameters of layers of one's own that are operands of a matrix product or a convolution, also
-    transposed or scaled (`pai_bench.graph.operands`): a parameter that ``F.conv2d`` takes, a weight of shape
-    (in, out), those of ``nn.Bilinear``, what ``torch.nn.utils.prune`` masks. Where that is not clear, a warning names
-    the parameters; nor is it where a weight is scaled by a norm of itself, as by ``weight_norm`` and ``spectral_norm``,
-    since a unit of which nothing is kept is then 0 / 0. A network of the usual layers alone is not run; one that has
-    others is run once, its result kept as long as the network. Without `told`, nothing is said: to a user who chose.
+    These are parameters of custom layers that are operands of a matrix product or a convolution, also transposed or
+    scaled (`pai_bench.graph.operands`): a parameter passed to ``F.conv2d``, a weight of shape (in, out), those of
+    ``nn.Bilinear``, those masked by ``torch.nn.utils.prune``. Where this is not clear, they are `unclear`, and with
+    `warn` a warning names them. A weight that is scaled by a norm of itself, as by ``weight_norm``, is unclear too,
+    since a unit of which nothing is kept would be 0 / 0. A network that has only the usual layers is not run; any
+    other is run once, and the result is kept as long as the network.
     """
     model = innermost(model)
     others = candidates(model)
     if not others:
-        return Found()
+        return TracedParameters()
     refuse_scripted(model, with_weights=True)
     state = tuple((name, id(parameter)) for name, parameter in others.items())
-    if (known := _FOUND.get(model)) is not None and known[0] == state:
+    if (known := _TRACED.get(model)) is not None and known[0] == state:
         return known[1]
     try:
         links = Connections(model, example)
         done = operands(links.trace, {name: links.parameters[name] for name in others})
     except (UserError, NotImplementedError) as error:  # the latter of what has no memory of its own, as sparse tensors
         why = f"may be weights, but the network cannot be followed ({error})"
-        return Found((), names_of(matrices(model, others), why if told else None))
+        return TracedParameters((), names_of(matrices(model, others), why if warn else None))
     weights = tuple(name for name in others if name in done.weights and others[name].is_floating_point())
     unclear = (done.unclear | done.weights) - {*weights}
     sizes = {name: size for name, size in matrices(model, others).items() if name in unclear}
     why = "are not scored, though the network may compute weights from them, or multiply by them"
-    found = Found(weights, names_of(sizes, why if told else None))
-    _FOUND[model] = (state, found)
+    found = TracedParameters(weights, names_of(sizes, why if warn else None))
+    _TRACED[model] = (state, found)
     return found
 
 
-_FOUND: "weakref.WeakKeyDictionary[nn.Module, tuple[object, Found]]" = weakref.WeakKeyDictionary()
+_TRACED: "weakref.WeakKeyDictionary[nn.Module, tuple[object, TracedParameters]]" = weakref.WeakKeyDictionary()
 
 
-def chosen(
+def prunable_names(
     model: nn.Module,
     traced: Sequence[str],
     *,
@@ -75,42 +75,42 @@ def chosen(
     keep_first: bool = False,
     keep_last: bool = False,
 ) -> list[str]:
-    """The names of what is to be pruned, in the model's order: the usual parameters and those `traced` (`further`).
+    """The names of the parameters to prune, in the model's order: the usual ones and those `traced`.
 
-    Of these, those whose names fit one of the `patterns`, as a shell has them, with commas between; a name without
-    ``*``, ``?`` or ``[`` may be any parameter. Without what the first layer of them has, or the last.
+    With `patterns`, shell patterns separated by commas, only names that match one; a name without ``*``, ``?`` or
+    ``[`` may be any parameter. `keep_first` and `keep_last` leave out the parameters of the first or last layer.
     """
     model = unwrapped(model)
-    every = dict(model.named_parameters())
+    parameters = dict(model.named_parameters())
     usual = _usual(model, biases=biases)
-    names = [name for name in every if name in usual or name in traced]
+    names = [name for name in parameters if name in usual or name in traced]
     if patterns is not None:
         fitting: set[str] = set()
         for pattern in (part.strip() for part in patterns.split(",")):
-            among = names if set(pattern) & set("*?[") else every
-            if not (found := fnmatch.filter(among, pattern) if among is names else [n for n in among if n == pattern]):
+            is_pattern = set(pattern) & set("*?[")
+            matches = fnmatch.filter(names, pattern) if is_pattern else [n for n in parameters if n == pattern]
+            if not matches:
                 raise unknown(f"prunable parameter of {type(model).__name__}", pattern, names)
-            fitting.update(found)
-        names = [name for name in every if name in fitting]
-    layer = {name: owner(name) if name in usual else name for name in names}  # weight and bias of one, say
-    for wanted, place in ((keep_first, 0), (keep_last, -1)):
-        if wanted and names:
-            whole = layer[names[place]]
-            names = [name for name in names if layer[name] != whole]
+            fitting.update(matches)
+        names = [name for name in parameters if name in fitting]
+    layer = {name: owner(name) if name in usual else name for name in names}  # its weight and its bias
+    for kept_whole, position in ((keep_first, 0), (keep_last, -1)):
+        if kept_whole and names:
+            names = [name for name in names if layer[name] != layer[names[position]]]
     if not names:
         prunable_parameters(model)  # which says so, if there are none at all
         raise UserError(f"nothing of {type(model).__name__} is left to prune but the layers that are kept whole")
     return names
 
 
-def scored(model: nn.Module, example: Tensor, *, biases: bool = False) -> list[str] | None:
-    """The names of what is scored where nobody chooses; None for the usual parameters alone."""
-    traced = further(model, example).weights
-    return chosen(model, traced, biases=biases) if traced else None
+def default_names(model: nn.Module, example: Tensor, *, biases: bool = False) -> list[str] | None:
+    """The names of the scored parameters by default; None for the usual parameters alone."""
+    traced = traced_parameters(model, example).weights
+    return prunable_names(model, traced, biases=biases) if traced else None
 
 
 def candidates(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters of which only a forward pass tells whether they are weights."""
+    """The parameters of which only a forward pass shows whether they are weights."""
     clear: set[int] = set()
     others: set[int] = set()
     for module in model.modules():
@@ -138,15 +138,15 @@ def _usual(model: nn.Module, *, biases: bool) -> dict[str, nn.Parameter]:
 
 
 def matrices(model: nn.Module, others: Mapping[str, nn.Parameter]) -> dict[str, int]:
-    """The sizes of those parameters that may be weights: no tables, and no scales, of shape (units, 1, 1) say."""
+    """Sizes of the parameters that may be weights: not of tables, and not of scales, of shape (units, 1, 1) say."""
     tables = {f"{name}.weight".lstrip(".") for name, module in model.named_modules() if isinstance(module, TABLES)}
-    return {n: one.numel() for n, one in others.items() if one.squeeze().dim() > 1 and n not in tables}
+    return {n: p.numel() for n, p in others.items() if p.squeeze().dim() > 1 and n not in tables}
 
 
-def names_of(sizes: Mapping[str, int], what: str | None) -> tuple[str, ...]:
-    """The names of parameters; a warning says with their size `what` there is to say about them."""
-    named = tuple(sorted(sizes))
-    if named and what is not None:
+def names_of(sizes: Mapping[str, int], message: str | None) -> tuple[str, ...]:
+    """The names of parameters, sorted; with a `message`, a warning gives it with the names and their total size."""
+    names = tuple(sorted(sizes))
+    if names and message is not None:
         cure = "to score them, name them in prunable= (--prunable)"
-        logger.warning("%s (%s elements) %s; %s", ", ".join(named), f"{sum(sizes.values()):,}", what, cure)
-    return named
+        logger.warning("%s (%s elements) %s; %s", ", ".join(names), f"{sum(sizes.values()):,}", message, cure)
+    return names

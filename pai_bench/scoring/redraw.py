@@ -28,11 +28,11 @@ def redrawn(model: nn.Module, seed: int, draw: Draw | None = None) -> nn.Module:
     return other
 
 
-def drawn_by(model: nn.Module, seed: int, law: str) -> nn.Module:
-    """The network `model` with initial weights drawn by `law`, the same on every device."""
+def initialised_by(model: nn.Module, seed: int, initializer: str) -> nn.Module:
+    """A copy of `model` with initial weights drawn by the named initializer, the same on every device."""
     device = next(model.parameters()).device
     with random_state(stream(seed, "redraw")):
-        return initialise(copied(model).cpu(), law).to(device)
+        return initialise(copied(model).cpu(), initializer).to(device)
 
 
 def redraw_(model: nn.Module, seed: int) -> nn.Module:

@@ -32,7 +32,7 @@ from pai_bench.networks.wrappers import innermost, seen_through
 from pai_bench.scoring.batch import Batch, Scores
 from pai_bench.scoring.masked_model import MaskedModel
 from pai_bench.scoring.options import CriterionOptions
-from pai_bench.scoring.redraw import Draw, drawn_by, redrawn
+from pai_bench.scoring.redraw import Draw, initialised_by, redrawn
 from pai_bench.support import transfers
 from pai_bench.support.errors import CriterionError, UserError
 from pai_bench.support.precision import reproducible
@@ -79,7 +79,7 @@ class Scorer:
             if criterion.score_init == "redrawn":
                 model, weights = redrawn(model, seed, draw), None
             elif criterion.score_init != "trained":
-                model, weights = drawn_by(model, seed, criterion.score_init), None
+                model, weights = initialised_by(model, seed, criterion.score_init), None
             network = private_copy(model, names, criterion.bn if criterion.uses_data else "eval", weights)
             changed = widen(network, criterion.score_dtype) or prepared
             self.model = MaskedModel(network, names, criterion, seed)

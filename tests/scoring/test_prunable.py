@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations, prune
 
 import pai_bench as pb
 from pai_bench.graph.flops import flops
-from pai_bench.scoring.prunable import candidates, chosen, further
+from pai_bench.scoring.prunable import candidates, prunable_names, traced_parameters
 from pai_bench.support.errors import UserError
 
 X, TOKENS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(12).reshape(6, 2) % 7
@@ -62,7 +62,7 @@ FOUND: dict[str, tuple[Callable[[Any, Tensor], Tensor], dict[str, tuple[int, ...
 def test_operands_of_products_are_found(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     of, shapes, expected = FOUND[kind]
     model = Own(of, **shapes)
-    assert list(further(model, X).weights) == expected
+    assert list(traced_parameters(model, X).weights) == expected
     assert not caplog.records
     mask = pb.prune(model, (X, Y), sparsity=0.5)
     assert set(mask) == {*expected, "fc.weight"}
@@ -160,7 +160,7 @@ HOLDERS: dict[str, tuple[Callable[[], nn.Module], Callable[[Any], Tensor], str]]
 @pytest.mark.parametrize("kind", HOLDERS)
 def test_weights_in_containers_are_found(kind: str) -> None:
     make, of, name = HOLDERS[kind]
-    assert further(Held(make(), of), X).weights == (name,)
+    assert traced_parameters(Held(make(), of), X).weights == (name,)
 
 
 UNCLEAR: dict[str, tuple[Callable[[Any, Tensor], Tensor], dict[str, tuple[int, ...]]]] = {
@@ -177,14 +177,14 @@ UNCLEAR: dict[str, tuple[Callable[[Any, Tensor], Tensor], dict[str, tuple[int, .
 @pytest.mark.parametrize("kind", UNCLEAR)
 def test_what_may_be_a_weight_is_named(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     of, shapes = UNCLEAR[kind]
-    assert further(Own(of, **shapes), X) == ((), ("w",))
+    assert traced_parameters(Own(of, **shapes), X) == ((), ("w",))
     assert caplog.messages[0].startswith("w (16 elements) ")
 
 
 def test_complex_weights_are_named() -> None:
     model = Own(lambda m, x: m.fc((x.to(torch.cfloat) @ m.w).abs()))
     model.w = nn.Parameter(torch.randn(4, 4, dtype=torch.cfloat))
-    assert further(model, X) == ((), ("w",))
+    assert traced_parameters(model, X) == ((), ("w",))
 
 
 def test_a_batch_that_does_not_fit_is_not_remembered() -> None:
@@ -226,8 +226,8 @@ def test_units_and_features_of_functional_convolutions(groups: int, transposed: 
 
 def test_layers_at_the_root_are_kept_one_by_one() -> None:
     model = Own(lambda m, x: m.fc(x @ m.v @ m.w), v=(4, 4), w=(4, 4))
-    traced = further(model, X).weights
-    assert chosen(model, traced, keep_first=True) == ["w", "fc.weight"]
+    traced = traced_parameters(model, X).weights
+    assert prunable_names(model, traced, keep_first=True) == ["w", "fc.weight"]
 
 
 def test_weights_computed_in_another_way_are_named(caplog: pytest.LogCaptureFixture) -> None:
@@ -239,7 +239,7 @@ def test_weights_computed_in_another_way_are_named(caplog: pytest.LogCaptureFixt
     assert warning.startswith("0.parametrizations.weight.original (20 elements) are not scored")
     assert "--prunable" in warning
     low_rank = Own(lambda m, x: m.fc(x) + F.linear(x, m.a @ m.b), a=(3, 2), b=(2, 4))
-    assert further(low_rank, X) == ((), ("a", "b"))
+    assert traced_parameters(low_rank, X) == ((), ("a", "b"))
     assert caplog.messages[1].startswith("a, b (14 elements)")
 
 
@@ -251,7 +251,7 @@ def test_a_network_that_cannot_be_followed_is_told(caplog: pytest.LogCaptureFixt
             return super().forward(x)
 
     model = Failing(lambda m, x: m.fc(x @ m.w), w=(4, 4))
-    assert further(model, X[:1]) == ((), ("w",))
+    assert traced_parameters(model, X[:1]) == ((), ("w",))
     assert "w (16 elements) may be weights, but the network cannot be followed" in caplog.text
 
 
@@ -266,7 +266,7 @@ def test_bilinear_layers_and_tables_that_multiply() -> None:
         def forward(self, x: Tensor) -> Any:
             return self.layer(x, x)
 
-    assert further(Squared(), X).weights == ("layer.weight",)
+    assert traced_parameters(Squared(), X).weights == ("layer.weight",)
     mask = pb.prune(Squared(), (X, Y), sparsity=0.5)
     assert mask.size == 48
 
@@ -278,7 +278,7 @@ def test_bilinear_layers_and_tables_that_multiply() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return F.linear(self.fc(self.table(x)).mean(1), self.table.weight)
 
-    assert further(Tied(), TOKENS) == (("table.weight",), ())
+    assert traced_parameters(Tied(), TOKENS) == (("table.weight",), ())
 
 
 def test_usual_networks_are_not_run() -> None:
@@ -288,7 +288,7 @@ def test_usual_networks_are_not_run() -> None:
 
     usual = Loud(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.LayerNorm(3), nn.LSTM(3, 4), nn.MultiheadAttention(4, 2))
     assert not candidates(usual)
-    assert further(usual, X) == ((), ())
+    assert traced_parameters(usual, X) == ((), ())
     for name in ("resnet-20", "vgg-11-bn", "lstm-s", "wrn-16-8", "snip-it-mlp-5"):
         assert not candidates(pb.create_model(name, input_shape=(1, 32, 32), num_classes=10))
 
@@ -318,5 +318,5 @@ def test_flops_belong_to_the_weights_that_a_product_is_made_of() -> None:
 
 
 def test_a_function_that_is_not_zero_at_zero_computes(caplog: pytest.LogCaptureFixture) -> None:
-    assert further(Own(lambda m, x: m.fc(F.linear(x, m.w.exp())), w=(4, 4)), X) == ((), ("w",))
+    assert traced_parameters(Own(lambda m, x: m.fc(F.linear(x, m.w.exp())), w=(4, 4)), X) == ((), ("w",))
     assert caplog.messages[0].startswith("w (16 elements) are not scored")

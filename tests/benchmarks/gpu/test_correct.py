@@ -15,7 +15,7 @@ from benchmarks.gpu.checks import epochs, scores, selection, steps
 from benchmarks.gpu.ledger import Ledger
 from benchmarks.gpu.stage import NEEDS_CUDA, Context, Finding, Piece, SkippedError
 from pai_bench.pruning.pruner import scored
-from pai_bench.pruning.variant import KINDS
+from pai_bench.pruning.variant import VARIANTS
 from pai_bench.support.registry import CRITERIA, SCHEDULES
 
 CPU = torch.device("cpu")
@@ -41,7 +41,7 @@ def test_every_criterion_schedule_and_variant_is_checked(context: Context) -> No
     assert {name.partition(":")[0] for name in named["schedules, float64"]} == set(SCHEDULES)
     assert len(named["schedules, float64"]) == 2 * len(SCHEDULES) - 1  # with connections that return, but one-shot
     assert {name for name in named["variants, float64"] if name.startswith("snip")} == {
-        f"snip + {kind.replace('NAME', 'erk')}" for kind in KINDS
+        f"snip + {variant.replace('NAME', 'erk')}" for variant in VARIANTS
     }
     full = [one for one in correct.pieces(Context(**vars(context) | {"rehearse": False})) if one.cuda]
     assert {one.group for one in full} >= {"no waiting inside an epoch", "cost of deterministic cuDNN"}

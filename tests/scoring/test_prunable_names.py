@@ -14,7 +14,7 @@ from pai_bench.experiment.trial import Trial
 from pai_bench.report.page import write_report
 from pai_bench.results import Store
 from pai_bench.scoring import prunable_parameters
-from pai_bench.scoring.prunable import chosen
+from pai_bench.scoring.prunable import prunable_names
 from pai_bench.support.errors import UserError
 from tests.scoring.test_prunable import Own, X, Y
 
@@ -97,7 +97,7 @@ def test_choices(options: Any, names: list[str]) -> None:
         model.add_module(name, nn.Linear(4, 4))
         if name == "a":
             model.add_module("norm", nn.LayerNorm(4))
-    assert chosen(model, (), **options) == names
+    assert prunable_names(model, (), **options) == names
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_choices_that_leave_nothing(options: Any, message: str) -> None:
     model = nn.Sequential(nn.Linear(4, 4))
     assert list(prunable_parameters(model)) == ["0.weight"]
     with pytest.raises(UserError) as error:
-        chosen(model, (), **options)
+        prunable_names(model, (), **options)
     assert message in str(error.value)
 
 
