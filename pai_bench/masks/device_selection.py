@@ -5,6 +5,7 @@ two ends is counted in one pass and read at once; from the counts follows where 
 ``yield`` what it has to know, so that the questions of several are answered together.
 """
 
+import functools
 import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ Group = tuple[Sequence[Tensor], int, Sequence[Tensor] | None]
 """Scores that are ranked together, how many are to be kept, and which can be."""
 
 DIRECT = 2**14
-"""So few scores are all inside the bracket, and none is sampled."""
+"""At most so many scores are selected from directly, without a sample."""
 
 SIGMAS = 4.0
 """Half the width of the bracket, in standard deviations of the sampled threshold's position."""
@@ -33,6 +34,14 @@ SMALL, PIECE = 2**22, 2**24
 
 CHUNK = 2**20
 """Equal scores that are numbered at a time, a multiple of 1024."""
+
+
+UNORDERED = "the scores hold NaN; nothing can be ranked by them"
+
+
+def common_dtype(scores: Sequence[Tensor]) -> torch.dtype:
+    """The type in which scores of several types are compared."""
+    return functools.reduce(torch.promote_types, (score.dtype for score in scores))
 
 
 def tops(groups: Sequence[Group]) -> list[list[Tensor]]:
@@ -104,9 +113,7 @@ class _Piece:
 
 def _pieces(scores: Sequence[Tensor], alive: Sequence[Tensor] | None) -> list[_Piece]:
     """Each large tensor as a view, and small ones joined, in their order."""
-    kind = scores[0].dtype
-    for score in scores:
-        kind = torch.promote_types(kind, score.dtype)
+    dtype = common_dtype(scores)
     groups: list[list[int]] = []
     for i, score in enumerate(scores):
         joined = [scores[j].numel() for j in groups[-1]] if groups else [PIECE]
@@ -121,7 +128,7 @@ def _pieces(scores: Sequence[Tensor], alive: Sequence[Tensor] | None) -> list[_P
         return rows[0] if len(rows) == 1 else torch.cat(rows)
 
     return [
-        _Piece([scores[i].numel() for i in g], flat(scores, g).to(kind), None if alive is None else flat(alive, g))
+        _Piece([scores[i].numel() for i in g], flat(scores, g).to(dtype), None if alive is None else flat(alive, g))
         for g in groups
     ]
 
@@ -178,7 +185,7 @@ def _ranked(pieces: Sequence[_Piece], wanted: int, bracket: _Bracket) -> Ranking
         for region in (at_high, inside, [] if empty else at_low):
             missing.append(missing[-1] - sum(region))
         if unordered or (lowest and missing[3] > 0):
-            raise UserError("the scores hold NaN; nothing can be ranked by them")
+            raise UserError(UNORDERED)
         if missing[0] <= 0:
             bracket.rise()
         elif missing[1] <= 0:

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pai_bench.masks.device_selection import tops
+from pai_bench.masks.device_selection import DIRECT, SIGMAS, UNORDERED, common_dtype, tops
+from pai_bench.masks.group_selection import top_groups
 from pai_bench.support import transfers
 from pai_bench.support.arrays import on_processor
 from pai_bench.support.errors import UserError
@@ -24,12 +25,6 @@ from pai_bench.support.transfers import read_scalars
 Scope = Literal["global", "layerwise", "quota"]
 
 Ties = Literal["position", "keep", "remove"]
-
-DIRECT = 2**14
-"""So few scores are selected from directly, without a guess at the threshold."""
-
-SIGMAS = 4.0
-"""Half the width of the bracket, in standard deviations of the sampled threshold's position."""
 
 BLOCK = 2**20
 """Scores that are compared at a time."""
@@ -72,18 +67,33 @@ def select(
     scores: Mapping[str, Tensor],
     count: int | Mapping[str, int],
     alive: Mapping[str, Tensor] | None = None,
+    *,
+    sizes: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Masks that keep the connections with the highest scores: exactly `count`, over all tensors together.
+    """Masks (bool, of the scores' shapes) that keep the connections with the highest scores.
 
-    With a count for each name, every tensor is ranked for itself. With `alive`, only connections that are ``True``
-    there can be kept.
+    * `scores`: parameter name -> score. Equal scores are kept in order of position: first of the name, then of the
+      flat index.
+    * `count`: how many are kept, exactly, over all tensors together; or for each name, each tensor ranked by itself.
+    * `alive`: only connections that are ``True`` there can be kept.
+    * `sizes`: where a score stands for a group of weights, the number of weights in it, at least 1, by default 1.
+      Then `count` is a budget of weights. Groups are kept in order of score, highest first, until the next one would
+      exceed the budget; that one ends the selection, and no smaller group after it is kept.
+
+    Raises `UserError` for NaN, and for a count above the number of connections (or weights) that can be kept.
     """
     names = [([name], count[name]) for name in scores] if isinstance(count, Mapping) else [(list(scores), count)]
-    groups = [
+    rankings = [
         ([scores[name] for name in group], kept, None if alive is None else [alive[name] for name in group])
         for group, kept in names
     ]
-    found = [top(*group) for group in groups] if transfers.on_host(*scores.values()) else tops(groups)
+    if sizes is not None:
+        weights = [[sizes[name] for name in group] for group, _ in names]
+        found = [top_groups(s, w, kept, living) for (s, kept, living), w in zip(rankings, weights, strict=True)]
+    elif transfers.on_host(*scores.values()):
+        found = [top(*ranking) for ranking in rankings]
+    else:
+        found = tops(rankings)
     return dict(zip(scores, (mask for masks in found for mask in masks), strict=True))
 
 
@@ -97,7 +107,7 @@ def with_ties(
 
     Or with all removed that equal the highest score removed. Where nothing ties at the threshold, neither changes.
     """
-    kind, keep, ends = _common_type(list(scores.values())), ties == "keep", []
+    dtype, keep, ends = common_dtype(list(scores.values())), ties == "keep", []
     for name, mask in masks.items():
         side = mask if keep else ~mask if alive is None else alive[name] & ~mask
         inside = scores[name].masked_fill(~side, math.inf if keep else -math.inf)
@@ -106,7 +116,7 @@ def with_ties(
     if not any(values[1::2]):  # nothing is kept, or nothing removed
         return dict(masks)
     end, above = (min(values[::2]), torch.ge) if keep else (max(values[::2]), torch.gt)
-    found = {name: above(score.to(kind), end) for name, score in scores.items()}
+    found = {name: above(score.to(dtype), end) for name, score in scores.items()}
     return found if alive is None else {name: mask & alive[name] for name, mask in found.items()}
 
 
@@ -127,7 +137,7 @@ def top(scores: Sequence[Tensor], count: int, alive: Sequence[Tensor] | None = N
     blocks = list(_blocks(scores, masks, alive))
     sample = _sample(scores, alive)
     if sample.isnan().any():
-        raise UserError("the scores hold NaN; nothing can be ranked by them")
+        raise UserError(UNORDERED)
     position = len(sample) * (available - count) / available  # of the threshold, among the sorted sample
     spread = SIGMAS * math.sqrt(position * (1 - position / max(1, len(sample)))) + 2
     low, high = _at(sample, position - spread), _at(sample, position + spread)
@@ -147,7 +157,7 @@ def top(scores: Sequence[Tensor], count: int, alive: Sequence[Tensor] | None = N
             if not missing:
                 return masks
             if low == -math.inf:
-                raise UserError("the scores hold NaN; nothing can be ranked by them")
+                raise UserError(UNORDERED)
             low, high = _at(sample, position - spread), low
 
 
@@ -156,14 +166,14 @@ class _Block:
     """A piece of the scores, and flat, of what is selected and selectable there."""
 
     raw: Tensor
-    kind: torch.dtype
+    dtype: torch.dtype
     mask: Tensor
     alive: Tensor | None
 
     @property
     def scores(self) -> Tensor:
         """The scores, flat, in the type that all are compared in; made each time, so that nothing large is kept."""
-        return self.raw.reshape(-1).to(self.kind)
+        return self.raw.reshape(-1).to(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -176,7 +186,7 @@ class _Inside:
 
 
 def _blocks(scores: Sequence[Tensor], masks: Sequence[Tensor], alive: Sequence[Tensor] | None) -> Iterator[_Block]:
-    kind = _common_type(scores)
+    dtype = common_dtype(scores)
     for i, (score, mask) in enumerate(zip(scores, masks, strict=True)):
         if not (numel := score.numel()):
             continue
@@ -188,18 +198,11 @@ def _blocks(scores: Sequence[Tensor], masks: Sequence[Tensor], alive: Sequence[T
         sizes = [piece.numel() for piece in pieces]
         lives = [None] * len(sizes) if alive is None else alive[i].reshape(-1).split(sizes)
         for piece, flat, live in zip(pieces, mask.view(-1).split(sizes), lives, strict=True):
-            yield _Block(piece, kind, flat, live)
+            yield _Block(piece, dtype, flat, live)
 
 
 def _empty_mask(score: Tensor) -> Tensor:
     return torch.from_numpy(np.empty(score.shape, dtype=bool))  # numpy asks for huge pages, which are there sooner
-
-
-def _common_type(scores: Sequence[Tensor]) -> torch.dtype:
-    kind = scores[0].dtype
-    for score in scores[1:]:
-        kind = torch.promote_types(kind, score.dtype)
-    return kind
 
 
 def _sample(scores: Sequence[Tensor], alive: Sequence[Tensor] | None) -> Tensor:
@@ -213,14 +216,14 @@ def _sample(scores: Sequence[Tensor], alive: Sequence[Tensor] | None) -> Tensor:
     sizes = [score.numel() for score in scores]
     # two thirds in the exponent balance the sample against the scores inside the bracket that it gives
     shares = apportion(sizes, int(total ** (2 / 3)), sizes)
-    kind, found = _common_type(scores), []
+    dtype, found = common_dtype(scores), []
     for i, (score, share) in enumerate(zip(scores, shares, strict=True)):
         if share:
             step = score.numel() // share
             while math.gcd(step, score.numel()) > 1:  # else some rows, columns or places in a kernel are never met
                 step -= 1
             values = _every(step, score.detach())
-            found.append((values if alive is None else values[_every(step, alive[i])]).to(kind))
+            found.append((values if alive is None else values[_every(step, alive[i])]).to(dtype))
     return torch.cat(found)
 
 

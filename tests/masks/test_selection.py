@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.profiler import profile
 
-from pai_bench.masks import selection
+from pai_bench.masks import device_selection, selection
 from pai_bench.masks.selection import apportion, kept_count, select
 from pai_bench.support.errors import UserError
 
@@ -95,7 +95,7 @@ def test_a_guessed_bracket_never_shows_in_the_result(
 
 
 def test_selection_of_many_scores_is_the_one_of_a_stable_sort() -> None:
-    scores = torch.randn(15 * selection.DIRECT, generator=torch.Generator().manual_seed(0)).abs_()
+    scores = torch.randn(15 * device_selection.DIRECT, generator=torch.Generator().manual_seed(0)).abs_()
     scores[::3] = scores[1]  # a third are equal
     parts = {"a": scores[:1000].view(10, 100), "b": scores[1000:].view(-1, 1).t()}  # the second is not contiguous
     order = scores.argsort(descending=True, stable=True)
@@ -109,7 +109,7 @@ def test_selection_of_many_scores_is_the_one_of_a_stable_sort() -> None:
 
 def test_selection_touches_no_random_state() -> None:
     before = torch.get_rng_state()
-    select({"a": torch.arange(2.0 * selection.DIRECT)}, 7)
+    select({"a": torch.arange(2.0 * device_selection.DIRECT)}, 7)
     assert torch.equal(torch.get_rng_state(), before)
 
 
