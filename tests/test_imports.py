@@ -65,7 +65,7 @@ PRUNING = ("pruning", "scoring", "graph", "masks", "networks", "support")
         ("graph", ("graph", "masks", "networks", "support")),
         ("scoring", ("scoring", "graph", "masks", "networks", "support")),
         ("pruning", PRUNING),
-        ("training", ("training", "data", "support")),
+        ("training", ("training", "data", "masks.application", "support")),
         ("results", ("results", "experiment.settings", "training.protocol", "support")),
         ("evaluation", ("evaluation", "results", "training", "data", "support")),
         ("experiment/settings", ("support",)),

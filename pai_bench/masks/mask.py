@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from pai_bench.masks.application import zero_
 from pai_bench.networks.wrappers import unwrapped
 from pai_bench.support import infile, outfile
 from pai_bench.support.arrays import as_tensor
@@ -86,11 +87,10 @@ class Mask(Mapping[str, Tensor]):
                 raise UserError(f"the mask of {name!r} has shape {shapes}")
         return {name: parameters[name] for name in self}
 
-    @torch.no_grad()
     def apply_(self, model: nn.Module) -> nn.Module:
         """Set the removed weights of `model` to exactly 0.0, in place, and return it."""
-        for name, parameter in self.parameters_of(model).items():
-            parameter.masked_fill_(~self[name].to(parameter.device), 0.0)
+        parameters = self.parameters_of(model)
+        zero_(parameters.values(), (~self[name].to(weight.device) for name, weight in parameters.items()))
         return model
 
     def save(self, path: str | Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pai_bench.masks.selection import positions
+from pai_bench.masks.application import narrow_
 from pai_bench.networks.dropout import is_plain, steady
 from pai_bench.networks.layers import Prunable, prunable_parameters
 from pai_bench.networks.private_copy import (
@@ -202,7 +202,7 @@ class Scorer:
                 elif model.returns or mask is None:
                     torch.mul(dense, keep, out=weight.data)
                 else:
-                    remove(weight.data, mask[name], None if model.mask is None else model.mask[name])
+                    narrow_(weight.data, mask[name], None if model.mask is None else model.mask[name])
         model.mask = mask
         for name, buffer in model.network.named_buffers():
             if name in self._buffers and not still_shared(buffer):
@@ -228,14 +228,6 @@ def scoring_context(seed: int, device: torch.device) -> Iterator[None]:
         for place in ("cpu", "cuda"):
             stack.enter_context(torch.autocast(place, enabled=False))
         yield
-
-
-def remove(weight: Tensor, keep: Tensor, kept: Tensor | None) -> None:
-    """Set to zero what `keep` removes of `weight`, which is zero already where `kept`, the mask before, removes."""
-    if kept is None or not transfers.on_host(weight) or not weight.is_contiguous():
-        weight.mul_(keep)
-    else:  # a schedule of many cuts removes few weights in each
-        weight.view(-1)[positions((keep ^ kept).reshape(-1))] = 0
 
 
 def checked(scores: Scores, prunable: Mapping[str, nn.Parameter], label: str) -> tuple[Scores, list[float]]:

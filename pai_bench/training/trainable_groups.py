@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 from torch.nn import functional as F
 
+from pai_bench.masks.application import MaskEnforcer
 from pai_bench.support.torch_internals import foreach_mul_, foreach_norm, set_vmap_fallback_warning
 from pai_bench.training.layout import channels_last_weights, stacked_channels_last
 from pai_bench.training.stacked_layers import StackedLayers
@@ -29,7 +30,7 @@ class TrainableGroup(ABC):
     """What the optimiser changes."""
     module: nn.Module
     """What computes the outputs."""
-    enforcer: "MaskEnforcer"
+    enforcer: MaskEnforcer
     """Makes zeros of what the masks remove."""
 
     names: Sequence[str]
@@ -198,7 +199,7 @@ class Branches(TrainableGroup):
         if len({id(weight) for weight in self.parameters}) < len(self.parameters):
             raise ValueError("branches share a parameter, so that each would train the others")
         weights = [weight for branch in self.branches for weight in branch.enforcer.weights]
-        self.enforcer = MaskEnforcer(weights, self._keeps(masks), at_once=True)
+        self.enforcer = MaskEnforcer(weights, self._keeps(masks), all_at_once=True)
         device = self.parameters[0].device
         self._streams = branch_streams(device, len(models)) if device.type == "cuda" else None
 
@@ -272,32 +273,3 @@ def kept_of(mask: Mapping[str, Tensor] | None, name: str, weight: Tensor) -> Ten
     if mask is None or name not in mask:
         return torch.ones_like(weight, dtype=torch.bool)
     return mask[name]
-
-
-class MaskEnforcer:
-    """Sets removed weights to zero, all layers in one call, or on CUDA, unless they are many, one by one.
-
-    There, a step of a small network is bound by memory, and a mask of bytes is a quarter of one of factors.
-    """
-
-    def __init__(self, weights: Sequence[Tensor], keeps: Sequence[Tensor], *, at_once: bool = False) -> None:
-        self.weights = list(weights)
-        self._bytes = not at_once and any(weight.device.type == "cuda" for weight in weights)
-        dtypes = [torch.bool if self._bytes else weight.dtype for weight in weights]
-        self._masks = [
-            torch.empty_like(weight, dtype=dtype, requires_grad=False).copy_(~keep if self._bytes else keep)
-            for weight, dtype, keep in zip(weights, dtypes, keeps, strict=True)
-        ]
-
-    def replace(self, keeps: Sequence[Tensor]) -> None:
-        """Other masks of the same weights, written where the present ones lie, whose place a recorded step knows."""
-        for mask, keep in zip(self._masks, keeps, strict=True):
-            mask.copy_(~keep if self._bytes else keep)
-
-    @torch.no_grad()
-    def __call__(self) -> None:
-        if self._bytes:
-            for weight, removed in zip(self.weights, self._masks, strict=True):
-                weight.masked_fill_(removed, 0.0)
-        elif self.weights:
-            foreach_mul_(self.weights, self._masks)
