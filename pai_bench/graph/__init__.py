@@ -1,4 +1,4 @@
-"""The graph of a network's operations: what they are, what they compute, and which connections lie on a path."""
+"""The graph of a network's operations: which connections lie on a path, and what the operations cost."""
 
 from pai_bench.graph.connectivity import Connections, Connectivity, LayerConnectivity, connectivity
 from pai_bench.graph.flops import Flops, flops

@@ -1,4 +1,4 @@
-"""Layer disconnection: what a mask leaves of the paths from a network's inputs to its outputs."""
+"""Connectivity: the paths from a network's inputs to its outputs that a mask keeps."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ from pai_bench.graph.tracing import Trace, trace
 from pai_bench.masks.mask import Mask
 from pai_bench.networks.layers import usual_names
 from pai_bench.networks.private_copy import BATCH_NORMS, private_copy
-from pai_bench.networks.wrappers import refuse_scripted, seen_through, unwrapped
+from pai_bench.networks.wrappers import refuse_scripted, unwrapped, without_compilation
 from pai_bench.support.arrays import on_processor
 from pai_bench.support.errors import UserError
 from pai_bench.support.garbage import no_collection
@@ -27,21 +27,23 @@ logger = logging.getLogger(__name__)
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 TABLES = (nn.Embedding, nn.EmbeddingBag)
-"""Layers with a row, not a column, for each input feature: every token is one."""
+"""Layers with a row, not a column, for each input feature, that is, each token."""
 GROUPED = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerConnectivity:
-    """What is left of one prunable parameter.
+    """Connectivity of one prunable parameter, in numbers of connections, units (outputs) and input features.
 
-    A unit (an output) or an input feature is dead if none of its connections is effective.
+    A unit or an input feature is dead if none of its connections is effective.
     """
 
     name: str
     size: int
+    """Connections, kept or not."""
     kept: int
     effective: int
+    """Connections that are kept and lie on a path."""
     units: int
     dead_units: int
     features: int
@@ -54,57 +56,59 @@ class LayerConnectivity:
 
     @property
     def density(self) -> float:
-        """Share of the connections that is kept."""
+        """Share of the connections that is kept, in [0, 1]."""
         return self.kept / self.size
 
     @property
     def effective_density(self) -> float:
-        """Share of the connections that is kept and lies on a path."""
+        """Share of the connections that is kept and lies on a path, in [0, 1]."""
         return self.effective / self.size
 
 
 @dataclass(frozen=True, kw_only=True)
 class Connectivity:
-    """What a mask leaves of a network, by Boolean arithmetic alone: no value of a weight matters.
+    """The paths through a network that a mask keeps. The values of the weights do not matter.
 
     A connection is **effective** if it lies on a path of kept connections from an element of the input to an element
-    of the output. A unit all of whose inputs are cut emits a constant, its bias, which is not a path; a kept bias, if
-    biases are prunable, counts as effective where its unit lies on a path.
+    of the output. A unit without inputs gives a constant, its bias, which is not a path. A kept bias, if biases are
+    prunable, is effective if its unit lies on a path.
     """
 
     connected: bool
     """Whether any output depends on any input."""
     layers: tuple[LayerConnectivity, ...]
+    """One for each parameter of the mask, in its order."""
     effective_mask: Mask
+    """The effective connections."""
     first_cut: str | None
-    """In a disconnected network, the first layer in order of execution from which on nothing depends on the input."""
+    """In a disconnected network, the first layer in order of execution after which nothing depends on the input."""
     severed_shortcuts: tuple[str, ...]
-    """Branches that carry nothing into a sum which carries something: the sum's module, and the branch's last."""
+    """Branches that carry nothing into a sum that depends on the input, as "BRANCH into SUM" by module."""
     log10_paths: float | None
-    """Common logarithm of the number of paths; None where a product of activations or the like has no such number."""
+    """Common logarithm of the number of paths. None where there is no such number, as with a product of activations."""
     unknown: tuple[str, ...]
-    """Operations that pai-bench does not know, which were taken to pass everything to everything."""
+    """Operations without a rule, whose results are assumed to depend on all of their inputs."""
     computed: tuple[str, ...] = ()
-    """Parameters of which the network computes weights that may differ from zero where the parameter is removed."""
+    """Parameters from which the network computes weights that may differ from zero where the parameter is removed."""
 
     @property
     def dead_layers(self) -> tuple[str, ...]:
-        """Names of the parameters of which nothing is kept, or nothing kept is effective."""
+        """Names of the parameters without an effective connection."""
         return tuple(layer.name for layer in self.layers if layer.dead)
 
     @cached_property
     def size(self) -> int:
-        """Number of prunable connections, kept or not."""
+        """Number of connections, kept or not."""
         return sum(layer.size for layer in self.layers)
 
     @property
     def sparsity(self) -> float:
-        """Share of the connections that the mask removes."""
+        """Share of the connections that the mask removes, in [0, 1]."""
         return 1 - sum(layer.kept for layer in self.layers) / self.size
 
     @property
     def effective_density(self) -> float:
-        """Share of the connections that is kept and lies on a path."""
+        """Share of the connections that is kept and lies on a path, in [0, 1]."""
         return sum(layer.effective for layer in self.layers) / self.size
 
     @property
@@ -116,19 +120,22 @@ class Connectivity:
 def connectivity(
     model: nn.Module, mask: Mapping[str, Tensor], example_input: Tensor, *, paths: bool = True
 ) -> Connectivity:
-    """What `mask` leaves of the paths through `model`.
+    """The paths through `model` that `mask` keeps.
 
     Forward reachability from the inputs and backward reachability from the outputs, in Boolean arithmetic, over the
-    operations that one forward pass of `example_input` comes down to (its values do not matter, its shape does). The
-    model may be any that does the same operations for all data, and is left as it is; batch norm and dropout are in
-    evaluation mode, on a CPU. Parameters that `mask` does not name are kept whole.
+    operations of one forward pass of `example_input`, of shape (batch, ...), whose values do not matter. The model has
+    to do the same operations for all data. It is not changed: a copy of it runs on the CPU in evaluation mode.
+    Parameters that `mask` does not name are kept whole.
 
-    * Normalisation passes element by element: its statistics are no path.
-    * A product passes what either factor does, a maximum every element that it is taken over, attention every key and
-      value that its own mask does not forbid, and an embedding any token.
-    * An operation that is not known passes everything to everything, with a warning that names it.
+    * Normalisation passes element by element: a statistic is not a path.
+    * A product passes what either factor passes, a maximum all elements that it is taken over, attention all keys and
+      values that its own mask allows, and an embedding any token.
+    * The result of an operation without a rule depends on all of its inputs; a warning names the operation.
 
-    Without `paths`, paths are not counted, which takes a third of the time.
+    Without `paths`, paths are not counted, which saves a third of the time.
+
+    Raises `UserError` for an empty example, a mask that does not fit the model, and a network that does different
+    operations for different data. Effective sparsity: Vysogorets and Kempe 2021, arXiv:2107.02306.
     """
     if isinstance(example_input, Tensor) and not example_input.numel():
         raise UserError(f"the example input is empty: its shape is {tuple(example_input.shape)}")
@@ -141,18 +148,18 @@ def connectivity(
 
 
 class Connections:
-    """A network's operations, traced once, for one mask after the other."""
+    """The connectivity of one network, traced once, under one mask after the other."""
 
     @on_processor
     def __init__(self, model: nn.Module, example_input: Tensor) -> None:
         model = unwrapped(model)
         refuse_hidden(model)
-        with random_state(0), torch.inference_mode(False), no_collection(), seen_through():
+        with random_state(0), torch.inference_mode(False), no_collection(), without_compilation():
             twin = private_copy(model, [], "eval")
             if len(example_input) == 1 and any(
-                isinstance(one, BATCH_NORMS) and one.running_mean is None for one in twin.modules()
+                isinstance(module, BATCH_NORMS) and module.running_mean is None for module in twin.modules()
             ):
-                example_input = example_input.expand(2, *example_input.shape[1:])  # of one, there are no statistics
+                example_input = example_input.expand(2, *example_input.shape[1:])  # one example has no statistics
             if any(tensor.device.type != "cpu" for tensor in (*twin.parameters(), *twin.buffers())):
                 twin = twin.cpu()
             self.trace: Trace = trace(twin, example_input.detach().cpu().clone())
@@ -162,13 +169,13 @@ class Connections:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensors that the operations have given, and of the parameters."""
+        """Bytes of the results of all operations, and of the parameters."""
         results = (tensor for operation in self.trace.operations for tensor in operation.results)
         return sum(tensor.nbytes for tensor in (*results, *self.parameters.values()))
 
     @on_processor
     def connected(self, mask: Mapping[str, Tensor]) -> bool:
-        """Whether any output depends on any input; half of the work, or less, of all the rest."""
+        """Whether any output depends on any input under `mask`; takes half the time of `under` or less."""
         kept = {name: keep.to("cpu", torch.float32) for name, keep in mask.items()}
         with torch.inference_mode(False), torch.no_grad(), single_precision():
             reach = Reach(self.trace, self.parameters, kept)
@@ -177,15 +184,18 @@ class Connections:
 
     @on_processor
     def under(self, mask: Mask, *, paths: bool = True) -> Connectivity:
-        """What `mask` leaves."""
+        """The connectivity under `mask`.
+
+        Raises `UserError` for a network that changes in place a value that it has used before.
+        """
         try:
             with torch.inference_mode(False), torch.enable_grad(), no_collection(), single_precision():
                 return self._under(mask, paths)
         except RuntimeError as error:
             if "modified by an inplace operation" not in str(error):
                 raise
-            what = "the network changes in place a value that it has used before, which cannot be followed"
-            raise UserError(f"{what}; let the operation return a new one") from error
+            problem = "the network changes in place a value that it has used before, which cannot be followed"
+            raise UserError(f"{problem}; let the operation return a new one") from error
 
     def _under(self, mask: Mask, paths: bool) -> Connectivity:
         kept = {name: keep.to("cpu", torch.float32).requires_grad_() for name, keep in mask.items()}
@@ -208,14 +218,16 @@ class Connections:
         )
 
     def _backward(self, reach: Reach, kept: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[Tensor | None]]:
-        """How often each connection serves, and what of every sum the outputs depend on."""
+        """Gradients of the outputs' reach: of the kept connections by name, and of the result of each sum."""
         whole = torch.stack([output.sum() for output in reach.outputs]).sum()
-        # before the first weights, nothing has a gradient
-        sums = [i for i, one in enumerate(reach.sums) if one.result.requires_grad]
+        # sums before the first weights have no gradient
+        sums = [i for i, sum_ in enumerate(reach.sums) if sum_.result.requires_grad]
         wanted = [*kept.values(), *(reach.sums[i].result for i in sums)]
-        found = torch.autograd.grad(whole, wanted, allow_unused=True) if whole.requires_grad else [None] * len(wanted)
-        used = {name: used for name, used in zip(kept, found, strict=False) if used is not None}
-        carried = dict(zip(sums, found[len(kept) :], strict=True))
+        gradients = (
+            torch.autograd.grad(whole, wanted, allow_unused=True) if whole.requires_grad else [None] * len(wanted)
+        )
+        used = {name: used for name, used in zip(kept, gradients, strict=False) if used is not None}
+        carried = dict(zip(sums, gradients[len(kept) :], strict=True))
         return used, [carried.get(i) for i in range(len(reach.sums))]
 
     def _paths(self, effective: Mapping[str, Tensor]) -> float | None:
@@ -229,8 +241,8 @@ class Connections:
     def _warn_of_computed(self, names: set[str]) -> None:
         if new := sorted(names - self._warned):
             self._warned.update(new)
-            what = "the network computes its weights from it, so that a removed entry need not be a removed connection"
-            logger.warning("connectivity: %s: %s", ", ".join(new), what)
+            text = "the network computes its weights from it, so that a removed entry need not be a removed connection"
+            logger.warning("connectivity: %s: %s", ", ".join(new), text)
 
     def _layer(self, name: str, keep: Tensor, effective: Tensor) -> LayerConnectivity:
         module = self.modules[owner(name)]
@@ -252,7 +264,7 @@ class Connections:
 
     @property
     def flops(self) -> Flops:
-        """The dense network's operations for one example."""
+        """The floating-point operations of the dense network for one example."""
         return flops_of(self.trace, self._operands, len(self.trace.input))
 
     @cached_property
@@ -262,7 +274,7 @@ class Connections:
 
 @contextmanager
 def single_precision() -> Iterator[None]:
-    """A block in which new tensors are in single precision, as all reaches are, whatever the caller's default."""
+    """A block in which new tensors are float32, as all reaches are, whatever the caller's default."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
@@ -272,7 +284,7 @@ def single_precision() -> Iterator[None]:
 
 
 def refuse_hidden(model: nn.Module) -> None:
-    """Refuse a network whose operations cannot be seen, or that has no values yet."""
+    """Raise for a network whose operations cannot be traced, or whose parameters have no values yet."""
     refuse_scripted(model)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
@@ -282,33 +294,33 @@ def refuse_hidden(model: nn.Module) -> None:
 
 
 def owner(name: str) -> str:
-    """The name of the layer that a parameter belongs to, also of one that its weight is computed from."""
+    """The name of the layer that a parameter belongs to, also of a parametrised one."""
     return name.partition(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0]
 
 
 def is_usual(name: str, module: nn.Module) -> bool:
-    """Whether a parameter is one of torch's layers, of which it is known what its dimensions are."""
+    """Whether a parameter belongs to a layer of torch, so that the meaning of its dimensions is known."""
     return name.rpartition(".")[2] in usual_names(module, biases=True) or isinstance(module, TABLES)
 
 
 def axes(effective: Tensor, module: nn.Module, groups: int = 1) -> tuple[Tensor, Tensor]:
     """Which units (outputs) and which input features of a layer have an effective connection.
 
-    `groups` are those of a convolution of one's own.
+    `groups` are those of a custom convolution.
     """
     if effective.dim() < 2:
         return effective.flatten(), effective.flatten()
-    # not of what a weight is computed from, or of a further parameter
+    # not for a parameter from which a weight is computed, or an additional one
     of_weight = isinstance(module, (*GROUPED, *TRANSPOSED, *TABLES)) and module.weight.shape == effective.shape
     groups = module.groups if of_weight and isinstance(module, (*GROUPED, *TRANSPOSED)) else groups
     pairs = effective.flatten(2).any(2) if effective.dim() > 2 else effective
-    grouped = pairs.unflatten(0, (groups, -1)).numpy()  # several times faster than torch at this
+    grouped = pairs.unflatten(0, (groups, -1)).numpy()  # several times faster than torch
     first, second = (torch.from_numpy(grouped.any(dim).reshape(-1)) for dim in (2, 1))
     return (second, first) if of_weight and isinstance(module, (*TRANSPOSED, *TABLES)) else (first, second)
 
 
 def first_cut(reach: Reach) -> str | None:
-    """The first of the layers at the end of a network that nothing from the input comes out of."""
+    """The first of the layers at the end of a network whose outputs do not depend on the input."""
     cut = None
     for product in reach.products:
         if product.reached:
@@ -319,12 +331,12 @@ def first_cut(reach: Reach) -> str | None:
 
 
 def severed(reach: Reach, carried: list[Tensor | None]) -> tuple[str, ...]:
-    """Branches that carry nothing into a sum that carries something."""
-    found: dict[str, None] = {}
-    for one, wanted in zip(reach.sums, carried, strict=False):
-        if wanted is None or not bool((wanted * one.result).any()):
+    """Branches that carry nothing into a sum that depends on the input."""
+    names: dict[str, None] = {}
+    for sum_, wanted in zip(reach.sums, carried, strict=False):
+        if wanted is None or not bool((wanted * sum_.result).any()):
             continue
-        for branch, source in zip(one.branches, one.sources, strict=True):
+        for branch, source in zip(sum_.branches, sum_.sources, strict=True):
             if branch is not None and not bool((branch * wanted).any()):
-                found[f"{source} into {one.module or 'the network'}"] = None
-    return tuple(found)
+                names[f"{source} into {sum_.module or 'the network'}"] = None
+    return tuple(names)

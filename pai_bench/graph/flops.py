@@ -1,4 +1,4 @@
-"""What a forward pass computes, and which weights it computes it with."""
+"""Floating-point operations of a forward pass, in total and by weight."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -9,40 +9,43 @@ from torch.utils.flop_counter import flop_registry
 
 from pai_bench.graph.operands import Operands, operands
 from pai_bench.graph.tracing import Operation, Trace, trace
-from pai_bench.networks.wrappers import seen_through, unwrapped
+from pai_bench.networks.wrappers import unwrapped, without_compilation
 from pai_bench.support.torch_internals import OpOverload, schema_of
 
 
 @dataclass(frozen=True)
 class Flops:
-    """Floating-point operations of one forward pass, a multiplication and its addition counted as two.
+    """Floating-point operations of one forward pass of one example: 2 for each multiplication and addition.
 
-    Those of matrix products, convolutions and attention, by torch's own formulas (`torch.utils.flop_counter`);
-    element-wise operations, normalisations and biases are not counted, as is usual.
+    Counted are matrix products, convolutions and attention, by the formulas of `torch.utils.flop_counter`; as is usual,
+    not element-wise operations, normalisation and biases.
     """
 
     total: int
     by_weight: Mapping[str, int]
-    """Parameter name -> those of the products with it; each is a multiplication with one of its elements."""
+    """Parameter name -> operations of the products with it. Each multiplies one of its elements."""
 
 
 def flops(model: nn.Module, example: Tensor) -> Flops:
-    """The operations of `model`, in evaluation mode, on one `example` (1, ...)."""
+    """The floating-point operations of `model`, in evaluation mode, for one `example` of shape (1, ...).
+
+    Raises `UserError` for a network that does different operations for different data.
+    """
     model = unwrapped(model)
     modes = {module: module.training for module in model.modules()}
     try:
-        with seen_through():
-            found = trace(model.eval(), example)
+        with without_compilation():
+            traced = trace(model.eval(), example)
     finally:
         for module, mode in modes.items():
             module.training = mode
-    return flops_of(found, operands(found, dict(model.named_parameters())))
+    return flops_of(traced, operands(traced, dict(model.named_parameters())))
 
 
-def flops_of(found: Trace, done: Operands, examples: int = 1) -> Flops:
-    """The operations in a trace for each of so many `examples`, with what its parameters do in it."""
+def flops_of(traced: Trace, done: Operands, examples: int = 1) -> Flops:
+    """The floating-point operations in a trace, per example; `done` is the role of its parameters in it."""
     total, by_weight = 0, Counter[str]()
-    for place, operation in enumerate(found.operations):
+    for place, operation in enumerate(traced.operations):
         if count := counted(operation) // examples:
             total += count
             by_weight.update(dict.fromkeys(done.products.get(place, ()), count))
@@ -50,7 +53,7 @@ def flops_of(found: Trace, done: Operands, examples: int = 1) -> Flops:
 
 
 def counted(operation: Operation) -> int:
-    """What one operation computes; 0 for what is not counted."""
+    """The floating-point operations of one operation; 0 for one that is not counted."""
     function = operation.function
     if not isinstance(function, OpOverload) or (formula := flop_registry.get(function.overloadpacket)) is None:
         return 0

@@ -1,15 +1,15 @@
-"""What is known of the values of a tensor for all data: where it is zero, and where it is minus infinity.
+"""The positions at which a tensor is zero, or minus infinity, for all data.
 
-Weights that are not kept are zero, and so is what masks forbid; what they multiply passes nothing there. A result is
-zero for all data
+Removed weights are zero, and so is attention that a mask forbids; a product passes nothing there. A result is zero for
+all data
 
 * of an operation that moves elements: where the element that is moved is;
 * of a product: where one of its factors is;
 * of a function of single elements: where torch's function is zero whatever the elements that may differ from zero are;
-* of any other: where all that it is made of is zero, and the function of zeros is zero.
+* of any other: where all elements that it depends on are zero, and the function of zeros is zero.
 
-What a result is made of, and what is a product, the rules of `pai_bench.graph.rules` say. Values of data, of weights
-and of chance are never looked at.
+The rules of `pai_bench.graph.rules` define these elements, and products. No values of data, weights or random numbers
+are used.
 """
 
 import math
@@ -43,30 +43,30 @@ PROBES = (0.0, 1.0, -1.0, 0.3, -0.3, 100.0, -100.0)
 
 
 def nonzeros_of(state: ReachState, operation: Operation, *, reached: bool) -> Sequence[Tensor]:
-    """Where an operation's results may differ from zero; nothing where nothing is known of it.
+    """Where an operation's results may differ from zero; empty where nothing is known about that.
 
-    Of what depends on the input it is asked only in networks with gates.
+    For results that depend on the input, this matters only in networks with gates.
     """
-    name, given = operation.name, operation.given
+    name, inputs = operation.name, operation.given
     if name in CONSTANTS or (reached and not state.has_gates):
         return ()
-    known = any(state.nonzero(tensor) is not None for tensor in given)
-    if not known and (all(state.fixed(tensor) for tensor in given) or not makes_zeros(state, operation)):
+    known = any(state.nonzero(tensor) is not None for tensor in inputs)
+    if not known and (all(state.fixed(tensor) for tensor in inputs) or not makes_zeros(state, operation)):
         return ()
     rule = rule_for(operation)
     # what makes a factor of a path is on no path by that, but for what scales it
     scales = name in ("mul", "div") or rule is moved or (rule is pointwise and name not in SUMS)
     with torch.set_grad_enabled(torch.is_grad_enabled() and (scales or not reached)):
-        found = known_nonzeros(state, operation)
-    if found is None and not reached:
+        supports = known_nonzeros(state, operation)
+    if supports is None and not reached:
         return everywhere(state, operation)
-    if found is None or (reached and all(bool(one.all()) and not one.requires_grad for one in found)):
+    if supports is None or (reached and all(bool(support.all()) and not support.requires_grad for support in supports)):
         return ()
-    return found
+    return supports
 
 
 def everywhere(state: ReachState, operation: Operation) -> Sequence[Tensor]:
-    """Of an operation that is not known: supports from which nothing is missing, all of whose connections are used."""
+    """For an operation without a rule: supports without zeros, which use all connections of the arguments."""
     known = [state.factor(tensor) for tensor in operation.given]
     if any(kept.requires_grad for kept in known):
         state.unknown.setdefault(operation.name, operation.module)
@@ -80,20 +80,26 @@ def used(parts: Tensor, alive: Tensor) -> Tensor:
 
 def known_nonzeros(state: ReachState, operation: Operation) -> Sequence[Tensor] | None:
     """The supports of an operation, None where it is not known."""
-    name, given, rule = operation.name, operation.arguments, rule_for(operation)
+    name, arguments, rule = operation.name, operation.arguments, rule_for(operation)
     shape = operation.results[0].shape if operation.results else torch.Size()
-    if name == "mul" and not isinstance(given["other"], Tensor):
-        return [state.factor(given["self"]) * float(given["other"] != 0)]
+    if name == "mul" and not isinstance(arguments["other"], Tensor):
+        return [state.factor(arguments["self"]) * float(arguments["other"] != 0)]
     if name == "mul":
-        return [Binarized.apply(state.factor(given["self"]) * state.factor(given["other"]))]
+        return [Binarized.apply(state.factor(arguments["self"]) * state.factor(arguments["other"]))]
     if name in ("div", "true_divide"):  # a divisor scales, as a statistic does
-        return [state.factor(given["self"]).expand(shape).clone()]
+        return [state.factor(arguments["self"]).expand(shape).clone()]
     if name in ("prod", "cumprod"):
-        return [operation.function(**{**given, "self": state.factor(given["self"]), "dtype": None})]
+        return [operation.function(**{**arguments, "self": state.factor(arguments["self"]), "dtype": None})]
     if rule is moved and fixed_places(state, operation):
-        found = list(tensors(move(operation, state.factor, lambda number: float(number != 0))))
-        return [Binarized.apply(one) for one in found] if sums(operation) else found[: 1 if name in PACKED else None]
-    if (rule is pointwise and (name not in SUMS or not given.get("alpha", 1))) or (rule is moved and name in CHOICES):
+        supports = list(tensors(move(operation, state.factor, lambda number: float(number != 0))))
+        return (
+            [Binarized.apply(support) for support in supports]
+            if sums(operation)
+            else supports[: 1 if name in PACKED else None]
+        )
+    if (rule is pointwise and (name not in SUMS or not arguments.get("alpha", 1))) or (
+        rule is moved and name in CHOICES
+    ):
         return of_elements(state, operation)
     return None if rule in (moved, unknown) else of_parts(state, operation)
 
@@ -118,14 +124,14 @@ def of_elements(state: ReachState, operation: Operation) -> Sequence[Tensor]:
         old = arguments[name]
         column = values[:, places.index(name)] if name in places else old.flatten()[0].expand(len(values))
         arguments[name] = column.to(old.dtype)
-    function = chosen if operation.name == "masked_fill" else operation.function
+    function = masked_fill if operation.name == "masked_fill" else operation.function
     with torch.no_grad(), torch.random.fork_rng([], enabled=operation.random):
-        tried = [not_zero(one) for one in tensors(function(**arguments))]
-    return [table_of(one, known, result.shape) for one, result in zip(tried, operation.results, strict=False)]
+        tried = [not_zero(result) for result in tensors(function(**arguments))]
+    return [table_of(values, known, result.shape) for values, result in zip(tried, operation.results, strict=False)]
 
 
-def chosen(self: Tensor, mask: Tensor, value: Any) -> Tensor:
-    """``masked_fill``, which takes a single value, for several."""
+def masked_fill(self: Tensor, mask: Tensor, value: Any) -> Tensor:
+    """``masked_fill`` with several values, where torch's own has one."""
     return torch.where(mask, value, self)
 
 
@@ -135,8 +141,8 @@ def table_of(tried: Tensor, known: Sequence[Tensor], shape: torch.Size) -> Tenso
     for i in range(len(known)):
         table = torch.cat([table.narrow(i, 0, 1), table.narrow(i, 1, len(PROBES)).any(i, keepdim=True)], i)
     table[(1,) * len(known)] = True
-    alive = table[tuple(one.detach().long() for one in known)].float().expand(shape)
-    parts = added(alive, known) if any(one.requires_grad for one in known) else alive
+    alive = table[tuple(support.detach().long() for support in known)].float().expand(shape)
+    parts = added(alive, known) if any(support.requires_grad for support in known) else alive
     return used(parts * alive, alive)
 
 
@@ -154,19 +160,19 @@ def of_parts(state: ReachState, operation: Operation) -> Sequence[Tensor] | None
         name: mapped(value, lambda t: t.clone() if state.fixed(t) else torch.zeros_like(t))
         for name, value in operation.arguments.items()
     }
-    at_zero = [not_zero(one) for one in tensors(operation.function(**zeros))]
+    at_zero = [not_zero(result) for result in tensors(operation.function(**zeros))]
     return [used(count, torch.maximum(count.detach(), z.float())) for count, z in zip(counts, at_zero, strict=False)]
 
 
 class Parts:
-    """Stands for a `Reach` where a rule is asked what a result is made of, in counts of parts that may not be zero."""
+    """Replaces a `Reach` when a rule is applied to count the elements that a result depends on and may not be zero."""
 
     def __init__(self, state: ReachState) -> None:
         self.factor, self.fixed, self.key = state.factor, state.fixed, state.key
         self.countable, self.always_neg_inf = True, dict[Key, Tensor]()
 
     def reach(self, tensor: Any) -> Tensor | None:
-        """Where `tensor` may differ from zero, if that is not for its constant values to say."""
+        """Where `tensor` may differ from zero, if it is not a constant."""
         return self.factor(tensor) if isinstance(tensor, Tensor) and not self.fixed(tensor) else None
 
     def nonzero(self, tensor: Any) -> Tensor | None:
@@ -201,18 +207,18 @@ class Parts:
         return count
 
     def multiplied(self, *_: Any) -> None:
-        """Nothing is noted."""
+        """Does nothing."""
 
     record_sum = allow = multiplied
 
 
 def makes_zeros(state: ReachState, operation: Operation) -> bool:
     """Whether an operation can make zeros that hold for all data, by a constant."""
-    given = operation.arguments
+    arguments = operation.arguments
     if operation.name == "mul":
-        values = [given["self"], given["other"]]
+        values = [arguments["self"], arguments["other"]]
     elif operation.name in MOVES:
-        values = [part for name in MOVED if name in given for part in flat(given[name])]
+        values = [part for name in MOVED if name in arguments for part in flat(arguments[name])]
     else:
         return False
     return operation.name in ("tril", "triu") or any(
@@ -228,23 +234,23 @@ def flat(value: Any) -> Sequence[Any]:
 
 
 def always_neg_inf(state: ReachState, operation: Operation) -> Tensor | None:
-    """Where a result is minus infinity for all data: by a constant that is added, or filled in where one says."""
-    name, given = operation.name, operation.arguments
+    """Where a result is minus infinity for all data: by a constant that is added, or filled in by a mask."""
+    name, arguments = operation.name, operation.arguments
     if not operation.results or not operation.results[0].is_floating_point():
         return None
     known = any(state.key(tensor) in state.always_neg_inf for tensor in operation.given)
-    found: Any = None
-    if name in ("add", "sub", "baddbmm", "addmm") and given.get("beta", 1):
+    where: Any = None
+    if name in ("add", "sub", "baddbmm", "addmm") and arguments.get("beta", 1):
         # of a product, what it is added to
-        terms = operation.given if name == "add" else [t for t in [given["self"]] if isinstance(t, Tensor)]
+        terms = operation.given if name == "add" else [t for t in [arguments["self"]] if isinstance(t, Tensor)]
         parts = [minus_infinity(state, t) for t in terms if state.key(t) in state.always_neg_inf or state.fixed(t)]
         if parts := [part for part in parts if part.any()]:
-            found = added(operation.results[0], parts) > 0
+            where = added(operation.results[0], parts) > 0
     elif name in CHOICES or (known and moves(operation)):
-        found = moved_infinity(state, operation)
+        where = moved_infinity(state, operation)
     elif known and name in ("mul", "div"):
-        found = minus_infinity(state, given["self"]).expand(operation.results[0].shape)
-    return found if isinstance(found, Tensor) and bool(found.any()) else None
+        where = minus_infinity(state, arguments["self"]).expand(operation.results[0].shape)
+    return where if isinstance(where, Tensor) and bool(where.any()) else None
 
 
 def moved_infinity(state: ReachState, operation: Operation) -> Any:
@@ -255,10 +261,10 @@ def moved_infinity(state: ReachState, operation: Operation) -> Any:
             return None
         which = "condition" if "condition" in operation.arguments else "mask"
         condition = operation.arguments[which]
-        options = (torch.full_like(condition, chosen, dtype=torch.bool) for chosen in (False, True))
+        options = (torch.full_like(condition, choice, dtype=torch.bool) for choice in (False, True))
         ways = [replace(operation, arguments={**operation.arguments, which: option}) for option in options]
-    found = [move(one, lambda t: minus_infinity(state, t), lambda number: number == -math.inf) for one in ways]
-    return found[0] if len(found) == 1 else found[0] & found[1]
+    places = [move(way, lambda t: minus_infinity(state, t), lambda number: number == -math.inf) for way in ways]
+    return places[0] if len(places) == 1 else places[0] & places[1]
 
 
 def minus_infinity(state: ReachState, tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which parameters multiply what depends on a network's input, by what they do in a trace of it."""
+"""The role of parameters in a trace: which ones multiply values that depend on the input."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,10 +23,10 @@ FACTORS = {
     **{"linear": ("input", "weight"), "_trilinear": ("i1", "i2", "i3"), "conv_tbc": ("self", "weight")},
     **dict.fromkeys(("convolution", "_convolution"), ("input", "weight")),
 }
-"""Matrix products and convolutions, and what they multiply."""
+"""Matrix products and convolutions -> the names of their factors."""
 
 SCALED = {"mul": "self", "div": "self", "true_divide": "self"}
-"""Operations that scale the elements of an argument, which is zero where that is."""
+"""Operations that scale the elements of an argument, so that its zeros stay zeros."""
 
 CONSTANT = {
     "where": "other",
@@ -35,15 +35,15 @@ CONSTANT = {
     "index_fill": "value",
     "constant_pad_nd": "value",
 }
-"""Moves that put a constant where it is not the argument's element, and what it is called."""
+"""Moves that write a constant at the other positions -> the name of that argument."""
 
 
 @dataclass
 class Operands:
-    """What the parameters of a network are in one forward pass, by name.
+    """The roles of the parameters of a network in one forward pass, by name.
 
-    A weight multiplies what depends on the input, in a matrix product or a convolution, by itself, moved, or scaled by
-    what does not depend on it, so that a connection is removed where it is zero.
+    A weight is a factor of a matrix product or a convolution with values that depend on the input: itself, moved, or
+    scaled by something independent of it, so that a connection is removed where it is zero.
     """
 
     weights: set[str] = field(default_factory=set)
@@ -52,7 +52,7 @@ class Operands:
     groups: dict[str, int] = field(default_factory=dict)
     """Groups of the convolutions with a weight, where they are several."""
     products: dict[int, set[str]] = field(default_factory=dict)
-    """Parameters that each product multiplies by, or by as many elements made of them, by its place in the trace."""
+    """By index in the trace: the parameters that a product multiplies by, or from which its factor is computed."""
     unclear: set[str] = field(default_factory=set)
     """Parameters from which weights are computed that may differ from zero, or be no number, where the parameter is
     zero; and those of two dimensions or more that meet what depends on the input in an operation that is not known, or
@@ -60,12 +60,12 @@ class Operands:
 
 
 def operands(trace: Trace, parameters: Mapping[str, Tensor]) -> Operands:
-    """What `parameters` do in `trace`."""
+    """The roles of `parameters` in `trace`."""
     return _Following(trace, parameters).found
 
 
 class _Following:
-    """Follows the memory of parameters and of the input; what a trace holds, nothing else takes the place of."""
+    """Follows the memory of parameters and of the input, which stays allocated as long as the trace."""
 
     def __init__(self, trace: Trace, parameters: Mapping[str, Tensor]) -> None:
         self.found = Operands()
@@ -106,7 +106,7 @@ class _Following:
                     self.found.groups |= dict.fromkeys(names, groups)
 
     def _names(self, tensors: Sequence[Tensor]) -> set[str]:
-        """The parameters that some tensors are, or are made of."""
+        """The parameters that some tensors are, or are computed from."""
         places = [self._memory(tensor) for tensor in tensors]
         return {name for where in places for of in (self._holds, self._made) for name in of.get(where, ())}
 
@@ -116,7 +116,7 @@ class _Following:
         return operation.name == "mul" and operation.results[0].numel() > data
 
     def _give(self, operation: Operation) -> None:
-        """Note what the results of an operation are made of."""
+        """Note from which parameters the results of an operation are computed."""
         results = [self._memory(tensor) for tensor in operation.results]
         if any(map(self._depends, operation.given)):
             self._dependent.update(results)
@@ -125,19 +125,19 @@ class _Following:
                 self.found.unclear.update(*(self._holds.get(self._memory(tensor), ()) for tensor in matrices))
             return
         held = [tensor for tensor in operation.given if self._memory(tensor) in self._holds]
-        if operation.name in SCALED:  # by what is made of the same parameter, it may be 0 / 0
-            others = {id(one): self._names([two for two in operation.given if two is not one]) for one in held}
-            held = [one for one in held if not others[id(one)] & self._names([one])]
+        if operation.name in SCALED:  # scaled by something computed from the same parameter, it may be 0 / 0
+            others = {id(t): self._names([other for other in operation.given if other is not t]) for t in held}
+            held = [t for t in held if not others[id(t)] & self._names([t])]
         scaled = {
             name for tensor in held if keeps_zeros(operation, tensor) for name in self._holds[self._memory(tensor)]
         }
-        every = self._names(operation.given)
+        names = self._names(operation.given)
         for where in results:
             if scaled and where not in self._made:
                 self._holds.setdefault(where, set()).update(scaled)
-            elif every and (where not in self._holds or operation.in_place):
+            elif names and (where not in self._holds or operation.in_place):
                 self._holds.pop(where, None)
-                self._made.setdefault(where, set()).update(every)
+                self._made.setdefault(where, set()).update(names)
 
 
 def is_known(operation: Operation) -> bool:
@@ -150,19 +150,19 @@ def is_known(operation: Operation) -> bool:
 
 def keeps_zeros(operation: Operation, tensor: Tensor) -> bool:
     """Whether the zeros of an argument stay zeros in the results, element by element, wherever those are put."""
-    name, given = operation.name, operation.arguments
+    name, arguments = operation.name, operation.arguments
     if name in CONSTANT:
-        value = given[CONSTANT[name]]
+        value = arguments[CONSTANT[name]]
         return bool((value == 0).all()) if isinstance(value, Tensor) else value == 0
     if operation.is_view or name in MOVES:
         return True
     if not operation.results or operation.results[0].numel() != tensor.numel():
         return False
     if name in SCALED:
-        return name == "mul" or tensor is given[SCALED[name]]
+        return name == "mul" or tensor is arguments[SCALED[name]]
     if not operation.pointwise or len(operation.given) > 1:
         return False
-    at_zero = operation.function(**mapped(given, torch.zeros_like))
+    at_zero = operation.function(**mapped(arguments, torch.zeros_like))
     return not bool(at_zero.any())
 
 

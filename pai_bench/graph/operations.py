@@ -1,4 +1,4 @@
-"""The operations of torch, by what they do: names without overload, of the ATen library."""
+"""Operations of the ATen library by what they do, named without their overload."""
 
 DATA_DEPENDENT = frozenset(
     """

@@ -63,17 +63,17 @@ def _added_product(state: ReachState, operation: Operation) -> Any:
 
 @rule("linear")
 def _linear(state: ReachState, operation: Operation) -> Any:
-    given = operation.arguments
-    return with_biases(state, state.product(F.linear, given["input"], given["weight"]), [given["bias"]])
+    arguments = operation.arguments
+    return with_biases(state, state.product(F.linear, arguments["input"], arguments["weight"]), [arguments["bias"]])
 
 
 @rule("convolution", "_convolution")
 def _convolution(state: ReachState, operation: Operation) -> Any:
-    given = operation.arguments
+    arguments = operation.arguments
     names = ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
-    options = [given[name] for name in names]
-    reach = state.product(lambda x, w: torch.convolution(x, w, None, *options), given["input"], given["weight"])
-    if (kept := state.bias(given["bias"])) is not None:
+    options = [arguments[name] for name in names]
+    reach = state.product(lambda x, w: torch.convolution(x, w, None, *options), arguments["input"], arguments["weight"])
+    if (kept := state.bias(arguments["bias"])) is not None:
         reach = state.used_with(reach, kept.view(-1, *(1,) * (reach.dim() - 2)))
     return reach
 
@@ -99,9 +99,9 @@ def scaled(state: ReachState, operation: Operation, shaped: Callable[[Tensor, Te
         return ()
     if (kept := state.nonzero(weight)) is not None:
         reach = reach * shaped(kept, x)
-    found, bias = state.binarize(reach), operation.arguments.get("bias")
+    result, bias = state.binarize(reach), operation.arguments.get("bias")
     if isinstance(weight, Tensor):
-        state.multiplied([weight], found)
+        state.multiplied([weight], result)
     if (added_to_it := state.bias(bias)) is not None:
-        found = state.used_with(found, shaped(added_to_it, x))
-    return found
+        result = state.used_with(result, shaped(added_to_it, x))
+    return result

@@ -1,8 +1,8 @@
-"""Boolean arithmetic over a traced network: which values depend on its input, through kept connections.
+"""Boolean arithmetic over a trace: which values depend on the network's input through kept connections.
 
 An operation on tensors becomes one on their reaches (`pai_bench.graph.state`) that is linear and positive
-(`pai_bench.graph.rules`). Gradients say what the outputs depend on: that of a connection is positive exactly if the
-connection lies on a path from an input to an output.
+(`pai_bench.graph.rules`). The gradient of the outputs' reach is positive for a connection exactly if it lies on a path
+from an input to an output.
 """
 
 import math
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pai_bench.graph import nonzeros, rules
-from pai_bench.graph import products as products  # its rules are known by its being imported
+from pai_bench.graph import products as products  # imported to register its rules
 from pai_bench.graph.operations import CONSTANTS, PACKED
 from pai_bench.graph.state import ReachState, like
 from pai_bench.graph.tracing import Operation, Trace, key, tensors
@@ -33,20 +33,20 @@ class Reach(ReachState):
         self.outputs = [reach for tensor in trace.outputs if (reach := self.reach(tensor)) is not None]
 
     def _follow(self, operation: Operation) -> None:
-        given = operation.given
-        reached = any(self.reach(tensor) is not None for tensor in given)
-        found = nonzeros.nonzeros_of(self, operation, reached=reached)
+        inputs = operation.given
+        reached = any(self.reach(tensor) is not None for tensor in inputs)
+        supports = nonzeros.nonzeros_of(self, operation, reached=reached)
         reaches = list(tensors(rules.reaches(self, operation))) if reached else []
-        if found and not operation.is_view:  # what is zero for all data does not depend on them
-            reaches[: len(found)] = [r * s.detach() for r, s in zip(reaches, found, strict=False)]
+        if supports and not operation.is_view:  # what is zero for all data does not depend on them
+            reaches[: len(supports)] = [r * s.detach() for r, s in zip(reaches, supports, strict=False)]
         always_neg_inf = nonzeros.always_neg_inf(self, operation)
         if operation.in_place and self.always_neg_inf:
             memories = {self.key(result)[0] for result in operation.results}
             self.always_neg_inf = {where: old for where, old in self.always_neg_inf.items() if where[0] not in memories}
         if always_neg_inf is not None:
             self.always_neg_inf[self.key(operation.results[0])] = always_neg_inf
-        if found or operation.in_place:
-            self._note_nonzeros(operation, found, reached=reached)
+        if supports or operation.in_place:
+            self._note_nonzeros(operation, supports, reached=reached)
         if rest := operation.results[len(reaches) :]:
             self._follow_values(operation, rest)
         for result, reach in zip(operation.results, reaches, strict=False):
@@ -54,17 +54,17 @@ class Reach(ReachState):
                 self._overwrite(result, reach)
             elif not operation.is_view:
                 # what is written into one of two tensors is not written into the other
-                self._reaches[self.key(result)] = like(result, reach.clone() if self._held(reach, given) else reach)
+                self._reaches[self.key(result)] = like(result, reach.clone() if self._held(reach, inputs) else reach)
             elif self.reach(result) is None:
                 self._reaches[self.key(result)] = like(result, reach)
             self._sources[self.key(result)] = operation.module
 
-    def _note_nonzeros(self, operation: Operation, found: Sequence[Tensor], *, reached: bool) -> None:
+    def _note_nonzeros(self, operation: Operation, supports: Sequence[Tensor], *, reached: bool) -> None:
         """Note where results may differ from zero, and of which parameters they are made."""
         names = frozenset[str]() if reached else self.names(operation.given)
-        if not found and any(map(self._known_memory, operation.results)):
-            found = [torch.ones(result.shape) for result in operation.results]
-        for result, support in zip(operation.results, found, strict=False):
+        if not supports and any(map(self._known_memory, operation.results)):
+            supports = [torch.ones(result.shape) for result in operation.results]
+        for result, support in zip(operation.results, supports, strict=False):
             if operation.in_place:
                 self._overwrite_nonzero(result, support, reached=reached)
                 self._names[self.key(result)[:1]] = names | self.names([result])
@@ -74,14 +74,14 @@ class Reach(ReachState):
             if rules.moves(operation) and any(self.key(tensor) in self._added for tensor in operation.given):
                 self._added.add(self.key(result))
 
-    def _held(self, reach: Tensor, given: Sequence[Tensor]) -> bool:
+    def _held(self, reach: Tensor, inputs: Sequence[Tensor]) -> bool:
         """Whether `reach` lies in the memory of one of the reaches that it was made of."""
         memory = storage_id(reach.untyped_storage())
-        return any(r is not None and storage_id(r.untyped_storage()) == memory for r in map(self.reach, given))
+        return any(r is not None and storage_id(r.untyped_storage()) == memory for r in map(self.reach, inputs))
 
     def _follow_values(self, operation: Operation, results: Sequence[Tensor]) -> None:
         """Note which of some results without a reach are no constants."""
-        # of packed sequences, the lengths are given
+        # the lengths of packed sequences are given
         fixed = operation.name in CONSTANTS or operation.name in ("zero", "fill", *PACKED)
         varying = operation.random or (not fixed and not all(self.fixed(tensor) for tensor in operation.given))
         for result in results:
@@ -89,10 +89,10 @@ class Reach(ReachState):
             if varying:
                 self._varying.add(memory if operation.in_place else self.key(result))  # what is written, all views see
             elif fixed and operation.in_place and whole:
-                self._varying = {one for one in self._varying if one[:1] != memory}
+                self._varying = {where for where in self._varying if where[:1] != memory}
 
     def _overwrite(self, tensor: Tensor, reach: Tensor) -> None:
-        """Let what is written into `tensor` be seen by all that share its memory."""
+        """Write `reach` for `tensor` and all tensors that share its memory."""
         memory = self.key(tensor)[0]
         if self.reach(tensor) is None and memory not in self._flats:
             size = tensor.untyped_storage().nbytes() // tensor.element_size()
@@ -113,9 +113,9 @@ class Reach(ReachState):
         self._flat_nonzeros.pop(memory, None)
 
     def _overwrite_nonzero(self, tensor: Tensor, support: Tensor, *, reached: bool) -> None:
-        """Let what is known of what is written into `tensor` be known of all that share its memory.
+        """Write `support` for `tensor` and all tensors that share its memory.
 
-        Reaches in that memory are written to as well, so that no gradient may be asked for by them.
+        Reaches in that memory are written to as well, so their supports must not require gradients.
         """
         memory = self.key(tensor)[0]
         if (flat := self._flat_nonzeros.get(memory)) is None:
@@ -125,7 +125,7 @@ class Reach(ReachState):
                 if storage == memory:
                     flat.as_strided(shape, stride, offset).copy_(known)
         else:
-            flat = flat.clone()  # what was multiplied with it before keeps what it was
+            flat = flat.clone()  # earlier products keep the former values
         flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).copy_(support.expand(tensor.shape))
         self._forget_nonzeros(memory)
         self._flat_nonzeros[memory] = flat.detach() if reached else flat

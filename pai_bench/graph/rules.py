@@ -25,28 +25,28 @@ from pai_bench.graph.tracing import Operation, mapped, tensors
 from pai_bench.support.errors import UserError
 
 Rule = Callable[[ReachState, Operation], Any]
-"""The reaches of an operation's results, or None where it does not know."""
+"""A function that returns the reaches of an operation's results, or None where they are not known."""
 
 RULES: dict[str, Rule] = {}
 
 MOVED = ("self", "tensors", "src", "source", "values", "input", "data", "other", "tensor", "value", "padding_value")
-"""Arguments whose elements are moved; others say where to."""
+"""Arguments whose elements are moved. The others determine the positions."""
 
 CONSTANT_VALUES = ("value", "padding_value")
-"""Those that may be a number: it is written wherever one says."""
+"""Arguments that may be a number, which is written at given positions."""
 
 
 def reaches(state: ReachState, operation: Operation) -> Any:
     """The reaches of an operation's results, when one of its arguments at least depends on the input."""
-    choosing = operation.arguments["mask"] if operation.name == "masked_select" else operation.arguments.get("indices")
-    chosen = [tensor for tensor in tensors(choosing) if state.reach(tensor) is not None]
-    if operation.name in DATA_DEPENDENT or any(tensor.dtype is torch.bool for tensor in chosen):
+    index = operation.arguments["mask"] if operation.name == "masked_select" else operation.arguments.get("indices")
+    dependent = [tensor for tensor in tensors(index) if state.reach(tensor) is not None]
+    if operation.name in DATA_DEPENDENT or any(tensor.dtype is torch.bool for tensor in dependent):
         raise UserError(f"the network does different things for different data ({operation})")
-    found = rule_for(operation)(state, operation)
-    if found is None:
+    result = rule_for(operation)(state, operation)
+    if result is None:
         state.unknown.setdefault(operation.name, operation.module)
-        found = everything(state, operation)
-    return found
+        result = everything(state, operation)
+    return result
 
 
 def rule_for(operation: Operation) -> Rule:
@@ -65,11 +65,6 @@ def rule_for(operation: Operation) -> Rule:
     if name.startswith(("upsample_", "_upsample_")):
         return resampled
     return unknown
-
-
-def known(operation: Operation) -> bool:
-    """Whether there is a rule for an operation."""
-    return rule_for(operation) is not unknown
 
 
 def unknown(_state: ReachState, _operation: Operation) -> None:
@@ -101,17 +96,17 @@ def move(
         return arguments["self"].clone()
     if operation.name == "copy":
         return arguments["src"]
-    if operation.name == "detach":  # from the gradients of training, which are no matter here
+    if operation.name == "detach":  # the gradients of training do not matter here
         return arguments["self"]
-    if operation.name in SPLITS:  # views that may be written into, each by itself
+    if operation.name in SPLITS:  # views, each of which may be written to
         dim, ends = arguments["dim"], accumulate(result.shape[arguments["dim"]] for result in operation.results)
         pairs = zip(ends, operation.results, strict=True)
-        return [arguments["self"].narrow(dim, end - one.shape[dim], one.shape[dim]) for end, one in pairs]
+        return [arguments["self"].narrow(dim, end - result.shape[dim], result.shape[dim]) for end, result in pairs]
     return operation.function(**arguments)
 
 
 def fixed_places(state: ReachState, operation: Operation) -> bool:
-    """Whether neither the data nor chance nor the value of a weight says where an operation puts what it moves."""
+    """Whether the positions to which an operation moves elements depend on no data, weight or random number."""
     places = [argument for name, argument in operation.arguments.items() if name not in MOVED]
     return all(state.fixed(tensor) for tensor in tensors(places))
 
@@ -120,10 +115,10 @@ def moved(state: ReachState, operation: Operation) -> Any:
     """An operation that puts elements elsewhere: it does the same to their reaches."""
     if not fixed_places(state, operation):
         return pointwise(state, operation) if operation.name in CHOICES else None
-    found = move(operation, lambda tensor: reach_or_zero(state, tensor))
+    result = move(operation, lambda tensor: reach_or_zero(state, tensor))
     if operation.name in PACKED:
-        return found[0]
-    return state.binarize(found) if sums(operation) else found
+        return result[0]
+    return state.binarize(result) if sums(operation) else result
 
 
 def sums(operation: Operation) -> bool:
@@ -133,19 +128,19 @@ def sums(operation: Operation) -> bool:
 
 def moved_and_reduced(state: ReachState, operation: Operation) -> Any:
     """What is combined in one place depends on each of its parts, whichever way they are combined."""
-    given = operation.arguments
-    dim, index, source = given["dim"], given["index"], given.get("src", given.get("source"))
+    arguments = operation.arguments
+    dim, index, source = arguments["dim"], arguments["index"], arguments.get("src", arguments.get("source"))
     if not state.fixed(index):
         return None
-    found = reach_or_zero(state, given["self"])
+    combined = reach_or_zero(state, arguments["self"])
     indexed = operation.name == "index_reduce"
-    if not given.get("include_self", True):
-        found = found.index_fill(dim, index, 0) if indexed else found.scatter(dim, index, 0)
+    if not arguments.get("include_self", True):
+        combined = combined.index_fill(dim, index, 0) if indexed else combined.scatter(dim, index, 0)
     state.countable = False
     if isinstance(source, Tensor):
         reach = reach_or_zero(state, source)
-        found = found.index_add(dim, index, reach) if indexed else found.scatter_add(dim, index, reach)
-    return state.binarize(found)
+        combined = combined.index_add(dim, index, reach) if indexed else combined.scatter_add(dim, index, reach)
+    return state.binarize(combined)
 
 
 def reach_or_zero(state: ReachState, tensor: Tensor) -> Tensor:
@@ -158,14 +153,14 @@ def reach_or_zero(state: ReachState, tensor: Tensor) -> Tensor:
 
 def pointwise(state: ReachState, operation: Operation) -> Any:
     """Every element passes what it is made of."""
-    given = operation.given
-    reached = [tensor for tensor in given if state.reach(tensor) is not None]
+    inputs = operation.given
+    reached = [tensor for tensor in inputs if state.reach(tensor) is not None]
     binarized = state.binarize(added(operation.results[0], [reach_or_zero(state, tensor) for tensor in reached]))
     if len(reached) > 1:
         state.countable &= operation.name in ("add", "sub")
     if operation.name == "add" and len(reached) == 2 and reached[0].shape == reached[1].shape:
         state.record_sum(operation, reached, binarized)
-    return with_biases(state, binarized, [t for t in given if state.reach(t) is None])
+    return with_biases(state, binarized, [t for t in inputs if state.reach(t) is None])
 
 
 def added(result: Tensor, parts: Sequence[Tensor]) -> Tensor:
@@ -259,10 +254,10 @@ def _along(state: ReachState, operation: Operation) -> Any:
 @rule("max_pool1d", "max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d", "avg_pool2d", "avg_pool3d")
 def _pool(state: ReachState, operation: Operation) -> Any:
     """A maximum passes every element of its window."""
-    given, result = operation.arguments, operation.results[0]
-    reach, count = reach_or_zero(state, given["self"]), len(given["kernel_size"])
-    kernel, padding, dilation = (each(given.get(name, 1), count) for name in ("kernel_size", "padding", "dilation"))
-    stride = each(given["stride"], count) if given["stride"] else kernel
+    arguments, result = operation.arguments, operation.results[0]
+    reach, count = reach_or_zero(state, arguments["self"]), len(arguments["kernel_size"])
+    kernel, padding, dilation = (repeated(arguments.get(k, 1), count) for k in ("kernel_size", "padding", "dilation"))
+    stride = repeated(arguments["stride"], count) if arguments["stride"] else kernel
     for i, (k, s, p, d) in enumerate(zip(kernel, stride, padding, dilation, strict=True)):
         dim = reach.dim() - count + i
         size, span = reach.shape[dim], d * (k - 1) + 1
@@ -273,7 +268,7 @@ def _pool(state: ReachState, operation: Operation) -> Any:
     return state.binarize(reach)
 
 
-def each(value: Any, count: int) -> list[int]:
+def repeated(value: Any, count: int) -> list[int]:
     """One number for each dimension."""
     values = list(value) if isinstance(value, (list, tuple)) else [value]
     return values * count if len(values) == 1 else values
@@ -323,17 +318,17 @@ def _embedding(state: ReachState, operation: Operation) -> Any:
         return F.embedding(indices, reach_or_zero(state, table)) if state.fixed(indices) else None
     through = torch.ones(table.shape[1]) if (kept := state.nonzero(table)) is None else state.binarize(kept.sum(0))
     state.countable = False
-    found = state.binarize(reach.unsqueeze(-1) * through)
-    state.multiplied([table], found)
-    return found
+    result = state.binarize(reach.unsqueeze(-1) * through)
+    state.multiplied([table], result)
+    return result
 
 
 def everything(state: ReachState, operation: Operation) -> Any:
     """Every result depends on every element of every argument, and every connection in it is used."""
     state.countable = False
-    given = operation.given
-    found = [reach for tensor in given if (reach := state.reach(tensor)) is not None]
-    ways = state.binarize(total(found))
-    used = total([kept for tensor in given if (kept := state.nonzero(tensor)) is not None])
+    inputs = operation.given
+    reached = [reach for tensor in inputs if (reach := state.reach(tensor)) is not None]
+    ways = state.binarize(total(reached))
+    used = total([kept for tensor in inputs if (kept := state.nonzero(tensor)) is not None])
     ways = state.used_with(ways, used)
     return [ways.expand(result.shape).clone() for result in operation.results]

@@ -1,7 +1,7 @@
-"""What is known of the tensors of a traced network while its operations are followed, and what rules ask of it.
+"""The state of a pass over a trace: what is known of its tensors, with the methods that rules use.
 
-Every tensor of a trace has a **reach** of its own shape: 1 where it depends on the input, 0 elsewhere. `binarize` makes
-0 or 1 of every count, so that no depth or width overflows; gradients are binarized the same way on their way back.
+Each tensor of a trace has a **reach** of its own shape: 1 where it depends on the input, 0 elsewhere. `binarize` turns
+counts into 0 and 1, so that no depth or width overflows; gradients are binarized too.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,7 +32,7 @@ class Sum(NamedTuple):
 
 
 class Binarized(Function):
-    """1 where a count is positive and else 0, of counts forward and of counts backward."""
+    """1 where a count is positive, else 0; the same for the gradient."""
 
     @staticmethod
     def forward(_ctx: Any, count: Tensor) -> Tensor:
@@ -44,10 +44,10 @@ class Binarized(Function):
 
 
 class ReachState:
-    """The reaches of the tensors of a trace, as far as it was followed, and where tensors may differ from zero.
+    """The reaches of the tensors of a trace, up to the present operation, and where tensors may differ from zero.
 
-    `kept` says what is kept of the `parameters`, by name, in tensors of 0 and 1 for which gradients can be asked;
-    those that it does not name are kept whole.
+    `kept` are masks of the `parameters` by name, tensors of 0 and 1 that may require gradients. Parameters that it does
+    not name are kept whole.
     """
 
     def __init__(self, trace: Trace, parameters: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:
@@ -57,7 +57,7 @@ class ReachState:
         self.always_neg_inf: dict[Key, Tensor] = {}
         """Where a tensor is minus infinity for all data."""
         self.computed: set[str] = set()
-        """Parameters of which some weights are computed that may differ from zero where the parameter is removed."""
+        """Parameters from which weights are computed that may differ from zero where the parameter is removed."""
         self.countable = True
         """Whether every path is a product of connections, so that there is a number of paths."""
         self._keys, self._kept = trace.keys, kept
@@ -75,7 +75,7 @@ class ReachState:
         self._sources: dict[Key, str] = {}
 
     def key(self, tensor: Tensor) -> Key:
-        """What tells a tensor of the trace from another."""
+        """The key that identifies a tensor of the trace."""
         return self._keys.get(id(tensor)) or key(tensor)
 
     def binarize(self, count: Tensor) -> Tensor:
@@ -88,42 +88,39 @@ class ReachState:
         if not isinstance(tensor, Tensor):
             return None
         where = self.key(tensor)
-        if (found := self._reaches.get(where)) is None and (written := self._flats_written.get(where[0])) is not None:
+        if (known := self._reaches.get(where)) is None and (written := self._flats_written.get(where[0])) is not None:
             shape, stride, offset = tensor.shape, tensor.stride(), tensor.storage_offset()
             if written.as_strided(shape, stride, offset).any():
-                found = self._flats[where[0]].as_strided(shape, stride, offset)
-        return found
+                known = self._flats[where[0]].as_strided(shape, stride, offset)
+        return known
 
     def nonzero(self, tensor: Any) -> Tensor | None:
         """Where `tensor` may differ from zero, if something is known of that: kept weights, and allowed attention."""
         if not isinstance(tensor, Tensor):
             return None
         where = self.key(tensor)
-        if (found := self._nonzeros.get(where)) is None and (flat := self._flat_nonzeros.get(where[0])) is not None:
-            found = flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
-        return found
+        if (support := self._nonzeros.get(where)) is None and (flat := self._flat_nonzeros.get(where[0])) is not None:
+            support = flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+        return support
 
     def bias(self, tensor: Any) -> Tensor | None:
-        """What is kept of `tensor`, if it is a parameter, or moved from one, that can be pruned."""
+        """The mask of `tensor`, if it is a prunable parameter, or moved from one."""
         support = self.nonzero(tensor)
         return support if support is not None and support.requires_grad and self.key(tensor) in self._added else None
 
     def factor(self, tensor: Tensor) -> Tensor:
-        """What passes where something is multiplied with `tensor`: its support, or where a constant is not zero.
-
-        What is not fixed passes where something is known of it, else everything.
-        """
+        """Where a product with `tensor` passes: its support, or where a constant is not zero, or everywhere."""
         if (support := self.nonzero(tensor)) is not None:
             return support
         return (tensor != 0).float() if self.fixed(tensor) else torch.ones(tensor.shape)
 
     def varies(self, tensor: Tensor) -> bool:
-        """Whether the values of `tensor` in the trace are no constants: those of weights, of chance, or later ones."""
+        """Whether `tensor` is no constant: a weight, a random number, or a value that is changed later."""
         where = self.key(tensor)
         return where in self._varying or where[:1] in self._varying or where[0] in self._rewritten
 
     def fixed(self, tensor: Tensor) -> bool:
-        """Whether the values of `tensor` in the trace hold for all data, all weights and all draws."""
+        """Whether the values of `tensor` are the same for all data, weights and random numbers."""
         return self.reach(tensor) is None and not self.varies(tensor)
 
     def normalised(self, operation: Operation) -> Tensor | None:
@@ -131,7 +128,7 @@ class ReachState:
         return self.reach(operation.given[0])
 
     def product(self, function: Callable[..., Tensor], *factors: Tensor) -> Tensor:
-        """Ways through a multilinear function: what depends on the input, times what may pass of the others."""
+        """The reach of a multilinear function: the reach of one factor times where the others pass, summed."""
         parts = []
         for i, factor in enumerate(factors):
             if (reach := self.reach(factor)) is not None:
@@ -142,27 +139,27 @@ class ReachState:
         return binarized
 
     def used_with(self, reach: Tensor, kept: Tensor) -> Tensor:
-        """`reach` as it is, with a gradient for what is `kept` beside it."""
+        """`reach` unchanged, with a gradient for `kept`."""
         return reach + reach.detach() * (kept - kept.detach())
 
     def names(self, arguments: Iterable[Tensor]) -> frozenset[str]:
-        """The parameters that some tensors are made of."""
+        """The parameters from which some tensors are computed."""
         keys = [self.key(tensor) for tensor in arguments]
         return frozenset().union(*(self._names.get(where, frozenset()) for key in keys for where in (key, key[:1])))
 
     def allow(self, tensor: Tensor, allowed: Tensor) -> None:
-        """Note where attention is not forbidden."""
+        """Note where attention is allowed."""
         self._nonzeros[self.key(tensor)] = allowed
 
     def multiplied(self, factors: Sequence[Tensor], reach: Tensor) -> None:
-        """Note that `reach` is what comes out of a product."""
+        """Note that `reach` is the result of a product."""
         for tensor in factors:
             self._note_computed(tensor)
         if names := self.names(factors):
             self.products.append(Product(names, bool(reach.any())))
 
     def _note_computed(self, tensor: Tensor) -> None:
-        """Note the parameters of which a weight is computed that has fewer zeros than they."""
+        """Note parameters from which a weight with fewer zeros is computed."""
         support = None if self.key(tensor) in self._added else self.nonzero(tensor)
         if support is not None and self.reach(tensor) is None:
             for name in self.names([tensor]):
@@ -172,13 +169,13 @@ class ReachState:
 
     def record_sum(self, operation: Operation, branches: Sequence[Tensor], reach: Tensor) -> None:
         """Note that two tensors are added."""
-        found = [None if (branch := self.reach(t)) is None else branch.detach().clone() for t in branches]
+        reaches = [None if (branch := self.reach(t)) is None else branch.detach().clone() for t in branches]
         sources = [self._sources.get(self.key(tensor), "the input") for tensor in branches]
-        self.sums.append(Sum(operation.module, found, sources, reach))
+        self.sums.append(Sum(operation.module, reaches, sources, reach))
 
 
 def like(tensor: Tensor, reach: Tensor) -> Tensor:
-    """`reach` in memory that is laid out as that of `tensor`, so that the same views can be taken of it."""
+    """`reach` with the memory layout of `tensor`, so that it has the same views."""
     if reach.stride() == tensor.stride() or not reach.numel():
         return reach
     return torch.empty_strided(tensor.shape, tensor.stride()).copy_(reach)

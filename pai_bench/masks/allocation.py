@@ -14,10 +14,10 @@ Division = Callable[[int, list[int]], list[int]]
 
 def floors(left: Mapping[str, int], least: int, count: int) -> dict[str, int]:
     """`least` connections of every layer, or all that it has left; `count` must suffice for them."""
-    found = {name: min(least, available) for name, available in left.items()}
-    if (needed := sum(found.values())) > count:
+    floor = {name: min(least, available) for name, available in left.items()}
+    if (needed := sum(floor.values())) > count:
         raise UserError(f"min_per_layer={least} needs {needed} connections, but only {count} are to be kept")
-    return found
+    return floor
 
 
 def select_with_floor(

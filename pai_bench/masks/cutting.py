@@ -22,9 +22,18 @@ def cut(
     min_per_layer: int = 0,
     ties: Ties = "position",
 ) -> Mask:
-    """The mask that keeps the best connections, among those `alive` if given.
+    """The mask that keeps the ``round(density * n)`` connections with the highest of the n `scores`.
 
-    `division` gives every layer its count; without, all layers are ranked together.
+    * `scores`: parameter name -> score, of any float type.
+    * `density`: share of the connections that is kept, in [0, 1].
+    * `alive`: only connections that are ``True`` there can be kept.
+    * `division`: the number of connections of each layer, a function of their total and of how many each layer has
+      left; without it, all layers are ranked together.
+    * `min_per_layer`: at least so many connections of each layer are kept.
+    * `ties`: whether equal scores at the threshold are kept in order of position (the exact number), or all of them
+      (``keep``), or none (``remove``).
+
+    Raises `UserError` for scores with NaN, and for numbers that the layers cannot satisfy.
     """
     count = kept_count(density, sum(score.numel() for score in scores.values()))
     if ties == "remove" and alive is not None:  # earlier cuts may have left fewer
@@ -37,11 +46,11 @@ def cut(
     mask = _cut(scores, count, alive, division, min_per_layer)
     if ties == "position":
         return Mask(mask)
-    found: dict[str, Tensor] = {}
+    result: dict[str, Tensor] = {}
     for names in [list(scores)] if division is None else [[name] for name in scores]:
         ranked, kept = ({name: of[name] for name in names} for of in (scores, mask))
-        found |= with_ties(ranked, kept, ties, alive)
-    return Mask(found)
+        result |= with_ties(ranked, kept, ties, alive)
+    return Mask(result)
 
 
 def _cut(

@@ -1,8 +1,8 @@
-"""The highest scores on a device that the host has to wait for: they are found there, and little is asked.
+"""Selection of the highest scores on a device, with few transfers to the host.
 
-A sample of the scores gives a bracket that holds the threshold, almost surely. What lies above it, inside and at its
-two ends is counted in one pass and read at once; from the counts follows where the threshold lies. A ranking says by
-``yield`` what it has to know, so that the questions of several are answered together.
+A sample of the scores gives a bracket that contains the threshold almost surely. The scores above it, inside and at its
+two ends are counted in one pass, and the counts, read at once, give the position of the threshold. A ranking is a
+generator that yields the scalars that it needs, so that those of several rankings are read together.
 """
 
 import functools
@@ -18,7 +18,7 @@ from pai_bench.support.errors import UserError
 from pai_bench.support.transfers import count, packed, read_scalars
 
 Ranking = Generator[list[Tensor], list[Any], list[Tensor]]
-"""Asks for the values of scalars, is sent them, and returns masks."""
+"""Yields scalars on the device, is sent their values, and returns masks."""
 
 Group = tuple[Sequence[Tensor], int, Sequence[Tensor] | None]
 """Scores that are ranked together, how many are to be kept, and which can be."""
@@ -48,16 +48,16 @@ def tops(groups: Sequence[Group]) -> list[list[Tensor]]:
     """For each of some groups, masks of the highest scores in it; equal ones are kept by position."""
     rankings = [top(*group) for group in groups]
     masks: dict[int, list[Tensor]] = {}
-    answers: dict[int, list[Any] | None] = dict.fromkeys(range(len(rankings)))
-    while answers:
-        asked: dict[int, list[Tensor]] = {}
-        for i, answer in answers.items():
+    values: dict[int, Any] = dict.fromkeys(range(len(rankings)))  # None starts a generator
+    while values:
+        requests: dict[int, list[Tensor]] = {}
+        for i, sent in values.items():
             try:
-                asked[i] = next(rankings[i]) if answer is None else rankings[i].send(answer)
+                requests[i] = rankings[i].send(sent)
             except StopIteration as end:
                 masks[i] = end.value
-        values = iter(read_scalars(scalar for scalars in asked.values() for scalar in scalars))
-        answers = {i: [next(values) for _ in scalars] for i, scalars in asked.items()}
+        read = iter(read_scalars(scalar for scalars in requests.values() for scalar in scalars))
+        values = {i: [next(read) for _ in scalars] for i, scalars in requests.items()}
     return [masks[i] for i in range(len(rankings))]
 
 
@@ -81,30 +81,30 @@ def top(scores: Sequence[Tensor], wanted: int, alive: Sequence[Tensor] | None) -
 
 @dataclass(frozen=True)
 class _Piece:
-    """Scores of a tensor, or of a few in a row, flat, in the type that all are compared in; and which can be kept."""
+    """Scores of a tensor, or of a few in a row, flat, in the common type; and which can be kept."""
 
     sizes: list[int]
     scores: Tensor
     alive: Tensor | None
 
     def among(self, mask: Tensor) -> Tensor:
-        """`mask`, in place, without what cannot be kept."""
+        """`mask`, in place, without connections that cannot be kept."""
         return mask if self.alive is None else mask.logical_and_(self.alive)
 
     def above(self, value: Tensor) -> Tensor:
-        """What is higher than `value`."""
+        """Scores higher than `value`."""
         return self.among(self.scores > value.to(self.scores.device))
 
     def at(self, value: Tensor) -> Tensor:
-        """What equals `value`."""
+        """Scores equal to `value`."""
         return self.among(self.scores == value.to(self.scores.device))
 
     def between(self, low: Tensor, high: Tensor) -> Tensor:
-        """What is higher than `low` and lower than `high`."""
+        """Scores higher than `low` and lower than `high`."""
         return self.above(low).logical_and_(self.scores < high.to(self.scores.device))
 
     def regions(self, low: Tensor, high: Tensor) -> Iterator[Tensor]:
-        """What is higher than `high`, equals it, lies between, and equals `low`, one after the other."""
+        """Scores higher than `high`, equal to it, between, and equal to `low`, in this order."""
         yield self.above(high)
         yield self.at(high)
         yield self.between(low, high)
@@ -137,7 +137,7 @@ def _sample(pieces: Sequence[_Piece]) -> tuple[Tensor, Tensor | None]:
     """Scores at regular distances, the highest first, and how many of them can be kept; the others come last."""
     total, home = sum(len(piece.scores) for piece in pieces), pieces[0].scores.device
     step = int(total ** (1 / 3))
-    while any(step % prime == 0 for prime in (2, 3, 5, 7)):  # else some rows, columns or places are never met
+    while any(step % prime == 0 for prime in (2, 3, 5, 7)):  # else some rows, columns or positions are left out
         step -= 1
     some = slice(0) if total <= DIRECT else slice(None, None, step)
     values = torch.cat([piece.scores[some].to(home) for piece in pieces])
@@ -148,7 +148,7 @@ def _sample(pieces: Sequence[_Piece]) -> tuple[Tensor, Tensor | None]:
 
 
 class _Bracket:
-    """Two scores that the threshold probably lies between, and by which it can be moved."""
+    """Two scores that the threshold probably lies between."""
 
     def __init__(self, sample: Tensor, sampled: int, position: float) -> None:
         self._sample, self._sampled, self._position = sample, sampled, position
@@ -179,9 +179,9 @@ def _ranked(pieces: Sequence[_Piece], wanted: int, bracket: _Bracket) -> Ranking
         low, high = bracket.low, bracket.high
         flags = [bracket.unordered.sum(), low.isneginf().sum(), (low == high).sum()]
         regions = [count(mask) for piece in pieces for mask in piece.regions(low, high)]
-        unordered, lowest, empty, *found = yield [*flags, *regions]
-        above, at_high, inside, at_low = (found[i::4] for i in range(4))
-        missing = [wanted - sum(above)]  # what is not yet kept with all of a region, and of those above it
+        unordered, lowest, empty, *counts = yield [*flags, *regions]
+        above, at_high, inside, at_low = (counts[i::4] for i in range(4))
+        missing = [wanted - sum(above)]  # how many are missing if all of a region, and those above it, are kept
         for region in (at_high, inside, [] if empty else at_low):
             missing.append(missing[-1] - sum(region))
         if unordered or (lowest and missing[3] > 0):
@@ -204,17 +204,17 @@ def _best(pieces: Sequence[_Piece], low: Tensor, high: Tensor, inside: list[int]
         torch.nonzero_static(piece.between(low, high), size=size).squeeze(1)
         for piece, size in zip(pieces, inside, strict=True)
     ]
-    values = torch.cat([piece.scores[found].to(low.device) for piece, found in zip(pieces, places, strict=True)])
+    values = torch.cat([piece.scores[indices].to(low.device) for piece, indices in zip(pieces, places, strict=True)])
     order = values.add_(0.0).sort(descending=True, stable=True).indices  # 0.0 and -0.0 are equal
     keep = torch.zeros_like(order, dtype=torch.bool).index_fill_(0, order[:wanted], True)
     masks = [piece.above(high).logical_or_(piece.at(high)) for piece in pieces]
-    for mask, found, part in zip(masks, places, keep.split(inside), strict=True):
-        mask[found] = part.to(mask.device)
+    for mask, indices, part in zip(masks, places, keep.split(inside), strict=True):
+        mask[indices] = part.to(mask.device)
     return masks
 
 
 def _equal(pieces: Sequence[_Piece], value: Tensor, sizes: list[int], wanted: int) -> Ranking:
-    """Masks of all above `value`, and of the first `wanted` that equal it, of as many as there are in each piece."""
+    """Masks of all above `value`, and of the first `wanted` that equal it; `sizes` is their number in each piece."""
     masks = []
     for piece, size in zip(pieces, sizes, strict=True):
         mask, kept = piece.above(value), min(size, wanted)
@@ -227,9 +227,9 @@ def _equal(pieces: Sequence[_Piece], value: Tensor, sizes: list[int], wanted: in
 
 
 def _first(mask: Tensor, wanted: int) -> Generator[list[Tensor], list[Any], Tensor]:
-    """`mask`, in place, without all but the first `wanted` that it holds."""
+    """`mask`, in place, with only the first `wanted` of its ``True``."""
     start, chunks = 0, len(mask) // CHUNK
-    if len(mask) > CHUNK:  # numbers of all of them would take eight times the memory of the scores
+    if len(mask) > CHUNK:  # a cumulative sum of all would take eight times the memory
         ends = packed(mask[: chunks * CHUNK]).view(chunks, -1).sum(1).cumsum(0)
         whole = ends <= wanted
         full, before = yield [whole.sum(), (ends * whole).max()]

@@ -19,7 +19,8 @@ from pai_bench.support.transfers import counts
 class Mask(Mapping[str, Tensor]):
     """Parameter name -> bool tensor of the parameter's shape, ``True`` where the connection is kept.
 
-    Lists the prunable parameters in the model's own order. The tensors are not copied; they are not to be changed.
+    The names are in the order of the model's parameters. The tensors (or arrays) given are not copied, and must not be
+    changed. Raises `UserError` for a mask without tensors, and for one that is not of type bool.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -33,7 +34,7 @@ class Mask(Mapping[str, Tensor]):
 
     @classmethod
     def whole(cls, parameters: Mapping[str, Tensor]) -> "Mask":
-        """The mask of some parameters that removes nothing."""
+        """The mask of `parameters` (name -> tensor) that keeps every connection."""
         return cls({name: torch.ones(p.shape, dtype=torch.bool, device=p.device) for name, p in parameters.items()})
 
     def __getitem__(self, name: str) -> Tensor:
@@ -50,7 +51,7 @@ class Mask(Mapping[str, Tensor]):
 
     @property
     def size(self) -> int:
-        """Number of prunable connections, kept or not."""
+        """Number of connections, kept or not."""
         return sum(tensor.numel() for tensor in self.values())
 
     @property
@@ -77,7 +78,10 @@ class Mask(Mapping[str, Tensor]):
         return Mask({name: tensor.to(device) for name, tensor in self.items()})
 
     def parameters_of(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        """The parameters of `model` that this mask covers, after checking names and shapes."""
+        """The parameters of `model` that this mask covers, by name.
+
+        Raises `UserError` for a name that the model does not have, and for another shape.
+        """
         parameters = dict(unwrapped(model).named_parameters())
         for name, tensor in self.items():
             if (parameter := parameters.get(name)) is None:
@@ -88,33 +92,36 @@ class Mask(Mapping[str, Tensor]):
         return {name: parameters[name] for name in self}
 
     def apply_(self, model: nn.Module) -> nn.Module:
-        """Set the removed weights of `model` to exactly 0.0, in place, and return it."""
+        """Set the removed weights of `model` to exactly 0.0, in place, and return it.
+
+        Raises `UserError` where `parameters_of` does.
+        """
         parameters = self.parameters_of(model)
         zero_(parameters.values(), (~self[name].to(weight.device) for name, weight in parameters.items()))
         return model
 
     def save(self, path: str | Path) -> None:
-        """Write the mask as safetensors, whole or not at all; missing folders are made.
+        """Write the mask to `path` as safetensors, completely or not at all. Missing folders are created.
 
-        Raises UserError if `path` is no file, or cannot be written.
+        Raises `UserError` if `path` cannot be written, or is not a regular file.
         """
         tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in self.items()}
         try:
             content = save(tensors, {"order": "\n".join(self)})
-        except (ValueError, safetensors.SafetensorError) as error:  # of names that are no Unicode
+        except (ValueError, safetensors.SafetensorError) as error:  # names that are not Unicode
             raise UserError(f"the mask cannot be written to {path} ({error})") from error
         outfile.write(path, content, "the mask")
 
     @classmethod
     def load(cls, path: str | Path) -> "Mask":
-        """Read a mask that `save` wrote."""
+        """The mask that `save` wrote to `path`. Raises `UserError` if there is none that can be read."""
         try:
-            infile.check(path)  # a pipe would be waited for
+            infile.check(path)  # reading a pipe would block
             tensors = load_file(path)
             with safetensors.safe_open(path, framework="pt") as file:
                 order = (file.metadata() or {}).get("order", "")
         except (OSError, ValueError, safetensors.SafetensorError) as error:
             raise UserError(f"no mask can be read from {path}: {error}") from error
-        # safetensors sorts by name; the model's own order travels as metadata
+        # safetensors sorts by name, so the model's order is stored as metadata
         names = order.split("\n") if set(order.split("\n")) == set(tensors) else list(tensors)
         return cls({name: tensors[name] for name in names})

@@ -15,10 +15,13 @@ from pai_bench.support.registry import SCHEDULES, schedule
 
 @dataclass(frozen=True)
 class Schedule(ABC):
-    """A list of densities for every target; ``returns`` says whether a removed connection may come back.
+    """The densities after each cut, for any target density.
 
-    A subclass is a frozen dataclass that implements `densities`, registered by `pai_bench.support.registry.schedule`;
-    further fields are further options.
+    * ``steps``: the number of cuts, at least 1.
+    * ``returns``: whether a removed connection may be kept again at a later cut.
+
+    A subclass is a frozen dataclass that implements `densities`, registered by ``pai_bench.schedule``. Its further
+    fields are further options. Raises `UserError` for fewer than one step.
     """
 
     name: ClassVar[str]
@@ -32,7 +35,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def densities(self, density: float) -> list[float]:
-        """The densities after each cut; the last is `density`, in (0, 1]."""
+        """The densities after each cut, in (0, 1]; the last is `density`, the target."""
 
     def __str__(self) -> str:
         """The text that `get_schedule` reads back, with the number of steps and what else is not the default."""
@@ -49,7 +52,7 @@ class Schedule(ABC):
 @schedule("one-shot", source="Lee et al. 2019, arXiv:1810.02340")
 @dataclass(frozen=True)
 class OneShot(Schedule):
-    """One cut: ``[d]``."""
+    """A single cut: ``[d]``, with the target density d (Lee et al. 2019, arXiv:1810.02340)."""
 
     def __post_init__(self) -> None:
         if self.steps != 1:
@@ -65,7 +68,7 @@ class OneShot(Schedule):
 @schedule("linear", source="equal steps of the sparsity")
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """``1 - s * t / T`` for t = 1..T, with s = 1 - d and T = ``steps``."""
+    """``1 - s * t / T`` for t = 1..T, with T = ``steps``, the target density d and sparsity s = 1 - d."""
 
     steps: int = 100
 
@@ -76,7 +79,10 @@ class Linear(Schedule):
 @schedule("exponential", source="Tanaka et al. 2020, arXiv:2006.05467")
 @dataclass(frozen=True)
 class Exponential(Schedule):
-    """``d ** (t / T)`` for t = 1..T, with T = ``steps`` (Tanaka et al. 2020, arXiv:2006.05467)."""
+    """``d ** (t / T)`` for t = 1..T, with T = ``steps`` and the target density d.
+
+    Tanaka et al. 2020, arXiv:2006.05467.
+    """
 
     steps: int = 100
 
@@ -87,9 +93,11 @@ class Exponential(Schedule):
 @schedule("halving", source="Verdenius et al. 2020, arXiv:2006.00896")
 @dataclass(frozen=True)
 class Halving(Schedule):
-    """Sparsities ``s - (s - 0.5) * 0.5**i`` for i = 0..S, then s: S + 2 cuts (Verdenius et al. 2020, arXiv:2006.00896).
+    """Sparsities ``s - (s - 0.5) * 0.5**i`` for i = 0..S, then the target s: S + 2 cuts, with S = ``steps``.
 
-    For s <= 0.5 a single cut, since the formula would prune beyond the target.
+    For s <= 0.5 a single cut, since the formula would prune more than the target.
+
+    Verdenius et al. 2020, arXiv:2006.00896.
     """
 
     steps: int = 5
@@ -102,7 +110,10 @@ class Halving(Schedule):
 
 
 def get_schedule(text: str | Schedule) -> Schedule:
-    """The schedule written as ``NAME[:steps=N][:returns=true]``."""
+    """The schedule written as ``NAME[:steps=N][:returns=true]``, or an instance as it is.
+
+    Raises `UserError` for an unknown name or option, with the nearest known one.
+    """
     if isinstance(text, Schedule):
         return text
     if not isinstance(text, str):

@@ -1,9 +1,9 @@
 """Selection: from scores to exactly k kept connections.
 
-Higher scores are kept. Equal scores are decided by position (first in parameter order, then in flat index), unless
-`with_ties` treats them alike. Nothing here knows what is selected; it takes tensors of scores and counts. `top` goes
-over them block by block, so that beside the masks it needs memory for a small share of the scores only. Scores on
-another device than the processor are ranked there (`pai_bench.masks.device_selection`).
+The highest scores are kept. Of equal scores, the first by position are kept (in parameter order, then by flat index),
+unless `with_ties` keeps or removes all. `top` works block by block, so that it needs memory for the masks and a small
+share of the scores only. Scores on another device than the processor are ranked there
+(`pai_bench.masks.device_selection`), groups of weights in `pai_bench.masks.group_selection`.
 """
 
 import math
@@ -45,7 +45,7 @@ def apportion(weights: Sequence[int], count: int, limits: Sequence[int]) -> list
         raise UserError(f"{count} connections cannot be divided over layers that hold {sum(limits)}")
     parts, free, rest = list(limits), list(range(len(weights))), count
     while True:
-        if not any(weights[i] for i in free):  # what is left goes to whoever has room
+        if not any(weights[i] for i in free):  # the rest is divided by size
             weights = limits
         total = sum(weights[i] for i in free)
         over = {i for i in free if weights[i] * rest > limits[i] * total}
@@ -89,12 +89,12 @@ def select(
     ]
     if sizes is not None:
         weights = [[sizes[name] for name in group] for group, _ in names]
-        found = [top_groups(s, w, kept, living) for (s, kept, living), w in zip(rankings, weights, strict=True)]
+        masks = [top_groups(s, w, kept, living) for (s, kept, living), w in zip(rankings, weights, strict=True)]
     elif transfers.on_host(*scores.values()):
-        found = [top(*ranking) for ranking in rankings]
+        masks = [top(*ranking) for ranking in rankings]
     else:
-        found = tops(rankings)
-    return dict(zip(scores, (mask for masks in found for mask in masks), strict=True))
+        masks = tops(rankings)
+    return dict(zip(scores, (mask for group_masks in masks for mask in group_masks), strict=True))
 
 
 def with_ties(
@@ -116,8 +116,8 @@ def with_ties(
     if not any(values[1::2]):  # nothing is kept, or nothing removed
         return dict(masks)
     end, above = (min(values[::2]), torch.ge) if keep else (max(values[::2]), torch.gt)
-    found = {name: above(score.to(dtype), end) for name, score in scores.items()}
-    return found if alive is None else {name: mask & alive[name] for name, mask in found.items()}
+    result = {name: above(score.to(dtype), end) for name, score in scores.items()}
+    return result if alive is None else {name: mask & alive[name] for name, mask in result.items()}
 
 
 def top(scores: Sequence[Tensor], count: int, alive: Sequence[Tensor] | None = None) -> list[Tensor]:
@@ -143,7 +143,7 @@ def top(scores: Sequence[Tensor], count: int, alive: Sequence[Tensor] | None = N
     low, high = _at(sample, position - spread), _at(sample, position + spread)
     while True:
         above, inside = _divide(blocks, low, high)
-        missing, candidates = count - above, sum(len(found.values) for found in inside)
+        missing, candidates = count - above, sum(len(part.values) for part in inside)
         spread *= 8
         if missing < 0:  # the threshold is `high` or higher
             low, high = high, _at(sample, position + spread)
@@ -163,7 +163,7 @@ def top(scores: Sequence[Tensor], count: int, alive: Sequence[Tensor] | None = N
 
 @dataclass(frozen=True)
 class _Block:
-    """A piece of the scores, and flat, of what is selected and selectable there."""
+    """A piece of the scores, with flat views of the mask and of what can be kept there."""
 
     raw: Tensor
     dtype: torch.dtype
@@ -172,7 +172,7 @@ class _Block:
 
     @property
     def scores(self) -> Tensor:
-        """The scores, flat, in the type that all are compared in; made each time, so that nothing large is kept."""
+        """The scores, flat, in the common type. Not cached, to save memory."""
         return self.raw.reshape(-1).to(self.dtype)
 
 
@@ -202,29 +202,26 @@ def _blocks(scores: Sequence[Tensor], masks: Sequence[Tensor], alive: Sequence[T
 
 
 def _empty_mask(score: Tensor) -> Tensor:
-    return torch.from_numpy(np.empty(score.shape, dtype=bool))  # numpy asks for huge pages, which are there sooner
+    return torch.from_numpy(np.empty(score.shape, dtype=bool))  # NumPy uses huge pages, which are allocated faster
 
 
 def _sample(scores: Sequence[Tensor], alive: Sequence[Tensor] | None) -> Tensor:
-    """Scores at regular distances, of every tensor its share; empty where so few scores are given that none is needed.
-
-    The guess may be wrong, the result not.
-    """
+    """Scores at regular distances, from each tensor its share; empty for few scores, which need no sample."""
     total = sum(score.numel() for score in scores)
     if total <= DIRECT:
         return torch.empty(0)
     sizes = [score.numel() for score in scores]
     # two thirds in the exponent balance the sample against the scores inside the bracket that it gives
     shares = apportion(sizes, int(total ** (2 / 3)), sizes)
-    dtype, found = common_dtype(scores), []
+    dtype, parts = common_dtype(scores), []
     for i, (score, share) in enumerate(zip(scores, shares, strict=True)):
         if share:
             step = score.numel() // share
-            while math.gcd(step, score.numel()) > 1:  # else some rows, columns or places in a kernel are never met
+            while math.gcd(step, score.numel()) > 1:  # else some rows, columns or kernel positions are left out
                 step -= 1
             values = _every(step, score.detach())
-            found.append((values if alive is None else values[_every(step, alive[i])]).to(dtype))
-    return torch.cat(found)
+            parts.append((values if alive is None else values[_every(step, alive[i])]).to(dtype))
+    return torch.cat(parts)
 
 
 def _every(step: int, tensor: Tensor) -> Tensor:
@@ -243,7 +240,7 @@ def _at(sample: Tensor, position: float) -> float:
 
 
 def _divide(blocks: Sequence[_Block], low: float, high: float) -> tuple[int, list[_Inside]]:
-    """Keep what lies above a bracket, and count it; collect what lies strictly between `low` and `high`.
+    """Keep the scores above a bracket, and count them; collect those strictly between `low` and `high`.
 
     `high` itself counts as above, except where it equals `low`.
     """
@@ -264,20 +261,18 @@ def _divide(blocks: Sequence[_Block], low: float, high: float) -> tuple[int, lis
 
 
 def _count(mask: Tensor) -> int:
-    """How many ``True`` a mask holds; numpy counts and finds them in half the time of torch."""
+    """The number of ``True``. NumPy takes half the time of torch."""
     return int(np.count_nonzero(mask.numpy()))
 
 
 def positions(mask: Tensor) -> Tensor:
-    """Where a flat mask on a processor is ``True``."""
+    """The indices at which a flat mask on a processor is ``True``."""
     return torch.from_numpy(np.flatnonzero(mask.numpy()))
 
 
 def _best(inside: Sequence[_Inside], count: int) -> Tensor:
-    """Which of the collected scores are the `count` highest: one bool for each, in order of position."""
-    values = torch.cat([found.values for found in inside])
-    if count in (0, len(values)):
-        return torch.full_like(values, count > 0, dtype=torch.bool)
+    """The `count` highest of the collected scores, at least 1, as a mask."""
+    values = torch.cat([candidates.values for candidates in inside])
     threshold = values.kthvalue(len(values) - count + 1).values
     keep = values > threshold
     ties = (values == threshold).nonzero().squeeze(1)
@@ -287,22 +282,22 @@ def _best(inside: Sequence[_Inside], count: int) -> Tensor:
 
 def _keep(inside: Sequence[_Inside], chosen: Tensor | None) -> None:
     """Keep the `chosen` of the collected scores, or all."""
-    parts = [None] * len(inside) if chosen is None else chosen.split([len(found.values) for found in inside])
-    for found, part in zip(inside, parts, strict=True):
-        found.mask[found.positions] = True if part is None else part
+    parts = [None] * len(inside) if chosen is None else chosen.split([len(candidates.values) for candidates in inside])
+    for candidates, part in zip(inside, parts, strict=True):
+        candidates.mask[candidates.positions] = True if part is None else part
 
 
 def _keep_equal(blocks: Sequence[_Block], value: float, count: int) -> int:
-    """Keep the first `count` scores that equal `value`; returns how many there were too few."""
+    """Keep the first `count` scores that equal `value`; returns how many are missing."""
     for block in blocks:
         if not count:
             break
         equal = block.scores == value
         if block.alive is not None:
             equal.logical_and_(block.alive)
-        if (found := int(equal.count_nonzero())) > count:
+        if (number := int(equal.count_nonzero())) > count:
             equal[equal.nonzero().squeeze(1)[count:]] = False
-            found = count
+            number = count
         block.mask.logical_or_(equal)
-        count -= found
+        count -= number
     return count

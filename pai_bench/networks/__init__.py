@@ -1,1 +1,1 @@
-"""What can be said of, and done with, any network: its wrappers, its prunable layers, copies, a forward pass."""
+"""Any network: its wrappers, prunable layers, private copies, and forward pass."""

@@ -1,7 +1,7 @@
-"""Functions that hold a part of a network from outside: in a copy of it, they are to hold the copy of that part.
+"""Functions in a network that refer to its parts: in a copy of it, they have to refer to the copies of these parts.
 
-Such are a ``forward`` that somebody has put in the place of a layer's, and hooks. To copy a network takes functions as
-they are, and they would go on with the weights of the original.
+Examples are hooks, and a function that replaces the ``forward`` of a layer. ``deepcopy`` does not copy functions, so
+that they would still use the weights of the original.
 """
 
 import functools
@@ -16,7 +16,7 @@ from pai_bench.support.torch_internals import REGISTRIES
 
 
 def rebind(modules: Iterable[nn.Module], copies: Mapping[int, Any]) -> None:
-    """Let the functions in copied `modules` hold `copies`, which are given by the `id` of what they are made of."""
+    """Let the functions in copied `modules` refer to `copies`, given by the `id` of their originals."""
     done: dict[object, Any] = {}
     for module in modules:
         for name, value in list(vars(module).items()):
@@ -25,26 +25,26 @@ def rebind(modules: Iterable[nn.Module], copies: Mapping[int, Any]) -> None:
 
 
 def is_holder(value: object) -> bool:
-    """Whether a value may be, or have in it, a function that holds something."""
+    """Whether a value may be, or contain, a function that refers to something."""
     return isinstance(value, (FunctionType, MethodType, functools.partial)) or (
         isinstance(value, (dict, list, tuple)) and len(value) > 0
     )
 
 
 def rebound(value: Any, copies: Mapping[int, Any], done: dict[object, Any]) -> Any:
-    """What a copied network has in the place of `value`; `done` is what is known of other values."""
+    """The value that replaces `value` in a copied network; `done` caches those of other values."""
     if isinstance(value, (nn.Module, Tensor)):
         return copies.get(id(value), value)
     if not is_holder(value):
         return value
     if id(value) not in done:
-        done[id(value)] = value  # of a function that holds itself
+        done[id(value)] = value  # for a function that refers to itself
         done[id(value)] = remade(value, copies, done)
     return done[id(value)]
 
 
 def remade(value: Any, copies: Mapping[int, Any], done: dict[object, Any]) -> Any:
-    """`value`, or one like it, if it holds something that has a copy."""
+    """`value`, or a new one of its type, if it refers to something that has a copy."""
     if isinstance(value, FunctionType):
         return function(value, copies, done)
     if isinstance(value, MethodType):
@@ -64,7 +64,7 @@ def remade(value: Any, copies: Mapping[int, Any], done: dict[object, Any]) -> An
 
 
 def function(value: FunctionType, copies: Mapping[int, Any], done: dict[object, Any]) -> FunctionType:
-    """A function, or one like it that holds copies: in its closure, as defaults of arguments, or by global names."""
+    """A function, or a new one that refers to copies: in its closure, its default arguments, or by global names."""
     cells = tuple(cell_of(cell, copies, done) for cell in value.__closure__ or ())
     defaults = rebound(value.__defaults__, copies, done)
     keywords = rebound(value.__kwdefaults__, copies, done)
@@ -78,41 +78,45 @@ def function(value: FunctionType, copies: Mapping[int, Any], done: dict[object, 
     ):
         return value
     calls_itself, names = used.get(value.__name__) is value, value.__globals__
-    if changed or calls_itself:  # names of their own, for all functions of a file, which know one another
+    if changed or calls_itself:  # own global names, for all functions of a file, which refer to each other
         names = done.setdefault(("names of", id(names)), dict(names))
-    found = FunctionType(value.__code__, names, value.__name__, defaults, cells)
+    new_function = FunctionType(value.__code__, names, value.__name__, defaults, cells)
     if names is not value.__globals__:
-        names.update(changed | ({value.__name__: found} if calls_itself else {}))
-    found.__kwdefaults__, found.__qualname__, found.__module__ = keywords, value.__qualname__, value.__module__
-    vars(found).update(vars(value))
-    return found
+        names.update(changed | ({value.__name__: new_function} if calls_itself else {}))
+    new_function.__kwdefaults__, new_function.__qualname__, new_function.__module__ = (
+        keywords,
+        value.__qualname__,
+        value.__module__,
+    )
+    vars(new_function).update(vars(value))
+    return new_function
 
 
 def parts_by_name(value: FunctionType) -> dict[str, Any]:
-    """What a function may use of a network by global names, as in a notebook; and the functions beside it.
+    """Parts of a network that a function uses by global names, as in a notebook, and other functions of its file.
 
-    Other files know of no network, and large containers would take long to look through.
+    Containers are left out, since large ones would take long to search.
     """
-    found = {}
+    parts = {}
     for name in names_in(value.__code__):
         part = value.__globals__.get(name)
         beside = isinstance(part, FunctionType) and part.__globals__ is value.__globals__
         if beside or isinstance(part, (nn.Module, Tensor, MethodType, functools.partial)):
-            found[name] = part
-    return found
+            parts[name] = part
+    return parts
 
 
 def names_in(code: CodeType) -> set[str]:
-    """The names that a function uses, also in functions inside of it."""
+    """The names that a function uses, and those of the functions inside it."""
     inner = (names_in(part) for part in code.co_consts if isinstance(part, CodeType))
     return set(code.co_names).union(*inner)
 
 
 def cell_of(cell: CellType, copies: Mapping[int, Any], done: dict[object, Any]) -> CellType:
-    """A place of a closure, or one with the copy of what is in it."""
+    """A cell of a closure, or a new one with the copy of its content."""
     try:
         content = cell.cell_contents
-    except ValueError:  # nothing yet
+    except ValueError:  # empty
         return cell
     new = rebound(content, copies, done)
     return cell if new is content else CellType(new)

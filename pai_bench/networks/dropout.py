@@ -1,7 +1,7 @@
-"""What a network does inside its forward pass that scoring must not let it: drop, and round.
+"""Dropout and casts inside a forward pass, which scoring has to turn off.
 
-Dropout that it calls as a function, which no switch of a module turns off; and casts to a lower precision than it is
-scored in.
+Dropout that a network calls as a function does not depend on the mode of a module. Casts would lower the precision
+in which the network is scored.
 """
 
 import functools
@@ -16,17 +16,17 @@ from torch.overrides import TorchFunctionMode
 from pai_bench.support.torch_internals import forward_hooks, intercept_calls
 
 Switch = tuple[int, str, object]
-"""Place and name of an argument, and the value at which a function draws nothing."""
+"""Position and name of an argument, and its value without random draws."""
 
 DROPOUTS = (
     *("dropout", "dropout_", "native_dropout", "feature_dropout", "feature_dropout_"),
     *("alpha_dropout", "alpha_dropout_", "feature_alpha_dropout", "feature_alpha_dropout_"),
 )
-"""What torch itself calls them."""
+"""Names of torch's dropout functions."""
 
 
 def operators(*names: str) -> list[Callable[..., Any]]:
-    """Functions of torch, as such and as operators."""
+    """Functions of torch, and the operators of the same names."""
     packets = [getattr(torch.ops.aten, name) for name in names]
     return [*(getattr(torch, name) for name in names), *packets, *(packet.default for packet in packets)]
 
@@ -39,73 +39,73 @@ OFF: Mapping[Callable[..., Any], Switch] = {
     F.multi_head_attention_forward: (13, "training", False),
     F.scaled_dot_product_attention: (4, "dropout_p", 0.0),
 }
-"""Functions that draw at random while a network is trained."""
+"""Functions that draw random numbers in training."""
 
 
 LOWER: Mapping[torch.dtype, tuple[torch.dtype, ...]] = {
     torch.float32: (torch.float16, torch.bfloat16),
     torch.float64: (torch.float16, torch.bfloat16, torch.float32),
 }
-"""Type that a network is scored in -> types that it may not cast to."""
+"""Data type of scoring -> data types that the network must not cast to."""
 
 CASTS: Mapping[Callable[..., Any], torch.dtype] = {
     Tensor.half: torch.float16,
     Tensor.bfloat16: torch.bfloat16,
     Tensor.float: torch.float32,
 }
-"""Functions that cast -> the type that they cast to."""
+"""Functions that cast -> their data type."""
 
 
-class Steady(TorchFunctionMode):
-    """A block in which functions of `OFF` draw nothing, whatever they are told, but inside of a scripted function.
+class ScoringMode(TorchFunctionMode):
+    """A block in which the functions of `OFF` draw nothing, whatever their arguments; scripted functions excepted.
 
-    With `kind`, nothing is cast to a type that is lower, and new tensors are of that type where none is named.
+    With `dtype`, nothing is cast to a lower type, and it is the default type of new tensors.
     """
 
-    def __init__(self, kind: torch.dtype | None = None) -> None:
+    def __init__(self, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.kind, self._before = kind, torch.get_default_dtype()
+        self.dtype, self._before = dtype, torch.get_default_dtype()
 
-    def __enter__(self) -> "Steady":
+    def __enter__(self) -> "ScoringMode":
         self._before = torch.get_default_dtype()
-        if self.kind is not None:
-            torch.set_default_dtype(self.kind)
+        if self.dtype is not None:
+            torch.set_default_dtype(self.dtype)
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
-        if self.kind is not None:
+        if self.dtype is not None:
             torch.set_default_dtype(self._before)
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if self.kind is not None:
-            lower = LOWER.get(self.kind, ())
+        if self.dtype is not None:
+            lower = LOWER.get(self.dtype, ())
             if CASTS.get(func) in lower:
-                return args[0].to(self.kind)
-            args = [self._raised(one, lower) for one in args]
-            kwargs = {name: self._raised(one, lower) for name, one in (kwargs or {}).items()}
+                return args[0].to(self.dtype)
+            args = [self._raised(value, lower) for value in args]
+            kwargs = {name: self._raised(value, lower) for name, value in (kwargs or {}).items()}
         if (switch := OFF.get(func)) is None:
             return func(*args, **(kwargs or {}))
-        place, name, value = switch
-        if len(args) > place:
-            return func(*args[:place], value, *args[place + 1 :], **(kwargs or {}))
+        position, name, value = switch
+        if len(args) > position:
+            return func(*args[:position], value, *args[position + 1 :], **(kwargs or {}))
         return func(*args, **{**(kwargs or {}), name: value})
 
     def _raised(self, value: Any, lower: tuple[torch.dtype, ...]) -> Any:
-        return self.kind if type(value) is torch.dtype and value in lower else value
+        return self.dtype if type(value) is torch.dtype and value in lower else value
 
 
-def steady(model: nn.Module, kind: torch.dtype | None = None) -> None:
-    """Let every call of `model` itself run in a `Steady` block; copies of it are as they would be without.
+def run_in_scoring_mode(model: nn.Module, dtype: torch.dtype | None = None) -> None:
+    """Let each call of `model` itself run in a `ScoringMode` block. Copies of it do not.
 
-    Not a network of torch's own layers alone: they do as their modules are switched, and have one type throughout.
+    Networks of torch's own layers alone need no such block, since their dropout depends on the mode of the modules.
     """
-    if kind is None and all(map(is_plain, model.modules())):
+    if dtype is None and all(map(is_plain, model.modules())):
         return
-    intercept_calls(model, functools.partial(Steady, kind))
+    intercept_calls(model, functools.partial(ScoringMode, dtype))
 
 
 def is_plain(module: nn.Module) -> bool:

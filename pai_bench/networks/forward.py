@@ -1,4 +1,4 @@
-"""A forward pass whose errors say which layer the inputs do not fit, and one that computes nothing twice."""
+"""A forward pass whose errors name the layer that the inputs do not fit, and one without activation checkpointing."""
 
 import functools
 from collections.abc import Iterator
@@ -15,7 +15,10 @@ RECOMPUTATION = "the network computes activations again (torch.utils.checkpoint)
 
 
 def forward(model: nn.Module, inputs: Tensor) -> Any:
-    """The network's output, or an error that says that the inputs do not fit."""
+    """The output of `model` for `inputs`, of whatever type the network returns.
+
+    Raises `UserError` if the inputs do not fit, which names their shape and the layer.
+    """
     try:
         return model(inputs)
     except (torch.OutOfMemoryError, UserError):
@@ -29,16 +32,19 @@ def forward(model: nn.Module, inputs: Tensor) -> Any:
 
 
 class RecomputationError(UserError):
-    """A network that computes a part of itself again during backpropagation."""
+    """Raised for a network that computes activations again during backpropagation."""
 
 
 @contextmanager
 def no_recomputation() -> Iterator[None]:
-    """A block in which checkpointing is an error: what is computed again is computed outside the block's rules."""
+    """A block in which activation checkpointing raises `RecomputationError`.
+
+    What is computed again during backpropagation would be computed without the function modes of the block.
+    """
     with ExitStack() as stack:
         try:
             stack.enter_context(torch.autograd.graph.disable_saved_tensors_hooks(RECOMPUTATION))
-        except RuntimeError as error:  # the caller's own hooks are at work, such as those of save_on_cpu
+        except RuntimeError as error:  # the caller's own hooks are active, such as those of save_on_cpu
             raise RecomputationError(f"{RECOMPUTATION}, or saves them elsewhere: score outside of that") from error
         yield
 

@@ -1,4 +1,4 @@
-"""Private copies of a network, which share its memory until somebody writes to it, and what shows a change of them."""
+"""Private copies of a network, which share its memory until one of them is written to, and how changes are detected."""
 
 import copy
 from collections import OrderedDict
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pai_bench.networks.captured import is_holder, rebind
-from pai_bench.networks.dropout import steady
+from pai_bench.networks.dropout import run_in_scoring_mode
 from pai_bench.support.errors import UserError
 from pai_bench.support.memory import is_recorded
 from pai_bench.support.torch_internals import (
@@ -27,7 +27,7 @@ BATCH_NORMS = (BatchNormBase,)
 
 
 BatchNormMode = Literal["train", "eval"]
-"""Which statistics batch norm uses: those of the batch, or the running ones."""
+"""The statistics that batch norm uses: those of the batch (``train``), or the running ones (``eval``)."""
 
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -45,16 +45,16 @@ def shared(tensor: Tensor) -> Tensor:
 
 
 def still_shared(tensor: Tensor) -> bool:
-    """Whether nobody has written to what `shared` gave."""
+    """Whether neither `tensor`, made by `shared`, nor its original has been written to."""
     return tensor.layout is torch.strided and is_lazy_clone(tensor)
 
 
 def private_copy(
     model: nn.Module, names: list[str], bn: BatchNormMode, weights: Mapping[str, Tensor] | None = None
 ) -> nn.Module:
-    """A private copy of `model` for scoring, in which the parameters `names`, and no others, get gradients.
+    """A private copy of `model` for scoring, in which only the parameters `names` get gradients.
 
-    It has these `weights` in place of the network's own.
+    `weights`, by name, replace those of the network.
     """
     for name in names:
         if model.get_parameter(name).is_meta:
@@ -72,37 +72,37 @@ def private_copy(
         twin.get_parameter(name).requires_grad_(True)
     for module in twin.modules():
         module.training = bn == "train" and isinstance(module, BATCH_NORMS)
-    steady(twin)
+    run_in_scoring_mode(twin)
     return twin
 
 
 def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """A copy of a network, whose functions that hold parts of it hold those of the copy; `memo` as of ``deepcopy``."""
+    """A copy of a network, in which functions that refer to its parts refer to those of the copy."""
     memo = {} if memo is None else memo
     modules = list(model.modules())
     for module in modules:
-        for value in left_behind(module):
+        for value in graph_tensors(module):
             memo[id(value)] = value.detach().clone()
     try:
-        if all(map(is_copied_as_usual, set(map(type, modules)))):
+        if all(map(has_default_copy, set(map(type, modules)))):
             holders = copy_parts(modules, memo)
         else:
             twin = memo[id(model)] = copy.deepcopy(model, memo)
-            own = set(map(id, modules))  # some may give themselves (`refuse_shared`)
+            own = set(map(id, modules))  # a module's copy may be itself (`refuse_shared`)
             holders = [module for module in twin.modules() if id(module) not in own]
     except Exception as error:  # whatever a module's own __deepcopy__ raises
         raise UserError(f"{type(model).__name__} cannot be copied for scoring: {error}") from error
     rebind(holders, memo)
-    found: nn.Module = memo[id(model)]
-    return found
+    result: nn.Module = memo[id(model)]
+    return result
 
 
 def copy_parts(modules: list[nn.Module], memo: dict[int, Any]) -> list[nn.Module]:
-    """Copy all modules of a network, without asking of each of the thirty things in one how to copy it.
+    """Copy all modules of a network, faster than ``deepcopy``, which looks at about thirty attributes of each.
 
-    Returns the copies in which there may be functions.
+    Returns the copies that may contain functions.
     """
-    for module in modules:  # all of them first, since modules may know of one another
+    for module in modules:  # all of them first, since modules may refer to each other
         memo[id(module)] = type(module).__new__(type(module))
     holders = []
     for module in modules:
@@ -110,7 +110,7 @@ def copy_parts(modules: list[nn.Module], memo: dict[int, Any]) -> list[nn.Module
         for name, value in vars(module).items():
             if type(value) in SIMPLE:
                 state[name] = value
-            elif type(value) in (dict, OrderedDict) and not value:  # a dozen of them
+            elif type(value) in (dict, OrderedDict) and not value:  # most of them
                 state[name] = type(value)()
             elif name in REGISTRIES:
                 state[name] = type(value)((key, copy.deepcopy(part, memo)) for key, part in value.items())
@@ -122,13 +122,12 @@ def copy_parts(modules: list[nn.Module], memo: dict[int, Any]) -> list[nn.Module
     return holders
 
 
-def left_behind(module: nn.Module) -> Iterator[Tensor]:
-    """What a forward pass has left in a module that only its graph can tell the value of, which nothing can copy."""
+def graph_tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Tensors with a graph that a forward pass has left in a module, which ``deepcopy`` refuses."""
     for value in vars(module).values():
-        kind = type(value)
-        if kind in SIMPLE or (kind in CONTAINERS and not value):  # most of them
+        if type(value) in SIMPLE or (type(value) in CONTAINERS and not value):  # most of them
             continue
-        for part in (value.values() if isinstance(value, dict) else value) if kind in CONTAINERS else (value,):
+        for part in (value.values() if isinstance(value, dict) else value) if type(value) in CONTAINERS else (value,):
             if isinstance(part, Tensor) and part.grad_fn is not None:
                 yield part
 
@@ -137,17 +136,17 @@ SIMPLE = frozenset([bool, int, float, str, type(None)])
 CONTAINERS = frozenset([dict, OrderedDict, list, tuple])
 
 
-def is_copied_as_usual(kind: type[nn.Module]) -> bool:
-    """Whether modules of a class say nothing themselves of how they are copied."""
-    ways = ("__reduce_ex__", "__reduce__", "__getstate__", "__setstate__", "__new__")
-    own = {way for way in ways if getattr(kind, way) is not getattr(nn.Module, way)}
-    if kind.__setstate__.__module__.startswith("torch.nn.modules") and not issubclass(kind, nn.RNNBase):
-        own.discard("__setstate__")  # torch's own are for files of its early versions, but for this one
-    return not own and not hasattr(kind, "__deepcopy__")
+def has_default_copy(cls: type[nn.Module]) -> bool:
+    """Whether a class of modules does not define how they are copied."""
+    methods = ("__reduce_ex__", "__reduce__", "__getstate__", "__setstate__", "__new__")
+    own = {method for method in methods if getattr(cls, method) is not getattr(nn.Module, method)}
+    if cls.__setstate__.__module__.startswith("torch.nn.modules") and not issubclass(cls, nn.RNNBase):
+        own.discard("__setstate__")  # other layers of torch define it for files of early versions only
+    return not own and not hasattr(cls, "__deepcopy__")
 
 
 def parts(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """All modules, parameters and buffers by name, in one walk, where torch's own ways would take three."""
+    """All modules, parameters and buffers by name, in one pass, where torch's own methods would take three."""
     for name, module in model.named_modules():
         yield name, module
         for tensors in own_tensors(module):
@@ -157,47 +156,48 @@ def parts(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def refuse_shared(model: nn.Module, twin: nn.Module) -> None:
-    """Refuse a copy that holds a part of `model` itself: what happens to the copy would happen to that."""
+    """Raise for a copy that has a part of `model` itself, which would change with the copy."""
     own = {id(part) for _, part in parts(model)}
     for name, part in parts(twin):
         if id(part) in own:
-            kind = type(part).__name__
-            raise UserError(f"{name!r}, a {kind}, gives itself when it is copied; scoring needs a copy of its own")
+            raise UserError(
+                f"{name!r}, a {type(part).__name__}, gives itself when it is copied; scoring needs a copy of its own"
+            )
 
 
 def mode_and_hooks(module: nn.Module) -> tuple[Any, ...]:
-    """What shows that a module was switched, or has other hooks: its mode, and the number of each kind."""
+    """The mode of a module and its numbers of hooks, which show a change."""
     return (module.training, *map(len, module_hooks(module)))
 
 
 def fingerprints(model: nn.Module) -> dict[str, tuple[Any, ...]]:
-    """What shows that a parameter or module was changed, by name: versions, flags, and the number of hooks."""
-    found: dict[str, tuple[Any, ...]] = {}
+    """Name -> values that show a change of the parameter or module: versions, flags, and numbers of hooks."""
+    values: dict[str, tuple[Any, ...]] = {}
     for name, part in parts(model):
         if isinstance(part, nn.Module):
-            found[name or type(model).__name__] = mode_and_hooks(part)
+            values[name or type(model).__name__] = mode_and_hooks(part)
         elif isinstance(part, nn.Parameter):
-            found[name] = (id(part), version_counter(part), part.requires_grad)
-    return found
+            values[name] = (id(part), version_counter(part), part.requires_grad)
+    return values
 
 
-def wide(tensor: Tensor, kind: str | None) -> torch.dtype:
-    """The type in which `tensor` is computed with: the `kind` asked for, or its own, if that is no half precision."""
-    if not tensor.is_floating_point() or (kind is None and tensor.dtype not in HALVES):
+def scoring_dtype(tensor: Tensor, option: str | None) -> torch.dtype:
+    """The data type of `tensor` in scoring: that of the option ``score_dtype``, or its own, but float32 for halves."""
+    if not tensor.is_floating_point() or (option is None and tensor.dtype not in HALVES):
         return tensor.dtype
-    return torch.float64 if kind == "float64" else torch.float32
+    return torch.float64 if option == "float64" else torch.float32
 
 
 @torch.no_grad()
-def widen(model: nn.Module, kind: str | None) -> bool:
-    """Give the parameters and buffers of a private copy the types that it is scored in; whether any was another."""
+def convert_for_scoring(model: nn.Module, option: str | None) -> bool:
+    """Convert the parameters and buffers of a private copy to their `scoring_dtype`; returns whether any changed."""
     changed = False
     for _, part in parts(model):
-        if isinstance(part, Tensor) and (wanted := wide(part, kind)) != part.dtype:
-            part.data, changed = part.data.to(wanted), True
+        if isinstance(part, Tensor) and (dtype := scoring_dtype(part, option)) != part.dtype:
+            part.data, changed = part.data.to(dtype), True
     return changed
 
 
-def kinds_of(model: nn.Module) -> set[torch.dtype]:
-    """The types of a network's parameters that are floats."""
+def float_dtypes(model: nn.Module) -> set[torch.dtype]:
+    """The floating-point types of a network's parameters."""
     return {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}

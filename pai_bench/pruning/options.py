@@ -10,24 +10,25 @@ from pai_bench.support import spec
 from pai_bench.support.errors import UserError
 
 Target = Literal["direct", "effective"]
-"""What a sparsity counts: connections removed, or connections that are removed or lie on no path."""
+"""What a sparsity counts: removed connections, or connections that are removed or lie on no path."""
 
 Repair = Literal["none", "effective-only"]
-"""What is done with kept connections that lie on no path: nothing, or others are kept in their place."""
+"""What is done about kept connections that lie on no path: nothing, or others are kept in their place."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PruningOptions:
     """How the scores of a criterion become a mask.
 
-    * `schedule`, `scope`: in place of the criterion's own.
-    * `variant`: a sanity variant (`pai_bench.pruning.variant`). ``reinit`` gives the criterion's mask; the weights
-      are the caller's to draw again, for example by `redraw_`.
-    * `target`: with ``effective``, `sparsity` is of connections that lie on a path (`pai_bench.connectivity`): fewer
-      are removed, until the effective density is the one asked for, or as near as bisection comes to it.
-    * `min_per_layer`: so many connections of every layer are kept at least, those with its highest scores.
-    * `repair`: with ``effective-only``, connections that lie on no path give their place to those with the next-best
-      scores (`pai_bench.pruning.repair`). The example that is traced is the first of `batch`.
+    * `schedule`, `scope`: replace those of the criterion.
+    * `variant`: a sanity variant (`pai_bench.pruning.variant`). ``reinit`` gives the criterion's mask; drawing the
+      weights again is left to the caller, for example by `redraw_`.
+    * `target`: with ``effective``, the sparsity counts connections that are removed or lie on no path
+      (`pai_bench.connectivity`). Fewer are removed, until the effective density is the one asked for, or as near to it
+      as bisection gets.
+    * `min_per_layer`: at least so many connections of each layer are kept, those with its highest scores.
+    * `repair`: with ``effective-only``, connections that lie on no path are replaced by those with the next-best scores
+      (`pai_bench.pruning.repair`). The first example of the batch is traced.
     """
 
     schedule: str | Schedule | None = None
@@ -38,7 +39,7 @@ class PruningOptions:
     repair: Repair = "none"
 
     def of(self, criterion: Criterion) -> "ResolvedOptions":
-        """The objects behind the names, with what is the criterion's own; UserError for what does not go together."""
+        """The options as objects, with the defaults of `criterion`. Raises `UserError` for options that conflict."""
         least, variant = spec.convert(self.min_per_layer, int, "min_per_layer"), get_variant(self.variant)
         check_policy(self.target, self.repair, least)
         check_ties(criterion, variant, self.target, self.repair, least)
@@ -59,7 +60,7 @@ class PruningOptions:
 
 @dataclass(frozen=True)
 class ResolvedOptions:
-    """`PruningOptions` for one criterion, as objects, that go together."""
+    """`PruningOptions` for one criterion, as objects, checked."""
 
     schedule: Schedule
     scope: Scope
@@ -70,20 +71,19 @@ class ResolvedOptions:
 
 
 def check_policy(target: str, repair: str, min_per_layer: int) -> None:
-    """Refuse what is not a policy."""
-    for value, kind, name in ((target, Target, "target"), (repair, Repair, "repair")):
-        if value not in get_args(kind):
-            raise UserError(f"{name} {value!r} is not one of {', '.join(get_args(kind))}")
+    """Raise for values of the policies that do not exist."""
+    for value, literal, name in ((target, Target, "target"), (repair, Repair, "repair")):
+        if value not in get_args(literal):
+            raise UserError(f"{name} {value!r} is not one of {', '.join(get_args(literal))}")
     if min_per_layer < 0:
         raise UserError(f"min_per_layer {min_per_layer} must not be negative")
 
 
 def check_ties(criterion: Criterion, variant: Variant, target: str, repair: str, min_per_layer: int) -> None:
-    """Refuse an exact number of connections to criteria that keep more or fewer where scores are equal."""
-    for one in (criterion, variant.quota):
-        if one is None or one.ties == "position":
-            continue
-        if target == "effective" or repair != "none" or min_per_layer or variant.quota is not None:
-            raise UserError(
-                f"{one} may keep more or fewer; target, repair, min_per_layer and quota need the exact number"
-            )
+    """Raise for options that need an exact number of connections, with criteria that may keep more or fewer."""
+    if target == "effective" or repair != "none" or min_per_layer or variant.quota is not None:
+        for inexact in (criterion, variant.quota):
+            if inexact is not None and inexact.ties != "position":
+                raise UserError(
+                    f"{inexact} may keep more or fewer; target, repair, min_per_layer and quota need the exact number"
+                )

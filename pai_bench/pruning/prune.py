@@ -32,22 +32,22 @@ def prune(
 ) -> Mask:
     """The mask that keeps exactly ``round((1 - sparsity) * n)`` of the n prunable connections of `model`.
 
-    A criterion's option ``ties`` may keep more or fewer where scores are equal. The model itself is not changed:
-    ``mask.apply_(model)`` does that.
+    The option ``ties`` of a criterion may keep more or fewer where scores are equal. The model is not changed:
+    ``mask.apply_(model)`` sets the removed weights to zero.
 
-    * `schedule`, `scope`: in place of the criterion's own.
-    * `variant`: a sanity variant (`pai_bench.pruning.variant`). ``reinit`` gives the criterion's mask; the weights
-      are the caller's to draw again, for example by `redraw_`.
-    * `target`: with ``effective``, `sparsity` is of connections that lie on a path (`pai_bench.connectivity`): fewer
-      are removed, until the effective density is the one asked for, or as near as bisection comes to it.
-    * `min_per_layer`: so many connections of every layer are kept at least, those with its highest scores.
-    * `repair`: with ``effective-only``, connections that lie on no path give their place to those with the next-best
-      scores (`pai_bench.pruning.repair`). The example that is traced is the first of `batch`.
+    * `batch`: a `Batch` or ``(inputs, targets)``, on the device of the model.
+    * `criterion`: a name with options, as in ``snip:bn=train``, or a `Criterion`.
+    * `sparsity`: share of the connections that is removed, in [0, 1).
+    * `schedule`, `scope`, `variant`, `target`, `min_per_layer`, `repair`: see `PruningOptions`.
     * `loss`: a function of the network's output and the targets, for networks that do not return logits.
-    * `prunable`: names of the parameters to prune, or a predicate of name and parameter; default: all weights, also
-      those of layers of one's own that multiply the data (`pai_bench.scoring.prunable`).
+    * `prunable`: names of the parameters to prune, or a predicate of name and parameter; by default all weights, also
+      those of custom layers that multiply the data (`pai_bench.scoring.prunable`).
     * `draw`: a function of a seed that returns the same network with other weights, for ``score_init=redrawn``; by
-      default every layer draws its own by ``reset_parameters``.
+      default each layer draws its own by ``reset_parameters``.
+    * `seed`: of the criterion's and the variant's random numbers.
+
+    Raises `UserError` for unknown names, values out of range and batches that do not fit the model, and its subclass
+    `CriterionError` for scores that cannot be ranked.
     """
     seed = spec.convert(seed, int, "seed")
     chosen, batch = get_criterion(criterion), as_batch(batch, loss)

@@ -30,12 +30,14 @@ SINGLE = ("none", "reinit", "invert")
 
 
 class Pruner:
-    """Makes the masks of one network by one criterion, one cut at a time. The network itself is not changed.
+    """Makes masks of one network by one criterion, one cut at a time. The network itself is not changed.
 
-    A context manager, at whose end the private copy of the network is given up. `mask` is the current one, None before
-    the first cut. ``pruner.cut(batch, density)`` scores the network under it and cuts it down to a density, one of a
-    schedule's or another one; ``pruner.to(batch, sparsity)`` makes all cuts of the schedule. Where the network has been
-    trained since, `renew` first: the next cut is then of the weights as they are.
+    ``pruner.cut(batch, density)`` scores the network under the current `mask`, which is None before the first cut, and
+    keeps the highest scores; ``pruner.to(batch, sparsity)`` makes all cuts of the schedule. If the network was trained
+    after a cut, call `renew` before the next one, which then scores the new weights. A context manager, which frees
+    the private copy of the network at its end.
+
+    Parameters are those of `prune`. Raises `UserError` for unknown names and for options that conflict.
     """
 
     def __init__(
@@ -64,15 +66,16 @@ class Pruner:
         self.renew()
 
     def renew(self) -> None:
-        """Give up the copy of the network; the next cut is of the weights that it has then, under the same mask."""
+        """Free the copy of the network. The next cut scores the weights that the network has then, under `mask`."""
         if self._scorer is not None:
             self._scorer.__exit__(None)
             self._scorer = None
 
     def cut(self, batch: BatchLike, density: float) -> Mask:
-        """Score the network under the current mask, and keep so large a share of its connections, in (0, 1].
+        """Score the network under the current mask, and keep the share `density`, in (0, 1], of its connections.
 
-        UserError for options of a whole pruning: a target or repair, and variants that shuffle or take a quota.
+        Raises `UserError` for another density, and for options that only a whole pruning has: a target, a repair, and
+        the variants that shuffle or have a quota.
         """
         if not 0 < density <= 1:
             raise UserError(f"density {density:g} is outside (0, 1]: it is the share of connections that is kept")
@@ -84,7 +87,10 @@ class Pruner:
         return self.mask
 
     def to(self, batch: BatchLike, sparsity: float) -> Mask:
-        """The mask of a sparsity in [0, 1), after all cuts of the schedule from the whole network on."""
+        """The mask of a sparsity in [0, 1), after all cuts of the schedule, beginning with the whole network.
+
+        Raises `UserError` for another sparsity.
+        """
         self.mask = self._all_cuts(as_batch(batch), checked_sparsity(sparsity))
         return self.mask
 
@@ -95,7 +101,7 @@ class Pruner:
         if links is None or options.target == "direct":
             return self._to(batch, sparsity, links)
         sizes = [shape.numel() for shape in self.scorer(batch).shapes.values()]
-        size, least = sum(sizes), sum(min(options.min_per_layer, one) for one in sizes)
+        size, least = sum(sizes), sum(min(options.min_per_layer, layer_size) for layer_size in sizes)
         repaired = links if options.repair != "none" else None
         return with_effective_count(
             lambda count: self._to(batch, 1 - count / size, repaired),
@@ -125,7 +131,7 @@ class Pruner:
         return Mask(variant.arrange(dict(self.mask), self.seed))
 
     def _cut(self, batch: Batch, density: float) -> Scores:
-        """The scores that a cut was made by."""
+        """Make a cut, and return the scores that it was made by."""
         scorer, options = self.scorer(batch), self.options
         if self._division is None:
             self._division = by_scope(self.criterion, scorer.shapes, options.scope)
@@ -137,7 +143,7 @@ class Pruner:
         return scores
 
     def scorer(self, batch: Batch) -> Scorer:
-        """What scores the private copy of the network, made where there is none."""
+        """The scorer of the private copy of the network, made at first use."""
         if self._scorer is None:
             if self._prunable is None:
                 self._prunable = default_names(self.model, batch.inputs[:1], biases=self.criterion.biases)
@@ -192,14 +198,14 @@ def by_scope(criterion: Criterion, shapes: Mapping[str, torch.Size], scope: Scop
     if scope == "layerwise":
         proportions = [shape.numel() for shape in shapes.values()]
     else:
-        given = criterion.proportions(shapes)
-        proportions = [given[name] for name in shapes]
+        own = criterion.proportions(shapes)
+        proportions = [own[name] for name in shapes]
     return lambda count, left: apportion(proportions, count, left)
 
 
-def checked_sparsity(given: float | str) -> float:
+def checked_sparsity(value: float | str) -> float:
     """`given`, a number or the text of one, if it is a sparsity."""
-    sparsity: float = given if isinstance(given, Real) else spec.convert(given, float, "sparsity")
+    sparsity: float = value if isinstance(value, Real) else spec.convert(value, float, "sparsity")
     if not 0 <= sparsity < 1:
         raise UserError(f"sparsity {sparsity:g} is outside [0, 1): it is the share of weights removed")
     return sparsity

@@ -1,7 +1,4 @@
-"""Effective connections only, a policy that is off unless asked for.
-
-And the search for the mask whose *effective* density is the one asked for.
-"""
+"""Masks of effective connections only, and masks of a given effective density: policies that are off by default."""
 
 from collections.abc import Callable, Mapping
 
@@ -14,14 +11,14 @@ from pai_bench.support.errors import UserError
 from pai_bench.support.transfers import counts
 
 TRIES = 100
-"""Rounds in which `effective_only` hands freed connections on."""
+"""Rounds in which `effective_only` replaces connections."""
 
 
 def effective_only(mask: Mask, scores: Mapping[str, Tensor], links: Connections) -> Mask:
-    """`mask` with connections that lie on no path replaced by the best of those that were not kept, again and again.
+    """`mask` with connections that lie on no path replaced, repeatedly, by those with the next-best scores.
 
-    A connection that proves useless is not tried again. It ends when all are effective, or when no further connection
-    becomes so; then the best that are left fill the mask up, so that as many connections are kept as before.
+    A connection is tried once. Ends when all connections are effective, or too few are left to try; returns the mask
+    with the most effective connections. The number of connections stays the same.
     """
     tried = {name: keep.clone() for name, keep in mask.items()}
     best, most = mask, -1
@@ -43,27 +40,28 @@ def effective_only(mask: Mask, scores: Mapping[str, Tensor], links: Connections)
 def with_effective_count(
     make: Callable[[int], Mask], links: Connections, wanted: int, size: int, *, least: int = 1
 ) -> Mask:
-    """The mask, of those that `make` gives for a count, whose number of effective connections is nearest to `wanted`.
+    """The mask, of those that `make` returns for a count, whose number of effective connections is nearest to `wanted`.
 
-    Counts below `least` are not tried. By bisection, which takes it that more connections never make fewer effective
-    ones; so it is where one mask holds the next, as those of one ranking over all layers do.
+    Counts from `least` to `size` are tried by bisection, which assumes that more connections never make fewer effective
+    ones. This holds if each mask contains those of smaller counts, as with one ranking over all layers. Raises
+    `UserError` if too few connections lie on a path.
     """
-    found: dict[int, tuple[int, Mask]] = {}
+    masks: dict[int, tuple[int, Mask]] = {}
 
     def effective(count: int) -> int:
-        if count not in found:
+        if count not in masks:
             mask = make(count)
-            found[count] = sum(layer.effective for layer in links.under(mask, paths=False).layers), mask
-        return found[count][0]
+            masks[count] = sum(layer.effective for layer in links.under(mask, paths=False).layers), mask
+        return masks[count][0]
 
     low, high = max(wanted, least), size
     if effective(low) >= wanted:
-        return found[low][1]
+        return masks[low][1]
     if effective(high) < wanted:
         raise UserError(f"only {effective(high)} of {size} connections lie on a path, not the {wanted} asked for")
     while high - low > 1:
         middle = (low + high) // 2
         if effective(middle) == wanted:
-            return found[middle][1]
+            return masks[middle][1]
         low, high = (middle, high) if effective(middle) < wanted else (low, middle)
-    return min((found[high], found[low]), key=lambda one: abs(one[0] - wanted))[1]
+    return min((masks[high], masks[low]), key=lambda pair: abs(pair[0] - wanted))[1]

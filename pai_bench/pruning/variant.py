@@ -1,4 +1,4 @@
-"""Sanity variants: what should harm a criterion, if what it is praised for is what matters.
+"""Sanity variants: changes of a mask that should harm a criterion, if its ranking of single connections matters.
 
 * ``none``: the criterion as it is;
 * ``shuffle``: its mask permuted inside each layer; ``global-shuffle``: over all layers;
@@ -27,7 +27,7 @@ VARIANTS = ("none", "shuffle", "global-shuffle", "reinit", "invert", "quota:NAME
 
 @dataclass(frozen=True)
 class Variant:
-    """One of the sanity variants; `quota` is the criterion whose count each layer gets."""
+    """A sanity variant by its `name`, one of `VARIANTS`; `quota` is the criterion that gives each layer its count."""
 
     name: str = "none"
     quota: Criterion | None = None
@@ -36,7 +36,7 @@ class Variant:
         """The text that `get_variant` reads back, if the quota's criterion is a registered one."""
         if self.quota is None:
             return self.name
-        # another formula under the same name is another variant
+        # another version of the formula is another variant
         version = self.quota.formula_version_under(get_schedule(self.quota.schedule))
         return f"quota:{self.quota}" + f"@{version}" * (version > 1)
 
@@ -47,7 +47,7 @@ class Variant:
 
     @property
     def redraws(self) -> bool:
-        """Whether the weights are to be drawn again after masking."""
+        """Whether the weights are drawn again after masking."""
         return self.name == "reinit"
 
     def arrange(self, mask: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
@@ -58,7 +58,7 @@ class Variant:
 
 
 def get_variant(text: Any) -> Variant:
-    """The variant written as one of `VARIANTS`; ``-`` and ``_`` are the same."""
+    """The variant written as one of `VARIANTS`; ``-`` and ``_`` are the same. Raises `UserError` for another text."""
     if isinstance(text, Variant):
         return text
     name, colon, argument = str(text).strip().partition(":")

@@ -1,4 +1,4 @@
-"""Scores of connections: what a criterion is, the network that its formula sees, and how scoring is kept to itself."""
+"""Scores of connections: the contract of a criterion, the network that its formula sees, and isolated scoring."""
 
 from pai_bench.graph.tracing import tensors
 from pai_bench.networks.forward import forward, no_recomputation

@@ -1,4 +1,4 @@
-"""What goes into a score and what comes out: `Batch` in, `Scores` out."""
+"""The input and output of scoring: `Batch` and `Scores`."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -13,20 +13,23 @@ from pai_bench.support.arrays import as_tensor, cure
 from pai_bench.support.errors import UserError
 
 Scores = dict[str, Tensor]
-"""Parameter name -> saliency, of the parameter's shape and device; higher means keep."""
+"""Parameter name -> saliency, of the parameter's shape and device. The highest are kept."""
 
 Loss = Callable[[Any, Tensor], Tensor]
-"""A function of the network's output and the targets that gives a scalar, the mean over the examples."""
+"""A function of the network's output and the targets that returns a scalar: the mean over the examples."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """Labelled examples: `inputs` of shape (N, ...) and class indices `targets` of shape (N,).
 
-    `loss` is needed for networks that return anything but logits of shape (N, classes); then the targets may be any
-    tensor of N rows. `batches` divides the examples, in their order, into as many score batches of equal size: each
-    goes through the network by itself, and L is the mean of their losses. Arrays of numpy become tensors, those of
-    float64 of torch's default type.
+    * `loss`: a function of the network's output and the targets that returns a scalar, for networks that do not return
+      logits of shape (N, classes). Then `targets` may be any tensor of N rows.
+    * `batches`: number of score batches of equal size that the examples are divided into, in their order. Each goes
+      through the network by itself, and L is the mean of their losses.
+
+    NumPy arrays become tensors, those of float64 in torch's default type. Raises `UserError` for an empty batch, for
+    targets that are not N class indices, and for N that `batches` does not divide.
     """
 
     inputs: Tensor
@@ -36,8 +39,8 @@ class Batch:
 
     def __post_init__(self) -> None:
         for role in ("inputs", "targets"):
-            tensor = as_tensor(given := getattr(self, role), f"the batch's {role}")
-            if tensor is not given and tensor.dtype is torch.float64:  # which numpy makes
+            tensor = as_tensor(value := getattr(self, role), f"the batch's {role}")
+            if tensor is not value and tensor.dtype is torch.float64:  # NumPy's default
                 tensor = tensor.to(torch.get_default_dtype())
             object.__setattr__(self, role, tensor)
         if self.inputs.dim() == 0 or len(self.inputs) == 0:
@@ -61,12 +64,10 @@ class Batch:
         return dataclasses.replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
 
     def split(self, size: int | None = None) -> "list[Batch]":
-        """The score batches, each cut into micro-batches of at most `size` examples."""
+        """The score batches, each divided into micro-batches of at most `size` examples: views, in order."""
         whole = len(self.inputs) // self.batches
         return [
-            dataclasses.replace(
-                self, inputs=self.inputs[i:j], targets=self.targets[i:j], batches=1
-            )  # views, not copies
+            dataclasses.replace(self, inputs=self.inputs[i:j], targets=self.targets[i:j], batches=1)
             for start in range(0, len(self.inputs), whole)
             for i in range(start, start + whole, size or whole)
             for j in [min(i + (size or whole), start + whole)]
@@ -77,9 +78,9 @@ BatchLike = Batch | tuple[Tensor | np.ndarray, Tensor | np.ndarray]
 
 
 def as_batch(batch: BatchLike, loss: Loss | None = None) -> Batch:
-    """A `Batch` from a `Batch` or from a plain ``(inputs, targets)`` tuple, with `loss` if one is given."""
+    """A `Batch` from a `Batch` or an ``(inputs, targets)`` tuple, with `loss` if it is not None."""
     if isinstance(batch, Batch):
         return batch if loss is None else dataclasses.replace(batch, loss=loss)
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         raise UserError(f"a batch is a Batch or a tuple (inputs, targets), not {type(batch).__name__}{cure(batch)}")
-    return Batch(*batch, loss=loss)  # type: ignore[arg-type]  # which makes tensors of arrays
+    return Batch(*batch, loss=loss)  # type: ignore[arg-type]  # __post_init__ converts arrays

@@ -1,4 +1,4 @@
-"""The contract of a criterion: a formula, the facts about it, and its options."""
+"""The contract of a criterion: its formula, facts about it, and its options."""
 
 import functools
 import inspect
@@ -25,18 +25,18 @@ from pai_bench.support.errors import FROZEN, UserError
 
 @dataclass(frozen=True)
 class AuthorsChoice:
-    """What the code of a criterion's authors does: a report says where trials do not do the same."""
+    """A choice in the code of a criterion's authors. Reports say where trials differ from it."""
 
     option: str
-    """Of the criterion, or a setting of the trial, as records call it."""
+    """Name of the criterion's option, or of the trial's setting, as in records."""
     text: str
-    """What their code does, to follow "its authors' code"."""
+    """What their code does, to be read after "its authors' code"."""
     values: tuple[object, ...] = ()
-    """Those of the option that do the same; without any, all do but those of `otherwise`."""
+    """Values of the option that do the same; if empty, all values but `otherwise`."""
     otherwise: tuple[object, ...] = ()
 
     def is_made(self, value: object) -> bool:
-        """Whether a `value` of the option does the same; None is that of a record that does not hold it."""
+        """Whether a `value` of the option does the same. None, of a record without it, does not."""
         return value is not None and (value in self.values if self.values else value not in self.otherwise)
 
 
@@ -46,30 +46,33 @@ RENAMED = {"claims": "properties", "revision": "formula_version", "revision_unde
 
 @dataclass(frozen=True, kw_only=True)
 class Criterion(CriterionOptions):
-    """A saliency criterion: its formula, the facts about it, and its options as fields.
+    """A saliency criterion: its formula `score`, facts about it, and its options as fields.
 
-    A subclass implements `score`. What a caller gets under that name is guarded: the formula sees a private
-    copy of the network, so the caller's model, its gradients, buffers, flags and all random states stay bit for bit
-    what they were, and what comes back is checked (`pai_bench.scoring.scorer`).
+    A subclass is a frozen dataclass that implements `score`; its further fields are further options, beside those of
+    `CriterionOptions`. Callers of `score` get a wrapper: the formula sees a private copy of the network, so that the
+    caller's model, its gradients, buffers, flags and all random states stay bit for bit as they were, and the scores
+    are checked (`pai_bench.scoring.scorer`).
 
-    Options of every criterion: see `pai_bench.scoring.options`.
+    Raises `UserError` when a class is defined that hides an option of every criterion or has an unknown schedule, and
+    when an instance is made of a class that has options but is not a dataclass.
     """
 
     source: ClassVar[str] = ""
+    """Where the formula is defined: the paper, with its arXiv number. `pai_bench.criterion` sets it."""
     former_name: ClassVar[str] = ""
-    """Of a class in a file: the name under which earlier versions of pai-bench stored its results."""
+    """For a class in a file: the name under which earlier versions of pai-bench stored its results."""
     place: ClassVar[str] = ""
-    """Of a class in a file: by which `get_criterion` finds it, in other processes too."""
+    """For a class in a file: ``PATH:CLASS``, by which `get_criterion` finds it, in other processes too."""
     schedule: ClassVar[Schedule] = OneShot()
-    """Also given as its text, ``exponential:steps=100``, by a subclass."""
+    """The default schedule. A subclass may give its text, ``exponential:steps=100``."""
     scope: ClassVar[Scope] = "global"
-    """How the budget is divided over the layers, unless the caller says otherwise."""
+    """The default scope: whether all layers are ranked together, each keeps the same share, or its quota."""
     properties: ClassVar[tuple[str, ...]] = ()
     """Properties that the criterion declares, and that `pai_bench.analyses.conformance` then checks."""
     authors_choices: ClassVar[tuple[AuthorsChoice, ...]] = ()
-    """What the authors' code does by another value of an option than the default here."""
+    """Choices in the authors' code that are not the defaults of this criterion's options."""
     figure_style: ClassVar[tuple[str, str, str] | None] = None
-    """Colour, marker and line of the criterion in figures, as matplotlib writes them; None: chosen by its name."""
+    """Colour, marker and line style in figures, in matplotlib's notation; None: derived from the name."""
     formula_version: ClassVar[int] = 1
     """Increased when the formula changes, so that old results are not taken for new ones; stored as ``revision``."""
 
@@ -79,8 +82,8 @@ class Criterion(CriterionOptions):
             if fact not in vars(cls):  # a subclass of a registered criterion is another criterion
                 setattr(cls, fact, getattr(Criterion, fact))
         if "later" in vars(cls):
-            what = "declare each of these options as `NAME: TYPE = added_later(DEFAULT)` (pai_bench.scoring)"
-            raise UserError(f"{cls.__name__}.later is not read any more: {what}")
+            cure = "declare each of these options as `NAME: TYPE = added_later(DEFAULT)` (pai_bench.scoring)"
+            raise UserError(f"{cls.__name__}.later is not read any more: {cure}")
         for old, new in RENAMED.items():
             home = next(base for base in cls.__mro__ if old in vars(base) or new in vars(base))
             if new not in vars(home):
@@ -88,7 +91,7 @@ class Criterion(CriterionOptions):
                 setattr(cls, new, vars(home)[old])
         if isinstance(cls.properties, str):
             cls.properties = (cls.properties,)
-        own = inspect.get_annotations(cls)  # with them, it is an option with another default or another meaning
+        own = inspect.get_annotations(cls)  # an annotation makes it an option with another default or meaning
         if hidden := [f.name for f in fields(Criterion) if f.name in vars(cls) and f.name not in own]:
             name = hidden[0]
             raise UserError(f"{cls.__name__}.{name} hides an option of every criterion: annotate it, or rename it")
@@ -98,7 +101,7 @@ class Criterion(CriterionOptions):
             except UserError as error:
                 raise UserError(f"{cls.__name__}.schedule: {error}") from None
         home = next(base for base in cls.__mro__ if "score" in vars(base))
-        if home is cls or not issubclass(home, Criterion):  # a formula; those of base classes are public already
+        if home is cls or not issubclass(home, Criterion):  # formulas of base classes are wrapped already
             formula = vars(home)["score"]
             if not getattr(formula, "__isabstractmethod__", False):
                 cls._formula_behind_score, cls.score = formula, public(formula)  # type: ignore[method-assign]
@@ -109,11 +112,12 @@ class Criterion(CriterionOptions):
 
     @abstractmethod
     def score(self, model: Any, batch: Any) -> Scores:
-        """Saliencies of all prunable weights of `model`, by name, of the parameters' shapes and devices.
+        """Saliencies of all prunable weights of `model`: parameter name -> tensor of its shape and device.
 
-        A subclass writes it as a formula of a `MaskedModel` and a `Batch`. Callers give any network, and a batch also
-        as a plain tuple ``(inputs, targets)``, and ``loss=``, a function of the network's output and the targets, for
-        networks that do not return logits. Raises `CriterionError` for scores that cannot be ranked.
+        A subclass implements it for a `MaskedModel` and a `Batch`. Callers pass any network, a `Batch` or a tuple
+        ``(inputs, targets)``, and for networks that do not return logits ``loss=``, a function of the network's output
+        and the targets. Raises `UserError` for batches that do not fit, and its subclass `CriterionError` for scores
+        that cannot be ranked: missing, of another shape, NaN or infinite.
         """
 
     def formula_version_under(self, schedule: Schedule) -> int:
@@ -121,7 +125,11 @@ class Criterion(CriterionOptions):
         return self.formula_version
 
     def proportions(self, shapes: Mapping[str, torch.Size]) -> Mapping[str, int]:
-        """In which proportion the scope ``quota`` divides the budget over the layers, none getting above its size."""
+        """The proportions in which the scope ``quota`` divides the connections: parameter name -> weight, at least 0.
+
+        `shapes` are those of the parameters. No layer gets more than its size. Raises `UserError` where a criterion
+        does not define them.
+        """
         raise UserError(f"{self} has no quota of its own for each layer; use scope global or layerwise")
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
@@ -132,7 +140,7 @@ class Criterion(CriterionOptions):
         return unpickled, (self.place, self.name, vars(self))
 
     def configuration(self, schedule: Schedule) -> dict[str, Any]:
-        """What a result depends on, as plain values; an option that came later only where it changes something."""
+        """The identity of this criterion in results, as plain values: options that were added later only if changed."""
         options = [[name, value] for name, value in spec.identifying(self).items()]
         version = self.formula_version_under(schedule)
         return {"name": str(self), "options": options, "revision": version, "schedule": str(schedule)}
@@ -162,16 +170,16 @@ for _old in RENAMED:  # not in the class, since a type checker would compare wha
 
 
 def public(formula: Formula) -> Callable[..., Scores]:
-    """The public `score` of a criterion, which any network may be given to, around the `formula` of its class."""
+    """The public `score` of a criterion, for any network, around the `formula` of its class."""
 
     @functools.wraps(formula)
     def score(self: Criterion, model: nn.Module, batch: BatchLike, *, loss: Loss | None = None) -> Scores:
         model, batch = innermost(model), as_batch(batch, loss)
         if not isinstance(model, MaskedModel):
             return score_masked(self, model, batch)
-        if model.options is self:  # super().score(...), inside of a score
+        if model.options is self:  # super().score(...) in a formula
             return formula(self, model, batch)
-        with Scorer.within(model, self) as scorer:  # another criterion, inside of a score
+        with Scorer.within(model, self) as scorer:  # another criterion in a formula
             return scorer.score(batch, model.mask)
 
     return score
@@ -182,20 +190,20 @@ def score_masked(
 ) -> Scores:
     """The scores of `criterion` for `model` under `mask`, without side effects.
 
-    `seed` serves criteria with randomness of their own, unless their option ``seed`` says otherwise.
+    `seed` is that of the criterion's random numbers, unless its option ``seed`` is set.
     """
-    given = as_batch(batch)
-    only = default_names(model, given.inputs[:1], biases=criterion.biases)
+    batch = as_batch(batch)
+    only = default_names(model, batch.inputs[:1], biases=criterion.biases)
     with Scorer(criterion, model, seed=seed, only=only) as scorer:
-        return scorer.score(given, mask)
+        return scorer.score(batch, mask)
 
 
 def refuse_undecorated(cls: type[Criterion]) -> None:
-    """An error for a class with options of its own that no record would hold, since it is no dataclass."""
+    """Raise for a class that has options but is no dataclass, since no record would hold them."""
     for base in cls.__mro__[: cls.__mro__.index(Criterion)]:
         if issubclass(base, Criterion) and "__dataclass_fields__" not in vars(base):
-            given = [name for name, kind in inspect.get_annotations(base).items() if "ClassVar" not in str(kind)]
-            if given or "__init__" in vars(base):
+            options = [name for name, type_ in inspect.get_annotations(base).items() if "ClassVar" not in str(type_)]
+            if options or "__init__" in vars(base):
                 raise UserError(
-                    f"{base.__name__} has {given[0] if given else 'an __init__'}, but is no dataclass: {FROZEN}"
+                    f"{base.__name__} has {options[0] if options else 'an __init__'}, but is no dataclass: {FROZEN}"
                 )

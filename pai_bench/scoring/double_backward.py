@@ -1,4 +1,4 @@
-"""Functions that can be differentiated twice, and fast, in place of those of torch that cannot."""
+"""Functions with a fast double backward, in place of those of torch that have none or a slow one."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from pai_bench.support.torch_internals import innermost_transform
 
 
 class TwiceDifferentiable(TorchFunctionMode):
-    """Replaces, inside its block, what has no second derivative or a slow one."""
+    """Replaces, inside its block, functions that have no second derivative or a slow one."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.hardsigmoid:
@@ -28,7 +28,7 @@ class TwiceDifferentiable(TorchFunctionMode):
 
 
 def in_transform() -> bool:
-    """Whether torch.func's ``vmap``, ``grad`` or another of its transforms is at work."""
+    """Whether a transform of torch.func, such as ``vmap`` or ``grad``, is running."""
     return innermost_transform() is not None
 
 
@@ -42,19 +42,19 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """``F.batch_norm``; with the statistics of the batch and constant weight and bias, by the formulas below.
+    """``F.batch_norm``; with batch statistics and constant weight and bias, by the formulas of `_BatchNorm`.
 
-    Then the running statistics do not move.
+    Then the running statistics are not updated.
     """
     constant = not any(tensor is not None and tensor.requires_grad for tensor in (weight, bias))
-    if not training or not constant or input.numel() == input.shape[1]:  # the last is an error that torch words
+    if not training or not constant or input.numel() == input.shape[1]:  # torch raises its own error for a single value
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     output: Tensor = _BatchNorm.apply(input, weight, bias, eps)
     return output
 
 
 class _BatchNorm(Function):
-    """y = (x - mean) r weight + bias, with r = 1 / sqrt(variance + eps), both over all but the channels."""
+    """y = (x - mean) r weight + bias, with r = 1 / sqrt(variance + eps), both over all dimensions but the channels."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
@@ -87,7 +87,7 @@ class _BatchNormBackward(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        if torch.is_grad_enabled():  # the statistics are taken as constants below
+        if torch.is_grad_enabled():  # below, the statistics are constants
             raise UserError("batch norm in train mode is differentiated a third time; use bn=eval")
         g, x, weight, mean, r, m1, m2 = ctx.saved_tensors
         big = gradients[0]
@@ -107,7 +107,7 @@ def _backward(
     g: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, r: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradient with respect to x, and by channel the means of g u and of g."""
-    # torch gives sums along with it only for a weight
+    # torch returns the sums only with a weight
     factor = torch.ones_like(mean) if weight is None else weight
     dx, along, total = torch.ops.aten.native_batch_norm_backward(
         g.contiguous(), x, factor, None, None, mean, r, True, eps, [True, True, True]
@@ -133,9 +133,8 @@ def convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    """One of ``F.conv1d``, ``F.conv2d``, ``F.conv3d``, with a double backward of the fast kernels of the backward."""
-    ranks = input.dim() == weight.dim() and input.numel() and not isinstance(padding, str)
-    if not ranks:
+    """One of ``F.conv1d``, ``F.conv2d``, ``F.conv3d``, with a double backward that uses the kernels of the backward."""
+    if input.dim() != weight.dim() or not input.numel() or isinstance(padding, str):
         output: Tensor = function(input, weight, bias, stride, padding, dilation, groups)
         return output
     spatial = weight.dim() - 2
@@ -146,7 +145,7 @@ def convolution(
 
 
 def _options(sizes: list[list[int]], groups: int) -> tuple[Any, ...]:
-    """Stride, padding, dilation, transposed, output padding and groups, as torch wants them."""
+    """Stride, padding, dilation, transposed, output padding and groups: the arguments of ``torch.convolution``."""
     return *sizes, False, [0] * len(sizes[0]), groups
 
 

@@ -1,4 +1,4 @@
-"""From a text to a criterion: a registered name, or a class in a file."""
+"""Criteria by name: a registered name, or a class in a file."""
 
 import dataclasses
 import functools
@@ -15,28 +15,30 @@ from pai_bench.support.registry import CRITERIA
 def get_criterion(name: str | Criterion, **options: Any) -> Criterion:
     """The criterion called ``NAME[:OPTION=VALUE]...`` or ``./file.py:ClassName[:OPTION=VALUE]...``.
 
-    Options may also be given as keywords. A `Criterion` is returned as it is, or with `options` replaced.
+    Options may also be given as keywords. A `Criterion` is returned as it is, or with `options` replaced. Raises
+    `UserError` for an unknown name, with the nearest known ones, for an unknown option, and for a value of another
+    type or out of range.
     """
     if isinstance(name, Criterion):
-        refuse_undecorated(type(name))  # an __init__ of its own may not have let the base class look
+        refuse_undecorated(type(name))  # its own __init__ may not have called that of the base class
         return dataclasses.replace(name, **options)
     if not isinstance(name, str):
         cure = f"; give {name.__name__}()" if isinstance(name, type) else ""
         raise UserError(f"a criterion is a name or an instance of Criterion, not {name!r}{cure}")
     if (file := files.split(name, "criterion")) is not None:
-        name, given = spec.parse(file[1])
+        name, parsed = spec.parse(file[1])
         cls = load_class(file[0], name)
     else:
-        name, given = spec.parse(name)
+        name, parsed = spec.parse(name)
         cls = CRITERIA.find(name)[0].target
     refuse_undecorated(cls)
-    made = spec.build(cls, given | options, name)
+    made = spec.build(cls, parsed | options, name)
     assert isinstance(made, Criterion)
     return made
 
 
 def unpickled(place: str, name: str, state: dict[str, Any]) -> Criterion:
-    """A criterion of a class in a file, as it was in another process; an error if the class is another one by now."""
+    """A criterion of a class in a file, as it was pickled. Raises `UserError` if the class has changed since."""
     file = files.split(place, "criterion")
     assert file is not None
     cls = load_class(*file)
@@ -61,7 +63,7 @@ def load_class(path: Path, name: str) -> type[Criterion]:
             cure = f"write class {name}(Criterion) there, and {FROZEN}"
             raise UserError(f"{name!r} in {path.name} is no criterion: {cure}")
         raise unknown(f"criterion class in {path.name}", name, classes)
-    # the text that it depends on belongs to the identity of what it scores; once, it was the text of the whole file
+    # a hash of the code that it depends on is part of the identity of its results; formerly, of the whole file
     label, whole = cls.name.partition("@")[0] or name, hashlib.sha256(path.read_bytes()).hexdigest()[: files.DIGITS]
     cls.name, cls.former_name = f"{label}@{files.digest(path, name)}", f"{label}@{whole}"
     cls.source = cls.source or path.name

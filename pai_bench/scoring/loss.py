@@ -1,4 +1,4 @@
-"""The loss that is differentiated: of logits by default, or a function of the batch's own."""
+"""The loss that is differentiated: of the logits, or the batch's own function."""
 
 from typing import Any
 
@@ -14,19 +14,19 @@ from pai_bench.support.transfers import read_scalars
 
 
 def loss_of(model: nn.Module, batch: Batch, *, temperature: float = 1.0, nll: bool = False) -> Tensor:
-    """L, the mean over `batch` of the loss of the logits divided by `temperature`.
+    """L, the mean over `batch` of the loss of (logits / `temperature`).
 
     The batch's own loss, or the cross-entropy; with `nll`, minus the logit of the target.
     """
-    # read while little is queued on the device, not between the passes
+    # read here, while little is queued on the device, not between the passes
     limits = read_scalars(batch.targets.aminmax()) if batch.loss is None else []
     output = forward(model, batch.inputs)
     if not isinstance(output, Tensor):
-        kind, network = type(output).__name__, class_name(model)
+        output_type, network = type(output).__name__, class_name(model)
         if batch.loss is None:
-            raise UserError(f"{network} returns {kind}, not logits: give loss=, a function of its output")
+            raise UserError(f"{network} returns {output_type}, not logits: give loss=, a function of its output")
         if temperature != 1:
-            raise UserError(f"a temperature of {temperature:g} divides logits, but {network} gives {kind}")
+            raise UserError(f"a temperature of {temperature:g} divides logits, but {network} gives {output_type}")
     elif temperature != 1:
         output = output / temperature
     if batch.loss is None:
@@ -40,7 +40,7 @@ def loss_of(model: nn.Module, batch: Batch, *, temperature: float = 1.0, nll: bo
 
 
 def checked_logits(logits: Tensor, batch: Batch, lowest: int, highest: int) -> Tensor:
-    """`logits`, if they and the targets of `batch`, which lie in `lowest` to `highest`, fit together."""
+    """`logits`, if they fit the targets of `batch`, which lie in `lowest` to `highest`."""
     size = len(batch.inputs)
     if logits.dim() != 2 or len(logits) != size:
         raise UserError(

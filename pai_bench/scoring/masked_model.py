@@ -1,4 +1,4 @@
-"""The network that a formula sees: a private copy under the current mask, and the derivatives that formulas take of it.
+"""The network that a formula sees: a private copy under the current mask, with methods for derivatives.
 
 The loss L is the mean cross-entropy of the network's logits over the batch, or what the criterion's option ``loss``
 says, or the batch's own ``loss``.
@@ -24,46 +24,49 @@ from pai_bench.support.torch_internals import NON_PERSISTENT_BUFFERS, REGISTRIES
 Elementwise = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``f(w, g, L)``: a score from a weight, a derivative and the value that was differentiated, element by element.
 
-It is given pieces of tensors, and may work in place on the derivative.
+It is called with pieces of tensors, and may write its result into the derivative.
 """
 
 Objective = Callable[["MaskedModel", Batch], Tensor]
-"""A scalar function of the network and a batch, the mean over the examples where it depends on them."""
+"""A scalar function of the network and a batch: the mean over the examples, if it depends on them."""
 
 BLOCK = 2**15
-"""Elements that a processor's cache holds, for each of a few tensors, the results on the way among them."""
+"""Elements per piece of a tensor, so that a few pieces and their intermediate results fit into a processor's cache."""
 
 
 SHARED = (*REGISTRIES, NON_PERSISTENT_BUFFERS, "training")
-"""What a masked model has of the copy itself, so that what is replaced in one is replaced in the other."""
+"""Attributes that a masked model shares with its network, so that a change of one is a change of the other."""
 
 
 class MaskedModel(nn.Module):
     """A private copy of a network, which computes with the masked weights.
 
-    It is called as the original is, and its parameters, buffers and modules have the names that they have there. What
-    else the original is or has, such as its class, is found on `network`. All methods give tensors by parameter name,
-    of the parameters' shapes and on their device, for what is to be scored and nothing else.
+    It is called as the original is, and its parameters, buffers and modules have the same names. Anything else of the
+    original, such as its class, is on `network`. All methods return tensors by parameter name, of the shapes and on the
+    device of the parameters, for the scored parameters only.
+
+    Methods with a batch raise `UserError` for a batch that does not fit the network, or outputs that are not logits
+    without a loss.
     """
 
     network: nn.Module
     """The copy itself, of the class of the original."""
     options: CriterionOptions
-    """The criterion that is scored by."""
+    """The criterion that computes the scores."""
     prunable: Mapping[str, nn.Parameter]
-    """What is to be scored, by name, under the mask."""
+    """The scored parameters by name, masked."""
     dense: Mapping[str, Tensor]
     """The same weights without the mask."""
     mask: Mapping[str, Tensor] | None
-    """The current mask, by name; None where nothing is removed yet."""
+    """The current mask, by name; None before the first cut."""
     returns: bool
-    """Whether a connection that the mask removes may be kept again, so that its score matters."""
+    """Whether a removed connection may be kept again, so that its score matters."""
     seed: int
-    """Of the criterion's own randomness."""
+    """The seed of the criterion's random numbers."""
     state: dict[str, Any]
-    """What a criterion keeps from one cut to the next, under keys of its own."""
+    """What a criterion keeps from one cut to the next, under its own keys."""
     honoured: set[str]
-    """The options of the criterion that the formula has made use of, by calling methods."""
+    """The options of the criterion that the formula has used, by calling methods."""
 
     def __init__(self, network: nn.Module, names: Sequence[str], options: CriterionOptions, seed: int) -> None:
         super().__init__()
@@ -78,8 +81,8 @@ class MaskedModel(nn.Module):
 
     def named_modules(self, *arguments: Any, **options: Any) -> Iterator[tuple[str, nn.Module]]:
         """All modules of the network, itself first."""
-        found: Iterator[tuple[str, nn.Module]] = self.network.named_modules(*arguments, **options)
-        return found
+        modules: Iterator[tuple[str, nn.Module]] = self.network.named_modules(*arguments, **options)
+        return modules
 
     def __getattr__(self, name: str) -> Any:
         if (network := vars(self).get("network")) is None:
@@ -87,7 +90,7 @@ class MaskedModel(nn.Module):
         return getattr(network, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in MaskedModel.__annotations__:  # whatever a part of the network may be called
+        if name in MaskedModel.__annotations__:  # even if a part of the network has that name
             vars(self)[name] = value
         else:
             super().__setattr__(name, value)
@@ -122,16 +125,16 @@ class MaskedModel(nn.Module):
         }
 
     def loss(self, batch: BatchLike, *, temperature: float = 1.0) -> Tensor:
-        """L, the mean over `batch` of the loss of the logits divided by `temperature`: a scalar with a gradient."""
+        """L, the mean over `batch` of the loss of (logits / `temperature`): a scalar with a gradient."""
         self.honoured.add("loss")
         return loss_of(self, as_batch(batch), temperature=temperature, nll=self.options.loss == "nll")
 
     def saliencies(self, batch: BatchLike, formula: Elementwise, *, of: Objective | None = None) -> Scores:
-        """``formula(w, g, L)`` for every prunable weight, with ``g = dL/dw`` and L the loss, or an objective `of`.
+        """``formula(w, g, L)`` for every scored weight, with ``g = dL/dw`` and L the loss, or the objective `of`.
 
-        w is the dense weight (at removed positions zero, if they are not to return); g is taken at the masked network,
-        at every position, removed ones included. A gradient is turned into scores, in its own memory, as soon as
-        backpropagation has it. Score batches and micro-batches are taken into account as the criterion's options say.
+        w is the dense weight, or zero at removed positions if they cannot return. g is that of the masked network, at
+        every position, removed ones included. `formula` is applied element by element, as soon as backpropagation has
+        computed a gradient, in its memory. Score batches and micro-batches follow the criterion's options.
         """
         of = MaskedModel.loss if of is None else of
         return self._accumulated(as_batch(batch), formula, lambda _group: lambda piece: of(self, piece))
@@ -139,11 +142,10 @@ class MaskedModel(nn.Module):
     def hessian_saliencies(
         self, batch: BatchLike, formula: Elementwise, *, temperature: float = 1.0, kept_only: bool = False
     ) -> Scores:
-        """``formula(w, H g, g.g)`` for every prunable weight, with g and the Hessian H of L at `temperature`.
+        """``formula(w, H g, g.g)`` for every scored weight, with g = dL/dw and the Hessian H of L at `temperature`.
 
-        ``H g`` is the gradient of ``g . stop_gradient(g)``, so that one graph serves both derivatives: three forward
-        and backward passes in all. With several micro-batches, g takes a pass of its own. With `kept_only`, g is zero
-        at connections that the current mask removes.
+        ``H g`` is the gradient of ``g . stop_gradient(g)``, so that both derivatives use one graph. With several
+        micro-batches, g takes an additional pass. With `kept_only`, g is zero at connections that the mask removes.
         """
         parameters = list(self.prunable.values())
         kept = None if self.mask is None or not kept_only else [self.mask[name] for name in self.prunable]
@@ -151,14 +153,14 @@ class MaskedModel(nn.Module):
         def energy(group: Batch) -> Callable[[Batch], Tensor]:
             whole = None
             if len(self._pieces(group)) > 1:
-                found = self._gradients(group, temperature)[1]
-                whole = [found[name] for name in self.prunable]
+                gradients = self._gradients(group, temperature)[1]
+                whole = [gradients[name] for name in self.prunable]
 
             def of(piece: Batch) -> Tensor:
                 try:
                     with differentiable(self, twice=True), no_recomputation():
                         value = self.loss(piece, temperature=temperature)
-                except (RecomputationError, RuntimeError) as error:  # then torch's own functions have to do
+                except (RecomputationError, RuntimeError) as error:  # torch's own functions work, more slowly
                     if RECOMPUTATION not in str(error):
                         raise
                     value = self.loss(piece, temperature=temperature)
@@ -174,36 +176,39 @@ class MaskedModel(nn.Module):
             return self._accumulated(as_batch(batch), formula, energy)
 
     def loss_and_gradients(self, batch: BatchLike) -> tuple[Tensor, dict[str, Tensor]]:
-        """L, and ``g = dL/dw`` at every position, removed ones included."""
+        """L, a scalar without a gradient, and ``g = dL/dw`` at every position, removed ones included.
+
+        Raises `CriterionError` with ``accumulate=score`` and several score batches, which need `saliencies`.
+        """
         batch = as_batch(batch)
         if self.options.accumulate == "score" and batch.batches > 1:
             raise CriterionError(
                 f"{self.options} takes gradients of all score batches together; accumulate=score needs saliencies()"
             )
-        value, found = self._gradients(batch)
-        return value, {name: found[name] for name in self.prunable}
+        value, gradients = self._gradients(batch)
+        return value, {name: gradients[name] for name in self.prunable}
 
     def gradients(self, batch: BatchLike) -> dict[str, Tensor]:
-        """``g = dL/dw`` at every position, removed ones included."""
+        """``g = dL/dw`` at every position, removed ones included: the second part of `loss_and_gradients`."""
         return self.loss_and_gradients(batch)[1]
 
     def hessian_gradient_product(self, batch: BatchLike, *, temperature: float = 1.0) -> dict[str, Tensor]:
-        """``H g``, with g and the Hessian H of the loss at `temperature`."""
+        """``H g``, with g = dL/dw and the Hessian H of L, the loss of (logits / `temperature`)."""
         return self.hessian_saliencies(batch, lambda _w, hg, _value: hg, temperature=temperature)
 
     def _gradients(self, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
-        found: dict[str, Tensor] = {}
+        gradients: dict[str, Tensor] = {}
 
         def objective(piece: Batch) -> Tensor:
             return self.loss(piece, temperature=temperature)
 
-        value = self._differentiate(batch, objective, lambda name, g, _value: found.update({name: g}))
-        return value, found
+        value = self._differentiate(batch, objective, lambda name, g, _value: gradients.update({name: g}))
+        return value, gradients
 
     def _accumulated(
         self, batch: Batch, formula: Elementwise, objective: Callable[[Batch], Callable[[Batch], Tensor]]
     ) -> Scores:
-        """Scores of the whole batch, or the sum of the scores of each score batch, as ``accumulate`` says."""
+        """Scores of the whole batch, or the sum of the scores of each score batch, by the option ``accumulate``."""
         scores: Scores = {}
 
         def finish(name: str, derivative: Tensor, value: Tensor) -> None:
@@ -251,7 +256,7 @@ class MaskedModel(nn.Module):
         return value
 
     def _pieces(self, batch: Batch) -> Sequence[Batch]:
-        """The score batches of `batch`, in micro-batches where the criterion asks for them."""
+        """The score batches of `batch`, divided into micro-batches by the criterion's option."""
         self.honoured |= {"micro_batch", "accumulate"}
         size = self.options.micro_batch
         if size is not None and size < len(batch.inputs) // batch.batches:
@@ -265,7 +270,7 @@ class MaskedModel(nn.Module):
 
 
 def by_blocks(formula: Elementwise, weight: Tensor, derivative: Tensor, value: Tensor) -> Tensor:
-    """``formula`` over tensors of any size, piece by piece where they lie in memory, so that a cache holds the work."""
+    """``formula`` of tensors of any size, piece by piece in order of memory, so that the work stays in the cache."""
     whole = weight.numel() <= BLOCK or weight.device.type != "cpu"
     if whole or not (weight.is_contiguous() and derivative.is_contiguous()):
         return formula(weight, derivative, value)
@@ -277,7 +282,7 @@ def by_blocks(formula: Elementwise, weight: Tensor, derivative: Tensor, value: T
 
 @contextmanager
 def differentiable(model: nn.Module, *, twice: bool = False) -> Iterator[None]:
-    """Keep to kernels with a derivative, of which cuDNN's recurrent ones have none in eval mode; or a second one."""
+    """A block with kernels that have a derivative, or with `twice` a second one; cuDNN's recurrent ones have none."""
     with ExitStack() as stack:
         if any(isinstance(module, nn.RNNBase) for module in model.modules()):
             stack.enter_context(without_cudnn())
@@ -288,7 +293,7 @@ def differentiable(model: nn.Module, *, twice: bool = False) -> Iterator[None]:
 
 @contextmanager
 def without_cudnn() -> Iterator[None]:
-    """A block in which torch's own kernels are used in place of cuDNN's."""
+    """A block in which torch's own kernels replace those of cuDNN."""
     enabled = torch.backends.cudnn.enabled
     torch.backends.cudnn.enabled = False  # torch.backends.cudnn.flags would also switch TF32 on
     try:

@@ -1,4 +1,4 @@
-"""The options that every criterion has, and what scoring asks of it besides: the part that knows of no formula."""
+"""The options of every criterion, and what the scorer needs to know of it beside its formula."""
 
 from abc import ABC
 from collections.abc import Callable
@@ -18,24 +18,26 @@ from pai_bench.support.registry import INITIALISATIONS
 class CriterionOptions(ABC):
     """The options of every criterion.
 
-    * ``bn``: which statistics batch norm uses while scoring, those of the batch (``train``) or the running ones
+    * ``bn``: the statistics that batch norm uses while scoring: those of the batch (``train``), or the running ones
       (``eval``). Dropout is always off.
+    * ``seed``: of the criterion's random numbers, in 0..2**63 - 1; by default the caller's.
     * ``accumulate``: with several score batches, whether the formula is applied to the gradient of their mean loss
-      (``gradient``), or to each batch's own gradient, and the scores summed (``score``).
+      (``gradient``), or to the gradient of each, and the scores are summed (``score``).
     * ``score_init``: the weights that are scored: those that will be trained (``trained``), another draw of their
-      initialisation (``redrawn``), or a draw by another one (`pai_bench.support.initialise`): Glorot (``vs-x``), He
-      (``vs-h``), by fan in (``vs``), standard normal (``rn``), or that cut off at 2 (``tn``).
-    * ``loss``: L of the logits: their cross-entropy, or what some codes take by mistake (``nll``), the negative
-      log-likelihood of logits as if they were log-probabilities: minus the logit of the target.
-    * ``ties``: what becomes of connections whose scores equal the threshold: those first by position are kept, so that
-      the number is exact (``position``), or all of them (``keep``), or none (``remove``).
-    * ``biases``: whether biases are scored and counted in the budget like weights.
-    * ``micro_batch``: number of examples that go through the network at once, to save memory; the gradients are those
-      of the whole batch.
-    * ``score_dtype``: the arithmetic of scoring, ``float32`` or ``float64``; by default that of the weights, but
-      float32 for those of half precision, in which most scores underflow. In float64, the masks of two machines are
-      the same but for scores that differ by their rounding there.
-    * ``seed``: of the criterion's own randomness; by default the caller's.
+      initialisation (``redrawn``), or a draw by the named one (`pai_bench.support.initialise`): Glorot (``vs-x``), He
+      (``vs-h``), by fan in (``vs``), standard normal (``rn``), or truncated at 2 (``tn``).
+    * ``loss``: L, the cross-entropy of the logits, or as some codes have it by mistake (``nll``), the negative
+      log-likelihood of logits taken as log-probabilities: minus the logit of the target.
+    * ``ties``: which connections are kept whose scores equal the threshold: the first by position, so that the number
+      is exact (``position``), all of them (``keep``), or none (``remove``).
+    * ``biases``: whether biases are scored, and counted in the budget, like weights.
+    * ``micro_batch``: number of examples, at least 1, that go through the network at once, to save memory. The
+      gradients are those of the whole batch.
+    * ``score_dtype``: the data type of scoring, ``float32`` or ``float64``. By default that of the weights, but float32
+      for half precision, in which most scores underflow. In float64, masks from two machines differ only where scores
+      differ by less than its rounding.
+
+    Raises `UserError` for a value of another type or out of range.
     """
 
     bn: BatchNormMode = "eval"
@@ -50,11 +52,11 @@ class CriterionOptions(ABC):
 
     name: ClassVar[str] = ""
     uses_data: ClassVar[bool] = True
-    """Whether the score depends on the batch; where it does not, neither does it depend on ``bn``."""
+    """Whether the score depends on the batch. If not, it does not depend on ``bn`` either."""
     normalised: ClassVar[bool] = False
-    """Whether the scores are divided by their sum over the whole network; the formula need not do it."""
+    """Whether the scorer divides the scores by their sum over the network, so that the formula need not."""
     _formula_behind_score: ClassVar[Callable[..., Any]]
-    """What the class defines as its `score`; under that name, it is public."""
+    """The `score` that the class defines. Its attribute `score` is the wrapper for callers."""
 
     def __post_init__(self) -> None:
         hints = spec.option_types(type(self))
@@ -68,4 +70,4 @@ class CriterionOptions(ABC):
             raise UserError(f"micro_batch={self.micro_batch} must be at least 1")
 
     def prepare(self, model: nn.Module) -> None:  # noqa: B027  # most criteria have nothing to do here
-        """Change the private copy of the network, once, before any mask is laid on it; `score` may not change it."""
+        """Change the private copy of the network, once, before any mask is applied. `score` may not change it."""

@@ -58,9 +58,9 @@ def traced_parameters(model: nn.Module, example: Tensor, *, warn: bool = True) -
     unclear = (done.unclear | done.weights) - {*weights}
     sizes = {name: size for name, size in matrices(model, others).items() if name in unclear}
     why = "are not scored, though the network may compute weights from them, or multiply by them"
-    found = TracedParameters(weights, names_of(sizes, why if warn else None))
-    _TRACED[model] = (state, found)
-    return found
+    result = TracedParameters(weights, names_of(sizes, why if warn else None))
+    _TRACED[model] = (state, result)
+    return result
 
 
 _TRACED: "weakref.WeakKeyDictionary[nn.Module, tuple[object, TracedParameters]]" = weakref.WeakKeyDictionary()

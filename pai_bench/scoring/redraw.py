@@ -16,11 +16,11 @@ Draw = Callable[[int], nn.Module]
 
 
 def redrawn(model: nn.Module, seed: int, draw: Draw | None = None) -> nn.Module:
-    """The network `model` with another draw of its initial weights, by `draw`, or else by its layers' own methods."""
+    """A copy of `model` with another draw of its initial weights: by `draw`, or by the methods of its layers."""
     if draw is None:
         return redraw_(copied(model), seed)
     first = next(model.parameters())
-    with random_state(stream(seed, "redraw")):  # a function that seeds torch is to leave no trace
+    with random_state(stream(seed, "redraw")):  # `draw` may seed torch
         other = draw(seed).to(first.device, first.dtype)
     shapes = [{name: parameter.shape for name, parameter in m.named_parameters()} for m in (model, other)]
     if shapes[0] != shapes[1]:
@@ -38,10 +38,11 @@ def initialised_by(model: nn.Module, seed: int, initializer: str) -> nn.Module:
 def redraw_(model: nn.Module, seed: int) -> nn.Module:
     """Draw the weights of `model` again, in place, and return it.
 
-    Every module draws its own by ``reset_parameters`` (PyTorch's layers have it), those inside a module before the
-    module itself. The draw depends on `seed` alone, and is not the one that ``torch.manual_seed(seed)`` gives.
+    Each module draws its own by ``reset_parameters``, which PyTorch's layers have; modules inside another one come
+    first. The draw depends on `seed` alone, and differs from that of ``torch.manual_seed(seed)``. Raises `UserError`
+    for a module with parameters but without that method.
     """
-    with random_state(stream(seed, "redraw")):  # not the state that the weights were drawn from
+    with random_state(stream(seed, "redraw")):
         for name, module in reversed(list(model.named_modules())):
             reset = reset_method(module)
             if reset is not None:

@@ -1,4 +1,4 @@
-"""Convolutions of a single example, for which reading the weights is most of the work."""
+"""Convolutions of a single example, in which reading the weights is most of the work."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from pai_bench.scoring.double_backward import in_transform
 
-FEW = 64
-"""So few places of the output make a product of which the weights are the only large part."""
+MAX_POSITIONS = 64
+"""Positions of the output up to which the weights are the only large factor."""
 
 
 def convolve_single_example(
@@ -22,9 +22,10 @@ def convolve_single_example(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    """``F.conv2d``, faster for one example in double precision on a processor, whose output has at most `FEW` places.
+    """``F.conv2d``, faster for one example in float64 on a processor, with at most `MAX_POSITIONS` of the output.
 
-    There each of the three products of a convolution and its gradients is taken with the large matrix on the right.
+    Shapes and arguments are those of ``F.conv2d``. There, each of the three products of a convolution and its gradients
+    has the large matrix on the right. In all other cases ``F.conv2d`` itself.
     """
     fits = input.dim() == weight.dim() == 4 and len(input) == 1 and groups == 1 and not isinstance(padding, str)
     if fits and input.dtype == weight.dtype == torch.float64 and input.device.type == "cpu":
@@ -33,7 +34,7 @@ def convolve_single_example(
             (size + 2 * p - d * (kernel - 1) - 1) // s + 1
             for size, kernel, s, p, d in zip(input.shape[2:], weight.shape[2:], *pairs, strict=True)
         )
-        small = min(height, width) > 0 and height * width <= FEW
+        small = min(height, width) > 0 and height * width <= MAX_POSITIONS
         if small and input.shape[1] == weight.shape[1] and not in_transform():
             output: Tensor = _Convolution.apply(input, weight, (height, width), *pairs)
             return output if bias is None else output + bias.view(1, -1, 1, 1)
@@ -45,7 +46,7 @@ def _several(value: Any) -> Any:
 
 
 class _Convolution(Function):
-    """y = W c, with the columns c of the input: those of its values that each place of the output meets."""
+    """y = W c, with the columns c of the input: the values that each position of the output depends on."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, size: Any, stride: Any, padding: Any, dilation: Any) -> Tensor:

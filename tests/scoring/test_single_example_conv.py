@@ -31,7 +31,7 @@ def tensors(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_it_is_torchs_convolution_and_its_gradients(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(single_example_conv, "FEW", 1000)
+    monkeypatch.setattr(single_example_conv, "MAX_POSITIONS", 1000)
     x, w, b = tensors()
     expected = F.conv2d(x, w, b, **options)
     found = convolve_single_example(x, w, b, **options)
