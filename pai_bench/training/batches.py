@@ -1,4 +1,4 @@
-"""The training batches of one or more trials on one data set, all of it on the device."""
+"""Training batches of one or more trials on one data set on the device."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from pai_bench.support.errors import UserError
 from pai_bench.training.protocol import PADDING, Protocol
 
 AT_ONCE = 2**20
-"""Elements of the inputs that are made at once, if a batch has not more."""
+"""Elements of the inputs of several small batches that are made at once."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a trial's batches are drawn by: its seed, and which of the training examples it uses (all if None).
+    """How a trial's batches are drawn: its seed, and the indices of its training examples (all if None).
 
-    Its own `labels` of the whole training set take the place of the true ones.
+    `labels`, of the whole training set, replace the true ones.
     """
 
     seed: int
@@ -28,9 +28,10 @@ class Order:
 
 
 class Batches:
-    """Epochs of whole batches, in every trial's own order, from its own stream; what is left over waits a turn.
+    """Epochs of whole batches, in each trial's own random order; the remaining examples of an epoch are left out.
 
-    Order, mirroring and shifts of a trial depend on its seed alone, not on the trials beside it or on the device.
+    Order, mirroring and shifts of a trial depend on its seed alone, not on other trials or the device. Raises
+    `UserError` for batches larger than the training set.
     """
 
     def __init__(self, data: DataSet, orders: Sequence[Order], protocol: Protocol) -> None:
@@ -47,7 +48,7 @@ class Batches:
             raise UserError(
                 f"batch size {protocol.batch_size} is larger than the {self.size} training examples of {data.name}"
             )
-        # small batches are made together, since an operation costs more than what it does to one of them
+        # small batches are made together, since most of the time would be the overhead of operations
         elements = max(1, self.inputs[0].numel() * self.lanes * protocol.batch_size)
         self._at_once = max(1, AT_ONCE // elements)
         if protocol.augmentation != "none":
@@ -56,37 +57,37 @@ class Batches:
         self._labels = None if all(order.labels is None for order in orders) else torch.stack(own)
         self._streams = [torch.Generator().manual_seed(order.seed) for order in orders]
         self._drawn: list[Tensor] | None = None
-        # each trial's training images have mean 0 and deviation 1
+        # each trial's own training images get mean 0 and standard deviation 1
         self.by_lane = self.inputs.dtype == torch.uint8 and any(chosen is not None for chosen in self.chosen)
         if self.by_lane:
             scales = [data.scale_of(chosen) for chosen in self.chosen]
             self._mean, self._std = (torch.stack(parts)[:, None] for parts in zip(*scales, strict=True))
 
     def draw_ahead(self) -> None:
-        """Draw the order of the next epoch now, while the device may still be busy with this one."""
+        """Draw the order of the next epoch now, while the device may still be busy with the present one."""
         if self._drawn is None:
             self._drawn = self._draw()
 
     def _draw(self) -> list[Tensor]:
-        """Places of an epoch's examples, (lanes, examples), and how each is changed."""
+        """Indices of an epoch's examples, (lanes, examples), and their augmentation."""
         count = self.per_epoch * self.protocol.batch_size
-        drawn = [torch.stack([torch.randperm(self.size, generator=one)[:count] for one in self._streams])]
+        drawn = [torch.stack([torch.randperm(self.size, generator=stream)[:count] for stream in self._streams])]
         if self.protocol.augmentation == "flip-crop":
-            each = zip(*(draw_flips_and_shifts(count, PADDING, one) for one in self._streams), strict=True)
-            drawn += map(torch.stack, each)
+            changes = zip(*(draw_flips_and_shifts(count, PADDING, stream) for stream in self._streams), strict=True)
+            drawn += map(torch.stack, changes)
         elif self.protocol.augmentation == "flip-0.2":
-            drawn.append(torch.stack([draw_flips(count, 0.2, one) for one in self._streams]))
-        order, *changes = (self._sent(part) for part in drawn)
+            drawn.append(torch.stack([draw_flips(count, 0.2, stream) for stream in self._streams]))
+        order, *augmentation = (self._sent(part) for part in drawn)
         order = torch.stack([o if c is None else c[o] for c, o in zip(self.chosen, order, strict=True)])
-        return [order, *changes]
+        return [order, *augmentation]
 
     def _sent(self, part: Tensor) -> Tensor:
-        """A tensor on the device, which is not waited for; never called while a step is recorded."""
+        """A tensor on the device, without waiting for it; not to be called while a step is recorded."""
         device = self.targets.device
         return part.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else part
 
     def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs (lanes, batch, ...), as networks take them, and targets (lanes, batch), batch by batch."""
+        """Inputs (lanes, batch, ...), normalised, and targets (lanes, batch), batch by batch."""
         drawn, self._drawn = self._drawn or self._draw(), None
         batch = self.protocol.batch_size
         # (batches, lanes, batch, ...), several batches at a time
@@ -96,7 +97,7 @@ class Batches:
             yield from zip(inputs, self.targets_at(places), strict=True)
 
     def endless(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of one epoch after the other."""
+        """Batches of epoch after epoch, without end."""
         while True:
             yield from self.epoch()
 
@@ -107,11 +108,11 @@ class Batches:
         return self._labels[torch.arange(self.lanes, device=places.device)[:, None], places]
 
     def inputs_at(self, places: Tensor, *change: Tensor) -> Tensor:
-        """The training inputs at `places` (batches, lanes, batch), mirrored and shifted if `change` says how."""
-        # several times faster than indexing; inputs that are too large for the device come batch by batch
+        """The training inputs at `places` (batches, lanes, batch), with the augmentation `change`, if any."""
+        # several times faster than indexing; inputs too large for the device are sent batch by batch
         images = self.inputs.index_select(0, places.flatten().to(self.inputs.device)).to(places.device)
         if len(change) == 2:
-            flips, shifts = (one.flatten(0, 2) for one in change)
+            flips, shifts = (part.flatten(0, 2) for part in change)
             images = flip_crop(images, flips, shifts, PADDING)
         elif change:
             images = flip(images, change[0].flatten())
@@ -120,7 +121,7 @@ class Batches:
         return self.normalised(images.view(*places.shape, *images.shape[1:]))
 
     def normalised(self, inputs: Tensor) -> Tensor:
-        """`inputs` as networks take them: shared, or with `by_lane`, (lanes, batch, ...) for each by its own scale."""
+        """`inputs` normalised: for all lanes alike, or with `by_lane`, (lanes, batch, ...), by the scale of each."""
         if not self.by_lane:
             return self.data.normalised(inputs)
         return torch.sub(inputs.to(self._mean.device), self._mean).div_(self._std)

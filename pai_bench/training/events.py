@@ -1,4 +1,4 @@
-"""What happens between two steps of training: a cut, a look at the networks, other masks."""
+"""Events between two steps of training: cuts, measurements, other masks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,21 +10,22 @@ from pai_bench.training.trainable_groups import Masks, TrainableGroup
 
 
 class Pause:
-    """Training between two steps, as an event finds it."""
+    """The state of training between two steps, for an event."""
 
     def __init__(
         self, program: TrainableGroup, models: Sequence[nn.Module], masks: Masks, step: int, steps: int
     ) -> None:
         self.models, self.step, self.steps = models, step, steps
-        """The networks with the weights that they have now, after so many `step` of all `steps`."""
+        """The networks with their present weights, after `step` of all `steps`."""
         self.masks = masks
         self._program = program
 
     def replace(self, masks: Masks) -> None:
-        """Let other masks hold from here on, one for each network; what they remove is zero at once.
+        """Replace the masks, one for each network. Removed weights are zero at once.
 
-        They cover what the masks at the beginning do, and are written where these lie, so that a recorded step goes on.
-        What returns begins at zero, with the momentum that it had.
+        The new masks must name only parameters that the masks at the beginning do. They are written into the same
+        memory, so that a recorded step stays valid. Returning weights begin at zero, with their former momentum. Raises
+        `ValueError` for masks of another number, name or shape.
         """
         if len(masks) != len(self.models):
             raise ValueError(f"{len(masks)} masks for {len(self.models)} networks")
@@ -36,9 +37,10 @@ class Pause:
 
 @dataclass(frozen=True)
 class Event:
-    """An `action` that is done once so many steps have been taken: `after` 0, before the first.
+    """An `action` that runs `after` so many steps; 0: before the first.
 
-    It may replace masks (`Pause.replace`), and change nothing else of the networks. Its time is not that of training.
+    It may replace masks (`Pause.replace`), but change nothing else of the networks. Its time does not count as
+    training. Raises `UserError` for a number of steps that is negative or not whole.
     """
 
     after: int
@@ -52,10 +54,10 @@ class Event:
 
 
 def by_step(events: Sequence[Event], steps: int) -> Mapping[int, Sequence[Callable[[Pause], None]]]:
-    """The actions of `events` by the number of steps that have been taken; those of a step in their order."""
-    found: dict[int, list[Callable[[Pause], None]]] = {}
+    """Number of steps -> actions of `events` after so many, in their order."""
+    actions: dict[int, list[Callable[[Pause], None]]] = {}
     for event in events:
         if event.after > steps:
             raise UserError(f"an event after {event.after} steps never comes: training has {steps}")
-        found.setdefault(event.after, []).append(event.action)
-    return found
+        actions.setdefault(event.after, []).append(event.action)
+    return actions

@@ -1,4 +1,4 @@
-"""Protocols: everything that training depends on besides network, data, mask and seed. Imports no torch."""
+"""Protocols: the hyper-parameters of training. Does not import torch."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ Optimizer = Literal["sgd", "adam"]
 Augmentation = Literal["none", "flip-crop", "flip-0.2"]
 
 WARM_UP = 0.25
-"""Share of a one-cycle schedule in which the learning rate rises."""
+"""Share of the steps of a one-cycle schedule in which the learning rate rises."""
 
 PADDING = 4
 """Pixels of zeros around an image before it is cropped to its size again, in the augmentation ``flip-crop``."""
@@ -23,19 +23,21 @@ PADDING = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """An optimiser on the mean cross-entropy, for a number of whole epochs, or of `iterations` if that is given.
+    """The hyper-parameters of training: an optimiser on the mean cross-entropy for a number of epochs.
 
-    `pai_bench.support.registry.protocol` gives one a name, which becomes its own.
+    * `epochs`: whole epochs, at least 0; `iterations`: a number of steps, in place of epochs.
+    * `optimizer`: ``sgd``, with `momentum`, `nesterov` or not, and `weight_decay`; or ``adam`` (Kingma and Ba 2015,
+      arXiv:1412.6980), with beta1 = `momentum`, beta2 = 0.999 and `weight_decay` added to the gradient.
+    * `lr_schedule`: ``constant``; ``steps``, times `gamma` at each of the `milestones` (shares of the training, in
+      (0, 1)); ``cosine``, ``learning_rate * (1 + cos(pi t)) / 2`` for the share t of the steps; ``one-cycle``, linearly
+      up for a quarter of the steps and linearly down to zero.
+    * `augmentation`: ``none``; ``flip-crop``, half of the images mirrored, and all shifted by up to 4 pixels each way;
+      or ``flip-0.2``, a fifth of the images mirrored.
+    * `clip_norm`: the largest Euclidean norm of the gradient of all weights together, which is scaled down to it.
+    * `budget`: the remaining share of the length of a protocol that was `scaled`.
+    * `precision`: of matrix products (`pai_bench.support.precision`).
 
-    `optimizer`: ``sgd``, with `momentum` (`nesterov` or not) and `weight_decay`; or ``adam`` (Kingma and Ba 2015), with
-    `momentum` for its first average and `weight_decay` added to the gradient.
-    `lr_schedule`: ``constant``; ``steps``, times `gamma` at each of the `milestones` (shares of the training in
-    (0, 1)); ``cosine`` to zero; ``one-cycle``, linearly up for a quarter of the steps and linearly down to zero.
-    `augmentation`: ``none``; ``flip-crop``, half of the images mirrored, and all shifted by up to 4 pixels each way; or
-    ``flip-0.2``, a fifth of the images mirrored. `clip_norm`: the largest Euclidean norm that the gradient of all
-    weights together may have; a longer one is shortened to it.
-    `budget` says which share of its length is left of a protocol that was `scaled`; `precision` how products are
-    computed (`pai_bench.support.precision`).
+    `pai_bench.protocol` registers one and sets its `name`. Raises `UserError` for values out of range.
     """
 
     name: str = ""
@@ -55,9 +57,9 @@ class Protocol:
     budget: float = added_later(1.0)
     precision: Precision = added_later("fp32")
     train_fraction: float = 1.0
-    """Share of the training set that is used, where a sweep does not say otherwise. Not part of `settings`."""
+    """Share of the training set that is used by default. Not part of `settings`."""
     unstated: str = ""
-    """What of it its paper does not say, to follow its description in a report. Not part of `settings`."""
+    """What the paper does not state, appended to the description in reports. Not part of `settings`."""
 
     def __post_init__(self) -> None:
         for key, least in (("epochs", 0), ("batch_size", 1), ("iterations", 0)):
@@ -69,26 +71,26 @@ class Protocol:
             raise UserError(f"clip norm {self.clip_norm} must be positive")
         if not (0 <= self.weight_decay < math.inf):
             raise UserError(f"weight decay {self.weight_decay} must be at least 0")
-        given = self.milestones if isinstance(self.milestones, (tuple, list)) else [None]
-        if not all(isinstance(share, float) and 0 < share < 1 for share in given):
+        shares = self.milestones if isinstance(self.milestones, (tuple, list)) else [None]
+        if not all(isinstance(share, float) and 0 < share < 1 for share in shares):
             raise UserError(f"milestones {self.milestones!r} must be shares of the training, in (0, 1)")
         if not 0 <= self.momentum < 1 or (self.nesterov and not self.momentum):
             raise UserError(f"momentum {self.momentum} must be in [0, 1), and above 0 for nesterov")
-        for key, kind in (
+        for key, literal in (
             ("lr_schedule", LearningRateSchedule),
             ("optimizer", Optimizer),
             ("augmentation", Augmentation),
             ("precision", Precision),
         ):
-            if getattr(self, key) not in get_args(kind):
-                raise unknown(key.replace("_", " "), getattr(self, key), get_args(kind))
+            if getattr(self, key) not in get_args(literal):
+                raise unknown(key.replace("_", " "), getattr(self, key), get_args(literal))
 
     def steps(self, examples: int) -> int:
-        """How many steps the training takes on a set of so many examples: whole batches only."""
+        """The number of steps on a training set of so many `examples`; an epoch has whole batches only."""
         return self.iterations if self.iterations is not None else self.epochs * (examples // self.batch_size)
 
     def passes(self, examples: int) -> int:
-        """How many epochs the training takes, the last of which need not be whole."""
+        """The number of epochs on a training set of so many `examples`, of which the last may be incomplete."""
         return -(-self.steps(examples) // max(1, examples // self.batch_size))
 
     def lasting(self, epochs: int) -> "Protocol":
@@ -96,7 +98,7 @@ class Protocol:
         return dataclasses.replace(self, epochs=epochs, iterations=None)
 
     def scaled(self, budget: float) -> "Protocol":
-        """The same protocol at `budget` times its length; what happens during it keeps its place."""
+        """The same protocol at `budget`, in (0, 1], times its length, with milestones at the same shares."""
         if not 0 < budget <= 1:
             raise UserError(f"budget {budget:g} is outside (0, 1]: it is the share of the protocol's length")
         if budget == 1:
@@ -111,35 +113,35 @@ class Protocol:
         return dataclasses.replace(self, epochs=part(self.epochs), iterations=iterations, budget=share * self.budget)
 
     def rate(self, step: int, steps: int) -> float:
-        """The learning rate of `step` (from 0) out of `steps`."""
+        """The learning rate of `step`, in 0..`steps` - 1."""
         done = step / steps
         if self.lr_schedule == "steps":
             return self.learning_rate * self.gamma ** sum(done >= m for m in self.milestones)
         if self.lr_schedule == "cosine":
             return self.learning_rate * (1 + math.cos(math.pi * done)) / 2
         if self.lr_schedule == "one-cycle":
-            middle = (step + 0.5) / steps  # the middle of the step, so that neither the first nor the last is idle
+            middle = (step + 0.5) / steps  # so that neither the first nor the last step has the rate 0
             return self.learning_rate * min(middle / WARM_UP, (1 - middle) / (1 - WARM_UP))
         return self.learning_rate
 
     def settings(self) -> dict[str, Any]:
-        """What a result depends on, as plain values; a later field only where it changes something."""
-        # how it is called has no influence, and the trial says how much of the training set is used
-        unsaid = {"name", "unstated", "train_fraction"} | ({"epochs"} if self.iterations is not None else set())
-        found = {key: value for key, value in identifying(self).items() if key not in unsaid}
-        return found | {"milestones": list(self.milestones)}
+        """The identity of this protocol in results, as plain values: fields that were added later only if changed."""
+        # the name has no influence, and the share of the training set is a setting of the trial
+        left_out = {"name", "unstated", "train_fraction"} | ({"epochs"} if self.iterations is not None else set())
+        settings = {key: value for key, value in identifying(self).items() if key not in left_out}
+        return settings | {"milestones": list(self.milestones)}
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> "Protocol":
-        """The protocol with the given `settings`."""
+        """The protocol with these `settings`, as `settings()` returns them."""
         return cls(**{"epochs": 0, **settings})
 
     def describe(self) -> str:
-        """The protocol in one line."""
+        """A description in one line."""
         return ", ".join(self.parts())
 
     def parts(self) -> tuple[str, ...]:
-        """What the protocol consists of, in words."""
+        """The parts of the description."""
         count, unit = (self.epochs, "epoch") if self.iterations is None else (self.iterations, "iteration")
         length = f"{count:,} {unit}{'s' * (count != 1)}"
         if self.budget != 1:
@@ -157,15 +159,15 @@ class Protocol:
 
 
 DEFAULT, DEFAULT_WITH_BATCH_NORM = "short-adam", "short-adam-bn"
-"""The protocols where none is named.
+"""The default protocols, for networks without and with batch norm.
 
-Adam begins to train sparse networks, whose gradients are small, in as many steps as dense ones. SGD does not: what a
-short comparison tells of them is who has begun. Batch norm lets a deep network reach its accuracy in a fraction of the
-epochs.
+Adam begins to train sparse networks, whose gradients are small, in as many steps as dense ones. With SGD, a short
+comparison shows only which networks have begun to train. Batch norm lets a deep network reach its accuracy in a
+fraction of the epochs.
 """
 
 UNKNOWN = "; the number of iterations is not in the paper, 100,000 is our choice"
-"""Of protocols of the SNIP paper, see `Protocol.unstated`."""
+"""`Protocol.unstated` of the protocols of the SNIP paper."""
 
 BUILT_IN = {
     "pai-bench": (
@@ -275,7 +277,7 @@ BUILT_IN = {
         ),
     ),
 }
-"""Source -> the protocols that it describes."""
+"""Source -> its protocols."""
 
 for _source, _protocols in BUILT_IN.items():
     for _protocol in _protocols:
@@ -283,11 +285,14 @@ for _source, _protocols in BUILT_IN.items():
 
 
 def get_protocol(name: str, **changes: Any) -> Protocol:
-    """The protocol called `name`, with those `changes` that are not None. A number of epochs replaces iterations."""
+    """The protocol called `name`, with the `changes` that are not None. A number of epochs replaces iterations.
+
+    Raises `UserError` for an unknown name, with the nearest known ones, and for values out of range.
+    """
     if (protocol := PROTOCOLS.get(name)) is None:
         raise unknown("protocol", name, PROTOCOLS)
     assert isinstance(protocol, Protocol)
-    given: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
-    if "epochs" in given:
-        given["iterations"] = None
-    return dataclasses.replace(protocol, **given) if given else protocol
+    changes = {key: value for key, value in changes.items() if value is not None}
+    if "epochs" in changes:
+        changes["iterations"] = None
+    return dataclasses.replace(protocol, **changes) if changes else protocol

@@ -1,4 +1,4 @@
-"""What a training step may change of a network besides the content of its tensors."""
+"""The state of a network beside the values of its tensors, which a training step may change."""
 
 import pickle
 import random
@@ -13,56 +13,56 @@ from torch import Tensor, nn
 from pai_bench.support.torch_internals import RNN_WEIGHT_LISTS
 
 
-def chance(device: torch.device | None = None) -> bytes:
-    """The states of all generators that a network may draw from without being asked, on a CUDA `device` too."""
+def random_states(device: torch.device | None = None) -> bytes:
+    """The states of all default random generators, also of a CUDA `device`."""
     of_device = torch.cuda.get_rng_state(device).tolist() if device is not None and device.type == "cuda" else []
     return pickle.dumps((torch.get_rng_state().tolist(), of_device, random.getstate(), np.random.get_state()))
 
 
-def beside_tensors(module: nn.Module, *, attributes: bool = False) -> list[object]:
-    """What a step may change of a network besides the content of its tensors, to be compared with the same later.
+def non_tensor_state(module: nn.Module, *, attributes: bool = False) -> list[object]:
+    """The state of a network beside the values of its tensors, to be compared with a later one.
 
-    Numbers, texts and containers, states of generators, and which tensors are its parameters and buffers; with
-    `attributes`, also which tensors are its other attributes. What cannot be compared is never the same.
+    Numbers, texts and containers, states of generators, and the identities of its parameters and buffers; with
+    `attributes`, also of tensors in other attributes. Objects that cannot be compared differ from themselves.
     """
-    found: list[object] = [chance()]
+    state: list[object] = [random_states()]
     for part in module.modules():
         for name, value in vars(part).items():
             if isinstance(part, nn.RNNBase) and name in RNN_WEIGHT_LISTS:
                 continue
             if name != "training" and (attributes or not isinstance(value, Tensor)):
-                found.append((name, content(value, tensors=attributes)))
-    return found
+                state.append((name, comparable(value, tensors=attributes)))
+    return state
 
 
-def content(value: object, *, tensors: bool = True) -> object:
-    """Something that is equal to what it was before if `value` is; without `tensors`, whichever those may be."""
+def comparable(value: object, *, tensors: bool = True) -> object:
+    """An object that is equal for equal values; without `tensors`, all tensors are equal."""
     if isinstance(value, weakref.ref):
-        return content(value(), tensors=tensors)
+        return comparable(value(), tensors=tensors)
     if isinstance(value, Tensor) and not tensors:
         return "a tensor"  # recurrent layers keep lists of their weights, which differ in every functional call
     if isinstance(value, (Tensor, nn.Module)) or callable(value):
-        return Same(value)
+        return SameObject(value)
     if isinstance(value, torch.Generator):
         return bytes(value.get_state().tolist())
     if isinstance(value, Mapping):
-        return [(content(key, tensors=tensors), content(one, tensors=tensors)) for key, one in value.items()]
+        return [comparable(pair, tensors=tensors) for pair in value.items()]
     if isinstance(value, (list, tuple)):
-        return [content(one, tensors=tensors) for one in value]
+        return [comparable(part, tensors=tensors) for part in value]
     try:
         return pickle.dumps(value)
-    except Exception:  # whatever it is, it does not say what it holds
+    except Exception:  # its class may raise anything
         return object()
 
 
 @dataclass(frozen=True, eq=False)
-class Same:
-    """Stands for one object, and keeps it, so that no other comes to lie where it lay."""
+class SameObject:
+    """Equal for one object only, which it keeps alive, so that no other object gets its address."""
 
     held: object
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and self.held is other.held
+        return isinstance(other, SameObject) and self.held is other.held
 
     def __hash__(self) -> int:
         return id(self.held)

@@ -1,4 +1,4 @@
-"""A training step: losses, gradients, the optimiser's kernel, and exact zeros, without waiting for the device."""
+"""A training step: losses, gradients, the optimiser's kernel, and the masks, without waiting for the device."""
 
 from collections.abc import Callable
 
@@ -13,9 +13,9 @@ from pai_bench.training.trainable_groups import TrainableGroup
 
 
 class Step:
-    """A step of an optimiser on the parameters of a program, as torch's own optimisers take it, in one kernel.
+    """A step of torch's SGD or Adam on the parameters of a group, in one fused kernel.
 
-    With `compile`, losses are computed by what `torch.compile` makes of the program.
+    With `compile`, the losses are compiled by `torch.compile`. Raises `UserError` if no parameter requires a gradient.
     """
 
     def __init__(self, program: TrainableGroup, protocol: Protocol, *, compile: bool = False) -> None:
@@ -25,7 +25,7 @@ class Step:
             raise UserError("no parameter of the network takes a gradient: there is nothing to train")
         self._losses: Callable[[Tensor, Tensor], Tensor] = program.losses
         if compile:
-            torch.compiler.reset()  # or else only the first few networks of a process would be compiled
+            torch.compiler.reset()  # else only the first few networks of a process would be compiled
             self._losses = torch.compile(program.losses, dynamic=False)
         self._ones = torch.ones(program.lanes, device=self.weights[0].device, dtype=self.weights[0].dtype)
         # from zero, the first momentum is the first gradient
@@ -41,9 +41,9 @@ class Step:
         gradients = torch.autograd.grad(losses, self.weights, self._ones, allow_unused=True)
         self.program.join()
         with torch.no_grad():
-            # a weight that took no part is left as it is, without decay and momentum, as by torch's own optimisers
+            # as in torch's own optimisers, a weight without a gradient has no decay and no momentum
             pairs = {i: (self.weights[i], g) for i, g in enumerate(gradients) if g is not None}
-            laid_out = {i: alike(gradient, weight) for i, (weight, gradient) in pairs.items()}
+            laid_out = {i: laid_out_like(gradient, weight) for i, (weight, gradient) in pairs.items()}
             if self.protocol.clip_norm is not None:
                 self.program.clip(laid_out, self.protocol.clip_norm)
             self._change(laid_out, rate)
@@ -51,7 +51,7 @@ class Step:
         return losses.detach()
 
     def _change(self, gradients: dict[int, Tensor], rate: float | Tensor) -> None:
-        """Change the weights at some places by their gradients."""
+        """Update the weights at the indices of `gradients`."""
         protocol, weights = self.protocol, [self.weights[i] for i in gradients]
         if protocol.optimizer == "adam":
             adam(
@@ -86,8 +86,8 @@ class Step:
         )
 
 
-def alike(gradient: Tensor, weight: Tensor) -> Tensor:
-    """A gradient laid out in memory as its weight is: the optimiser's kernel goes through both in order."""
-    if gradient.layout is not torch.strided:  # of an embedding that was asked for sparse ones
+def laid_out_like(gradient: Tensor, weight: Tensor) -> Tensor:
+    """A gradient in the memory layout of its weight, as the optimiser's kernel needs it."""
+    if gradient.layout is not torch.strided:  # of an embedding with sparse gradients
         gradient = gradient.to_dense()
     return gradient if gradient.stride() == weight.stride() else torch.empty_like(weight).copy_(gradient)

@@ -1,4 +1,4 @@
-"""What a training step is done to: one network, or several of one kind at once, their parameters stacked in lanes."""
+"""Networks that a training step changes: one, or several of the same architecture at once, one in each lane."""
 
 import copy
 import functools
@@ -17,27 +17,27 @@ from pai_bench.training.layout import channels_last_weights, stacked_channels_la
 from pai_bench.training.stacked_layers import StackedLayers
 
 CLIPPED = 1e-6
-"""What torch adds to a norm by which it divides."""
+"""Added to a norm before dividing by it, as in torch."""
 
 Masks = Sequence[Mapping[str, Tensor] | None]
+"""A mask for each network, or None."""
 
 
 class TrainableGroup(ABC):
-    """Networks that are trained together. Whatever has a first dimension of lanes has one entry for each of them."""
+    """Networks that are trained together. A dimension of lanes has one entry for each network."""
 
     lanes: int
     parameters: Sequence[Tensor]
-    """What the optimiser changes."""
+    """The tensors that the optimiser changes."""
     module: nn.Module
-    """What computes the outputs."""
+    """The module that computes the outputs."""
     enforcer: MaskEnforcer
-    """Makes zeros of what the masks remove."""
-
+    """Sets removed weights to zero."""
     names: Sequence[str]
     """Parameters that masks cover, in the order of `enforcer`."""
 
     def keeps(self, masks: "Masks") -> list[Tensor]:
-        """What `enforcer` is to keep by some masks, one for each network, of the parameters that it covers."""
+        """The masks of the parameters that `enforcer` covers, in its order; `masks` are those of the networks."""
         for mask in masks:
             for name, keep in (mask or {}).items():
                 if name not in self.names:
@@ -48,42 +48,41 @@ class TrainableGroup(ABC):
 
     @abstractmethod
     def shape(self, name: str) -> torch.Size:
-        """Of a parameter of one network."""
+        """The shape of a parameter in one network."""
 
-    def resume(self) -> None:  # noqa: B027  # most look at each step
-        """Go on after a pause, in which networks may have been put into another mode."""
+    def resume(self) -> None:  # noqa: B027  # most set the mode in each step
+        """Continue after an event, which may have changed the mode of the networks."""
 
     @abstractmethod
     def _keeps(self, masks: "Masks") -> list[Tensor]:
-        """`keeps`, without a check."""
+        """`keeps` without checks."""
 
     @abstractmethod
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy of every lane, in training mode, on inputs (lanes, batch, ...), targets (lanes, batch)."""
+        """Mean cross-entropy (lanes,) in training mode, of inputs (lanes, batch, ...) and targets (lanes, batch)."""
 
     @abstractmethod
     def logits(self, inputs: Tensor, *, by_lane: bool = False) -> Tensor:
-        """(lanes, batch, classes), in evaluation mode, of inputs (batch, ...), or `by_lane` (lanes, batch, ...)."""
+        """Logits (lanes, batch, classes) in eval mode, of inputs (batch, ...), or `by_lane` (lanes, batch, ...)."""
 
-    def join(self) -> None:  # noqa: B027  # most programs compute where they are
-        """Make the current stream of the device wait for all that the program computes elsewhere."""
+    def join(self) -> None:  # noqa: B027  # most use the current stream only
+        """Make the current stream of the device wait for the other streams of the group."""
 
     @torch.no_grad()
     def clip(self, gradients: Mapping[int, Tensor], limit: float) -> None:
-        """Shorten the gradient of each network to the norm `limit`, in place; they are given by place of the weight."""
+        """Scale the gradient of each network down to the norm `limit`, in place; keys are indices of weights."""
         _shorten(list(gradients.values()), limit)
 
-    @abstractmethod
-    def finish(self) -> None:
-        """Put what was learnt into the networks that the program was made of."""
+    def finish(self) -> None:  # noqa: B027  # most change the networks themselves
+        """Copy the trained weights into the networks."""
 
 
 class SingleModel(TrainableGroup):
-    """One network, as it is."""
+    """A single network."""
 
     def __init__(self, model: nn.Module, mask: Mapping[str, Tensor] | None = None) -> None:
         self.module, self.lanes, self.parameters = model, 1, list(model.parameters())
-        for weight in self.parameters:  # the optimiser's kernel goes through memory in order
+        for weight in self.parameters:  # the optimiser's kernel is fastest in order of memory
             if weight.layout is torch.strided and torch.empty_like(weight).stride() != weight.stride():
                 weight.data = weight.data.contiguous()
         self._training: bool | None = None
@@ -106,29 +105,25 @@ class SingleModel(TrainableGroup):
 
     def logits(self, inputs: Tensor, *, by_lane: bool = False) -> Tensor:
         self._be(training=False)
-        found: Tensor = self.module(inputs[0] if by_lane else inputs)
-        return found[None]
+        logits: Tensor = self.module(inputs[0] if by_lane else inputs)
+        return logits[None]
 
     def _be(self, *, training: bool) -> None:
-        if self._training is not training:  # going through all modules at every step would be seen
+        if self._training is not training:  # setting all modules in each step takes measurable time
             self._training = training
             self.module.train(training)
 
-    def finish(self) -> None:
-        pass
-
 
 class StackedModels(TrainableGroup):
-    """Several networks of one kind: parameters and buffers stacked, one batched pass for all of them (`torch.vmap`).
+    """Several networks of the same architecture, with stacked parameters and buffers, in one pass by `torch.vmap`.
 
-    Every lane computes what its network would compute alone, with its own mask and its own batch statistics; only sums
-    may be taken in another order.
+    Each lane computes the same as its network alone, with its own mask and batch statistics, up to the order of sums.
     """
 
     def __init__(self, models: Sequence[nn.Module], masks: Masks) -> None:
         self.models, self.lanes = models, len(models)
         if any(isinstance(module, nn.RNNBase) for module in models[0].modules()):
-            # in single precision they take oneDNN's layer, lane by lane, which is faster still: no reason to warn
+            # in float32, oneDNN's layer is called lane by lane, which is faster: no reason to warn
             set_vmap_fallback_warning(False)
         for model in models:
             model.train()
@@ -163,13 +158,13 @@ class StackedModels(TrainableGroup):
             gradient.mul_(factors.view(-1, *(1,) * (gradient.dim() - 1)))
 
     def _run(self, inputs: Tensor, dim: int | None, *, training: bool) -> Tensor:
-        def one(state: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Any:
+        def single(state: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Any:
             return functional_call(self.module, (state, buffers), (x,))
 
         self.module.train(training)
         with StackedLayers():
-            found: Tensor = torch.vmap(one, in_dims=(0, 0, dim))(self.state, self.buffers, inputs)
-        return found
+            logits: Tensor = torch.vmap(single, in_dims=(0, 0, dim))(self.state, self.buffers, inputs)
+        return logits
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -180,25 +175,21 @@ class StackedModels(TrainableGroup):
 
 
 class Branches(TrainableGroup):
-    """Several networks as they are, side by side: on a CUDA device each has a stream of its own.
+    """Several separate networks, on a CUDA device each in its own stream.
 
-    Each computes what it would compute alone, to the bit, since its kernels are the same. Recorded as one graph, they
-    share the device without waiting for the processor, which is faster than stacking wherever the kernels of a stack
-    are slow, as those of convolutions with groups are.
+    Each computes bit for bit the same as alone, with the same kernels. Recorded as one graph, they share the device
+    without waiting for the processor, which is faster than stacked models where their kernels are slow, as those of
+    grouped convolutions are.
     """
 
     def __init__(self, models: Sequence[nn.Module], masks: Masks) -> None:
         self.lanes, self.names = len(models), list(dict.fromkeys(name for mask in masks for name in mask or ()))
-        whole = [
-            {name: kept_of(m, name, model.get_parameter(name)) for name in self.names}
-            for m, model in zip(masks, models, strict=True)
-        ]
-        self.branches = [SingleModel(*pair) for pair in zip(models, whole, strict=True)]
+        self.branches = [SingleModel(model) for model in models]
         self.module = nn.ModuleList(models)
         self.parameters = [weight for branch in self.branches for weight in branch.parameters]
         if len({id(weight) for weight in self.parameters}) < len(self.parameters):
             raise ValueError("branches share a parameter, so that each would train the others")
-        weights = [weight for branch in self.branches for weight in branch.enforcer.weights]
+        weights = [model.get_parameter(name) for model in models for name in self.names]
         self.enforcer = MaskEnforcer(weights, self._keeps(masks), all_at_once=True)
         device = self.parameters[0].device
         self._streams = branch_streams(device, len(models)) if device.type == "cuda" else None
@@ -211,7 +202,8 @@ class Branches(TrainableGroup):
             branch.resume()
 
     def _keeps(self, masks: Masks) -> list[Tensor]:
-        return [keep for branch, mask in zip(self.branches, masks, strict=True) for keep in branch._keeps([mask])]
+        pairs = [(mask, branch.module) for mask, branch in zip(masks, self.branches, strict=True)]
+        return [kept_of(mask, name, model.get_parameter(name)) for mask, model in pairs for name in self.names]
 
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
         return torch.cat(self._each(lambda i, branch: branch.losses(inputs[i : i + 1], targets[i : i + 1])))
@@ -220,16 +212,16 @@ class Branches(TrainableGroup):
         return torch.cat(self._each(lambda i, branch: branch.logits(inputs[i] if by_lane else inputs)))
 
     def _each(self, work: Callable[[int, SingleModel], Tensor]) -> list[Tensor]:
-        """What `work` gives for every branch, to be used on the current stream."""
+        """The results of `work` for all branches, for use on the current stream."""
         if self._streams is None:
             return [work(i, branch) for i, branch in enumerate(self.branches)]
-        found, current = [], torch.cuda.current_stream(self.parameters[0].device)
+        results, current = [], torch.cuda.current_stream(self.parameters[0].device)
         for i, (branch, stream) in enumerate(zip(self.branches, self._streams, strict=True)):
             stream.wait_stream(current)
             with torch.cuda.stream(stream):
-                found.append(work(i, branch))
+                results.append(work(i, branch))
         self.join()
-        return found
+        return results
 
     def clip(self, gradients: Mapping[int, Tensor], limit: float) -> None:
         first = 0
@@ -242,12 +234,9 @@ class Branches(TrainableGroup):
         for stream in self._streams or ():
             torch.cuda.current_stream(self.parameters[0].device).wait_stream(stream)
 
-    def finish(self) -> None:
-        pass
-
 
 MOST_STREAMS = 31
-"""Of the 32 that torch has for a device; recordings take one."""
+"""Of the 32 streams that torch has for a device, one is for recordings."""
 
 
 @functools.cache
@@ -256,20 +245,20 @@ def _streams(device: torch.device) -> list["torch.cuda.Stream"]:
 
 
 def branch_streams(device: torch.device, count: int) -> list["torch.cuda.Stream"]:
-    """Streams for so many branches, the same ones for all programs: libraries keep a workspace for each of them."""
+    """Streams for `count` branches, the same for all groups, since libraries keep a workspace for each stream."""
     streams = _streams(device)
     return [streams[i % MOST_STREAMS] for i in range(count)]
 
 
 def _shorten(gradients: list[Tensor], limit: float) -> None:
-    """Shorten a gradient, given in parts, to the norm `limit`, as `torch.nn.utils.clip_grad_norm_` does."""
+    """Scale a gradient, given in parts, down to the norm `limit`, as `torch.nn.utils.clip_grad_norm_` does."""
     if gradients:
         norm = torch.linalg.vector_norm(torch.stack(foreach_norm(gradients)))
         foreach_mul_(gradients, (limit / (norm + CLIPPED)).clamp(max=1.0))
 
 
 def kept_of(mask: Mapping[str, Tensor] | None, name: str, weight: Tensor) -> Tensor:
-    """What a mask keeps of a weight; all of one that it does not name."""
+    """The mask of a weight; all ``True`` if `mask` does not name it."""
     if mask is None or name not in mask:
         return torch.ones_like(weight, dtype=torch.bool)
     return mask[name]

@@ -1,4 +1,4 @@
-"""The training engine: networks of one kind, data resident on their device, masks exact after every step."""
+"""The training loop: networks of the same architecture, data on their device, exact masks after each step."""
 
 import math
 import time
@@ -21,14 +21,13 @@ from pai_bench.training.recorded import step_for
 from pai_bench.training.trainable_groups import Branches, Masks, SingleModel, StackedModels, TrainableGroup
 
 EVALUATION_BATCH, AT_ONCE = 1000, 4_000
-"""Examples in a batch of the test set, and at most in all lanes, if a step has not more: about its memory."""
+"""Examples in a batch of the test set, and at most in all lanes, or as many as in a step, whose memory suffices."""
 
 AT_ONCE_ON_CUDA = 2**28
-"""Elements of the inputs of all lanes at most, on a CUDA device, which small batches leave idle: 1 GiB."""
+"""Elements of the inputs of all lanes on a CUDA device, at most: 1 GiB. Small batches would leave it idle."""
 
 STEPS_AT_ONCE = 3
-"""Of how many steps the examples are evaluated at once there, at most: in about the memory of one."""
-
+"""On a CUDA device, the examples of at most so many steps are evaluated at once, in about the memory of one step."""
 
 Together = Literal["stacked", "branches"]
 """How several networks are trained at once: stacked (`StackedModels`), or side by side (`Branches`)."""
@@ -36,13 +35,13 @@ Together = Literal["stacked", "branches"]
 
 @dataclass(frozen=True)
 class Engine:
-    """How training is executed; what comes out is the same, up to the order in which sums are taken."""
+    """How training is executed. The result is the same, up to the order of sums."""
 
     together: Together = "stacked"
     channels_last: bool = True
-    """Whether weights of two-dimensional convolutions lie channels-last, for networks that can be run so."""
+    """Whether weights of two-dimensional convolutions are laid out channels-last, for networks that support it."""
     compile: bool = False
-    """Whether `torch.compile` makes the losses of a step."""
+    """Whether the losses of a step are compiled by `torch.compile`."""
 
     def __post_init__(self) -> None:
         if self.together not in get_args(Together):
@@ -51,7 +50,7 @@ class Engine:
             raise UserError("branches cannot be compiled, since torch.compile knows no streams; train them stacked")
 
     def program(self, models: Sequence[nn.Module], masks: Masks, examples: Tensor) -> TrainableGroup:
-        """The program that trains `models`, laid out for inputs like `examples`."""
+        """The group that trains `models`, laid out for inputs like `examples`."""
         prepare_layout(models, examples, channels_last=self.channels_last)
         if len(models) == 1:
             return SingleModel(models[0], masks[0])
@@ -59,16 +58,19 @@ class Engine:
 
 
 class DivergedError(RuntimeError):
-    """The training loss is no longer finite."""
+    """Raised if the training loss, or the test loss after an epoch, is not finite."""
 
 
 ENGINE = Engine()
-"""One network by itself, or several stacked."""
+"""The default: one network by itself, or several stacked."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch gave: mean training loss over its steps, and loss and accuracy on the test set after it."""
+    """Results of one epoch: the mean training loss of its steps, and loss and accuracy on the test set after it.
+
+    Losses are mean cross-entropies in nats; the accuracy is in [0, 1].
+    """
 
     epoch: int
     train_loss: float
@@ -78,20 +80,20 @@ class Epoch:
 
 @dataclass(frozen=True)
 class History:
-    """The learning curve of a training, and its speed; evaluation is not in `seconds`.
+    """The learning curve of a training, and its time in seconds, without evaluation.
 
-    Of networks that were trained together, each has its share of the seconds.
+    Networks that were trained together share the seconds equally.
     """
 
     epochs: tuple[Epoch, ...]
     seconds: float
     images: int
     diverged: str | None = None
-    """What was seen first of a loss that is not finite."""
+    """The first loss that was not finite, as a text; None if all were."""
 
     @property
     def images_per_second(self) -> float | None:
-        """Training throughput, or None if nothing was trained."""
+        """Training throughput; None if nothing was trained."""
         return self.images / self.seconds if self.images else None
 
 
@@ -106,19 +108,22 @@ def train(
     engine: Engine = ENGINE,
     events: Sequence[Event] = (),
 ) -> History:
-    """Train `model` in place on `data`, both on one device, and evaluate it after every epoch.
+    """Train `model` in place on `data`, both on one device, and evaluate it after each epoch.
 
-    Weights that `mask` removes are exactly 0.0 before the first and after every step. The order of the examples depends
+    Weights that `mask` removes are exactly 0.0 before the first and after each step. The order of the examples depends
     on `seed` alone. Each epoch takes ``len(train) // batch_size`` whole batches; the rest is left out of that epoch.
-    `events` are done between two steps, and may replace the mask (`pai_bench.training.events`).
+    `on_epoch` is called after each epoch. `events` run between two steps, and may replace the mask
+    (`pai_bench.training.events`).
+
+    Raises `DivergedError` if a loss is not finite, and `UserError` for a protocol that does not fit the data.
     """
 
-    def tell(epochs: Sequence[Epoch | None]) -> None:
+    def on_epochs(epochs: Sequence[Epoch | None]) -> None:
         if epochs[0] is not None:
             on_epoch(epochs[0])
 
     (history,) = train_together(
-        [model], data, protocol, masks=[mask], orders=[Order(seed)], on_epoch=tell, engine=engine, events=events
+        [model], data, protocol, masks=[mask], orders=[Order(seed)], on_epoch=on_epochs, engine=engine, events=events
     )
     if history.diverged is not None:
         raise DivergedError(history.diverged)
@@ -136,10 +141,10 @@ def train_together(
     engine: Engine = ENGINE,
     events: Sequence[Event] = (),
 ) -> list[History]:
-    """Train several networks of one kind in place, in one program, each as `train` would train it alone.
+    """Train several networks of the same architecture in place, together, each as `train` would train it alone.
 
-    The device is waited for once an epoch. A network whose loss is no longer finite says so in its history and does no
-    harm to the others.
+    Waits for the device once an epoch. If a loss of one network is not finite, its history says so, and the others
+    continue.
     """
     device = data.train.targets.device
     with arithmetic(protocol.precision, device):
@@ -151,10 +156,10 @@ def train_together(
 
         def pause(done: int) -> None:
             program.finish()
-            found = Pause(program, models, now, done, steps)
+            event = Pause(program, models, now, done, steps)
             for action in actions[done]:
-                action(found)
-            now[:] = found.masks
+                action(event)
+            now[:] = event.masks
             program.resume()
 
         return _fit(program, data, protocol, batches, on_epoch, step, dict.fromkeys(actions, pause))
@@ -197,9 +202,9 @@ def _fit(
                 trouble[lane] = f"diverged at step {first + 1}: the training loss is {float(seen[bad.argmax(), lane])}"
         at_once = evaluated_at_once(data.test, program.lanes * protocol.batch_size)
         tested = evaluate_lanes(program, data.test, batches.normalised, by_lane=batches.by_lane, at_once=at_once)
-        epochs = [Epoch(number, float(mean), *found) for mean, found in zip(seen.double().mean(0), tested, strict=True)]
+        epochs = [Epoch(number, float(mean), *test) for mean, test in zip(seen.double().mean(0), tested, strict=True)]
         for lane, epoch in enumerate(epochs):
-            # the last steps of an epoch show here first
+            # a step that made the last weights infinite shows here first
             if trouble[lane] is None and not math.isfinite(epoch.test_loss):
                 trouble[lane] = f"diverged at step {done}: the test loss after it is {epoch.test_loss}"
             if trouble[lane] is None:
@@ -213,7 +218,7 @@ def _fit(
 
 
 def evaluated_at_once(split: Split, step: int) -> int:
-    """Examples that go through all lanes at once, where a `step` takes so many."""
+    """Examples that go through all lanes at once in evaluation; `step` is their number in a training step."""
     if split.targets.device.type == "cpu":
         return max(AT_ONCE, step)
     most = AT_ONCE_ON_CUDA // max(1, split.inputs[0].numel())
@@ -229,15 +234,15 @@ def evaluate_lanes(
     by_lane: bool,
     at_once: int = AT_ONCE,
 ) -> list[tuple[float, float]]:
-    """Mean cross-entropy and accuracy (in [0, 1]) of every lane on `split`, normalised for all at once or `by_lane`."""
+    """Mean cross-entropy and accuracy (in [0, 1]) of each lane on `split`, normalised alike or `by_lane`."""
     device = split.targets.device
     loss = torch.zeros(program.lanes, dtype=torch.float64, device=device)
     correct = torch.zeros(program.lanes, dtype=torch.int64, device=device)
     batch = max(1, min(EVALUATION_BATCH, at_once // program.lanes))
     for inputs, targets in zip(*(t.split(batch) for t in split), strict=True):
-        logits, same = program.logits(normalised(inputs), by_lane=by_lane), targets.expand(program.lanes, -1)
-        each = F.cross_entropy(logits.flatten(0, 1), same.flatten(), reduction="none")
-        loss += each.view(same.shape).sum(1, dtype=torch.float64)
-        correct += (logits.argmax(2) == same).sum(1)
+        logits, labels = program.logits(normalised(inputs), by_lane=by_lane), targets.expand(program.lanes, -1)
+        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+        loss += losses.view(labels.shape).sum(1, dtype=torch.float64)
+        correct += (logits.argmax(2) == labels).sum(1)
     size = len(split.targets)
     return [(total / size, right / size) for total, right in zip(loss.tolist(), correct.tolist(), strict=True)]

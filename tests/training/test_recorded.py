@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pai_bench.networks.private_copy import shared, still_shared
 from pai_bench.training import recorded
 from pai_bench.training.protocol import Protocol
-from pai_bench.training.recorded import WARM_UP, Recorded, step_for, watched
+from pai_bench.training.recorded import WARM_UP, Recorded, detect_synchronization, step_for
 from pai_bench.training.step import Step
 from pai_bench.training.trainable_groups import SingleModel
 
@@ -112,7 +112,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     monkeypatch.setattr(cuda, "current_stream", lambda _device: found.now)
     monkeypatch.setattr(cuda, "stream", found.stream)
     recorded.recording_stream.cache_clear()
-    monkeypatch.setattr(recorded, "zeros_on", lambda _device: found.log.append("zeros"))
+    monkeypatch.setattr(recorded, "recordable_operation", lambda _device: found.log.append("zeros"))
     monkeypatch.setattr(cuda, "device", found.current)
     monkeypatch.setattr(cuda, "CUDAGraph", lambda: Graph(found))
     monkeypatch.setattr(cuda, "graph_pool_handle", lambda: "pool")
@@ -255,7 +255,7 @@ def test_other_warnings_are_passed_on(device: Device) -> None:
         return X
 
     with pytest.warns(UserWarning, match="mine") as seen:
-        assert watched(work) == (X, False)
+        assert detect_synchronization(work) == (X, False)
     assert len(seen) == 1
 
     def waiting() -> Tensor:
@@ -263,7 +263,7 @@ def test_other_warnings_are_passed_on(device: Device) -> None:
         return work()
 
     with pytest.warns(UserWarning, match="mine"):
-        assert watched(waiting) == (X, True)
+        assert detect_synchronization(waiting) == (X, True)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler loads what torch itself warns of

@@ -16,7 +16,7 @@ from pai_bench.data import Split
 from pai_bench.training import equivalence, layout, stacked_layers, trainable_groups
 from pai_bench.training.batches import Order
 from pai_bench.training.protocol import Protocol
-from pai_bench.training.snapshot import beside_tensors
+from pai_bench.training.snapshot import non_tensor_state
 from pai_bench.training.trainer import History, train, train_together
 
 PROTOCOL = Protocol(name="test", epochs=2, batch_size=8, learning_rate=0.05, weight_decay=0.01)
@@ -155,7 +155,7 @@ def test_a_stack_of_recurrent_networks_keeps_nothing_but_tensors(kind: Any) -> N
     inputs, states = torch.randn(2, 8, 1, 5, 6, dtype=torch.float32), []
     for _ in range(3):
         equivalence.steps(lanes, inputs, torch.zeros(2, 8, dtype=torch.long))
-        states.append(beside_tensors(lanes.module, attributes=True))
+        states.append(non_tensor_state(lanes.module, attributes=True))
     assert states[0] == states[1] == states[2]
 
 
@@ -366,7 +366,7 @@ def test_each_lane_has_its_own_part_of_the_training_set() -> None:
 
 
 def test_networks_that_draw_at_random_are_refused_a_lane() -> None:
-    equivalence.refuse_chance(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0)))
+    equivalence.refuse_random_layers(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0)))
     for part in (nn.Dropout(0.5), nn.LSTM(2, 2, num_layers=2, dropout=0.1)):
         with pytest.raises(pb.UserError, match=r"'1' draws at random"):
-            equivalence.refuse_chance(nn.Sequential(nn.Linear(2, 2), part))
+            equivalence.refuse_random_layers(nn.Sequential(nn.Linear(2, 2), part))

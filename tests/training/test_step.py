@@ -16,7 +16,7 @@ from pai_bench.training import recorded
 from pai_bench.training import step as steps
 from pai_bench.training.batches import Order
 from pai_bench.training.protocol import Protocol
-from pai_bench.training.snapshot import beside_tensors
+from pai_bench.training.snapshot import non_tensor_state
 from pai_bench.training.trainable_groups import SingleModel
 from pai_bench.training.trainer import Engine, History, train, train_together
 
@@ -212,13 +212,13 @@ CHANGES += ["draws by numpy", "draws by its own", "draws by torch", "in place"]
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_a_graph_would_not_repeat_is_seen(change: str) -> None:
     module = nn.Sequential(Restless(change))
-    before = beside_tensors(module, attributes=True)
-    assert beside_tensors(module, attributes=True) == before
+    before = non_tensor_state(module, attributes=True)
+    assert non_tensor_state(module, attributes=True) == before
     module.eval()
     module.train()
-    assert beside_tensors(module, attributes=True) == before
+    assert non_tensor_state(module, attributes=True) == before
     module(torch.ones(1, 2))
-    assert (beside_tensors(module, attributes=True) == before) == (change == "in place")
+    assert (non_tensor_state(module, attributes=True) == before) == (change == "in place")
 
 
 @pytest.mark.parametrize("clip", [None, 0.05])
