@@ -14,9 +14,12 @@ from pai_bench.scoring import Batch, Criterion, MaskedModel, Scores
 @criterion("erk", source="Evci et al. 2020, arXiv:1911.11134, section 3")
 @dataclass(frozen=True)
 class ERK(Criterion):
-    """score = u, uniform in [0, 1), ranked inside each layer; density proportional to sum / product of its dimensions.
+    """score = u, uniform in [0, 1), with layer densities proportional to (sum of dimensions) / (product of dimensions).
 
-    Those of the kernel are among them.
+    The dimensions are those of the weight: out, in, and those of the kernel. The scores are ranked inside each layer
+    (scope ``quota``). A layer whose density would exceed 1 is kept whole, and the others share what is left.
+
+    Evci et al. 2020, arXiv:1911.11134, section 3.
     """
 
     uses_data: ClassVar[bool] = False
@@ -27,5 +30,5 @@ class ERK(Criterion):
         return model.uniform()
 
     def proportions(self, shapes: Mapping[str, torch.Size]) -> Mapping[str, int]:
-        """Connections of a layer: density times size, which is the sum of the dimensions."""
+        """Connections of each layer, up to a common factor: density * size = sum of the dimensions."""
         return {name: sum(shape) for name, shape in shapes.items()}

@@ -11,7 +11,12 @@ from pai_bench.scoring import AuthorsChoice, Batch, BatchNormMode, Criterion, Ma
 @criterion("force", source="de Jorge et al. 2021, arXiv:2006.09081, eq. 8")
 @dataclass(frozen=True)
 class FORCE(Criterion):
-    """score = |w * g|, with w the dense weight and g = dL/dw at the masked network: removed connections may return."""
+    """score = |w * g|, with w the dense weight and g = dL/dw at the masked network; removed connections may return.
+
+    They are scored too, and a later cut may keep them (``returns`` of the schedule). Scores are at least 0.
+
+    de Jorge et al. 2021, arXiv:2006.09081, eq. 8.
+    """
 
     bn: BatchNormMode = "train"
 

@@ -21,16 +21,22 @@ from pai_bench.scoring import (
 @criterion("grasp", source="Wang et al. 2020, arXiv:2002.07376, eq. 8")
 @dataclass(frozen=True)
 class GraSP(Criterion):
-    """score = w * (H g), with g and the Hessian H of L at logits / ``temperature``.
+    """score = w * (H g), with g = dL/dw and the Hessian H of L, the loss at logits / ``temperature``.
 
-    The paper removes the connections with the largest -w * (H g): those whose removal costs the gradient norm least.
+    The paper removes the connections with the largest -w * (H g), whose removal reduces the gradient norm least. Scores
+    have either sign.
 
-    ``halves``: as the authors' code does to save memory, the batch is sorted by class and goes through the network in
-    two halves, of which L is the mean. Without batch norm in ``train`` mode that changes nothing.
+    * ``temperature``: divides the logits; positive.
+    * ``halves``: the batch is sorted by class and goes through the network in two halves, of which L is the mean loss,
+      as in the authors' code, to save memory. Without batch norm in ``train`` mode the scores are the same.
+    * ``gradient``: under a schedule of several cuts, whether g is zero at removed connections (``kept``), so that the
+      gradient norm is that of the pruned network, as in the codes of SynFlow and NTK-SAP; or includes them (``all``),
+      as in that of "Missing the mark".
 
-    ``gradient``: under a schedule of several cuts, the norm to be preserved is that of the pruned network, so that g
-    counts only connections that are ``kept``, as in the codes of SynFlow and NTK-SAP; that of "Missing the mark" takes
-    ``all``, removed ones too.
+    Raises `CriterionError` for a temperature that is not positive, for ``halves`` with ``accumulate=score``, with
+    several score batches, or with targets that are not class indices.
+
+    Wang et al. 2020, arXiv:2002.07376, eq. 8.
     """
 
     temperature: float = 200.0

@@ -11,7 +11,12 @@ from pai_bench.scoring import Batch, BatchNormMode, Criterion, MaskedModel, Scor
 @criterion("iter-snip", source="de Jorge et al. 2021, arXiv:2006.09081, section 4")
 @dataclass(frozen=True)
 class IterSNIP(Criterion):
-    """score = |w * g| / sum |w * g| on the masked network, with g = dL/dw; removed connections stay removed."""
+    """score = |w * g| / sum |w * g| on the masked network, with g = dL/dw: SNIP in many cuts.
+
+    The sum is over the kept connections; removed connections stay removed. Scores are at least 0.
+
+    de Jorge et al. 2021, arXiv:2006.09081, section 4.
+    """
 
     bn: BatchNormMode = "train"
 

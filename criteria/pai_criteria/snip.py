@@ -10,7 +10,13 @@ from pai_bench.scoring import AuthorsChoice, Batch, Criterion, MaskedModel, Scor
 @criterion("snip", source="Lee et al. 2019, arXiv:1810.02340, eq. 6")
 @dataclass(frozen=True)
 class SNIP(Criterion):
-    """score = |w * g| / sum |w * g|, with g = dL/dw over the batch: the connection sensitivity |dL/dc| at c = 1."""
+    """score = |w * g| / sum |w * g|, with g = dL/dw: the normalised connection sensitivity.
+
+    L is the mean loss over the batch. w * g = dL/dc at c = 1, where c multiplies the weight. The sum is over the kept
+    connections, at first all, so that the scores are in [0, 1] and sum to 1.
+
+    Lee et al. 2019, arXiv:1810.02340, eq. 6.
+    """
 
     normalised: ClassVar[bool] = True
     properties: ClassVar[tuple[str, ...]] = ("keeps-the-loss", "loss-scale")

@@ -11,7 +11,12 @@ from pai_bench.scoring import AuthorsChoice, Batch, Criterion, MaskedModel, Scor
 @criterion("snip-it", source="Verdenius et al. 2020, arXiv:2006.00896")
 @dataclass(frozen=True)
 class SNIPit(Criterion):
-    """score = |w * g / L| on the masked network, with g = dL/dw; removed connections stay removed."""
+    """score = |w * g / L| on the masked network, with g = dL/dw: the elasticity of the loss.
+
+    Removed connections stay removed. Scores are at least 0.
+
+    Verdenius et al. 2020, arXiv:2006.00896.
+    """
 
     schedule: ClassVar[Schedule] = Halving(steps=5)
     properties: ClassVar[tuple[str, ...]] = ("keeps-the-loss", "loss-scale")

@@ -52,7 +52,10 @@ class Schedule(ABC):
 @schedule("one-shot", source="Lee et al. 2019, arXiv:1810.02340")
 @dataclass(frozen=True)
 class OneShot(Schedule):
-    """A single cut: ``[d]``, with the target density d (Lee et al. 2019, arXiv:1810.02340)."""
+    """A single cut: ``[d]``, with the target density d.
+
+    Lee et al. 2019, arXiv:1810.02340.
+    """
 
     def __post_init__(self) -> None:
         if self.steps != 1:
