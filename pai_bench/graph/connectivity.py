@@ -142,9 +142,9 @@ def connectivity(
     if not isinstance(example_input, Tensor):
         raise UserError(f"an example input is a tensor, with its batch dimension, not {type(example_input).__name__}")
     mask = mask if isinstance(mask, Mask) else Mask(mask)
-    links = Connections(model, example_input)
+    connections = Connections(model, example_input)
     mask.parameters_of(model)
-    return links.under(mask, paths=paths)
+    return connections.under(mask, paths=paths)
 
 
 class Connections:

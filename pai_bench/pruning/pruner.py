@@ -97,22 +97,22 @@ class Pruner:
     def _all_cuts(self, batch: Batch, sparsity: float) -> Mask:
         options, example = self.options, batch.inputs[:1]
         needed = options.target == "effective" or options.repair != "none"
-        links = Connections(self.model, example) if needed else None
-        if links is None or options.target == "direct":
-            return self._to(batch, sparsity, links)
+        connections = Connections(self.model, example) if needed else None
+        if connections is None or options.target == "direct":
+            return self._to(batch, sparsity, connections)
         sizes = [shape.numel() for shape in self.scorer(batch).shapes.values()]
         size, least = sum(sizes), sum(min(options.min_per_layer, layer_size) for layer_size in sizes)
-        repaired = links if options.repair != "none" else None
+        repaired = connections if options.repair != "none" else None
         return with_effective_count(
             lambda count: self._to(batch, 1 - count / size, repaired),
-            links,
+            connections,
             kept_count(1 - sparsity, size),
             size,
             least=max(1, least),
         )
 
-    def _to(self, batch: Batch, sparsity: float, links: Connections | None) -> Mask:
-        """All cuts, from the whole network; with `links`, no connection is kept that lies on no path."""
+    def _to(self, batch: Batch, sparsity: float, connections: Connections | None) -> Mask:
+        """All cuts, from the whole network on; with `connections`, those that lie on no path are replaced."""
         self.renew()
         self.mask, self._state, self._division, variant = None, {}, None, self.options.variant
         if variant.quota is not None:
@@ -126,8 +126,8 @@ class Pruner:
         for density in self.options.schedule.densities(1 - sparsity):
             scores = self._cut(batch, density)
         assert self.mask is not None  # a schedule has at least one density
-        if links is not None and self.options.repair != "none":
-            self.mask = effective_only(self.mask, scores, links)
+        if connections is not None:
+            self.mask = effective_only(self.mask, scores, connections)
         return Mask(variant.arrange(dict(self.mask), self.seed))
 
     def _cut(self, batch: Batch, density: float) -> Scores:

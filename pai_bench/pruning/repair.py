@@ -14,7 +14,7 @@ TRIES = 100
 """Rounds in which `effective_only` replaces connections."""
 
 
-def effective_only(mask: Mask, scores: Mapping[str, Tensor], links: Connections) -> Mask:
+def effective_only(mask: Mask, scores: Mapping[str, Tensor], connections: Connections) -> Mask:
     """`mask` with connections that lie on no path replaced, repeatedly, by those with the next-best scores.
 
     A connection is tried once. Ends when all connections are effective, or too few are left to try; returns the mask
@@ -23,7 +23,9 @@ def effective_only(mask: Mask, scores: Mapping[str, Tensor], links: Connections)
     tried = {name: keep.clone() for name, keep in mask.items()}
     best, most = mask, -1
     for _ in range(TRIES):
-        effective = {n: keep.to(mask[n].device) for n, keep in links.under(mask, paths=False).effective_mask.items()}
+        effective = {
+            n: keep.to(mask[n].device) for n, keep in connections.under(mask, paths=False).effective_mask.items()
+        }
         used = sum(counts(effective.values()))
         if used > most:
             best, most = mask, used
@@ -38,7 +40,7 @@ def effective_only(mask: Mask, scores: Mapping[str, Tensor], links: Connections)
 
 
 def with_effective_count(
-    make: Callable[[int], Mask], links: Connections, wanted: int, size: int, *, least: int = 1
+    make: Callable[[int], Mask], connections: Connections, wanted: int, size: int, *, least: int = 1
 ) -> Mask:
     """The mask, of those that `make` returns for a count, whose number of effective connections is nearest to `wanted`.
 
@@ -51,7 +53,7 @@ def with_effective_count(
     def effective(count: int) -> int:
         if count not in masks:
             mask = make(count)
-            masks[count] = sum(layer.effective for layer in links.under(mask, paths=False).layers), mask
+            masks[count] = sum(layer.effective for layer in connections.under(mask, paths=False).layers), mask
         return masks[count][0]
 
     low, high = max(wanted, least), size

@@ -49,8 +49,8 @@ def traced_parameters(model: nn.Module, example: Tensor, *, warn: bool = True) -
     if (known := _TRACED.get(model)) is not None and known[0] == state:
         return known[1]
     try:
-        links = Connections(model, example)
-        done = operands(links.trace, {name: links.parameters[name] for name in others})
+        connections = Connections(model, example)
+        done = operands(connections.trace, {name: connections.parameters[name] for name in others})
     except (UserError, NotImplementedError) as error:  # the latter of what has no memory of its own, as sparse tensors
         why = f"may be weights, but the network cannot be followed ({error})"
         return TracedParameters((), names_of(matrices(model, others), why if warn else None))

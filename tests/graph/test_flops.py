@@ -146,10 +146,10 @@ def test_a_recurrent_layer_counts_every_step(device: str) -> None:
 
 def test_a_trace_of_two_examples_counts_one() -> None:
     model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 3)).eval()
-    links = Connections(model, torch.zeros(1, 5))  # batch norm has no statistics of a single one
-    assert len(links.trace.input) == 2
-    assert links.flops.by_weight == {"0.weight": 2 * 5 * 4, "2.weight": 2 * 4 * 3}
-    assert links.flops.total == 64
+    connections = Connections(model, torch.zeros(1, 5))  # batch norm has no statistics of a single one
+    assert len(connections.trace.input) == 2
+    assert connections.flops.by_weight == {"0.weight": 2 * 5 * 4, "2.weight": 2 * 4 * 3}
+    assert connections.flops.total == 64
 
 
 def test_a_count_leaves_nothing_in_the_network() -> None:

@@ -113,7 +113,7 @@ def test_floors_of_counts_and_of_rankings(sizes: list[int], least: int, data: st
             assert scores[name][keep].min() >= scores[name][~keep].max()
 
 
-def by_hand(mask: pb.Mask, scores: dict[str, Tensor], links: Connections) -> pb.Mask:
+def by_hand(mask: pb.Mask, scores: dict[str, Tensor], connections: Connections) -> pb.Mask:
     """The same policy with plain lists."""
     entries = sorted(
         (
@@ -129,7 +129,7 @@ def by_hand(mask: pb.Mask, scores: dict[str, Tensor], links: Connections) -> pb.
         for name, i in current:
             tensors[name][i] = True
         shaped = pb.Mask({name: tensor.view(mask[name].shape) for name, tensor in tensors.items()})
-        left = links.under(shaped).effective_mask
+        left = connections.under(shaped).effective_mask
         used = {(name, i) for name, keep in left.items() for i in keep.flatten().nonzero().flatten().tolist()}
         if len(used) > most:
             best, most = current, len(used)
