@@ -15,9 +15,9 @@ from pai_bench.analyses.conformance import (
     DATA_FREE,
     NETWORKS,
     PROPERTIES,
-    run_check,
     check,
     example,
+    run_check,
     run_checks,
 )
 from pai_bench.cli.entry import main
