@@ -76,9 +76,9 @@ def adopt(store: Store, runner: Runner, settings: Settings) -> None:
         for trial in runner.catalog.trials
         if (was := trial.former) is not None
     }
-    for former in store.read_collapses() if wanted else ():
+    for former in store.read_all(Collapse) if wanted else ():
         if (configuration := wanted.get(identify_search(former.trial))) is not None:
-            store.write_collapse(dataclasses.replace(former, trial=configuration), former=former)
+            store.write(dataclasses.replace(former, trial=configuration), former=former)
 
 
 def identify_search(configuration: Mapping[str, Any]) -> str:

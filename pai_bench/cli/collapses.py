@@ -48,7 +48,7 @@ def collapse(arguments: argparse.Namespace) -> int:
     from pai_bench.experiment.resolve import resolve
     from pai_bench.experiment.runner import Runner
     from pai_bench.report import collapse as report
-    from pai_bench.results import Store
+    from pai_bench.results import Collapse, Store
 
     settings, console = Settings(arguments.points, arguments.rounds), make_console()
     done: dict[str, Collapse] = {}
@@ -61,7 +61,7 @@ def collapse(arguments: argparse.Namespace) -> int:
         for catalog, out in grids:
             runner = Runner(catalog, arguments.command)
             adopt(stores[out], runner, settings)
-            known = stores[out].read_collapses()
+            known = stores[out].read_all(Collapse)
             for trial in (trial for trial in catalog.trials if trial.criterion is not None):
                 key = f"{out} {settings.configuration(trial)}"  # grids may share trials
                 if (result := stored(known, runner, trial, settings)) is None:
@@ -78,7 +78,7 @@ def collapse(arguments: argparse.Namespace) -> int:
         for group in report.groups(results):
             print_table(console, report.table(group), title=report.title(group[0]))
         for store in stores.values():
-            if store.read_collapses():
+            if store.read_all(Collapse):
                 print_report(console, store, store.path / "report.md")
     return FAILED if failed else 0
 
@@ -103,7 +103,7 @@ def search_all(console: "Console", missing: list[Work], settings: "Settings", re
                 failed += 1
                 print_failure(progress.console, trial.criterion_name, trial.model.name, error)
             else:
-                store.write_collapse(results[-1])
+                store.write(results[-1])
             progress.update(task, completed=done + share)
     return failed
 

@@ -42,11 +42,11 @@ def time(arguments: argparse.Namespace) -> int:
                     failed += 1
                     print_failure(progress.console, trial.criterion_name, trial.model.name, error)
                 else:
-                    store.write_cost(measured[-1])
+                    store.write(measured[-1])
                 progress.advance(task)
     finally:  # what was measured before an interrupt is worth seeing
         for group in costs.groups(measured):
             print_table(console, costs.table(group), title=f"{costs.title(group[0])}: {costs.describe(group)}")
-        if store.read_costs() or any(store):
+        if store.read_all(Cost) or any(store):
             print_report(console, store, store.path / "report.md")
     return FAILED if failed else 0

@@ -110,5 +110,5 @@ def evaluate_network(
     for name, values in results.items():
         all_metrics[name] = Measured(values=values, environment=environment, provenance=provenance)
     evaluation = TrialMetrics(identity=identity, metrics=all_metrics)
-    store.write_evaluation(evaluation)
+    store.write(evaluation)
     return evaluation

@@ -109,7 +109,7 @@ def prepared(sweep: Sweep) -> Catalog:
     try:
         catalog = resolve(sweep, probe.inspect)
     except BaseException:
-        probe.close()
+        isolated.close()
         raise
     catalog.isolated_process = probe if probe.fit else None
     return catalog

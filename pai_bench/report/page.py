@@ -46,8 +46,8 @@ def write_report(
     report. Raises `UserError` if there are no readable results, or if `path` cannot be written.
     """
     with no_collection():  # saves a quarter of the time with thousands of records
-        records, costs, collapses = list(store), store.read_costs(), store.read_collapses()
-    benchmarks = store.read_benchmarks()
+        records, costs, collapses = list(store), store.read_all(Cost), store.read_all(Collapse)
+    benchmarks = store.read_all(BenchmarkResult)
     if not (records or costs or collapses or benchmarks):
         raise UserError(f"results folder {store.shown} has no readable results")
     older: set[str] = set()

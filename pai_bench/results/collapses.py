@@ -34,6 +34,7 @@ class Collapse(Stored):
     layer, the highest sparsity at which it kept something: for a one-shot criterion of all, else of those tried.
     """
 
+    folder = "collapse"
     UNLIMITED: ClassVar[tuple[str, ...]] = ("trial",)
 
     trial: Mapping[str, Any]

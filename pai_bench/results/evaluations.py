@@ -20,6 +20,8 @@ class Measured:
 class TrialMetrics(Stored):
     """The metrics of the network of the trial called `identity`, by name."""
 
+    folder = "evaluations"
+
     identity: str
     metrics: Mapping[str, Measured]
     schema: int = SCHEMA

@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pai_bench.results import archive
-from pai_bench.results.collapses import Collapse
 from pai_bench.results.evaluations import TrialMetrics
-from pai_bench.results.measurements import BenchmarkResult, Cost
 from pai_bench.results.records import Record
 from pai_bench.results.stored import LONGEST, MALFORMED, NewerSchemaError, Stored, UnstorableError
 from pai_bench.support import infile, outfile
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Kind = TypeVar("Kind", bound=Stored)
+Result = TypeVar("Result", bound=Stored)
 
 
 class Store:
@@ -90,76 +88,51 @@ class Store:
         if {folder.resolve() for folder in self.folders} & {*path.resolve().parents}:
             raise UserError(f"the report cannot be written to {path}, where the results are")
 
-    def write(self, record: Record) -> None:
-        """Store `record` whole or not at all, in place of an earlier one of the same trial.
-
-        Raises UnstorableError if it could not be read again, and UserError if the folder cannot be written.
-        """
-        text = text_of(record, record.identity)
-        if record.pruning.whole_mask is not None:
-            self._write(self.mask_of(record.identity), record.pruning.whole_mask)
-        else:
-            self._remove(self.mask_of(record.identity))
-        self._remove(self.evaluations / f"{record.identity}.json")  # of the network that there was before
-        self._write(self.trials / f"{record.identity}.json", text)
+    def path_of(self, result_type: type[Stored], identity: str) -> Path:
+        """Where a result of this type is stored."""
+        return self.path / result_type.folder / f"{identity}.json"
 
     def mask_of(self, identity: str) -> Path:
         """Where the whole mask of a trial is stored whose record has a sample of it."""
         return self.trials / f"{identity}.mask.safetensors"
 
-    def write_cost(self, cost: Cost) -> None:
-        """Store `cost`, in place of an earlier measurement of the same."""
-        self._write(self.costs / f"{cost.identity}.json", text_of(cost, cost.identity))
+    def write(self, result: Stored, *, former: Stored | None = None) -> None:
+        """Store `result` whole or not at all, in place of an earlier one of the same identity, or of the `former`.
 
-    def read_costs(self) -> list[Cost]:
-        """All measured costs; a damaged file is named and passed over."""
-        return list(self._read_all(self.costs, Cost))
+        Raises UnstorableError if it could not be read again, and UserError if the folder cannot be written.
+        """
+        text = text_of(result)
+        if isinstance(result, Record):
+            mask = self.mask_of(result.identity)
+            if result.pruning.whole_mask is not None:
+                self._write(mask, result.pruning.whole_mask)
+            else:
+                self._remove(mask)
+            self._remove(self.path_of(TrialMetrics, result.identity))  # of the network that there was before
+        self._write(self.path_of(type(result), result.identity), text)
+        if former is not None and former.identity != result.identity:
+            self._remove(self.path_of(type(former), former.identity))
 
-    def write_collapse(self, collapse: Collapse, *, former: Collapse | None = None) -> None:
-        """Store `collapse`, in place of an earlier one of the same, or of the `former`."""
-        self._write(self.collapses / f"{collapse.identity}.json", text_of(collapse, collapse.identity))
-        if former is not None and former.identity != collapse.identity:
-            self._remove(self.collapses / f"{former.identity}.json")
-
-    def read_collapses(self) -> list[Collapse]:
-        """All collapses; a damaged file is named and passed over."""
-        return list(self._read_all(self.collapses, Collapse))
-
-    def write_benchmark(self, result: BenchmarkResult) -> None:
-        """Store `result`, in place of an earlier one of the same benchmark and machine."""
-        self._write(self.benchmarks / f"{result.identity}.json", text_of(result, result.identity))
-
-    def read_benchmarks(self) -> list[BenchmarkResult]:
-        """All results of benchmarks; a damaged file is named and passed over."""
-        return list(self._read_all(self.benchmarks, BenchmarkResult))
-
-    def write_evaluation(self, evaluation: TrialMetrics) -> None:
-        """Store `evaluation`, in place of an earlier one of the same trial."""
-        self._write(self.evaluations / f"{evaluation.identity}.json", text_of(evaluation, evaluation.identity))
+    def read_all(self, result_type: type[Result]) -> list[Result]:
+        """All results of a type, in the order of their files; a damaged file is named and left out."""
+        return list(self._read_all(result_type))
 
     def read_evaluation(self, identity: str) -> TrialMetrics | None:
-        """The evaluation of a trial, or None; a damaged file is named and passed over."""
-        path = self.evaluations / f"{identity}.json"
+        """The evaluation of a trial, or None; a damaged file is named and left out."""
+        path = self.path_of(TrialMetrics, identity)
         return next(self._read([path], TrialMetrics), None) if os.path.isfile(path) else None
 
-    def read_evaluations(self) -> list[TrialMetrics]:
-        """All evaluations; a damaged file is named and passed over."""
-        return list(self._read_all(self.evaluations, TrialMetrics))
+    def _read_all(self, result_type: type[Result]) -> Iterator[Result]:
+        return self._read(sorted((self.path / result_type.folder).glob("*.json")), result_type)
 
-    def _read_all(self, folder: Path, kind: type[Kind]) -> Iterator[Kind]:
-        return self._read(sorted(folder.glob("*.json")), kind)
-
-    def _read(self, paths: Iterable[Path], kind: type[Kind]) -> Iterator[Kind]:
+    def _read(self, paths: Iterable[Path], result_type: type[Result]) -> Iterator[Result]:
         for path in paths:
             try:
-                found = read(kind, path)
+                result = read(result_type, path)
             except (ValueError, OSError) as error:
-                self._leave_out(self._name(path), error)
+                self._leave_out(path.relative_to(self.path).as_posix(), error)
             else:
-                yield found
-
-    def _name(self, path: Path) -> str:
-        return path.relative_to(self.path).as_posix()
+                yield result
 
     def _leave_out(self, name: str, error: Exception | str) -> None:
         logger.warning("%s cannot be read (%s) and is left out", self.shown / name, error)
@@ -189,7 +162,7 @@ class Store:
 
     def read(self, identity: str) -> Record | None:
         """The record of a trial, or None. A damaged file is named, set aside and counts as missing."""
-        path = self.trials / f"{identity}.json"
+        path = self.path_of(Record, identity)
         try:
             return read(Record, path)
         except (FileNotFoundError, NotADirectoryError):
@@ -212,11 +185,11 @@ class Store:
 
     def holds(self, identity: str) -> bool:
         """Whether there is something by the name of a trial, readable or not."""
-        return os.path.lexists(self.trials / f"{identity}.json")
+        return os.path.lexists(self.path_of(Record, identity))
 
     def get(self, identity: str) -> Record:
         """The record of a trial that must be there; it is left where it is, whatever is wrong with it."""
-        path = self.trials / f"{identity}.json"
+        path = self.path_of(Record, identity)
         if not os.path.isfile(path):
             raise UserError(f"results folder {self.shown} has no trial {identity}")
         try:
@@ -247,37 +220,37 @@ class Store:
         record = replace(record, identity=identity, trial=trial, pruning=pruning)
         self.write(record)
         if (evaluation := self.read_evaluation(former)) is not None:
-            self.write_evaluation(replace(evaluation, identity=identity))
-            self._remove(self.evaluations / f"{former}.json")
-        self._remove(self.trials / f"{former}.json")
+            self.write(replace(evaluation, identity=identity), former=evaluation)
+        self._remove(self.path_of(Record, former))
         self._remove(self.mask_of(former))
         return record
 
     def __iter__(self) -> Iterator[Record]:
-        """All records that can be read, with what was evaluated of them; a damaged file is named and passed over."""
-        measured = {one.identity: one.row() for one in self.read_evaluations()}
-        for record in self._read_all(self.trials, Record):
-            if record.identity in measured:
-                evaluation = replace(record.evaluation, metrics=measured[record.identity])
+        """All records that can be read, with what was evaluated of them; a damaged file is named and left out."""
+        metrics = {evaluation.identity: evaluation.row() for evaluation in self._read_all(TrialMetrics)}
+        for record in self._read_all(Record):
+            if record.identity in metrics:
+                evaluation = replace(record.evaluation, metrics=metrics[record.identity])
                 record = replace(record, evaluation=evaluation)
             yield record
 
 
-def read(kind: type[Kind], path: Path) -> Kind:
+def read(result_type: type[Result], path: Path) -> Result:
     """What the file `path` of a results folder holds; ValueError if it is damaged, or OSError."""
-    found = kind.from_json(infile.read(path, LONGEST))
-    found.check_name(path.stem)
-    return found
+    result = result_type.from_json(infile.read(path, LONGEST))
+    result.check_name(path.stem)
+    return result
 
 
-def text_of(result: Stored, name: str) -> str:
-    """The text of the file `name` of a result; UnstorableError if it could not be read again."""
+def text_of(result: Stored) -> str:
+    """The text of the file of a result; UnstorableError if it could not be read again."""
     try:
         text = result.to_json()
         if len(text) > LONGEST:
             raise ValueError(f"it has more than {LONGEST:,} bytes")
-        type(result).from_json(text).check_name(name)
+        type(result).from_json(text).check_name(result.identity)
     except (ValueError, *MALFORMED) as error:
+        name = result.identity
         raise UnstorableError(f"the result {name} could not be read again, and is not stored ({error})") from error
     return text
 

@@ -22,6 +22,7 @@ class Cost(Stored):
     the configuration that all of it belongs to.
     """
 
+    folder = "costs"
     UNLIMITED: ClassVar[tuple[str, ...]] = ("trial",)
 
     trial: Mapping[str, Any]
@@ -83,6 +84,8 @@ class BenchmarkResult(Stored):
     ``measured``, and `reason` says why it has ``failed`` or was ``skipped``. A figure shows the value called `bar`.
     A raised `version` says that the benchmark is no longer the same.
     """
+
+    folder = "benchmarks"
 
     stage: str
     group: str

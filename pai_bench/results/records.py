@@ -37,6 +37,7 @@ class Record(Stored):
     is None.
     """
 
+    folder = "trials"
     UNLIMITED: ClassVar[tuple[str, ...]] = ("trial",)
     """What `pai_bench.results.configurations` has looked at."""
 

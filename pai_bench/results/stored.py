@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import is_dataclass
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from msgspec import ValidationError
 
@@ -45,8 +45,16 @@ class Stored:
     """A frozen dataclass of plain values, which is the content of one file."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
+    folder: ClassVar[str]
+    """Where its files are, in a results folder."""
     added: ClassVar[Mapping[str, Any]] = {}
     """Keys that older files do not have, and what they mean there (`pai_bench.results.upgrades`)."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def identity(self) -> str:
+            """The name of the file, without its suffix; a field of some, and derived from the settings of others."""
 
     @property
     def settings(self) -> Any:

@@ -106,14 +106,14 @@ def test_the_end_of_an_iterative_criterion_lies_between_two_prunings() -> None:
 def test_what_is_written_is_read_again() -> None:
     _, collapse = search("snip")
     store = Store("r", create=True)
-    store.write_collapse(collapse)
-    (read,) = store.read_collapses()
+    store.write(collapse)
+    (read,) = store.read_all(Collapse)
     assert read.identity == collapse.identity
     assert read.to_json() == collapse.to_json()
     path = next(Path("r/collapse").glob("*.json"))
     damaged = json.dumps(fields_of(path.read_text())).replace('"layers_until"', '"layers"')
     path.write_text(damaged)
-    assert store.read_collapses() == []
+    assert store.read_all(Collapse) == []
 
 
 def test_the_verb_writes_a_report_with_figures(capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,7 +177,7 @@ def test_a_recipe_gives_several_networks_their_own_criteria(capsys: pytest.Captu
     )
     assert main(["collapse", "r.toml", "--points", "3", "--device", "cpu"]) == 0
     assert "2 searches on cpu" in capsys.readouterr().out
-    found = {(one.trial["model"], one.trial["criterion"]["name"]) for one in Store("found").read_collapses()}
+    found = {(one.trial["model"], one.trial["criterion"]["name"]) for one in Store("found").read_all(Collapse)}
     assert found == {("lenet-300-100", "random"), ("lenet-5-caffe", "magnitude")}
 
 
@@ -198,7 +198,7 @@ def test_a_criterion_that_fails_is_named_and_the_others_are_searched(capsys: pyt
     assert main(["collapse", *arguments, "--device", "cpu"]) == 1
     out = capsys.readouterr().out
     assert " failed on lenet-300-100: ValueError: no score today" in out
-    assert [one.trial["criterion"]["name"] for one in Store("results").read_collapses()] == ["random"]
+    assert [one.trial["criterion"]["name"] for one in Store("results").read_all(Collapse)] == ["random"]
 
 
 @pytest.mark.parametrize(
@@ -225,8 +225,8 @@ def test_damaged_searches_are_left_out(key: str, value: object) -> None:
 def test_the_same_search_again_takes_the_place_of_the_first_and_other_uses_stand_apart() -> None:
     store = Store("r", create=True)
     for criterion, points in (("snip", 4), ("snip", 6), ("snip:bn=train", 4)):
-        store.write_collapse(search(criterion, points=points)[1])
-    found = store.read_collapses()
+        store.write(search(criterion, points=points)[1])
+    found = store.read_all(Collapse)
     assert sorted(len(one.tried) > 0 for one in found) == [True, True]
     (group,) = report.groups(found)
     assert len(report.by_criterion(group)) == 2

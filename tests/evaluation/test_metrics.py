@@ -160,7 +160,7 @@ MEASURED = Measured(values={"": 0.5}, environment={}, provenance={})
 )  # fmt: skip
 def test_a_damaged_evaluation_is_left_out(change: dict[str, object], caplog: pytest.LogCaptureFixture) -> None:
     store = stored("results", [one := record("snip", 0.9, 0, 0.9)])
-    store.write_evaluation(TrialMetrics(identity=one.identity, metrics={"loss": MEASURED}))
+    store.write(TrialMetrics(identity=one.identity, metrics={"loss": MEASURED}))
     path = store.evaluations / f"{one.identity}.json"
     assert store.read_evaluation(one.identity) == TrialMetrics(identity=one.identity, metrics={"loss": MEASURED})
     path.write_text(json.dumps(fields_of(path.read_text()) | change))
@@ -173,7 +173,7 @@ def test_what_could_not_be_read_again_is_not_stored() -> None:
     store = stored("results", [one := record("snip", 0.9, 0, 0.9)])
     wrong = Measured(values={"": "much"}, environment={}, provenance={})  # type: ignore[dict-item]
     with pytest.raises(UnstorableError, match=r"could not be read again.*Expected `float \| null`"):
-        store.write_evaluation(TrialMetrics(identity=one.identity, metrics={"loss": wrong}))
+        store.write(TrialMetrics(identity=one.identity, metrics={"loss": wrong}))
 
 
 def test_evaluations_go_with_a_trial_that_is_renamed_and_into_the_file_of_records(tmp_path: Path) -> None:
@@ -181,9 +181,9 @@ def test_evaluations_go_with_a_trial_that_is_renamed_and_into_the_file_of_record
 
     store = stored("results", [one := record("snip", 0.9, 0, 0.9), other := record("snip", 0.9, 1, 0.9)])
     for each in (one, other):
-        store.write_evaluation(TrialMetrics(identity=each.identity, metrics={"loss": MEASURED}))
+        store.write(TrialMetrics(identity=each.identity, metrics={"loss": MEASURED}))
     renamed = record("snip:ties=keep", 0.9, 0, 0.9)
     store.adopt(one.identity, renamed.identity, renamed.trial)
-    assert {evaluation.identity for evaluation in store.read_evaluations()} == {renamed.identity, other.identity}
+    assert {evaluation.identity for evaluation in store.read_all(TrialMetrics)} == {renamed.identity, other.identity}
     archive.pack(store.path, packed := tmp_path / "records.jsonl.xz")
     assert pb.read_results(packed)["loss"].tolist() == [0.5, 0.5]

@@ -65,11 +65,11 @@ def test_groups_devices_and_order() -> None:
 
 def test_a_report_of_nothing_else() -> None:
     store = Store("r", create=True)
-    store.write_benchmark(result())
-    store.write_benchmark(result("grasp", status="failed", reason="largest 0.2 is above 0.0001"))
-    store.write_benchmark(result("tf32", status="skipped", reason="needs CUDA", values={}, limits={}))
-    store.write_benchmark(result("zero", values={"largest": 0}, group="selection"))
-    assert len(store.read_benchmarks()) == 4
+    store.write(result())
+    store.write(result("grasp", status="failed", reason="largest 0.2 is above 0.0001"))
+    store.write(result("tf32", status="skipped", reason="needs CUDA", values={}, limits={}))
+    store.write(result("zero", values={"largest": 0}, group="selection"))
+    assert len(store.read_all(BenchmarkResult)) == 4
     assert main(["report", "r"]) == 0
     page = Path("r/report.md").read_text()
     assert page.startswith("# Pruning at initialisation: checks and measurements")
@@ -85,8 +85,8 @@ def test_a_report_of_nothing_else() -> None:
 
 def test_a_figure_shows_values_and_limits() -> None:
     store = Store("r", create=True)
-    store.write_benchmark(result("small", values={"largest": 1e-9}))
-    store.write_benchmark(result("large", values={"largest": 3.0}, status="failed", reason="too large"))
+    store.write(result("small", values={"largest": 1e-9}))
+    store.write(result("large", values={"largest": 3.0}, status="failed", reason="too large"))
     assert main(["report", "r"]) == 0
     figure = Path("r/figures/report-measured-correct-scores-a-cpu.svg").read_text()
     assert all(f">{text}<" in figure for text in ("small", "large", "1e-09", "3", "largest (logarithmic)"))
@@ -98,10 +98,10 @@ def test_a_figure_shows_values_and_limits() -> None:
 )  # fmt: skip
 def test_a_damaged_result_is_left_out(field: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     store = Store("r", create=True)
-    store.write_benchmark(result())
+    store.write(result())
     damaged = dataclasses.replace(result(), **field)
     (store.benchmarks / f"damaged-{digest(damaged.settings)}.json").write_text(damaged.to_json())
-    assert store.read_benchmarks() == [result()]
+    assert store.read_all(BenchmarkResult) == [result()]
     assert "/damaged-" in caplog.text
     assert "a field" in caplog.text
     assert main(["report", "r"]) == 0

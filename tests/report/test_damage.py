@@ -98,11 +98,11 @@ def test_any_other_value(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
         store.write(drawn("random", 0.5, 0, 0.8))
         kind = "trials"
     elif kind == "costs":
-        store.write_cost(cost())
+        store.write(cost())
     elif kind == "benchmarks":
-        store.write_benchmark(benchmark())
+        store.write(benchmark())
     else:
-        store.write_collapse(collapse())
+        store.write(collapse())
     path = min((store.path / kind).glob("*.json"))
     whole = fields_of(path.read_text())
     left_out = reported = 0

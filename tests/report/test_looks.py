@@ -67,9 +67,9 @@ def looks_of_all() -> str:
         patch.setattr(style, "lay_out", lambda _figure: None)
         patch.setattr(style, "save", lambda figure, _path: found.append(figure))
         store = stored(f"{folder}/r", full(("net", "other", "third")))
-        store.write_cost(cost())
-        store.write_collapse(collapse())
-        store.write_benchmark(benchmark())
+        store.write(cost())
+        store.write(collapse())
+        store.write(benchmark())
         write_report(store, Path(folder) / "report.md")
     return "\n".join(line for figure in found for line in described(figure)) + "\n"
 

@@ -23,9 +23,9 @@ def whole_page() -> str:
         patch.setattr(style, "lay_out", lambda _figure: None)
         patch.setattr(style, "save", lambda _figure, _path: None)
         store = stored(f"{folder}/r", [*full(("net", "other", "third")), record("snip", 0.5, 7, None)])
-        store.write_cost(cost())
-        store.write_collapse(collapse())
-        store.write_benchmark(benchmark())
+        store.write(cost())
+        store.write(collapse())
+        store.write(benchmark())
         return write_report(store, Path(folder) / "report.md").read_text(encoding="utf-8")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import pai_bench as pb
-from pai_bench.results import EpochRecord, Evaluation, Layer, Pruning, Record, Store, Training
+from pai_bench.results import Collapse, Cost, EpochRecord, Evaluation, Layer, Pruning, Record, Store, Training
 from pai_bench.results.stored import sealed
 from tests.made import Choice
 from tests.made import trial as made_trial
@@ -209,7 +209,7 @@ def test_a_folder_with_measurements_alone_has_no_trials(tmp_path: Path) -> None:
     with pytest.raises(pb.UserError, match="has no trials, only measurements"):
         pb.read_results(tmp_path / "r")
     store = Store(tmp_path / "r")
-    assert store.read_costs() == []
+    assert store.read_all(Cost) == []
     assert set(store.left_out) == {"costs/x.json"}
 
 
@@ -252,12 +252,12 @@ def test_a_search_takes_the_place_of_a_former_one_if_it_is_still_there(tmp_path:
     store = Store(tmp_path / "r", create=True)
     former = collapse()
     latter = dataclasses.replace(former, trial={**former.trial, "seed": 7})
-    store.write_collapse(former)
+    store.write(former)
     for _ in range(2):  # another process may have been faster
-        store.write_collapse(latter, former=former)
-        assert [one.trial["seed"] for one in store.read_collapses()] == [7]
-    store.write_collapse(latter, former=latter)
-    assert len(store.read_collapses()) == 1
+        store.write(latter, former=former)
+        assert [one.trial["seed"] for one in store.read_all(Collapse)] == [7]
+    store.write(latter, former=latter)
+    assert len(store.read_all(Collapse)) == 1
 
 
 def test_a_folder_that_cannot_be_made_is_named_with_the_reason_alone(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from pai_bench.cli.entry import main
 from pai_bench.experiment import stages
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
-from pai_bench.results import Store, UnstorableError, archive, bits
+from pai_bench.results import BenchmarkResult, Collapse, Cost, Store, UnstorableError, archive, bits
 from pai_bench.results.stored import LONGEST, sealed
 from tests.cli.test_odd_input import SMALL
 from tests.experiment.test_runner import blobs, sweep
@@ -98,11 +98,11 @@ def test_what_could_not_be_read_again_is_not_written(changes: dict[str, Any]) ->
         store.write(altered(whole, **changes))
     assert list(store) == [whole]
     with pytest.raises(UnstorableError):
-        store.write_cost(dataclasses.replace(cost(), seconds=float("nan")))
+        store.write(dataclasses.replace(cost(), seconds=float("nan")))
     with pytest.raises(UnstorableError):
-        store.write_collapse(dataclasses.replace(collapse(), size=0))
+        store.write(dataclasses.replace(collapse(), size=0))
     with pytest.raises(UnstorableError):
-        store.write_benchmark(dataclasses.replace(benchmark(), seconds=-1.0))
+        store.write(dataclasses.replace(benchmark(), seconds=-1.0))
 
 
 def test_options_and_settings_of_any_size_are_stored() -> None:
@@ -207,12 +207,14 @@ def test_a_result_that_was_changed_is_named_and_set_aside(caplog: pytest.LogCapt
 
 def test_other_results_are_held_to_their_names_and_checksums() -> None:
     store = Store("r", create=True)
-    store.write_cost(cost())
-    store.write_collapse(collapse())
-    store.write_benchmark(benchmark())
+    store.write(cost())
+    store.write(collapse())
+    store.write(benchmark())
 
     def count() -> list[int]:
-        return [len(found) for found in (store.read_costs(), store.read_collapses(), store.read_benchmarks())]
+        return [
+            len(found) for found in (store.read_all(Cost), store.read_all(Collapse), store.read_all(BenchmarkResult))
+        ]
 
     assert count() == [1, 1, 1]
     paths = [next(folder.glob("*.json")) for folder in (store.costs, store.collapses, store.benchmarks)]

@@ -39,13 +39,15 @@ def test_the_stored_results_are_of_every_kind() -> None:
         ("done", True, True),
         ("failed", False, True),
     ]
-    assert [len(found) for found in (store.read_costs(), store.read_collapses(), store.read_benchmarks())] == [1] * 3
+    assert [
+        len(found) for found in (store.read_all(Cost), store.read_all(Collapse), store.read_all(BenchmarkResult))
+    ] == [1] * 3
 
 
 @pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.parent.name)
 def test_records_of_earlier_versions_hold_what_they_held(path: Path) -> None:
     store = Store(path)
-    results = [*store, *store.read_costs(), *store.read_collapses()]
+    results = [*store, *store.read_all(Cost), *store.read_all(Collapse)]
     before = {file.stem: fields_of(file.read_text()) for folder in store.folders for file in folder.glob("*.json")}
     assert len(results) == len(before)
     assert not store.left_out

@@ -165,7 +165,7 @@ def test_the_verb_prints_stores_and_reports(capsys: pytest.CaptureFixture[str]) 
     assert "266,200 prunable weights, score batch 20" in out
     for word in ("snip", "er", "(bare pass)", "÷ step", "peak memory", "report: results/report.md"):
         assert word in out
-    stored = {cost.trial["criterion"]["name"]: cost for cost in Store("results").read_costs()}
+    stored = {cost.trial["criterion"]["name"]: cost for cost in Store("results").read_all(Cost)}
     assert stored.keys() == {"snip", "er"}
     snip = stored["snip"]
     assert (snip.weights, snip.cuts, snip.trial["score_batch"], snip.rounds) == (266_200, 3, 20, 2)
@@ -179,7 +179,7 @@ def test_the_verb_prints_stores_and_reports(capsys: pytest.CaptureFixture[str]) 
     assert figure.name in page
     # again: the same places, and a sweep's report keeps the section
     assert main([*ARGUMENTS, "--schedule", "linear:steps=3", "--device", "cpu", "--score-batch", "20"]) == 0
-    assert len(Store("results").read_costs()) == 2
+    assert len(Store("results").read_all(Cost)) == 2
     sweep = ["run", "--models", "lenet-300-100", "--seeds", "1", "--epochs", "0", "--sparsities", "0.5"]
     assert main([*sweep, "--criteria", "er"]) == 0
     page = Path("results/report.md").read_text()
@@ -276,7 +276,7 @@ def test_machines_side_by_side() -> None:
     assert costs.seconds_of(group) == {"NVIDIA X": {"er": 0.001, "snip": 0.004}, "a cpu": {"snip": 0.3}}
     store = Store("r", create=True)
     for one in found:
-        store.write_cost(one)
+        store.write(one)
     assert main(["report", "r"]) == 0
     page = Path("r/report.md").read_text()
     assert "### net on d, machine by machine" in page
@@ -293,7 +293,7 @@ def test_a_cost_of_an_earlier_version_is_read() -> None:
     earlier = {k: v for k, v in dataclasses.asdict(cost()).items() if k not in ("precision", "memory_format")}
     store.costs.mkdir()
     (store.costs / f"{cost().identity}.json").write_text(json.dumps(earlier))
-    assert store.read_costs() == [cost()]
+    assert store.read_all(Cost) == [cost()]
 
 
 @pytest.mark.parametrize(
@@ -302,9 +302,9 @@ def test_a_cost_of_an_earlier_version_is_read() -> None:
 )  # fmt: skip
 def test_a_damaged_cost_is_left_out(field: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     store = Store("r", create=True)
-    store.write_cost(cost())
+    store.write(cost())
     (store.costs / f"damaged-{digest(cost().settings)}.json").write_text(json.dumps(dataclasses.asdict(cost()) | field))
-    assert store.read_costs() == [cost()]
+    assert store.read_all(Cost) == [cost()]
     assert "/damaged-" in caplog.text
     assert "a field" in caplog.text
     assert main(["report", "r"]) == 0
@@ -327,14 +327,14 @@ def test_mistakes(arguments: list[str], message: str, capsys: pytest.CaptureFixt
 
 def test_a_damaged_file_is_passed_over(caplog: pytest.LogCaptureFixture) -> None:
     store = Store("r", create=True)
-    store.write_cost(cost())
+    store.write(cost())
     (store.costs / "damaged.json").write_text("{")
-    assert store.read_costs() == [cost()]
+    assert store.read_all(Cost) == [cost()]
     assert "damaged.json cannot be read" in caplog.text
 
 
 def test_a_folder_with_costs_alone_has_a_report() -> None:
-    Store("r", create=True).write_cost(cost())
+    Store("r", create=True).write(cost())
     assert main(["report", "r"]) == 0
     assert Path("r/report.md").read_text().startswith("# Pruning at initialisation: what it costs")
     with pytest.raises(pb.UserError, match="has no trials, only measure"):

@@ -11,7 +11,7 @@ from benchmarks.gpu import cost, engine, scoring
 from benchmarks.gpu.archive import Archive, unpack
 from benchmarks.gpu.ledger import Ledger
 from benchmarks.gpu.stage import Context, Finding, SkippedError
-from pai_bench.results import Provenance, Store
+from pai_bench.results import Cost, Provenance, Store
 from pai_bench.support.registry import CRITERIA
 
 CPU = torch.device("cpu")
@@ -41,7 +41,7 @@ def test_records_are_costs(tmp_path: Path) -> None:
     assert run["lenet-300-100", "snip"]() is None
     assert run["resnet-20", "grasp"]() is None
     unpack(tmp_path, tmp_path / "results")
-    found = {one.trial["model"]: one for one in Store(tmp_path / "results/cost").read_costs()}
+    found = {one.trial["model"]: one for one in Store(tmp_path / "results/cost").read_all(Cost)}
     assert set(found) == {"lenet-300-100", "resnet-20"}
     grasp = found["resnet-20"]
     assert (grasp.trial["criterion"]["name"], grasp.batch_norm, grasp.trial["score_batch"]) == ("grasp", "train", 20)

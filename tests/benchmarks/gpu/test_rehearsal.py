@@ -12,7 +12,7 @@ from benchmarks.gpu import pack
 from benchmarks.gpu.archive import Archive
 from benchmarks.gpu.ledger import Ledger
 from benchmarks.gpu.runner import STAGES
-from pai_bench.results import Store
+from pai_bench.results import Cost, Store
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -45,7 +45,7 @@ def test_the_rehearsal(tmp_path: Path) -> None:
         assert {"passed", "measured"} & set(states), stage
     assert command("unpack", str(out), str(results)).returncode == 0
     store = {stage: Store(results / stage) for stage in STAGES}
-    assert len(store["cost"].read_costs()) == 20
+    assert len(store["cost"].read_all(Cost)) == 20
     assert len(list(store["cifar"])) == 6
     assert len(list(store["snip-table-1"])) == 10
     expected = {

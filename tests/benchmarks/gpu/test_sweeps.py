@@ -14,7 +14,7 @@ from benchmarks.gpu.archive import Archive, unpack
 from benchmarks.gpu.ledger import Ledger
 from benchmarks.gpu.stage import Context, Finding, OutOfTimeError, work
 from benchmarks.gpu.sweeps import Forecast
-from pai_bench.results import Record, Store
+from pai_bench.results import BenchmarkResult, Record, Store
 
 
 def context(tmp_path: Path, stage: str, *, rehearse: bool = True, seconds: float = 1000.0) -> Context:
@@ -84,7 +84,7 @@ def test_a_later_run_goes_on_with_the_same_trials(tmp_path: Path, monkeypatch: p
     assert {record.pruning.mask for record in records} == {None}
     assert {record.provenance.commit for record in records} == {"abc"}
     assert {record.trial["protocol"]["budget"] for record in records} == {1 / 160}
-    results = {one.name: one for one in store.read_benchmarks()}
+    results = {one.name: one for one in store.read_all(BenchmarkResult)}
     assert results["seed 1"].values["trials"] == 6
     assert results["seed 1"].values["epochs"] == 1
 
