@@ -263,7 +263,7 @@ def skipped_without_memory(device: torch.device, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not memory.no_memory(error):
+        if not memory.is_out_of_memory(error):
             raise
         raise SkippedError(f"no memory for {what}") from None
     finally:

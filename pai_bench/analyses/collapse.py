@@ -19,7 +19,7 @@ from pai_bench.masks import Mask, OneShot, Schedule, select
 from pai_bench.masks.allocation import Division
 from pai_bench.pruning import prune
 from pai_bench.pruning.pruner import by_scope
-from pai_bench.results import Collapse, Environment, SearchProvenance, Store, Tried
+from pai_bench.results import Collapse, Environment, MaskEffect, SearchProvenance, Store
 from pai_bench.scoring import Criterion, Scores
 from pai_bench.support.environment import describe
 from pai_bench.support.errors import UserError
@@ -99,7 +99,7 @@ class Search:
     runner: Runner
     trial: Trial
     settings: Settings = Settings()
-    _tried: dict[int, Tried] = field(default_factory=dict)
+    _tried: dict[int, MaskEffect] = field(default_factory=dict)
     _scores: Scores | None = None
     _division: Division | None = None
 
@@ -137,11 +137,11 @@ class Search:
             return None
         return dict(zip(self.sizes, self._division(count, list(self.sizes.values())), strict=True))
 
-    def examine(self, count: int) -> Tried:
+    def examine(self, count: int) -> MaskEffect:
         """What the mask of `count` connections leaves, in full."""
         if (known := self._tried.get(count)) is None or known.effective is None:
             paths = self.links.under(self.mask(count), paths=False)
-            self._tried[count] = Tried(
+            self._tried[count] = MaskEffect(
                 sparsity=1 - count / self.size,
                 connected=paths.connected,
                 effective_sparsity=paths.effective_sparsity,
@@ -155,7 +155,7 @@ class Search:
         if count not in self._tried:
             mask = self.mask(count)
             kept = mask.kept_per_layer()
-            self._tried[count] = Tried(
+            self._tried[count] = MaskEffect(
                 sparsity=1 - count / self.size,
                 connected=self.links.connected(mask),
                 effective_sparsity=None,
@@ -184,7 +184,7 @@ class Search:
         scores = 1 if self.exact else self.evaluations() * len(self.schedule.densities(0.05))
         return score * scores + check * (self.evaluations() + 2 * self.points)
 
-    def steps(self) -> Iterator[Tried]:
+    def steps(self) -> Iterator[MaskEffect]:
         """Every mask that is examined, one after the other; `result` is called afterwards."""
         for count in self.grid():
             yield self.examine(count)

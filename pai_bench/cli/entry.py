@@ -18,7 +18,7 @@ from pai_bench.cli.reports import compare, report
 from pai_bench.cli.sweeps import run
 from pai_bench.support.environment import command, ignore_harmless_warnings
 from pai_bench.support.errors import UserError
-from pai_bench.support.processes import ended_as_by_an_interrupt
+from pai_bench.support.processes import signals_as_interrupts
 
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": run,
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.basicConfig(level=arguments.log_level.upper(), format="%(levelname)s: %(message)s")
         for name in CHATTY:
             logging.getLogger(name).setLevel(logging.WARNING)
-        with ended_as_by_an_interrupt():
+        with signals_as_interrupts():
             with make_console().status("starting"):  # a word at once, on a terminal
                 importlib.import_module(HEAVY[arguments.verb])
             return VERBS[arguments.verb](arguments)

@@ -82,9 +82,9 @@ NOTES = {
 
 def recipe_row(entry: recipe.Recipe) -> list[str]:
     """A recipe with its size, and what its training computes as far as its data sets are known beforehand."""
-    from pai_bench.execution.estimate import arithmetic
+    from pai_bench.execution.estimate import training_flops
 
-    operations = arithmetic(entry)
+    operations = training_flops(entry)
     shown = "" if operations is None else f"{operations:.2g}"
     return [entry.name, entry.title, entry.source, f"{entry.trials:,}", shown]
 

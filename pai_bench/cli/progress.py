@@ -11,7 +11,7 @@ from rich.table import Column
 
 from pai_bench.execution.backend import Backend
 from pai_bench.execution.execution_plan import ExecutionPlan, kind_of
-from pai_bench.execution.measure import evaluation
+from pai_bench.execution.measure import evaluation_steps
 from pai_bench.execution.sweep import Listener
 from pai_bench.experiment.resolve import Catalog
 from pai_bench.experiment.trial import Trial
@@ -58,7 +58,7 @@ class Forecast:
 
     def expected(self, trial: Trial) -> float:
         """Seconds by which `trial` makes the sweep longer, by measured training steps."""
-        steps = trial.protocol.steps(self.size(trial)) + evaluation(trial, self.catalog.data[trial.data.name])
+        steps = trial.protocol.steps(self.size(trial)) + evaluation_steps(trial, self.catalog.data[trial.data.name])
         return steps * self.plan.seconds_of.get(kind_of(trial), 0.0)
 
     def size(self, trial: Trial) -> int:

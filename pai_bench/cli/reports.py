@@ -18,10 +18,10 @@ def report(arguments: argparse.Namespace) -> int:
     from pai_bench.results import Store, archive
 
     store, console = Store(arguments.results), make_console()
-    output = store.home if arguments.output is None else Path(arguments.output)
+    output = store.report_folder if arguments.output is None else Path(arguments.output)
     if not os.path.isdir(output):
         outfile.check(output, "the report")
-    store.refuse(output)
+    store.check_report_path(output)
     form = format_of(output, arguments.format)
     if os.path.isdir(output):
         output = output / f"report{SUFFIXES[form][0]}"
@@ -74,7 +74,7 @@ def write_tables(store: "Store", form: str, path: Path, *, all_versions: bool = 
 
     records = sorted(store, key=lambda record: record.identity)
     if not records:
-        raise UserError(f"results folder {store.shown} has no readable trials that could stand in a table")
+        raise UserError(f"results folder {store.label} has no readable trials that could stand in a table")
     shown = records if all_versions else newest(records)[0]
     outfile.write(path, FORMATS[form](comparisons(as_frame(shown))), "the report")
 
@@ -88,11 +88,11 @@ def compare(arguments: argparse.Namespace) -> int:
     before, after = (list(store) for store in stores)
     for store, records in zip(stores, (before, after), strict=True):
         if not records:
-            raise UserError(f"results folder {store.shown} has no readable trials")
+            raise UserError(f"results folder {store.label} has no readable trials")
     if output is not None:
         outfile.check(output, "the comparison")
         for store in stores:
-            store.refuse(Path(output))
+            store.check_report_path(Path(output))
         if format_of(Path(output)) != "markdown":
             raise UserError(f"a comparison is written as markdown, to a .md file, not to {output}")
     changes, console = folder_diff.changes(before, after), make_console()
@@ -100,7 +100,7 @@ def compare(arguments: argparse.Namespace) -> int:
         print_table(console, folder_diff.table(changes), numbers=slice(3, -1))
     console.print(folder_diff.verdict(changes, before, after), markup=False)
     if output is not None:
-        left_out = [f"{s.shown / name} is left out: {why}" for s in stores for name, why in sorted(s.left_out.items())]
+        left_out = [f"{s.label / name} is left out: {why}" for s in stores for name, why in sorted(s.left_out.items())]
         outfile.write(output, folder_diff.page(before, after, left_out), "the report")
         console.print(f"report: {output}", markup=False)
     return 0

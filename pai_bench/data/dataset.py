@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pai_bench.support import spec
-from pai_bench.support.arrays import as_tensor, cure, listed, on_processor
+from pai_bench.support.arrays import as_tensor, hint_for, list_labels, on_cpu
 from pai_bench.support.errors import UserError
 
 IN_CACHE = 2**18
@@ -51,7 +51,7 @@ class DataSet:
         for part in ("train", "test"):
             pair, what = getattr(self, part), f"data set {self.name}: {part}"
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-                raise UserError(f"{what} must be a pair (inputs, targets), not {type(pair).__name__}{cure(pair)}")
+                raise UserError(f"{what} must be a pair (inputs, targets), not {type(pair).__name__}{hint_for(pair)}")
             inputs, targets = (as_tensor(x, f"{what} {role}") for x, role in zip(pair, Split._fields, strict=True))
             if inputs.dtype == torch.uint8 and inputs.dim() < 2:
                 raise UserError(f"data set {self.name}: uint8 images need the shape (N, channels, ...)")
@@ -68,7 +68,7 @@ class DataSet:
         gaps = not count and len(torch.unique(labels)) <= highest
         if self.num_classes < 2 or lowest < 0 or highest >= self.num_classes or gaps:
             raise UserError(
-                f"data set {self.name}: the labels are {listed(labels)}"
+                f"data set {self.name}: the labels are {list_labels(labels)}"
                 + (f" with num_classes={count}" if count else "")
                 + "; class indices are 0, 1, 2, ... without gaps, two at least: number them in both splits by "
                 "torch.searchsorted(torch.unique(train_targets), targets)"
@@ -86,7 +86,7 @@ class DataSet:
         """Per-channel mean and standard deviation of the uint8 training images, on the scale 0..255, in float64."""
         return self.mean_and_std_of(None)
 
-    @on_processor
+    @on_cpu
     def mean_and_std_of(self, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
         """`mean_and_std` of the `chosen` training images alone, all of them for None."""
         sums, squares = (part if chosen is None else part[chosen.to(part.device)] for part in self._sums)
@@ -176,7 +176,7 @@ class DataSet:
         """The same data set with a random `fraction` of the training examples, drawn with `seed`."""
         return self.only(self.chosen(fraction, seed))
 
-    @on_processor
+    @on_cpu
     def chosen(self, fraction: float, seed: int) -> Tensor | None:
         """Which examples `subset` takes, in their order; None for all."""
         if fraction == 1.0:
@@ -188,7 +188,7 @@ class DataSet:
         """The same data set with the `chosen` training examples, all of them for None."""
         return self if chosen is None else dataclasses.replace(self, train=self.train.at(chosen))
 
-    @on_processor
+    @on_cpu
     def held_out(self, share: float) -> "DataSet":
         """The same data set without its test set, whose place a `share` of the training set takes: always the same."""
         count = len(self.train.targets)
@@ -200,7 +200,7 @@ class DataSet:
         label = f"{self.label}, tested on {100 * share:.4g} % of its training set"
         return dataclasses.replace(self, train=kept, test=held, label=label)
 
-    @on_processor
+    @on_cpu
     def noisy(self, probability: float, seed: int) -> "DataSet":
         """The same data set; each training label is, with some `probability`, replaced by one drawn from all classes.
 
@@ -215,7 +215,7 @@ class DataSet:
         targets = torch.where(replaced, drawn, self.train.targets.cpu()).to(self.train.targets.device)
         return dataclasses.replace(self, train=Split(self.train.inputs, targets))
 
-    @on_processor
+    @on_cpu
     def score_batch(self, size: int, seed: int, *, balanced: bool = True, label: int | None = None) -> Split:
         """`size` normalised training examples drawn with `seed`; `balanced`: as many of each class as it goes.
 

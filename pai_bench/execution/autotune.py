@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from pai_bench.execution.execution_plan import ExecutionPlan, kinds
-from pai_bench.execution.measure import evaluation, measured_step, steps_of
+from pai_bench.execution.measure import evaluation_steps, measured_step, training_steps
 from pai_bench.execution.search import Search
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
@@ -76,7 +76,7 @@ class Tuner:
         return sum(
             plan.seconds_of[kind]
             * count
-            * (steps_of(self.runner, trial) + evaluation(trial, self.runner.inputs.whole(trial)))
+            * (training_steps(self.runner, trial) + evaluation_steps(trial, self.runner.inputs.whole(trial)))
             for kind, (trial, count) in self.kinds.items()
         )
 

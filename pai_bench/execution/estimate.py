@@ -15,14 +15,14 @@ from pai_bench.data.facts import Facts
 from pai_bench.execution.autotune import WORKER
 from pai_bench.execution.backend import find_backend
 from pai_bench.execution.execution_plan import ExecutionPlan, kind_of, kinds
-from pai_bench.execution.measure import evaluation, measured_step, steps_of
+from pai_bench.execution.measure import evaluation_steps, measured_step, training_steps
 from pai_bench.experiment.recipe import Recipe
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.experiment.trial import Trial
 from pai_bench.graph.flops import flops
 from pai_bench.models import create_model
-from pai_bench.results.bits import PLACES
+from pai_bench.results.bits import SAMPLE_SIZE
 from pai_bench.scoring import Scorer
 from pai_bench.support.failures import described
 from pai_bench.support.registry import DATA
@@ -63,10 +63,10 @@ def estimate(runner: Runner, missing: Sequence[Trial], backend: str = "auto") ->
         except Exception as error:  # the trial itself will say the same
             failed.append(f"a step of {trial.model} on {trial.data}: {described(error)}")
             continue
-        training += count * steps_of(runner, trial) * seconds / plan.workers
-        testing += count * evaluation(trial, runner.inputs.whole(trial)) * seconds / plan.workers
+        training += count * training_steps(runner, trial) * seconds / plan.workers
+        testing += count * evaluation_steps(trial, runner.inputs.whole(trial)) * seconds / plan.workers
         memory = max(memory, taken)
-    scoring, not_scored = score_seconds(runner, missing)
+    scoring, not_scored = scoring_seconds(runner, missing)
     memory += sum(data.nbytes for data in runner.catalog.data.values())
     if runner.device.type == "cpu":
         memory = plan.workers * (memory + WORKER)
@@ -82,11 +82,11 @@ def estimate(runner: Runner, missing: Sequence[Trial], backend: str = "auto") ->
 def disk_bytes(runner: Runner, trial: Trial, count: int, missing: Sequence[Trial]) -> int:
     """Bytes of the records of `count` trials of one kind, that of `trial`, with the masks of those that are pruned."""
     sizes = weight_sizes(runner, trial)
-    places = min(PLACES, sum(sizes))
+    places = min(SAMPLE_SIZE, sum(sizes))
     passes = trial.protocol.passes(runner.inputs.whole(trial).train_size(trial.train_fraction))
     pruned = [one for one in missing if one.criterion and kind_of(one) == kind_of(trial)]
     masks = sum(mask_bytes(places, one.sparsity) for one in pruned)
-    if sum(sizes) > PLACES:
+    if sum(sizes) > SAMPLE_SIZE:
         masks += len(pruned) * sum(sizes) / 8
     return int(count * (RECORD + EPOCH * passes + LAYER * len(sizes)) + masks)
 
@@ -108,7 +108,7 @@ def mask_bytes(places: int, sparsity: float) -> float:
     return min(1.0, 1.2 * entropy) * places / 6
 
 
-def arithmetic(recipe: Recipe) -> float | None:
+def training_flops(recipe: Recipe) -> float | None:
     """Floating-point operations of a recipe's training: three times those of a forward pass, for every example.
 
     None if it names a data set of which nothing is known beforehand, or says nothing of training.
@@ -128,13 +128,13 @@ def arithmetic(recipe: Recipe) -> float | None:
 
 @functools.cache
 def forward(name: str, facts: Facts) -> int:
-    """Floating-point operations of a network's forward pass of one example, without any arithmetic."""
+    """Floating-point operations of a network's forward pass of one example, computed from shapes alone."""
     with torch.device("meta"):
         model = create_model(name, input_shape=facts.shape, num_classes=facts.classes)
     return flops(model, torch.empty(1, *facts.shape, device="meta")).total
 
 
-def score_seconds(runner: Runner, missing: Iterable[Trial]) -> tuple[float, list[str]]:
+def scoring_seconds(runner: Runner, missing: Iterable[Trial]) -> tuple[float, list[str]]:
     """Seconds of all scoring, one after the other, as a score of each criterion on each network takes; and failures."""
     examples: dict[tuple[DataSource, ModelSource, str], Trial] = {}
     cuts = Counter[tuple[DataSource, ModelSource, str]]()
@@ -146,13 +146,13 @@ def score_seconds(runner: Runner, missing: Iterable[Trial]) -> tuple[float, list
     total, failed = 0.0, []
     for key, trial in examples.items():
         try:
-            total += cuts[key] * one_score(runner, trial)
+            total += cuts[key] * time_score(runner, trial)
         except Exception as error:
             failed.append(f"a score of {key[2]} on {trial.model}: {described(error)}")
     return total, failed
 
 
-def one_score(runner: Runner, trial: Trial) -> float:
+def time_score(runner: Runner, trial: Trial) -> float:
     """Seconds of one score of the trial's network by its criterion, after a warm-up."""
     assert trial.criterion is not None
     if runner.catalog.isolated_process:

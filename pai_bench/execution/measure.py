@@ -39,12 +39,12 @@ def using(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def steps_of(runner: Runner, trial: Trial) -> int:
+def training_steps(runner: Runner, trial: Trial) -> int:
     """How many steps a trial trains."""
     return trial.protocol.steps(runner.inputs.whole(trial).train_size(trial.train_fraction))
 
 
-def evaluation(trial: Trial, data: DataSet) -> float:
+def evaluation_steps(trial: Trial, data: DataSet) -> float:
     """What testing a trial's network after every epoch costs, in training steps of `trial` on `data`."""
     passes = trial.protocol.passes(data.train_size(trial.train_fraction))
     return FORWARD * max(1, passes) * len(data.test.targets) / trial.protocol.batch_size
@@ -68,7 +68,7 @@ def step_seconds(
 
     Steps are taken for about so many `seconds`, one at least, after a warm-up.
     """
-    if not steps_of(runner, trial):
+    if not training_steps(runner, trial):
         return 0.0, 0
     data, device, rate = runner.inputs.data(trial), runner.device, trial.protocol.rate(0, 1)
     with arithmetic(trial.protocol.precision, device):

@@ -56,21 +56,21 @@ class Probe:
             logger.info("another process cannot read this sweep: %s", content)
             self.fit = False
             self.close()
-        return content if message_type == "answer" else None
+        return content if message_type == "result" else None
 
-    def query(self, question: str, trial: Trial, *arguments: object) -> Any:
-        """The answer to a question that `pai_bench.execution.worker` knows, about a trial."""
+    def query(self, function: str, trial: Trial, *arguments: object) -> Any:
+        """What a function that `pai_bench.execution.worker` knows by its name returns, for a trial."""
         if (worker := self._begin()) is None:
             raise RuntimeError("no process can be started to measure in")
         try:
-            worker.connection.send(("query", pickle.dumps((trial, question, arguments))))
-            outcome, answer = worker.receive()
+            worker.connection.send(("query", pickle.dumps((trial, function, arguments))))
+            outcome, content = worker.receive()
         except (EOFError, OSError):
             self._worker = None
             raise RuntimeError(f"the process that ran {trial.model} died ({worker.ended()})") from None
-        if outcome != "answer":
-            raise RuntimeError(answer)
-        return answer
+        if outcome != "result":
+            raise RuntimeError(content)
+        return content
 
     def hand_over(self) -> Worker | None:
         """The process, if it runs, for whoever ends it then."""
@@ -78,7 +78,7 @@ class Probe:
         return worker
 
     def close(self) -> None:
-        """End the process; another question starts it again."""
+        """End the process; another call starts it again."""
         if self._worker is not None:
             end([self._worker])
             self._worker = None
@@ -109,7 +109,7 @@ def prepared(sweep: Sweep) -> Catalog:
     try:
         catalog = resolve(sweep, probe.inspect)
     except BaseException:
-        isolated.close()
+        probe.close()
         raise
     catalog.isolated_process = probe if probe.fit else None
     return catalog

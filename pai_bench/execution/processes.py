@@ -19,7 +19,7 @@ from pai_bench.execution.worker_process import Worker, end, start
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
 from pai_bench.support.errors import UserError
-from pai_bench.support.processes import BEAT, interrupts_deferred
+from pai_bench.support.processes import HEARTBEAT, interrupts_deferred
 from pai_bench.support.registry import backend
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Processes:
             self._hand_out(waiting, callbacks)
             # nobody is busy where another process has done all that was left: waiting for nobody would be for ever
             busy = [worker.connection for worker in self._workers if worker.cell]
-            for connection in (wait(busy, BEAT) or self._of_dead()) if busy else ():
+            for connection in (wait(busy, HEARTBEAT) or self._of_dead()) if busy else ():
                 worker = next(one for one in self._workers if one.connection is connection)
                 message_type, content = self._receive(worker)
                 if message_type == "died" and worker.ready:
@@ -138,7 +138,7 @@ class Processes:
     def _end_silent(self) -> None:
         """End workers that have been stopped: what they had is then run again, as of any that has died."""
         now = time.monotonic()
-        if (pause := now - self._looked) > 2 * BEAT:  # this process did not run, or not look
+        if (pause := now - self._looked) > 2 * HEARTBEAT:  # this process did not run, or not look
             for worker in self._workers:
                 worker.heard += pause
         self._looked = now

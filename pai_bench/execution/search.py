@@ -10,7 +10,7 @@ from torch import nn
 
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
-from pai_bench.support.memory import no_memory
+from pai_bench.support.memory import is_out_of_memory
 from pai_bench.training.trainer import Engine, Together
 
 logger = logging.getLogger(__name__)
@@ -136,6 +136,6 @@ class Search:
         try:
             return self.measure(networks, engine)[0]
         except Exception as error:
-            if no_memory(error):
+            if is_out_of_memory(error):
                 return math.inf
             raise

@@ -15,7 +15,7 @@ from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.sweep import Sweep
 from pai_bench.experiment.trial import Trial
 from pai_bench.results import Record, Store, UnstorableError, as_frame
-from pai_bench.support.arrays import by_torchs_defaults
+from pai_bench.support.arrays import with_torch_defaults
 from pai_bench.support.errors import UserError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def run_catalog(catalog: Catalog, out: str | Path, **options: Any) -> list[Recor
     return run_catalogs([(catalog, out)], **options)[0]
 
 
-@by_torchs_defaults
+@with_torch_defaults
 def run_catalogs(
     pairs: Sequence[tuple[Catalog, str | Path]],
     *,

@@ -15,7 +15,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
-from pai_bench.support.processes import BEAT, connection_to_parent
+from pai_bench.support.processes import HEARTBEAT, connection_to_parent
 
 if TYPE_CHECKING:
     from pai_bench.experiment.runner import Runner
@@ -49,7 +49,7 @@ class SharedConnection:
         with suppress(OSError):  # the parent has gone
             while True:
                 self.send(("alive", None))
-                time.sleep(BEAT)
+                time.sleep(HEARTBEAT)
 
 
 def serve(connection: SharedConnection) -> None:
@@ -89,8 +89,8 @@ def serve(connection: SharedConnection) -> None:
             connection.send(("unfit", f"{type(error).__name__}: {error}"))
             continue
         if message_type == "query":
-            question, arguments = rest
-            connection.send(answer(runner, question, subject, arguments))
+            function, arguments = rest
+            connection.send(call(runner, function, subject, arguments))
         elif message_type == "inspect":
             connection.send(inspect(runner, connection, subject, *rest))
         else:
@@ -130,26 +130,26 @@ def inspect(
     try:
         data = runner.inputs.data_set(source)
         connection.send(("inspects", Inspection()))
-        return "answer", inspect_network(sweep, data, model, lambda built: connection.send(("inspects", built)))
+        return "result", inspect_network(sweep, data, model, lambda built: connection.send(("inspects", built)))
     except Exception as error:
         return "error", described(error)
 
 
-def answer(runner: "Runner", question: str, trial: "Trial", arguments: Sequence[Any]) -> tuple[str, object]:
-    """What a run of a trial's network tells, or why that fails."""
-    from pai_bench.execution.estimate import one_score, weight_sizes
+def call(runner: "Runner", function: str, trial: "Trial", arguments: Sequence[Any]) -> tuple[str, object]:
+    """What a function returns that runs a trial's network, or why it fails."""
+    from pai_bench.execution.estimate import time_score, weight_sizes
     from pai_bench.execution.measure import measured_step
     from pai_bench.experiment.runner import Runner
     from pai_bench.support.failures import described
 
-    questions: dict[str, Callable[..., object]] = {
+    functions: dict[str, Callable[..., object]] = {
         "step": measured_step,
-        "score": one_score,
+        "score": time_score,
         "sizes": weight_sizes,
         "obstacle": Runner.obstacle,
     }
     try:
-        return "answer", questions[question](runner, trial, *arguments)
+        return "result", functions[function](runner, trial, *arguments)
     except Exception as error:
         return "error", described(error)
 

@@ -16,8 +16,8 @@ from pai_bench.data import DataSet
 from pai_bench.experiment.sweep import Execution
 from pai_bench.experiment.trial import Trial
 from pai_bench.support import processes
-from pai_bench.support.failures import place_of_crash
-from pai_bench.support.processes import BEAT
+from pai_bench.support.failures import crash_location
+from pai_bench.support.processes import HEARTBEAT
 
 logger = logging.getLogger(__name__)
 
@@ -55,11 +55,11 @@ class Worker:
         message: tuple[str, Any] = ("alive", None)
         silent = 0.0  # by what was waited for: while this process is stopped, nothing is
         while message[0] == "alive":
-            if self.connection.poll(BEAT):
+            if self.connection.poll(HEARTBEAT):
                 message, silent = self.connection.recv(), 0.0
             elif self.has_ended():
                 raise EOFError
-            elif (silent := silent + BEAT) >= SILENCE:
+            elif (silent := silent + HEARTBEAT) >= SILENCE:
                 self.end_silent()
         return message
 
@@ -81,7 +81,7 @@ class Worker:
             return f"exit code {code}"
         if text:
             logger.debug("what a worker process was doing when it died:\n%s", text)
-        return f"killed by signal {-code}{place_of_crash(text)}"
+        return f"killed by signal {-code}{crash_location(text)}"
 
     def close(self) -> None:
         """Close all that is shared with the process."""

@@ -9,7 +9,7 @@ from pai_bench.graph import Connectivity
 from pai_bench.graph.flops import Flops
 from pai_bench.masks import Mask
 from pai_bench.results import Layer, Pruning
-from pai_bench.results.bits import pack, whole_file
+from pai_bench.results.bits import mask_file, pack
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def summarize_mask(
         not_prunable=sum(weight.numel() for weight in model.parameters()) - sum(sizes.values()),
         flops=flops.total if flops else None,
         mask=pack(kept_places) if mask else None,
-        whole_mask=whole_file(kept_places),
+        whole_mask=mask_file(kept_places),
         achieved_sparsity=1 - sum(kept.values()) / sum(sizes.values()),
         effective_sparsity=links.effective_sparsity if links else None,
         connected=links.connected if links else None,

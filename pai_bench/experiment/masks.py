@@ -16,7 +16,7 @@ from pai_bench.experiment.sweep import Sweep
 from pai_bench.experiment.trial import Trial
 from pai_bench.masks import Mask
 from pai_bench.results import Record, Store
-from pai_bench.results.bits import PLACES, Bits, differing, read_whole, unpack
+from pai_bench.results.bits import SAMPLE_SIZE, Bits, count_differences, read_mask_file, unpack
 from pai_bench.support.errors import UserError
 from pai_bench.support.networks import NAMES_OF_VERSION_1
 from pai_bench.training.protocol import Protocol
@@ -52,15 +52,15 @@ def read_mask(record: Stored | Record, identity: str | None = None) -> Mask:
     except (ValueError, OSError) as error:
         raise UserError(f"the mask of trial {record.identity} cannot be read: {error}") from error
     raise UserError(
-        f"the record of {record.identity} holds a sample of {PLACES:,} of its {size_of(record):,} places, and no whole "
-        "mask lies beside it: pai_bench.remake_mask(record) prunes again, and holds the mask to the sample"
+        f"the record of {record.identity} holds a sample of {SAMPLE_SIZE:,} of its {size_of(record):,} places, and no "
+        "whole mask lies beside it: pai_bench.remake_mask(record) prunes again, and holds the mask to the sample"
     )
 
 
 def stored_bits(record: Record, store: Store | None) -> dict[str, Bits] | None:
     """The whole mask of a record by layer; None if there is only a sample, ValueError if it is damaged."""
     text, shapes = record.pruning.mask or "", {layer.name: layer.shape for layer in record.pruning.layers}
-    if (size := size_of(record)) <= PLACES:
+    if (size := size_of(record)) <= SAMPLE_SIZE:
         parts = np.split(unpack(text, size), np.cumsum([layer.size for layer in record.pruning.layers])[:-1])
         return {name: part.reshape(shape).copy() for (name, shape), part in zip(shapes.items(), parts, strict=True)}
     content = record.pruning.whole_mask
@@ -68,8 +68,8 @@ def stored_bits(record: Record, store: Store | None) -> dict[str, Bits] | None:
         content = store.whole_mask(record)
     if content is None:
         return None
-    whole = read_whole(content)
-    if {name: bits.shape for name, bits in whole.items()} != shapes or differing(text, whole):
+    whole = read_mask_file(content)
+    if {name: bits.shape for name, bits in whole.items()} != shapes or count_differences(text, whole):
         raise ValueError("the whole mask is of another trial, or damaged")
     return {name: whole[name] for name in shapes}
 
@@ -97,8 +97,8 @@ def remake_mask(
     sizes = {layer.name: layer.size for layer in record.pruning.layers}
     if {name: keep.numel() for name, keep in mask.items()} != sizes:
         raise UserError(f"the network of trial {record.identity} has other layers than its record")
-    if differ := differing(record.pruning.mask, {name: keep.cpu().numpy() for name, keep in mask.items()}):
-        whole, torch_version = min(PLACES, sum(sizes.values())), record.environment.versions.get("torch", "?")
+    if differ := count_differences(record.pruning.mask, {name: keep.cpu().numpy() for name, keep in mask.items()}):
+        whole, torch_version = min(SAMPLE_SIZE, sum(sizes.values())), record.environment.versions.get("torch", "?")
         raise UserError(
             f"the mask made again differs from that of trial {record.identity} in {differ:,} of {whole:,} places: it "
             f"was made with torch {torch_version} on {record.environment.device}"

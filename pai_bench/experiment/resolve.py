@@ -25,7 +25,7 @@ from pai_bench.results.configurations import check_settings
 from pai_bench.scoring import Criterion, get_criterion
 from pai_bench.scoring.prunable import prunable_names, traced_parameters
 from pai_bench.support import files
-from pai_bench.support.arrays import by_torchs_defaults
+from pai_bench.support.arrays import with_torch_defaults
 from pai_bench.support.environment import select_device
 from pai_bench.support.errors import UserError
 from pai_bench.support.failures import described
@@ -93,7 +93,7 @@ def inspect_network(
     return dataclasses.replace(built, traced=traced, unclear=unclear)
 
 
-@by_torchs_defaults
+@with_torch_defaults
 def resolve(sweep: Sweep, inspector: Inspector | None = None) -> Catalog:
     """The catalog of `sweep` with all its trials; a mistake anywhere in it is a `UserError`.
 

@@ -22,7 +22,7 @@ from pai_bench.experiment.trial import Trial
 from pai_bench.results import Environment, EpochRecord, Evaluation, Pruning, Record, Training, TrialProvenance, UsedData
 from pai_bench.support.environment import commit, describe, without_paths
 from pai_bench.support.failures import described, traceback_of
-from pai_bench.support.memory import no_memory
+from pai_bench.support.memory import is_out_of_memory
 from pai_bench.support.randomness import random_state
 from pai_bench.training.equivalence import difference, draws_at_random
 from pai_bench.training.layout import channels_last_weights, prepare_layout
@@ -145,7 +145,7 @@ class Runner:
         """What is tried after networks could not be trained together: halves if memory was short, or one by one."""
         if len(part) == 1:
             return []
-        if no_memory(error):
+        if is_out_of_memory(error):
             logger.warning("no memory for %d networks at once; trying half of them", len(part))
             if self.device.type == "cuda":
                 forget_frames(error)

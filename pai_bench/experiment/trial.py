@@ -12,7 +12,7 @@ from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.experiment.sweep import Sweep, refuse_duplicates
 from pai_bench.support.errors import UserError
 from pai_bench.support.identity import identify
-from pai_bench.support.spec import identifying
+from pai_bench.support.spec import identity_fields
 from pai_bench.training.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -71,12 +71,12 @@ class Trial(TrainingSettings, ScoringSettings):
         """
         keys: dict[str, Any] = {"data": self.data.name, "model": self.model.stored_name, "seed": self.seed}
         keys |= {"protocol": self.protocol.settings(), "criterion": None, "sparsity": self.sparsity}
-        keys |= identifying(self, TrainingSettings)
+        keys |= identity_fields(self, TrainingSettings)
         if self.model.version != 1:
             keys["model_version"] = self.model.version
         if self.criterion is not None and self.schedule is not None:
             keys["criterion"] = self.criterion.configuration(self.schedule) | {"name": self.criterion_name}
-            keys |= identifying(self, ScoringSettings)
+            keys |= identity_fields(self, ScoringSettings)
             keys |= {"variant": self.variant_name} if self.variant_name != "none" else {}
             keys |= {"traced": self.model.traced} if self.model.traced else {}
         plain: dict[str, Any] = json.loads(json.dumps(keys))

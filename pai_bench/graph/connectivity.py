@@ -18,7 +18,7 @@ from pai_bench.masks.mask import Mask
 from pai_bench.networks.layers import usual_names
 from pai_bench.networks.private_copy import BATCH_NORMS, private_copy
 from pai_bench.networks.wrappers import refuse_scripted, unwrapped, without_compilation
-from pai_bench.support.arrays import on_processor
+from pai_bench.support.arrays import on_cpu
 from pai_bench.support.errors import UserError
 from pai_bench.support.garbage import no_collection
 from pai_bench.support.randomness import random_state
@@ -150,7 +150,7 @@ def connectivity(
 class Connections:
     """The connectivity of one network, traced once, under one mask after the other."""
 
-    @on_processor
+    @on_cpu
     def __init__(self, model: nn.Module, example_input: Tensor) -> None:
         model = unwrapped(model)
         refuse_hidden(model)
@@ -173,7 +173,7 @@ class Connections:
         results = (tensor for operation in self.trace.operations for tensor in operation.results)
         return sum(tensor.nbytes for tensor in (*results, *self.parameters.values()))
 
-    @on_processor
+    @on_cpu
     def connected(self, mask: Mapping[str, Tensor]) -> bool:
         """Whether any output depends on any input under `mask`; takes half the time of `under` or less."""
         kept = {name: keep.to("cpu", torch.float32) for name, keep in mask.items()}
@@ -182,7 +182,7 @@ class Connections:
         self._warn(reach.unknown)
         return any(bool(output.any()) for output in reach.outputs)
 
-    @on_processor
+    @on_cpu
     def under(self, mask: Mask, *, paths: bool = True) -> Connectivity:
         """The connectivity under `mask`.
 

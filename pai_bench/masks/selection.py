@@ -18,7 +18,7 @@ from torch import Tensor
 from pai_bench.masks.device_selection import DIRECT, SIGMAS, UNORDERED, common_dtype, tops
 from pai_bench.masks.group_selection import top_groups
 from pai_bench.support import transfers
-from pai_bench.support.arrays import on_processor
+from pai_bench.support.arrays import on_cpu
 from pai_bench.support.errors import UserError
 from pai_bench.support.transfers import read_scalars
 
@@ -62,7 +62,7 @@ def apportion(weights: Sequence[int], count: int, limits: Sequence[int]) -> list
     return parts
 
 
-@on_processor
+@on_cpu
 def select(
     scores: Mapping[str, Tensor],
     count: int | Mapping[str, int],

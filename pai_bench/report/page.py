@@ -49,7 +49,7 @@ def write_report(
         records, costs, collapses = list(store), store.read_all(Cost), store.read_all(Collapse)
     benchmarks = store.read_all(BenchmarkResult)
     if not (records or costs or collapses or benchmarks):
-        raise UserError(f"results folder {store.shown} has no readable results")
+        raise UserError(f"results folder {store.label} has no readable results")
     older: set[str] = set()
     if not all_versions:
         records, older_records = newest(records)
@@ -58,7 +58,7 @@ def write_report(
         older = {*older_records, *older_costs, *older_collapses}
     path = path / "report.md" if os.path.isdir(path) else path
     outfile.check(path, "the report")
-    store.refuse(path)
+    store.check_report_path(path)
     text = page(
         records,
         path,

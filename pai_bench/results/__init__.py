@@ -1,6 +1,6 @@
 """The results folder, and what is kept in it."""
 
-from pai_bench.results.collapses import Collapse, Tried
+from pai_bench.results.collapses import Collapse, MaskEffect
 from pai_bench.results.evaluations import Measured, TrialMetrics
 from pai_bench.results.folder import Store, as_frame, read_results
 from pai_bench.results.measurements import BenchmarkResult, Cost
@@ -19,6 +19,7 @@ __all__ = [
     "EpochRecord",
     "Evaluation",
     "Layer",
+    "MaskEffect",
     "Measured",
     "Provenance",
     "Pruning",
@@ -28,7 +29,6 @@ __all__ = [
     "Training",
     "TrialMetrics",
     "TrialProvenance",
-    "Tried",
     "UnstorableError",
     "UsedData",
     "as_frame",

@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
-from pai_bench.results.stored import CHECKSUM, LONGEST, loaded, sealed, unsealed
+from pai_bench.results.stored import CHECKSUM, LONGEST, loaded, with_checksum, without_checksum
 from pai_bench.support import infile, outfile
 from pai_bench.support.errors import UserError
 
@@ -56,7 +56,7 @@ def entries(folder: Path) -> Iterator[dict[str, Any]]:
     for path in sorted(folder.glob("*.json")):
         try:
             whole = loaded(infile.read(path, LONGEST))
-            content = unsealed(whole)
+            content = without_checksum(whole)
         except (*NO_JSON, OSError):
             continue
         if folder.name == "trials":
@@ -64,7 +64,7 @@ def entries(folder: Path) -> Iterator[dict[str, Any]]:
         yield {
             "folder": folder.name,
             "name": path.stem,
-            "content": sealed(content) if CHECKSUM in whole else content,
+            "content": with_checksum(content) if CHECKSUM in whole else content,
         }
 
 

@@ -17,7 +17,7 @@ from safetensors.numpy import load, save
 
 from pai_bench.results.stored import DIGITS, MALFORMED, plain_text
 
-PLACES = 2**19
+SAMPLE_SIZE = 2**19
 """Places of a mask that are stored; a network with no more weights is stored whole."""
 
 Bits = np.ndarray
@@ -26,14 +26,14 @@ Bits = np.ndarray
 def pack(masks: Mapping[str, Bits]) -> str:
     """The text of a mask, given as an array of bools for each layer, in order."""
     whole = np.concatenate([np.asarray(mask, dtype=bool).ravel() for mask in masks.values()])
-    if len(whole) > PLACES:
+    if len(whole) > SAMPLE_SIZE:
         whole = whole[places(len(whole))]
     return base64.b64encode(zlib.compress(np.packbits(whole).tobytes(), 6)).decode()
 
 
 def unpack(text: str, size: int) -> Bits:
     """The bits of a network of `size` weights: all of them in order, or those at `places`; ValueError if damaged."""
-    count = min(size, PLACES)
+    count = min(size, SAMPLE_SIZE)
     length = -(-count // 8)
     stream = zlib.decompressobj()
     try:
@@ -52,17 +52,17 @@ def unpack(text: str, size: int) -> Bits:
 @cache
 def places(size: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
     """The places of a network of `size` weights that are stored: drawn once and for ever, in order."""
-    drawn = np.random.RandomState(0).randint(0, size, PLACES, dtype=np.int64)  # a stream that numpy keeps for ever
+    drawn = np.random.RandomState(0).randint(0, size, SAMPLE_SIZE, dtype=np.int64)  # a stream that numpy keeps for ever
     drawn.sort()
     return drawn
 
 
-def whole_file(masks: Mapping[str, Bits]) -> bytes | None:
+def mask_file(masks: Mapping[str, Bits]) -> bytes | None:
     """The file of a mask of which the text has only a sample, or None: safetensors of packed bits, by layer.
 
     Its metadata hold the layers' names in order with their shapes, and a checksum.
     """
-    if sum(mask.size for mask in masks.values()) <= PLACES:
+    if sum(mask.size for mask in masks.values()) <= SAMPLE_SIZE:
         return None
     masks = {plain_text(name): np.asarray(mask, dtype=bool) for name, mask in masks.items()}
     packed = {name: np.packbits(mask.ravel()) for name, mask in masks.items()}
@@ -78,7 +78,7 @@ def checksum(shapes: str, packed: Mapping[str, Bits]) -> str:
     return found.hexdigest()[:DIGITS]
 
 
-def read_whole(content: bytes) -> dict[str, Bits]:
+def read_mask_file(content: bytes) -> dict[str, Bits]:
     """The mask in such a file, by layer; ValueError if it is damaged. Files of earlier versions have no checksum."""
     try:
         size = int.from_bytes(content[:8], "little")
@@ -100,8 +100,8 @@ def read_whole(content: bytes) -> dict[str, Bits]:
     return found
 
 
-def differing(text: str, masks: Mapping[str, Bits]) -> int:
+def count_differences(text: str, masks: Mapping[str, Bits]) -> int:
     """In how many of the places that a text has, a whole mask differs from it; ValueError if it is damaged."""
     whole = np.concatenate([np.asarray(mask, dtype=bool).ravel() for mask in masks.values()])
-    kept = whole[places(len(whole))] if len(whole) > PLACES else whole
+    kept = whole[places(len(whole))] if len(whole) > SAMPLE_SIZE else whole
     return int((kept != unpack(text, len(whole))).sum())

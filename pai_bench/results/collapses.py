@@ -12,7 +12,7 @@ from pai_bench.support.identity import identify
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tried:
+class MaskEffect:
     """What one mask left of a network."""
 
     sparsity: Share
@@ -44,7 +44,7 @@ class Collapse(Stored):
     first_cut: str | None
     exact: bool
     layers_until: Mapping[str, Share]
-    tried: tuple[Tried, ...]
+    tried: tuple[MaskEffect, ...]
     seconds: Amount
     environment: Environment
     provenance: SearchProvenance

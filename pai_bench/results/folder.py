@@ -36,13 +36,13 @@ class Store:
     """
 
     def __init__(self, path: str | Path, *, create: bool = False) -> None:
-        self.path = self.shown = Path(path)
+        self.path = self.label = Path(path)
         """Where the results are, and what they are called."""
-        self.home = self.path
+        self.report_folder = self.path
         """Where a report goes that nobody has named a place for."""
         unread: dict[str, str] = {}
         if not create and archive.is_archive(self.path):
-            self.home = self.path if self.path.is_dir() else self.path.parent
+            self.report_folder = self.path if self.path.is_dir() else self.path.parent
             self.path, unread = archive.unpack(self.path)
             weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
         folders = [self.path / name for name in archive.FOLDERS]
@@ -81,9 +81,9 @@ class Store:
     @property
     def archived(self) -> bool:
         """Whether it is a file of records, without masks."""
-        return self.path != self.shown
+        return self.path != self.label
 
-    def refuse(self, path: Path) -> None:
+    def check_report_path(self, path: Path) -> None:
         """An error if a document is to be written to where the results are."""
         if {folder.resolve() for folder in self.folders} & {*path.resolve().parents}:
             raise UserError(f"the report cannot be written to {path}, where the results are")
@@ -135,7 +135,7 @@ class Store:
                 yield result
 
     def _leave_out(self, name: str, error: Exception | str) -> None:
-        logger.warning("%s cannot be read (%s) and is left out", self.shown / name, error)
+        logger.warning("%s cannot be read (%s) and is left out", self.label / name, error)
         self.left_out[name] = f"{type(error).__name__}" if isinstance(error, OSError) else str(error)
 
     def _write(self, path: Path, content: str | bytes) -> None:
@@ -191,11 +191,11 @@ class Store:
         """The record of a trial that must be there; it is left where it is, whatever is wrong with it."""
         path = self.path_of(Record, identity)
         if not os.path.isfile(path):
-            raise UserError(f"results folder {self.shown} has no trial {identity}")
+            raise UserError(f"results folder {self.label} has no trial {identity}")
         try:
             return read(Record, path)
         except (ValueError, OSError) as error:
-            raise UserError(f"the record of trial {identity} in {self.shown} cannot be read ({error})") from error
+            raise UserError(f"the record of trial {identity} in {self.label} cannot be read ({error})") from error
 
     def whole_mask(self, record: Record) -> bytes | None:
         """The content of the file beside a record of which `mask` is a sample; None if there is none."""

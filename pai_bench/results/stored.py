@@ -75,7 +75,7 @@ class Stored:
 
     def to_json(self) -> str:
         """The text of the file."""
-        return json.dumps(sealed(plain(self.content())), indent=1, allow_nan=False) + "\n"
+        return json.dumps(with_checksum(plain(self.content())), indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -84,7 +84,7 @@ class Stored:
             raw = loaded(text)
             if raw.get("schema", 0) > SCHEMA:
                 raise NewerSchemaError(f"schema {raw['schema']} is newer than this version reads ({SCHEMA})")
-            found = validated(split(upgraded(unsealed(raw), cls.added), cls), cls)
+            found = validated(split(upgraded(without_checksum(raw), cls.added), cls), cls)
             found.check()
         except (ValidationError, *MALFORMED) as error:
             raise ValueError(f"a field is missing or malformed: {repr(error)[:LONGEST_REASON]}") from error
@@ -132,12 +132,12 @@ def refuse_constant(text: str) -> None:
     raise ValueError(f"{text} is no number that a record holds")
 
 
-def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a file, with its checksum."""
     return {**content, CHECKSUM: digest(content, DIGITS)}
 
 
-def unsealed(raw: dict[str, Any]) -> dict[str, Any]:
+def without_checksum(raw: dict[str, Any]) -> dict[str, Any]:
     """The content of a file without its checksum, or ValueError if it has another one."""
     content = {key: value for key, value in raw.items() if key != CHECKSUM}
     if CHECKSUM in raw and raw[CHECKSUM] != digest(content, DIGITS):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pai_bench.support.arrays import as_tensor, cure
+from pai_bench.support.arrays import as_tensor, hint_for
 from pai_bench.support.errors import UserError
 
 Scores = dict[str, Tensor]
@@ -82,5 +82,5 @@ def as_batch(batch: BatchLike, loss: Loss | None = None) -> Batch:
     if isinstance(batch, Batch):
         return batch if loss is None else dataclasses.replace(batch, loss=loss)
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        raise UserError(f"a batch is a Batch or a tuple (inputs, targets), not {type(batch).__name__}{cure(batch)}")
+        raise UserError(f"a batch is a Batch or a tuple (inputs, targets), not {type(batch).__name__}{hint_for(batch)}")
     return Batch(*batch, loss=loss)  # type: ignore[arg-type]  # __post_init__ converts arrays

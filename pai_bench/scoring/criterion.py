@@ -141,7 +141,7 @@ class Criterion(CriterionOptions):
 
     def configuration(self, schedule: Schedule) -> dict[str, Any]:
         """The identity of this criterion in results, as plain values: options that were added later only if changed."""
-        options = [[name, value] for name, value in spec.identifying(self).items()]
+        options = [[name, value] for name, value in spec.identity_fields(self).items()]
         version = self.formula_version_under(schedule)
         return {"name": str(self), "options": options, "revision": version, "schedule": str(schedule)}
 

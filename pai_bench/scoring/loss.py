@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from pai_bench.networks.forward import forward
 from pai_bench.scoring.batch import Batch
-from pai_bench.support.arrays import listed
+from pai_bench.support.arrays import list_labels
 from pai_bench.support.errors import UserError
 from pai_bench.support.torch_internals import class_name
 from pai_bench.support.transfers import read_scalars
@@ -48,6 +48,8 @@ def checked_logits(logits: Tensor, batch: Batch, lowest: int, highest: int) -> T
             "a function of output and targets"
         )
     if lowest < 0 or highest >= logits.shape[1]:
-        classes = f"targets must lie in 0..{logits.shape[1] - 1}, the model's classes, but are {listed(batch.targets)}"
+        classes = (
+            f"targets must lie in 0..{logits.shape[1] - 1}, the model's classes, but are {list_labels(batch.targets)}"
+        )
         raise UserError(f"{classes}: number the labels of all data 0, 1, 2, ... without gaps")
     return logits

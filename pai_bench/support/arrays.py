@@ -18,7 +18,7 @@ LISTED = 10
 """Labels that a message lists at most."""
 
 
-def on_processor(function: Callable[P, R]) -> Callable[P, R]:
+def on_cpu(function: Callable[P, R]) -> Callable[P, R]:
     """`function` with new tensors on the processor, unless it says otherwise, whatever default the caller has set."""
 
     @functools.wraps(function)
@@ -31,7 +31,7 @@ def on_processor(function: Callable[P, R]) -> Callable[P, R]:
     return called
 
 
-def by_torchs_defaults(function: Callable[P, R]) -> Callable[P, R]:
+def with_torch_defaults(function: Callable[P, R]) -> Callable[P, R]:
     """`function` with new tensors in single precision and on the processor, whatever default the caller has set.
 
     A result that is stored may not depend on what is not stored.
@@ -42,14 +42,14 @@ def by_torchs_defaults(function: Callable[P, R]) -> Callable[P, R]:
         before = torch.get_default_dtype()
         torch.set_default_dtype(torch.float32)
         try:
-            return on_processor(function)(*arguments, **options)
+            return on_cpu(function)(*arguments, **options)
         finally:
             torch.set_default_dtype(before)
 
     return called
 
 
-@on_processor
+@on_cpu
 def as_tensor(value: Any, what: str) -> Tensor:
     """`value` if it is a tensor, or the tensor of an array or a list of numbers, which share their memory if they can.
 
@@ -58,7 +58,7 @@ def as_tensor(value: Any, what: str) -> Tensor:
     if isinstance(value, Tensor):
         return value
     if not isinstance(value, (list, tuple)) and not hasattr(value, "__array__"):
-        raise UserError(f"{what} must be a tensor or an array, not {type(value).__name__}{cure(value)}")
+        raise UserError(f"{what} must be a tensor or an array, not {type(value).__name__}{hint_for(value)}")
     try:
         array = np.asarray(value)
         shared = array.flags.writeable and all(stride >= 0 for stride in array.strides)
@@ -67,7 +67,7 @@ def as_tensor(value: Any, what: str) -> Tensor:
         raise UserError(f"{what} must be a tensor or an array of numbers: {error}") from error
 
 
-def cure(value: Any) -> str:
+def hint_for(value: Any) -> str:
     """How to get inputs and targets out of what holds them; empty for what is not known to."""
     if isinstance(value, DataLoader):
         return "; inputs, targets = next(iter(loader)) takes a batch of it"
@@ -78,7 +78,7 @@ def cure(value: Any) -> str:
     return ""
 
 
-def listed(labels: Tensor) -> str:
+def list_labels(labels: Tensor) -> str:
     """Which labels there are, in order, the first few of many."""
     found = torch.unique(labels).tolist()
     return ", ".join(map(str, found[:LISTED])) + f" and {len(found) - LISTED:,} more" * (len(found) > LISTED)

@@ -35,7 +35,7 @@ def place(error: BaseException) -> str:
     return found
 
 
-def place_of_crash(text: str) -> str:
+def crash_location(text: str) -> str:
     """`` at FILE, line N, in FUNCTION``, of what `faulthandler` has written: the innermost that is of no package."""
     folders = {
         str(PurePath(__file__).parents[1]),

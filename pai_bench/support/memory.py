@@ -58,7 +58,7 @@ def is_recorded(tensor: torch.Tensor) -> bool:
     return player is not None and player() is not None
 
 
-def no_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory was short, of a device or of the processor."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True

@@ -20,12 +20,12 @@ ENDING = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
 """Signals that ask a process to end: of a batch system, or of a terminal that is closed."""
 
 
-BEAT = 5.0
+HEARTBEAT = 5.0
 """Seconds between two signs of life of a process to its parent."""
 
 
 @contextmanager
-def ended_as_by_an_interrupt() -> Iterator[None]:
+def signals_as_interrupts() -> Iterator[None]:
     """A block that SIGTERM and SIGHUP end as an interrupt does, so that what is at work is put in order.
 
     One that is ignored, as SIGHUP by ``nohup``, stays so.

@@ -133,7 +133,7 @@ def added_later(default: Any) -> Any:
     return field(default=default, metadata={"left_out": default})
 
 
-def identifying(value: Any, declared_by: Any = None) -> dict[str, Any]:
+def identity_fields(value: Any, declared_by: Any = None) -> dict[str, Any]:
     """The fields of a dataclass with their values, without those at the value that leaves them out of identities.
 
     Of those that another class has declared, if one is given.

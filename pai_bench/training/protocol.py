@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from pai_bench.support.errors import UserError, unknown
 from pai_bench.support.precision import Precision
 from pai_bench.support.registry import PROTOCOLS
-from pai_bench.support.spec import added_later, identifying
+from pai_bench.support.spec import added_later, identity_fields
 
 LearningRateSchedule = Literal["constant", "steps", "cosine", "one-cycle"]
 Optimizer = Literal["sgd", "adam"]
@@ -128,7 +128,7 @@ class Protocol:
         """The identity of this protocol in results, as plain values: fields that were added later only if changed."""
         # the name has no influence, and the share of the training set is a setting of the trial
         left_out = {"name", "unstated", "train_fraction"} | ({"epochs"} if self.iterations is not None else set())
-        settings = {key: value for key, value in identifying(self).items() if key not in left_out}
+        settings = {key: value for key, value in identity_fields(self).items() if key not in left_out}
         return settings | {"milestones": list(self.milestones)}
 
     @classmethod

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pai_bench.support.memory import no_memory, recorded_tensors
+from pai_bench.support.memory import is_out_of_memory, recorded_tensors
 from pai_bench.support.torch_internals import release_failed_pool
 from pai_bench.training.protocol import Protocol
 from pai_bench.training.snapshot import non_tensor_state
@@ -122,7 +122,7 @@ class Recorded:
         except RuntimeError as error:
             # the end of a failed recording raises another error, whose context is the original one
             causes = list(causes_of(error))
-            if not any(no_memory(cause) for cause in causes):
+            if not any(is_out_of_memory(cause) for cause in causes):
                 unrecordable.add(self._key)
             return str(causes[-1])
         return None

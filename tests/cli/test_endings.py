@@ -49,7 +49,7 @@ def is_there(group: int) -> bool:
 def test_a_signal_that_is_ignored_stays_so() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with processes.ended_as_by_an_interrupt():
+        with processes.signals_as_interrupts():
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGTERM)
@@ -62,7 +62,7 @@ def test_ending_waits_for_what_may_not_be_broken_off() -> None:
     done = []
 
     def work() -> None:
-        with processes.ended_as_by_an_interrupt():
+        with processes.signals_as_interrupts():
             with processes.interrupts_deferred():
                 signal.raise_signal(signal.SIGTERM)
                 done.append("whole")

@@ -192,12 +192,12 @@ def test_what_a_worker_takes_itself_is_not_for_lanes(monkeypatch: pytest.MonkeyP
     assert (found.workers, lanes_of(found)) == (2, [8])  # for 16, 1.6 GB
 
 
-def test_a_step_is_measured_once_and_elsewhere_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_is_measured_once_and_by_the_probe_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     class IsolatedProcess:
-        asked: ClassVar[list[tuple[object, ...]]] = []
+        calls: ClassVar[list[tuple[object, ...]]] = []
 
-        def query(self, *question: object) -> tuple[float, int]:
-            self.asked.append(question)
+        def query(self, *function: object) -> tuple[float, int]:
+            self.calls.append(function)
             return 0.5, 7
 
     here = Runner(resolve(named(seeds=1)))
@@ -205,6 +205,6 @@ def test_a_step_is_measured_once_and_elsewhere_where_that_is_asked_for(monkeypat
     trial, engine = here.catalog.trials[0], Engine()
     monkeypatch.setattr(measure, "step_seconds", lambda *_asked, **_options: (9.0, 9))
     assert [measure.measured_step(here, trial, 2, 4, engine) for _ in range(2)] == [(0.5, 7)] * 2
-    assert IsolatedProcess.asked == [("step", trial, 2, 4, engine)]
+    assert IsolatedProcess.calls == [("step", trial, 2, 4, engine)]
     here.catalog.isolated_process = None
     assert [measure.measured_step(here, trial, 1, 4, engine) for _ in range(2)] == [(9.0, 9)] * 2

@@ -15,7 +15,7 @@ from pai_bench.cli.entry import main
 from pai_bench.cli.progress import Forecast
 from pai_bench.execution import estimate as module
 from pai_bench.execution.autotune import WORKER
-from pai_bench.execution.estimate import arithmetic, estimate, mask_bytes
+from pai_bench.execution.estimate import estimate, mask_bytes, training_flops
 from pai_bench.execution.execution_plan import ExecutionPlan, kind_of
 from pai_bench.experiment import recipe
 from pai_bench.experiment.recipe import Recipe
@@ -30,9 +30,9 @@ def test_the_arithmetic_of_a_recipe_is_three_passes_of_every_example() -> None:
     grid = {"models": ("lenet-300-100",), "data": ("mnist",), "criteria": ("snip",), "sparsities": (0.9, 0.98)}
     made = Recipe("r", ({**grid, "seeds": 2, "epochs": 3, "batch_size": 100, "train_fraction": 0.5},))
     assert made.trials == 2 * 3
-    assert arithmetic(made) == 6 * 3 * 300 * 100 * 3 * (2 * 266_200)
-    assert arithmetic(Recipe("r", ({**grid, "data": ("folder:pets",), "epochs": 1},))) is None
-    assert arithmetic(Recipe("r", (grid,))) is None
+    assert training_flops(made) == 6 * 3 * 300 * 100 * 3 * (2 * 266_200)
+    assert training_flops(Recipe("r", ({**grid, "data": ("folder:pets",), "epochs": 1},))) is None
+    assert training_flops(Recipe("r", (grid,))) is None
 
 
 def test_grids_of_a_recipe_share_their_dense_networks() -> None:
@@ -174,10 +174,10 @@ def test_an_estimate_by_hand(places: int, monkeypatch: pytest.MonkeyPatch) -> No
     criteria = ["random", "snip-it"]
     runner = Runner(resolve(sweep(criteria=criteria, schedule="linear:steps=3", sparsities=[0.5, 0.9], batch_size=60)))
     missing = runner.catalog.trials
-    monkeypatch.setattr(module, "PLACES", places)
+    monkeypatch.setattr(module, "SAMPLE_SIZE", places)
     monkeypatch.setattr("pai_bench.execution.processes.choose", lambda _runner, _missing: ExecutionPlan(workers=2))
     monkeypatch.setattr(module, "measured_step", lambda *_arguments: (0.5, 7_000))
-    monkeypatch.setattr(module, "one_score", lambda _runner, _trial: 2.0)
+    monkeypatch.setattr(module, "time_score", lambda _runner, _trial: 2.0)
     found = estimate(runner, missing)
     assert found.failed == ()
     assert found.training == 10 * 3 * 4 * 0.5 / 2  # ten trials by two workers
@@ -206,7 +206,7 @@ def test_what_cannot_be_scored_or_stored_is_named(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("pai_bench.execution.processes.choose", lambda _runner, _missing: ExecutionPlan())
     monkeypatch.setattr(module, "measured_step", lambda *_arguments: (0.5, 7_000))
-    monkeypatch.setattr(module, "one_score", score)
+    monkeypatch.setattr(module, "time_score", score)
     monkeypatch.setattr(module, "weight_sizes", sizes)
     found = estimate(runner, runner.catalog.trials)
     assert (found.scoring, found.disk) == (3.0, 0)
@@ -226,8 +226,8 @@ def test_arithmetic_without_what_it_needs_and_of_what_a_recipe_shortens() -> Non
     grid: dict[str, Any] = {"models": ("lenet-300-100",), "data": ("mnist",), "criteria": ("snip",), "seeds": 1}
     grid |= {"sparsities": (0.9,), "batch_size": 100}
     of = 3 * 2 * 266_200
-    assert arithmetic(Recipe("r", ({**grid, "epochs": 2, "validation": 0.1},))) == 2 * 2 * 54_000 * of
-    assert arithmetic(Recipe("r", ({**grid, "epochs": 4, "budget": 0.5},))) == 2 * 2 * 60_000 * of
-    short = arithmetic(Recipe("r", ({**grid, "protocol": "short", "batch_size": None},)))
+    assert training_flops(Recipe("r", ({**grid, "epochs": 2, "validation": 0.1},))) == 2 * 2 * 54_000 * of
+    assert training_flops(Recipe("r", ({**grid, "epochs": 4, "budget": 0.5},))) == 2 * 2 * 60_000 * of
+    short = training_flops(Recipe("r", ({**grid, "protocol": "short", "batch_size": None},)))
     protocol = get_protocol("short")
     assert short == 2 * protocol.steps(60_000) * protocol.batch_size * of

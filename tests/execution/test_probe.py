@@ -167,7 +167,7 @@ def pai_bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Little patience with a process that says nothing."""
-    monkeypatch.setattr("pai_bench.execution.worker_process.BEAT", 0.05)
+    monkeypatch.setattr("pai_bench.execution.worker_process.HEARTBEAT", 0.05)
     monkeypatch.setattr("pai_bench.execution.worker_process.SILENCE", 0.2)
 
 
@@ -208,10 +208,10 @@ def test_a_process_that_has_died_is_heard_to_the_end_and_then_not_waited_for() -
     ours, theirs = Pipe()
     worker = Worker(subprocess.Popen([sys.executable, "-c", ""]), ours)
     worker.process.wait()
-    theirs.send(("answer", 1))
+    theirs.send(("result", 1))
     with theirs:
         assert not worker.has_ended()
-        assert worker.receive() == ("answer", 1)
+        assert worker.receive() == ("result", 1)
         assert worker.has_ended()
         with pytest.raises(EOFError):
             worker.receive()

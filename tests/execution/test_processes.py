@@ -144,7 +144,7 @@ def test_a_worker_that_says_nothing_for_long_is_ended(caplog: pytest.LogCaptureF
 
 
 def test_a_worker_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pai_bench.execution.worker.BEAT", 0.01)
+    monkeypatch.setattr("pai_bench.execution.worker.HEARTBEAT", 0.01)
     ours, theirs = Pipe()
     with ours:
         beats = threading.Thread(target=SharedConnection(theirs).beat)

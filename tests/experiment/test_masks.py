@@ -18,7 +18,7 @@ from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
 from pai_bench.masks import Mask
 from pai_bench.results import Record, Store, bits
-from pai_bench.results.bits import PLACES, differing, pack, read_whole, whole_file
+from pai_bench.results.bits import SAMPLE_SIZE, count_differences, mask_file, pack, read_mask_file
 from pai_bench.support.registry import DATA, Plugin
 from tests.report.records import altered
 
@@ -81,9 +81,9 @@ def test_whole_masks_of_large_networks_lie_beside_their_records(tmp_path: Path) 
     assert file.is_file()
     assert "whole_mask" not in json.loads((tmp_path / "trials" / f"{record.identity}.json").read_text())
     mask = pb.read_mask(tmp_path, record.identity)
-    assert mask.size == 784 * 700 + 7000 > PLACES
+    assert mask.size == 784 * 700 + 7000 > SAMPLE_SIZE
     assert mask.kept == sum(layer.kept for layer in record.pruning.layers)
-    assert differing(record.pruning.mask or "", {name: keep.numpy() for name, keep in mask.items()}) == 0
+    assert count_differences(record.pruning.mask or "", {name: keep.numpy() for name, keep in mask.items()}) == 0
     content, places = file.read_bytes(), set(bits.places(mask.size).tolist())
     outside = max(place for place in range(784 * 700) if place not in places)  # of the sample in the record
     first = 8 + int.from_bytes(content[:8], "little") + content_offset(content, record.pruning.layers[0].name)
@@ -127,7 +127,7 @@ def test_a_mask_is_made_again_and_held_to_the_sample(tmp_path: Path) -> None:
     record = of(records, seed=0)
     (tmp_path / "trials" / f"{record.identity}.mask.safetensors").rename(tmp_path / "whole")
     found = pb.remake_mask(tmp_path, record.identity)
-    assert {n: k.tolist() for n, k in list(read_whole((tmp_path / "whole").read_bytes()).items())[:2]} == {
+    assert {n: k.tolist() for n, k in list(read_mask_file((tmp_path / "whole").read_bytes()).items())[:2]} == {
         n: k.tolist() for n, k in list(found.items())[:2]
     }
     wrong = {name: keep.numpy() ^ (name == "fc.weight") for name, keep in found.items()}
@@ -167,19 +167,19 @@ def test_what_has_no_mask_says_why(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"12", b"\xff" * 20, b"\x02" + bytes(7) + b"{}"])
 def test_damaged_files_of_masks(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"mask|JSON|Expecting|codec"):
-        read_whole(content)
+        read_mask_file(content)
 
 
 def test_a_whole_mask_comes_back_bit_for_bit() -> None:
     shapes = {"a": (700, 751), "b": (3, 5, 7), "c": ()}
     mask = {name: torch.rand(shape).numpy() < 0.3 for name, shape in shapes.items()}
-    content = whole_file(mask)
+    content = mask_file(mask)
     assert content is not None
     assert len(content) < 1.01 * 700 * 751 / 8 + 500
-    found = read_whole(content)
+    found = read_mask_file(content)
     assert list(found) == list(mask)
     assert all((found[name] == mask[name]).all() and found[name].shape == shapes[name] for name in mask)
-    assert whole_file({"a": mask["b"]}) is None
+    assert mask_file({"a": mask["b"]}) is None
 
 
 def test_a_mask_of_few_examples_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:

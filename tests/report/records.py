@@ -8,7 +8,7 @@ import numpy as np
 
 from pai_bench.results import Environment, EpochRecord, Layer, Record, Store, TrialProvenance, UsedData
 from pai_bench.results.bits import pack
-from pai_bench.results.stored import unsealed
+from pai_bench.results.stored import without_checksum
 from pai_bench.support.registry import CRITERIA, PROTOCOLS
 from tests.made import Choice
 from tests.made import trial as made_trial
@@ -101,4 +101,4 @@ def stored(path: str, records: list[Record]) -> Store:
 
 def fields_of(text: str) -> dict[str, Any]:
     """What the file of a result holds, without its checksum, as in files of earlier versions."""
-    return unsealed(json.loads(text))
+    return without_checksum(json.loads(text))

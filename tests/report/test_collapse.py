@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from pai_bench.report import collapse as report
-from pai_bench.results import Collapse, Tried
+from pai_bench.results import Collapse, MaskEffect
 from tests.report.test_figures_of_masks import collapse
 
 
-def tried(sparsity: float, effective: float | None, connected: bool = True, full: bool = True) -> Tried:
-    return Tried(
+def tried(sparsity: float, effective: float | None, connected: bool = True, full: bool = True) -> MaskEffect:
+    return MaskEffect(
         sparsity=sparsity,
         connected=connected,
         effective_sparsity=effective,

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from pai_bench.cli.entry import main
-from pai_bench.results import BenchmarkResult, Collapse, Cost, Provenance, SearchProvenance, Store, Tried
+from pai_bench.results import BenchmarkResult, Collapse, Cost, MaskEffect, Provenance, SearchProvenance, Store
 from tests.made import Choice
 from tests.made import trial as made_trial
 from tests.report.records import ENVIRONMENT, drawn, fields_of
@@ -47,8 +47,8 @@ def cost() -> Cost:
 def collapse() -> Collapse:
     """Where a network falls apart."""
     tried = (
-        Tried(sparsity=0.5, connected=True, effective_sparsity=0.6, densities=(0.5, 0.5), effective=(0.4, 0.4)),
-        Tried(sparsity=0.9, connected=False, effective_sparsity=1.0, densities=(0.2, 0.0), effective=(0.0, 0.0)),
+        MaskEffect(sparsity=0.5, connected=True, effective_sparsity=0.6, densities=(0.5, 0.5), effective=(0.4, 0.4)),
+        MaskEffect(sparsity=0.9, connected=False, effective_sparsity=1.0, densities=(0.2, 0.0), effective=(0.0, 0.0)),
     )
     return Collapse(
         trial=trial(), size=50, connected_until=0.8, cut_from=0.85, first_cut="b.weight", exact=False,

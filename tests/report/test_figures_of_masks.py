@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 from pai_bench.report.figures import bar_charts, collapses, masks
 from pai_bench.report.figures.style import COLLAPSED_COLOUR, COLOURS
 from pai_bench.report.similarity import Similarity
-from pai_bench.results import Collapse, Layer, Record, Tried
+from pai_bench.results import Collapse, Layer, MaskEffect, Record
 from pai_bench.results.bits import pack
 from tests.report.records import LOOKS, altered, drawn, record
 from tests.report.test_benchmarks import result
@@ -118,9 +118,9 @@ def collapse(name: str, **changes: Any) -> Collapse:
         "criterion": {"name": name, "schedule": "one-shot", "revision": 1, "options": []},
     }  # fmt: skip
     tried = (
-        Tried(sparsity=0.5, connected=True, effective_sparsity=0.6, densities=(0.5, 0.5), effective=(0.5, 0.4)),
-        Tried(sparsity=0.75, connected=True, effective_sparsity=0.9, densities=(0.5, 0.2), effective=(0.4, 0.1)),
-        Tried(sparsity=0.9, connected=False, effective_sparsity=1.0, densities=(0.5, 0.0), effective=(0.0, 0.0)),
+        MaskEffect(sparsity=0.5, connected=True, effective_sparsity=0.6, densities=(0.5, 0.5), effective=(0.5, 0.4)),
+        MaskEffect(sparsity=0.75, connected=True, effective_sparsity=0.9, densities=(0.5, 0.2), effective=(0.4, 0.1)),
+        MaskEffect(sparsity=0.9, connected=False, effective_sparsity=1.0, densities=(0.5, 0.0), effective=(0.0, 0.0)),
     )
     values: dict[str, Any] = {
         "trial": trial, "size": 50, "connected_until": 0.8, "cut_from": 0.82, "first_cut": "b.weight", "exact": True,
@@ -132,8 +132,8 @@ def collapse(name: str, **changes: Any) -> Collapse:
 
 def test_effective_against_direct_compression(drawings: list[Any]) -> None:
     more = (
-        Tried(sparsity=0.75, connected=True, effective_sparsity=0.8, densities=(0.5, 0.2), effective=None),
-        Tried(sparsity=0.99, connected=True, effective_sparsity=None, densities=(0.5, 0.2), effective=None),
+        MaskEffect(sparsity=0.75, connected=True, effective_sparsity=0.8, densities=(0.5, 0.2), effective=None),
+        MaskEffect(sparsity=0.99, connected=True, effective_sparsity=None, densities=(0.5, 0.2), effective=None),
     )
     known = {
         "snip": [collapse("snip"), collapse("snip", tried=more, connected_until=0.6)],
@@ -164,7 +164,7 @@ def test_effective_against_direct_compression(drawings: list[Any]) -> None:
 
 
 def test_density_of_each_layer_along_compression(drawings: list[Any]) -> None:
-    whole = Tried(sparsity=1.0, connected=False, effective_sparsity=1.0, densities=(0.0, 0.0), effective=None)
+    whole = MaskEffect(sparsity=1.0, connected=False, effective_sparsity=1.0, densities=(0.0, 0.0), effective=None)
     known = {name: [collapse(name)] for name in ("snip", "er", "erk", "random", "$x")}
     known["er"] = [collapse("er", connected_until=None), collapse("er", size=1)]
     known["erk"] = [collapse("erk", cut_from=None)]

@@ -19,7 +19,7 @@ def test_a_small_mask_is_stored_whole() -> None:
 
 
 def test_of_a_large_mask_the_same_places_are_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bits, "PLACES", 1000)
+    monkeypatch.setattr(bits, "SAMPLE_SIZE", 1000)
     bits.places.cache_clear()
     whole = np.random.default_rng(0).random(4321) < 0.3
     found = bits.unpack(bits.pack({"a": whole[:4000], "b": whole[4000:]}), 4321)
@@ -61,30 +61,30 @@ def test_a_text_of_another_size_is_refused() -> None:
 def test_how_many_places_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     mask = {"a": np.arange(12).reshape(3, 4) % 3 == 0, "b": np.ones(5, bool)}
     text = bits.pack(mask)
-    assert bits.differing(text, mask) == 0
-    assert bits.differing(text, {"a": ~mask["a"], "b": mask["b"]}) == 12
-    assert bits.differing(text, {"a": mask["a"], "b": np.arange(5) > 1}) == 2
-    monkeypatch.setattr(bits, "PLACES", 6)
+    assert bits.count_differences(text, mask) == 0
+    assert bits.count_differences(text, {"a": ~mask["a"], "b": mask["b"]}) == 12
+    assert bits.count_differences(text, {"a": mask["a"], "b": np.arange(5) > 1}) == 2
+    monkeypatch.setattr(bits, "SAMPLE_SIZE", 6)
     bits.places.cache_clear()
     sample = bits.places(17)
     text = bits.pack(mask)
     other = np.concatenate([mask["a"].ravel(), mask["b"]])
     other[sample[0]] ^= True
-    assert bits.differing(text, {"a": other}) == int((sample == sample[0]).sum())
-    assert bits.differing(text, mask) == 0
+    assert bits.count_differences(text, {"a": other}) == int((sample == sample[0]).sum())
+    assert bits.count_differences(text, mask) == 0
     bits.places.cache_clear()
 
 
 def test_a_mask_of_as_many_weights_as_places_is_stored_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bits, "PLACES", 6)
+    monkeypatch.setattr(bits, "SAMPLE_SIZE", 6)
     bits.places.cache_clear()
     whole = np.array([True, False, False, True, True, False])
     assert bits.unpack(bits.pack({"a": whole}), 6).tolist() == whole.tolist()
-    assert bits.whole_file({"a": whole}) is None
+    assert bits.mask_file({"a": whole}) is None
     more = np.append(whole, True)
-    content = bits.whole_file({"a": more})
+    content = bits.mask_file({"a": more})
     assert content is not None
-    assert bits.read_whole(content)["a"].tolist() == more.tolist()
+    assert bits.read_mask_file(content)["a"].tolist() == more.tolist()
     bits.places.cache_clear()
 
 
@@ -102,12 +102,12 @@ def test_the_places_of_a_large_network_are_the_same_for_ever() -> None:
 def test_a_whole_mask_with_another_number_of_bytes_is_refused(size: int) -> None:
     content = save({"a": np.zeros(size, np.uint8)}, {"shapes": json.dumps({"a": [3, 4]})})
     with pytest.raises(ValueError, match=f"12 places of a in {size} bytes"):
-        bits.read_whole(content)
+        bits.read_mask_file(content)
     whole = save({"a": np.array([255, 0], np.uint8)}, {"shapes": json.dumps({"a": [3, 4]})})
-    assert bits.read_whole(whole)["a"].tolist() == [[True] * 4, [True] * 4, [False] * 4]
+    assert bits.read_mask_file(whole)["a"].tolist() == [[True] * 4, [True] * 4, [False] * 4]
 
 
 def test_a_whole_mask_of_other_layers_than_it_names_is_refused() -> None:
     content = save({"b": np.zeros(2, np.uint8)}, {"shapes": json.dumps({"a": [3, 4]})})
     with pytest.raises(ValueError, match="other layers than it names"):
-        bits.read_whole(content)
+        bits.read_mask_file(content)

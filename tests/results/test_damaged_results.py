@@ -154,16 +154,16 @@ def header(text: str) -> bytes:
 )
 def test_files_of_whole_masks_that_are_none(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
-        bits.read_whole(content)
+        bits.read_mask_file(content)
 
 
 def test_a_whole_mask_that_is_no_file_or_too_long() -> None:
     store = Store("r", create=True)
-    size = bits.PLACES + 8
+    size = bits.SAMPLE_SIZE + 8
     mask = {"a": np.random.default_rng(0).random(size) < 0.5}
     layers = (Layer(name="a", size=size, kept=int(mask["a"].sum()), shape=(size,)),)
     record = altered(drawn("snip", 0.5, 0, 0.9), layers=layers, mask=bits.pack(mask))
-    store.write(altered(record, whole_mask=bits.whole_file(mask)))
+    store.write(altered(record, whole_mask=bits.mask_file(mask)))
     file = store.mask_of(record.identity)
     assert (pb.read_mask("r", record.identity)["a"].numpy() == mask["a"]).all()
     for make in (os.mkfifo, make_large, make_socket):

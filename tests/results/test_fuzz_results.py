@@ -17,7 +17,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 import pai_bench as pb
 from pai_bench.cli.entry import main
 from pai_bench.results import Layer, Record, Store, bits
-from pai_bench.results.stored import sealed
+from pai_bench.results.stored import with_checksum
 from tests.report.records import altered, drawn, fields_of
 
 COUNT = 1000
@@ -143,14 +143,14 @@ def test_mutated_records(with_checksum: bool, capsys: pytest.CaptureFixture[str]
 
 def large(seed: int) -> Record:
     """A record of a mask that lies beside it, with that."""
-    shapes = {"a": (bits.PLACES // 512, 513), "b": (3, 5)}
+    shapes = {"a": (bits.SAMPLE_SIZE // 512, 513), "b": (3, 5)}
     random_bits = np.random.default_rng(seed)
     mask = {name: random_bits.random(shape) < 0.5 for name, shape in shapes.items()}
     layers = tuple(
         Layer(name=name, size=keep.size, kept=int(keep.sum()), shape=keep.shape) for name, keep in mask.items()
     )
     record = drawn("snip", 0.5, seed, 0.9, layers=layers, mask=bits.pack(mask))
-    return altered(record, whole_mask=bits.whole_file(mask))
+    return altered(record, whole_mask=bits.mask_file(mask))
 
 
 def other_header(draw: random.Random, content: bytes) -> bytes:
@@ -210,7 +210,7 @@ def test_mutated_masks(capsys: pytest.CaptureFixture[str]) -> None:
         # as an earlier version wrote it, and as if this one had
         fields = fields_of(record.to_json()) | {"mask": text}
         path = store.trials / f"{record.identity}.json"
-        path.write_text(json.dumps(fields if i % 2 else sealed(fields)))
+        path.write_text(json.dumps(fields if i % 2 else with_checksum(fields)))
     assert refused > 0.9 * COUNT
     assert len(pb.read_results("r")) == 2 + BATCH
     assert main(["report", "r", "-o", "x.md"]) == 0

@@ -12,7 +12,7 @@ import pytest
 
 import pai_bench as pb
 from pai_bench.results import Collapse, Cost, EpochRecord, Evaluation, Layer, Pruning, Record, Store, Training
-from pai_bench.results.stored import sealed
+from pai_bench.results.stored import with_checksum
 from tests.made import Choice
 from tests.made import trial as made_trial
 from tests.report.records import DATA, ENVIRONMENT, PROVENANCE, altered, fields_of
@@ -138,7 +138,7 @@ def test_a_field_of_a_later_version_does_no_harm(tmp_path: Path) -> None:
     store.write(record())
     path = store.trials / f"{record().identity}.json"
     later = fields_of(path.read_text()) | {"new": 1}
-    for text in (later, sealed(later)):
+    for text in (later, with_checksum(later)):
         path.write_text(json.dumps(text))
         assert store.read(record().identity) == record()
 
@@ -183,9 +183,9 @@ def test_no_report_is_written_where_the_results_are(tmp_path: Path) -> None:
     store = Store(tmp_path / "r", create=True)
     for name in ("trials/x.md", "costs/deep/x.md", "collapse/x.md", "benchmarks/x.md"):
         with pytest.raises(pb.UserError, match=r"cannot be written to .*, where the results are"):
-            store.refuse(store.path / name)
-    store.refuse(store.path / "x.md")
-    store.refuse(tmp_path / "trials" / "x.md")
+            store.check_report_path(store.path / name)
+    store.check_report_path(store.path / "x.md")
+    store.check_report_path(tmp_path / "trials" / "x.md")
 
 
 def test_a_record_under_another_name_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

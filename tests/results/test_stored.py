@@ -19,7 +19,7 @@ from pai_bench.experiment import stages
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
 from pai_bench.results import BenchmarkResult, Collapse, Cost, Store, UnstorableError, archive, bits
-from pai_bench.results.stored import LONGEST, sealed
+from pai_bench.results.stored import LONGEST, with_checksum
 from tests.cli.test_odd_input import SMALL
 from tests.experiment.test_runner import blobs, sweep
 from tests.report.records import altered, drawn, fields_of
@@ -166,10 +166,10 @@ def test_odd_names_of_layers() -> None:
     for record in Store("r"):
         assert [layer.name for layer in record.pruning.layers] == ["a\\udcff\n.weight"]
         assert list(pb.read_mask(record)) == ["a\\udcff\n.weight"]
-    large = np.random.default_rng(0).random(bits.PLACES + 1) < 0.5
-    content = bits.whole_file({"a\udcff": large})
+    large = np.random.default_rng(0).random(bits.SAMPLE_SIZE + 1) < 0.5
+    content = bits.mask_file({"a\udcff": large})
     assert content is not None
-    assert (bits.read_whole(content)["a\\udcff"] == large).all()
+    assert (bits.read_mask_file(content)["a\\udcff"] == large).all()
     with pytest.raises(pb.UserError, match="the mask cannot be written"):
         pb.Mask({"a\udcff": torch.ones(2, dtype=torch.bool)}).save("m.safetensors")
 
@@ -184,7 +184,7 @@ def test_a_result_that_was_changed_is_named_and_set_aside(caplog: pytest.LogCapt
     path = store.trials / f"{record.identity}.json"
     text = path.read_text()
     earlier = fields_of(text)
-    assert json.loads(text)["checksum"] == sealed(earlier)["checksum"]
+    assert json.loads(text)["checksum"] == with_checksum(earlier)["checksum"]
     damages = {
         "checksum": json.dumps(json.loads(text) | {"test_loss": 0.25}),
         "settings": json.dumps(earlier | {"trial": earlier["trial"] | {"seed": 2}}),  # of a file without a checksum

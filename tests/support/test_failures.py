@@ -146,11 +146,11 @@ def test_the_place_of_a_crash_is_the_innermost_line_of_ones_own() -> None:
         f'  File "{torch_file}", line 3 in forward\n  File "/a b/mine.py", line 7 in forward\n'
         f'  File "{ours}", line 9 in run\n  File "/other.py", line 1 in main\n  File "<frozen runpy>", line 88 in x\n'
     )
-    assert failures.place_of_crash(text) == " at mine.py, line 7, in forward"
-    assert failures.place_of_crash(text.replace("/a b/mine.py", torch_file).replace("/other.py", ours)) == (
+    assert failures.crash_location(text) == " at mine.py, line 7, in forward"
+    assert failures.crash_location(text.replace("/a b/mine.py", torch_file).replace("/other.py", ours)) == (
         " at linear.py, line 3, in forward"
     )
-    assert failures.place_of_crash("Fatal Python error: Aborted\n") == ""
+    assert failures.crash_location("Fatal Python error: Aborted\n") == ""
 
 
 def test_three_near_names_at_most() -> None:

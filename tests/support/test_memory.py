@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pai_bench.support import memory, timing
-from pai_bench.support.memory import UNKNOWN, free_bytes, no_memory
+from pai_bench.support.memory import UNKNOWN, free_bytes, is_out_of_memory
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from pai_bench.support.memory import UNKNOWN, free_bytes, no_memory
     ],
 )
 def test_what_says_that_memory_was_short(error: Exception, short: bool) -> None:
-    assert no_memory(error) is short
+    assert is_out_of_memory(error) is short
 
 
 def test_memory_that_torch_keeps_for_itself_is_free(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -243,7 +243,7 @@ def test_all_recordings_of_a_device_share_a_stream(device: Device) -> None:
 def test_short_memory_says_nothing_of_the_network(device: Device) -> None:
     device.fails = "CUDA out of memory"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recorded, "no_memory", lambda error: "out of memory" in str(error))
+        patch.setattr(recorded, "is_out_of_memory", lambda error: "out of memory" in str(error))
         assert not taken(device, nn.Linear).is_recorded
     device.fails = None
     assert taken(device, nn.Linear).is_recorded

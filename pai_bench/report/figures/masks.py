@@ -14,7 +14,7 @@ from pai_bench.report.figures.style import canvas, literal, plain, shorten
 from pai_bench.report.similarity import Similarity, layout
 from pai_bench.report.summary import Comparison
 from pai_bench.results import Record
-from pai_bench.results.bits import PLACES, unpack
+from pai_bench.results.bits import SAMPLE_SIZE, unpack
 
 LEAST_WIDTH = 6.8
 """Inches that a title needs."""
@@ -128,7 +128,7 @@ def picture(record: Record) -> NDArray[np.int64] | None:
     """How many connections of each pixel are kept, (height, width); None if the first layer does not see all pixels."""
     shape, layers = record.provenance.data.shape, record.pruning.layers
     size = sum(layer.size for layer in layers)
-    if not record.pruning.mask or shape is None or len(shape) != 3 or size > PLACES or not layers:
+    if not record.pruning.mask or shape is None or len(shape) != 3 or size > SAMPLE_SIZE or not layers:
         return None
     first = layers[0]
     if len(first.shape) != 2 or first.shape[1] != math.prod(shape):
