@@ -1,9 +1,8 @@
 """The results folder, and what is kept in it."""
 
 from pai_bench.results.collapses import Collapse, MaskEffect
-from pai_bench.results.evaluations import Measured, TrialMetrics
 from pai_bench.results.folder import Store, as_frame, read_results
-from pai_bench.results.measurements import BenchmarkResult, Cost
+from pai_bench.results.measurements import BenchmarkResult, Cost, Measured, TrialMetrics
 from pai_bench.results.origin import Environment, Provenance, SearchProvenance, TrialProvenance, UsedData
 from pai_bench.results.records import COLUMNS, Record
 from pai_bench.results.sections import EpochRecord, Evaluation, Layer, Pruning, Training

@@ -15,9 +15,9 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
-from pai_bench.results.stored import CHECKSUM, LONGEST, loaded, with_checksum, without_checksum
+from pai_bench.results.stored import CHECKSUM, LONGEST, json_object, with_checksum, without_checksum
 from pai_bench.support import infile, outfile
-from pai_bench.support.errors import UserError
+from pai_bench.support.errors import UserError, reason
 
 SUFFIX = ".jsonl.xz"
 NAME = f"records{SUFFIX}"
@@ -43,29 +43,26 @@ NO_JSON = (ValueError, RecursionError)
 
 def pack(results: Path, path: Path) -> int:
     """Write what the folder `results` holds into the file `path`, whole or not at all; how many records there are."""
-    found = [entry for folder in FOLDERS for entry in entries(results / folder)]
-    text = "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in found)
-    if len(text) > LARGEST or len(found) > MOST:
-        raise UserError(f"{len(found):,} records of {len(text):,} bytes are too many for {path}: part the folder")
+    records = [entry for folder in FOLDERS for entry in entries(results / folder)]
+    text = "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in records)
+    if len(text) > LARGEST or len(records) > MOST:
+        raise UserError(f"{len(records):,} records of {len(text):,} bytes are too many for {path}: part the folder")
     outfile.write(path, lzma.compress(text.encode(), preset=9), "the file of records")
-    return len(found)
+    return len(records)
 
 
 def entries(folder: Path) -> Iterator[dict[str, Any]]:
     """The records of a folder, in the order of their names; what is damaged is left out, as it is of a report."""
     for path in sorted(folder.glob("*.json")):
         try:
-            whole = loaded(infile.read(path, LONGEST))
-            content = without_checksum(whole)
+            raw = json_object(infile.read(path, LONGEST))
+            content = without_checksum(raw)
         except (*NO_JSON, OSError):
             continue
         if folder.name == "trials":
             content["mask"] = None
-        yield {
-            "folder": folder.name,
-            "name": path.stem,
-            "content": with_checksum(content) if CHECKSUM in whole else content,
-        }
+        content = with_checksum(content) if CHECKSUM in raw else content
+        yield {"folder": folder.name, "name": path.stem, "content": content}
 
 
 def is_archive(path: Path) -> bool:
@@ -76,27 +73,30 @@ def is_archive(path: Path) -> bool:
     try:
         path.exists()
     except (OSError, ValueError) as error:
-        raise UserError(f"results {path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    return path.name.endswith(SUFFIX) or (
-        (path / NAME).is_file() and not any(any((path / folder).glob("*.json")) for folder in FOLDERS)
-    )
+        raise UserError(f"results {path} cannot be read ({reason(error)})") from error
+    return path.name.endswith(SUFFIX) or ((path / NAME).is_file() and not has_results(path))
+
+
+def has_results(folder: Path) -> bool:
+    """Whether there is a result in a results folder, readable or not."""
+    return any(any((folder / name).glob("*.json")) for name in FOLDERS)
 
 
 def unpack(path: Path) -> tuple[Path, dict[str, str]]:
     """A temporary results folder with the records of the file `path`, or of the one in the folder `path`.
 
-    Also returns why lines are left out, by ``line N``. Whoever asks for the folder removes it.
+    Also returns why lines are left out, by ``line N``. The caller removes the folder.
     """
     path = path / NAME if path.is_dir() else path
-    made = Path(tempfile.mkdtemp(prefix="pai-bench-records-"))
+    folder = Path(tempfile.mkdtemp(prefix="pai-bench-records-"))
     try:
         infile.check(path)
         with lzma.open(path, "rb") as file:
-            return made, extract(file, made)
+            return folder, extract(file, folder)
     except BaseException as error:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError):
-            raise UserError(f"records {path} cannot be read ({error.strerror or error})") from error
+            raise UserError(f"records {path} cannot be read ({reason(error)})") from error
         if isinstance(error, ValueError | EOFError | lzma.LZMAError):
             raise UserError(f"{path} is not a file of records ({type(error).__name__}: {error})") from error
         raise
@@ -144,7 +144,7 @@ def lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
 def record_of(line: bytes, folder: Path) -> tuple[Path, str]:
     """The place below `folder` of the record in a line, and its text."""
     entry = json.loads(line)
-    kind, name = str(entry["folder"]), str(entry["name"])
-    if kind not in FOLDERS or Path(name).name != name or "\0" in name or len(os.fsencode(name)) > LONGEST_NAME:
-        raise ValueError(f"it names the place {kind}/{name}")
-    return folder / kind / f"{name}.json", json.dumps(entry["content"])
+    inner, name = str(entry["folder"]), str(entry["name"])
+    if inner not in FOLDERS or Path(name).name != name or "\0" in name or len(os.fsencode(name)) > LONGEST_NAME:
+        raise ValueError(f"it names the place {inner}/{name}")
+    return folder / inner / f"{name}.json", json.dumps(entry["content"])

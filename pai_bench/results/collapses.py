@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from pai_bench.results.configurations import Scoring
 from pai_bench.results.origin import Environment, SearchProvenance
 from pai_bench.results.stored import SCHEMA, Stored
-from pai_bench.results.values import Amount, PositiveCount, Share, ShareBelow1, validated
+from pai_bench.results.values import Amount, PositiveCount, Share, ShareBelow1, require, validated
 from pai_bench.support.identity import identify
 
 
@@ -63,15 +63,13 @@ class Collapse(Stored):
         return dict(self.trial)
 
     def check(self) -> None:
-        """Raise an error of some kind if fields, each of its type, do not fit each other."""
+        """Raise an error of some type if fields, each of its type, do not fit each other."""
         validated(self.trial, Scoring)
         layers = len(self.layers_until)
-        ok = [
+        require(
             bool(self.tried) and layers > 0,
-            not any(one.connected and one.sparsity == 1 for one in self.tried),
-            all(len(one.densities) == layers for one in self.tried),
-            all(one.effective is None or len(one.effective) == layers for one in self.tried),
-            all((one.effective is None) == (one.effective_sparsity is None) for one in self.tried),
-        ]
-        if not all(ok):
-            raise ValueError("a field has an impossible value")
+            not any(mask.connected and mask.sparsity == 1 for mask in self.tried),
+            all(len(mask.densities) == layers for mask in self.tried),
+            all(mask.effective is None or len(mask.effective) == layers for mask in self.tried),
+            all((mask.effective is None) == (mask.effective_sparsity is None) for mask in self.tried),
+        )

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pai_bench.results import archive
-from pai_bench.results.evaluations import TrialMetrics
+from pai_bench.results.measurements import TrialMetrics
 from pai_bench.results.records import Record
 from pai_bench.results.stored import LONGEST, MALFORMED, NewerSchemaError, Stored, UnstorableError
 from pai_bench.support import infile, outfile
-from pai_bench.support.errors import UserError
+from pai_bench.support.errors import UserError, reason
 from pai_bench.support.garbage import no_collection
 from pai_bench.training.protocol import Protocol
 
@@ -37,46 +37,51 @@ class Store:
 
     def __init__(self, path: str | Path, *, create: bool = False) -> None:
         self.path = self.label = Path(path)
-        """Where the results are, and what they are called."""
+        """Where the results are, and what messages call it."""
         self.report_folder = self.path
-        """Where a report goes that nobody has named a place for."""
-        unread: dict[str, str] = {}
+        """Where a report is written by default."""
+        self.left_out: dict[str, str] = {}
+        """File, or line of a file of records -> why it could not be read."""
+        self._made: set[Path] = set()
+        """Folders that are not made again: one that vanishes has taken results with it."""
+        self._written = 0
         if not create and archive.is_archive(self.path):
             self.report_folder = self.path if self.path.is_dir() else self.path.parent
             self.path, unread = archive.unpack(self.path)
             weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
-        folders = [self.path / name for name in archive.FOLDERS]
-        self.trials, self.costs, self.collapses, self.benchmarks, self.evaluations = self.folders = folders
-        self.left_out: dict[str, str] = {}
-        """File, or line of a file of records -> why it could not be read, of what was asked for so far."""
-        for name, why in unread.items():
-            self._leave_out(name, why)
-        self._made: set[Path] = set()
-        """Folders that are not made again: one that vanishes has taken results with it."""
-        self._written = 0
+            for name, why in unread.items():
+                self._leave_out(name, why)
+        self.folders = [self.path / name for name in archive.FOLDERS]
+        self.trials = self.path / Record.folder
         if create:
-            try:
-                self.trials.mkdir(parents=True, exist_ok=True)
-                outfile.remove_abandoned(self.trials)
-            except (OSError, ValueError) as error:
-                reason = getattr(error, "strerror", None) or error
-                raise UserError(
-                    f"results folder {path} cannot be written ({reason}); give another with --out"
-                ) from error
-            self._made.add(self.trials)
-            for folder in self.folders:
-                with suppress(OSError):  # nothing may have to be written there
-                    outfile.remove_abandoned(folder)
-        elif not any(any(folder.glob("*.json")) for folder in self.folders):
-            if self.archived:
-                raise UserError(f"{path} has no records; `pai-bench report RESULTS --records` writes them")
-            if self.path.is_file():
-                raise UserError(
-                    f"{path} is a file, not a results folder; one of records is called NAME{archive.SUFFIX}, and "
-                    "`pai-bench run --out FOLDER` makes a folder"
-                )
-            state = "has no results" if self.path.is_dir() else "does not exist"
-            raise UserError(f"results folder {path} {state}; `pai-bench run --out {path}` makes some")
+            self._create()
+        elif not archive.has_results(self.path):
+            raise UserError(self._why_empty())
+
+    def _create(self) -> None:
+        """Make the folder, and remove what killed processes have left in it."""
+        try:
+            self.trials.mkdir(parents=True, exist_ok=True)
+            outfile.remove_abandoned(self.trials)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"results folder {self.path} cannot be written ({reason(error)}); give another with --out"
+            ) from error
+        self._made.add(self.trials)
+        for folder in self.folders:
+            with suppress(OSError):  # nothing may have to be written there
+                outfile.remove_abandoned(folder)
+
+    def _why_empty(self) -> str:
+        if self.archived:
+            return f"{self.label} has no records; `pai-bench report RESULTS --records` writes them"
+        if self.path.is_file():
+            return (
+                f"{self.path} is a file, not a results folder; one of records is called NAME{archive.SUFFIX}, and "
+                "`pai-bench run --out FOLDER` makes a folder"
+            )
+        state = "has no results" if self.path.is_dir() else "does not exist"
+        return f"results folder {self.path} {state}; `pai-bench run --out {self.path}` makes some"
 
     @property
     def archived(self) -> bool:
@@ -84,7 +89,7 @@ class Store:
         return self.path != self.label
 
     def check_report_path(self, path: Path) -> None:
-        """An error if a document is to be written to where the results are."""
+        """Raise UserError if a document is to be written to where the results are."""
         if {folder.resolve() for folder in self.folders} & {*path.resolve().parents}:
             raise UserError(f"the report cannot be written to {path}, where the results are")
 
@@ -145,20 +150,20 @@ class Store:
                 self._made.add(path.parent)
             outfile.write_whole(path, content, durable=True)
         except OSError as error:
-            raise self._no_longer_written(path.parent, error) from error
+            raise self._write_error(path.parent, error) from error
         self._written += path.suffix == ".json"
 
     def _remove(self, path: Path) -> None:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            raise self._no_longer_written(path.parent, error) from error
+            raise self._write_error(path.parent, error) from error
 
-    def _no_longer_written(self, folder: Path, error: OSError) -> UserError:
-        reason: object = error.strerror or error
+    def _write_error(self, folder: Path, error: OSError) -> UserError:
+        why = reason(error)
         if not os.path.isdir(folder):
-            reason = f"{folder.name}/ is gone, and with it all results in it, {self._written} of them of this run"
-        return UserError(f"results folder {self.path} can no longer be written ({reason})")
+            why = f"{folder.name}/ is gone, and with it all results in it, {self._written} of them of this run"
+        return UserError(f"results folder {self.path} can no longer be written ({why})")
 
     def read(self, identity: str) -> Record | None:
         """The record of a trial, or None. A damaged file is named, set aside and counts as missing."""
@@ -170,7 +175,7 @@ class Store:
         except NewerSchemaError as error:
             raise UserError(f"{path}: {error}; use that version, or another folder with --out") from error
         except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
+            raise UserError(f"{path} cannot be read ({reason(error)})") from error
         except ValueError as error:
             aside = next(p for i in count() if not (p := path.with_suffix(f".damaged{i or ''}")).exists())
             try:
@@ -178,7 +183,7 @@ class Store:
             except FileNotFoundError:  # another process was faster
                 return None
             except OSError as refusal:
-                why = f"{error}, and cannot be set aside: {refusal.strerror or refusal}"
+                why = f"{error}, and cannot be set aside: {reason(refusal)}"
                 raise UserError(f"{path} is damaged ({why})") from refusal
             logger.warning("%s is damaged (%s): set aside as %s, the trial runs again", path, error, aside.name)
             return None

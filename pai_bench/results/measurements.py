@@ -1,4 +1,4 @@
-"""What is kept of costs and of benchmarks. Plain values, which validate when read."""
+"""What is kept of costs, benchmarks and metrics. Plain values, which validate when read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Literal
 from pai_bench.results.configurations import ScoredTrial
 from pai_bench.results.origin import Environment, Provenance
 from pai_bench.results.stored import SCHEMA, Stored, plain
-from pai_bench.results.upgrades import ADDED_TO_COSTS
 from pai_bench.results.values import Amount, Count, Number, Positive, validated
 from pai_bench.support.identity import identify
 
@@ -53,7 +52,7 @@ class Cost(Stored):
     floor_device_seconds: Amount | None = None
     prune_device_seconds: Amount | None = None
 
-    added = ADDED_TO_COSTS
+    added: ClassVar[Mapping[str, Any]] = {"precision": "fp32", "memory_format": "contiguous"}
 
     @property
     def identity(self) -> str:
@@ -67,7 +66,7 @@ class Cost(Stored):
         return [dict(self.trial), plain(self.environment)]
 
     def check(self) -> None:
-        """Raise an error of some kind if fields, each of its type, do not fit each other."""
+        """Raise an error of some type if fields, each of its type, do not fit each other."""
         validated(self.trial, ScoredTrial)
 
 
@@ -111,3 +110,36 @@ class BenchmarkResult(Stored):
     def settings(self) -> list[Any]:
         """What was measured, and where."""
         return [self.stage, self.group, self.name, self.version, self.device, plain(self.environment)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The values of one metric by name, or one by the name ``""``; None for what is not finite."""
+
+    values: Mapping[str, float | None]
+    environment: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialMetrics(Stored):
+    """The metrics of the network of the trial called `identity`, by name."""
+
+    folder = "evaluations"
+
+    identity: str
+    metrics: Mapping[str, Measured]
+    schema: int = SCHEMA
+
+    def check_name(self, name: str) -> None:
+        """Raise ValueError if a file of that name is of another trial."""
+        if self.identity != name:
+            raise ValueError(f"it holds the evaluation of {self.identity}")
+
+    def row(self) -> dict[str, float | None]:
+        """Further columns of the trial's row: a metric's name, and behind a point that of one of several values."""
+        return {
+            f"{name}.{key}" if key else name: value
+            for name, measured in self.metrics.items()
+            for key, value in measured.values.items()
+        }

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from pai_bench.results.flat import IF_ANY
+from pai_bench.results.stored import IF_ANY
 from pai_bench.results.values import Count, PositiveCount
 
 

@@ -6,12 +6,10 @@ from typing import Any, ClassVar, Literal
 
 from pai_bench.experiment.settings import ScoringSettings, TrainingSettings, completed, names, words
 from pai_bench.results.configurations import structure_of
-from pai_bench.results.flat import IF_ANY, SECTION, join
 from pai_bench.results.origin import Environment, TrialProvenance
 from pai_bench.results.sections import Evaluation, Pruning, Training
-from pai_bench.results.stored import SCHEMA, Stored
-from pai_bench.results.upgrades import ADDED_TO_RECORDS
-from pai_bench.results.values import validated
+from pai_bench.results.stored import IF_ANY, SCHEMA, SECTION, Stored
+from pai_bench.results.values import require, validated
 from pai_bench.support.networks import name_of
 from pai_bench.training.protocol import Protocol
 
@@ -26,6 +24,12 @@ KEYS = (
     *("environment", "provenance", "schema"),
 )
 """The keys of the file, in order."""
+
+COLUMNS = (
+    *("status", "test_accuracy", "test_loss", "achieved_sparsity", "effective_sparsity", "connected", "dead_layers"),
+    *("score_seconds", "score_peak_bytes", "train_seconds", "images_per_second", "epochs", "device", "error"),
+)
+"""Columns of `read_results`, behind what names the trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +59,7 @@ class Record(Stored):
     provenance: TrialProvenance
     schema: int = SCHEMA
 
-    added = ADDED_TO_RECORDS
+    added: ClassVar[Mapping[str, Any]] = {"provenance.workers": 1, "provenance.lanes": 1, "provenance.compiled": False}
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -69,28 +73,26 @@ class Record(Stored):
         super().check_name(name)
 
     def check(self) -> None:
-        """Raise an error of some kind if fields, each of its type, do not fit each other."""
+        """Raise an error of some type if fields, each of its type, do not fit each other."""
         validated(self.trial, structure_of(self.trial))
         layers = self.pruning.layers
-        ok = [
+        require(
             self.status == "failed" or self.evaluation.test_accuracy is not None,
             all(n <= layer.size for layer in layers for n in (layer.kept, layer.effective or 0)),
             all(not layer.shape or layer.fits_shape() for layer in layers),
-        ]
-        if not all(ok):
-            raise ValueError("a field has an impossible value")
+        )
         self.row()
 
     def content(self) -> dict[str, Any]:
         """The fields that are in the file."""
-        flat = join(self)
+        flat = super().content()
         return {key: flat[key] for key in KEYS if key in flat}
 
     @property
     def classes(self) -> int | None:
         """Number of classes; of records that do not say it, the outputs of the last layer, where its shape is known."""
-        if (known := self.provenance.data.classes) is not None:
-            return known
+        if self.provenance.data.classes is not None:
+            return self.provenance.data.classes
         shape = self.pruning.layers[-1].shape if self.pruning.layers else ()
         return shape[0] if shape else None
 
@@ -144,22 +146,3 @@ def pruned(trial: Mapping[str, Any]) -> str:
     kept = [place for place in ("first", "last") if trial[f"keep_{place}"]]
     parts += [f"without the {' and the '.join(kept)} layer"] if kept else []
     return ", ".join(parts) or "usual"
-
-
-# columns of the results, behind what names the trial
-COLUMNS = (
-    "status",
-    "test_accuracy",
-    "test_loss",
-    "achieved_sparsity",
-    "effective_sparsity",
-    "connected",
-    "dead_layers",
-    "score_seconds",
-    "score_peak_bytes",
-    "train_seconds",
-    "images_per_second",
-    "epochs",
-    "device",
-    "error",
-)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pai_bench.results.flat import NEVER
+from pai_bench.results.stored import NEVER
 from pai_bench.results.values import Amount, Count, Number, PositiveCount, Share
 
 
@@ -92,4 +92,4 @@ class Evaluation:
     chance_accuracy: Share | None = None
     """Share of the most frequent class in the test set."""
     metrics: Mapping[str, Number | None] = field(default_factory=dict, metadata=NEVER)
-    """Further metrics by name, which are in a file of their own (`pai_bench.results.evaluations`)."""
+    """Further metrics by name, which are in a file of their own (`pai_bench.results.measurements`)."""

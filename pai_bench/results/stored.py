@@ -1,15 +1,19 @@
-"""What the files of a results folder have in common: plain values as JSON, which validate when read, and a checksum."""
+"""What the files of a results folder have in common: plain values as JSON, which validate when read, and a checksum.
 
+Files are flat: a section, a dataclass within another, has its keys beside those of the outer one. The metadata of a
+field say so: `SECTION`, whose default is an empty one; `IF_ANY` and `NEVER`, of what is not always in the file.
+"""
+
+import functools
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import is_dataclass
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import Field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from msgspec import ValidationError
 
-from pai_bench.results.flat import join, split
-from pai_bench.results.upgrades import upgraded
 from pai_bench.results.values import validated
 from pai_bench.support.errors import UserError
 from pai_bench.support.identity import digest
@@ -24,13 +28,20 @@ MALFORMED = (KeyError, TypeError, AttributeError, IndexError, ArithmeticError, R
 """What reading a damaged file may raise, besides ValueError."""
 
 LONGEST_REASON = 200
-"""Characters of what is wrong with a file that are told: a value may be in them."""
+"""Characters of a message about a damaged file, which may hold a value of it."""
 
 CHECKSUM = "checksum"
 """The key of the checksum of all the others; files of earlier versions have none."""
 
 DIGITS = 16
 """Hexadecimal digits of a checksum."""
+
+SECTION = {"in the file": "field by field"}
+IF_ANY = {"in the file": "if it is not empty"}
+NEVER = {"in the file": "never"}
+
+cached_fields: Callable[[Any], tuple[Field[Any], ...]] = functools.cache(fields)
+"""The fields of a dataclass, which are looked up for every result of a store."""
 
 
 class NewerSchemaError(UserError):
@@ -48,7 +59,10 @@ class Stored:
     folder: ClassVar[str]
     """Where its files are, in a results folder."""
     added: ClassVar[Mapping[str, Any]] = {}
-    """Keys that older files do not have, and what they mean there (`pai_bench.results.upgrades`)."""
+    """Keys that older files do not have, such as ``provenance.lanes``, and what they mean there.
+
+    Those whose absence means that a value is unknown are not listed: that is the default of their field.
+    """
 
     if TYPE_CHECKING:
 
@@ -62,7 +76,7 @@ class Stored:
         raise NotImplementedError
 
     def check(self) -> None:
-        """Raise an error of some kind if fields, each of its type, do not fit each other."""
+        """Raise an error of some type if fields, each of its type, do not fit each other."""
 
     def check_name(self, name: str) -> None:
         """Raise ValueError if a file of that name, without its suffix, has other settings."""
@@ -71,7 +85,7 @@ class Stored:
 
     def content(self) -> dict[str, Any]:
         """The fields that are in the file."""
-        return join(self)
+        return flattened(self)
 
     def to_json(self) -> str:
         """The text of the file."""
@@ -81,14 +95,39 @@ class Stored:
     def from_json(cls, text: str | bytes) -> Self:
         """The dataclass from the text of its file, or ValueError."""
         try:
-            raw = loaded(text)
+            raw = json_object(text)
             if raw.get("schema", 0) > SCHEMA:
                 raise NewerSchemaError(f"schema {raw['schema']} is newer than this version reads ({SCHEMA})")
-            found = validated(split(upgraded(without_checksum(raw), cls.added), cls), cls)
-            found.check()
+            content = without_checksum(raw)
+            for path, value in cls.added.items():
+                *outer, key = path.split(".")
+                functools.reduce(operator.getitem, outer, content).setdefault(key, value)
+            result = validated(nested(content, cls), cls)
+            result.check()
         except (ValidationError, *MALFORMED) as error:
             raise ValueError(f"a field is missing or malformed: {repr(error)[:LONGEST_REASON]}") from error
-        return found
+        return result
+
+
+def nested(flat: Mapping[str, Any], structure: Any) -> dict[str, Any]:
+    """What the file holds, with the keys of each section of the dataclass `structure` in an object of their own."""
+    return {
+        field.name: nested(flat, field.default_factory) if field.metadata == SECTION else flat[field.name]
+        for field in cached_fields(structure)
+        if field.metadata == SECTION or (field.name in flat and field.metadata != NEVER)
+    }
+
+
+def flattened(structure: Any) -> dict[str, Any]:
+    """The fields of a dataclass that are in the file, those of its sections among them."""
+    flat: dict[str, Any] = {}
+    for field in cached_fields(type(structure)):
+        value = getattr(structure, field.name)
+        if field.metadata == SECTION:
+            flat |= flattened(value)
+        elif not field.metadata or (field.metadata == IF_ANY and value):
+            flat[field.name] = value
+    return flat
 
 
 def plain(value: Any) -> Any:
@@ -104,11 +143,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {plain(key): plain(one) for key, one in value.items()}
+        return {plain(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(one) for one in value]
+        return [plain(item) for item in value]
     if is_dataclass(value):
-        return plain(join(value))
+        return plain(flattened(value))
     if getattr(value, "ndim", None) == 0:
         return plain(value.item())
     raise TypeError(f"{type(value).__name__} is no plain value")
@@ -119,7 +158,7 @@ def plain_text(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
-def loaded(text: str | bytes) -> dict[str, Any]:
+def json_object(text: str | bytes) -> dict[str, Any]:
     """The JSON object that a text is, or ValueError."""
     raw = json.loads(text if isinstance(text, str) else text.decode(), parse_constant=refuse_constant)
     if not isinstance(raw, dict):

@@ -30,9 +30,14 @@ def validated(value: object, structure: type[T]) -> T:
     Truth values are no numbers. Keys that a dataclass does not declare are not looked at.
     """
     result = convert(value, structure)
-    if not within_limits(result):
-        raise ValueError("a field has an impossible value")
+    require(within_limits(result))
     return result
+
+
+def require(*conditions: bool) -> None:
+    """Raise ValueError if a condition on the fields of a result does not hold."""
+    if not all(conditions):
+        raise ValueError("a field has an impossible value")
 
 
 def fits(value: object, form: Any) -> bool:

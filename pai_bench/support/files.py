@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from pai_bench.support import infile
-from pai_bench.support.errors import UserError, unknown
+from pai_bench.support.errors import UserError, reason, unknown
 from pai_bench.support.failures import described
 
 MARK = "_pai_bench_"
@@ -50,7 +50,7 @@ def load(path: Path, wanted: str) -> ModuleType:
     except FileNotFoundError:
         raise UserError(f"no file {path.name} to take {wanted} from") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path.name} cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        raise UserError(f"{path.name} cannot be read ({reason(error)})") from error
     name = f"{MARK}{path.stem}_{hashlib.sha256(source).hexdigest()[:DIGITS]}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pai_bench.support import infile
-from pai_bench.support.errors import UserError
+from pai_bench.support.errors import UserError, reason
 
 ABANDONED = 3600
 """Seconds after which a temporary file, which takes less than one to write, is taken for that of a killed process."""
@@ -100,5 +100,4 @@ def check(path: str | Path, what: str) -> Path:
 
 def refusal(path: str | Path, what: str, error: OSError | ValueError) -> UserError:
     """The error that says why a file cannot be written."""
-    reason = (error.strerror if isinstance(error, OSError) else None) or error
-    return UserError(f"{what} cannot be written to {path} ({reason})")
+    return UserError(f"{what} cannot be written to {path} ({reason(error)})")

@@ -105,8 +105,8 @@ def test_processes_of_the_same_number_write_to_other_places(monkeypatch: pytest.
 
 def test_what_killed_processes_had_begun_to_write_is_removed(tmp_path: Path) -> None:
     store = Store(tmp_path, create=True)
-    store.costs.mkdir()
-    cost = store.costs / ".cost.json.3f.tmp"
+    (store.path / "costs").mkdir()
+    cost = store.path / "costs" / ".cost.json.3f.tmp"
     old, young, other = (store.trials / name for name in (".old.1f.tmp", ".young.2f.tmp", "old.json"))
     for file in (old, young, other, cost):
         file.touch()

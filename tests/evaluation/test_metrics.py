@@ -161,7 +161,7 @@ MEASURED = Measured(values={"": 0.5}, environment={}, provenance={})
 def test_a_damaged_evaluation_is_left_out(change: dict[str, object], caplog: pytest.LogCaptureFixture) -> None:
     store = stored("results", [one := record("snip", 0.9, 0, 0.9)])
     store.write(TrialMetrics(identity=one.identity, metrics={"loss": MEASURED}))
-    path = store.evaluations / f"{one.identity}.json"
+    path = store.path / "evaluations" / f"{one.identity}.json"
     assert store.read_evaluation(one.identity) == TrialMetrics(identity=one.identity, metrics={"loss": MEASURED})
     path.write_text(json.dumps(fields_of(path.read_text()) | change))
     assert store.read_evaluation(one.identity) is None

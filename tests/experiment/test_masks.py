@@ -84,7 +84,7 @@ def test_whole_masks_of_large_networks_lie_beside_their_records(tmp_path: Path) 
     assert mask.size == 784 * 700 + 7000 > SAMPLE_SIZE
     assert mask.kept == sum(layer.kept for layer in record.pruning.layers)
     assert count_differences(record.pruning.mask or "", {name: keep.numpy() for name, keep in mask.items()}) == 0
-    content, places = file.read_bytes(), set(bits.places(mask.size).tolist())
+    content, places = file.read_bytes(), set(bits.positions(mask.size).tolist())
     outside = max(place for place in range(784 * 700) if place not in places)  # of the sample in the record
     first = 8 + int.from_bytes(content[:8], "little") + content_offset(content, record.pruning.layers[0].name)
     flipped = bytearray(content)

@@ -100,7 +100,7 @@ def test_a_damaged_result_is_left_out(field: dict[str, Any], caplog: pytest.LogC
     store = Store("r", create=True)
     store.write(result())
     damaged = dataclasses.replace(result(), **field)
-    (store.benchmarks / f"damaged-{digest(damaged.settings)}.json").write_text(damaged.to_json())
+    (store.path / "benchmarks" / f"damaged-{digest(damaged.settings)}.json").write_text(damaged.to_json())
     assert store.read_all(BenchmarkResult) == [result()]
     assert "/damaged-" in caplog.text
     assert "a field" in caplog.text

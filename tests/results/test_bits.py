@@ -20,13 +20,13 @@ def test_a_small_mask_is_stored_whole() -> None:
 
 def test_of_a_large_mask_the_same_places_are_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bits, "SAMPLE_SIZE", 1000)
-    bits.places.cache_clear()
+    bits.positions.cache_clear()
     whole = np.random.default_rng(0).random(4321) < 0.3
     found = bits.unpack(bits.pack({"a": whole[:4000], "b": whole[4000:]}), 4321)
-    np.testing.assert_array_equal(found, whole[bits.places(4321)])
+    np.testing.assert_array_equal(found, whole[bits.positions(4321)])
     assert abs(found.mean() - whole.mean()) < 0.05
-    assert len(np.unique(bits.places(4321))) > 800
-    bits.places.cache_clear()
+    assert len(np.unique(bits.positions(4321))) > 800
+    bits.positions.cache_clear()
 
 
 def test_a_sparse_mask_of_lenet_takes_little() -> None:
@@ -65,19 +65,19 @@ def test_how_many_places_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bits.count_differences(text, {"a": ~mask["a"], "b": mask["b"]}) == 12
     assert bits.count_differences(text, {"a": mask["a"], "b": np.arange(5) > 1}) == 2
     monkeypatch.setattr(bits, "SAMPLE_SIZE", 6)
-    bits.places.cache_clear()
-    sample = bits.places(17)
+    bits.positions.cache_clear()
+    sample = bits.positions(17)
     text = bits.pack(mask)
     other = np.concatenate([mask["a"].ravel(), mask["b"]])
     other[sample[0]] ^= True
     assert bits.count_differences(text, {"a": other}) == int((sample == sample[0]).sum())
     assert bits.count_differences(text, mask) == 0
-    bits.places.cache_clear()
+    bits.positions.cache_clear()
 
 
 def test_a_mask_of_as_many_weights_as_places_is_stored_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bits, "SAMPLE_SIZE", 6)
-    bits.places.cache_clear()
+    bits.positions.cache_clear()
     whole = np.array([True, False, False, True, True, False])
     assert bits.unpack(bits.pack({"a": whole}), 6).tolist() == whole.tolist()
     assert bits.mask_file({"a": whole}) is None
@@ -85,11 +85,11 @@ def test_a_mask_of_as_many_weights_as_places_is_stored_whole(monkeypatch: pytest
     content = bits.mask_file({"a": more})
     assert content is not None
     assert bits.read_mask_file(content)["a"].tolist() == more.tolist()
-    bits.places.cache_clear()
+    bits.positions.cache_clear()
 
 
 def test_the_places_of_a_large_network_are_the_same_for_ever() -> None:
-    found = bits.places(10**6)
+    found = bits.positions(10**6)
     assert len(found) == 524_288
     assert (np.diff(found) >= 0).all()
     assert (

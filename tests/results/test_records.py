@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pai_bench.results import BenchmarkResult, Collapse, Cost, Layer, Record
-from pai_bench.results.flat import join
 from pai_bench.results.records import KEYS
+from pai_bench.results.stored import flattened
 from pai_bench.support.identity import identify
 from tests.report.records import altered, drawn, fields_of, record
 from tests.report.test_damage import benchmark, collapse, cost
@@ -215,7 +215,7 @@ def test_the_form_of_a_file() -> None:
 
 def test_every_field_has_its_place_in_the_file() -> None:
     one = altered(record("snip", 0.9, 0, None), traceback="Traceback")
-    assert sorted(join(one)) == sorted(KEYS)
+    assert sorted(flattened(one)) == sorted(KEYS)
     assert list(fields_of(one.to_json())) == list(KEYS)
     assert Record.from_json(one.to_json()) == one
     bare = fields_of(record("snip", 0.9, 0, 0.5).to_json())

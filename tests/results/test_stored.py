@@ -217,7 +217,7 @@ def test_other_results_are_held_to_their_names_and_checksums() -> None:
         ]
 
     assert count() == [1, 1, 1]
-    paths = [next(folder.glob("*.json")) for folder in (store.costs, store.collapses, store.benchmarks)]
+    paths = [next((store.path / folder).glob("*.json")) for folder in ("costs", "collapse", "benchmarks")]
     for path in paths:
         shutil.copy(path, path.with_name("copy-of-another.json"))
     assert count() == [1, 1, 1]

@@ -291,8 +291,8 @@ def test_machines_side_by_side() -> None:
 def test_a_cost_of_an_earlier_version_is_read() -> None:
     store = Store("r", create=True)
     earlier = {k: v for k, v in dataclasses.asdict(cost()).items() if k not in ("precision", "memory_format")}
-    store.costs.mkdir()
-    (store.costs / f"{cost().identity}.json").write_text(json.dumps(earlier))
+    (store.path / "costs").mkdir()
+    (store.path / "costs" / f"{cost().identity}.json").write_text(json.dumps(earlier))
     assert store.read_all(Cost) == [cost()]
 
 
@@ -303,7 +303,9 @@ def test_a_cost_of_an_earlier_version_is_read() -> None:
 def test_a_damaged_cost_is_left_out(field: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     store = Store("r", create=True)
     store.write(cost())
-    (store.costs / f"damaged-{digest(cost().settings)}.json").write_text(json.dumps(dataclasses.asdict(cost()) | field))
+    (store.path / "costs" / f"damaged-{digest(cost().settings)}.json").write_text(
+        json.dumps(dataclasses.asdict(cost()) | field)
+    )
     assert store.read_all(Cost) == [cost()]
     assert "/damaged-" in caplog.text
     assert "a field" in caplog.text
@@ -328,7 +330,7 @@ def test_mistakes(arguments: list[str], message: str, capsys: pytest.CaptureFixt
 def test_a_damaged_file_is_passed_over(caplog: pytest.LogCaptureFixture) -> None:
     store = Store("r", create=True)
     store.write(cost())
-    (store.costs / "damaged.json").write_text("{")
+    (store.path / "costs" / "damaged.json").write_text("{")
     assert store.read_all(Cost) == [cost()]
     assert "damaged.json cannot be read" in caplog.text
 
