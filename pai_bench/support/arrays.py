@@ -1,4 +1,4 @@
-"""What people give in place of tensors: arrays, lists, loaders of examples; and where new tensors are."""
+"""Tensors from arrays and lists, hints for what cannot become one, and the device and precision of new tensors."""
 
 import functools
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from pai_bench.support.errors import UserError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-LISTED = 10
+MAX_LABELS = 10
 """Labels that a message lists at most."""
 
 
@@ -22,13 +22,13 @@ def on_cpu(function: Callable[P, R]) -> Callable[P, R]:
     """`function` with new tensors on the processor, unless it says otherwise, whatever default the caller has set."""
 
     @functools.wraps(function)
-    def called(*arguments: P.args, **options: P.kwargs) -> R:
+    def wrapper(*arguments: P.args, **options: P.kwargs) -> R:
         if torch.get_default_device().type == "cpu":
             return function(*arguments, **options)
         with torch.device("cpu"):
             return function(*arguments, **options)
 
-    return called
+    return wrapper
 
 
 def with_torch_defaults(function: Callable[P, R]) -> Callable[P, R]:
@@ -38,7 +38,7 @@ def with_torch_defaults(function: Callable[P, R]) -> Callable[P, R]:
     """
 
     @functools.wraps(function)
-    def called(*arguments: P.args, **options: P.kwargs) -> R:
+    def wrapper(*arguments: P.args, **options: P.kwargs) -> R:
         before = torch.get_default_dtype()
         torch.set_default_dtype(torch.float32)
         try:
@@ -46,15 +46,12 @@ def with_torch_defaults(function: Callable[P, R]) -> Callable[P, R]:
         finally:
             torch.set_default_dtype(before)
 
-    return called
+    return wrapper
 
 
 @on_cpu
 def as_tensor(value: Any, what: str) -> Tensor:
-    """`value` if it is a tensor, or the tensor of an array or a list of numbers, which share their memory if they can.
-
-    `what` it is stands in the error about anything else.
-    """
+    """`value` as a tensor, which shares the memory of an array if it can; an error about `what` it is if it cannot."""
     if isinstance(value, Tensor):
         return value
     if not isinstance(value, (list, tuple)) and not hasattr(value, "__array__"):
@@ -68,7 +65,7 @@ def as_tensor(value: Any, what: str) -> Tensor:
 
 
 def hint_for(value: Any) -> str:
-    """How to get inputs and targets out of what holds them; empty for what is not known to."""
+    """How to get inputs and targets out of an object that holds them; empty for other objects."""
     if isinstance(value, DataLoader):
         return "; inputs, targets = next(iter(loader)) takes a batch of it"
     if isinstance(value, Dataset):
@@ -79,6 +76,7 @@ def hint_for(value: Any) -> str:
 
 
 def list_labels(labels: Tensor) -> str:
-    """Which labels there are, in order, the first few of many."""
-    found = torch.unique(labels).tolist()
-    return ", ".join(map(str, found[:LISTED])) + f" and {len(found) - LISTED:,} more" * (len(found) > LISTED)
+    """The different labels, in order, the first few of many."""
+    different = torch.unique(labels).tolist()
+    more = f" and {len(different) - MAX_LABELS:,} more" if len(different) > MAX_LABELS else ""
+    return ", ".join(map(str, different[:MAX_LABELS])) + more

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ HARMLESS = (
     "Attempting to run cuBLAS, but there was no current CUDA context",  # in the first backward pass: torch makes one
     "TensorFloat32 tensor cores for float32 matrix multiplication available but not enabled",  # as --precision says
 )
-"""How warnings of torch begin that are no concern of those who run an experiment."""
+"""How warnings of torch begin that do not concern users."""
 
 
 def ignore_harmless_warnings() -> None:
@@ -37,16 +38,12 @@ def select_device(name: str) -> "torch.device":
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N") from error
-    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
+    if (match := re.fullmatch(r"cpu(?::0)?|(?P<cuda>cuda)(?::(?P<index>0|[1-9]\d*))?", name)) is None:
         raise UserError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= (present := torch.cuda.device_count()):
-        found = f"{present} CUDA device{'s' * (present != 1)}"
-        raise UserError(f"device {name!r} is not there: this machine has {found}; use --device cpu or auto")
-    return device
+    if match["cuda"] and int(match["index"] or 0) >= (present := torch.cuda.device_count()):
+        devices = f"{present} CUDA device{'s' * (present != 1)}"
+        raise UserError(f"device {name!r} is not there: this machine has {devices}; use --device cpu or auto")
+    return torch.device(name)
 
 
 def describe(device: "torch.device") -> dict[str, Any]:
@@ -71,13 +68,12 @@ def versions() -> Mapping[str, str]:
 
 @functools.cache
 def processor() -> str:
-    """The name of the processor, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    """The name of the processor, as far as the system knows it."""
+    with suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        if name := re.search(r"^model name.*?:(.*)$", text, re.MULTILINE):
+            return name[1].strip()
+    return platform.processor() or platform.machine()
 
 
 @functools.cache
@@ -87,9 +83,8 @@ def commit() -> tuple[str | None, bool | None]:
 
     def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(
-                ["git", "-C", here, *arguments], capture_output=True, text=True, check=False, timeout=10
-            )
+            git_command = ["git", "-C", str(here), *arguments]
+            done = subprocess.run(git_command, capture_output=True, text=True, check=False, timeout=10)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None

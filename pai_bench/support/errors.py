@@ -1,17 +1,17 @@
-"""The exceptions that a user can cause and cure."""
+"""The exceptions that a user can cause and resolve."""
 
 import difflib
 from collections.abc import Iterable
 
 FROZEN = "make it a frozen dataclass, @dataclass(frozen=True); options are its fields"
-"""The cure for a criterion, or another thing with options, that is none."""
+"""The advice for a criterion, or another class with options, that is no frozen dataclass."""
 
-MOST = 40
-"""Names that are listed at most."""
+MAX_NAMES = 40
+"""Names that a message lists at most."""
 
 
 class UserError(ValueError):
-    """A request that cannot be carried out; the message names the thing, the value and the cure."""
+    """A request that cannot be carried out; the message names the thing, the value and what would be accepted."""
 
 
 class CriterionError(UserError):
@@ -27,7 +27,7 @@ def unknown(kind: str, name: str, accepted: Iterable[str]) -> UserError:
     """An error for a name that does not exist, with the nearest ones that do."""
     names = sorted(accepted)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    more = f" and {len(names) - MOST:,} more" if len(names) > MOST else ""
-    known = f"known are {', '.join(names[:MOST]) or 'none'}{more}"
+    more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
+    known = f"known are {', '.join(names[:MAX_NAMES]) or 'none'}{more}"
     hint = f"did you mean {' or '.join(near)}?" if near else known
     return UserError(f"unknown {kind} {name!r}: {hint}")

@@ -1,4 +1,4 @@
-"""Objects in Python files of one's own, written as ``./file.py:NAME``: found, loaded, and known by their source."""
+"""Objects in Python files that are not installed, written as ``./file.py:NAME``: loading them, hashing their source."""
 
 import ast
 import hashlib
@@ -16,15 +16,14 @@ from pai_bench.support import infile
 from pai_bench.support.errors import UserError, reason, unknown
 from pai_bench.support.failures import described
 
-MARK = "_pai_bench_"
+MODULE_PREFIX = "_pai_bench_"
 """How the names of modules begin that are such files."""
 
-LOOKED_UP = {"globals", "locals", "vars", "eval", "exec", "__import__"}
-"""Functions by which code can get at anything in its file, so that names do not tell what it depends on."""
+DYNAMIC = {"globals", "locals", "vars", "eval", "exec", "__import__"}
+"""Functions by which code can use anything in its file, without the name of that in the source."""
 
 DIGITS = 8
 """Hexadecimal digits of a source's hash that are part of a name."""
-
 
 LONGEST = 2**24
 """Bytes that a Python file may have."""
@@ -41,17 +40,14 @@ def split(text: str, kind: str) -> tuple[Path, str] | None:
 
 
 def load(path: Path, wanted: str) -> ModuleType:
-    """The Python file `path` as a module, loaded once for its text; messages say what is `wanted` from it.
-
-    It may import what is beside it.
-    """
+    """The Python file `path` as a module, loaded once for each of its texts; messages say what is `wanted` from it."""
     try:
         source = infile.read(path, LONGEST)
     except FileNotFoundError:
         raise UserError(f"no file {path.name} to take {wanted} from") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path.name} cannot be read ({reason(error)})") from error
-    name = f"{MARK}{path.stem}_{hashlib.sha256(source).hexdigest()[:DIGITS]}"
+    name = f"{MODULE_PREFIX}{path.stem}_{hashlib.sha256(source).hexdigest()[:DIGITS]}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None
@@ -85,10 +81,9 @@ def importing_from(folder: Path) -> Iterator[None]:
 @contextmanager
 def current_folder_kept() -> Iterator[None]:
     """A block after which relative paths, those of the command line, mean what they meant before."""
-    try:
+    before = ""
+    with suppress(FileNotFoundError):  # it has been removed
         before = os.getcwd()
-    except FileNotFoundError:  # it has been removed
-        before = ""
     try:
         yield
     finally:
@@ -105,16 +100,15 @@ def function(path: Path, name: str, kind: str) -> Callable[..., Any]:
     return checked_function(getattr(module, name), f"{name} in {path.name}", kind)
 
 
-def checked_function(found: object, label: str, kind: str) -> Callable[..., Any]:
-    """`found` if it can be called to make something; a network can be called, but for another purpose."""
-    network = any(base.__module__.startswith("torch.nn.") for base in type(found).__mro__)
-    if callable(found) and not network:
-        return found
-    raise UserError(f"{label} is no function that makes a {kind}, but of type {type(found).__name__}")
+def checked_function(value: object, label: str, kind: str) -> Callable[..., Any]:
+    """`value` if it is a function, and not a network, which can be called, too; or UserError."""
+    if callable(value) and not any(base.__module__.startswith("torch.nn.") for base in type(value).__mro__):
+        return value
+    raise UserError(f"{label} is no function that makes a {kind}, but of type {type(value).__name__}")
 
 
 def version_of(function: object, default: int = 1) -> int:
-    """The attribute ``version`` of a function of one's own, which is raised when what it makes changes."""
+    """The attribute ``version`` of a function in a file, which its author raises when what it makes changes."""
     version = getattr(function, "version", default)
     if not isinstance(version, int):
         name = getattr(function, "__name__", "the function")
@@ -126,19 +120,13 @@ def digest(path: Path, name: str) -> str:
     """A hash of the source that decides what `name` in the Python file `path` is.
 
     That is its own definition, those that it uses, directly or not, and the files beside `path` that these import.
-    Another function of the same file may change.
     """
-    text = hashlib.sha256()
-    for part in sources(path, path.parent, {name}, set()):
-        text.update(f"{part}\0".encode())
-    return text.hexdigest()[:DIGITS]
+    text = "".join(f"{part}\0" for part in sources(path, path.parent, {name}, set()))
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
 
 def sources(path: Path, root: Path, wanted: set[str] | None, seen: set[Path]) -> Iterator[str]:
-    """The statements of a file that decide what the `wanted` names in it are (None: all), and those of its imports.
-
-    Imports are followed to files in the folder `root`, or beside the importing one; `seen` are those that are done.
-    """
+    """The statements of a file that decide what the `wanted` names in it are (None: all), and those of its imports."""
     seen.add(path)
     try:
         text = importlib.util.decode_source(path.read_bytes())
@@ -148,7 +136,7 @@ def sources(path: Path, root: Path, wanted: set[str] | None, seen: set[Path]) ->
     if wanted is not None:
         statements = deciding(statements, wanted)
     for statement in statements:
-        first = min([statement.lineno, *(one.lineno for one in getattr(statement, "decorator_list", []))])
+        first = min(node.lineno for node in [statement, *getattr(statement, "decorator_list", [])])
         yield "\n".join(lines[first - 1 : statement.end_lineno])
     for imported in imported_files({root, path.parent}, statements):
         if imported not in seen:
@@ -159,21 +147,22 @@ def deciding(statements: list[ast.stmt], wanted: set[str]) -> list[ast.stmt]:
     """Those of a module's `statements` that may decide what the `wanted` names in it are.
 
     They bind one of these names, or one that such a statement uses; or they bind no name, and may do anything; or their
-    decorator, which may note them down somewhere, is defined by such a statement.
+    decorator, which may register them somewhere, is defined by such a statement.
     """
     bound = {statement: binds(statement) for statement in statements}
-    imports = (ast.Import, ast.ImportFrom)
-    local = {name for one, names in bound.items() if not isinstance(one, imports) for name in names}
+    local = {
+        name for node, names in bound.items() if not isinstance(node, ast.Import | ast.ImportFrom) for name in names
+    }
     used = set(wanted)
     while True:
         chosen = [
-            one
-            for one in statements
-            if bound[one] & used
-            or (not bound[one] and not is_idle(one))
-            or names_in(getattr(one, "decorator_list", [])) & local & used
+            statement
+            for statement in statements
+            if bound[statement] & used
+            or (not bound[statement] and not has_no_effect(statement))
+            or names_in(getattr(statement, "decorator_list", [])) & local & used
         ]
-        if used & LOOKED_UP:
+        if used & DYNAMIC:
             return statements
         if used >= (more := names_in(chosen)):
             return chosen
@@ -188,35 +177,32 @@ def binds(statement: ast.stmt) -> set[str]:
         return {(alias.asname or alias.name).partition(".")[0] for alias in statement.names} - {"*"}
     if isinstance(statement, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-        return {root for target in targets for root in roots(target)}
+        return {name for target in targets for name in base_names(target)}
     if isinstance(statement, (ast.If, ast.Try)):
-        inner = [one for one in ast.walk(statement) if isinstance(one, ast.stmt) and one is not statement]
-        parts = [binds(one) for one in inner if not isinstance(one, ast.Pass)]
+        inner = [node for node in ast.walk(statement) if isinstance(node, ast.stmt) and node is not statement]
+        parts = [binds(node) for node in inner if not isinstance(node, ast.Pass)]
         return set().union(*parts) if all(parts) else set()
     return set()
 
 
-def roots(target: ast.expr) -> Iterator[str]:
-    """The names at the beginning of what is assigned to: ``a`` of ``a.b[c]``."""
-    if isinstance(target, ast.Name):
-        yield target.id
-    elif isinstance(target, (ast.Attribute, ast.Subscript, ast.Starred)):
-        yield from roots(target.value)
-    else:
-        for part in ast.iter_child_nodes(target):
-            if isinstance(part, ast.expr):
-                yield from roots(part)
+def base_names(target: ast.expr) -> set[str]:
+    """The names at the beginning of the targets of an assignment: ``a`` of ``a.b[c]``."""
+    if isinstance(target, (ast.Tuple, ast.List)):
+        return set().union(*map(base_names, target.elts))
+    while isinstance(target, (ast.Attribute, ast.Subscript, ast.Starred)):
+        target = target.value
+    return names_in([target])
 
 
-def is_idle(statement: ast.stmt) -> bool:
+def has_no_effect(statement: ast.stmt) -> bool:
     """Whether a statement does nothing in a module that is imported: a docstring, or ``if __name__ == "__main__"``."""
     docstring = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
     return docstring or (isinstance(statement, ast.If) and "__name__" in names_in([statement.test]))
 
 
 def names_in(nodes: Iterable[ast.AST]) -> set[str]:
-    """All names that stand in some parts of a program."""
-    return {node.id for part in nodes for node in ast.walk(part) if isinstance(node, ast.Name)}
+    """All names in some parts of a program."""
+    return {inner.id for node in nodes for inner in ast.walk(node) if isinstance(inner, ast.Name)}
 
 
 def imported_files(folders: Iterable[Path], statements: Iterable[ast.stmt]) -> list[Path]:
@@ -226,8 +212,9 @@ def imported_files(folders: Iterable[Path], statements: Iterable[ast.stmt]) -> l
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             package = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
             modules |= {package, *(f"{package}.{alias.name}".strip(".") for alias in node.names)}
-    found = set[Path]()
-    for folder, parts in itertools.product(folders, (module.split(".") for module in modules if module)):
-        for place in (folder.joinpath(*parts[:i]) for i in range(1, len(parts) + 1)):
-            found |= {file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()}
-    return sorted(found)
+    files = set[Path]()
+    for folder, module in itertools.product(folders, modules - {""}):
+        inner = folder / module.replace(".", "/")
+        for place in (inner, *inner.parents[: module.count(".")]):  # a module, and the packages around it
+            files |= {file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()}
+    return sorted(files)

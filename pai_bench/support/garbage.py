@@ -1,4 +1,4 @@
-"""Python's search for unused cycles of objects, which takes its time where there are many objects."""
+"""Python's garbage collection, which is slow where there are many objects."""
 
 import gc
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """A block that Python does not search for unused cycles: of much that is made in it and kept."""
+    """A block without garbage collection, for many objects that are made in it and kept."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Names and random streams that follow from what they stand for. Imports nothing heavy."""
+"""Identities and seeds, computed from the settings that they stand for. Imports nothing heavy."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Reading files of which nobody knows what they are: nothing but files, and no more of them than fits."""
+"""Reading files of unknown content: regular files alone, and no more bytes than a limit."""
 
 import os
 import stat
@@ -6,10 +6,7 @@ from pathlib import Path
 
 
 def read(path: str | Path, limit: int) -> bytes:
-    """The content of the file `path`, at most `limit` bytes.
-
-    Raises OSError as `open` does, and ValueError for a longer file, and for what is no file: a pipe would never end.
-    """
+    """The content of the file `path`; OSError as of `open`, ValueError for no file or more bytes than `limit`."""
     check(path)
     with open(path, "rb") as file:
         content = file.read(limit + 1)
@@ -19,13 +16,13 @@ def read(path: str | Path, limit: int) -> bytes:
 
 
 def check(path: str | Path) -> None:
-    """Raise ValueError if `path` is something else than a file, and OSError if there is nothing."""
-    if what := other_than_file(os.stat(path).st_mode):
-        raise ValueError(f"it is {what}, not a file")
+    """Raise ValueError if `path` is not a regular file (a pipe may never end), and OSError if it is missing."""
+    if file_type := other_than_file(os.stat(path).st_mode):
+        raise ValueError(f"it is {file_type}, not a file")
 
 
 def other_than_file(mode: int) -> str | None:
-    """What something with the mode `mode` is; None for a file."""
+    """The type of a path with this mode, in words; None for a regular file."""
     if stat.S_ISREG(mode):
         return None
     return "a folder" if stat.S_ISDIR(mode) else "a device, pipe or socket"

@@ -16,17 +16,7 @@ from pai_bench.support.torch_internals import BatchNormBase, ConvBase
 LAYERS = (nn.Linear, ConvBase, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 
 CUT_OFF = 2.0
-"""Where truncated normals end, in deviations of the whole one."""
-
-
-def truncated_by_fan_in(weight: Tensor) -> Tensor:
-    """Normal, cut off at two deviations, with variance 1 / fan in after that."""
-    if not weight.numel():
-        return weight
-    within = math.erf(CUT_OFF / math.sqrt(2))
-    left = 1 - 2 * CUT_OFF * math.exp(-(CUT_OFF**2) / 2) / math.sqrt(2 * math.pi) / within
-    deviation = 1 / math.sqrt(weight[0].numel() * left)
-    return nn.init.trunc_normal_(weight, std=deviation, a=-CUT_OFF * deviation, b=CUT_OFF * deviation)
+"""Where truncated normal distributions end, in deviations of the whole distribution."""
 
 
 class Initialisation(ABC):
@@ -68,7 +58,12 @@ class LeCun(Initialisation):
     """Normal, cut off at two deviations, with variance 1 / fan in after that."""
 
     def draw(self, weight: Tensor) -> object:
-        return truncated_by_fan_in(weight)
+        if not weight.numel():
+            return weight
+        within = math.erf(CUT_OFF / math.sqrt(2))
+        variance = 1 - 2 * CUT_OFF * math.exp(-(CUT_OFF**2) / 2) / math.sqrt(2 * math.pi) / within
+        deviation = 1 / math.sqrt(weight[0].numel() * variance)
+        return nn.init.trunc_normal_(weight, std=deviation, a=-CUT_OFF * deviation, b=CUT_OFF * deviation)
 
 
 @initialisation("rn", source="Lee et al. 2019, arXiv:1810.02340, table 3")
@@ -92,7 +87,7 @@ class OpenLTH(He):
     """As ``vs-h``, biases uniform in +-1 / sqrt(fan in), gamma of batch norm uniform in [0, 1) and beta zero."""
 
     def draw_bias(self, module: nn.Module, bias: Tensor) -> None:
-        if isinstance(module, (nn.MultiheadAttention, NonDynamicallyQuantizableLinear)):  # the last ends attention
+        if isinstance(module, (nn.MultiheadAttention, NonDynamicallyQuantizableLinear)):  # the output of attention
             nn.init.zeros_(bias)
             return
         if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
@@ -123,34 +118,34 @@ class GraSP(Initialisation):
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, law: str) -> nn.Module:
+def initialise(model: nn.Module, name: str) -> nn.Module:
     """Draw the weights of linear, convolutional and recurrent layers and attention anew; their biases become zero.
 
     Each gate of a recurrent layer, each projection of attention and each group of a convolution is a matrix of its own.
-    Everything else, batch norm above all, stays as it is, but where the initialisation called `law` says otherwise.
+    Everything else, batch norm above all, stays as it is, but where the initialisation called `name` says otherwise.
     Returns the same network.
     """
-    if (cls := INITIALISATIONS.get(law)) is None:
-        raise unknown("initialisation", law, INITIALISATIONS)
-    drawn, found = cls(), False
+    if (cls := INITIALISATIONS.get(name)) is None:
+        raise unknown("initialisation", name, INITIALISATIONS)
+    initializer, has_weights = cls(), False
     for path, module in model.named_modules():
         if isinstance(module, LAYERS) and parametrize.is_parametrized(module):
-            raise UserError(f"{path!r} is parametrised, so that {law} cannot draw its weights")
+            raise UserError(f"{path!r} is parametrised, so that {name} cannot draw its weights")
         if isinstance(module, BatchNormBase) and module.weight is not None:
-            drawn.draw_batch_norm(module)
-        for name, weight in module.named_parameters(recurse=False) if isinstance(module, LAYERS) else ():
-            if "bias" in name:
-                drawn.draw_bias(module, weight)
+            initializer.draw_batch_norm(module)
+        for key, weight in module.named_parameters(recurse=False) if isinstance(module, LAYERS) else ():
+            if "bias" in key:
+                initializer.draw_bias(module, weight)
                 continue
-            for part in parts(module, weight):
-                drawn.draw(part)
-                found = True
-    if not found:
-        raise UserError(f"{type(model).__name__} has no layer that {law} is for (Linear, Conv, RNN, attention)")
+            for matrix in matrices(module, weight):
+                initializer.draw(matrix)
+                has_weights = True
+    if not has_weights:
+        raise UserError(f"{type(model).__name__} has no layer that {name} is for (Linear, Conv, RNN, attention)")
     return model
 
 
-def parts(module: nn.Module, weight: Tensor) -> Iterator[Tensor]:
+def matrices(module: nn.Module, weight: Tensor) -> Iterator[Tensor]:
     """The matrices that a layer's weight consists of, outputs first, each with a fan in and a fan out of its own."""
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
         # one gate after the other; the projection of an LSTM has fewer rows than a gate

@@ -1,4 +1,4 @@
-"""Memory: how much there is, whether it was short, and how that of the processor is kept between training steps."""
+"""Memory: how much is free, whether it was short, and how the processor's is kept between training steps."""
 
 import ctypes
 import functools
@@ -14,7 +14,7 @@ LARGEST = 32 * 2**20
 """The largest threshold that glibc accepts."""
 
 UNKNOWN = 2**62
-"""Bytes where nothing limits them that could be asked."""
+"""Bytes that are free where the system does not say."""
 
 CONTAINERS = (
     (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
@@ -31,22 +31,19 @@ def keep_freed_memory() -> None:
     faults, a tenth of the time, in a step of VGG-11 at 32 x 32 and a batch of 128. The process keeps its peak of
     memory until it ends, so this is for processes that are there to train.
     """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         mallopt(M_MMAP_THRESHOLD, LARGEST)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-SHORT = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
-"""What says so beside torch's errors of its own: the processor's allocator, and CUDA's libraries of their memory."""
+OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
+"""In messages of the processor's allocator and of CUDA's libraries, which have no error type of their own."""
 
 
 recorded_tensors: "WeakTensorKeyDictionary" = WeakTensorKeyDictionary()
-"""Tensors that a recorded CUDA graph writes to -> a weak reference to who plays it.
+"""Tensors that a recorded CUDA graph writes to -> a weak reference to the object that replays it.
 
-A graph writes to the memory that it was recorded with, and does not see that it is shared until somebody writes to it.
+A graph writes to the memory that it was recorded with, even if that is shared by now, to be copied when written to.
 """
 
 
@@ -54,29 +51,28 @@ def is_recorded(tensor: torch.Tensor) -> bool:
     """Whether a graph that is still in use writes to `tensor`, so that its memory must not be shared."""
     if not recorded_tensors:  # a lookup takes longer
         return False
-    player = recorded_tensors.get(tensor)
-    return player is not None and player() is not None
+    replayer = recorded_tensors.get(tensor)
+    return replayer is not None and replayer() is not None
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory was short, of a device or of the processor."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in SHORT)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can be had: without swapping, and within what a container may use."""
+    """Free memory: without swapping, and within what a container may use."""
     if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(
-            device
-        )  # by torch, for its next tensors
+        # torch keeps some for its next tensors
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept
-    return min(free() for free in (of_machine, of_container))
+    return min(free_on_machine(), free_in_container())
 
 
-def of_machine() -> int:
-    """Memory that the system would give; the page cache, which it can give up, is among it."""
+def free_on_machine() -> int:
+    """Free memory of the system, with the page cache, which it can give up."""
     try:
         fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
         return 1024 * int(fields["MemAvailable"].split()[0])
@@ -87,18 +83,15 @@ def of_machine() -> int:
             return UNKNOWN
 
 
-def of_container() -> int:
-    """Memory that the control groups leave, of version 2 or 1; the page cache counts as free here, too.
-
-    Each group that holds this process may have a limit. A container sees its own as the root.
-    """
+def free_in_container() -> int:
+    """Free memory of all control groups that hold this process, of version 2 or 1, with the page cache."""
     room = UNKNOWN
     for (root, limit, used, cache), path in zip(CONTAINERS, own_groups(), strict=True):
         for folder in (root / path, *(root / path).parents[: len(path.parts)]):
             try:
                 held = int((folder / used).read_text())
-                files = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                room = min(room, int((folder / limit).read_text()) - held + int(files[cache]))
+                fields = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                room = min(room, int((folder / limit).read_text()) - held + int(fields[cache]))
             except (OSError, ValueError, KeyError):  # none of this version, or without a limit
                 continue
     return room
@@ -110,10 +103,7 @@ def own_groups() -> tuple[PurePath, PurePath]:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except (OSError, ValueError):  # a system without them
         lines = []
-    second, first = PurePath(), PurePath()
+    groups = dict.fromkeys(("", "memory"), PurePath())  # by controller, which version 2 has none of
     for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
-        if not controllers:
-            second = PurePath(path.lstrip("/"))
-        elif "memory" in controllers.split(","):
-            first = PurePath(path.lstrip("/"))
-    return second, first
+        groups |= dict.fromkeys(controllers.split(","), PurePath(path.lstrip("/")))
+    return groups[""], groups["memory"]

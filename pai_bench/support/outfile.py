@@ -1,4 +1,4 @@
-"""Writing files whole or not at all; those that a user asks for through symbolic links, and nothing but files."""
+"""Writing files whole or not at all; those that a user names through symbolic links, and over regular files alone."""
 
 import glob
 import os
@@ -12,10 +12,10 @@ from pai_bench.support import infile
 from pai_bench.support.errors import UserError, reason
 
 ABANDONED = 3600
-"""Seconds after which a temporary file, which takes less than one to write, is taken for that of a killed process."""
+"""Age in seconds at which a temporary file must be that of a killed process: writing it takes less than one."""
 
 LONGEST_STEM = 50
-"""Characters of a file's name in that of its temporary file, which would otherwise be too long for a long one."""
+"""Characters of a file's name in that of its temporary file, whose name is limited, too."""
 
 
 def write(path: str | Path, content: str | bytes, what: str) -> None:
@@ -34,10 +34,7 @@ def write(path: str | Path, content: str | bytes, what: str) -> None:
 
 
 def write_whole(target: Path, content: str | bytes, *, durable: bool = False) -> None:
-    """Write the file `target` beside its name and rename it, with the permissions of an earlier one; or OSError.
-
-    What is `durable` is on the disk before it takes its name, and outlives a loss of power.
-    """
+    """Write a temporary file and rename it to `target`; a `durable` one is on the disk before that. Raises OSError."""
     beside = temporary(target)
     try:
         with beside.open("xb") as file:
@@ -49,7 +46,7 @@ def write_whole(target: Path, content: str | bytes, *, durable: bool = False) ->
             shutil.copymode(target, beside)
         beside.replace(target)
     finally:
-        with suppress(OSError):  # of a folder that is gone, say, which is an error already
+        with suppress(OSError):  # if the folder is gone, that is an error already
             beside.unlink(missing_ok=True)
 
 
@@ -59,31 +56,28 @@ def stem(target: Path) -> str:
 
 
 def temporary(target: Path) -> Path:
-    """A place beside `target` that nobody else writes to, in another container or on another machine either."""
+    """A path beside `target` that no other process writes to, in another container or on another machine either."""
     return target.with_name(f"{stem(target)}.{secrets.token_hex(8)}.tmp")
 
 
 def remove_abandoned(folder: Path, stem: str = "") -> None:
-    """Remove the temporary files of killed processes from a folder, those of one `stem` or all.
-
-    How old they are is told by the folder's own clock, that of another machine perhaps; OSError if nothing can be
-    written there.
-    """
+    """Remove the temporary files of killed processes from a folder, those of one `stem` or all; or OSError."""
+    # their age is by the clock of the folder's file system, which may be that of another machine
     clock = temporary(folder / "clock")
     try:
         clock.touch()
         now = clock.stat().st_mtime
-        for left in folder.glob(f"{glob.escape(stem)}.*.tmp"):
+        for file in folder.glob(f"{glob.escape(stem)}.*.tmp"):
             with suppress(OSError):  # another process was faster
-                if now - left.stat().st_mtime > ABANDONED:
-                    left.unlink()
+                if now - file.stat().st_mtime > ABANDONED:
+                    file.unlink()
     finally:
         with suppress(OSError):
             clock.unlink(missing_ok=True)
 
 
 def check(path: str | Path, what: str) -> Path:
-    """The file that `write` to `path` will write; UserError if it can be seen before that it cannot."""
+    """The file that `write` to `path` will write; UserError if it is clear beforehand that it cannot."""
     try:
         target = Path(os.path.realpath(path))
         mode = os.stat(path).st_mode  # not of the target: links to open pipes lead to no name
@@ -93,8 +87,8 @@ def check(path: str | Path, what: str) -> Path:
         return target
     except (OSError, ValueError) as error:
         raise refusal(path, what, error) from error
-    if other := infile.other_than_file(mode):
-        raise UserError(f"{what} cannot be written to {path}, which is {other}: name a file")
+    if file_type := infile.other_than_file(mode):
+        raise UserError(f"{what} cannot be written to {path}, which is {file_type}: name a file")
     return target
 
 

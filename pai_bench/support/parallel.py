@@ -1,10 +1,11 @@
-"""A map over several processes, which run the main module of no script again."""
+"""A map over several processes, which do not run the main module again."""
 
 import importlib
 import itertools
 import logging
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -14,7 +15,7 @@ from multiprocessing import active_children, get_context
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
-from pai_bench.support.processes import THREADS, can_start, follow, interrupts_blocked, interrupts_deferred
+from pai_bench.support.processes import THREADS, can_start, end_with_parent, interrupts_blocked, interrupts_deferred
 
 Result = TypeVar("Result")
 
@@ -34,18 +35,18 @@ class Helpers:
 
 @contextmanager
 def helpers(number: int, module: str) -> Iterator[Helpers | None]:
-    """A block with so many processes beside this one, which begin at once to import `module`; at its end, they end.
+    """A block with so many processes beside this one, which begin at once to import `module`.
 
-    None where `number` is 0, or where there is no room for a process, or for a semaphore (in /dev/shm).
+    None where `number` is 0, or where there is no memory for a process, or for a semaphore (in /dev/shm).
     """
     with ExitStack() as stack:
-        found = None
+        others = None
         with suppress(OSError, ImportError, RuntimeError):
             if number > 0:
-                found = Helpers(*spawned(number, module))
-                stack.enter_context(found.pool)
-                stack.callback(found.kill)  # they have nothing left to do, or are to end at once
-        yield found
+                others = Helpers(*spawned(number, module))
+                stack.enter_context(others.pool)
+                stack.callback(others.kill)  # they have nothing left to do, or are to end at once
+        yield others
 
 
 def parallel_map(
@@ -56,21 +57,21 @@ def parallel_map(
 ) -> list[Result]:
     """``function(*job)`` of all `jobs`, in their order, by this process and `others`.
 
-    What a process leaves that dies is done by this one. An error of a job ends all others. `on_done` is called with the
-    number of jobs done so far, from any thread.
+    The jobs of a process that dies are done by this one. An error of a job ends all others. `on_done` is called with
+    the number of jobs done so far, from any thread.
     """
     results: dict[int, Result] = {}
-    places, counts = iter(range(len(jobs))), itertools.count(1)
+    indices: Iterator[int] = iter(range(len(jobs)))
+    counts = itertools.count(1)
 
     def work(run: Callable[..., Result]) -> None:
-        for place in places:  # each of which one thread gets
+        for index in indices:  # each of which one thread gets
             try:
-                results[place] = run(function, *jobs[place])
+                results[index] = run(function, *jobs[index])
             except BrokenProcessPool:
                 return
             except BaseException:
-                for _ in places:  # nobody begins another
-                    pass
+                deque(indices, maxlen=0)  # no thread begins another job
                 raise
             on_done(next(counts))
 
@@ -88,38 +89,37 @@ def parallel_map(
             if others is not None:
                 others.kill()
             raise
-    for place in set(range(len(jobs))) - set(results):
-        results[place] = function(*jobs[place])
-        on_done(next(counts))
-    return [results[place] for place in range(len(jobs))]
+    indices = iter(set(range(len(jobs))) - set(results))
+    work(lambda function, *job: function(*job))
+    return [results[index] for index in range(len(jobs))]
 
 
 def spawned(processes: int, module: str) -> tuple[ProcessPoolExecutor, set[BaseProcess]]:
     """So many processes that have been started, each to use one thread of the processor, and to import a module."""
     pool = ProcessPoolExecutor(processes, get_context("spawn"), begin, (os.getpid(), logging.getLogger().level))
-    # the second, so that a file in the current folder is not taken for a module of Python's
-    given = dict.fromkeys(THREADS, "1") | {"PYTHONSAFEPATH": "1"}
+    # the second, so that a file in the current folder does not hide a module of Python's
+    environment = dict.fromkeys(THREADS, "1") | {"PYTHONSAFEPATH": "1"}
     before, others = dict(os.environ), set(active_children())
     with interrupts_deferred(), interrupts_blocked():
-        os.environ |= given
+        os.environ |= environment
         try:
             for _ in range(processes):
-                pool.submit(prepare, module)
+                pool.submit(import_module, module)
         finally:
-            for name in given:
+            for name in environment:
                 del os.environ[name]
-            os.environ |= {name: before[name] for name in given if name in before}
+            os.environ |= {name: before[name] for name in environment if name in before}
     return pool, set(active_children()) - others
 
 
-def prepare(module: str) -> None:
-    """Import a module, for its own sake, so that nothing is sent back."""
+def import_module(module: str) -> None:
+    """Import a module; nothing is sent back."""
     importlib.import_module(module)
 
 
 def begin(parent: int, level: int) -> None:
     """What a process that was `spawned` does first."""
-    follow(parent)
+    end_with_parent(parent)
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
 
 
@@ -131,10 +131,8 @@ def processors() -> int:
 
 
 def spawning_runs_main() -> bool:
-    """Whether processes of `multiprocessing` would run the main module again, as they do a script without a guard.
-
-    They do not run what ``python -m PACKAGE`` or ``python -c`` has run, nor a notebook; and ``pai-bench`` has a guard.
-    """
+    """Whether processes of `multiprocessing` would run the main module again, as they do a script without a guard."""
+    # they do not run what ``python -m PACKAGE`` or ``python -c`` has run, nor a notebook; and ``pai-bench`` has a guard
     main = sys.modules["__main__"]
     if (spec := getattr(main, "__spec__", None)) is not None:
         return str(spec.name).rpartition(".")[2] != "__main__"

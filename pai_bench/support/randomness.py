@@ -1,4 +1,4 @@
-"""Random states: seeded for a block, and put back after it."""
+"""Random states: seeded for a block, and restored after it."""
 
 import random
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def random_state(seed: int) -> Iterator[None]:
-    """Seed Python, numpy and torch inside the block, and put their states back after it."""
+    """Seed Python, numpy and torch inside the block, and restore their states after it."""
     python, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
         random.seed(seed)

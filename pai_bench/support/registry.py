@@ -68,10 +68,10 @@ class Registry(Mapping[str, Any]):
 
         def decorate(target: T) -> T:
             here = str(module or getattr(target, "__module__", "?"))
-            for taken in (name, *aliases):
-                if taken in self._plugins:
-                    there = self._plugins[taken].module
-                    raise UserError(f"{self.kind} {taken!r} is defined twice: in {there} and in {here}")
+            for key in (name, *aliases):
+                if key in self._plugins:
+                    there = self._plugins[key].module
+                    raise UserError(f"{self.kind} {key!r} is defined twice: in {there} and in {here}")
             plugin = Plugin(name, target, source, aliases, version, facts=facts, module=here)
             self._plugins |= dict.fromkeys((name, *aliases), plugin)
             return target
@@ -98,25 +98,19 @@ class Registry(Mapping[str, Any]):
         if not self._loaded:
             if self.home:
                 importlib.import_module(self.home)
-            refused: UserError | None = None
+            errors = []
             for entry_point in metadata.entry_points(group=self.group):
                 try:
-                    self._load(entry_point)
+                    entry_point.load()
                 except UserError as error:
-                    refused = refused or error
-            if refused is not None:  # the other collections are there, for `known`
-                raise refused
+                    errors.append(error)
+                except (Exception, SystemExit) as error:
+                    message = f"plugin {entry_point.value!r} of {self.group} does not load: {described(error)}"
+                    errors.append(UserError(message))
+                    errors[-1].__cause__ = error
+            if errors:  # the other collections are there, for `known`
+                raise errors[0]
             self._loaded = True
-
-    def _load(self, entry_point: metadata.EntryPoint) -> None:
-        try:
-            entry_point.load()
-        except UserError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise UserError(
-                f"plugin {entry_point.value!r} of {self.group} does not load: {described(error)}"
-            ) from error
 
     def known(self) -> list[Plugin]:
         """The plugins of the collections that load, without an error if another one does not."""
@@ -127,8 +121,8 @@ class Registry(Mapping[str, Any]):
     def find(self, name: str) -> tuple[Plugin, str]:
         """The plugin called `name` (or an alias of it) and, behind a prefix, its argument.
 
-        A function in a file, ``./file.py:NAME``, is one too. Its own name holds a hash of its source, so that no stored
-        result of another function is taken for its.
+        A function in a file, ``./file.py:NAME``, is one too. Its name then holds a hash of its source, so that results
+        of another function are not mistaken for its own.
         """
         if not isinstance(name, str):
             raise UserError(f"a {self.kind} is looked up by its name, not by a {type(name).__name__}")
@@ -137,11 +131,11 @@ class Registry(Mapping[str, Any]):
         self._load_all()
         prefix, colon, argument = name.partition(":")
         key = prefix + colon if argument else name
-        for written in (key, key.replace("_", "-")):
-            if written in self._plugins and written.endswith(":") == bool(argument):
-                return self._plugins[written], argument
-        if (found := files.split(name, self.kind)) is not None:
-            path, function = found
+        for spelling in (key, key.replace("_", "-")):
+            if spelling in self._plugins and spelling.endswith(":") == bool(argument):
+                return self._plugins[spelling], argument
+        if (parts := files.split(name, self.kind)) is not None:
+            path, function = parts
             target = files.function(path, function, self.kind)
             own_name = f"{function}@{files.digest(path, function)}"
             return Plugin(own_name, target, path.name, version=files.version_of(target), own=True), ""

@@ -1,11 +1,12 @@
-"""Things written as ``NAME[:OPTION=VALUE]...``: how such a text is read, checked, built and written.
+"""Parse, check, build and write specifications ``NAME[:OPTION=VALUE]...``.
 
-The things are frozen dataclasses (criteria, schedules); their fields are the options. ``-`` and ``_`` are the same.
+They stand for frozen dataclasses (criteria, schedules), whose fields are the options. ``-`` and ``_`` are the same.
 """
 
 import math
 import types
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, FrozenInstanceError, dataclass, field, fields
 from numbers import Real
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -41,16 +42,16 @@ def build(cls: type[T], options: Mapping[str, Any], label: str) -> T:
     except UserError as error:
         raise UserError(str(error) if str(error).startswith(label) else f"{label}: {error}") from None
     except Exception as error:  # an option without a value, a class that is not finished or whose constructor breaks
-        kind = "" if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: "
-        cure = f"; {FROZEN}" if isinstance(error, FrozenInstanceError) else ""
-        raise UserError(f"{label}: {kind}{error}{cure}") from error
+        error_type = "" if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: "
+        hint = f"; {FROZEN}" if isinstance(error, FrozenInstanceError) else ""
+        raise UserError(f"{label}: {error_type}{error}{hint}") from error
 
 
 def option_types(cls: type) -> dict[str, Any]:
     """Option name -> type, for the fields of a dataclass that its constructor takes."""
     try:
         hints = get_type_hints(cls, include_extras=True)
-    except NameError:  # annotations that name what is local to a function; such options are taken as they are
+    except NameError:  # annotations that name what is local to a function; such options are not converted
         return {}
     return {f.name: hints[f.name] for f in fields(cls) if f.init}
 
@@ -77,17 +78,18 @@ def convert(value: Any, to: Any, label: str) -> Any:
     if to is Any:
         return value
     if origin in (Literal, Annotated):
-        return one_of(value, choices[1] if origin is Annotated else choices, label)
+        return accepted_value(value, choices[1] if origin is Annotated else choices, label)
     if origin in (Union, types.UnionType):
         return first_that_fits(value, choices, label)
     return plain(value, to, label)
 
 
-def one_of(value: Any, accepted: Iterable[Any], label: str) -> Any:
-    """The one of some accepted values that `value` is, with ``-`` for ``_``."""
+def accepted_value(value: Any, accepted: Iterable[Any], label: str) -> Any:
+    """The accepted value that is equal to `value`, with ``-`` for ``_``."""
     text = value.replace("_", "-") if isinstance(value, str) else value
-    if (hit := next((one for one in accepted if one in (value, text)), MISSING)) is not MISSING:
-        return hit
+    for candidate in accepted:
+        if candidate in (value, text):
+            return candidate
     raise UserError(f"{label}={value} is not one of {', '.join(map(str, accepted))}")
 
 
@@ -95,16 +97,14 @@ def first_that_fits(value: Any, choices: Sequence[Any], label: str) -> Any:
     """`value` as an instance of the first of some types that it can be converted to."""
     if type(None) in choices and (value is None or (isinstance(value, str) and value.lower() == "none")):
         return None
-    kinds = [kind for kind in choices if kind is not type(None)]
-    for kind in kinds[:-1]:
-        try:
-            return convert(value, kind, label)
-        except UserError:
-            continue
-    words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
-    if words and len(kinds) > 1 and value not in words:
+    *others, last = (choice for choice in choices if choice is not type(None))
+    for choice in others:
+        with suppress(UserError):
+            return convert(value, choice, label)
+    words = [word for choice in choices if get_origin(choice) is Literal for word in get_args(choice)]
+    if words and others and value not in words:
         raise UserError(f"{label}={value} is neither a whole number nor {' or '.join(words)}")
-    return convert(value, kinds[-1], label)
+    return convert(value, last, label)
 
 
 def plain(value: Any, to: Any, label: str) -> Any:
@@ -119,7 +119,7 @@ def plain(value: Any, to: Any, label: str) -> Any:
             finite = False
         if finite and (isinstance(value, str) or number == value):
             return number
-    elif not isinstance(to, type):  # list[int] and the like: taken as it is, but there is no text for it
+    elif not isinstance(to, type):  # list[int] and the like: not converted, but there is no text for it
         if not isinstance(value, str):
             return value
     elif isinstance(value, to) and (to is bool or not isinstance(value, bool)):
@@ -134,15 +134,12 @@ def added_later(default: Any) -> Any:
 
 
 def identity_fields(value: Any, declared_by: Any = None) -> dict[str, Any]:
-    """The fields of a dataclass with their values, without those at the value that leaves them out of identities.
-
-    Of those that another class has declared, if one is given.
-    """
-    every = ((f, getattr(value, f.name)) for f in fields(declared_by or value))
-    return {f.name: found for f, found in every if f.metadata.get("left_out", MISSING) != found}
+    """The values of a dataclass's fields, or those of a base class, that belong to its identity, by name."""
+    values = ((f, getattr(value, f.name)) for f in fields(declared_by or value))
+    return {f.name: item for f, item in values if f.metadata.get("left_out", MISSING) != item}
 
 
 def write(name: str, value: Any) -> str:
-    """The text that gives `value` again: its name and those options that differ from the defaults."""
-    given = {f.name: getattr(value, f.name) for f in fields(value) if f.init and getattr(value, f.name) != f.default}
-    return ":".join([name, *(f"{key.replace('_', '-')}={option}" for key, option in given.items())])
+    """The text from which `value` can be built again: its name and the options that differ from the defaults."""
+    options = ((f, getattr(value, f.name)) for f in fields(value) if f.init)
+    return ":".join([name, *(f"{f.name.replace('_', '-')}={item}" for f, item in options if item != f.default)])

@@ -17,24 +17,23 @@ PROC = Path("/proc/self")
 WARM_ROUNDS, WARM_SECONDS = 3, 0.5
 """Rounds of a warm-up, and its length: libraries choose their kernels, and a device's clock goes up."""
 
-LEAST, MOST, MEASURED = 5, 20, 1.0
+MIN_ROUNDS, MAX_ROUNDS, MEASURED_SECONDS = 5, 20, 1.0
 """Rounds that are measured at least, if there is time, and at most, and for how many seconds."""
 
 
 @dataclass
 class Measurement:
-    """Wall-clock seconds of a block, and if it was measured, the peak of memory beyond what was there before.
-
-    On CUDA also the seconds between its first and its last work on the device, without the way there and back.
-    """
+    """Wall-clock seconds of a block, and what else was measured of it."""
 
     seconds: float = 0.0
     peak_bytes: int | None = None
+    """Of memory, beyond what was in use before."""
     device_seconds: float | None = None
+    """On CUDA, between the first and the last work on the device."""
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until `device` has done all it was given."""
+    """Wait until `device` has done all that was queued."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -48,11 +47,10 @@ def measured(device: torch.device, *, memory: bool | None = None) -> Iterator[Me
     """
     result = Measurement()
     synchronise(device)
-    wanted = device.type == "cuda" if memory is None else memory
-    before = reset_peak(device) if wanted else None
-    start, first = time.perf_counter(), mark(device)
+    before = reset_peak(device) if memory or (memory is None and device.type == "cuda") else None
+    start, first = time.perf_counter(), record_event(device)
     yield result
-    last = mark(device)
+    last = record_event(device)
     synchronise(device)
     result.seconds = time.perf_counter() - start
     if first is not None and last is not None:
@@ -61,8 +59,8 @@ def measured(device: torch.device, *, memory: bool | None = None) -> Iterator[Me
         result.peak_bytes = max(0, peak - before)
 
 
-def mark(device: torch.device) -> torch.cuda.Event | None:
-    """A mark among the work that a CUDA device is given now; it knows how much later another one is met."""
+def record_event(device: torch.device) -> torch.cuda.Event | None:
+    """An event in the queue of a CUDA device, which gives the time between it and another one."""
     if device.type != "cuda":
         return None
     event = torch.cuda.Event(enable_timing=True)
@@ -95,8 +93,8 @@ def resident(field: str) -> int | None:
         lines = (PROC / "status").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
         return None
-    found = [line.split() for line in lines if line.startswith(field + ":")]
-    return int(found[0][1]) * 1024 if found else None
+    values = [line.split()[1] for line in lines if line.startswith(field + ":")]
+    return int(values[0]) * 1024 if values else None
 
 
 @dataclass(frozen=True)
@@ -140,21 +138,29 @@ def repeat(
     rounds: int | None = None,
     budget: float = 30.0,
 ) -> Timing:
-    """Do `work` again and again after a warm-up, `rounds` times, or else `LEAST` times and more within `MEASURED`.
+    """Measure `work` after a warm-up, `rounds` times, or `MIN_ROUNDS` times and more within `MEASURED_SECONDS`.
 
-    The `floor` is measured by turns with it, so that whatever else the machine does meets both. Memory is that of the
-    second round of the warm-up, where there is one: the first may get workspaces that are kept. No round begins after
-    `budget` seconds but the first; what takes longer has no warm-up, except on CUDA, where it always has.
+    Each round measures the `floor` as well, so that what else the machine does affects both. Memory is that of the
+    second round of the warm-up, where there is one: the first may get workspaces that are kept. No round but the first
+    begins after `budget` seconds; what takes longer has no warm-up, except on CUDA, where it always has.
     """
     tasks = [work] if floor is None else [floor, work]
     begin, warm, timed = time.perf_counter(), list[list[Measurement]](), list[list[Measurement]]()
-    least, most = (LEAST, MOST) if rounds is None else (rounds, rounds)
+    least, most = (MIN_ROUNDS, MAX_ROUNDS) if rounds is None else (rounds, rounds)
 
     def elapsed() -> float:
         return time.perf_counter() - begin
 
+    def measure_all(*, memory: bool) -> list[Measurement]:
+        measurements = []
+        for task in tasks:
+            with measured(device, memory=memory) as measurement:
+                task()
+            measurements.append(measurement)
+        return measurements
+
     def is_warm() -> bool:
-        if elapsed() + 2 * elapsed() / len(warm) > budget:  # what is left is for measuring
+        if elapsed() + 2 * elapsed() / len(warm) > budget:  # the rest is for measuring
             return True
         ready = len(warm) >= WARM_ROUNDS, elapsed() >= WARM_SECONDS
         # a processor has its clock up, and its libraries have little to find out
@@ -163,31 +169,19 @@ def repeat(
     def is_done(start: float) -> bool:
         if elapsed() > budget:
             return bool(timed) or device.type != "cuda"
-        return len(timed) >= least and (len(timed) >= most or elapsed() - start >= MEASURED)
+        return len(timed) >= least and (len(timed) >= most or elapsed() - start >= MEASURED_SECONDS)
 
     while not warm or not is_warm():
-        warm.append([measure(task, device, memory=len(warm) < 2) for task in tasks])
+        warm.append(measure_all(memory=len(warm) < 2))
     start = elapsed()
     while not is_done(start):
-        timed.append([measure(task, device, memory=False) for task in tasks])
-    return summary(warm, timed)
-
-
-def measure(task: Callable[[], Any], device: torch.device, *, memory: bool) -> Measurement:
-    """One measurement of `task`."""
-    with measured(device, memory=memory) as one:
-        task()
-    return one
-
-
-def summary(warm: list[list[Measurement]], timed: list[list[Measurement]]) -> Timing:
-    """What was measured, by round, of a floor and of work, or of work alone."""
-    peaks = [one.peak_bytes for one in warm[:2][-1]]
-    seconds, inside = [], []
-    for column in zip(*(timed or warm), strict=True):
-        seconds.append(tuple(one.seconds for one in column))
-        known = [one.device_seconds for one in column if one.device_seconds is not None]
-        inside.append(statistics.median(known) if known else None)
-    if len(seconds) == 1:
-        return Timing(seconds[0], (), peaks[0], None, not timed, inside[0])
-    return Timing(seconds[1], seconds[0], peaks[1], peaks[0], not timed, inside[1], inside[0])
+        timed.append(measure_all(memory=False))
+    seconds, device_seconds = [], []
+    for rounds_of_task in zip(*(timed or warm), strict=True):
+        seconds.append(tuple(measurement.seconds for measurement in rounds_of_task))
+        known = [m.device_seconds for m in rounds_of_task if m.device_seconds is not None]
+        device_seconds.append(statistics.median(known) if known else None)
+    peaks = [measurement.peak_bytes for measurement in warm[:2][-1]]
+    if floor is None:
+        return Timing(seconds[0], (), peaks[0], None, not timed, device_seconds[0])
+    return Timing(seconds[1], seconds[0], peaks[1], peaks[0], not timed, device_seconds[1], device_seconds[0])

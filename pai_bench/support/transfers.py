@@ -1,4 +1,4 @@
-"""What the host reads of a device: it waits for all that was queued there, so it reads several values at once."""
+"""Reading values of a device. The host waits for all that is queued there, so it reads several at once."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -19,22 +19,22 @@ def read_scalars(scalars: Iterable[Tensor]) -> list[Any]:
         return [value.item() for value in values]
     if len({value.dtype for value in values}) > 1:  # or else integers would lose digits
         values = [value.double() for value in values]
-    found: list[Any] = torch.stack([value.to(values[0].device) for value in values]).tolist()
-    return found
+    numbers: list[Any] = torch.stack([value.to(values[0].device) for value in values]).tolist()
+    return numbers
 
 
 def equal(pairs: Iterable[tuple[Tensor, Tensor]]) -> list[bool]:
     """Whether the tensors of each pair have the same shape and values."""
-    both = list(pairs)
-    if on_host(*(tensor for pair in both for tensor in pair)):
-        return [torch.equal(one, other) for one, other in both]
-    alike = [one.shape == other.shape for one, other in both]
-    same = iter(read_scalars((one == other).all() for (one, other), fits in zip(both, alike, strict=True) if fits))
-    return [fits and next(same) for fits in alike]
+    pairs = list(pairs)
+    if on_host(*(tensor for pair in pairs for tensor in pair)):
+        return [torch.equal(first, second) for first, second in pairs]
+    comparable = [(first, second) for first, second in pairs if first.shape == second.shape]
+    results = iter(read_scalars((first == second).all() for first, second in comparable))
+    return [first.shape == second.shape and next(results) for first, second in pairs]
 
 
 def counts(masks: Iterable[Tensor]) -> list[int]:
-    """How many ``True`` each of some masks holds."""
+    """The number of ``True`` in each mask."""
     return read_scalars(mask.count_nonzero() if on_host(mask) else count(mask.reshape(-1)) for mask in masks)
 
 
@@ -43,7 +43,7 @@ WORDS = 128
 
 
 def count(mask: Tensor) -> Tensor:
-    """How many ``True`` a flat mask holds; torch by itself would make an integer of eight bytes of each."""
+    """The number of ``True`` in a flat mask; torch by itself would make an integer of eight bytes of each element."""
     whole = len(mask) // (8 * WORDS) * 8 * WORDS
     if not whole:
         return mask.sum()

@@ -180,9 +180,9 @@ def test_a_group_that_holds_a_process_limits_its_memory(monkeypatch: pytest.Monk
         return texts[str(path)]
 
     monkeypatch.setattr(Path, "read_text", read)
-    assert memory.of_container() == 4000 - 2500 + 100
+    assert memory.free_in_container() == 4000 - 2500 + 100
     texts["/sys/fs/cgroup/memory/jobs/memory.limit_in_bytes"] = "9" * 19
-    assert memory.of_container() == 5000 - 2000 + 100
+    assert memory.free_in_container() == 5000 - 2000 + 100
 
 
 def test_what_a_worker_takes_itself_is_not_for_lanes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from pai_bench.results import Record
 from pai_bench.scoring.lookup import load_class
 from pai_bench.support import failures
 from pai_bench.support.errors import FROZEN, unknown
-from pai_bench.support.failures import described, place, traceback_of
+from pai_bench.support.failures import described, location, traceback_of
 
 FILE = """\
 from dataclasses import dataclass
@@ -97,11 +97,11 @@ def test_every_verb_says_where_and_shows_the_traceback_at_debug(
 def test_places_are_of_code_that_is_not_a_librarys() -> None:
     with pytest.raises(ValueError, match="Expecting") as raised:
         json.loads("{")
-    assert place(raised.value).startswith(" (test_failures.py, line ")
+    assert location(raised.value).startswith(" (test_failures.py, line ")
     assert described(raised.value).startswith("JSONDecodeError: ")
     with pytest.raises(pb.UserError) as ours:
         pb.get_criterion("nothing")
-    assert place(ours.value) == ""
+    assert location(ours.value) == ""
     assert traceback_of(RuntimeError("never raised")) is None
 
 

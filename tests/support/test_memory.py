@@ -61,28 +61,28 @@ def test_memory_that_a_container_leaves(tmp_path: Path, monkeypatch: pytest.Monk
     folders = [written(tmp_path / "new", new), written(tmp_path / "old", old)]
     versions = [(folder, *names) for folder, (_, *names) in zip(folders, memory.CONTAINERS, strict=True)]
     monkeypatch.setattr(memory, "CONTAINERS", versions)
-    assert memory.of_container() == 1000 - 700 + 200
+    assert memory.free_in_container() == 1000 - 700 + 200
     assert free_bytes(torch.device("cpu")) == 500
     (tmp_path / "new" / "memory.max").write_text("max\n")  # without a limit
-    assert memory.of_container() == 2000 - 50 + 3
+    assert memory.free_in_container() == 2000 - 50 + 3
     (tmp_path / "old" / "memory.stat").write_text("cache 1\n")
-    assert memory.of_container() == UNKNOWN
-    assert free_bytes(torch.device("cpu")) == pytest.approx(memory.of_machine(), rel=0.2)
+    assert memory.free_in_container() == UNKNOWN
+    assert free_bytes(torch.device("cpu")) == pytest.approx(memory.free_on_machine(), rel=0.2)
 
 
 def test_memory_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     told = "MemTotal:  9000 kB\nMemAvailable:     5000 kB\n"
     monkeypatch.setattr(Path, "read_text", lambda _path: told)
-    assert memory.of_machine() == 5000 * 1024
+    assert memory.free_on_machine() == 5000 * 1024
     told = "MemTotal: 9000 kB\n"  # of an old kernel
     monkeypatch.setattr(os, "sysconf", {"SC_AVPHYS_PAGES": 7, "SC_PAGE_SIZE": 4096}.__getitem__)
-    assert memory.of_machine() == 7 * 4096
+    assert memory.free_on_machine() == 7 * 4096
 
     def silent(_name: str) -> int:
         raise ValueError("unrecognized configuration name")
 
     monkeypatch.setattr(os, "sysconf", silent)
-    assert memory.of_machine() == UNKNOWN
+    assert memory.free_on_machine() == UNKNOWN
 
 
 def test_the_group_of_a_process_and_those_above_it_may_have_limits(
@@ -101,13 +101,13 @@ def test_the_group_of_a_process_and_those_above_it_may_have_limits(
         written(folder, {names[0]: str(limit), names[1]: "50", "memory.stat": stat})
     versions = [(folder, *names) for folder, (_, *names) in zip((new, old), memory.CONTAINERS, strict=True)]
     monkeypatch.setattr(memory, "CONTAINERS", versions)
-    assert memory.of_container() == 400 - 50 + 10
+    assert memory.free_in_container() == 400 - 50 + 10
     (old / "box:1" / "memory.limit_in_bytes").unlink()
-    assert memory.of_container() == 500 - 50 + 10
+    assert memory.free_in_container() == 500 - 50 + 10
     (new / "slice" / "memory.max").write_text("9000")
-    assert memory.of_container() == 700 - 50 + 10
+    assert memory.free_in_container() == 700 - 50 + 10
     (new / "slice/unit" / "memory.max").unlink()
-    assert memory.of_container() == 9000 - 50 + 10  # the root's, as a container sees its own
+    assert memory.free_in_container() == 9000 - 50 + 10  # the root's, as a container sees its own
     told = "nonsense\n"
     assert memory.own_groups() == (PurePath(), PurePath())
 

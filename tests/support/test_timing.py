@@ -73,7 +73,7 @@ class Clock:
         monkeypatch.setattr(time, "perf_counter", lambda: self.now)
         for name, value in {"synchronise": None, "reset_peak": 0, "peak_bytes": 0}.items():
             monkeypatch.setattr(timing, name, lambda _device, value=value: value)
-        monkeypatch.setattr(timing, "mark", lambda device: None if device.type == "cpu" else Mark(self.now))
+        monkeypatch.setattr(timing, "record_event", lambda device: None if device.type == "cpu" else Mark(self.now))
 
     def works(self, *seconds: float) -> Callable[[], None]:
         """Work that takes so long, the last number again and again."""
