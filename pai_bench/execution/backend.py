@@ -1,4 +1,4 @@
-"""Where trials run: what a sweep needs of such a place, and how it is found by its name.
+"""Where trials run: the protocol of backends, and how one is found by its name.
 
 A backend is one file: a class that keeps the protocol `Backend`, and a function that makes it for the missing trials of
 a sweep. The function is decorated with ``@pai_bench.backend(NAME, source=...)`` in an installed package, which has an
@@ -21,10 +21,10 @@ Cell = Sequence[Trial]
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What a backend calls while it runs cells, in the thread in which it is run; an error in one ends the run."""
+    """Functions that a backend calls while it runs cells, in its own thread; an error in one ends the run."""
 
     still_missing: Callable[[Cell], list[Trial]]
-    """Before a cell is run: what of it is still to be run, which may be nothing."""
+    """Before a cell is run: the trials of it that are still missing, perhaps none."""
     on_epoch: Callable[[Trial, int], None]
     """When a trial begins to train (0), and with every epoch that it has finished."""
     on_records: Callable[[Cell, Sequence[Record], float], None]
@@ -32,14 +32,14 @@ class Callbacks:
 
 
 class Backend(Protocol):
-    """A place where trials run. A context manager: at its end, whatever the reason, nothing runs there any more."""
+    """A place where trials run. At the end of its context, whatever the reason, nothing runs there any more."""
 
     plan: ExecutionPlan
     """By how many workers trials are run there, and how many of a kind are trained together."""
 
     @property
     def description(self) -> str:
-        """What the place is, in a few words, for who watches."""
+        """The place in a few words, for the display."""
 
     def __enter__(self) -> Self: ...
 
@@ -54,7 +54,7 @@ MakeBackend = Callable[[Runner, Sequence[Trial]], Backend]
 
 
 def find_backend(name: str) -> MakeBackend:
-    """The function that makes the backend called `name`; behind a prefix, as in ``PREFIX:ADDRESS``, of the rest."""
+    """The function that makes the backend called `name`, or ``PREFIX:ADDRESS``."""
     plugin, argument = BACKENDS.find(name)
     make: MakeBackend = plugin.target(argument) if argument else plugin.target
     return make

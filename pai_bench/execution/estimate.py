@@ -1,7 +1,4 @@
-"""What a sweep will cost, told before it runs: from a few training steps and one score of each kind of trial.
-
-And what the training of a recipe computes, without measuring anything.
-"""
+"""The cost of a sweep before it runs, by measured training steps and scores, and of a recipe's training, unmeasured."""
 
 import functools
 import math
@@ -35,7 +32,7 @@ RECORD, EPOCH, LAYER = 4_000, 120, 250
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of all trials, with what runs beside each; bytes while they run, and in the results folder."""
+    """Seconds of all trials, as they run beside each other; bytes while they run, and in the results folder."""
 
     training: float
     evaluation: float
@@ -59,13 +56,13 @@ def estimate(runner: Runner, missing: Sequence[Trial], backend: str = "auto") ->
     memory = 0
     for trial, count in kinds(missing).values():
         try:
-            seconds, taken = measured_step(runner, trial, plan.threads, plan.lanes(trial), plan.engine(trial))
+            seconds, size = measured_step(runner, trial, plan.threads, plan.lanes(trial), plan.engine(trial))
         except Exception as error:  # the trial itself will say the same
             failed.append(f"a step of {trial.model} on {trial.data}: {described(error)}")
             continue
         training += count * training_steps(runner, trial) * seconds / plan.workers
         testing += count * evaluation_steps(trial, runner.inputs.whole(trial)) * seconds / plan.workers
-        memory = max(memory, taken)
+        memory = max(memory, size)
     scoring, not_scored = scoring_seconds(runner, missing)
     memory += sum(data.nbytes for data in runner.catalog.data.values())
     if runner.device.type == "cpu":
@@ -82,10 +79,10 @@ def estimate(runner: Runner, missing: Sequence[Trial], backend: str = "auto") ->
 def disk_bytes(runner: Runner, trial: Trial, count: int, missing: Sequence[Trial]) -> int:
     """Bytes of the records of `count` trials of one kind, that of `trial`, with the masks of those that are pruned."""
     sizes = weight_sizes(runner, trial)
-    places = min(SAMPLE_SIZE, sum(sizes))
+    stored = min(SAMPLE_SIZE, sum(sizes))
     passes = trial.protocol.passes(runner.inputs.whole(trial).train_size(trial.train_fraction))
-    pruned = [one for one in missing if one.criterion and kind_of(one) == kind_of(trial)]
-    masks = sum(mask_bytes(places, one.sparsity) for one in pruned)
+    pruned = [other for other in missing if other.criterion and kind_of(other) == kind_of(trial)]
+    masks = sum(mask_bytes(stored, other.sparsity) for other in pruned)
     if sum(sizes) > SAMPLE_SIZE:
         masks += len(pruned) * sum(sizes) / 8
     return int(count * (RECORD + EPOCH * passes + LAYER * len(sizes)) + masks)
@@ -100,28 +97,28 @@ def weight_sizes(runner: Runner, trial: Trial) -> list[int]:
     return [model.get_parameter(name).numel() for name in runner.inputs.prunable(trial, model)]
 
 
-def mask_bytes(places: int, sparsity: float) -> float:
+def mask_bytes(size: int, sparsity: float) -> float:
     """Bytes of a mask in its record, about: its entropy, and a fifth for what compresses it, six bits in a byte."""
     if not sparsity:
         return 0.0
     entropy = -sparsity * math.log2(sparsity) - (1 - sparsity) * math.log2(1 - sparsity)
-    return min(1.0, 1.2 * entropy) * places / 6
+    return min(1.0, 1.2 * entropy) * size / 6
 
 
 def training_flops(recipe: Recipe) -> float | None:
     """Floating-point operations of a recipe's training: three times those of a forward pass, for every example.
 
-    None if it names a data set of which nothing is known beforehand, or says nothing of training.
+    None if it names a data set whose size is unknown before it is read, or says nothing of training.
     """
     total, known = 0.0, {plugin.name: plugin.facts for plugin in DATA.known()}
     for (data, name, settings), points in recipe.points().items():
-        given = dict(settings)
-        if (facts := known.get(data)) is None or (given["protocol"] is None and given["epochs"] is None):
+        values = dict(settings)
+        if (facts := known.get(data)) is None or (values["protocol"] is None and values["epochs"] is None):
             return None
-        changes = {key: given[key] for key in ("epochs", "batch_size")}
-        protocol = get_protocol(given["protocol"] or DEFAULT, **changes).scaled(given["budget"])
-        share = protocol.train_fraction if given["train_fraction"] is None else given["train_fraction"]
-        examples = protocol.steps(round(share * (1 - given["validation"]) * facts.train)) * protocol.batch_size
+        changes = {key: values[key] for key in ("epochs", "batch_size")}
+        protocol = get_protocol(values["protocol"] or DEFAULT, **changes).scaled(values["budget"])
+        share = protocol.train_fraction if values["train_fraction"] is None else values["train_fraction"]
+        examples = protocol.steps(round(share * (1 - values["validation"]) * facts.train)) * protocol.batch_size
         total += len(points) * examples * 3 * forward(name, facts)
     return total
 
@@ -135,7 +132,7 @@ def forward(name: str, facts: Facts) -> int:
 
 
 def scoring_seconds(runner: Runner, missing: Iterable[Trial]) -> tuple[float, list[str]]:
-    """Seconds of all scoring, one after the other, as a score of each criterion on each network takes; and failures."""
+    """Seconds of all scores in succession, by one of each criterion on each network; and what could not be measured."""
     examples: dict[tuple[DataSource, ModelSource, str], Trial] = {}
     cuts = Counter[tuple[DataSource, ModelSource, str]]()
     for trial in missing:
@@ -163,6 +160,6 @@ def time_score(runner: Runner, trial: Trial) -> float:
     names = runner.inputs.prunable(trial, model, biases=criterion.biases)
     with Scorer(criterion, model, draw=runner.inputs.draw(trial), only=names) as scorer:
         scorer.score(batch)
-        with measured(runner.device) as found:
+        with measured(runner.device) as measurement:
             scorer.score(batch)
-    return found.seconds
+    return measurement.seconds

@@ -17,7 +17,7 @@ def kind_of(trial: Trial) -> Kind:
 
 
 def kinds(missing: Sequence[Trial]) -> dict[Kind, tuple[Trial, int]]:
-    """The kinds of some trials, with one of each and how many there are."""
+    """The kinds of some trials, each with its first trial and the number of trials."""
     counts = Counter(map(kind_of, missing))
     return {kind_of(trial): (trial, counts[kind_of(trial)]) for trial in reversed(missing)}
 
@@ -32,7 +32,7 @@ class ExecutionPlan:
     lanes_of: dict[Kind, int] = field(default_factory=dict)
     engine_of: dict[Kind, Engine] = field(default_factory=dict)
     seconds_of: dict[Kind, float] = field(default_factory=dict)
-    """Seconds for a step of one trial of a kind, when all that run at once are counted."""
+    """Seconds for a step of one trial of a kind, divided by the number of trials that run at once."""
 
     def lanes(self, trial: Trial) -> int:
         """How many trials of this kind are trained together."""

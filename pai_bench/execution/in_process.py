@@ -14,7 +14,7 @@ from pai_bench.support.registry import backend
 
 
 class InProcess:
-    """A `Backend` without workers: what ends the process ends the sweep, and a debugger sees all."""
+    """A `Backend` without workers: a crash ends the sweep, and a debugger sees everything."""
 
     def __init__(self, runner: Runner, plan: ExecutionPlan) -> None:
         self.runner, self.plan = runner, plan
@@ -26,7 +26,7 @@ class InProcess:
 
     def __enter__(self) -> Self:
         if (isolated := self.runner.catalog.isolated_process) is not None:
-            isolated.close()  # it has answered, and would keep the memory of a device
+            isolated.close()  # it is no longer needed, and would keep the memory of a device
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -35,10 +35,10 @@ class InProcess:
     def run(self, cells: Iterable[Cell], callbacks: Callbacks) -> None:
         """As of every `Backend`."""
         for cell in cells:
-            if wanted := callbacks.still_missing(cell):
+            if missing := callbacks.still_missing(cell):
                 start = time.perf_counter()
-                records = self.runner.run_together(wanted, callbacks.on_epoch, self.plan.engine(wanted[0]))
-                callbacks.on_records(wanted, records, time.perf_counter() - start)
+                records = self.runner.run_together(missing, callbacks.on_epoch, self.plan.engine(missing[0]))
+                callbacks.on_records(missing, records, time.perf_counter() - start)
 
 
 @backend("in-process", source="pai_bench")

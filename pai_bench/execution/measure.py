@@ -1,4 +1,4 @@
-"""What a training step takes, as training takes it: recorded where training records it, and with its batches."""
+"""Measure training steps as training runs them, with its batches, and recorded where training records them."""
 
 import time
 from collections import deque
@@ -19,13 +19,13 @@ from pai_bench.training.step import Step
 from pai_bench.training.trainer import Engine
 
 SECONDS = 0.2
-"""What a measurement takes, about."""
+"""Length of a measurement, about."""
 
 FORWARD = 1 / 3
-"""The share that a forward pass has in a training step, about: each of its products has two more for the gradients."""
+"""Share of the forward pass in a training step, about: each of its products has two more for the gradients."""
 
 IN_FLIGHT = 2
-"""Steps that a device may have before it: the clock of the processor would stop long before a longer queue is done."""
+"""Steps that may be queued on a device: with more, time would be up long before the queue is done."""
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def training_steps(runner: Runner, trial: Trial) -> int:
 
 
 def evaluation_steps(trial: Trial, data: DataSet) -> float:
-    """What testing a trial's network after every epoch costs, in training steps of `trial` on `data`."""
+    """The cost of testing a trial's network after every epoch, in training steps of `trial` on `data`."""
     passes = trial.protocol.passes(data.train_size(trial.train_fraction))
     return FORWARD * max(1, passes) * len(data.test.targets) / trial.protocol.batch_size
 
@@ -66,7 +66,7 @@ def step_seconds(
 ) -> tuple[float, int]:
     """Seconds for a step of one of several trials that `engine` trains together, and the bytes that all of them take.
 
-    Steps are taken for about so many `seconds`, one at least, after a warm-up.
+    It is measured for about so many `seconds`, one step at least, after a warm-up.
     """
     if not training_steps(runner, trial):
         return 0.0, 0
@@ -98,14 +98,14 @@ def timed(
     """Seconds of a step with its batch, by the wall clock, over about so many `seconds`."""
     waiting: deque[torch.cuda.Event] = deque()
     synchronise(device)
-    start, done = time.perf_counter(), 0
-    while not done or time.perf_counter() - start < seconds:
+    start, steps = time.perf_counter(), 0
+    while not steps or time.perf_counter() - start < seconds:
         step(*next(batches), rate)
-        done += 1
+        steps += 1
         if device.type == "cuda":
             waiting.append(torch.cuda.Event())
             waiting[-1].record(torch.cuda.current_stream(device))
             if len(waiting) > IN_FLIGHT:
                 waiting.popleft().synchronize()
     synchronise(device)
-    return (time.perf_counter() - start) / done
+    return (time.perf_counter() - start) / steps

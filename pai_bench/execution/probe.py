@@ -1,4 +1,4 @@
-"""A process beside this one that is asked, before trials run, what a network that is not ours may crash on."""
+"""A process beside this one that runs, before trials do, networks that are not ours and may crash."""
 
 import logging
 import pickle
@@ -19,23 +19,23 @@ logger = logging.getLogger(__name__)
 
 
 class Probe:
-    """A process beside this one that inspects the networks of a sweep and measures their steps.
+    """A process that inspects the networks of a sweep and measures their steps, and then becomes the first worker.
 
-    Where that ends it, it is started again, and the others go on. It becomes the first worker.
+    Where a network ends it, it is started again for the next one.
     """
 
     def __init__(self, sweep: Sweep) -> None:
-        self.sweep, self.fit = sweep, True
+        self.sweep, self.usable = sweep, True
         """Whether such a process can read the sweep."""
         self._worker: Worker | None = None
 
     def inspect(self, sweep: Sweep, source: DataSource, data: DataSet, model: ModelSource) -> Inspection:
-        """As `inspect_network`, which is called here for our own networks, and for what fails in the process."""
-        found = None if model.is_own else self._inspected(sweep, source, model)
-        return inspect_network(sweep, data, model) if found is None else found
+        """`inspect_network`, called in this process for our own networks, and for what fails in the other one."""
+        inspection = None if model.is_own else self._inspected(sweep, source, model)
+        return inspect_network(sweep, data, model) if inspection is None else inspection
 
     def _inspected(self, sweep: Sweep, source: DataSource, model: ModelSource) -> Inspection | None:
-        """What the process finds, or all that it had found when the network ended it; None where it cannot find it."""
+        """The inspection by the process, or the part of it before the network ended the process; None if it fails."""
         if (worker := self._begin()) is None:
             return None
         known: Inspection | None = None
@@ -48,13 +48,13 @@ class Probe:
         except (EOFError, OSError):
             self._worker = None
             how = worker.ended()
-            self.fit = known is not None
+            self.usable = known is not None
             if known is not None:
                 logger.warning("model %s ends the process that runs it on %s (%s)", model, source, how)
             return known
         if message_type == "unfit":
             logger.info("another process cannot read this sweep: %s", content)
-            self.fit = False
+            self.usable = False
             self.close()
         return content if message_type == "result" else None
 
@@ -73,7 +73,7 @@ class Probe:
         return content
 
     def hand_over(self) -> Worker | None:
-        """The process, if it runs, for whoever ends it then."""
+        """The process, if it runs; the caller then has to end it."""
         worker, self._worker = self._worker, None
         return worker
 
@@ -85,7 +85,7 @@ class Probe:
 
     def _begin(self) -> Worker | None:
         """The process; None where none can read the sweep."""
-        if self._worker is None and self.fit:
+        if self._worker is None and self.usable:
             with processes.interrupts_deferred():
                 self._worker = start(self.sweep, {}, torch.get_num_threads())
         return self._worker
@@ -99,10 +99,7 @@ def close(catalogs: Iterable[Catalog]) -> None:
 
 
 def prepared(sweep: Sweep) -> Catalog:
-    """`resolve`, with a process beside this one for networks and criteria that are not ours, and may end it.
-
-    Whoever calls this is to `close` it.
-    """
+    """`resolve`, with a process for networks and criteria that are not ours, which the caller has to `close`."""
     if not (sweep.has_foreign_code and sweep.by_name and processes.can_start()):
         return resolve(sweep)
     probe = Probe(sweep)
@@ -111,5 +108,5 @@ def prepared(sweep: Sweep) -> Catalog:
     except BaseException:
         probe.close()
         raise
-    catalog.isolated_process = probe if probe.fit else None
+    catalog.isolated_process = probe if probe.usable else None
     return catalog

@@ -16,7 +16,7 @@ from pai_bench.training.trainer import Engine, Together
 logger = logging.getLogger(__name__)
 
 GAIN = 1.05
-"""How much faster another way must be to be taken."""
+"""How much faster another way must be to be chosen."""
 
 MOST_NETWORKS = 512
 
@@ -32,7 +32,7 @@ Way = tuple[int, Engine, float]
 
 @dataclass(frozen=True)
 class Search:
-    """The ways to train `count` trials of the kind of `trial`, of which those are tried that fit into `room` bytes."""
+    """The ways to train `count` trials of the kind of `trial` that fit into `room` bytes."""
 
     runner: Runner
     trial: Trial
@@ -45,12 +45,12 @@ class Search:
         """The engine that is measured first."""
         return Engine(compile=self.runner.catalog.sweep.compile)
 
-    def best(self, asked: int | str) -> Way:
-        """The fastest way to train as many at once as `asked` for, or as many as are fastest for ``auto``."""
+    def best(self, lanes: int | str) -> Way:
+        """The fastest way to train so many at once, or as many as are fastest for ``auto``."""
         try:
-            if asked != "auto":
-                return self.of_number(min(int(asked), self.count))
-            seconds, taken = self.measure(1, self.default)
+            if lanes != "auto":
+                return self.of_number(min(int(lanes), self.count))
+            seconds, size = self.measure(1, self.default)
             engine, seconds = self.best_layout(seconds)
         except Exception as error:  # the trial itself will fail, and say why
             logger.debug("a step of %s cannot be measured: %s", self.trial.model, error)
@@ -60,9 +60,9 @@ class Search:
         if self.runner.device.type == "cpu" and seconds >= SMALL:
             return best
         for together in self.ways:
-            found = self.doubled(dataclasses.replace(engine, together=together), seconds, taken)
-            if found[2] * GAIN < best[2]:
-                best = found
+            way = self.doubled(dataclasses.replace(engine, together=together), seconds, size)
+            if way[2] * GAIN < best[2]:
+                best = way
         return best
 
     @property
@@ -82,57 +82,48 @@ class Search:
         return any(isinstance(module, nn.Conv2d) for module in self.runner.inputs.model(self.trial).modules())
 
     def best_layout(self, seconds: float) -> tuple[Engine, float]:
-        """The default engine, a step of which takes so many `seconds`, or contiguous weights if they are faster.
-
-        Channels-last is faster on processors, and on CUDA devices in low precision, but not always in single precision.
-        """
+        """The default engine, whose step takes so many `seconds`, or one with contiguous weights if that is faster."""
+        # channels-last is faster on processors, and on CUDA devices in low precision, not always in single precision
         if not self.has_layouts:
             return self.default, seconds
         contiguous = dataclasses.replace(self.default, channels_last=False)
-        found = self.measure(1, contiguous)[0]
-        return (contiguous, found) if found * GAIN < seconds else (self.default, seconds)
+        contiguous_seconds = self.measure(1, contiguous)[0]
+        return (contiguous, contiguous_seconds) if contiguous_seconds * GAIN < seconds else (self.default, seconds)
 
-    def doubled(self, engine: Engine, seconds: float, taken: int) -> Way:
-        """The number at which `engine` is fastest, doubled as long as that is faster and memory has room.
-
-        One network takes so many `seconds`, and as many bytes as are `taken`.
-        """
+    def doubled(self, engine: Engine, seconds: float, size: int) -> Way:
+        """The fastest number of networks: doubled from one, with its `seconds` and `size`, as long as that is faster."""
         networks, most = 1, min(self.count, MOST_NETWORKS)
-        while 2 * networks <= most and 2.5 * taken < self.room and self._fits(engine.together):
+        while (
+            2 * networks <= most and 2.5 * size < self.room and self.runner.obstacle(self.trial, engine.together) is None
+        ):
             try:
-                found, taken = self.measure(2 * networks, engine)
-            except Exception as error:  # as many as have worked will do
+                doubled_seconds, size = self.measure(2 * networks, engine)
+            except Exception as error:  # the number that has worked will do
                 logger.debug("%s is not trained %d at a time: %s", self.trial.model, 2 * networks, error)
                 break
-            if found * GAIN > seconds:
+            if doubled_seconds * GAIN > seconds:
                 break
-            networks, seconds = 2 * networks, found
+            networks, seconds = 2 * networks, doubled_seconds
         return networks, engine, seconds
-
-    def _fits(self, together: Together) -> bool:
-        return self.runner.obstacle(self.trial, together) is None
 
     def of_number(self, networks: int) -> Way:
         """The fastest way for so many at once; one by one where they cannot be trained together."""
         reasons = {together: self.runner.obstacle(self.trial, together) for together in self.ways if networks > 1}
-        fits = [together for together, why in reasons.items() if why is None]
-        if not fits:
+        possible = [together for together, why in reasons.items() if why is None]
+        if not possible:
             for why in reasons.values():
                 logger.warning("%s is trained one at a time: %s", self.trial.model, why)
-        if not fits or self.has_layouts:
-            single, seconds = self.best_layout(self.measure(1, self.default)[0])
-        if not fits:
-            return 1, single, seconds
-        layout = single if self.has_layouts else self.default
-        engines = [dataclasses.replace(layout, together=together) for together in fits]
-        found = {engine: self._unless_memory_is_short(networks, engine) for engine in engines}
-        engine = min(engines, key=found.__getitem__)
-        if math.isinf(found[engine]):  # they will be split
+            return 1, *self.best_layout(self.measure(1, self.default)[0])
+        layout = self.best_layout(self.measure(1, self.default)[0])[0] if self.has_layouts else self.default
+        engines = [dataclasses.replace(layout, together=together) for together in possible]
+        seconds = {engine: self._seconds(networks, engine) for engine in engines}
+        engine = min(engines, key=seconds.__getitem__)
+        if math.isinf(seconds[engine]):  # they will be split
             return networks, engine, self.measure(1, engine)[0]
-        return networks, engine, found[engine]
+        return networks, engine, seconds[engine]
 
-    def _unless_memory_is_short(self, networks: int, engine: Engine) -> float:
-        """Seconds for a step, infinitely many if memory is too short for so many."""
+    def _seconds(self, networks: int, engine: Engine) -> float:
+        """Seconds for a step, infinitely many if memory is too short for so many networks."""
         try:
             return self.measure(networks, engine)[0]
         except Exception as error:

@@ -1,9 +1,9 @@
-"""From a sweep to a results folder: what is missing, in which order and company, and who is told."""
+"""From a sweep to a results folder: find the missing trials, group them, run them, and report the progress."""
 
 import dataclasses
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,16 +25,16 @@ logger = logging.getLogger(__name__)
 
 
 class Listener:
-    """What is told of a sweep's progress. Every method may be overridden; the default listens to nothing."""
+    """Methods that are called with a sweep's progress. Each may be overridden; by default they do nothing."""
 
     def on_planning(self, trials: int) -> None:
-        """So many trials are to be run; how they are run is found out now."""
+        """So many trials are to be run; how is determined now."""
 
     def on_begin(self, catalog: Catalog, backend: Backend, total: int, missing: list[Trial]) -> None:
-        """A grid has `total` trials that no earlier one has, `missing` are to be run by `backend`; told before all."""
+        """A grid has `total` trials that no earlier grid has; `missing` are to be run by `backend`, later."""
 
     def on_ready(self) -> None:
-        """All grids have been told of; trials begin now."""
+        """`on_begin` was called for all grids; trials begin now."""
 
     def on_start(self, trial: Trial) -> None:
         """A trial begins."""
@@ -46,7 +46,7 @@ class Listener:
         """A trial has ended, well or not, and is stored. Trials in lanes share their seconds."""
 
     def on_skip(self, trial: Trial) -> None:
-        """A trial that was to be run has been stored by another process meanwhile."""
+        """A missing trial has been stored by another process meanwhile."""
 
     def on_end(self) -> None:
         """The sweep is over, finished or not."""
@@ -61,9 +61,9 @@ def run(
     command: str | None = None,
     backend: str = "auto",
 ) -> "pd.DataFrame":
-    """Run what is missing of `sweep` in the results folder `out`; returns one row for each of its trials.
+    """Run the trials of `sweep` that the results folder `out` lacks; returns one row for each of its trials.
 
-    `backend` is where: ``in-process``, ``processes``, another that is installed, or ``./file.py:FUNCTION``
+    `backend` is where they run: ``in-process``, ``processes``, another that is installed, or ``./file.py:FUNCTION``
     (`pai_bench.execution.backend`). By default it is one of the first two: workers, where they are faster or safer.
     """
     find_backend(backend)
@@ -74,7 +74,7 @@ def run(
 def run_catalog(catalog: Catalog, out: str | Path, **options: Any) -> list[Record]:
     """The records of the catalog's trials, in their order, after running those that the folder `out` lacks.
 
-    They are without their masks, which are stored. The options are those of `run_catalogs`.
+    The masks are in the folder alone. The options are those of `run_catalogs`.
     """
     return run_catalogs([(catalog, out)], **options)[0]
 
@@ -90,14 +90,14 @@ def run_catalogs(
 ) -> list[list[Record]]:
     """The records of each of several catalogs, one after the other, with the folders where they are stored.
 
-    How all of them are run is found out first, so that there is one time left.
+    How all of them are run is determined first, so that one remaining time can be shown.
     """
     make_backend = find_backend(backend)
-    listener, taken, parts = listener or Listener(), dict[Path, dict[str, bool]](), list[_Part]()
+    listener, parts, earlier = listener or Listener(), list[_CatalogRun](), dict[Path, dict[str, bool]]()
     try:
         for catalog, out in pairs:
-            part = _Part(catalog, Store(out, create=True), Runner(catalog, command), listener)
-            part.find_missing(taken.setdefault(Path(out).resolve(), {}), retry_failed=retry_failed)
+            part = _CatalogRun(catalog, Store(out, create=True), Runner(catalog, command), listener)
+            part.find_missing(earlier.setdefault(Path(out).resolve(), {}), retry_failed=retry_failed)
             parts.append(part)
         listener.on_planning(sum(len(part.missing) for part in parts))
         for part in parts:
@@ -106,19 +106,19 @@ def run_catalogs(
             if len(parts) > 1:
                 close([part.catalog])
         for part in parts:
-            listener.on_begin(part.catalog, part.backend, part.own, part.missing)
+            listener.on_begin(part.catalog, part.backend, part.new, part.missing)
         listener.on_ready()
         for part in parts:
             part.run()
             part.runner.inputs.release()
-        return [part.found() for part in parts]
+        return [part.all_records() for part in parts]
     finally:
         listener.on_end()
         close(catalog for catalog, _ in pairs)
 
 
-class _Part:
-    """One catalog of a run: what of it is stored, and what is still to be run."""
+class _CatalogRun:
+    """One catalog of a run: which of its trials are stored, and which are to be run."""
 
     backend: Backend
 
@@ -126,52 +126,50 @@ class _Part:
         self.catalog, self.store, self.runner, self.listener = catalog, store, runner, listener
         self.records: dict[str, Record | None] = {}
         self.missing: list[Trial] = []
-        self.left_to_others: list[Trial] = []
-        self.own = 0
-        """Trials that no earlier part with the same folder has."""
+        self.run_before: list[Trial] = []
+        """Missing trials that an earlier catalog with the same folder has, too, and runs."""
+        self.new = 0
+        """Trials that no earlier catalog with the same folder has."""
 
-    def find_missing(self, taken: dict[str, bool], *, retry_failed: bool) -> None:
-        """Find what is missing; what is missing of an earlier part with the same folder is left to it.
-
-        `taken` has the trials of that folder so far, and whether they are missing.
-        """
+    def find_missing(self, earlier: dict[str, bool], *, retry_failed: bool) -> None:
+        """Find the missing trials; `earlier` has the trials of the folder so far, and whether they are missing."""
         for trial in self.catalog.trials:
             record = self.records[trial.identity] = self.read(trial)
             refuse_other_data(record, self.runner.inputs.loaded(trial), self.store)
-            wanted = record is None or run_again(record, self.catalog, retry_failed=retry_failed)
-            self.own += trial.identity not in taken
-            if wanted:
-                (self.left_to_others if taken.get(trial.identity) else self.missing).append(trial)
-            taken[trial.identity] = wanted
+            missing = record is None or run_again(record, self.catalog, retry_failed=retry_failed)
+            self.new += trial.identity not in earlier
+            if missing:
+                (self.run_before if earlier.get(trial.identity) else self.missing).append(trial)
+            earlier[trial.identity] = missing
 
     def read(self, trial: Trial) -> Record | None:
-        """The stored record of a trial, also under the name that it once had."""
+        """The stored record of a trial, also under a former identity."""
         record, former = self.store.read(trial.identity), trial.former
         if record is None and former is not None:
             record = self.store.adopt(former.identity, trial.identity, trial.configuration())
         return without_mask(record) if record else None
 
     def run(self) -> None:
-        """Run what is missing."""
+        """Run the missing trials."""
         with self.backend:
-            made = list(cells(self.missing, self.backend.plan.lanes))
-            self.backend.run(made, Callbacks(self.still_missing, self.listener.on_epoch, self.on_records))
+            planned = cells(self.missing, self.backend.plan.lanes)
+            self.backend.run(planned, Callbacks(self.still_missing, self.listener.on_epoch, self.on_records))
 
     def still_missing(self, cell: Sequence[Trial]) -> list[Trial]:
-        """What is still missing of a cell; another process on the same folder may have been faster."""
-        wanted = []
+        """The trials of a cell that no other process on the same folder has stored meanwhile."""
+        missing = []
         for trial in cell:
             if self.records[trial.identity] is None and (record := self.read(trial)) is not None:
                 self.records[trial.identity] = record
                 self.listener.on_skip(trial)
             else:
-                wanted.append(trial)
+                missing.append(trial)
                 self.listener.on_start(trial)
-        return wanted
+        return missing
 
-    def on_records(self, cell: Sequence[Trial], found: Sequence[Record], seconds: float) -> None:
+    def on_records(self, cell: Sequence[Trial], records: Sequence[Record], seconds: float) -> None:
         """Store the records of a cell."""
-        for trial, record in zip(cell, found, strict=True):
+        for trial, record in zip(cell, records, strict=True):
             try:
                 self.store.write(record)
             except UnstorableError as error:
@@ -180,38 +178,36 @@ class _Part:
             self.records[trial.identity] = without_mask(record)
             self.listener.on_finish(trial, record, seconds / len(cell))
 
-    def found(self) -> list[Record]:
-        """The records of all trials that have one, those that an earlier part has run, too."""
-        for trial in self.left_to_others:
+    def all_records(self) -> list[Record]:
+        """The records of all trials that have one, also of those that an earlier catalog has run."""
+        for trial in self.run_before:
             self.records[trial.identity] = self.read(trial)
-        known = [identity for identity, record in self.records.items() if record is not None]
-        if lost := [identity for identity in known if not self.store.holds(identity)]:
+        records = {identity: record for identity, record in self.records.items() if record is not None}
+        if lost := [identity for identity in records if not self.store.holds(identity)]:
             logger.warning(
                 "results folder %s no longer holds %d of %d trials, such as %s: they were removed meanwhile; the same "
                 "command runs them again",
-                *(self.store.path, len(lost), len(known), lost[0]),
+                *(self.store.path, len(lost), len(records), lost[0]),
             )
-        return [record for record in self.records.values() if record is not None]
+        return list(records.values())
 
 
 def without_mask(record: Record) -> Record:
-    """A record to be kept in memory, where masks of thousands of trials would be most of it."""
+    """A record for the memory, of which the masks of thousands of trials would be most."""
     return dataclasses.replace(record, pruning=dataclasses.replace(record.pruning, mask=None, whole_mask=None))
 
 
-def cells(missing: Sequence[Trial], lanes: Callable[[Trial], int]) -> Iterator[list[Trial]]:
+def cells(missing: Sequence[Trial], lanes: Callable[[Trial], int]) -> list[list[Trial]]:
     """Trials that are trained together, as many as there are lanes, in the order of the first of each."""
-    open_cells: dict[object, list[Trial]] = defaultdict(list)
-    made: list[list[Trial]] = []
+    groups: dict[object, list[list[Trial]]] = defaultdict(list)
+    all_cells: list[list[Trial]] = []
     for trial in missing:
-        kind = (trial.data, trial.model, trial.protocol, trial.train_fraction)
-        cell = open_cells[kind]
-        if not cell:
-            made.append(cell)
-        cell.append(trial)
-        if len(cell) >= lanes(trial):
-            del open_cells[kind]
-    yield from made
+        group = groups[trial.data, trial.model, trial.protocol, trial.train_fraction]
+        if not group or len(group[-1]) >= lanes(trial):
+            group.append([])
+            all_cells.append(group[-1])
+        group[-1].append(trial)
+    return all_cells
 
 
 def run_again(record: Record, catalog: Catalog, *, retry_failed: bool) -> bool:
@@ -220,10 +216,9 @@ def run_again(record: Record, catalog: Catalog, *, retry_failed: bool) -> bool:
 
 
 def refuse_other_data(record: Record | None, data: DataSet, store: Store) -> None:
-    """A stored result of a data set that has the same name, but not the same content, is not this trial's."""
-    found = record.provenance.data.checksum if record else data.checksum
-    if found != data.checksum:
+    """Raise UserError if a record is on a data set of the same name, but of another content."""
+    if record and (stored := record.provenance.data.checksum) != data.checksum:
         raise UserError(
-            f"{store.path} holds results on {data.name} with checksum {found}, but now it has {data.checksum}; "
+            f"{store.path} holds results on {data.name} with checksum {stored}, but now it has {data.checksum}; "
             "give another folder with --out"
         )

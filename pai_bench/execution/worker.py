@@ -1,6 +1,6 @@
 """A worker process: runs the trials that it is sent, and sends their records back.
 
-``python -m pai_bench.execution.worker N``, N being the file descriptor of the connection to the parent.
+``python -m pai_bench.execution.worker N M``, the file descriptors of the connection to the parent and of crash reports.
 """
 
 import dataclasses
@@ -10,10 +10,10 @@ import pickle
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pai_bench.support.processes import HEARTBEAT, connection_to_parent
 
@@ -33,19 +33,19 @@ def main() -> None:
 
 
 class SharedConnection:
-    """The connection to the parent, along which several threads may send."""
+    """The connection to the parent, through which several threads may send."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection, self._lock = connection, threading.Lock()
         self.recv, self.recv_bytes = connection.recv, connection.recv_bytes
 
-    def send(self, what: object) -> None:
-        """Send one message whole."""
+    def send(self, message: tuple[str, object]) -> None:
+        """Send a message."""
         with self._lock:
-            self._connection.send(what)
+            self._connection.send(message)
 
     def beat(self) -> None:
-        """Send signs of life, also while torch is imported and in the middle of a trial."""
+        """Send heartbeats, also while torch is imported and during a trial."""
         with suppress(OSError):  # the parent has gone
             while True:
                 self.send(("alive", None))
@@ -53,16 +53,20 @@ class SharedConnection:
 
 
 def serve(connection: SharedConnection) -> None:
-    """Answer questions, and run cell after cell."""
+    """Run the functions and cells that are sent, one after the other."""
     import torch
 
+    from pai_bench.execution.estimate import time_score, weight_sizes
     from pai_bench.execution.execution_plan import ExecutionPlan
+    from pai_bench.execution.measure import measured_step
     from pai_bench.experiment.resolve import Catalog
     from pai_bench.experiment.runner import Runner
     from pai_bench.support.environment import ignore_harmless_warnings, select_device
     from pai_bench.support.memory import keep_freed_memory
 
-    faulthandler.enable(int(sys.argv[2]), all_threads=False)  # a crash then says in which line of Python it was
+    functions: dict[str, Callable[..., object]]
+    functions = {"step": measured_step, "score": time_score, "sizes": weight_sizes, "obstacle": Runner.obstacle}
+    faulthandler.enable(int(sys.argv[2]), all_threads=False)  # a crash is then reported with its line of Python
     keep_freed_memory()
     ignore_harmless_warnings()
     try:
@@ -90,9 +94,9 @@ def serve(connection: SharedConnection) -> None:
             continue
         if message_type == "query":
             function, arguments = rest
-            connection.send(call(runner, function, subject, arguments))
+            connection.send(outcome(functions[function], runner, subject, *arguments))
         elif message_type == "inspect":
-            connection.send(inspect(runner, connection, subject, *rest))
+            connection.send(outcome(inspect, runner, connection, subject, *rest))
         else:
             if not ready:
                 connection.send(("ready", None))
@@ -105,7 +109,7 @@ def serve(connection: SharedConnection) -> None:
 
 
 def check_trial(runner: "Runner", trial: "Trial") -> None:
-    """Load the data of a trial, and look up all else that it names; an error if anything is not what it was."""
+    """Load the data of a trial, and look up all else that it names; an error if anything is different here."""
     from pai_bench.support.errors import UserError
     from pai_bench.support.registry import INITIALISATIONS
 
@@ -113,43 +117,27 @@ def check_trial(runner: "Runner", trial: "Trial") -> None:
     trial.model.load_builder()
     if trial.init != "own" and trial.init not in INITIALISATIONS:
         raise UserError(f"initialisation {trial.init!r} is not registered in other processes")
-    if (found := dataclasses.replace(trial).identity) != trial.identity:
-        raise UserError(f"trial {trial.identity} is another one in other processes, {found}")
+    if (identity := dataclasses.replace(trial).identity) != trial.identity:
+        raise UserError(f"trial {trial.identity} is another one in other processes, {identity}")
 
 
 def inspect(
     runner: "Runner", connection: SharedConnection, sweep: "Sweep", source: "DataSource", model: "ModelSource"
-) -> tuple[str, object]:
-    """What is known of a network on a data set after it was run, or why that fails; what is known before is sent, too.
-
-    Building it and running it may each end the process.
-    """
+) -> object:
+    """`inspect_network`, of which also the part is sent that is known before the network is run: either may crash."""
     from pai_bench.experiment.resolve import Inspection, inspect_network
+
+    data = runner.inputs.data_set(source)
+    connection.send(("inspects", Inspection()))
+    return inspect_network(sweep, data, model, lambda built: connection.send(("inspects", built)))
+
+
+def outcome(function: Callable[..., object], *arguments: object) -> tuple[str, object]:
+    """The message about the result of a function, or about its error."""
     from pai_bench.support.failures import described
 
     try:
-        data = runner.inputs.data_set(source)
-        connection.send(("inspects", Inspection()))
-        return "result", inspect_network(sweep, data, model, lambda built: connection.send(("inspects", built)))
-    except Exception as error:
-        return "error", described(error)
-
-
-def call(runner: "Runner", function: str, trial: "Trial", arguments: Sequence[Any]) -> tuple[str, object]:
-    """What a function returns that runs a trial's network, or why it fails."""
-    from pai_bench.execution.estimate import time_score, weight_sizes
-    from pai_bench.execution.measure import measured_step
-    from pai_bench.experiment.runner import Runner
-    from pai_bench.support.failures import described
-
-    functions: dict[str, Callable[..., object]] = {
-        "step": measured_step,
-        "score": time_score,
-        "sizes": weight_sizes,
-        "obstacle": Runner.obstacle,
-    }
-    try:
-        return "result", functions[function](runner, trial, *arguments)
+        return "result", function(*arguments)
     except Exception as error:
         return "error", described(error)
 

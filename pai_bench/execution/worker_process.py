@@ -1,11 +1,10 @@
-"""A worker process, as its parent sees it: how it starts, is heard, and ends. `execution.worker` is what runs in it."""
+"""A worker process on its parent's side: start it, receive its messages, end it. `execution.worker` runs in it."""
 
 import logging
 import os
 import pickle
 import subprocess
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
@@ -22,58 +21,63 @@ from pai_bench.support.processes import HEARTBEAT
 logger = logging.getLogger(__name__)
 
 SILENCE = 120.0
-"""Seconds without a sign of life after which a worker is taken for stopped, and ended."""
+"""Seconds without a message after which a worker must have been stopped, and is ended."""
 
 PATIENCE = 5.0
-"""Seconds that a worker is given to end."""
+"""Seconds that a worker has to end by itself."""
 
 LONGEST = 2**16
-"""Bytes that are read of what a process has written as it crashed."""
+"""Bytes that are read of a crash report."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Worker:
     """A process that runs one cell after the other, and the connection to it."""
 
     process: subprocess.Popen[bytes]
     connection: Connection
     crash: IO[bytes] | None = None
-    """Where it writes what it was doing when it crashed."""
+    """Where `faulthandler` writes in which line it crashed."""
     cell: list[Trial] = field(default_factory=list)
     ready: bool = False
     """Whether it has read the data of its first cell."""
     since: float = 0.0
     """When it began with its cell."""
-    heard: float = field(default_factory=time.monotonic)
-    """When it gave its last sign of life."""
+    silent: float = 0.0
+    """Seconds without a message in which this process has waited for one."""
+
+    def send(self, message: tuple[str, Any]) -> None:
+        """Send a message. If the process is dead, its connection says so when it is read."""
+        with suppress(OSError):
+            self.connection.send(message)
 
     def receive(self) -> tuple[str, Any]:
-        """The next message that is no mere sign of life; an EOFError or OSError if the process has died.
-
-        One that gives no sign of life for `SILENCE` is ended.
-        """
+        """The next message that is more than a heartbeat; an EOFError or OSError if the process is dead."""
         message: tuple[str, Any] = ("alive", None)
-        silent = 0.0  # by what was waited for: while this process is stopped, nothing is
+        self.silent = 0.0
         while message[0] == "alive":
             if self.connection.poll(HEARTBEAT):
-                message, silent = self.connection.recv(), 0.0
+                message, self.silent = self.connection.recv(), 0.0
             elif self.has_ended():
                 raise EOFError
-            elif (silent := silent + HEARTBEAT) >= SILENCE:
-                self.end_silent()
+            else:
+                self.add_silence(HEARTBEAT)
         return message
 
     def has_ended(self) -> bool:
-        """Whether the process has died and said all; what it has started may still hold the connection to it open."""
+        """Whether the process has died and all its messages are read, also where a child of it holds the connection."""
         return self.process.poll() is not None and not self.connection.poll()
 
-    def end_silent(self) -> None:
-        """End the process, which has been stopped."""
-        logger.warning("a worker process has given no sign of life for %.0f s and is ended", SILENCE)
-        self.process.kill()
+    def add_silence(self, seconds: float) -> None:
+        """Count `seconds` in which no message came, and end the process if there were none for `SILENCE`."""
+        self.silent += seconds
+        if self.silent >= SILENCE:
+            logger.warning("a worker process has given no sign of life for %.0f s and is ended", SILENCE)
+            self.process.kill()
+            self.silent = 0.0
 
     def ended(self) -> str:
-        """How it has ended, after it has."""
+        """How the process has ended, in words, once it has."""
         code = self.process.wait()
         text = "" if self.crash is None else os.pread(self.crash.fileno(), LONGEST, 0).decode("utf-8", "replace")
         self.close()
@@ -91,9 +95,9 @@ class Worker:
 
 
 def start(execution: Execution, data: Mapping[str, DataSet], threads: int) -> Worker:
-    """A process that runs trials as `execution` says; it is given the `data` that it cannot load by a name."""
-    how = Execution(**{f.name: getattr(execution, f.name) for f in fields(Execution)})  # without the sweep's axes
-    content = pickle.dumps((logging.getLogger().level, how, dict(data)))  # torch would share memory with the process
+    """A process that runs trials as `execution` says; it is sent the `data` that it cannot load by a name."""
+    execution = Execution(**{f.name: getattr(execution, f.name) for f in fields(Execution)})  # without the sweep's axes
+    content = pickle.dumps((logging.getLogger().level, execution, dict(data)))  # torch would share memory
     crash = tempfile.TemporaryFile()  # noqa: SIM115  # read and closed when the process has ended
     try:
         worker = Worker(*processes.start("pai_bench.execution.worker", threads, crash.fileno()), crash)
@@ -113,6 +117,6 @@ def end(workers: Sequence[Worker]) -> None:
     for worker in workers:
         try:
             worker.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:  # one that is stopped does not hear
+        except subprocess.TimeoutExpired:  # it is stopped
             worker.process.kill()
             worker.process.wait()

@@ -152,7 +152,7 @@ def test_our_own_networks_are_inspected_in_this_process(monkeypatch: pytest.Monk
 def test_what_another_process_cannot_read_is_inspected_here() -> None:
     sweep = crashing("good")
     found = Probe(sweep)
-    found.fit = False
+    found.usable = False
     assert resolve(sweep, found.inspect).trials == resolve(sweep).trials
     with pytest.raises(RuntimeError, match="no process can be started"):
         found.query("step", resolve(sweep).trials[0])
