@@ -91,7 +91,7 @@ class Search:
         return (contiguous, contiguous_seconds) if contiguous_seconds * GAIN < seconds else (self.default, seconds)
 
     def doubled(self, engine: Engine, seconds: float, size: int) -> Way:
-        """The fastest number of networks: doubled from one, with its `seconds` and `size`, as long as that is faster."""
+        """The fastest number of networks: doubled from one, which takes `seconds` and `size`, while that is faster."""
         networks, most = 1, min(self.count, MOST_NETWORKS)
         while (
             2 * networks <= most and 2.5 * size < self.room and self.runner.obstacle(self.trial, engine.together) is None

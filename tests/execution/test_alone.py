@@ -14,7 +14,7 @@ from pai_bench.experiment import runner, stages
 from pai_bench.results import Store
 from pai_bench.support.identity import stream
 from pai_bench.training import trainer
-from tests.execution.test_processes import same
+from tests.execution.sweeps import same
 from tests.experiment.test_runner import sweep
 
 

@@ -17,7 +17,7 @@ from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
 from pai_bench.support import memory
 from pai_bench.training.trainer import Engine, Together
-from tests.execution.test_processes import named
+from tests.execution.sweeps import named
 from tests.experiment.test_runner import sweep
 
 

@@ -11,7 +11,7 @@ import pytest
 import pai_bench as pb
 from pai_bench.cli.entry import main
 from pai_bench.results import Store
-from tests.execution.test_processes import named
+from tests.execution.sweeps import named
 
 BACKWARDS = """
 import pai_bench as pb

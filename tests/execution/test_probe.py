@@ -1,7 +1,6 @@
 """Networks that crash as no exception can tell: for real, in sweeps of their own."""
 
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,13 +14,13 @@ import pai_bench as pb
 from pai_bench.execution import Callbacks, choose
 from pai_bench.execution.probe import Probe, prepared
 from pai_bench.execution.processes import Processes
-from pai_bench.execution.worker_process import Worker, end
+from pai_bench.execution.worker_process import Worker
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
 from pai_bench.results import Record, Store
 from pai_bench.support import processes
 from pai_bench.training.trainer import Engine
-from tests.execution.test_processes import DIES, named
+from tests.execution.sweeps import DIES, named
 
 NETS = """
 import ctypes
@@ -164,36 +163,6 @@ def pai_bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Little patience with a process that says nothing."""
-    monkeypatch.setattr("pai_bench.execution.worker_process.HEARTBEAT", 0.05)
-    monkeypatch.setattr("pai_bench.execution.worker_process.SILENCE", 0.2)
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_process_that_says_nothing_is_ended(caplog: pytest.LogCaptureFixture) -> None:
-    ours, theirs = Pipe()
-    worker = Worker(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]), ours)
-    theirs.send(("alive", None))
-    with theirs, pytest.raises(EOFError):
-        worker.receive()
-    assert worker.ended() == "killed by signal 9"
-    assert caplog.messages == ["a worker process has given no sign of life for 0 s and is ended"]
-
-
-def test_a_process_that_does_not_hear_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pai_bench.execution.worker_process.PATIENCE", 0.2)
-    ours, _ = Pipe()
-    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
-    worker = Worker(subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE), ours)
-    assert worker.process.stdout is not None
-    with worker.process.stdout as said:
-        said.readline()
-        end([worker])
-    assert worker.process.returncode == -signal.SIGKILL
-
-
 def test_a_process_that_was_ended_is_not_handed_over() -> None:
     ours, _ = Pipe()
     one = Probe(crashing("good"))
@@ -201,21 +170,6 @@ def test_a_process_that_was_ended_is_not_handed_over() -> None:
     one.close()
     assert worker.process.poll() is not None
     assert one.hand_over() is None
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_process_that_has_died_is_heard_to_the_end_and_then_not_waited_for() -> None:
-    ours, theirs = Pipe()
-    worker = Worker(subprocess.Popen([sys.executable, "-c", ""]), ours)
-    worker.process.wait()
-    theirs.send(("result", 1))
-    with theirs:
-        assert not worker.has_ended()
-        assert worker.receive() == ("result", 1)
-        assert worker.has_ended()
-        with pytest.raises(EOFError):
-            worker.receive()
-    assert worker.ended() == "exit code 0"
 
 
 @pytest.mark.slow
