@@ -1,4 +1,4 @@
-"""Choose the number of workers and of trials in one program, and the engine: as the sweep sets them, or the fastest."""
+"""Choose how many workers run a sweep, how many trials train together, and how: as the sweep says, or the fastest."""
 
 import functools
 import logging
@@ -43,8 +43,8 @@ def choose(runner: Runner, missing: Sequence[Trial], *, workers: int | str | Non
     possible = runner.device.type == "cpu" and runner.catalog.by_name and os.name == "posix"
     if not possible or tuner.seconds(here) < 2 * START_UP or (most := tuner.most_workers()) < 2:
         return here
-    apart = tuner.plan(most, sweep.lanes)
-    return apart if tuner.seconds(apart) * GAIN + START_UP < tuner.seconds(here) else here
+    in_workers = tuner.plan(most, sweep.lanes)
+    return in_workers if tuner.seconds(in_workers) * GAIN + START_UP < tuner.seconds(here) else here
 
 
 class Tuner:
@@ -57,12 +57,12 @@ class Tuner:
 
     def plan(self, workers: int, lanes: int | str) -> ExecutionPlan:
         """The fastest plan with so many workers."""
-        share, room = max(1, self.threads // workers), free_bytes(self.runner.device) // workers
-        room -= self.memory if workers > 1 else 0
+        share, memory = max(1, self.threads // workers), free_bytes(self.runner.device) // workers
+        memory -= self.memory if workers > 1 else 0
         lanes_of, engine_of, seconds_of = {}, {}, {}
         for kind, (trial, count) in self.kinds.items():
             measure = functools.partial(measured_step, self.runner, trial, share)
-            search = Search(self.runner, trial, -(-count // workers), room, measure)
+            search = Search(self.runner, trial, -(-count // workers), memory, measure)
             lanes_of[kind], engine_of[kind], seconds = search.best(lanes)
             seconds_of[kind] = seconds / workers
         return ExecutionPlan(workers, share, lanes_of, engine_of, seconds_of)

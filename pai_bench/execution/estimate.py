@@ -110,10 +110,10 @@ def training_flops(recipe: Recipe) -> float | None:
 
     None if it names a data set whose size is unknown before it is read, or says nothing of training.
     """
-    total, known = 0.0, {plugin.name: plugin.facts for plugin in DATA.known()}
+    total, facts_by_name = 0.0, {plugin.name: plugin.facts for plugin in DATA.known()}
     for (data, name, settings), points in recipe.points().items():
         values = dict(settings)
-        if (facts := known.get(data)) is None or (values["protocol"] is None and values["epochs"] is None):
+        if (facts := facts_by_name.get(data)) is None or (values["protocol"] is None and values["epochs"] is None):
             return None
         changes = {key: values[key] for key in ("epochs", "batch_size")}
         protocol = get_protocol(values["protocol"] or DEFAULT, **changes).scaled(values["budget"])

@@ -38,20 +38,20 @@ class Probe:
         """The inspection by the process, or the part of it before the network ended the process; None if it fails."""
         if (worker := self._begin()) is None:
             return None
-        known: Inspection | None = None
+        partial: Inspection | None = None
         try:
             worker.connection.send(("inspect", pickle.dumps((sweep, source, model))))
             message_type, content = worker.receive()
             while message_type == "inspects":
-                known = content
+                partial = content
                 message_type, content = worker.receive()
         except (EOFError, OSError):
             self._worker = None
             how = worker.ended()
-            self.usable = known is not None
-            if known is not None:
+            self.usable = partial is not None
+            if partial is not None:
                 logger.warning("model %s ends the process that runs it on %s (%s)", model, source, how)
-            return known
+            return partial
         if message_type == "unfit":
             logger.info("another process cannot read this sweep: %s", content)
             self.usable = False

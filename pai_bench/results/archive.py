@@ -104,24 +104,24 @@ def unpack(path: Path) -> tuple[Path, dict[str, str]]:
 
 def extract(file: IO[bytes], folder: Path) -> dict[str, str]:
     """Write the records in `file` below `folder`; why lines are left out, ValueError if all are."""
-    places: dict[Path, tuple[int, bytes]] = {}
+    seen: dict[Path, tuple[int, bytes]] = {}
     left_out: dict[str, str] = {}
     for number, line in lines(file):
         if len(left_out) > MOST_LEFT_OUT:
             raise ValueError(f"more than {MOST_LEFT_OUT:,} lines hold no record")
         try:
-            place, text = record_of(line, folder)
+            path, text = record_of(line, folder)
         except (*NO_JSON, KeyError, TypeError) as error:
             left_out[f"line {number}"] = f"{type(error).__name__}: {error}"
             continue
         digest = hashlib.sha256(text.encode()).digest()
-        first, known = places.setdefault(place, (number, digest))
-        if known != digest:
+        first, first_digest = seen.setdefault(path, (number, digest))
+        if first_digest != digest:
             left_out[f"line {number}"] = f"line {first} holds another record of the same name"
         elif first == number:
-            place.parent.mkdir(exist_ok=True)
-            place.write_text(text, encoding="utf-8")
-    if left_out and not places:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    if left_out and not seen:
         raise ValueError(": ".join(next(iter(left_out.items()))))
     return left_out
 
@@ -142,7 +142,7 @@ def lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
 
 
 def record_of(line: bytes, folder: Path) -> tuple[Path, str]:
-    """The place below `folder` of the record in a line, and its text."""
+    """The path below `folder` of the record in a line, and its text."""
     entry = json.loads(line)
     inner, name = str(entry["folder"]), str(entry["name"])
     if inner not in FOLDERS or Path(name).name != name or "\0" in name or len(os.fsencode(name)) > LONGEST_NAME:

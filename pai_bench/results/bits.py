@@ -52,9 +52,10 @@ def sample(masks: Mapping[str, Bits]) -> Bits:
 @functools.cache
 def positions(size: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
     """The positions in a mask of `size` weights that are stored: drawn once and for ever, in order."""
-    drawn = np.random.RandomState(0).randint(0, size, SAMPLE_SIZE, dtype=np.int64)  # a stream that numpy never changes
-    drawn.sort()
-    return drawn
+    # a stream that numpy never changes
+    indices = np.random.RandomState(0).randint(0, size, SAMPLE_SIZE, dtype=np.int64)
+    indices.sort()
+    return indices
 
 
 def mask_file(masks: Mapping[str, Bits]) -> bytes | None:

@@ -211,17 +211,17 @@ class Store:
 
     def adopt(self, former: str, identity: str, trial: Mapping[str, Any]) -> Record | None:
         """The record stored as `former`, if there is one, from now on under the `identity` of the same `trial`."""
-        record, whole = self.read(former), None
+        record, mask = self.read(former), None
         try:
             if record is not None:
-                whole = self.whole_mask(record)
+                mask = self.whole_mask(record)
         except (ValueError, OSError) as error:
             raise UserError(f"{self.mask_of(former)} cannot be read ({error})") from error
         if self.holds(identity):  # another process was faster, and has the mask that may be gone here
             return self.read(identity)
         if record is None:
             return None
-        pruning = replace(record.pruning, whole_mask=whole)
+        pruning = replace(record.pruning, whole_mask=mask)
         record = replace(record, identity=identity, trial=trial, pruning=pruning)
         self.write(record)
         if (evaluation := self.read_evaluation(former)) is not None:

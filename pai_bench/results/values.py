@@ -55,9 +55,9 @@ def within_limits(value: Any) -> bool:
     That is no infinity, nothing beyond `HUGE` or below `TINY`, and no whole number beyond `MOST`. Fields that a
     dataclass names in ``UNLIMITED`` are not looked at.
     """
-    left = [value]
-    while left:  # a store has many values: no call for each
-        value = left.pop()
+    pending = [value]
+    while pending:  # a store has many values: no call for each
+        value = pending.pop()
         exact = type(value)
         if exact is float:
             if not (value == 0 or TINY <= abs(value) <= HUGE):
@@ -69,12 +69,12 @@ def within_limits(value: Any) -> bool:
             if not value.isascii() and SURROGATES.search(value):
                 return False
         elif exact is tuple or exact is list:
-            left += value
+            pending += value
         elif exact is dict:
-            left += [*value, *value.values()]
+            pending += [*value, *value.values()]
         elif value is not None and exact is not bool:
             if unlimited := exact.__dict__.get("UNLIMITED"):
-                left += [held for name, held in vars(value).items() if name not in unlimited]
+                pending += [item for name, item in vars(value).items() if name not in unlimited]
             else:
-                left += vars(value).values()
+                pending += vars(value).values()
     return True

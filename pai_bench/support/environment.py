@@ -79,11 +79,11 @@ def processor() -> str:
 @functools.cache
 def commit() -> tuple[str | None, bool | None]:
     """The commit of the checkout that pai-bench runs from and whether it was changed since; None when installed."""
-    here = Path(__file__).parent
+    folder = Path(__file__).parent
 
     def git(*arguments: str) -> str | None:
         try:
-            git_command = ["git", "-C", str(here), *arguments]
+            git_command = ["git", "-C", str(folder), *arguments]
             done = subprocess.run(git_command, capture_output=True, text=True, check=False, timeout=10)
         except (OSError, subprocess.TimeoutExpired):
             return None

@@ -26,8 +26,7 @@ def reason(error: Exception) -> str:
 def unknown(kind: str, name: str, accepted: Iterable[str]) -> UserError:
     """An error for a name that does not exist, with the nearest ones that do."""
     names = sorted(accepted)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if matches := difflib.get_close_matches(name, names, n=3, cutoff=0.5):
+        return UserError(f"unknown {kind} {name!r}: did you mean {' or '.join(matches)}?")
     more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
-    known = f"known are {', '.join(names[:MAX_NAMES]) or 'none'}{more}"
-    hint = f"did you mean {' or '.join(near)}?" if near else known
-    return UserError(f"unknown {kind} {name!r}: {hint}")
+    return UserError(f"unknown {kind} {name!r}: known are {', '.join(names[:MAX_NAMES]) or 'none'}{more}")

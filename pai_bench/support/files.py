@@ -39,12 +39,12 @@ def split(text: str, kind: str) -> tuple[Path, str] | None:
     return (Path(os.path.realpath(os.path.expanduser(file + ".py"))), rest) if dot_py else None
 
 
-def load(path: Path, wanted: str) -> ModuleType:
-    """The Python file `path` as a module, loaded once for each of its texts; messages say what is `wanted` from it."""
+def load(path: Path, what: str) -> ModuleType:
+    """The Python file `path` as a module, loaded once for each of its texts; errors name `what` is looked for in it."""
     try:
         source = infile.read(path, LONGEST)
     except FileNotFoundError:
-        raise UserError(f"no file {path.name} to take {wanted} from") from None
+        raise UserError(f"no file {path.name} to take {what} from") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path.name} cannot be read ({reason(error)})") from error
     name = f"{MODULE_PREFIX}{path.stem}_{hashlib.sha256(source).hexdigest()[:DIGITS]}"
@@ -95,8 +95,8 @@ def function(path: Path, name: str, kind: str) -> Callable[..., Any]:
     """The function `name`, which makes a `kind`, of the Python file `path`."""
     module = load(path, f"the {kind} {name!r}")
     if name not in vars(module):
-        own = {key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__}
-        raise unknown(f"function in {path.name}", name, {key for key in own if callable(getattr(module, key))})
+        defined = {key: v for key, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__}
+        raise unknown(f"function in {path.name}", name, {key for key, value in defined.items() if callable(value)})
     return checked_function(getattr(module, name), f"{name} in {path.name}", kind)
 
 
@@ -125,16 +125,16 @@ def digest(path: Path, name: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
 
-def sources(path: Path, root: Path, wanted: set[str] | None, seen: set[Path]) -> Iterator[str]:
-    """The statements of a file that decide what the `wanted` names in it are (None: all), and those of its imports."""
+def sources(path: Path, root: Path, names: set[str] | None, seen: set[Path]) -> Iterator[str]:
+    """The statements of a file that decide what some names in it are (None: all), and those of its imports."""
     seen.add(path)
     try:
         text = importlib.util.decode_source(path.read_bytes())
         statements, lines = ast.parse(text).body, text.split("\n")
     except (OSError, ValueError, SyntaxError) as error:  # of a file that a function imports when it runs
         raise UserError(f"{path.name} cannot be read: {described(error)}") from error
-    if wanted is not None:
-        statements = deciding(statements, wanted)
+    if names is not None:
+        statements = deciding(statements, names)
     for statement in statements:
         first = min(node.lineno for node in [statement, *getattr(statement, "decorator_list", [])])
         yield "\n".join(lines[first - 1 : statement.end_lineno])
@@ -143,17 +143,17 @@ def sources(path: Path, root: Path, wanted: set[str] | None, seen: set[Path]) ->
             yield from sources(imported, root, None, seen)
 
 
-def deciding(statements: list[ast.stmt], wanted: set[str]) -> list[ast.stmt]:
-    """Those of a module's `statements` that may decide what the `wanted` names in it are.
+def deciding(statements: list[ast.stmt], names: set[str]) -> list[ast.stmt]:
+    """Those of a module's `statements` that may decide what some `names` in it are.
 
     They bind one of these names, or one that such a statement uses; or they bind no name, and may do anything; or their
     decorator, which may register them somewhere, is defined by such a statement.
     """
     bound = {statement: binds(statement) for statement in statements}
     local = {
-        name for node, names in bound.items() if not isinstance(node, ast.Import | ast.ImportFrom) for name in names
+        name for node, defined in bound.items() if not isinstance(node, ast.Import | ast.ImportFrom) for name in defined
     }
-    used = set(wanted)
+    used = set(names)
     while True:
         chosen = [
             statement

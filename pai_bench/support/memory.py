@@ -85,16 +85,16 @@ def free_on_machine() -> int:
 
 def free_in_container() -> int:
     """Free memory of all control groups that hold this process, of version 2 or 1, with the page cache."""
-    room = UNKNOWN
+    free = UNKNOWN
     for (root, limit, used, cache), path in zip(CONTAINERS, own_groups(), strict=True):
         for folder in (root / path, *(root / path).parents[: len(path.parts)]):
             try:
-                held = int((folder / used).read_text())
+                used_bytes = int((folder / used).read_text())
                 fields = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                room = min(room, int((folder / limit).read_text()) - held + int(fields[cache]))
+                free = min(free, int((folder / limit).read_text()) - used_bytes + int(fields[cache]))
             except (OSError, ValueError, KeyError):  # none of this version, or without a limit
                 continue
-    return room
+    return free
 
 
 def own_groups() -> tuple[PurePath, PurePath]:

@@ -35,19 +35,19 @@ def write(path: str | Path, content: str | bytes, what: str) -> None:
 
 def write_whole(target: Path, content: str | bytes, *, durable: bool = False) -> None:
     """Write a temporary file and rename it to `target`; a `durable` one is on the disk before that. Raises OSError."""
-    beside = temporary(target)
+    new = temporary(target)
     try:
-        with beside.open("xb") as file:
+        with new.open("xb") as file:
             file.write(content.encode("utf-8", "replace") if isinstance(content, str) else content)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
         with suppress(FileNotFoundError):
-            shutil.copymode(target, beside)
-        beside.replace(target)
+            shutil.copymode(target, new)
+        new.replace(target)
     finally:
         with suppress(OSError):  # if the folder is gone, that is an error already
-            beside.unlink(missing_ok=True)
+            new.unlink(missing_ok=True)
 
 
 def stem(target: Path) -> str:

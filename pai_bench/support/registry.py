@@ -67,12 +67,12 @@ class Registry(Mapping[str, Any]):
         """A decorator that gives the decorated object `name`; `source` says where its definition stands."""
 
         def decorate(target: T) -> T:
-            here = str(module or getattr(target, "__module__", "?"))
+            home = str(module or getattr(target, "__module__", "?"))
             for key in (name, *aliases):
                 if key in self._plugins:
-                    there = self._plugins[key].module
-                    raise UserError(f"{self.kind} {key!r} is defined twice: in {there} and in {here}")
-            plugin = Plugin(name, target, source, aliases, version, facts=facts, module=here)
+                    first = self._plugins[key].module
+                    raise UserError(f"{self.kind} {key!r} is defined twice: in {first} and in {home}")
+            plugin = Plugin(name, target, source, aliases, version, facts=facts, module=home)
             self._plugins |= dict.fromkeys((name, *aliases), plugin)
             return target
 

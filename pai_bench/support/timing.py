@@ -179,8 +179,8 @@ def repeat(
     seconds, device_seconds = [], []
     for rounds_of_task in zip(*(timed or warm), strict=True):
         seconds.append(tuple(measurement.seconds for measurement in rounds_of_task))
-        known = [m.device_seconds for m in rounds_of_task if m.device_seconds is not None]
-        device_seconds.append(statistics.median(known) if known else None)
+        values = [m.device_seconds for m in rounds_of_task if m.device_seconds is not None]
+        device_seconds.append(statistics.median(values) if values else None)
     peaks = [measurement.peak_bytes for measurement in warm[:2][-1]]
     if floor is None:
         return Timing(seconds[0], (), peaks[0], None, not timed, device_seconds[0])

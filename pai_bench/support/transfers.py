@@ -44,10 +44,10 @@ WORDS = 128
 
 def count(mask: Tensor) -> Tensor:
     """The number of ``True`` in a flat mask; torch by itself would make an integer of eight bytes of each element."""
-    whole = len(mask) // (8 * WORDS) * 8 * WORDS
-    if not whole:
+    aligned = len(mask) // (8 * WORDS) * 8 * WORDS
+    if not aligned:
         return mask.sum()
-    return packed(mask[:whole]).sum() + mask[whole:].sum()
+    return packed(mask[:aligned]).sum() + mask[aligned:].sum()
 
 
 def packed(mask: Tensor) -> Tensor:
