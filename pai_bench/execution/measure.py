@@ -3,7 +3,6 @@
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 
 import torch
@@ -28,17 +27,6 @@ IN_FLIGHT = 2
 """Steps that may be queued on a device: with more, time would be up long before the queue is done."""
 
 
-@contextmanager
-def using(threads: int) -> Iterator[None]:
-    """A block in which torch uses so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def training_steps(runner: Runner, trial: Trial) -> int:
     """How many steps a trial trains."""
     return trial.protocol.steps(runner.inputs.whole(trial).train_size(trial.train_fraction))
@@ -56,8 +44,12 @@ def measured_step(runner: Runner, trial: Trial, threads: int, networks: int, eng
     if key not in runner.measured_steps and (isolated := runner.catalog.isolated_process):
         runner.measured_steps[key] = isolated.query("step", trial, threads, networks, engine)
     elif key not in runner.measured_steps:
-        with using(threads):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
             runner.measured_steps[key] = step_seconds(runner, trial, networks, engine)
+        finally:
+            torch.set_num_threads(before)
     return runner.measured_steps[key]
 
 

@@ -3,6 +3,7 @@
 They stand for frozen dataclasses (criteria, schedules), whose fields are the options. ``-`` and ``_`` are the same.
 """
 
+import itertools
 import math
 import types
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -68,8 +69,7 @@ class OneOf:
     shown: str = "NAME"
 
     def __iter__(self) -> Iterator[str]:
-        yield from self.words
-        yield from self.names
+        return itertools.chain(self.words, self.names)
 
 
 def convert(value: Any, to: Any, label: str) -> Any:
