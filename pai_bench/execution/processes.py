@@ -114,7 +114,7 @@ class Processes:
             message: tuple[str, Any] = worker.connection.recv()
             return message
         except (EOFError, OSError):
-            return "died", f"it ended as it began, with exit code {worker.process.wait()}"
+            return "died", f"it ended as it started, with exit code {worker.process.wait()}"
 
     def _handle(self, worker: Worker, message_type: str, content: Any, callbacks: Callbacks) -> None:
         """Act on a message, unless it only says that the worker is alive."""
@@ -149,7 +149,7 @@ class Processes:
         waiting.appendleft(worker.cell)
         if self._failed_starts >= STARTS:
             self._most_workers = most = len(self._workers)
-            logger.warning("worker processes die as they begin (exit code %d): it goes on with %d", code, most)
+            logger.warning("worker processes die as they start (exit code %d): the sweep continues with %d", code, most)
         else:
             time.sleep(DELAY * 2 ** (self._failed_starts - 1))
         return True

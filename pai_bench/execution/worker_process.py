@@ -72,7 +72,7 @@ class Worker:
         """Count `seconds` in which no message came, and end the process if there were none for `SILENCE`."""
         self.silent += seconds
         if self.silent >= SILENCE:
-            logger.warning("a worker process has given no sign of life for %.0f s and is ended", SILENCE)
+            logger.warning("a worker process has sent no message for %.0f s and is killed", SILENCE)
             self.process.kill()
             self.silent = 0.0
 

@@ -46,7 +46,7 @@ def pack(results: Path, path: Path) -> int:
     records = [entry for folder in FOLDERS for entry in entries(results / folder)]
     text = "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in records)
     if len(text) > LARGEST or len(records) > MOST:
-        raise UserError(f"{len(records):,} records of {len(text):,} bytes are too many for {path}: part the folder")
+        raise UserError(f"{len(records):,} records of {len(text):,} bytes are too many for {path}: divide the folder")
     outfile.write(path, lzma.compress(text.encode(), preset=9), "the file of records")
     return len(records)
 

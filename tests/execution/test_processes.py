@@ -47,7 +47,7 @@ def test_a_worker_that_is_stopped_is_replaced(
     Path("dies.py").write_text(DIES.format(times=1).replace("SIGKILL", "SIGSTOP"))
     frame = pb.run(named(criteria=["./dies.py:Dies", "random"], seeds=1, workers=2), out="r")
     assert list(frame.status) == ["done"] * 3
-    assert "a worker process has given no sign of life for 12 s and is ended" in caplog.text
+    assert "a worker process has sent no message for 12 s and is killed" in caplog.text
 
 
 def test_a_stopped_worker_does_not_hold_up_the_end() -> None:
@@ -119,12 +119,12 @@ def test_a_sweep_goes_on_with_fewer_workers(dying: list[bool], caplog: pytest.Lo
     dying += [False, *[True] * 20]
     frame = pb.run(named(workers=3, seeds=3), out="r")
     assert set(frame.status) == {"done"}
-    assert "worker processes die as they begin (exit code -9): it goes on with " in caplog.text
+    assert "worker processes die as they start (exit code -9): the sweep continues with " in caplog.text
 
 
 def test_a_sweep_none_of_whose_workers_begins_says_so(dying: list[bool]) -> None:
     dying += [True] * 20
-    with pytest.raises(pb.UserError, match=r"ended as it began, with exit code -9\); use --workers 1"):
+    with pytest.raises(pb.UserError, match=r"ended as it started, with exit code -9\); use --workers 1"):
         pb.run(named(workers=2), out="r")
 
 
@@ -210,7 +210,7 @@ def test_an_interrupt_as_a_worker_begins_leaves_none(monkeypatch: pytest.MonkeyP
 
 def test_a_worker_that_dies_as_it_begins(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(pb.UserError, match=r"it ended as it began, with exit code 1\); use --workers 1"):
+    with pytest.raises(pb.UserError, match=r"it ended as it started, with exit code 1\); use --workers 1"):
         pb.run(named(workers=2))
     monkeypatch.setattr("pai_bench.execution.processes.choose", lambda _runner, _missing: ExecutionPlan(workers=2))
     assert set(pb.run(named(workers="auto"), out="r").status) == {"done"}

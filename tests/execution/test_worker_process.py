@@ -25,7 +25,7 @@ def test_a_process_that_says_nothing_is_ended(caplog: pytest.LogCaptureFixture) 
     with theirs, pytest.raises(EOFError):
         worker.receive()
     assert worker.ended() == "killed by signal 9"
-    assert caplog.messages == ["a worker process has given no sign of life for 0 s and is ended"]
+    assert caplog.messages == ["a worker process has sent no message for 0 s and is killed"]
 
 
 def test_a_process_that_does_not_hear_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,7 +195,7 @@ def test_files_of_records_that_have_no_end(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(list(left := Store("a.jsonl.xz"))) == 1
     assert len(left.left_out) == len(names)
     monkeypatch.setattr(archive, "LARGEST", 10)
-    with pytest.raises(pb.UserError, match="part the folder"):
+    with pytest.raises(pb.UserError, match="divide the folder"):
         archive.pack(Path("r"), Path("a.jsonl.xz"))
 
 
