@@ -40,9 +40,9 @@ class Probe:
             return None
         partial: Inspection | None = None
         try:
-            worker.connection.send(("inspect", pickle.dumps((sweep, source, model))))
+            worker.connection.send(("query", pickle.dumps(("inspect", (sweep, source, model)))))
             message_type, content = worker.receive()
-            while message_type == "inspects":
+            while message_type == "partial":
                 partial = content
                 message_type, content = worker.receive()
         except (EOFError, OSError):
@@ -63,7 +63,7 @@ class Probe:
         if (worker := self._begin()) is None:
             raise RuntimeError("no process can be started to measure in")
         try:
-            worker.connection.send(("query", pickle.dumps((trial, function, arguments))))
+            worker.connection.send(("query", pickle.dumps((function, (trial, *arguments)))))
             outcome, content = worker.receive()
         except (EOFError, OSError):
             self._worker = None

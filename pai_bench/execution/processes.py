@@ -162,7 +162,7 @@ class Processes:
                 return
             if missing := callbacks.still_missing(waiting.popleft()):
                 try:
-                    content = pickle.dumps((missing,))
+                    content = pickle.dumps(missing)
                     worker = worker or self._start()
                 except (pickle.PicklingError, AttributeError, TypeError) as error:
                     message = f"this sweep cannot be given to worker processes ({error}); use --workers 1"

@@ -94,7 +94,9 @@ class Search:
         """The fastest number of networks: doubled from one, which takes `seconds` and `size`, while that is faster."""
         networks, most = 1, min(self.count, MOST_NETWORKS)
         while (
-            2 * networks <= most and 2.5 * size < self.memory and self.runner.obstacle(self.trial, engine.together) is None
+            2 * networks <= most
+            and 2.5 * size < self.memory
+            and self.runner.obstacle(self.trial, engine.together) is None
         ):
             try:
                 doubled_seconds, size = self.measure(2 * networks, engine)

@@ -5,6 +5,7 @@
 
 import dataclasses
 import faulthandler
+import functools
 import logging
 import pickle
 import sys
@@ -66,6 +67,7 @@ def serve(connection: SharedConnection) -> None:
 
     functions: dict[str, Callable[..., object]]
     functions = {"step": measured_step, "score": time_score, "sizes": weight_sizes, "obstacle": Runner.obstacle}
+    functions["inspect"] = functools.partial(inspect, connection)
     faulthandler.enable(int(sys.argv[2]), all_threads=False)  # a crash is then reported with its line of Python
     keep_freed_memory()
     ignore_harmless_warnings()
@@ -85,27 +87,24 @@ def serve(connection: SharedConnection) -> None:
             runner = Runner(catalog, command, workers=plan.workers)
             continue
         try:
-            subject, *rest = pickle.loads(content)
-            if message_type == "run":
-                for trial in subject:
-                    check_trial(runner, trial)
+            request = pickle.loads(content)
+            for trial in request if message_type == "run" else ():
+                check_trial(runner, trial)
         except Exception as error:
             connection.send(("unfit", f"{type(error).__name__}: {error}"))
             continue
         if message_type == "query":
-            function, arguments = rest
-            connection.send(outcome(functions[function], runner, subject, *arguments))
-        elif message_type == "inspect":
-            connection.send(outcome(inspect, runner, connection, subject, *rest))
-        else:
-            if not ready:
-                connection.send(("ready", None))
-                ready = True
+            function, arguments = request
+            connection.send(outcome(functions[function], runner, *arguments))
+            continue
+        if not ready:
+            connection.send(("ready", None))
+            ready = True
 
-            def on_epoch(trial: "Trial", epoch: int, cell: "list[Trial]" = subject) -> None:
-                connection.send(("epoch", (cell.index(trial), epoch)))
+        def on_epoch(trial: "Trial", epoch: int, cell: "list[Trial]" = request) -> None:
+            connection.send(("epoch", (cell.index(trial), epoch)))
 
-            connection.send(("records", runner.run_together(subject, on_epoch, plan.engine(subject[0]))))
+        connection.send(("records", runner.run_together(request, on_epoch, plan.engine(request[0]))))
 
 
 def check_trial(runner: "Runner", trial: "Trial") -> None:
@@ -122,14 +121,14 @@ def check_trial(runner: "Runner", trial: "Trial") -> None:
 
 
 def inspect(
-    runner: "Runner", connection: SharedConnection, sweep: "Sweep", source: "DataSource", model: "ModelSource"
+    connection: SharedConnection, runner: "Runner", sweep: "Sweep", source: "DataSource", model: "ModelSource"
 ) -> object:
     """`inspect_network`, of which also the part is sent that is known before the network is run: either may crash."""
     from pai_bench.experiment.resolve import Inspection, inspect_network
 
     data = runner.inputs.data_set(source)
-    connection.send(("inspects", Inspection()))
-    return inspect_network(sweep, data, model, lambda built: connection.send(("inspects", built)))
+    connection.send(("partial", Inspection()))
+    return inspect_network(sweep, data, model, lambda built: connection.send(("partial", built)))
 
 
 def outcome(function: Callable[..., object], *arguments: object) -> tuple[str, object]:

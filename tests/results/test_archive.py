@@ -277,9 +277,7 @@ def test_a_folder_is_packed_up_to_its_limits(results: Path, tmp_path: Path, monk
             patch.setattr(archive, limit, most)
             assert archive.pack(results, path) == 9
             patch.setattr(archive, limit, most - 1)
-            with pytest.raises(
-                pb.UserError, match=f"9 records of {size:,} bytes are too many for .*: divide"
-            ):
+            with pytest.raises(pb.UserError, match=f"9 records of {size:,} bytes are too many for .*: divide"):
                 archive.pack(results, path)
     for entry in archive.entries(results / "trials"):
         assert entry["content"]["mask"] is None
