@@ -156,7 +156,7 @@ def draw(root: Path, number: int, seed: int, pattern: str = "*") -> list[Change]
 def concerned_by(change: Change, tree: Path, reached: Reached) -> list[str]:
     """The tests that reach the function, and those of the file that is named like the module; fastest first.
 
-    Of what is in no function, those that reach anything of its file, or whose file imports it.
+    Of what is in no function, those that reach anything of its file, or whose file imports it, or all modules.
     """
     place, path = f"{change.file}:{change.function}", Path(change.file)
     package, module = ".".join(path.parent.parts).removeprefix("criteria."), path.stem
@@ -165,7 +165,8 @@ def concerned_by(change: Change, tree: Path, reached: Reached) -> list[str]:
     @cache
     def of_module(file: str) -> bool:
         text = (tree / file).read_text(encoding="utf-8")
-        return Path(file).name == f"test_{module}.py" or (not change.function and bool(imports.search(text)))
+        imported = "walk_packages" in text or bool(imports.search(text))
+        return Path(file).name == f"test_{module}.py" or (not change.function and imported)
 
     found = [
         test

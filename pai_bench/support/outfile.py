@@ -46,8 +46,8 @@ def write_whole(target: Path, content: str | bytes, *, durable: bool = False) ->
             shutil.copymode(target, new)
         new.replace(target)
     finally:
-        with suppress(OSError):  # if the folder is gone, that is an error already
-            new.unlink(missing_ok=True)
+        with suppress(OSError):  # it has its name by now, or the folder is gone, which is an error already
+            new.unlink()
 
 
 def stem(target: Path) -> str:
@@ -73,7 +73,7 @@ def remove_abandoned(folder: Path, stem: str = "") -> None:
                     file.unlink()
     finally:
         with suppress(OSError):
-            clock.unlink(missing_ok=True)
+            clock.unlink()
 
 
 def check(path: str | Path, what: str) -> Path:

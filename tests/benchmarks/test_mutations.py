@@ -111,8 +111,15 @@ def test_which_tests_are_asked(tree: Path) -> None:
         "tests/test_a.py::test_named": {"seconds": 3.0, "functions": []},
         "tests/test_y.py::test_other": {"seconds": 0.0, "functions": ["pai_bench/ab.py:f"]},
         "tests/test_z.py::test_importing": {"seconds": 4.0, "functions": []},
+        "tests/test_w.py::test_walking": {"seconds": 5.0, "functions": []},
     }
-    texts = {"x": "", "a": "", "y": "from pai_bench.a_b import c", "z": "from pai_bench import a, b"}
+    texts = {
+        "x": "",
+        "a": "",
+        "y": "from pai_bench.a_b import c",
+        "z": "from pai_bench import a, b",
+        "w": "pkgutil.walk_packages",
+    }
     for name, text in texts.items():
         (tree / "tests" / f"test_{name}.py").write_text(text)
 
@@ -122,7 +129,7 @@ def test_which_tests_are_asked(tree: Path) -> None:
 
     assert asked("f") == ["quick", "slow", "named"]
     assert asked("g") == ["quick", "named"]
-    assert asked("") == ["quick", "slow", "named", "importing"]
+    assert asked("") == ["quick", "slow", "named", "importing", "walking"]
 
 
 def test_tests_that_are_no_longer_there_catch_nothing(tree: Path) -> None:

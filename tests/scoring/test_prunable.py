@@ -230,6 +230,13 @@ def test_layers_at_the_root_are_kept_one_by_one() -> None:
     assert prunable_names(model, traced, keep_first=True) == ["w", "fc.weight"]
 
 
+def test_why_nothing_is_left_to_prune_is_told() -> None:
+    with pytest.raises(UserError, match="nothing of Linear is left to prune but the layers that are kept whole"):
+        prunable_names(nn.Linear(4, 3), (), keep_last=True)
+    with pytest.raises(UserError, match="ReLU has no prunable weight"):
+        prunable_names(nn.ReLU(), (), keep_last=True)
+
+
 def test_weights_computed_in_another_way_are_named(caplog: pytest.LogCaptureFixture) -> None:
     model = parametrised("orthogonal")
     for _ in range(2):

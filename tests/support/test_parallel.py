@@ -147,6 +147,16 @@ def test_processes_begin_before_there_are_jobs(jobs: ModuleType) -> None:
     assert not any(process.is_alive() for process in others.processes)
 
 
+def test_this_process_keeps_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While others begin, they are told to use one thread."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    before = dict(os.environ)
+    with helpers(1, "os") as other:
+        assert other is not None
+        assert dict(os.environ) == before
+
+
 def test_what_a_process_leaves_when_it_dies_is_done_here(jobs: ModuleType) -> None:
     counts: list[int] = []
     found = by_two(jobs.dies, [(i, os.getpid(), "met") for i in range(9)], counts.append)
