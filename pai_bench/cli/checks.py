@@ -27,7 +27,7 @@ def check(arguments: argparse.Namespace) -> int:
     rows = [("check", "networks", "result", "message"), *check_rows(results)]
     print_table(console, rows, numbers=slice(0), failed=lambda row: row[-1])
     failed, total = sum(not result.passed for result in results), plural(len(results), "check")
-    console.print(f"{criterion}: " + (f"{failed} of {total} failed" if failed else f"{total} passed"), markup=False)
+    console.print(f"{criterion}: " + (f"{failed} of {total} failed" if failed else f"{total} passed"))
     return FAILED if failed else 0
 
 

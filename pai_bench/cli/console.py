@@ -30,7 +30,8 @@ def make_console() -> "Console":
     shown = Console()
     width = None if shown.is_terminal else max(shown.width, 160)
     file: Any = Output(sys.stdout)
-    return Console(file=file, width=width, highlight=False)  # numbers and paths are not coloured
+    # text as it is: names may have brackets and colons, and numbers and paths are not coloured
+    return Console(file=file, width=width, markup=False, emoji=False, highlight=False)
 
 
 class Output:
@@ -73,7 +74,7 @@ class Output:
 def print_failure(console: "Console", criterion: str, model: str, error: Exception) -> None:
     """A line about a criterion that failed on a network, while the others go on."""
     logger.debug("%s failed on %s", criterion, model, exc_info=error)
-    console.print(f"{criterion} failed on {model}: {described(error)}", style="red", markup=False)
+    console.print(f"{criterion} failed on {model}: {described(error)}", style="red")
 
 
 def print_table(
@@ -86,15 +87,14 @@ def print_table(
     edge: bool = True,
 ) -> None:
     """A table whose first row is its head, `numbers` being the columns of them; rows that `failed` are red."""
-    from rich.markup import escape
     from rich.table import Table
 
     head, *body = rows
-    table = Table(title=escape(title) or None, title_justify="left", show_edge=edge)
+    table = Table(title=title or None, title_justify="left", show_edge=edge)
     for i, column in enumerate(head):
         table.add_column(column, justify="right" if i in range(len(head))[numbers] else "left", overflow="fold")
     for row in body:
-        table.add_row(*map(escape, row), style="red" if failed(row) else None)
+        table.add_row(*row, style="red" if failed(row) else None)
     console.print(table)
 
 
@@ -117,5 +117,5 @@ def print_report(console: "Console", store: "Store", path: Path, **options: Any)
             progress.update(task, completed=done, total=total)
 
         path = write_report(store, path, on_progress=on_progress, **options)
-    console.print(f"report: {path}", markup=False)
+    console.print(f"report: {path}")
     return path

@@ -50,13 +50,13 @@ def prune(arguments: argparse.Namespace) -> int:
     title = f"{trial.method} on {trial.model}, sparsity {mask.sparsity:.4f}"
     print_table(console, rows, title=title, failed=lambda row: row[2] == "0")
     connections = f"{mask.kept:,} of {mask.size:,} connections, scored in {cost.seconds:.3g} s"
-    console.print(f"mask: {output}, {connections}", markup=False)
+    console.print(f"mask: {output}, {connections}")
     others = sum(parameter.numel() for parameter in model.parameters()) - mask.size
     console.print(f"not prunable: {summary.plural(others, 'other parameter')}")
     if (links := stages.connect(runner.inputs, trial, model, mask)) is not None:
         cut = "connected" if links.connected else f"disconnected, first in {links.first_cut}"
         dead = f"; dead: {', '.join(links.dead_layers)}" if links.connected and links.dead_layers else ""
-        console.print(f"{cut}; effective sparsity {summary.share(links.effective_sparsity)}{dead}", markup=False)
+        console.print(f"{cut}; effective sparsity {summary.share(links.effective_sparsity)}{dead}")
     if trial.variant is not None and trial.variant.redraws:
         console.print("variant reinit: the mask is the plain one; draw the weights again before training")
     return 0

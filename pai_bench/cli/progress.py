@@ -178,7 +178,7 @@ class Display(Listener):
         text += f": {record.error}" if failed else ""
         if not self.console.is_terminal and self.done < self.total:  # on a terminal, it stands below
             text += f", {duration(self.left())} left"
-        self.console.print(text, style="red" if failed else None, markup=False)
+        self.console.print(text, style="red" if failed else None)
         self._show()
 
     def on_skip(self, trial: Trial) -> None:

@@ -36,14 +36,14 @@ def report(arguments: argparse.Namespace) -> int:
             if getattr(arguments, flag) not in (None, False):
                 raise UserError(f"--{flag} goes with the markdown report, not with a table as {form}")
         write_tables(store, form, output, all_versions=arguments.all_versions)
-        console.print(f"report: {output}", markup=False)
+        console.print(f"report: {output}")
         return 0
     timings = None if arguments.timings is None else Path(arguments.timings)
     options = {"x": arguments.x, "suffix": arguments.figures, "all_versions": arguments.all_versions}
     output = print_report(console, store, output, timings=timings, **options)
     if arguments.records:
         records = output.with_name(archive.NAME)
-        console.print(f"records: {records}, {archive.pack(store.path, records)}", markup=False)
+        console.print(f"records: {records}, {archive.pack(store.path, records)}")
     return 0
 
 
@@ -98,9 +98,9 @@ def compare(arguments: argparse.Namespace) -> int:
     changes, console = folder_diff.changes(before, after), make_console()
     if changes:
         print_table(console, folder_diff.table(changes), numbers=slice(3, -1))
-    console.print(folder_diff.verdict(changes, before, after), markup=False)
+    console.print(folder_diff.verdict(changes, before, after))
     if output is not None:
         left_out = [f"{s.label / name} is left out: {why}" for s in stores for name, why in sorted(s.left_out.items())]
         outfile.write(output, folder_diff.page(before, after, left_out), "the report")
-        console.print(f"report: {output}", markup=False)
+        console.print(f"report: {output}")
     return 0

@@ -95,7 +95,7 @@ def print_interruption(console: "Console", catalogs: "list[tuple[Catalog, str]]"
     stored = sum(os.path.isfile(Path(out) / "trials" / f"{identity}.json") for out, identity in wanted)
     where = " and ".join(dict.fromkeys(out for _, out in catalogs))
     stored_trials = f"{stored} of {len(wanted)} trials are stored in {where}"
-    console.print(f"interrupted: {stored_trials}; the same command runs the rest", markup=False)
+    console.print(f"interrupted: {stored_trials}; the same command runs the rest")
 
 
 def sweeps(arguments: argparse.Namespace) -> list[tuple[Sweep, str]]:
@@ -119,7 +119,7 @@ def print_plan(console: "Console", catalog: "Catalog", out: str, *, retry_failed
     stored |= {trial.identity for trial in catalog.trials if trial.former and trial.former.identity in stored}
     for trial in catalog.trials:
         mark = "stored" if trial.identity in stored else "to run"
-        console.print(f"{mark}  {trial.identity}", markup=False)
+        console.print(f"{mark}  {trial.identity}")
     missing = [trial for trial in catalog.trials if trial.identity not in stored]
     console.print(f"{len(catalog.trials)} trials, {len(missing)} to run on {catalog.device}")
     return missing
@@ -137,7 +137,7 @@ def print_estimate(console: "Console", catalog: "Catalog", missing: "list[Trial]
     console.print(f"about {duration(cost.seconds)} on this machine ({stages}), {cost.plan}")
     console.print(f"about {size(cost.memory)} of memory, and {size(cost.disk)} in the results folder")
     for text in cost.failed:
-        console.print(f"not measured: {text}", markup=False, style="red")
+        console.print(f"not measured: {text}", style="red")
     return cost.seconds
 
 
@@ -149,9 +149,9 @@ def print_tables(console: "Console", records: "list[Record]") -> None:
 
     for comparison in comparisons(as_frame(records)):
         title = f"{comparison.title}: test accuracy in %, mean ± standard deviation, {plural(comparison.seeds, 'seed')}"
-        console.print(title, markup=False)
+        console.print(title)
         print_table(console, tables.accuracy(comparison))
         if any(comparison.rows.effective_sparsity > 0):
             console.print("in brackets: effective sparsity, of weights removed or on no path")
         for remark in tables.remarks(comparison):
-            console.print(remark, markup=False)
+            console.print(remark)

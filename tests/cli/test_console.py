@@ -2,12 +2,13 @@
 
 import io
 import os
+import re
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from pai_bench.cli.console import Output, print_report
+from pai_bench.cli.console import Output, make_console, print_report, print_table
 from tests.report.records import record, stored
 
 
@@ -31,3 +32,15 @@ def test_an_output_that_is_gone_takes_no_file_with_it(tmp_path: Path, caplog: py
         assert output.write("two") == 3
         output.flush()
     assert len(caplog.messages) == 1
+
+
+def test_text_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names that look like marks of `rich`, or like its pictures, or that it would colour."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    line = "12 of [red]net:fire:[/red] in /tmp/x, True"
+    make_console().print(line)
+    assert capsys.readouterr().out == line + "\n"
+    print_table(make_console(), [["[b]name", "value"], ["[i]a[/i]", ":fire:"]], title=line)
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)  # but for what makes the title italic
+    assert {"[b]name", "[i]a[/i]", ":fire:", "[red]net:fire:[/red]"} <= set(shown.split())
