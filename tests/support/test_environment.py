@@ -36,6 +36,7 @@ def test_devices_that_are_there(name: str, devices: int, found: str, monkeypatch
         ("cuda", 0, "device 'cuda' is not there: this machine has 0 CUDA devices; use --device cpu or auto"),
         ("cuda:1", 1, "device 'cuda:1' is not there: this machine has 1 CUDA device; use"),
         ("cuda:2", 2, "this machine has 2 CUDA devices"),
+        ("cuda:256", 2, "device 'cuda:256' is not there: this machine has 2 CUDA devices"),
         ("meta", 1, "device 'meta' is not one of auto, cpu, cuda, cuda:N"),
         ("gpu", 1, "device 'gpu' is not one of"),
         ("cpu:1", 1, "device 'cpu:1' is not one of"),
