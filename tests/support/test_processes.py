@@ -1,5 +1,6 @@
 """How other processes begin: deaf to interrupts, which leave none; whatever handler there is."""
 
+import os
 import signal
 import subprocess
 import threading
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pai_bench.support import processes
 from pai_bench.support.processes import start
 
 
@@ -129,3 +131,62 @@ def test_processes_that_another_thread_starts_outlive_an_interrupt_of_the_main_o
         wait()
     thread.join()
     assert [process.poll() for process in made] == [None]
+
+
+TELLS = """
+import os, signal, sys, threading
+from pai_bench.support.processes import THREADS, connection_to_parent
+
+with connection_to_parent() as parent:
+    parent.send((
+        [thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()],
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
+        signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []),
+        [os.environ[name] for name in THREADS],
+        sys.stdin.read(),
+        sys.flags.safe_path,
+        os.read(int(sys.argv[2]), 9),
+    ))
+"""
+
+
+def test_how_a_process_begins(tmp_path: Path) -> None:
+    Path("tells.py").write_text(TELLS)
+    Path("open").write_bytes(b"is open")
+    with Path("open").open("rb") as file:
+        process, connection = start("tells", 3, file.fileno())
+        with connection:
+            assert connection.recv() == ([True], True, False, ["3"] * len(processes.THREADS), "", True, b"is open")
+    assert process.wait() == 0
+
+
+def test_a_process_ends_with_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    parents, slept, codes = [7, 7, 1], [], []
+    monkeypatch.setattr(os, "getppid", lambda: parents.pop(0))
+    monkeypatch.setattr(processes.time, "sleep", slept.append)
+    monkeypatch.setattr(os, "_exit", codes.append)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signal, "pthread_sigmask", lambda *_: None)
+    before = set(threading.enumerate())
+    processes.end_with_parent(7)
+    for thread in set(threading.enumerate()) - before:
+        thread.join()
+    assert (parents, codes) == ([], [1])
+    assert len(slept) == 2
+    assert 0 < sum(slept) <= 4
+
+
+def test_signals_that_end_a_process_end_it_as_an_interrupt_does() -> None:
+    def handlers() -> list[Any]:
+        return [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
+
+    before = handlers()
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with processes.signals_as_interrupts():
+            assert handlers() == [signal.default_int_handler, signal.SIG_IGN]
+        assert handlers() == [signal.SIG_DFL, signal.SIG_IGN]
+    finally:
+        for number, handler in zip((signal.SIGTERM, signal.SIGHUP), before, strict=True):
+            signal.signal(number, handler)
