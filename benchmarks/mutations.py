@@ -105,6 +105,13 @@ def is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
 
 
+def is_idle(node: ast.AST) -> bool:
+    """Whether nothing depends on it: ``strict`` of zip, against mistakes that are not there; imports for types."""
+    if isinstance(node, ast.keyword):
+        return node.arg == "strict"
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
 def changes(file: str, source: bytes) -> Iterator[Change]:
     """Every change of a file, in order."""
     lines = [0]
@@ -120,6 +127,8 @@ def changes(file: str, source: bytes) -> Iterator[Change]:
             yield Change(file, line, start, end, source[start:end].decode(), new, function)
 
     def visit(node: ast.AST, function: str, scope: str) -> Iterator[Change]:
+        if is_idle(node):
+            return
         yield from at(node, function, changed(node))
         if isinstance(node, (ast.If, ast.While, ast.IfExp)) and not isinstance(node.test, (ast.Compare, ast.UnaryOp)):
             yield from at(node.test, function, iter([f"not ({ast.unparse(node.test)})"]))
@@ -128,8 +137,6 @@ def changes(file: str, source: bytes) -> Iterator[Change]:
             inner = (name, f"{name}.<locals>.") if isinstance(node, ast.FunctionDef) else (function, f"{name}.")
         for field, value in ast.iter_fields(node):
             if field in ("annotation", "returns") or isinstance(value, ast.JoinedStr):
-                continue
-            if isinstance(node, ast.keyword) and node.arg == "strict":  # of zip, against mistakes that are not there
                 continue
             for child in value if isinstance(value, list) else [value]:
                 if isinstance(child, ast.AST) and not isinstance(child, ast.JoinedStr):
@@ -156,22 +163,24 @@ def draw(root: Path, number: int, seed: int, pattern: str = "*") -> list[Change]
 def concerned_by(change: Change, tree: Path, reached: Reached) -> list[str]:
     """The tests that reach the function, and those of the file that is named like the module; fastest first.
 
-    Of what is in no function, those that reach anything of its file, or whose file imports it, or all modules.
+    Of what is in no function, or in one that runs when its module is imported or in another process, those that reach
+    anything of its file, or whose file imports it, or all modules.
     """
     place, path = f"{change.file}:{change.function}", Path(change.file)
     package, module = ".".join(path.parent.parts).removeprefix("criteria."), path.stem
     imports = re.compile(rf"\b{package}\.{module}\b|\bfrom {package} import .*\b{module}\b")
+    called = bool(change.function) and any(place in facts["functions"] for facts in reached.values())
 
     @cache
     def of_module(file: str) -> bool:
         text = (tree / file).read_text(encoding="utf-8")
         imported = "walk_packages" in text or bool(imports.search(text))
-        return Path(file).name == f"test_{module}.py" or (not change.function and imported)
+        return Path(file).name == f"test_{module}.py" or (not called and imported)
 
     found = [
         test
         for test, facts in reached.items()
-        if (place in facts["functions"] if change.function else any(f.startswith(place) for f in facts["functions"]))
+        if (place in facts["functions"] if called else any(f.startswith(f"{change.file}:") for f in facts["functions"]))
         or of_module(test.partition("::")[0])
     ]
     return sorted(found, key=lambda test: float(reached[test]["seconds"]))

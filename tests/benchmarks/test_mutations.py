@@ -15,6 +15,9 @@ SOURCE = b'''"""Docstring 1 < 2."""
 
 LIMIT: "Literal[1, 2]" = 3
 
+if TYPE_CHECKING:
+    print(1)
+
 
 class Sums:
     def least(self, a: int = 0, b: float = -1.5) -> "int":
@@ -33,21 +36,21 @@ def test_what_is_changed_and_what_is_not() -> None:
     found = [(change.line, change.function, str(change)) for change in changes("a.py", SOURCE)]
     assert found == [
         (3, "", "3 -> 4"),
-        (7, "", "0 -> 1"),
-        (7, "", "-1.5 -> +1.5"),
-        (7, "", "1.5 -> 2.5"),
-        (9, "Sums.least", "a < b and not self -> not (a < b and (not self))"),
-        (9, "Sums.least", "a < b and not self -> a < b or not self"),
-        (9, "Sums.least", "a < b -> a <= b"),
-        (9, "Sums.least", "a < b -> a >= b"),
-        (9, "Sums.least", "not self -> (self)"),
-        (10, "Sums.least", 'raise ValueError(f"{a + 1} is too small ä") -> pass'),
-        (11, "Sums.least", "a -> not (a)"),
-        (11, "Sums.least", "a + b -> a - b"),
-        (13, "", "True -> False"),
-        (14, "Sums.note", "self.seen += 1 -> pass"),
-        (14, "Sums.note", "1 -> 2"),
-        (15, "Sums.note", "print(flag, *zip(flag, strict=True)) -> pass"),
+        (10, "", "0 -> 1"),
+        (10, "", "-1.5 -> +1.5"),
+        (10, "", "1.5 -> 2.5"),
+        (12, "Sums.least", "a < b and not self -> not (a < b and (not self))"),
+        (12, "Sums.least", "a < b and not self -> a < b or not self"),
+        (12, "Sums.least", "a < b -> a <= b"),
+        (12, "Sums.least", "a < b -> a >= b"),
+        (12, "Sums.least", "not self -> (self)"),
+        (13, "Sums.least", 'raise ValueError(f"{a + 1} is too small ä") -> pass'),
+        (14, "Sums.least", "a -> not (a)"),
+        (14, "Sums.least", "a + b -> a - b"),
+        (16, "", "True -> False"),
+        (17, "Sums.note", "self.seen += 1 -> pass"),
+        (17, "Sums.note", "1 -> 2"),
+        (18, "Sums.note", "print(flag, *zip(flag, strict=True)) -> pass"),
     ]
 
 
@@ -129,7 +132,7 @@ def test_which_tests_are_asked(tree: Path) -> None:
 
     assert asked("f") == ["quick", "slow", "named"]
     assert asked("g") == ["quick", "named"]
-    assert asked("") == ["quick", "slow", "named", "importing", "walking"]
+    assert asked("") == asked("run_by_its_import") == ["quick", "slow", "named", "importing", "walking"]
 
 
 def test_tests_that_are_no_longer_there_catch_nothing(tree: Path) -> None:

@@ -22,3 +22,7 @@ def test_sources_of_one_name_are_one_wherever_they_come_from() -> None:
     one = ModelSource("net", "net")
     assert one == ModelSource("net", "./nets.py:net")
     assert str(one) == "net"
+    assert one == ModelSource("net", "net", unclear=("scale",), builder=lambda *_: torch.nn.Identity())
+    assert one != ModelSource("net", "net", version=2)
+    assert one != ModelSource("net", "net", traced=("scale",))
+    assert repr(one) == "ModelSource(name='net', version=1, traced=(), unclear=())"
