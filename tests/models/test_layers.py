@@ -332,12 +332,24 @@ def test_recurrent_networks_read_rows_of_all_channels(kind: str, gates: int, siz
             "resnet-56-identity",
             "Three groups of 9 blocks, 16, 32 and 64 channels, shortcuts without parameters (option A).",
         ),
+        ("vgg-11-bn-tiny", "8 3x3 convolutions with batch norm, three linear layers with dropout."),
+        ("alexnet-b", "Five convolutions of stride 2, and 2048 units twice, with batch norm, one linear layer."),
+        ("gru-s", "Rows of an image through a linear layer and a GRU layer of 128 units."),
         ("resnet-50", "Four groups of 16 blocks, 1x1 shortcuts; a 3x3 stem without pooling."),
         ("wrn-22-8", "Three groups of 3 pre-activated blocks, 8 times as wide as ResNet-20."),
     ],
 )
 def test_what_is_said_of_networks(name: str, text: str) -> None:
     assert MODELS.find(name)[0].target.__doc__ == text
+
+
+def test_what_builds_a_network_is_called_like_it() -> None:
+    """It may be given itself in place of its name, and stands in messages then."""
+    made = [plugin for plugin in MODELS.plugins() if "<locals>" in plugin.target.__qualname__]
+    assert len(made) > 30
+    for plugin in made:
+        assert plugin.target.__name__ == plugin.name
+    assert MODELS.find("torchvision:alexnet")[0].target("alexnet").__name__ == "torchvision:alexnet"
 
 
 def test_sources_of_residual_networks() -> None:
