@@ -113,9 +113,10 @@ def changed_alike(start: Tensor, first: Tensor, second: Tensor) -> bool:
     start, first, second = start.double(), first.double(), second.double()
     if not start.numel():
         return True
-    largest = max(float((first - start).abs().max()), float((second - start).abs().max()))
-    rounding = 1e-6 * float(start.abs().max())
-    return bool(torch.allclose(first, second, rtol=0, atol=0.01 * largest + rounding, equal_nan=True))
+    largest, size = (
+        float(values.abs().nan_to_num(0.0, 0.0).max()) for values in (torch.stack([first, second]) - start, start)
+    )
+    return bool(torch.allclose(first, second, rtol=0, atol=0.01 * largest + 1e-6 * size, equal_nan=True))
 
 
 def steps(program: TrainableGroup, inputs: Tensor, targets: Tensor) -> Tensor:
