@@ -236,7 +236,7 @@ def method_labels(rows: pd.DataFrame) -> "pd.Series[str]":
     labels = rows.criterion.copy()
     varied = rows.variant != "none"
     labels[varied] += " + " + rows.variant[varied]
-    for _, group in rows.groupby(["criterion", "variant"], sort=False):
+    for _, group in rows.groupby(["criterion", "variant"]):
         for name, written in WORDS.items():
             if group[name].nunique() > 1:
                 labels[group.index] += ", " + group[name].map(written)

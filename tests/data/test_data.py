@@ -220,7 +220,7 @@ def test_cifar10_from_an_archive_of_images_is_labelled(tmp_path: Path, monkeypat
         pb.load_data("cifar10", data_dir=tmp_path)
     monkeypatch.setattr(images, "CIFAR10_SIZES", (3, 2))
     data = pb.load_data("cifar10", data_dir=tmp_path)
-    assert (data.name, data.label) == ("cifar10-jpeg", "CIFAR-10 (JPEG)")
+    assert (data.name, data.label, data.num_classes) == ("cifar10-jpeg", "CIFAR-10 (JPEG)", 10)
     assert data.train.inputs[:, 0, 0, 0].tolist() == [1, 2, 3]
 
 

@@ -148,6 +148,14 @@ def test_masks_that_keep_more_or_fewer_than_asked_for(size: int, found: float, t
     assert limits([*rows(None, 5, 0.95), *effective, *rows("random", 5, 0.5)]) == [PAIR]
 
 
+def test_lines_are_in_the_order_of_the_results() -> None:
+    layers = (Layer(name="a", size=50, kept=5),)
+    names = ("snip", "er", "random")
+    found = [one for name in names for one in rows(name, 5, achieved_sparsity=0.8, layers=layers)]
+    told = [line.split()[0] for line in limits([*rows(None, 5, 0.95), *found]) if "equal scores" in line]
+    assert told == list(names)
+
+
 def test_networks_that_were_not_trained() -> None:
     said = limits([*rows(None, 5, 0.95, epochs=0), *rows("snip", 5, epochs=0), *rows("random", 5, 0.5, epochs=0)])
     assert said == ["no network was trained: accuracies are those of initial weights."]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pai_bench.report import provenance, tables
+from pai_bench.report import page, provenance, tables
 from pai_bench.report.figures.style import looks
 from pai_bench.report.page import write_report
 from pai_bench.report.statistics import estimate
@@ -16,7 +16,7 @@ from pai_bench.results import Record, Store, as_frame
 from pai_bench.support.errors import UserError
 from pai_bench.training.protocol import get_protocol
 from tests.made import Choice
-from tests.report.records import LOOKS, altered, record
+from tests.report.records import LOOKS, altered, record, stored
 
 
 def example() -> list[Record]:
@@ -160,6 +160,19 @@ def test_odd_names_are_drawn_as_they_are(tmp_path: Path) -> None:
     store = Store(tmp_path / "r", create=True)
     store.write(record("$\\frac$ | x", 0.9, 0, 0.0, trial={"model": "m" * 300 + "$\\frac$"}))
     assert "m" * 300 in write_report(store, tmp_path / "r.md").read_text()
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(*_arguments: Any, **_options: Any) -> str:
+        raise AssertionError("too late")
+
+    monkeypatch.setattr(page, "page", made)
+    (tmp_path / "file").touch()
+    store = stored(f"{tmp_path}/r", [record("snip", 0.5, 0, 0.9)])
+    with pytest.raises(UserError, match="the report cannot be written to"):
+        write_report(store, tmp_path / "file" / "report.md")
 
 
 def test_a_report_does_not_go_among_the_results(tmp_path: Path) -> None:

@@ -302,3 +302,22 @@ def test_grasp_on_a_function_without_a_second_derivative() -> None:
     found = pb.get_criterion("grasp:bn=eval").score(model, batch)
     same = nn.Sequential(model[0], Spelled(), model[2])
     assert_close(found, pb.get_criterion("grasp:bn=eval").score(same, batch))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": 0}, ""),
+        ({"seed": 2**63 - 1}, ""),
+        ({"seed": -1}, r"seed=-1 is outside 0\.\.2\*\*63"),
+        ({"seed": 2**63}, r"is outside 0\.\.2\*\*63"),
+        ({"micro_batch": 1}, ""),
+        ({"micro_batch": 0}, "micro_batch=0 must be at least 1"),
+    ],
+)
+def test_limits_of_options(options: dict[str, int], message: str) -> None:
+    if not message:
+        assert str(pb.get_criterion("random", **options)).endswith(str(*options.values()))
+        return
+    with pytest.raises(pb.UserError, match=message):
+        pb.get_criterion("random", **options)

@@ -3,6 +3,7 @@
 import os
 import weakref
 from pathlib import Path, PurePath
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,6 +29,21 @@ from pai_bench.support.memory import UNKNOWN, free_bytes, is_out_of_memory
 )
 def test_what_says_that_memory_was_short(error: Exception, short: bool) -> None:
     assert is_out_of_memory(error) is short
+
+
+def test_freed_memory_is_kept_by_what_glibc_calls_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """malloc.h has M_TRIM_THRESHOLD -1 and M_MMAP_THRESHOLD -3; more than 32 MiB are refused."""
+    calls: list[tuple[int, int]] = []
+    library = SimpleNamespace(mallopt=lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: library if name is None else None)
+    monkeypatch.setattr(memory.sys, "platform", "linux")
+    memory.keep_freed_memory.__wrapped__()
+    assert calls == [(-3, 32 * 2**20), (-1, 2**31 - 1)]  # a C int
+    for platform, without in (("darwin", library), ("linux", SimpleNamespace())):
+        monkeypatch.setattr(memory.sys, "platform", platform)
+        monkeypatch.setattr(memory.ctypes, "CDLL", lambda _name, without=without: without)
+        memory.keep_freed_memory.__wrapped__()
+    assert len(calls) == 2
 
 
 def test_memory_that_torch_keeps_for_itself_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
