@@ -1,0 +1,95 @@
+"""What is counted and timed of a training step, by clocks and devices that stand for the real ones."""
+
+import itertools
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from pai_bench.execution import measure
+from pai_bench.execution.measure import evaluation_steps, measured_step, step_seconds, timed, training_steps
+from pai_bench.experiment.resolve import resolve
+from pai_bench.experiment.runner import Runner
+from pai_bench.training.trainer import ENGINE
+from tests.experiment.test_runner import sweep
+
+
+@pytest.mark.parametrize("error", [None, ValueError("x")])
+def test_threads_are_as_many_as_before_after_an_error_too(
+    error: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, seen = torch.get_num_threads(), list[int]()
+
+    def measured(*_arguments: Any) -> tuple[float, int]:
+        seen.append(torch.get_num_threads())
+        if error is not None:
+            raise error
+        return 1.0, 2
+
+    monkeypatch.setattr(measure, "step_seconds", measured)
+    runner = Runner(resolve(sweep(seeds=1)))
+    for _ in range(2):
+        with nullcontext() if error is None else pytest.raises(ValueError, match="x"):
+            assert measured_step(runner, runner.catalog.trials[0], before + 1, 1, ENGINE) == (1.0, 2)
+        assert torch.get_num_threads() == before
+    assert seen == [before + 1] * (1 if error is None else 2)  # what was measured is kept
+
+
+@pytest.mark.parametrize(("epochs", "passes"), [(0, 1), (1, 1), (3, 3)])
+def test_steps_and_what_testing_costs(epochs: int, passes: int) -> None:
+    """Of 240 examples in batches of 50; after each epoch, 60 are tested by a forward pass, a third of a step."""
+    runner = Runner(resolve(sweep(seeds=1, epochs=epochs, batch_size=50)))
+    trial = runner.catalog.trials[0]
+    assert training_steps(runner, trial) == epochs * 4
+    assert evaluation_steps(trial, runner.inputs.whole(trial)) == pytest.approx(passes * 60 / 50 / 3)
+    if not epochs:
+        assert step_seconds(runner, trial, 1, ENGINE) == (0.0, 0)
+
+
+class Event:
+    """Stands for an event of CUDA; the host waits for it."""
+
+    def __init__(self, notes: list[Any], number: int) -> None:
+        self.notes, self.number = notes, number
+
+    def record(self, _stream: object) -> None:
+        self.notes.append(("queued", self.number))
+
+    def synchronize(self) -> None:
+        self.notes.append(("waited for", self.number))
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_steps_are_timed_by_the_clock_and_few_are_in_flight(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[Any] = []
+    numbers, clock = itertools.count(), itertools.count()
+    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    monkeypatch.setattr(measure, "synchronise", lambda device: notes.append(device.type))
+    monkeypatch.setattr(torch.cuda, "Event", lambda: Event(notes, next(numbers)))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: device)
+    step: Any = lambda inputs, targets, rate: notes.append((inputs, targets, rate))  # noqa: E731
+    batches: Any = iter(zip(range(10), range(10, 20), strict=True))
+    # the clock is read before, before each step but the first, and after: 0, 1, 2, 3, 4 and 5
+    assert timed(step, batches, 0.1, torch.device(kind), 4.0) == 5 / 4
+    steps = [(i, 10 + i, 0.1) for i in range(4)]
+    if kind == "cpu":
+        assert notes == ["cpu", *steps, "cpu"]
+        return
+    queued, waited = ([(word, i) for i in range(4)] for word in ("queued", "waited for"))
+    assert notes == [
+        "cuda",
+        *(steps[0], queued[0]),
+        *(steps[1], queued[1]),
+        *(steps[2], queued[2], waited[0]),
+        *(steps[3], queued[3], waited[1]),
+        "cuda",
+    ]
+
+
+def test_one_step_is_timed_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    step: Any = lambda *given: made.append(given)  # noqa: E731
+    assert timed(step, iter([(1, 2)]), 0.1, torch.device("cpu"), 0.0) >= 0  # type: ignore[list-item]
+    assert made == [(1, 2, 0.1)]
