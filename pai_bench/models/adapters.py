@@ -70,16 +70,11 @@ def timm_model(name: str) -> Builder:
 
 def adapt_channels(network: nn.Module, channels: int) -> None:
     """Make the first convolution take `channels` input channels, freshly initialised, if it takes another number."""
-    for parent in network.modules():
-        for name, child in parent.named_children():
-            if isinstance(child, nn.Conv2d):
-                if child.in_channels != channels:
-                    child.in_channels = channels
-                    shape = (child.out_channels, channels // child.groups, *child.kernel_size)
-                    child.weight = nn.Parameter(torch.empty(shape))
-                    child.reset_parameters()
-                    setattr(parent, name, child)
-                return
+    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is not None and first.in_channels != channels:
+        first.in_channels = channels
+        first.weight = nn.Parameter(torch.empty(first.out_channels, channels // first.groups, *first.kernel_size))
+        first.reset_parameters()
 
 
 def check_size(network: nn.Module, input_shape: InputShape) -> None:

@@ -1,10 +1,13 @@
 """The conformance suite passes for every registered criterion, and each of its checks can fail."""
 
 import itertools
+import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -19,6 +22,7 @@ from pai_bench.analyses.conformance import (
     example,
     run_check,
     run_checks,
+    traces,
 )
 from pai_bench.cli.entry import main
 from pai_bench.masks import Linear, Schedule
@@ -392,3 +396,25 @@ def test_the_verb_for_an_unknown_name(name: str, message: str, capsys: pytest.Ca
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.out == ""
+
+
+TOUCHED: dict[str, Callable[[nn.Module, pb.Batch], object]] = {
+    "the inputs": lambda _, batch: batch.inputs.neg_(),
+    "the targets": lambda _, batch: batch.targets.add_(1),
+    "torch's random state": lambda *_: torch.rand(1),
+    "Python's random state": lambda *_: random.random(),
+    "numpy's random state": lambda *_: np.random.rand(),  # the old generator is what others draw from
+    "the values of '0.weight'": lambda model, _: model[0].weight.data.neg_(),  # type: ignore[index, union-attr]
+    "the values of '1.running_mean'": lambda model, _: model[1].running_mean.add_(1),  # type: ignore[index, union-attr]
+    "the gradient of '0.weight'": lambda model, _: setattr(model[0].weight, "grad", torch.ones(3, 2)),  # type: ignore[index]
+}
+
+
+@pytest.mark.parametrize("what", TOUCHED)
+def test_each_trace_of_scoring_is_found(what: str) -> None:
+    model, batch = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), pb.Batch(torch.ones(2, 2), torch.arange(2))
+    before = traces(model, batch)
+    assert traces(model, batch) == before
+    TOUCHED[what](model, batch)
+    after = traces(model, batch)
+    assert {name for name, state in before.items() if state != after[name]} == {what}

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import pai_bench as pb
+from pai_bench.models.adapters import adapt_channels
 from pai_bench.scoring import prunable_parameters
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # timm's own
@@ -53,3 +55,17 @@ def test_a_module_that_breaks_or_leaves_is_named(text: str, said: str, monkeypat
     Path(f"{name}.py").write_text(text)
     with pytest.raises(pb.UserError, match=f"module:{name}:build cannot be imported .{said}"):
         pb.create_model(f"module:{name}:build", input_shape=(4,), num_classes=2)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_the_first_convolution_is_that_of_the_channels_of_the_data(groups: int) -> None:
+    network = nn.Sequential(nn.ReLU(), nn.Sequential(nn.Conv2d(3, 6, 3, groups=groups)), nn.Conv2d(6, 4, 3))
+    first, second = network[1][0], network[2]
+    before = first.weight
+    adapt_channels(network, 3)
+    assert first.weight is before
+    adapt_channels(network, 9)
+    assert (first.in_channels, tuple(first.weight.shape)) == (9, (6, 9 // groups, 3, 3))
+    assert (second.in_channels, tuple(second.weight.shape)) == (6, (4, 6, 3, 3))
+    assert bool(first.weight.abs().max() <= (9 // groups * 9) ** -0.5)  # as torch draws it
+    assert network(torch.ones(1, 9, 8, 8)).shape == (1, 4, 4, 4)
