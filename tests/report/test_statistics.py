@@ -310,3 +310,20 @@ def test_ranks_of_a_single_method_tell_nothing() -> None:
     found = ranks(["snip"], [[0.5], [0.6]])
     assert math.isnan(found.critical)
     assert math.isnan(found.p)
+
+
+def test_a_probability_is_at_most_one() -> None:
+    """Where the ranks lean to no side, either sum of them has both signs."""
+    assert signed_ranks([1.0, -1.0]) == (1.0, 0)
+    assert signed_ranks([1.0, 2.0, -3.0]) == (1.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("methods", "blocks", "tested", "critical"),
+    [(1, 5, False, False), (2, 1, False, False), (2, 2, False, True), (3, 1, False, False), (3, 2, True, True)],
+)
+def test_ranks_of_few(methods: int, blocks: int, tested: bool, critical: bool) -> None:
+    found = ranks(list("abc"[:methods]), [[float(i + j) for i in range(methods)] for j in range(blocks)])
+    assert found.blocks == blocks
+    assert found.mean == tuple(float(methods - i) for i in range(methods))
+    assert (not math.isnan(found.p), not math.isnan(found.critical)) == (tested, critical)

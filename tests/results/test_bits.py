@@ -3,6 +3,7 @@
 import base64
 import json
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -111,3 +112,18 @@ def test_a_whole_mask_of_other_layers_than_it_names_is_refused() -> None:
     content = save({"b": np.zeros(2, np.uint8)}, {"shapes": json.dumps({"a": [3, 4]})})
     with pytest.raises(ValueError, match="other layers than it names"):
         bits.read_mask_file(content)
+
+
+CHANGED: list[Callable[[str], str]] = [
+    lambda text: text[:4] + "!" + text[4:],
+    lambda text: text + "\n",
+    lambda text: text[:-4],
+    lambda text: "é" + text,
+]
+
+
+@pytest.mark.parametrize("change", CHANGED)
+def test_what_is_no_text_of_a_mask_is_an_error(change: Callable[[str], str]) -> None:
+    text = bits.pack({"a": np.arange(100) % 3 == 0})
+    with pytest.raises(ValueError, match=r"."):
+        bits.unpack(change(text), 100)
