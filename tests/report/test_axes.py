@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from pai_bench.report import tables
 from pai_bench.report.figures import pareto
-from pai_bench.report.figures.accuracy import accuracy_ticks, accuracy_to_error
+from pai_bench.report.figures.accuracy import TICKS, accuracy_ticks, accuracy_to_error, error_to_accuracy
 from pai_bench.report.summary import comparisons
 from pai_bench.results import as_frame
 from tests.report.records import drawn
@@ -24,6 +24,22 @@ def test_an_accuracy_axis_has_room_for_its_ticks(bottom: float, top: float) -> N
     places = [accuracy_to_error(tick) for tick in found]
     length = accuracy_to_error(top) - accuracy_to_error(bottom)
     assert min(np.diff(places)) >= 0.07 * length
+
+
+def test_accuracies_that_an_axis_may_name_are_round() -> None:
+    fives = set(range(0, 101, 5))
+    assert {tick for tick in TICKS if tick not in fives} == {96, 97, 98, 99, 99.5}
+    assert fives <= set(TICKS)
+    assert len(set(TICKS)) == len(TICKS)
+
+
+def test_the_scale_of_accuracies_there_and_back() -> None:
+    """By the error, to which 0.3 per cent are added; beyond the axis it goes on."""
+    accuracies = np.array([0.0, 50.0, 98.0, 99.9, 100.0])
+    scaled = accuracy_to_error(accuracies)
+    np.testing.assert_allclose(np.exp(-scaled), 100.3 - accuracies)
+    np.testing.assert_allclose(error_to_accuracy(scaled), accuracies, atol=1e-9)
+    assert np.isfinite(accuracy_to_error(1e9))
 
 
 def test_disconnected_seeds_count_in_the_cost_of_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
