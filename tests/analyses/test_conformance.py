@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -398,15 +398,15 @@ def test_the_verb_for_an_unknown_name(name: str, message: str, capsys: pytest.Ca
     assert captured.out == ""
 
 
-TOUCHED: dict[str, Callable[[nn.Module, pb.Batch], object]] = {
+TOUCHED: dict[str, Callable[[Any, pb.Batch], object]] = {
     "the inputs": lambda _, batch: batch.inputs.neg_(),
     "the targets": lambda _, batch: batch.targets.add_(1),
     "torch's random state": lambda *_: torch.rand(1),
     "Python's random state": lambda *_: random.random(),
     "numpy's random state": lambda *_: np.random.rand(),  # the old generator is what others draw from
-    "the values of '0.weight'": lambda model, _: model[0].weight.data.neg_(),  # type: ignore[index, union-attr]
-    "the values of '1.running_mean'": lambda model, _: model[1].running_mean.add_(1),  # type: ignore[index, union-attr]
-    "the gradient of '0.weight'": lambda model, _: setattr(model[0].weight, "grad", torch.ones(3, 2)),  # type: ignore[index]
+    "the values of '0.weight'": lambda model, _: model[0].weight.data.neg_(),
+    "the values of '1.running_mean'": lambda model, _: model[1].running_mean.add_(1),
+    "the gradient of '0.weight'": lambda model, _: setattr(model[0].weight, "grad", torch.ones(3, 2)),
 }
 
 

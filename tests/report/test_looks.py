@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.axis import Axis
 from matplotlib.collections import Collection, LineCollection, PathCollection, QuadMesh
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -60,7 +59,7 @@ def spine(one: Spine) -> str:
     return f"{one.spine_type} at {where[0]} {where[1]:g}" if isinstance(where, tuple) else f"{one.spine_type}"
 
 
-def look_of_axis(axis: Axis) -> str:
+def look_of_axis(axis: Any) -> str:
     """Where an axis has ticks, as far as this does not depend on the room that there is, and how they look."""
     major, minor = axis.get_major_locator(), axis.get_minor_locator()
     fixed = [f"{place:.3g}" for place in axis.get_majorticklocs()] if isinstance(major, FixedLocator) else ""
@@ -128,7 +127,7 @@ def places(same: Sequence[Any]) -> str:
 
 def extent(image: AxesImage | QuadMesh) -> Any:
     """Where an image or a mesh is: its ends, or its corners."""
-    return [image.get_extent()] if isinstance(image, AxesImage) else image.get_coordinates().reshape(-1, 2)
+    return [image.get_extent()] if isinstance(image, AxesImage) else np.asarray(image.get_coordinates()).reshape(-1, 2)
 
 
 def sums(parts: Iterable[Any]) -> str:

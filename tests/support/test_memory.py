@@ -1,6 +1,8 @@
 """Whether memory was short, and how much there is."""
 
+import ctypes
 import os
+import sys
 import weakref
 from pathlib import Path, PurePath
 from types import SimpleNamespace
@@ -35,13 +37,13 @@ def test_freed_memory_is_kept_by_what_glibc_calls_it(monkeypatch: pytest.MonkeyP
     """malloc.h has M_TRIM_THRESHOLD -1 and M_MMAP_THRESHOLD -3; more than 32 MiB are refused."""
     calls: list[tuple[int, int]] = []
     library = SimpleNamespace(mallopt=lambda *arguments: calls.append(arguments))
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: library if name is None else None)
-    monkeypatch.setattr(memory.sys, "platform", "linux")
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library if name is None else None)
+    monkeypatch.setattr(sys, "platform", "linux")
     memory.keep_freed_memory.__wrapped__()
     assert calls == [(-3, 32 * 2**20), (-1, 2**31 - 1)]  # a C int
     for platform, without in (("darwin", library), ("linux", SimpleNamespace())):
-        monkeypatch.setattr(memory.sys, "platform", platform)
-        monkeypatch.setattr(memory.ctypes, "CDLL", lambda _name, without=without: without)
+        monkeypatch.setattr(sys, "platform", platform)
+        monkeypatch.setattr(ctypes, "CDLL", lambda _name, without=without: without)
         memory.keep_freed_memory.__wrapped__()
     assert len(calls) == 2
 

@@ -161,9 +161,9 @@ def test_how_a_process_begins(tmp_path: Path) -> None:
 
 
 def test_a_process_ends_with_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
-    parents, slept, codes = [7, 7, 1], [], []
+    parents, slept, codes = [7, 7, 1], list[float](), list[int]()
     monkeypatch.setattr(os, "getppid", lambda: parents.pop(0))
-    monkeypatch.setattr(processes.time, "sleep", slept.append)
+    monkeypatch.setattr(time, "sleep", slept.append)
     monkeypatch.setattr(os, "_exit", codes.append)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(signal, "pthread_sigmask", lambda *_: None)
