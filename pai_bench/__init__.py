@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pai_bench.experiment.masks import initial_weights, read_mask, remake_mask
     from pai_bench.experiment.sweep import Sweep
     from pai_bench.graph import Connectivity, connectivity
+    from pai_bench.groups import GroupMask, Groups, find_groups, shrink
     from pai_bench.masks import Mask
     from pai_bench.models import create_model
     from pai_bench.pruning import Pruner, PruningOptions, prune
@@ -34,6 +35,8 @@ _HOMES = {
     "Connectivity": "pai_bench.graph",
     "Criterion": "pai_bench.scoring",
     "DataSet": "pai_bench.data",
+    "GroupMask": "pai_bench.groups",
+    "Groups": "pai_bench.groups",
     "Mask": "pai_bench.masks",
     "MaskedModel": "pai_bench.scoring",
     "Pruner": "pai_bench.pruning",
@@ -46,6 +49,7 @@ _HOMES = {
     "create_model": "pai_bench.models",
     "criterion": "pai_bench.support.registry",
     "data_set": "pai_bench.support.registry",
+    "find_groups": "pai_bench.groups",
     "get_criterion": "pai_bench.scoring",
     "initialisation": "pai_bench.support.registry",
     "metric": "pai_bench.support.registry",
@@ -59,6 +63,7 @@ _HOMES = {
     "read_results": "pai_bench.results",
     "remake_mask": "pai_bench.experiment.masks",
     "run": "pai_bench.execution",
+    "shrink": "pai_bench.groups",
 }
 
 __all__ = [
@@ -66,6 +71,8 @@ __all__ = [
     "Connectivity",
     "Criterion",
     "DataSet",
+    "GroupMask",
+    "Groups",
     "Mask",
     "MaskedModel",
     "Pruner",
@@ -78,6 +85,7 @@ __all__ = [
     "create_model",
     "criterion",
     "data_set",
+    "find_groups",
     "get_criterion",
     "initial_weights",
     "initialisation",
@@ -91,6 +99,7 @@ __all__ = [
     "remake_mask",
     "run",
     "schedule",
+    "shrink",
 ]
 
 

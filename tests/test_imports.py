@@ -50,7 +50,7 @@ def ours(module: str) -> bool:
     return module.split(".")[0] in ("pai_bench", "pai_criteria")
 
 
-PRUNING = ("pruning", "scoring", "graph", "masks", "networks", "support")
+PRUNING = ("pruning", "scoring", "groups", "graph", "masks", "networks", "support")
 """The packages that make a mask; each may import those after it."""
 
 
@@ -63,7 +63,8 @@ PRUNING = ("pruning", "scoring", "graph", "masks", "networks", "support")
         ("networks", ("networks", "support")),
         ("masks", ("masks", "networks", "support")),
         ("graph", ("graph", "masks", "networks", "support")),
-        ("scoring", ("scoring", "graph", "masks", "networks", "support")),
+        ("groups", ("groups", "graph", "masks", "networks", "support")),
+        ("scoring", ("scoring", "groups", "graph", "masks", "networks", "support")),
         ("pruning", PRUNING),
         ("training", ("training", "data", "masks.application", "support")),
         ("results", ("results", "experiment.settings", "training.protocol", "support")),

@@ -1,0 +1,100 @@
+"""Which slices of a network's parameters belong together, because the network computes with them element by element.
+
+Operations that move elements move the numbers of their slices, those that combine two elements tie theirs, and a
+product with a weight ties its columns to the numbers that come in and gives those of its rows
+(`pai_bench.graph.unit_rules`). What is tied together in the end can only be removed together. An operation that is not
+known makes what it takes and gives fixed: a rule that is missing costs sparsity, never correctness.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pai_bench.graph.operations import CONSTANTS
+from pai_bench.graph.ties import NONE, Array, Ties
+from pai_bench.graph.tracing import Operation, Trace
+from pai_bench.graph.unit_rules import note_view, numbers_of_results
+
+
+class Units(Ties):
+    """The ties of a whole trace, and the label of each slice: equal labels go together."""
+
+    def __init__(self, trace: Trace, modules: Mapping[str, nn.Module]) -> None:
+        super().__init__(trace, modules)
+        self.carry(trace.input, self.fixed("the network's input"))
+        operations = needed(trace)
+        for operation, done in zip(operations, last_uses(operations, trace), strict=True):
+            self._follow(operation)
+            for memory in done:
+                self.forget(memory)
+        for output in trace.outputs:
+            self.fix(self.numbers(output), "the network's output")
+        labels = self._divisible()
+        self.by_axis = self.labels_of_axes(labels)
+        """For each dimension of each parameter and buffer that the network multiplies by or adds: slice -> label."""
+        self.why_fixed = self.reasons(labels)
+        """Label -> reasons."""
+        numbers = torch.cat([torch.zeros(0, dtype=torch.int32), *self.multiplied])
+        self.of_products = {int(label) for label in np.unique(labels[numbers[numbers >= 0].numpy()])}
+        """Labels of what is multiplied with other values in matrix products."""
+
+    def _follow(self, operation: Operation) -> None:
+        if operation.is_view:
+            note_view(self, operation)
+            return
+        numbers: Sequence[Tensor] = []
+        if operation.name not in CONSTANTS and any(map(self.concerns, operation.given)):
+            numbers = numbers_of_results(self, operation)
+        for result, carried in zip(operation.results, numbers, strict=False):
+            self.carry(result, carried)
+        for result in operation.results[len(numbers) :]:
+            if self.depends(result):  # a constant is written there
+                self.carry(result, torch.tensor(NONE, dtype=torch.int32))
+
+    def _divisible(self) -> Array:
+        """The labels, after all that asks for it was tied so that divided dimensions stay divisible.
+
+        Where whole slabs go together already, as heads do, any may go. Elsewhere the last dimension is the one that
+        becomes shorter, as in a shuffle of channels.
+        """
+        while True:
+            labels = self.labels()
+            unequal = [numbers for numbers in self.divided if not stays_divisible(labels, numbers)]
+            if not unequal:
+                return labels
+            for numbers in unequal:
+                self.tie_along(numbers, *range(numbers.dim() - 1))
+
+
+def stays_divisible(labels: Array, numbers: Tensor) -> bool:
+    """Whether along one dimension of `numbers` all of a slab has one label."""
+    known = numbers.numpy()
+    found = np.where(known < 0, -1, labels[known])
+    slabs = (np.moveaxis(found, dim, 0).reshape(found.shape[dim], -1) for dim in range(found.ndim))
+    return any(bool((slab == slab[:, :1]).all()) for slab in slabs)
+
+
+def needed(trace: Trace) -> list[Operation]:
+    """The operations that the outputs are made by: last states, say, that nobody reads, tie nothing."""
+    live = {trace.keys[id(tensor)][0] for tensor in trace.outputs}
+    found = []
+    for operation in reversed(trace.operations):
+        if any(trace.keys[id(tensor)][0] in live for tensor in operation.results):
+            live |= {trace.keys[id(tensor)][0] for tensor in operation.given}
+            found.append(operation)
+    return found[::-1]
+
+
+def last_uses(operations: Sequence[Operation], trace: Trace) -> list[list[int]]:
+    """For each operation, the memories that none after it, nor the outputs, use."""
+    last: dict[int, int] = {}
+    for place, operation in enumerate(operations):
+        last |= dict.fromkeys((trace.keys[id(tensor)][0] for tensor in (*operation.given, *operation.results)), place)
+    for tensor in trace.outputs:
+        last.pop(trace.keys[id(tensor)][0], None)
+    found: list[list[int]] = [[] for _ in operations]
+    for memory, place in last.items():
+        found[place].append(memory)
+    return found

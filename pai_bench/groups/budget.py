@@ -1,0 +1,149 @@
+"""What is left of a network without some groups, in units, weights or operations, and how many groups may go."""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pai_bench.graph.ties import Axis
+from pai_bench.groups.groups import GroupMask, Groups
+from pai_bench.support.errors import UserError
+
+SparsityOf = Literal["weights", "nodes", "flops"]
+"""What a sparsity is the removed share of: weights, units (nodes) of all layers but the last, or operations."""
+
+OUTPUT = "the network's output"
+
+
+class Budget:
+    """How much is left of a network as its groups are removed one after the other, the first of `order` first."""
+
+    def __init__(self, groups: Groups, order: Tensor) -> None:
+        self.groups = groups
+        rank = torch.full((groups.count + 1,), torch.iinfo(torch.int64).max)
+        rank[order] = torch.arange(len(order))
+        self._ranks = {axis: np.sort(rank[of].numpy()) for axis, of in groups.by_axis.items()}
+        self._rank = rank[:-1]
+
+    def kept(self, removed: int) -> GroupMask:
+        """The mask without the first `removed` groups."""
+        return GroupMask(self.groups, self._rank >= removed)
+
+    def left(self, sparsity_of: SparsityOf, removed: int) -> float:
+        """Units, weights or operations without the first `removed` groups."""
+        if sparsity_of not in get_args(SparsityOf):
+            raise UserError(f"sparsity of {sparsity_of!r} is not one of {', '.join(get_args(SparsityOf))}")
+        counts: dict[str, Callable[[int], float]] = {
+            "weights": self._weights,
+            "nodes": self._nodes,
+            "flops": self._flops,
+        }
+        return counts[sparsity_of](removed)
+
+    def _alive(self, axis: Axis, removed: int) -> int:
+        ranks = self._ranks[axis]
+        return len(ranks) - int(np.searchsorted(ranks, removed))
+
+    def _size(self, name: str, removed: int) -> int:
+        sizes = list(self.groups.shapes[name])
+        for axis in self.groups.axes_of.get(name, ()):
+            sizes[axis.dim] = self._alive(axis, removed)
+        return int(np.prod(sizes, dtype=np.int64))
+
+    def _weights(self, removed: int) -> float:
+        return sum(self._size(name, removed) for name in self.groups.flops)
+
+    def _flops(self, removed: int) -> float:
+        groups = self.groups
+        shares = (f * self._size(name, removed) / groups.shapes[name].numel() for name, f in groups.flops.items())
+        return groups.other_flops + sum(shares)
+
+    def _nodes(self, removed: int) -> float:
+        return sum(
+            (self._alive(axis, removed) if axis in self._ranks else self.groups.shapes[axis.name][axis.dim]) / rows
+            for axis, rows in self._counted.items()
+        )
+
+    @cached_property
+    def _counted(self) -> dict[Axis, int]:
+        """Root axes that count as layers of units, with the rows of each unit.
+
+        Not the network's outputs, nor weights that a recurrent layer multiplies its own state with; hidden units and
+        heads count as one each.
+        """
+        groups, found = self.groups, {}
+        for axis in groups.roots:
+            if OUTPUT in groups.fixed.get(axis, ()):
+                continue
+            rows, rows_per_unit = groups.by_axis.get(axis), 1
+            if rows is not None and bool((rows >= 0).any()):
+                free = rows[rows >= 0]
+                if bool(groups.gated[free].all()):
+                    if any(
+                        other.name == axis.name and other.dim != axis.dim and bool(torch.isin(free, of).any())
+                        for other, of in groups.by_axis.items()
+                    ):
+                        continue
+                    rows_per_unit = len(free) // len(free.unique())
+            found[axis] = rows_per_unit
+        return found
+
+
+def removal_order(groups: Groups, scores: Tensor, min_units: float = 1) -> Tensor:
+    """The groups in the order in which they are removed, without those that always stay.
+
+    Lowest score first; among equals, the later one first. Of each layer the best `min_units` (a number, or below 1 a
+    share, rounded up) stay.
+    """
+    values = scores.detach().to("cpu", torch.float64).numpy()
+    order = np.lexsort((-np.arange(groups.count), values))
+    place = np.empty(groups.count, dtype=np.int64)
+    place[order] = np.arange(groups.count)
+    stays = np.zeros(groups.count, dtype=bool)
+    for axis in groups.roots:
+        if axis in groups.by_axis:
+            of = groups.by_axis[axis]
+            units = of[of >= 0].unique().numpy()
+            fixed = int((of < 0).count_nonzero())
+            least = int(np.ceil(min_units * (len(units) + fixed))) if min_units < 1 else int(min_units)
+            best = units[np.argsort(-place[units])]
+            stays[best[: max(0, least - fixed)]] = True
+    return torch.from_numpy(order[~stays[order]])
+
+
+def keep_share(
+    groups: Groups,
+    scores: Tensor,
+    density: float,
+    *,
+    sparsity_of: SparsityOf = "weights",
+    min_units: float = 1,
+    dense: float | None = None,
+) -> GroupMask:
+    """The mask that keeps at most a share of the units, weights or operations of the `dense` network.
+
+    The shortest list of groups is removed, lowest scores first, after which at most ``density * dense`` are left, of
+    units ``round(density * dense)``. Without `dense`, it is of these groups' own network. UserError where the groups
+    that have to stay are more than that, with the largest sparsity that can be reached.
+    """
+    budget = Budget(groups, removal_order(groups, scores, min_units))
+    count = int((budget._rank < torch.iinfo(torch.int64).max).count_nonzero())
+    whole = budget.left(sparsity_of, 0) if dense is None else dense
+    target = density * whole
+    target = round(target) if sparsity_of == "nodes" else target * (1 + 1e-12)
+    if (least := budget.left(sparsity_of, count)) > target:
+        raise UserError(
+            f"a sparsity of {1 - density:g} of {sparsity_of} cannot be reached, since a unit of every layer and what "
+            f"is fixed stay; the largest is {1 - least / whole:.4g}"
+        )
+    low, high = 0, count
+    while low < high:
+        middle = (low + high) // 2
+        if budget.left(sparsity_of, middle) <= target:
+            high = middle
+        else:
+            low = middle + 1
+    return budget.kept(low)

@@ -1,0 +1,73 @@
+"""Networks that are really smaller: without the slices of the groups that were removed."""
+
+import torch
+from torch import Tensor, nn
+
+from pai_bench.graph.ties import Axis
+from pai_bench.graph.unit_rules import EXTRA_CHANNELS
+from pai_bench.groups.groups import GroupMask
+from pai_bench.groups.shrunk_layers import shrunk_class
+from pai_bench.networks.private_copy import copied
+from pai_bench.networks.wrappers import unwrapped
+from pai_bench.support.torch_internals import NormBase, own_tensors
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@torch.no_grad()
+def shrink(model: nn.Module, mask: GroupMask) -> nn.Module:
+    """A copy of `model` without the groups that `mask` removes.
+
+    Parameters are new, smaller ones under their old names; buffers are sliced, and the attributes of torch's layers
+    follow. In evaluation mode it computes what ``mask.apply_(model)`` does. UserError for groups of another network.
+    """
+    mask.groups.check(model)
+    network = copied(unwrapped(model))
+    along = {axis: kept for axis, kept in mask.by_axis.items() if not bool(kept.all())}
+    smaller: dict[int, Tensor] = {}
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        sliced = tensor.detach()
+        for axis in mask.groups.axes_of.get(name, ()):
+            if axis in along:
+                sliced = sliced.index_select(axis.dim, along[axis].nonzero().squeeze(1).to(sliced.device))
+        if sliced.shape != tensor.shape:
+            parameter = isinstance(tensor, nn.Parameter)
+            smaller[id(tensor)] = nn.Parameter(sliced, tensor.requires_grad) if parameter else sliced
+    for module in network.modules():
+        for tensors in own_tensors(module):
+            for key, old in list(tensors.items()):
+                if id(old) in smaller:
+                    setattr(module, key, smaller[id(old)])
+    for name, module in network.named_modules():
+        resize(module, along.get(Axis(f"{name}.{EXTRA_CHANNELS}", 0)))
+    return network
+
+
+def resize(module: nn.Module, padding: Tensor | None) -> None:
+    """Let a layer's attributes follow its parameters, and the channels that it appends those that stay of them."""
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, CONVOLUTIONS):
+        out = module.weight.shape[0]
+        if module.groups == module.in_channels > 1 and module.weight.shape[1] == 1:  # depthwise
+            module.groups = module.in_channels = out // (module.out_channels // module.groups)
+        else:
+            module.in_channels = module.weight.shape[1] * module.groups
+        module.out_channels = out
+    elif isinstance(module, TRANSPOSED):
+        module.in_channels, module.out_channels = module.weight.shape[0], module.weight.shape[1] * module.groups
+    elif isinstance(module, NormBase):
+        known = [t for t in (module.weight, module.running_mean) if t is not None]
+        module.num_features = len(known[0]) if known else module.num_features
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = len(module.weight)
+    elif isinstance(module, nn.Embedding):
+        module.embedding_dim = module.weight.shape[1]
+    elif isinstance(module, nn.RNNBase | nn.MultiheadAttention):
+        smaller = shrunk_class(module)
+        if smaller is not None:
+            module.__class__ = smaller
+            module.resize()  # type: ignore[operator]
+    if padding is not None:
+        setattr(module, EXTRA_CHANNELS, int(padding.count_nonzero()))

@@ -1,0 +1,118 @@
+"""How many groups may go, beside a plain loop that shrinks the network after each."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pai_bench as pb
+from pai_bench.graph.flops import flops
+from pai_bench.groups import GroupMask, Groups, find_groups, shrink
+from pai_bench.groups.budget import Budget, keep_share, removal_order
+from tests.groups.networks import NETWORKS, filled
+
+NAMES = ["mlp", "convolutions and flatten", "projected shortcut", "padded shortcut", "depthwise", "grouped", "chunk"]
+
+
+def made(name: str) -> tuple[nn.Module, Groups, Tensor]:
+    build, shape, _ = NETWORKS[name]
+    network, example = filled(build()), torch.zeros(shape, dtype=torch.float64)
+    return network, find_groups(network, example), example
+
+
+def counted(network: nn.Module, example: Tensor, what: str) -> int:
+    """Weights, units of all layers but the last, or operations, of a network as it is."""
+    layers = [m for m in network.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    if what == "flops":
+        return flops(network, example).total
+    if what == "weights":
+        return sum(layer.weight.numel() for layer in layers)
+    return sum(layer.weight.shape[0] for layer in layers[:-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [(n, w) for n in NAMES for w in ("weights", "nodes", "flops") if (n, w) != ("depthwise", "nodes")],  # see below
+)
+def test_what_is_left(name: str, what: Any) -> None:
+    network, groups, example = made(name)
+    order = removal_order(groups, torch.rand(groups.count, generator=torch.Generator().manual_seed(1)))
+    budget = Budget(groups, order)
+    for removed in range(len(order) + 1):
+        smaller = shrink(network, budget.kept(removed))
+        assert math.isclose(budget.left(what, removed), counted(smaller, example, what), rel_tol=1e-12), removed
+
+
+@pytest.mark.parametrize("what", ["weights", "flops", "nodes"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "depthwise"])
+def test_the_shortest_list_of_groups_goes(name: str, what: Any) -> None:
+    network, groups, example = made(name)
+    scores = torch.rand(groups.count, generator=torch.Generator().manual_seed(2))
+    dense = counted(network, example, what)
+    for density in (0.9, 0.7, 0.5):
+        mask = keep_share(groups, scores, density, sparsity_of=what)
+        limit = round(density * dense) if what == "nodes" else density * dense
+        assert counted(shrink(network, mask), example, what) <= limit
+        removed = (~mask.kept_groups).nonzero().flatten()
+        back = mask.kept_groups.clone()
+        back[removed[scores[removed].argmax()]] = True
+        assert counted(shrink(network, GroupMask(groups, back)), example, what) > limit
+
+
+def test_units_are_counted_exactly() -> None:
+    _, groups, _ = made("mlp")
+    scores = torch.rand(15, generator=torch.Generator().manual_seed(3))
+    for kept in range(2, 16):
+        mask = keep_share(groups, scores, kept / 15, sparsity_of="nodes")
+        assert int(mask.kept_groups.sum()) == kept
+
+
+def test_equal_scores_keep_the_first() -> None:
+    _, groups, _ = made("mlp")
+    mask = keep_share(groups, torch.zeros(15), 10 / 15, sparsity_of="nodes")
+    assert mask.kept_groups.nonzero().flatten().tolist() == [*range(10)]
+
+
+def test_every_layer_keeps_its_best_units() -> None:
+    _, groups, _ = made("mlp")
+    scores = torch.cat([torch.arange(8.0), 10 + torch.arange(7.0)])
+    mask = keep_share(groups, scores, 3 / 15, sparsity_of="nodes")
+    assert mask.kept_groups.nonzero().flatten().tolist() == [7, 13, 14]
+    mask = keep_share(groups, scores, 6 / 15, sparsity_of="nodes", min_units=3)
+    assert mask.kept_groups.nonzero().flatten().tolist() == [5, 6, 7, 12, 13, 14]
+    order = removal_order(groups, scores, 0.5)
+    assert sorted({*range(15)} - {*order.tolist()}) == [4, 5, 6, 7, 11, 12, 13, 14]
+
+
+def test_what_cannot_be_reached_says_how_far_one_can_go() -> None:
+    network, groups, example = made("convolutions and flatten")
+    scores = torch.rand(groups.count, generator=torch.Generator().manual_seed(4))
+    with pytest.raises(pb.UserError, match="of weights cannot be reached") as error:
+        keep_share(groups, scores, 0.001)
+    largest = float(str(error.value).rpartition(" ")[2])
+    mask = keep_share(groups, scores, 1 - largest + 1e-4)
+    assert (
+        abs(1 - counted(shrink(network, mask), example, "weights") / counted(network, example, "weights") - largest)
+        < 1e-4
+    )
+    with pytest.raises(pb.UserError, match="sparsity of 'units' is not one of weights, nodes, flops"):
+        keep_share(groups, scores, 0.5, sparsity_of="units")  # type: ignore[arg-type]
+
+
+def test_a_depthwise_layer_has_no_units_of_its_own() -> None:
+    _, groups, _ = made("depthwise")
+    budget = Budget(groups, torch.arange(groups.count))
+    assert [budget.left("nodes", removed) for removed in range(11)] == [*range(10, -1, -1)]
+
+
+def test_hidden_units_and_heads_count_as_one() -> None:
+    for name, units in (("LSTM, 2 layers, 2 directions", 24), ("attention of one's own", 3), ("gated linear unit", 12)):
+        _, groups, _ = made(name)
+        order = torch.arange(groups.count)
+        budget = Budget(groups, order)
+        assert budget.left("nodes", 0) == units
+        assert budget.left("nodes", groups.count) == 0
+        assert np.isclose(budget.left("nodes", 1), units * (1 - 1 / groups.count))
