@@ -6,7 +6,13 @@ from typing import Any
 from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.experiment.trial import Trial
 from pai_bench.masks import OneShot, Schedule
-from pai_bench.support.registry import PROTOCOLS
+from pai_bench.support.registry import CRITERIA, PROTOCOLS
+
+UNSTRUCTURED = [plugin.name for plugin in CRITERIA.plugins() if not plugin.target.structured]
+"""Criteria of single weights."""
+
+STRUCTURED = [plugin.name for plugin in CRITERIA.plugins() if plugin.target.structured]
+"""Criteria of groups."""
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from torch import nn
 
+from pai_bench.groups.budget import SparsityOf
 from pai_bench.masks import Mask, Schedule, Scope
 from pai_bench.networks.layers import Prunable
 from pai_bench.pruning.options import PruningOptions, Repair, Target
 from pai_bench.pruning.pruner import Pruner
+from pai_bench.pruning.structured import check_sort, prune_groups
 from pai_bench.pruning.variant import Variant
-from pai_bench.scoring import BatchLike, Criterion, get_criterion
+from pai_bench.scoring import BatchLike, Criterion, StructuredCriterion, get_criterion
 from pai_bench.scoring.batch import Loss, as_batch
 from pai_bench.scoring.redraw import Draw
 from pai_bench.support import spec
@@ -27,12 +29,14 @@ def prune(
     repair: Repair = "none",
     loss: Loss | None = None,
     prunable: Prunable | None = None,
+    sparsity_of: SparsityOf = "weights",
     draw: Draw | None = None,
     seed: int = 0,
 ) -> Mask:
     """The mask that keeps exactly ``round((1 - sparsity) * n)`` of the n prunable connections of `model`.
 
-    The option ``ties`` of a criterion may keep more or fewer where scores are equal. The model is not changed:
+    Of a structured criterion it is a `GroupMask`, from which `pai_bench.shrink` makes a smaller network. The option
+    ``ties`` of a criterion may keep more or fewer where scores are equal. The model is not changed:
     ``mask.apply_(model)`` sets the removed weights to zero.
 
     * `batch`: a `Batch` or ``(inputs, targets)``, on the device of the model.
@@ -42,6 +46,8 @@ def prune(
     * `loss`: a function of the network's output and the targets, for networks that do not return logits.
     * `prunable`: names of the parameters to prune, or a predicate of name and parameter; by default all weights, also
       those of custom layers that multiply the data (`pai_bench.scoring.prunable`).
+    * `sparsity_of`: of a structured criterion, what `sparsity` is a share of: ``weights``, ``nodes`` (units of all
+      layers but the last) or ``flops``. At least so much is removed, group by group.
     * `draw`: a function of a seed that returns the same network with other weights, for ``score_init=redrawn``; by
       default each layer draws its own by ``reset_parameters``.
     * `seed`: of the criterion's and the variant's random numbers.
@@ -54,5 +60,19 @@ def prune(
     options = PruningOptions(
         schedule=schedule, scope=scope, variant=variant, target=target, min_per_layer=min_per_layer, repair=repair
     )
+    check_sort(chosen, sparsity_of, options, chosen=prunable is not None)
+    if isinstance(chosen, StructuredCriterion):
+        resolved = options.of(chosen)
+        return prune_groups(
+            model,
+            batch,
+            chosen,
+            sparsity,
+            sparsity_of=sparsity_of,
+            schedule=resolved.schedule,
+            invert=resolved.variant.inverted,
+            draw=draw,
+            seed=seed,
+        )
     with Pruner(model, chosen, options, prunable=prunable, draw=draw, seed=seed) as pruner:
         return pruner.to(batch, sparsity)

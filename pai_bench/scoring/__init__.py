@@ -1,6 +1,8 @@
 """Scores of connections: the contract of a criterion, the network that its formula sees, and isolated scoring."""
 
 from pai_bench.graph.tracing import tensors
+from pai_bench.groups import Axis, Groups
+from pai_bench.groups.reductions import consumer_sum, gate_sensitivity, root_sums
 from pai_bench.networks.forward import forward, no_recomputation
 from pai_bench.networks.layers import prunable_parameters
 from pai_bench.networks.private_copy import BatchNormMode
@@ -11,27 +13,35 @@ from pai_bench.scoring.masked_model import MaskedModel
 from pai_bench.scoring.redraw import redraw_
 from pai_bench.scoring.scorer import Scorer
 from pai_bench.scoring.single_example_conv import convolve_single_example
+from pai_bench.scoring.structured import StructuredCriterion, unstructured_scores
 from pai_bench.support.errors import CriterionError
 from pai_bench.support.spec import added_later
 from pai_bench.support.transfers import read_scalars
 
 __all__ = [
     "AuthorsChoice",
+    "Axis",
     "Batch",
     "BatchLike",
     "BatchNormMode",
     "Criterion",
     "CriterionError",
+    "Groups",
     "MaskedModel",
     "Scorer",
     "Scores",
+    "StructuredCriterion",
     "added_later",
+    "consumer_sum",
     "convolve_single_example",
     "forward",
+    "gate_sensitivity",
     "get_criterion",
     "no_recomputation",
     "prunable_parameters",
     "read_scalars",
     "redraw_",
+    "root_sums",
     "tensors",
+    "unstructured_scores",
 ]

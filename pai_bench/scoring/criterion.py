@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pai_bench.masks.schedule import OneShot, Schedule, get_schedule
 from pai_bench.masks.selection import Scope
 from pai_bench.networks.wrappers import innermost
-from pai_bench.scoring.batch import BatchLike, Loss, Scores, as_batch
+from pai_bench.scoring.batch import Batch, BatchLike, Loss, Scores, as_batch
 from pai_bench.scoring.masked_model import MaskedModel
 from pai_bench.scoring.options import CriterionOptions
 from pai_bench.scoring.prunable import default_names
@@ -63,6 +63,8 @@ class Criterion(CriterionOptions):
     """For a class in a file: the name under which earlier versions of pai-bench stored its results."""
     place: ClassVar[str] = ""
     """For a class in a file: ``PATH:CLASS``, by which `get_criterion` finds it, in other processes too."""
+    structured: ClassVar[bool] = False
+    """Whether it scores groups of weights, which are removed whole (`pai_bench.scoring.StructuredCriterion`)."""
     schedule: ClassVar[Schedule] = OneShot()
     """The default schedule. A subclass may give its text, ``exponential:steps=100``."""
     scope: ClassVar[Scope] = "global"
@@ -111,7 +113,7 @@ class Criterion(CriterionOptions):
         super().__post_init__()
 
     @abstractmethod
-    def score(self, model: Any, batch: Any) -> Scores:
+    def score(self, model: Any, batch: Any) -> Scores | Any:  # of a structured criterion, a tensor
         """Saliencies of all prunable weights of `model`: parameter name -> tensor of its shape and device.
 
         A subclass implements it for a `MaskedModel` and a `Batch`. Callers pass any network, a `Batch` or a tuple
@@ -119,6 +121,10 @@ class Criterion(CriterionOptions):
         and the targets. Raises `UserError` for batches that do not fit, and its subclass `CriterionError` for scores
         that cannot be ranked: missing, of another shape, NaN or infinite.
         """
+
+    def score_network(self, model: nn.Module, batch: Batch) -> Scores | Any:
+        """What `score` gives for a network that is no `MaskedModel`."""
+        return score_masked(self, model, batch)
 
     def formula_version_under(self, schedule: Schedule) -> int:
         """The version of the formula that matters under `schedule`: results that a change left alone stay valid."""
@@ -176,7 +182,7 @@ def public(formula: Formula) -> Callable[..., Scores]:
     def score(self: Criterion, model: nn.Module, batch: BatchLike, *, loss: Loss | None = None) -> Scores:
         model, batch = innermost(model), as_batch(batch, loss)
         if not isinstance(model, MaskedModel):
-            return score_masked(self, model, batch)
+            return self.score_network(model, batch)
         if model.options is self:  # super().score(...) in a formula
             return formula(self, model, batch)
         with Scorer.within(model, self) as scorer:  # another criterion in a formula

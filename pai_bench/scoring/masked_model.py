@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from pai_bench.groups.groups import Groups
 from pai_bench.networks.forward import RECOMPUTATION, RecomputationError, no_recomputation
 from pai_bench.networks.private_copy import BATCH_NORMS, copied, shared
 from pai_bench.scoring.batch import Batch, BatchLike, Scores, as_batch
@@ -65,6 +66,8 @@ class MaskedModel(nn.Module):
     """The seed of the criterion's random numbers."""
     state: dict[str, Any]
     """What a criterion keeps from one cut to the next, under its own keys."""
+    groups: Groups | None
+    """What a structured criterion scores; None for others."""
     honoured: set[str]
     """The options of the criterion that the formula has used, by calling methods."""
 
@@ -74,6 +77,7 @@ class MaskedModel(nn.Module):
         self.network, self.options, self.seed, self.state = network, options, seed, {}
         self.prunable = {name: network.get_parameter(name) for name in names}
         self.dense, self.mask, self.returns, self.honoured = {}, None, True, set()
+        self.groups = None
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """The output of the network."""

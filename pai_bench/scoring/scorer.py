@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +107,7 @@ class Scorer:
             model.honoured.add("loss")
         return cls(criterion, model.network, seed=model.seed, only=list(model.prunable), weights=model.dense)
 
-    def __enter__(self) -> "Scorer":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -143,6 +143,11 @@ class Scorer:
         Raises `CriterionError` for scores that cannot be ranked, a formula that changes the model, and options of the
         criterion that its formula ignores; `UserError` for a batch that does not fit the network.
         """
+        scores, sums = checked(self.run(batch, mask), self.model.prunable, self.label)
+        return divided_by_their_sum(scores, mask, sums) if self.criterion.normalised else scores
+
+    def run(self, batch: Batch, mask: Mapping[str, Tensor] | None = None) -> Any:
+        """What the formula returns under `mask`, unchecked; `CriterionError` for one that changes the model."""
         formula: Formula = type(self.criterion)._formula_behind_score
         with torch.inference_mode(False):
             self._apply_mask(mask)
@@ -154,15 +159,12 @@ class Scorer:
             scores = formula(self.criterion, self.model, own)
         self.model.zero_grad(set_to_none=True)
         self._refuse_ignored(batch)
-        checked_scores, sums = checked(scores, self.model.prunable, self.label)
-        if self.criterion.normalised:
-            checked_scores = divided_by_their_sum(checked_scores, mask, sums)
         if (name := self._changed(before)) is not None:
             raise CriterionError(
                 f"{self.label} changes the model while it scores it, in {name!r}, or the network does so itself; "
                 "a criterion may change its copy of the network in `prepare`, and only there"
             )
-        return checked_scores
+        return scores
 
     def _refuse_ignored(self, batch: Batch) -> None:
         """Raise for options that a formula ignores, since it computes its own gradients."""

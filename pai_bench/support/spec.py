@@ -18,7 +18,10 @@ T = TypeVar("T")
 
 
 def parse(text: str) -> tuple[str, dict[str, str]]:
-    """Split ``grasp:temperature=1`` into its name and its options."""
+    """Split ``grasp:temperature=1`` into its name and its options.
+
+    In ``group:of=grasp:of.temperature=1``, an option is itself written like this, and its options behind its name.
+    """
     name, *rest = text.strip().split(":")
     options: dict[str, str] = {}
     for part in rest:
@@ -28,7 +31,11 @@ def parse(text: str) -> tuple[str, dict[str, str]]:
             raise UserError(f"in {text!r}: {part!r} is not of the form OPTION=VALUE")
         if key in options:
             raise UserError(f"in {text!r}: option {key!r} is given twice")
-        options[key] = value.strip()
+        outer, dot, inner = key.partition(".")
+        if dot and outer in options:
+            options[outer] += f":{inner}={value.strip()}"
+        else:
+            options[key] = value.strip()
     return name.strip(), options
 
 
@@ -142,4 +149,13 @@ def identity_fields(value: Any, declared_by: Any = None) -> dict[str, Any]:
 def write(name: str, value: Any) -> str:
     """The text from which `value` can be built again: its name and the options that differ from the defaults."""
     options = ((f, getattr(value, f.name)) for f in fields(value) if f.init)
-    return ":".join([name, *(f"{f.name.replace('_', '-')}={item}" for f, item in options if item != f.default)])
+    parts = (option_text(f.name.replace("_", "-"), str(item)) for f, item in options if item != f.default)
+    return ":".join([name, *parts])
+
+
+def option_text(key: str, value: str) -> str:
+    """An option as `parse` reads it, the options of its value as options of their own: ``of=grasp:of.bn=eval``."""
+    first, *inner = value.split(":")
+    if not all("=" in part for part in inner):
+        return f"{key}={value}"
+    return ":".join([f"{key}={first}", *(f"{key}.{part}" for part in inner)])

@@ -11,9 +11,10 @@ from torch import nn
 import pai_bench as pb
 from pai_bench.models.create import model_version
 from pai_bench.scoring import prunable_parameters
-from pai_bench.support.registry import CRITERIA, MODELS, PROTOCOLS
+from pai_bench.support.registry import MODELS, PROTOCOLS
 from pai_bench.training.step import Step
 from pai_bench.training.trainable_groups import SingleModel
+from tests.made import UNSTRUCTURED
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
 NAMES = [plugin.name for plugin in MODELS.plugins() if not plugin.name.endswith(":")]
@@ -221,7 +222,7 @@ def test_a_recurrent_network_reads_rows_from_top_to_bottom() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("criterion", [plugin.name for plugin in CRITERIA.plugins()])
+@pytest.mark.parametrize("criterion", UNSTRUCTURED)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_model_with_every_criterion(name: str, criterion: str) -> None:
     """Scores, prunes, is checked for connectivity, and trains two steps."""

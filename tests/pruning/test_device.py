@@ -20,10 +20,10 @@ from pai_bench.masks.selection import with_ties
 from pai_bench.scoring import prunable_parameters
 from pai_bench.support import transfers
 from pai_bench.support.errors import UserError
-from pai_bench.support.registry import CRITERIA
+from tests.made import UNSTRUCTURED
 from tests.masks.test_selection import allocated
 
-ALL = [plugin.name for plugin in CRITERIA.plugins()]
+ALL = UNSTRUCTURED
 
 
 @pytest.fixture

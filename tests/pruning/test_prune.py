@@ -13,7 +13,7 @@ import pai_bench as pb
 from pai_bench.masks import Exponential, OneShot, Schedule, select
 from pai_bench.scoring import MaskedModel, prunable_parameters
 from pai_bench.support.errors import CriterionError
-from pai_bench.support.registry import CRITERIA
+from tests.made import UNSTRUCTURED
 
 BATCH = pb.Batch(torch.ones(2, 3), torch.tensor([0, 1]))
 
@@ -27,7 +27,7 @@ def linear(values: list[float]) -> nn.Module:
 
 
 @settings(max_examples=25)
-@given(sparsity=st.floats(0, 1, exclude_max=True), name=st.sampled_from([p.name for p in CRITERIA.plugins()]))
+@given(sparsity=st.floats(0, 1, exclude_max=True), name=st.sampled_from(UNSTRUCTURED))
 def test_exactly_k_are_kept(sparsity: float, name: str) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
@@ -207,7 +207,7 @@ def on_gpu(test: Any) -> Any:
 
 
 @on_gpu
-@pytest.mark.parametrize("name", [plugin.name for plugin in CRITERIA.plugins()])
+@pytest.mark.parametrize("name", UNSTRUCTURED)
 def test_scores_on_a_gpu_are_those_of_the_cpu(name: str, network: tuple[nn.Module, pb.Batch]) -> None:
     model, batch = network
     cpu = pb.get_criterion(name).score(model, batch)

@@ -10,10 +10,10 @@ from torch import nn
 import pai_bench as pb
 from pai_bench.pruning import Variant, get_variant
 from pai_bench.scoring import prunable_parameters
-from pai_bench.support.registry import CRITERIA
+from tests.made import UNSTRUCTURED
 
 Example = tuple[nn.Module, pb.Batch]
-NAMES = [plugin.name for plugin in CRITERIA.plugins()]
+NAMES = UNSTRUCTURED
 FEW = "exponential:steps=3"
 
 

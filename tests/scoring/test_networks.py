@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import pai_bench as pb
 from pai_bench.scoring import prunable_parameters
-from pai_bench.support.registry import CRITERIA
+from tests.made import UNSTRUCTURED
 from tests.scoring.test_options import Example, assert_close
 
 
@@ -28,7 +28,7 @@ class Heads(nn.Module):
 
 
 @pytest.mark.parametrize("kind", ["tuple", "dict"])
-@pytest.mark.parametrize("name", [plugin.name for plugin in CRITERIA.plugins()])
+@pytest.mark.parametrize("name", UNSTRUCTURED)
 def test_networks_that_return_no_tensor(kind: str, name: str) -> None:
     model = Heads(kind).double()
     batch = (torch.randn(5, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0]))

@@ -13,9 +13,10 @@ import pai_bench as pb
 from pai_bench.scoring import MaskedModel, Scorer, prunable_parameters, redraw_
 from pai_bench.scoring.functions import gradients
 from pai_bench.support.registry import CRITERIA
+from tests.made import UNSTRUCTURED
 
 Example = tuple[nn.Module, pb.Batch]
-USE_DATA = [plugin.name for plugin in CRITERIA.plugins() if plugin.target.uses_data]
+USE_DATA = [name for name in UNSTRUCTURED if CRITERIA.find(name)[0].target.uses_data]
 
 
 def assert_close(found: pb.Scores, expected: pb.Scores) -> None:
@@ -142,7 +143,7 @@ def test_biases_in_the_budget(network: Example) -> None:
     assert sum(int(p.count_nonzero()) for n, p in pruned.named_parameters() if n in mask) <= mask.kept
 
 
-@pytest.mark.parametrize("name", [plugin.name for plugin in CRITERIA.plugins()])
+@pytest.mark.parametrize("name", UNSTRUCTURED)
 def test_every_criterion_scores_biases_when_asked(name: str) -> None:
     model = nn.Sequential(nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2)).double()
     batch = pb.Batch(torch.randn(4, 1, 3, 3, dtype=torch.float64), torch.arange(4) % 2)

@@ -17,7 +17,7 @@ from pai_bench.scoring import MaskedModel, Scorer, Scores, prunable_parameters
 from pai_bench.scoring.criterion import score_masked
 from pai_bench.scoring.functions import weights
 from pai_bench.support.errors import CriterionError
-from pai_bench.support.registry import CRITERIA
+from tests.made import UNSTRUCTURED
 from tests.scoring.traces import assert_same, state
 
 Example = tuple[nn.Module, pb.Batch]
@@ -53,7 +53,7 @@ class Vandal(pb.Criterion):
         return scores
 
 
-@pytest.mark.parametrize("name", [plugin.name for plugin in CRITERIA.plugins()])
+@pytest.mark.parametrize("name", UNSTRUCTURED)
 def test_scoring_leaves_no_trace(name: str, network: Example) -> None:
     model, batch = network
     disturb(model)

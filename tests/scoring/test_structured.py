@@ -1,0 +1,212 @@
+"""Scores of groups, beside the gates that they are defined by, in float64."""
+
+import functools
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pai_bench.graph.flops import flops
+from pai_bench.groups import Axis, GroupMask, Groups, find_groups, shrink
+from pai_bench.scoring import Scores, get_criterion
+from pai_bench.support.errors import UserError
+from tests.groups.networks import NETWORKS, filled
+
+PLAIN = [
+    "mlp",
+    "convolutions and flatten",
+    "identity shortcut",
+    "projected shortcut",
+    "padded shortcut",
+    "depthwise",
+    "grouped",
+    "concatenation",
+    "channel shuffle",
+    "squeeze and excite",
+]
+"""Networks whose layers are modules with one weight each."""
+
+
+def made(name: str) -> tuple[nn.Module, Groups, tuple[Tensor, Tensor]]:
+    build, shape, _ = NETWORKS[name]
+    network, generator = filled(build()), torch.Generator().manual_seed(5)
+    inputs = torch.randn((6, *shape[1:]), generator=generator, dtype=torch.float64)
+    classes = network(inputs).shape[1]
+    return network, find_groups(network, inputs[:1]), (inputs, torch.arange(6) % classes)
+
+
+def group_scores(text: str, network: nn.Module, batch: Any) -> Tensor:
+    found = get_criterion(text).score(network, batch)
+    assert isinstance(found, Tensor)
+    return found
+
+
+def times_inputs(factors: Tensor, _module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (inputs[0] * factors,)
+
+
+def times_output(factors: Tensor, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+    return output * factors
+
+
+@contextmanager
+def hooks(network: nn.Module, groups: Groups, gates: Tensor, axes: Any, *, of_inputs: bool) -> Iterator[None]:
+    """Every unit's gate multiplies what its layers give, or what they read."""
+    handles = []
+    for name, dim in ((axis.name, axis.dim) for axis in axes if axis in groups.by_axis):
+        of = groups.by_axis[Axis(name, dim)]
+        factors = torch.where(of >= 0, gates[of.clamp(min=0)], 1.0)
+        module = network.get_submodule(name.rpartition(".")[0])
+        if of_inputs and isinstance(module, nn.Conv2d):
+            factors = factors.repeat(module.groups)
+        shape = (-1, 1, 1) if isinstance(module, nn.Conv2d) else (-1,)
+        if of_inputs:
+            handles.append(module.register_forward_pre_hook(functools.partial(times_inputs, factors.view(shape))))
+        else:
+            handles.append(module.register_forward_hook(functools.partial(times_output, factors.view(shape))))
+    yield
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("gate", ["producer", "consumer"])
+def test_snap_is_the_derivative_by_a_gate(name: str, gate: str) -> None:
+    network, groups, (inputs, targets) = made(name)
+    gates = torch.ones(groups.count, dtype=torch.float64, requires_grad=True)
+    axes = groups.consumers if gate == "consumer" else groups.roots
+    with hooks(network, groups, gates, axes, of_inputs=gate == "consumer"):
+        loss = F.cross_entropy(network(inputs), targets)
+    (expected,) = torch.autograd.grad(loss, gates)
+    found = group_scores(f"snap:gate={gate}", network, (inputs, targets))
+    torch.testing.assert_close(found, expected.abs(), rtol=1e-10, atol=1e-14)
+    assert float(found.max()) > 1e-4
+
+
+def test_snap_without_biases_and_of_several_roots() -> None:
+    network, groups, (inputs, targets) = made("projected shortcut")
+    loss = F.cross_entropy(network(inputs), targets)
+    names = [("c", "b", "p"), ("weight", "bias")]
+    parameters = {f"{n}.{k}": network.get_parameter(f"{n}.{k}") for n in names[0] for k in names[1]}
+    grads = dict(zip(parameters, torch.autograd.grad(loss, [*parameters.values()]), strict=True))
+    rows = {n: (parameters[n] * grads[n]).detach() for n in parameters}
+    weight = {n: rows[f"{n}.weight"].flatten(1).sum(1) for n in names[0]}
+    both = {n: weight[n] + rows[f"{n}.bias"] for n in names[0]}
+    order = groups.by_axis[Axis("c.weight", 0)]
+    stream = groups.by_axis[Axis("b.weight", 0)]
+    for options, inner, joined in (
+        ("", both["c"].abs(), (both["b"] + both["p"]).abs()),
+        (":tied=sum", both["c"].abs(), both["b"].abs() + both["p"].abs()),
+        (":tied=max", both["c"].abs(), torch.maximum(both["b"].abs(), both["p"].abs())),
+        (":bias=false", weight["c"].abs(), (weight["b"] + weight["p"]).abs()),
+    ):
+        found = group_scores("snap" + options, network, (inputs, targets))
+        torch.testing.assert_close(found[order], inner, rtol=1e-10, atol=1e-14)
+        torch.testing.assert_close(found[stream], joined, rtol=1e-10, atol=1e-14)
+
+
+def test_the_gate_of_a_hidden_unit_stands_behind_its_output() -> None:
+    network, groups, (inputs, targets) = made("LSTM, 1 layers, 1 directions")
+    cell, gates = network.get_submodule("r"), torch.ones(6, dtype=torch.float64, requires_grad=True)
+    w_ih, w_hh, b_ih, b_hh = (cell.get_parameter(f"{n}_l0") for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+    h = c = torch.zeros(len(inputs), 6, dtype=torch.float64)
+    for step in inputs.unbind(1):
+        i, f, g, o = (step @ w_ih.T + b_ih + h @ w_hh.T + b_hh).chunk(4, 1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        h = gates * o.sigmoid() * c.tanh()
+    (expected,) = torch.autograd.grad(F.cross_entropy(network.get_submodule("o")(h), targets), gates)
+    found = group_scores("snap", network, (inputs, targets))
+    torch.testing.assert_close(found[groups.by_axis[Axis("o.weight", 1)]], expected.abs(), rtol=1e-10, atol=1e-14)
+
+
+def test_the_gate_of_a_head_stands_behind_its_output() -> None:
+    network, groups, (inputs, targets) = made("attention of one's own")
+    gates = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    n, t, _ = inputs.shape
+    q, k, v = network.get_submodule("qkv")(inputs).view(n, t, 3, 3, 4).permute(2, 0, 3, 1, 4).unbind(0)
+    heads = (q @ k.mT / 2).softmax(-1) @ v * gates.view(3, 1, 1)
+    out = network.get_submodule("o")(heads.transpose(1, 2).flatten(2)).mean(1)
+    (expected,) = torch.autograd.grad(F.cross_entropy(out, targets), gates)
+    found = group_scores("snap", network, (inputs, targets))
+    torch.testing.assert_close(found[groups.by_axis[Axis("o.weight", 1)][::4]], expected.abs(), rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_3sp_divides_by_what_the_network_saves_without_a_group(name: str) -> None:
+    network, groups, (inputs, targets) = made(name)
+    left = [len(groups.by_axis[a].unique()) for a in groups.roots if a in groups.by_axis]
+    assert min(left) > 1
+    saved, example = [], inputs[:1]
+    for group in range(groups.count):
+        kept = torch.arange(groups.count) != group
+        saved.append(flops(network, example).total - flops(shrink(network, GroupMask(groups, kept)), example).total)
+    scores = group_scores("3sp", network, (inputs, targets))
+    plain = group_scores("3sp:compute_aware=false", network, (inputs, targets))
+    torch.testing.assert_close(plain, group_scores("snap:bias=false", network, (inputs, targets)))
+    torch.testing.assert_close(scores, plain / torch.tensor(saved, dtype=torch.float64), rtol=1e-10, atol=0)
+
+
+def test_3sp_counts_its_own_rows_alone_if_asked_to() -> None:
+    network, _, batch = made("mlp")
+    own = group_scores("3sp:compute_aware=false", network, batch) / group_scores("3sp:cost=own", network, batch)
+    expected = torch.cat([torch.full((8,), 2.0 * 5), torch.full((7,), 2.0 * 8)]).double()
+    torch.testing.assert_close(own, expected)
+
+
+def test_random_scores_are_those_of_the_seed() -> None:
+    network, _, batch = made("mlp")
+    scores = group_scores("structured-random:seed=3", network, batch)
+    assert scores.shape == (15,)
+    assert torch.equal(scores, group_scores("structured-random:seed=3", network, batch))
+    assert not torch.equal(scores, group_scores("structured-random:seed=4", network, batch))
+    assert bool(((scores >= 0) & (scores < 1)).all())
+
+
+def test_scoring_leaves_the_network_as_it_is() -> None:
+    network, _, batch = made("convolutions and flatten")
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    state = torch.random.get_rng_state()
+    group_scores("snap", network.train(), batch)
+    group_scores("structured-random", network, batch)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert all(p.grad is None for p in network.parameters())
+    assert network.training
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert math.isfinite(float(batch[0].sum()))
+
+
+@pytest.mark.parametrize("name", ["projected shortcut", "grouped", "LSTM, 1 layers, 1 directions"])
+def test_a_criterion_of_single_weights_over_the_rows_of_a_group(name: str) -> None:
+    network, groups, batch = made(name)
+    for of, options in (("magnitude", ""), ("snip:micro_batch=3", ""), ("grasp", ":of.temperature=3")):
+        single: Scores = get_criterion(of + options.replace("of.", "")).score(network, batch)
+        rows: list[list[Tensor]] = [[] for _ in range(groups.count)]
+        for axis in groups.roots:
+            if axis in groups.by_axis:
+                score = single[axis.name].transpose(0, axis.dim)
+                for group, row in zip(groups.by_axis[axis].tolist(), score, strict=True):
+                    if group >= 0:
+                        rows[group].append(row.flatten())
+        joined = [torch.cat(parts) for parts in rows]
+        for reduce, expected in (
+            ("sum", [part.sum() for part in joined]),
+            ("l2", [part.square().sum().sqrt() for part in joined]),
+            ("mean", [part.mean() for part in joined]),
+            ("gate", [part.sum().abs() for part in joined]),
+        ):
+            text = f"group:of={of.replace(':', ':of.')}{options}:reduce={reduce}"
+            found = group_scores(text, network, batch)
+            torch.testing.assert_close(found, torch.stack(expected), rtol=1e-9, atol=1e-14)
+            assert str(get_criterion(text)) == str(get_criterion(str(get_criterion(text))))
+
+
+def test_a_structured_criterion_of_a_structured_one_is_refused() -> None:
+    with pytest.raises(UserError, match="scores groups itself"):
+        get_criterion("group:of=snap")
+    with pytest.raises(UserError, match="option of magnitude"):
+        get_criterion("group:of=magnitude:of.temperature=3")
