@@ -12,11 +12,11 @@ from benchmarks.conftest import CompareWithFloor
 from benchmarks.networks import NETWORKS, example, forward_and_backward
 from pai_bench.masks import OneShot
 from pai_bench.scoring import prunable_parameters
-from pai_bench.support.registry import CRITERIA
+from tests.made import UNSTRUCTURED
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("name", ["bare pass", *(plugin.name for plugin in CRITERIA.plugins())])
+@pytest.mark.parametrize("name", ["bare pass", *UNSTRUCTURED])
 def test_prune(compare_with_floor: CompareWithFloor, device: torch.device, name: str, network: str) -> None:
     """Compared with one forward and backward pass. Iterative criteria run only on the small network."""
     criterion = pb.get_criterion("snip" if name == "bare pass" else name)

@@ -102,7 +102,7 @@ def test_the_table_of_criteria_in_the_readme() -> None:
     rows = [line.strip("|").split(" | ") for line in text.splitlines() if line.startswith("| `")]
     documented: dict[str, tuple[str, str]] = {}
     for names, _, schedule, mode in rows:
-        documented |= {name: (schedule, mode.strip()) for name in re.findall(r"`([a-z-]+)`", names)}
+        documented |= {name: (schedule, mode.strip()) for name in re.findall(r"`([a-z0-9-]+)`", names)}
     expected = {}
     for plugin in CRITERIA.plugins():
         if not plugin.module.startswith("pai_criteria."):

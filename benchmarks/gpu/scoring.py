@@ -29,7 +29,7 @@ from pai_bench.support.registry import CRITERIA, SCHEDULES
 
 def criteria() -> list[str]:
     """Names of all criteria that are registered."""
-    return [plugin.name for plugin in CRITERIA.plugins()]
+    return [plugin.name for plugin in CRITERIA.plugins() if not plugin.target.structured]
 
 
 def schedules(steps: int | None = None) -> list[Schedule]:

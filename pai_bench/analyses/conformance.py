@@ -15,17 +15,22 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
 from statistics import fmean
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pai_bench.groups import GroupMask, find_groups
+from pai_bench.groups.budget import Budget, SparsityOf
+from pai_bench.groups.find import difference
 from pai_bench.masks import Scope
 from pai_bench.networks.private_copy import BATCH_NORMS, fingerprints
 from pai_bench.pruning import prune
 from pai_bench.scoring import Batch, Criterion, Scorer, get_criterion, prunable_parameters, redraw_
 from pai_bench.scoring.scorer import checked
+from pai_bench.scoring.structured import score_groups
 from pai_bench.support import failures
 from pai_bench.support.errors import UserError
 from pai_bench.support.randomness import random_state
@@ -225,6 +230,34 @@ def conserves_flow(criterion: Criterion, model: nn.Module, batch: Batch) -> None
             raise CheckError(f"the scores of {name!r} sum to {total:.12g}, those of {first!r} to {flow:.12g}")
 
 
+def scores_of_groups(criterion: Criterion, model: nn.Module, batch: Batch) -> None:
+    """A structured criterion gives one finite score to each group, in both precisions, the same at each call."""
+    for kind in (torch.float64, torch.float32):
+        model, given = model.to(kind), dataclasses.replace(batch, inputs=batch.inputs.to(kind))
+        if not (groups := find_groups(model, given.inputs[:1])).count:
+            return
+        with prefixing_errors(f"in {kind}"):
+            first = score_groups(criterion, model, given, groups=groups, seed=1)
+            with random_state(2):
+                again = score_groups(criterion, model, given, groups=groups, seed=1)
+            if not torch.equal(first, again):
+                raise CheckError("the scores differ when computed again, from another global random state")
+
+
+def smaller_network(criterion: Criterion, model: nn.Module, batch: Batch) -> None:
+    """Pruning removes at least the share asked for, and the smaller network computes what the masked one does."""
+    groups = find_groups(model, batch.inputs[:1])
+    for sparsity_of in get_args(SparsityOf) if groups.count else ():
+        mask = prune(model, batch, criterion, 0.1, sparsity_of=sparsity_of)
+        assert isinstance(mask, GroupMask)
+        budget = Budget(groups, (~mask.kept_groups).nonzero().squeeze(1))
+        left = budget.left(sparsity_of, groups.count) / budget.left(sparsity_of, 0)
+        if left > 0.9 + 0.5 / budget.left("nodes", 0):
+            raise CheckError(f"sparsity 0.1 of {sparsity_of}: {left:.3f} are kept")
+        if (reason := difference(model.eval(), mask, batch.inputs)) is not None:
+            raise CheckError(reason)
+
+
 Checks = dict[str, tuple[Check, Iterable[str]]]
 """Name of a check -> the check, and the networks that it runs on."""
 
@@ -236,6 +269,13 @@ CHECKS: Checks = {
     "masked": (masked, NETWORKS),
 }
 """What every criterion is held to."""
+
+STRUCTURED_CHECKS: Checks = {
+    "contract": (scores_of_groups, NETWORKS),
+    "no-side-effects": (no_side_effects, NETWORKS),
+    "smaller-network": (smaller_network, NETWORKS),
+}
+"""What every structured criterion is held to, on the networks that have groups."""
 
 DATA_FREE: Checks = {"data-free": (data_free, NETWORKS)}
 """What a criterion with ``uses_data = False`` is held to besides."""
@@ -256,7 +296,8 @@ def check(criterion: str | Criterion) -> list[Result]:
 def run_checks(criterion: str | Criterion) -> Iterator[Result]:
     """The results of `check`, one by one."""
     chosen = get_criterion(criterion)
-    due = CHECKS if chosen.uses_data else CHECKS | DATA_FREE
+    due = STRUCTURED_CHECKS if chosen.structured else CHECKS
+    due = due if chosen.uses_data or chosen.structured else due | DATA_FREE
     due = due | {name: PROPERTIES[name] for name in chosen.properties if name in PROPERTIES}
     for name, (run, networks) in due.items():
         for network in networks:

@@ -12,10 +12,12 @@ from torch.nn import functional as F
 from pai_bench.execution.measure import step_seconds
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
+from pai_bench.groups import find_groups
 from pai_bench.networks.private_copy import BATCH_NORMS, copied
 from pai_bench.pruning import prune
 from pai_bench.results import Cost, Environment, Provenance
 from pai_bench.scoring import Batch, Criterion, prunable_parameters
+from pai_bench.scoring.structured import GroupScorer, StructuredCriterion
 from pai_bench.support.environment import describe
 from pai_bench.support.precision import reproducible
 from pai_bench.support.timing import repeat
@@ -42,13 +44,19 @@ def measure_cost(
     batch, draw = runner.inputs.score_batch(trial, data), runner.inputs.draw(trial)
     criterion, schedule = trial.criterion, trial.schedule
     names = runner.inputs.prunable(trial, model, biases=criterion.biases)
+    groups = find_groups(model, batch.inputs[:1]) if isinstance(criterion, StructuredCriterion) else None
 
     def score() -> None:
+        if isinstance(criterion, StructuredCriterion) and groups is not None:
+            with GroupScorer(criterion, model, groups, draw=draw) as group_scorer:
+                group_scorer.score_groups(batch)
+            return
         with runner.inputs.scorer(trial, model) as scorer:
             scorer.score(batch)
 
     def whole() -> None:
-        options: dict[str, Any] = {"schedule": schedule, "scope": trial.scope, "draw": draw, "prunable": names}
+        options: dict[str, Any] = {"schedule": schedule, "draw": draw}
+        options |= {"sparsity_of": trial.sparsity_of} if trial.structured else {"scope": trial.scope, "prunable": names}
         prune(model, batch, criterion, trial.sparsity, **options)
 
     floor = bare(model, batch, criterion, names)

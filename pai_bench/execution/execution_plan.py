@@ -36,7 +36,7 @@ class ExecutionPlan:
 
     def lanes(self, trial: Trial) -> int:
         """How many trials of this kind are trained together."""
-        return self.lanes_of.get(kind_of(trial), 1)
+        return 1 if trial.structured else self.lanes_of.get(kind_of(trial), 1)  # smaller networks differ in shape
 
     def engine(self, trial: Trial) -> Engine:
         """How trials of this kind are trained."""

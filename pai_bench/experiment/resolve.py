@@ -20,7 +20,8 @@ from pai_bench.masks import Schedule, get_schedule
 from pai_bench.models.create import Builder, find_model, model_version, refuse_instance
 from pai_bench.networks.private_copy import BATCH_NORMS
 from pai_bench.pruning import get_variant
-from pai_bench.pruning.options import check_ties
+from pai_bench.pruning.options import PruningOptions, check_ties
+from pai_bench.pruning.structured import check_sort
 from pai_bench.results.configurations import check_settings
 from pai_bench.scoring import Criterion, get_criterion
 from pai_bench.scoring.prunable import prunable_names, traced_parameters
@@ -121,6 +122,15 @@ def resolve(sweep: Sweep, inspector: Inspector | None = None) -> Catalog:
     refuse_duplicates("variants", [str(variant) for variant in variants])
     for (criterion, _), variant in itertools.product(criteria, variants):
         check_ties(criterion, variant, sweep.target, sweep.repair, sweep.min_per_layer)
+        options = PruningOptions(
+            scope=sweep.scope,
+            variant=variant,
+            target=sweep.target,
+            min_per_layer=sweep.min_per_layer,
+            repair=sweep.repair,
+        )
+        chosen = sweep.prunable is not None or sweep.keep_first or sweep.keep_last
+        check_sort(criterion, sweep.sparsity_of, options, chosen=chosen)
     catalog.trials = expand(sweep, criteria, networks, variants)
     for trial in catalog.trials:
         check_settings(trial.identity, trial.configuration())

@@ -185,6 +185,7 @@ class Runner:
     def _finish(self, made: Pruned, history: History, engine: Engine, lanes: int = 1) -> Record:
         """The record of a network that was trained by `engine`, beside others in `lanes`."""
         trial, model, links = made.trial, made.model, made.connectivity
+        dense = self.inputs.model(trial) if trial.structured else model  # of which its mask is
         inputs, cost = self.inputs, made.cost
         if history.diverged is not None:
             return self.failure(trial, DivergedError(history.diverged))
@@ -200,10 +201,10 @@ class Runner:
             channels_last=bool(channels_last_weights(model)),
             error=why,
             pruning=dataclasses.replace(
-                summarize_mask(model, made.mask, links, inputs.flops(trial, model), inputs.prunable(trial, model)),
+                summarize_mask(dense, made.mask, links, inputs.flops(trial, dense), inputs.prunable(trial, dense)),
                 score_seconds=cost.seconds if cost else None,
                 score_peak_bytes=cost.peak_bytes if cost else None,
-                batch_norm=inputs.batch_norm(trial, model),
+                batch_norm=inputs.batch_norm(trial, dense),
             ),
             training=Training(
                 train_seconds=history.seconds,

@@ -63,6 +63,12 @@ class ScoringSettings:
     score_batches: int = setting(
         1, "number of score batches; see the criteria's option accumulate", words="{:g} score batches".format, least=1
     )
+    sparsity_of: Literal["weights", "nodes", "flops"] = setting(
+        "weights",
+        "what a sparsity is the removed share of; nodes (units of all layers but the last) and flops (operations) are "
+        "for structured criteria",
+        words="sparsity of {}".format,
+    )
     target: Literal["direct", "effective"] = setting(
         "direct", "what a sparsity counts: connections removed, or removed or on no path", words="{} sparsity".format
     )

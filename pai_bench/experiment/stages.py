@@ -11,9 +11,11 @@ from pai_bench.evaluation import loss_and_accuracy
 from pai_bench.experiment.inputs import Inputs
 from pai_bench.experiment.trial import Trial
 from pai_bench.graph import Connectivity
+from pai_bench.groups import GroupMask, shrink
 from pai_bench.masks import Mask
 from pai_bench.masks.schedule import Schedule
 from pai_bench.pruning import Variant, prune
+from pai_bench.scoring import redraw_
 from pai_bench.support.errors import UserError
 from pai_bench.support.identity import stream
 from pai_bench.support.randomness import random_state
@@ -39,6 +41,11 @@ class Pruned:
     cost: Measurement | None = None
     """Of making the mask, where somebody has measured it."""
 
+    @property
+    def training_mask(self) -> Mask | None:
+        """What holds removed weights at zero; None for a network that is really without them."""
+        return None if isinstance(self.mask, GroupMask) else self.mask
+
 
 def mask_maker(inputs: Inputs, trial: Trial, model: nn.Module) -> Callable[[Schedule], Mask]:
     """What makes the mask of a trial that has a criterion, by its schedule or another one.
@@ -61,7 +68,8 @@ def mask_maker(inputs: Inputs, trial: Trial, model: nn.Module) -> Callable[[Sche
             target=trial.target,
             min_per_layer=trial.min_per_layer,
             repair=trial.repair,
-            prunable=names,
+            prunable=None if trial.structured else names,
+            sparsity_of=trial.sparsity_of,
             draw=draw,
             seed=stream(trial.seed, "scores"),
         )
@@ -87,6 +95,11 @@ def apply(
 ) -> Pruned:
     """A trial's network under its mask; disconnected ones are not trained unless `train_disconnected`."""
     paths = connect(inputs, trial, model, mask)
+    if isinstance(mask, GroupMask):
+        model = shrink(model, mask)
+        if trial.variant is not None and trial.variant.redraws:
+            redraw_(model, stream(trial.seed, "reinit"))
+        return Pruned(trial, model, mask, paths, skips_training=False)
     if trial.variant is not None and trial.variant.redraws:
         model = inputs.model(trial, "reinit")
     skips = mask is not None and paths is not None and not paths.connected and not train_disconnected
@@ -110,7 +123,7 @@ def train_networks(inputs: Inputs, networks: Sequence[Pruned], on_epoch: OnEpoch
         [network.model for network in networks],
         inputs.whole(trials[0]),
         trials[0].protocol,
-        masks=[network.mask for network in networks],
+        masks=[network.training_mask for network in networks],
         orders=[Order(stream(trial.seed, "order"), inputs.chosen(trial), inputs.labels(trial)) for trial in trials],
         on_epoch=on_epochs,
         engine=engine,
@@ -125,7 +138,7 @@ def train_alone(inputs: Inputs, network: Pruned, on_epoch: OnEpoch, engine: Engi
             network.model,
             inputs.data(trial, noisy=True),
             trial.protocol.lasting(0) if network.skips_training else trial.protocol,
-            mask=network.mask,
+            mask=network.training_mask,
             seed=stream(trial.seed, "order"),
             on_epoch=lambda epoch: on_epoch(trial, epoch.epoch),
             engine=dataclasses.replace(engine, compile=engine.compile and not network.skips_training),

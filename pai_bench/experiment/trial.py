@@ -59,6 +59,11 @@ class Trial(TrainingSettings, ScoringSettings):
         return text
 
     @property
+    def structured(self) -> bool:
+        """Whether whole units are removed, so that a smaller network is trained."""
+        return self.criterion is not None and self.criterion.structured
+
+    @property
     def method(self) -> str:
         """The criterion, and the variant if it is not the plain one."""
         return self.criterion_name if self.variant_name == "none" else f"{self.criterion_name} + {self.variant_name}"

@@ -18,6 +18,7 @@ from pai_bench.analyses.conformance import (
     DATA_FREE,
     NETWORKS,
     PROPERTIES,
+    STRUCTURED_CHECKS,
     check,
     example,
     run_check,
@@ -263,6 +264,7 @@ def test_every_criterion_passes(name: str) -> None:
         assert result.message == ""
         ran.add((result.check, result.network))
     due = {*CHECKS, *criterion.properties, *(() if criterion.uses_data else DATA_FREE)}
+    due = {*STRUCTURED_CHECKS} if criterion.structured else due
     assert {check for check, _network in ran} == due
     assert {network for check, network in ran if check == "contract"} == set(NETWORKS)
 

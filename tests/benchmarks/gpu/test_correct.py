@@ -16,7 +16,8 @@ from benchmarks.gpu.ledger import Ledger
 from benchmarks.gpu.stage import NEEDS_CUDA, Context, Finding, Piece, SkippedError
 from pai_bench.pruning.pruner import scored
 from pai_bench.pruning.variant import VARIANTS
-from pai_bench.support.registry import CRITERIA, SCHEDULES
+from pai_bench.support.registry import SCHEDULES
+from tests.made import UNSTRUCTURED
 
 CPU = torch.device("cpu")
 
@@ -37,7 +38,7 @@ def test_every_criterion_schedule_and_variant_is_checked(context: Context) -> No
     pieces = correct.pieces(context)
     assert len({one.entry.key for one in pieces}) == len(pieces)
     named = {one.group: [two.name for two in pieces if two.group == one.group] for one in pieces}
-    assert named["scores, float32"] == named["scores, float64"] == [plugin.name for plugin in CRITERIA.plugins()]
+    assert named["scores, float32"] == named["scores, float64"] == UNSTRUCTURED
     assert {name.partition(":")[0] for name in named["schedules, float64"]} == set(SCHEDULES)
     assert len(named["schedules, float64"]) == 2 * len(SCHEDULES) - 1  # with connections that return, but one-shot
     assert {name for name in named["variants, float64"] if name.startswith("snip")} == {

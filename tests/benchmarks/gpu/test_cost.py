@@ -12,7 +12,7 @@ from benchmarks.gpu.archive import Archive, unpack
 from benchmarks.gpu.ledger import Ledger
 from benchmarks.gpu.stage import Context, Finding, SkippedError
 from pai_bench.results import Cost, Provenance, Store
-from pai_bench.support.registry import CRITERIA
+from tests.made import UNSTRUCTURED
 
 CPU = torch.device("cpu")
 
@@ -26,7 +26,7 @@ def context(tmp_path: Path, *, rehearse: bool) -> Context:
 def test_every_criterion_on_every_network(tmp_path: Path) -> None:
     pieces = list(cost.pieces(context(tmp_path, rehearse=False)))
     networks = [network.name for network in cost.NETWORKS]
-    names = {plugin.name for plugin in CRITERIA.plugins()}
+    names = UNSTRUCTURED
     assert {(one.group, one.name) for one in pieces if one.group in networks} == {
         (network, name) for network in networks for name in names
     }

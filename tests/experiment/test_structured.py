@@ -1,0 +1,93 @@
+"""Trials of structured criteria train really smaller networks."""
+
+from typing import Any
+
+import pytest
+import torch
+
+import pai_bench as pb
+from pai_bench.analyses.collapse import check_counts
+from pai_bench.analyses.cost import measure_cost
+from pai_bench.experiment import stages
+from pai_bench.experiment.resolve import resolve
+from pai_bench.experiment.runner import Runner
+from pai_bench.groups import GroupMask
+from tests.experiment.test_runner import sweep
+from tests.made import STRUCTURED
+
+
+def test_a_sweep_of_all_structured_criteria() -> None:
+    frame = pb.run(sweep(criteria=[*STRUCTURED, "snip"], seeds=1, epochs=1), out="r")
+    assert (frame.status == "done").all(), frame.error.tolist()
+    pruned = frame[frame.criterion.isin(STRUCTURED)]
+    assert sorted(pruned.criterion) == sorted(STRUCTURED)
+    assert (pruned.achieved_sparsity >= 0.5).all()
+    assert (pruned.achieved_sparsity < 0.5 + 8 / 128).all()  # a unit of `tiny` has 5 + 3 of 128 weights
+    assert (pruned.parameters_kept % 8 == 0).all()
+    assert (pruned.flops_kept == pruned.flops * pruned.parameters_kept / 128).all()
+    assert (pruned.effective_sparsity == pruned.achieved_sparsity).all()
+    again = pb.run(sweep(criteria=["snap"], seeds=1, epochs=1), out="r")
+    assert again.identity[again.criterion == "snap"].tolist() == pruned.identity[pruned.criterion == "snap"].tolist()
+    assert pb.read_mask("r", pruned.identity.iloc[0]).kept == pruned.parameters_kept.iloc[0]
+
+
+@pytest.mark.parametrize("variant", ["none", "reinit", "invert"])
+def test_what_is_trained_is_the_smaller_network(variant: str) -> None:
+    runner = Runner(resolve(sweep(criteria=["snap"], sparsities=[0.7], sparsity_of="nodes", variants=[variant])))
+    trial = runner.catalog.trials[1]
+    model = runner.inputs.model(trial)
+    mask, _ = runner.probe.mask(trial, model)
+    assert isinstance(mask, GroupMask)
+    assert int(mask.kept_groups.sum()) == round(0.3 * 16)
+    ready = stages.apply(runner.inputs, trial, model, mask)
+    assert ready.training_mask is None
+    assert ready.model.get_parameter("1.weight").shape == (5, 5)
+    kept = model.get_parameter("1.weight")[mask.kept_groups]
+    assert torch.equal(ready.model.get_parameter("1.weight"), kept) == (variant != "reinit")
+    plain, _ = runner.probe.mask(runner.catalog.trials[1], model)
+    assert isinstance(plain, GroupMask)
+    best = pb.get_criterion("snap").score(model, runner.inputs.score_batch(trial, runner.inputs.data(trial)))
+    chosen = best.sort(descending=variant != "invert").indices[:5]  # type: ignore[union-attr]
+    assert sorted(chosen.tolist()) == mask.kept_groups.nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"criteria": ["snip"], "sparsity_of": "nodes"}, "sparsity of nodes is for structured criteria: snip removes"),
+        ({"criteria": ["snap"], "scope": "layerwise"}, "scope layerwise is for criteria of single weights: snap"),
+        ({"criteria": ["snap"], "variants": ["shuffle"]}, "variant shuffle is for criteria of single weights"),
+        ({"criteria": ["snap"], "target": "effective"}, "target effective is for criteria of single weights"),
+        ({"criteria": ["snap"], "repair": "effective-only"}, "repair effective-only is for criteria of single weights"),
+        ({"criteria": ["snap"], "min_per_layer": 3}, "min_per_layer 3 is for criteria of single weights"),
+        (
+            {"criteria": ["snap"], "keep_last": True},
+            "a choice of the weights to prune is for criteria of single weights",
+        ),
+        ({"criteria": ["snap:biases=true"]}, "biases=true is for criteria of single weights"),
+        ({"criteria": ["snap:ties=keep"]}, "ties=keep is for criteria of single weights"),
+    ],
+)
+def test_options_of_single_weights_are_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(pb.UserError, match=message):
+        resolve(sweep(**keys))
+
+
+def test_a_search_for_disconnection_is_refused() -> None:
+    with pytest.raises(pb.UserError, match="snap removes whole units"):
+        check_counts(pb.get_criterion("snap"))
+
+
+def test_the_cost_of_a_structured_score() -> None:
+    runner = Runner(resolve(sweep(criteria=["snap-it"], sparsity_of="nodes", seeds=1)))
+    cost = measure_cost(runner, runner.catalog.trials[1], 0.25, rounds=2, budget=1.0)
+    assert (cost.rounds, cost.cuts, cost.weights) == (2, 1, 128)
+    assert 0 < cost.seconds < cost.prune_seconds
+
+
+def test_identities_say_what_a_sparsity_is_of() -> None:
+    names = {
+        of: resolve(sweep(criteria=["snap"], sparsity_of=of, seeds=1)).trials[1].configuration().get("sparsity_of")
+        for of in ("weights", "nodes", "flops")
+    }
+    assert names == {"weights": None, "nodes": "nodes", "flops": "flops"}
