@@ -100,13 +100,16 @@ class Comparison(TrainingSettings):
     cells: dict[tuple[str, float], Cell]
     rows: pd.DataFrame
     train_fraction: float = 1.0
+    sparsity_of: str = "weights"
+    """What all sparsities are shares of."""
     suffix: str = ""
     """Where another comparison has the same title: the parts of the protocol that differ."""
 
     @property
     def title(self) -> str:
         """Network, data and unusual settings."""
-        return ", ".join([f"{self.model} on {self.data}", *unusual(self, TrainingSettings)]) + self.suffix
+        counted = [] if self.sparsity_of == "weights" else [WORDS["sparsity_of"](self.sparsity_of)]
+        return ", ".join([f"{self.model} on {self.data}", *unusual(self, TrainingSettings), *counted]) + self.suffix
 
     @cached_property
     def facts(self) -> plugin_facts.ComparisonFacts:
@@ -157,7 +160,11 @@ def resolution(rows: pd.DataFrame) -> float:
 def comparisons(rows: pd.DataFrame) -> list[Comparison]:
     """The comparisons in `rows` (as of `read_results`), in order of first appearance."""
     parts = rows.attrs["protocols"]
-    settings = [comparison(group, parts[group.protocol.iloc[0]]) for _, group in rows.groupby(SHARED, sort=False)]
+    settings = [
+        comparison(group, parts[group.protocol.iloc[0]])
+        for _, shared in rows.groupby(SHARED, sort=False)
+        for group in by_counted(shared)
+    ]
     protocols: defaultdict[str, list[tuple[str, ...]]] = defaultdict(list)
     for one in settings:
         protocols[one.title].append(one.protocol_parts)
@@ -166,6 +173,16 @@ def comparisons(rows: pd.DataFrame) -> list[Comparison]:
         for one in settings
     ]
     return [dataclasses.replace(one, suffix=suffix) for one, suffix in zip(settings, suffixes, strict=True)]
+
+
+def by_counted(group: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """The trials of one setting whose sparsities are shares of the same: weights, nodes or flops; dense ones in each.
+
+    The same sparsity of weights and of nodes are different requests, which no table or test may join.
+    """
+    dense = group.criterion == DENSE
+    for unit in group.sparsity_of[~dense].unique() if not dense.all() else [None]:
+        yield group[dense | (group.sparsity_of == unit)]
 
 
 def comparison(group: pd.DataFrame, protocol_parts: tuple[str, ...]) -> Comparison:
@@ -185,6 +202,7 @@ def comparison(group: pd.DataFrame, protocol_parts: tuple[str, ...]) -> Comparis
         sparsities=tuple(sorted(pruned.sparsity.unique())),
         cells=cells(pruned),
         rows=group,
+        sparsity_of=next(iter(pruned.sparsity_of), "weights"),
         **{name: first[name] for name in names(TrainingSettings)},
     )
 

@@ -73,6 +73,22 @@ def test_names_of_all_uses_of_a_criterion() -> None:
     ]
 
 
+def test_sparsities_of_weights_and_of_nodes_are_not_compared() -> None:
+    rows = as_frame(
+        [
+            record("dense", 0.0, 0, 0.9),
+            record("snip", 0.9, 0, 0.5),
+            record("snap", 0.9, 0, 0.6, trial={"sparsity_of": "nodes"}),
+            record("snap", 0.9, 0, 0.7),
+        ]
+    )
+    weights, nodes = comparisons(rows)
+    assert (weights.methods, nodes.methods) == (("snip", "snap"), ("snap",))
+    assert (weights.cell("snap", 0.9).accuracies, nodes.cell("snap", 0.9).accuracies) == ((0.7,), (0.6,))
+    assert weights.dense.accuracies == nodes.dense.accuracies == (0.9,)
+    assert nodes.title == f"{weights.title}, sparsity of nodes"
+
+
 def test_settings_that_are_not_as_usual() -> None:
     trial = {"train_fraction": 0.9, "init": "tn", "label_noise": 0.25, "validation": 0.1}
     (found,) = comparisons(as_frame([record("snip", 0.9, 0, 0.5, trial=trial)]))
