@@ -7,6 +7,8 @@ from torch import nn
 
 from pai_bench.graph import Connectivity
 from pai_bench.graph.flops import Flops
+from pai_bench.groups import GroupMask
+from pai_bench.groups.budget import node_sparsity
 from pai_bench.masks import Mask
 from pai_bench.results import Layer, Pruning
 from pai_bench.results.bits import mask_file, pack
@@ -31,6 +33,7 @@ def summarize_mask(
         whole_mask=mask_file(kept_places),
         achieved_sparsity=1 - sum(kept.values()) / sum(sizes.values()),
         effective_sparsity=links.effective_sparsity if links else None,
+        node_sparsity=node_sparsity(mask) if isinstance(mask, GroupMask) else None,
         connected=links.connected if links else None,
         dead_layers=tuple(n for n in sizes if n in weights and not (kept[n] if links is None else effective[n])),
         first_cut=links.first_cut if links else None,

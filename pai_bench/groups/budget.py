@@ -92,6 +92,13 @@ class Budget:
         return found
 
 
+def node_sparsity(mask: GroupMask) -> float:
+    """The share of the units of all layers but the last that `mask` removes, in [0, 1)."""
+    removed = (~mask.kept_groups).nonzero().squeeze(1)
+    budget = Budget(mask.groups, removed)
+    return 1 - budget.left("nodes", len(removed)) / budget.left("nodes", 0)
+
+
 def removal_order(groups: Groups, scores: Tensor, min_units: float = 1) -> Tensor:
     """The groups in the order in which they are removed, without those that always stay.
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pai_bench.results.stored import NEVER
+from pai_bench.results.stored import IF_ANY, NEVER
 from pai_bench.results.values import Amount, Count, Number, PositiveCount, Share
 
 
@@ -32,6 +32,8 @@ class Pruning:
 
     achieved_sparsity: Share | None = None
     effective_sparsity: Share | None = None
+    node_sparsity: Share | None = field(default=None, metadata=IF_ANY)
+    """Of a structured criterion: share of the units of all layers but the last that are removed."""
     connected: bool | None = None
     dead_layers: tuple[str, ...] | None = None
     first_cut: str | None = None

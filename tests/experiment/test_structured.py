@@ -1,5 +1,6 @@
 """Trials of structured criteria train really smaller networks."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,10 @@ def test_a_sweep_of_all_structured_criteria() -> None:
     assert (pruned.parameters_kept % 8 == 0).all()
     assert (pruned.flops_kept == pruned.flops * pruned.parameters_kept / 128).all()
     assert (pruned.effective_sparsity == pruned.achieved_sparsity).all()
+    assert (pruned.node_sparsity == pruned.achieved_sparsity).all()  # one hidden layer
+    assert frame[~frame.criterion.isin(STRUCTURED)].node_sparsity.isna().all()
+    stored = sum('"node_sparsity"' in path.read_text() for path in Path("r/trials").iterdir())
+    assert stored == len(STRUCTURED)
     again = pb.run(sweep(criteria=["snap"], seeds=1, epochs=1), out="r")
     assert again.identity[again.criterion == "snap"].tolist() == pruned.identity[pruned.criterion == "snap"].tolist()
     assert pb.read_mask("r", pruned.identity.iloc[0]).kept == pruned.parameters_kept.iloc[0]
