@@ -22,7 +22,8 @@ from pai_bench.scoring import (
 class Group(StructuredCriterion):
     """score = the scores that a criterion gives to single weights, reduced over the rows that make a unit.
 
-    * ``of``: the criterion; its options are written behind it, as in ``group:of=grasp:of.temperature=1``.
+    * ``of``: the criterion, whose schedule is not used; its options are written behind it, as in
+      ``group:of=grasp:of.temperature=1``.
     * ``reduce``: the sum over the rows of all roots of the group (``sum``; of magnitude, the L1 norm of filters), the
       square root of the sum of squares (``l2``), the ``mean``, or the absolute value of the sum of signed scores
       (``gate``).
@@ -37,7 +38,10 @@ class Group(StructuredCriterion):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if get_criterion(self.of).structured:
+        inner = get_criterion(self.of)
+        if inner.ties != "position" or inner.biases:
+            raise UserError(f"{self.name}:of={self.of}: ties and biases of single weights have no meaning for groups")
+        if inner.structured:
             raise UserError(f"{self.name}:of={self.of} scores groups itself; give a criterion of single weights")
 
     def score(self, model: MaskedModel, batch: Batch) -> Tensor:

@@ -20,6 +20,8 @@ def saved_flops(groups: Groups, *, rows_only: bool = False) -> Tensor:
                 of = groups.by_axis[axis]
                 left *= 1 - torch.bincount(of[of >= 0], minlength=groups.count).double() / len(of)
         found += flops * (1 - left)
+    for of, flops in () if rows_only else groups.products:
+        found[of] += flops / len(of)
     return found
 
 

@@ -137,14 +137,19 @@ def connectivity(
     Raises `UserError` for an empty example, a mask that does not fit the model, and a network that does different
     operations for different data. Effective sparsity: Vysogorets and Kempe 2021, arXiv:2107.02306.
     """
-    if isinstance(example_input, Tensor) and not example_input.numel():
-        raise UserError(f"the example input is empty: its shape is {tuple(example_input.shape)}")
-    if not isinstance(example_input, Tensor):
-        raise UserError(f"an example input is a tensor, with its batch dimension, not {type(example_input).__name__}")
+    check_example(example_input)
     mask = mask if isinstance(mask, Mask) else Mask(mask)
     connections = Connections(model, example_input)
     mask.parameters_of(model)
     return connections.under(mask, paths=paths)
+
+
+def check_example(example_input: object) -> None:
+    """Raise UserError for an example input that is no tensor, or empty."""
+    if not isinstance(example_input, Tensor):
+        raise UserError(f"an example input is a tensor, with its batch dimension, not {type(example_input).__name__}")
+    if not example_input.numel():
+        raise UserError(f"the example input is empty: its shape is {tuple(example_input.shape)}")
 
 
 class Connections:

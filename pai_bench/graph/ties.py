@@ -60,8 +60,9 @@ class Ties:
         """What is added to the features of a root at once."""
         self.kept_whole: set[Axis] = set()
         """Rows of parameters that are used element by element, or that weights are computed from."""
-        self.multiplied: list[Tensor] = []
-        """Numbers of values that are multiplied with other values in matrix products, such as heads of attention."""
+        self.multiplied: list[tuple[Tensor, int]] = []
+        """Numbers of values that are multiplied with other values in a matrix product, such as heads of attention, and
+        the operations of that product."""
         self.divided: list[Tensor] = []
         """Numbers along dimensions that a view divides into several, in the shape of those."""
         self._keys, self._count = trace.keys, 0
@@ -74,6 +75,7 @@ class Ties:
         self._stored = {
             storage_id(tensor.untyped_storage()): Stored(name, tensor)
             for name, tensor in (*network.named_parameters(), *network.named_buffers())
+            if 0 not in tensor.stride() or tensor.numel() < 2  # one that was expanded is a constant
         }
 
     # What tensors carry
@@ -93,7 +95,8 @@ class Ties:
 
     def concerns(self, tensor: Tensor) -> bool:
         """Whether a tensor has numbers, or is a parameter or buffer."""
-        return self.depends(tensor) or self.stored(tensor) is not None
+        stored = self.stored(tensor)
+        return self.depends(tensor) or (stored is not None and stored.tensor.numel() > 1)
 
     def numbers(self, tensor: Any) -> Tensor | None:
         """What the elements of a tensor carry; None if all of them are constants."""
@@ -110,6 +113,14 @@ class Ties:
             size = tensor.untyped_storage().nbytes() // tensor.element_size()
             self._flats[memory] = torch.full((size,), NONE, dtype=torch.int32)
         self._view(tensor).copy_(numbers.expand(tensor.shape))
+
+    def fix_memory(self, tensor: Tensor, reason: str) -> None:
+        """Fix all that shares the memory of a tensor, and what it will be seen as."""
+        memory = self.memory(tensor)
+        self.fix(self._flats[memory], reason)
+        self._flats[memory] = torch.full(
+            (tensor.untyped_storage().nbytes(),), int(self.fixed(reason)), dtype=torch.int32
+        )
 
     def forget(self, memory: int) -> None:
         """Give up the numbers of a memory that nothing reads any more."""
@@ -168,7 +179,8 @@ class Ties:
         """Numbers for a parameter of several dimensions that is taken as a value: it stays whole."""
         stored = self.stored(tensor)
         assert stored is not None
-        self.kept_whole.add(Axis(stored.name, 0))
+        if stored.tensor.dim():
+            self.kept_whole.add(Axis(stored.name, 0))
         number = self.fixed(f"{stored.name!r} is used element by element, or weights are computed from it")
         for dim in range(stored.tensor.dim()):
             self.tie(self.slices(stored, dim), number)
@@ -180,7 +192,7 @@ class Ties:
         """Tie the numbers of two tensors that are broadcast together, element by element, but for constants."""
         if first is None or second is None:
             return
-        pairs = torch.stack([*without_repeats(*torch.broadcast_tensors(first, second))]).flatten(1)
+        pairs = torch.stack([*without_repeats(*torch.broadcast_tensors(first, second))]).reshape(2, -1)
         pairs = pairs[:, (pairs[0] != pairs[1]) & (pairs.amin(0) >= 0)]
         if pairs.numel():
             joined = np.unique(pairs[0].numpy().astype(np.int64) << 32 | pairs[1].numpy())

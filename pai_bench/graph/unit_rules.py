@@ -10,6 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from pai_bench.graph.flops import counted
 from pai_bench.graph.operations import CHOICES, ELEMENTWISE, REDUCTIONS, SPLITS
 from pai_bench.graph.rules import MOVED, move, moves
 from pai_bench.graph.ties import NONE, Axis, Run, Stored, Ties, differ
@@ -253,6 +254,8 @@ def _matrix_product(ties: Ties, operation: Operation) -> Numbers:
     numbers = product(ties, a, b, base)
     if numbers is None:
         return None
+    if ties.depends(a) and ties.depends(b):
+        ties.multiplied.append((numbers.unique(), counted(operation)))
     numbers = numbers.expand(*torch.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
     numbers = numbers.reshape(operation.results[0].shape)
     if base is not None:
@@ -268,7 +271,9 @@ def product(ties: Ties, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Ten
         return product_of_values(ties, a, b)
     if ties.depends(b):
         flipped = product(ties, b.mT, a.mT)
-        return None if flipped is None else flipped.mT
+        if flipped is None or flipped.dim() > 1:
+            return None if flipped is None else flipped.mT
+        return flipped.unsqueeze(-1)
     numbers, stored, runs = ties.numbers(a), ties.stored(b), ties.runs(b)
     if stored is None:  # a constant matrix, or nothing that depends on anything
         return numbers[..., :1] if numbers is not None and not differ(numbers, -1) else None
@@ -305,7 +310,6 @@ def product_of_values(ties: Ties, a: Tensor, b: Tensor) -> Tensor:
     left, right = ties.numbers(a), ties.numbers(b)
     assert left is not None
     assert right is not None
-    ties.multiplied += [left.unique(), right.unique()]
     rows, columns = ties.tie_along(left, -1).unsqueeze(-1), ties.tie_along(right, -2).unsqueeze(-2)
     ties.tie(rows, columns)
     return either(*torch.broadcast_tensors(rows, columns))
@@ -391,6 +395,9 @@ def note_view(ties: Ties, operation: Operation) -> None:
     source, name = operation.given[0], operation.name
     numbers = ties.numbers(source) if ties.depends(source) else None
     if numbers is None:
+        return
+    if operation.results[0].element_size() != source.element_size():
+        ties.fix_memory(source, f"{operation} sees numbers of another size in the same memory")
         return
     if name in (*SPLITS, "unsafe_chunk", "chunk"):
         dim, count = operation.arguments["dim"] % numbers.dim(), len(operation.results)

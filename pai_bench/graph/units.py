@@ -36,9 +36,11 @@ class Units(Ties):
         """For each dimension of each parameter and buffer that the network multiplies by or adds: slice -> label."""
         self.why_fixed = self.reasons(labels)
         """Label -> reasons."""
-        numbers = torch.cat([torch.zeros(0, dtype=torch.int32), *self.multiplied])
-        self.of_products = {int(label) for label in np.unique(labels[numbers[numbers >= 0].numpy()])}
-        """Labels of what is multiplied with other values in matrix products."""
+        self.of_products = [
+            ({int(label) for label in np.unique(labels[numbers[numbers >= 0].numpy()])}, flops)
+            for numbers, flops in self.multiplied
+        ]
+        """For each matrix product of values with values, the labels of these, and its operations."""
 
     def _follow(self, operation: Operation) -> None:
         if operation.is_view:

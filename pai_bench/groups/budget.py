@@ -1,5 +1,6 @@
 """What is left of a network without some groups, in units, weights or operations, and how many groups may go."""
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import Literal, get_args
@@ -59,7 +60,8 @@ class Budget:
     def _flops(self, removed: int) -> float:
         groups = self.groups
         shares = (f * self._size(name, removed) / groups.shapes[name].numel() for name, f in groups.flops.items())
-        return groups.other_flops + sum(shares)
+        products = (f * int((self._rank[of] >= removed).count_nonzero()) / len(of) for of, f in groups.products)
+        return groups.other_flops + sum(shares) + sum(products)
 
     def _nodes(self, removed: int) -> float:
         return sum(
@@ -136,6 +138,8 @@ def keep_share(
     units ``round(density * dense)``. Without `dense`, it is of these groups' own network. UserError where the groups
     that have to stay are more than that, with the largest sparsity that can be reached.
     """
+    if scores.shape != (groups.count,) or bool(scores.isnan().any()) or min_units < 0:
+        raise UserError(f"there are to be {groups.count} scores that are numbers, and min_units must not be negative")
     budget = Budget(groups, removal_order(groups, scores, min_units))
     count = int((budget._rank < torch.iinfo(torch.int64).max).count_nonzero())
     whole = budget.left(sparsity_of, 0) if dense is None else dense
@@ -144,7 +148,7 @@ def keep_share(
     if (least := budget.left(sparsity_of, count)) > target:
         raise UserError(
             f"a sparsity of {1 - density:g} of {sparsity_of} cannot be reached, since a unit of every layer and what "
-            f"is fixed stay; the largest is {1 - least / whole:.4g}"
+            f"is fixed stay; the largest is {math.floor(1e4 * (1 - least / whole)) / 1e4:g}"
         )
     low, high = 0, count
     while low < high:

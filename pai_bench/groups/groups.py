@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -41,8 +42,11 @@ class Groups:
     """Of all parameters and buffers of the network."""
     flops: Mapping[str, float]
     """Weight -> the operations of the products with it, for one example."""
+    products: tuple[tuple[Tensor, float], ...] = ()
+    """Products of values with values that have groups, as in attention: the groups, and the operations for one example.
+    """
     other_flops: float = 0.0
-    """Operations of products without a weight, such as those of attention, for one example."""
+    """Operations of further products without a weight, for one example."""
 
     @property
     def weights(self) -> tuple[str, ...]:
@@ -52,9 +56,11 @@ class Groups:
     def check(self, model: nn.Module) -> None:
         """Raise UserError for the parameters and buffers of another network."""
         model = unwrapped(model)
-        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-            if self.shapes.get(name) != tensor.shape:
-                raise UserError(f"these are groups of another network: {name!r} has shape {tuple(tensor.shape)}")
+        shapes = {name: tensor.shape for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+        for name in {**self.shapes, **shapes}:
+            if self.shapes.get(name) != shapes.get(name):
+                ours, theirs = (shapes_of.get(name) for shapes_of in (self.shapes, shapes))
+                raise UserError(f"these are groups of another network: {name!r} has shape {theirs}, not {ours}")
 
     @cached_property
     def axes_of(self) -> Mapping[str, tuple[Axis, ...]]:
@@ -93,6 +99,11 @@ class GroupMask(Mask):
         found._tensors = {name: tensor.to(device) for name, tensor in self.items()}
         return found
 
+    @classmethod
+    def load(cls, path: str | Path) -> "GroupMask":
+        """UserError: a file of a mask says of single weights which are kept; `Mask.load` reads it."""
+        raise UserError(f"{path} holds a mask of single weights, no groups: read it by Mask.load")
+
     def __repr__(self) -> str:
         return f"GroupMask({int(self.kept_groups.count_nonzero())} of {self.groups.count} groups)"
 
@@ -117,9 +128,12 @@ class GroupMask(Mask):
         Those of biases and of what normalisation scales and shifts by, too. UserError for groups of another network.
         """
         self.groups.check(model)
-        for name, parameter in unwrapped(model).named_parameters():
+        weights = {axis.name for axis in (*self.groups.roots, *self.groups.consumers)}
+        network = unwrapped(model)
+        constant = [(name, buffer) for name, buffer in network.named_buffers() if name in weights]
+        for name, tensor in (*network.named_parameters(), *constant):
             if name in self.groups.axes_of:
-                parameter.masked_fill_(~self.of(name).to(parameter.device), 0.0)
+                tensor.masked_fill_(~self.of(name).to(tensor.device), 0.0)
         return model
 
     def remaining(self) -> Groups:
@@ -135,6 +149,11 @@ class GroupMask(Mask):
             gated=groups.gated[self.kept_groups.cpu()],
             shapes=shapes,
             flops={n: flops * shapes[n].numel() / groups.shapes[n].numel() for n, flops in groups.flops.items()},
+            products=tuple(
+                (left, flops * len(left) / len(of))
+                for of, flops in groups.products
+                if len(left := number[of][self.kept_groups[of]])
+            ),
         )
 
     def shapes(self) -> Mapping[str, torch.Size]:

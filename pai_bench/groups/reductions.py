@@ -24,23 +24,23 @@ def to_groups(groups: Groups, axis: Axis, slices: Tensor) -> Tensor:
 
 def root_sums(groups: Groups, values: Mapping[str, Tensor], *, bias: bool = True) -> list[Tensor]:
     """For each root axis with groups, the sum over the rows of each group, and with `bias` over their biases."""
-    found = []
+    found, counted = [], set[Axis]()
     for axis in groups.roots:
-        if axis in groups.by_axis:
-            slices = by_slice(axis, values)
-            if bias and (other := groups.biases.get(axis)) is not None and other.name in values:
-                slices = slices + values[other.name]
-            found.append(to_groups(groups, axis, slices))
+        if axis in groups.by_axis and axis.name in values:
+            total = to_groups(groups, axis, by_slice(axis, values))
+            other = groups.biases.get(axis)
+            if bias and other is not None and other in groups.by_axis and other.name in values and other not in counted:
+                counted.add(other)  # once, whatever several weights share it
+                total = total + to_groups(groups, other, values[other.name])
+            found.append(total)
     return found
 
 
 def consumer_sum(groups: Groups, values: Mapping[str, Tensor]) -> Tensor:
     """The sum over all columns of each group."""
-    axes = [axis for axis in groups.consumers if axis in groups.by_axis]
-    device = next(iter(values.values())).device
-    return sum(
-        (to_groups(groups, axis, by_slice(axis, values)) for axis in sorted(axes)), torch.zeros((), device=device)
-    )
+    zero = next(iter(values.values())).new_zeros(groups.count)
+    axes = sorted(axis for axis in groups.consumers if axis in groups.by_axis and axis.name in values)
+    return sum((to_groups(groups, axis, by_slice(axis, values)) for axis in axes), zero)
 
 
 def gate_sensitivity(

@@ -9,6 +9,7 @@ from pai_bench.groups.groups import GroupMask
 from pai_bench.groups.shrunk_layers import shrunk_class
 from pai_bench.networks.private_copy import copied
 from pai_bench.networks.wrappers import unwrapped
+from pai_bench.support.errors import UserError
 from pai_bench.support.torch_internals import NormBase, own_tensors
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -22,6 +23,8 @@ def shrink(model: nn.Module, mask: GroupMask) -> nn.Module:
     Parameters are new, smaller ones under their old names; buffers are sliced, and the attributes of torch's layers
     follow. In evaluation mode it computes what ``mask.apply_(model)`` does. UserError for groups of another network.
     """
+    if not isinstance(mask, GroupMask):
+        raise UserError(f"shrink takes a GroupMask, which prune gives for a structured criterion, not {mask!r}")
     mask.groups.check(model)
     network = copied(unwrapped(model))
     along = {axis: kept for axis, kept in mask.by_axis.items() if not bool(kept.all())}
@@ -34,18 +37,23 @@ def shrink(model: nn.Module, mask: GroupMask) -> nn.Module:
         if sliced.shape != tensor.shape:
             parameter = isinstance(tensor, nn.Parameter)
             smaller[id(tensor)] = nn.Parameter(sliced, tensor.requires_grad) if parameter else sliced
+    touched = set()
     for module in network.modules():
         for tensors in own_tensors(module):
             for key, old in list(tensors.items()):
                 if id(old) in smaller:
                     setattr(module, key, smaller[id(old)])
+                    touched.add(module)
     for name, module in network.named_modules():
-        resize(module, along.get(Axis(f"{name}.{EXTRA_CHANNELS}", 0)))
+        if module in touched or isinstance(module, nn.MultiheadAttention):  # whose projection is a module of its own
+            resize(module)
+        if (padding := along.get(Axis(f"{name}.{EXTRA_CHANNELS}", 0))) is not None:
+            setattr(module, EXTRA_CHANNELS, int(padding.count_nonzero()))
     return network
 
 
-def resize(module: nn.Module, padding: Tensor | None) -> None:
-    """Let a layer's attributes follow its parameters, and the channels that it appends those that stay of them."""
+def resize(module: nn.Module) -> None:
+    """Let a layer's attributes follow its parameters."""
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, CONVOLUTIONS):
@@ -69,5 +77,3 @@ def resize(module: nn.Module, padding: Tensor | None) -> None:
         if smaller is not None:
             module.__class__ = smaller
             module.resize()  # type: ignore[operator]
-    if padding is not None:
-        setattr(module, EXTRA_CHANNELS, int(padding.count_nonzero()))

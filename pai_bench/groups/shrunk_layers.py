@@ -179,4 +179,21 @@ def shrunk_class(module: nn.Module) -> Any:
     base = next((base for base in SHRUNK if isinstance(module, base)), None)
     if fits or base is None:
         return None
-    return SHRUNK[base] if cls is base else type(f"Shrunk{cls.__name__}", (cls, SHRUNK[base]), {})
+    return SHRUNK[base] if cls is base else shrunk_subclass(cls)
+
+
+def shrunk_subclass(cls: type[nn.Module]) -> Any:
+    """The class of smaller layers of a subclass of one of torch's."""
+    base = next(base for base in SHRUNK if issubclass(cls, base))
+
+    def reduced(module: Any, _protocol: Any) -> Any:  # pickle cannot find the class by its name
+        return empty, (cls,), module.__getstate__()
+
+    return type(f"Shrunk{cls.__name__}", (cls, SHRUNK[base]), {"__reduce_ex__": reduced})
+
+
+def empty(cls: type[nn.Module]) -> nn.Module:
+    """A smaller layer of a subclass, without its attributes."""
+    smaller = shrunk_subclass(cls)
+    module: nn.Module = smaller.__new__(smaller)
+    return module

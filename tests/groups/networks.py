@@ -22,13 +22,13 @@ class LastStep(nn.LSTM):
 class Composed(nn.Module):
     """A network of some parts and a function of them and the input."""
 
-    def __init__(self, function: Callable[[Any, Tensor], Tensor], **parts: Any) -> None:
+    def __init__(self, function: Callable[[Any, Tensor], Any], **parts: Any) -> None:
         super().__init__()
         for name, part in parts.items():
             setattr(self, name, part)
         self.function = function
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.function(self, x)
 
 
