@@ -16,7 +16,7 @@ from pai_bench.groups import find_groups
 from pai_bench.networks.private_copy import BATCH_NORMS, copied
 from pai_bench.pruning import prune
 from pai_bench.results import Cost, Environment, Provenance
-from pai_bench.scoring import Batch, Criterion, prunable_parameters
+from pai_bench.scoring import Batch, Criterion, Scorer, prunable_parameters
 from pai_bench.scoring.structured import GroupScorer, StructuredCriterion
 from pai_bench.support.environment import describe
 from pai_bench.support.precision import reproducible
@@ -51,7 +51,7 @@ def measure_cost(
             with GroupScorer(criterion, model, groups, draw=draw) as group_scorer:
                 group_scorer.score_groups(batch)
             return
-        with runner.inputs.scorer(trial, model) as scorer:
+        with Scorer(criterion, model, draw=draw, only=names) as scorer:
             scorer.score(batch)
 
     def whole() -> None:

@@ -25,6 +25,7 @@ def report(arguments: argparse.Namespace) -> int:
     form = format_of(output, arguments.format)
     if os.path.isdir(output):
         output = output / f"report{SUFFIXES[form][0]}"
+        store.check_report_path(output)
         outfile.check(output, "the report")
     if store.archived and arguments.output is None and output.exists():
         raise UserError(

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from pai_bench.data import DataSet
 from pai_bench.experiment import stages
 from pai_bench.experiment.inputs import Inputs
 from pai_bench.experiment.mask_summary import summarize_mask
@@ -158,18 +159,18 @@ class Runner:
         """Why networks like that of a trial cannot be trained `together`; None if they can."""
         if (key := (trial.data, trial.model, together)) not in self._obstacles:
             isolated = self.catalog.isolated_process
+            data = self.inputs.data(trial) if isolated is None else None  # what fails there is no obstacle
             try:
                 if isolated is not None:
                     self._obstacles[key] = isolated.query("obstacle", trial, together)
-                else:
-                    self._obstacles[key] = self._difference(trial, together)
+                elif data is not None:
+                    self._obstacles[key] = self._difference(trial, together, data)
             except Exception as error:  # whatever torch.vmap says of operations that it does not know
                 self._obstacles[key] = str(error) if isolated is not None else str(error).partition("\n")[0]
         return self._obstacles[key]
 
-    def _difference(self, trial: Trial, together: Together) -> str | None:
+    def _difference(self, trial: Trial, together: Together, data: DataSet) -> str | None:
         """What is different when two networks like that of a trial are trained `together`; None if nothing is."""
-        data = self.inputs.data(trial)
         # with the network's own initial weights: steps from others may diverge, which would show nothing
         trials = [dataclasses.replace(trial, seed=seed, init="own") for seed in (0, 1)]
         spread = torch.linspace(0, len(data.train.targets) - 1, PROBE).long().to(self.device)

@@ -38,7 +38,7 @@ def sentences(comparison: Comparison, pairs: Sequence[Pair]) -> list[str]:
         elif texts[leaders[0]]:
             lines.append(f"{start}: {texts[leaders[0]]}.")
         else:
-            lines.append(f"{start}; there is no other criterion{' with common seeds' * (len(columns) > 1)}.")
+            lines.append(f"{start}; no other criterion has results there{' with common seeds' * (len(columns) > 1)}.")
     return lines
 
 

@@ -198,8 +198,10 @@ def gaps(comparison: Comparison) -> Iterator[str]:
     cells = direct.astype({"achieved_sparsity": float, "parameters": float}).groupby(["method", "sparsity"], sort=False)
     means = cells[["achieved_sparsity", "parameters"]].mean()
     for (method, wanted), achieved, size in zip(means.index, means.achieved_sparsity, means.parameters, strict=True):
-        if abs(achieved - wanted) > max(DENSITY_TOLERANCE * (1 - wanted), 1 / size):  # whole connections are kept
-            text = f"removed {achieved:.4g} of the weights: equal scores are kept or removed together."
+        if comparison.sparsity_of == "weights" and abs(achieved - wanted) > max(
+            DENSITY_TOLERANCE * (1 - wanted), 1 / size
+        ):  # whole connections are kept
+            text = f"removed {achieved:.4g} of the weights: equal scores, or weights of one unit, go together."
             yield f"{method} at {wanted:.10g} {text}"
     every = itertools.product(comparison.methods, comparison.sparsities)
     if missing := [f"{method} at {s:.10g}" for method, s in every if (method, s) not in comparison.cells]:

@@ -163,7 +163,13 @@ class RenamedAttribute:
 
     def __get__(self, instance: object, owner: type) -> Any:
         warn_renamed(owner, self.old)
-        return getattr(owner if instance is None else instance, RENAMED[self.old])
+        new, classes = RENAMED[self.old], owner.__mro__
+        # if a class has the former name, this is its call of super(), and its own is not meant
+        callers = [place for place, cls in enumerate(classes) if self.old in vars(cls) and cls is not Criterion]
+        if not callers:
+            return getattr(owner if instance is None else instance, new)
+        found = next(vars(cls)[new] for cls in classes[callers[-1] + 1 :] if new in vars(cls))
+        return found.__get__(instance, owner) if hasattr(found, "__get__") else found
 
 
 def warn_renamed(cls: type, old: str, stacklevel: int = 3) -> None:

@@ -36,6 +36,7 @@ def select_device(name: str) -> "torch.device":
 
     from pai_bench.support.errors import UserError
 
+    name = str(name)  # a torch.device is taken, too
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if (match := re.fullmatch(r"cpu(?::0)?|(?P<cuda>cuda)(?::(?P<index>0|[1-9]\d*))?", name)) is None:

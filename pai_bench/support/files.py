@@ -187,11 +187,11 @@ def binds(statement: ast.stmt) -> set[str]:
 
 def base_names(target: ast.expr) -> set[str]:
     """The names at the beginning of the targets of an assignment: ``a`` of ``a.b[c]``."""
-    if isinstance(target, (ast.Tuple, ast.List)):
-        return set().union(*map(base_names, target.elts))
-    while isinstance(target, (ast.Attribute, ast.Subscript, ast.Starred)):
-        target = target.value
-    return names_in([target])
+    if isinstance(target, ast.Name):
+        return {target.id}
+    if isinstance(target, (ast.Attribute, ast.Subscript, ast.Starred)):
+        return base_names(target.value)
+    return set().union(*(base_names(part) for part in ast.iter_child_nodes(target) if isinstance(part, ast.expr)))
 
 
 def has_no_effect(statement: ast.stmt) -> bool:

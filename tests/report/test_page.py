@@ -136,7 +136,7 @@ def test_a_whole_section(drawings: list[Any]) -> None:
     known, found = {one.identity: one for one in small()}, compared(small())
     made = section(found, known, Path(), {name: Path(f"{name}.svg") for name in FIGURES}, "direct")
     assert made.findings == [
-        "At sparsity 0.9, snip has the highest mean accuracy, 91.00 %; there is no other criterion."
+        "At sparsity 0.9, snip has the highest mean accuracy, 91.00 %; no other criterion has results there."
     ]
     assert made.pairs == []
     assert made.parts == [

@@ -142,7 +142,7 @@ def test_masks_that_keep_more_or_fewer_than_asked_for(size: int, found: float, t
     layers = (Layer(name="a", size=size, kept=5),)
     snip = rows("snip", 5, achieved_sparsity=found, layers=layers)
     said = limits([*rows(None, 5, 0.95), *snip, *rows("random", 5, 0.5)])
-    line = f"snip at 0.9 removed {told} of the weights: equal scores are kept or removed together."
+    line = f"snip at 0.9 removed {told} of the weights: equal scores, or weights of one unit, go together."
     assert said == [PAIR, *([line] if told else [])]
     effective = [dataclasses.replace(one, trial={**one.trial, "target": "effective"}) for one in snip]
     assert limits([*rows(None, 5, 0.95), *effective, *rows("random", 5, 0.5)]) == [PAIR]

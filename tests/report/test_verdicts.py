@@ -114,8 +114,9 @@ def test_sentences_of_several_sparsities() -> None:
     ]
     found = compared(records)
     assert findings.sentences(found, pairs.pairs(found)) == [
-        "At sparsity 0.9, snip has the highest mean accuracy, 70.00 %; there is no other criterion with common seeds.",
-        "At sparsity 0.98, er has the highest mean accuracy, 30.00 %; there is no other criterion.",
+        "At sparsity 0.9, snip has the highest mean accuracy, 70.00 %; no other criterion has results there "
+        "with common seeds.",
+        "At sparsity 0.98, er has the highest mean accuracy, 30.00 %; no other criterion has results there.",
     ]
 
 

@@ -218,3 +218,23 @@ def test_attributes_are_read_by_their_former_names_with_a_warning() -> None:
         assert grasp.revision_under(OneShot()) == 1
     with pytest.warns(DeprecationWarning, match=r"GraSP.claims is deprecated"):
         assert type(grasp).claims == ()
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated")
+def test_a_former_method_may_call_that_of_its_base() -> None:
+    """By its former name, in one class after the other, as plug-ins of earlier versions do."""
+
+    @dataclass(frozen=True)
+    class Mine(type(pb.get_criterion("grasp"))):  # type: ignore[misc]
+        def revision_under(self, schedule: Any) -> int:
+            return 10 + int(super().revision_under(schedule))
+
+    @dataclass(frozen=True)
+    class Further(Mine):
+        def revision_under(self, schedule: Any) -> int:
+            return 100 + int(super().revision_under(schedule))
+
+    own = pb.get_criterion("grasp").formula_version_under(OneShot())
+    assert Mine().formula_version_under(OneShot()) == 10 + own
+    assert Further().formula_version_under(OneShot()) == 110 + own
+    assert Further().revision_under(OneShot()) == 110 + own
