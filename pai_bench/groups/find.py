@@ -34,8 +34,9 @@ def find_groups(model: nn.Module, example_input: Tensor) -> Groups:
 
     Additions and products tie elements, residual streams among them; concatenations, views, splits and shuffles of
     channels are followed element by element. Fixed are the network's inputs and outputs, what reaches a statistic over
-    units, such as layer norm, and what meets an operation that is not known. Then one group of each sort is removed and
-    the network is run: what its code counts on by number is fixed, too, with a warning.
+    units, such as layer norm, and what meets an operation that is not known. Then groups of each sort are removed from
+    a copy with random weights, and it is run: what the network's code counts on by number is fixed, too, with a
+    warning.
 
     UserError for a network that cannot be traced.
     """
@@ -127,7 +128,7 @@ def families(groups: Groups) -> list[Tensor]:
 
 
 def cannot_be_removed(model: nn.Module, groups: Groups, example_input: Tensor) -> list[tuple[Tensor, str]]:
-    """Families of which not even one group can be removed, and why. The last unit of a layer is not tried."""
+    """Families whose groups cannot be removed, and why. The last unit of a layer is not tried."""
     network, example = copied(unwrapped(model)).eval(), example_input
     generator = torch.Generator().manual_seed(0)
     if example.is_floating_point():
