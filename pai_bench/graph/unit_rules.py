@@ -4,14 +4,13 @@ What an element with a number holds may change in any way when its slice is remo
 too. So what mixes elements with different numbers in one result, such as a norm over channels, makes them fixed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from pai_bench.graph.flops import counted
-from pai_bench.graph.operations import CHOICES, ELEMENTWISE, REDUCTIONS, SPLITS
+from pai_bench.graph.operations import CHOICES, ELEMENTWISE, REDUCTIONS
 from pai_bench.graph.rules import MOVED, move, moves
 from pai_bench.graph.ties import NONE, Axis, Run, Stored, Ties, differ
 from pai_bench.graph.tracing import Operation
@@ -187,134 +186,6 @@ def _embedding(ties: Ties, operation: Operation) -> Numbers:
     return along(ties, stored, runs[-1])
 
 
-# Products with weights
-
-
-@rule("convolution", "_convolution")
-def _convolution(ties: Ties, operation: Operation) -> Numbers:
-    given = operation.arguments
-    x, weight, groups, transposed = given["input"], given["weight"], given["groups"], given["transposed"]
-    stored = ties.stored(weight)
-    if stored is None or stored.tensor.shape[:2] != weight.shape[:2]:
-        return None
-    spatial = weight.dim() - 2
-    channels = ties.numbers(x)
-    if channels is None:
-        channels = torch.full((x.shape[-spatial - 1],), NONE, dtype=torch.int32)
-    else:
-        place = x.dim() - spatial - 1
-        channels = ties.tie_along(channels, *(dim for dim in range(x.dim()) if dim != place))
-    into, out = (0, 1) if transposed else (1, 0)
-    rows, columns = ties.slices(stored, out), ties.slices(stored, into)
-    ties.tie(ties.numbers(given["bias"]), rows.repeat(groups) if transposed else rows)
-    if groups > 1 and not transposed and weight.shape[1] == 1:  # depthwise: it passes each channel on by itself
-        kernels = rows.view(groups, -1)
-        ties.tie(kernels, channels.view(groups, 1))
-        ties.tie_along(kernels, 1)
-        return rows.view(-1, *(1,) * spatial)
-    ties.roots.add(Axis(stored.name, out))
-    ties.consumers.add(Axis(stored.name, into))
-    # groups stay equal: the same position of each goes together
-    ties.tie_along(channels.view(groups, -1), 0)
-    ties.tie(channels, columns) if transposed else ties.tie(channels.view(groups, -1), columns)
-    if transposed:
-        ties.tie_along(columns.view(groups, -1), 0)
-        rows = rows.repeat(groups)
-    else:
-        ties.tie_along(rows.view(groups, -1), 0)
-    note_bias(ties, Axis(stored.name, out), given["bias"])
-    return rows.view(-1, *(1,) * spatial)
-
-
-def note_bias(ties: Ties, root: Axis, bias: Tensor | None) -> None:
-    """Note a parameter that is added to the features of a root, one element to each."""
-    stored = ties.stored(bias)
-    if stored is not None and stored.tensor.dim() == 1:
-        ties.biases[root] = Axis(stored.name, 0)
-
-
-FACTORS = {
-    **dict.fromkeys(("mm", "bmm"), ("self", "mat2", None)),
-    **{"mv": ("self", "vec", None), "addmv": ("mat", "vec", "self"), "dot": ("self", "tensor", None)},
-    **{
-        "addmm": ("mat1", "mat2", "self"),
-        "baddbmm": ("batch1", "batch2", "self"),
-        "linear": ("input", "weight", "bias"),
-    },
-}
-"""What a matrix product multiplies, and what it adds."""
-
-
-@rule(*FACTORS)
-def _matrix_product(ties: Ties, operation: Operation) -> Numbers:
-    given, (left, right, other) = operation.arguments, FACTORS[operation.name]
-    first, second, base = given[left], given[right], None if other is None else given[other]
-    a = first.unsqueeze(0) if first.dim() == 1 else first
-    b = second.mT if operation.name == "linear" else second.unsqueeze(1) if second.dim() == 1 else second
-    numbers = product(ties, a, b, base)
-    if numbers is None:
-        return None
-    if ties.depends(a) and ties.depends(b):
-        ties.multiplied.append((numbers.unique(), counted(operation)))
-    numbers = numbers.expand(*torch.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
-    numbers = numbers.reshape(operation.results[0].shape)
-    if base is not None:
-        added = ties.numbers(base) if ties.depends(base) else beside(ties, base, numbers)
-        ties.tie(added, numbers)
-        numbers = numbers if added is None else either(numbers, added)
-    return numbers
-
-
-def product(ties: Ties, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor | None:
-    """The numbers of a matrix product (..., M, K) x (..., K, N)."""
-    if ties.depends(a) and ties.depends(b):
-        return product_of_values(ties, a, b)
-    if ties.depends(b):
-        flipped = product(ties, b.mT, a.mT)
-        if flipped is None or flipped.dim() > 1:
-            return None if flipped is None else flipped.mT
-        return flipped.unsqueeze(-1)
-    numbers, stored, runs = ties.numbers(a), ties.stored(b), ties.runs(b)
-    if stored is None:  # a constant matrix, or nothing that depends on anything
-        return numbers[..., :1] if numbers is not None and not differ(numbers, -1) else None
-    if runs is None or any(runs[:-2]):
-        return None
-    column, row = (axis_of(stored, run, other) for run, other in ((runs[-2], runs[-1]), (runs[-1], runs[-2])))
-    if column is None or row is None or column.dim == row.dim:
-        return None
-    columns, rows = along(ties, stored, column), along(ties, stored, row)
-    if numbers is not None and differ(numbers, -2) and not differ(numbers, -1):  # it mixes positions, not units
-        reason = f"{stored.name!r} is multiplied along another dimension than that of units"
-        ties.fix(rows, reason)
-        ties.fix(columns, reason)
-        return numbers[..., :1]
-    ties.roots.add(Axis(stored.name, row.dim))
-    ties.consumers.add(Axis(stored.name, column.dim))
-    note_bias(ties, Axis(stored.name, row.dim), bias)
-    if numbers is not None:
-        ties.tie(numbers, columns)
-        ties.tie_along(numbers, *range(numbers.dim() - 1))
-    return rows
-
-
-def axis_of(stored: Stored, run: Run | None, other: Run | None) -> Run | None:
-    """What a dimension of a matrix runs along; of one place, the parameter's dimension that the other does not."""
-    if run is not None:
-        return run
-    left = [dim for dim, size in enumerate(stored.tensor.shape) if size == 1 and (other is None or dim != other.dim)]
-    return Run(left[0], torch.zeros(1, dtype=torch.int64)) if left else None
-
-
-def product_of_values(ties: Ties, a: Tensor, b: Tensor) -> Tensor:
-    """A product of two values: all that is summed over goes together, and with what it gives."""
-    left, right = ties.numbers(a), ties.numbers(b)
-    assert left is not None
-    assert right is not None
-    rows, columns = ties.tie_along(left, -1).unsqueeze(-1), ties.tie_along(right, -2).unsqueeze(-2)
-    ties.tie(rows, columns)
-    return either(*torch.broadcast_tensors(rows, columns))
-
-
 # Norms and reductions
 
 
@@ -385,56 +256,3 @@ def by_channel(ties: Ties, operation: Operation) -> Numbers:
         return None
     channels = ties.tie_along(numbers, *range(2, x.dim()))
     return [channels.view(*x.shape[:2], *(1,) * (result.dim() - 2))] * len(operation.results)
-
-
-# Views
-
-
-def note_view(ties: Ties, operation: Operation) -> None:
-    """Tie what a view asks to stay, and note which dimensions it divides."""
-    source, name = operation.given[0], operation.name
-    numbers = ties.numbers(source) if ties.depends(source) else None
-    if numbers is None:
-        return
-    if operation.results[0].element_size() != source.element_size():
-        ties.fix_memory(source, f"{operation} sees numbers of another size in the same memory")
-        return
-    if name in (*SPLITS, "unsafe_chunk", "chunk"):
-        dim, count = operation.arguments["dim"] % numbers.dim(), len(operation.results)
-        if count > 1 and differ(numbers, dim):
-            equal = len({result.shape[dim] for result in operation.results}) == 1
-            ties.tie_along(numbers.unflatten(dim, (count, -1)) if equal else numbers, dim)
-    elif name in ("select", "slice", "narrow", "unbind", "diagonal", "unfold", "as_strided"):
-        for dim in dimensions_in_parts(operation, numbers):
-            ties.tie_along(numbers, dim)
-    elif name in ("view", "_unsafe_view", "reshape", "unflatten", "_reshape_alias"):
-        ties.divided += divided(numbers, operation.results[0].shape)
-
-
-def dimensions_in_parts(operation: Operation, numbers: Tensor) -> list[int]:
-    """The dimensions of units of which a view takes a part, so that the code counts them."""
-    if operation.name in ("diagonal", "unfold", "as_strided"):
-        return [dim for dim in range(numbers.dim()) if differ(numbers, dim)]
-    dim = operation.arguments.get("dim", 0)
-    if operation.name == "slice" and operation.results[0].shape[dim] == numbers.shape[dim]:
-        return []
-    return [dim] if differ(numbers, dim) else []
-
-
-def divided(numbers: Tensor, shape: Sequence[int]) -> Iterator[Tensor]:
-    """The numbers along each dimension that a view to a shape divides, in the shape of its parts (a, b, ...)."""
-    old, new = list(numbers.shape), list(shape)
-    i = j = 0
-    while i < len(old) and j < len(new):
-        first, second, left, right = i, j, old[i], new[j]
-        i, j = i + 1, j + 1
-        while left != right:
-            if left < right:
-                left, i = left * old[i], i + 1
-            else:
-                right, j = right * new[j], j + 1
-        sizes = [size for size in new[second:j] if size > 1]
-        if len(sizes) > 1 and [size for size in old[first:i] if size > 1] != sizes:
-            part = numbers[tuple(slice(None) if first <= dim < i else 0 for dim in range(numbers.dim()))]
-            if bool((part != part.flatten()[0]).any()):
-                yield part.reshape(sizes)
