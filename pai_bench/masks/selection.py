@@ -3,7 +3,7 @@
 The highest scores are kept. Of equal scores, the first by position are kept (in parameter order, then by flat index),
 unless `with_ties` keeps or removes all. `top` works block by block, so that it needs memory for the masks and a small
 share of the scores only. Scores on another device than the processor are ranked there
-(`pai_bench.masks.device_selection`), groups of weights in `pai_bench.masks.group_selection`.
+(`pai_bench.masks.device_selection`). Groups of weights are selected in `pai_bench.groups.budget`.
 """
 
 import math
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from pai_bench.masks.device_selection import DIRECT, SIGMAS, UNORDERED, common_dtype, tops
-from pai_bench.masks.group_selection import top_groups
 from pai_bench.support import transfers
 from pai_bench.support.arrays import on_cpu
 from pai_bench.support.errors import UserError
@@ -67,8 +66,6 @@ def select(
     scores: Mapping[str, Tensor],
     count: int | Mapping[str, int],
     alive: Mapping[str, Tensor] | None = None,
-    *,
-    sizes: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Masks (bool, of the scores' shapes) that keep the connections with the highest scores.
 
@@ -76,24 +73,15 @@ def select(
       flat index.
     * `count`: how many are kept, exactly, over all tensors together; or for each name, each tensor ranked by itself.
     * `alive`: only connections that are ``True`` there can be kept.
-    * `sizes`: where a score stands for a group of weights, the number of weights in it, at least 1, by default 1.
-      Then `count` is a budget of weights. Groups are kept in order of score, highest first, until the next one would
-      exceed the budget; that one ends the selection, and no smaller group after it is kept.
 
-    Raises `UserError` for NaN, and for a count above the number of connections (or weights) that can be kept.
+    Raises `UserError` for NaN, and for a count above the number of connections that can be kept.
     """
     names = [([name], count[name]) for name in scores] if isinstance(count, Mapping) else [(list(scores), count)]
     rankings = [
         ([scores[name] for name in group], kept, None if alive is None else [alive[name] for name in group])
         for group, kept in names
     ]
-    if sizes is not None:
-        weights = [[sizes[name] for name in group] for group, _ in names]
-        masks = [top_groups(s, w, kept, living) for (s, kept, living), w in zip(rankings, weights, strict=True)]
-    elif transfers.on_host(*scores.values()):
-        masks = [top(*ranking) for ranking in rankings]
-    else:
-        masks = tops(rankings)
+    masks = [top(*ranking) for ranking in rankings] if transfers.on_host(*scores.values()) else tops(rankings)
     return dict(zip(scores, (mask for group_masks in masks for mask in group_masks), strict=True))
 
 
