@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pai_bench import UserError, criterion
+from pai_bench.masks import OneShot, Schedule
 from pai_bench.scoring import (
     Batch,
     MaskedModel,
@@ -43,6 +44,10 @@ class Group(StructuredCriterion):
             raise UserError(f"{self.name}:of={self.of}: ties and biases of single weights have no meaning for groups")
         if inner.structured:
             raise UserError(f"{self.name}:of={self.of} scores groups itself; give a criterion of single weights")
+
+    def formula_version_under(self, schedule: Schedule) -> int:
+        inner = get_criterion(self.of)
+        return self.formula_version + inner.formula_version_under(OneShot()) - 1  # every cut is scored as the first one
 
     def score(self, model: MaskedModel, batch: Batch) -> Tensor:
         groups = model.groups
