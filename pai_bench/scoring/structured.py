@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pai_bench.groups import Groups, find_groups
 from pai_bench.networks.wrappers import innermost
-from pai_bench.scoring.batch import Batch, BatchLike, Loss, as_batch
+from pai_bench.scoring.batch import Batch, BatchLike, as_batch
 from pai_bench.scoring.criterion import Criterion
 from pai_bench.scoring.masked_model import MaskedModel
 from pai_bench.scoring.redraw import Draw
@@ -97,13 +97,12 @@ def score_groups(
     batch: BatchLike,
     *,
     groups: Groups | None = None,
-    loss: Loss | None = None,
     seed: int = 0,
 ) -> Tensor:
     """The scores of `criterion` for the groups of `model`, without side effects."""
     if not isinstance(criterion, StructuredCriterion):
         raise UserError(f"{criterion} scores single weights, not groups")
-    batch = as_batch(batch, loss)
+    batch = as_batch(batch)
     groups = find_groups(model, batch.inputs[:1]) if groups is None else groups
     with GroupScorer(criterion, model, groups, seed=seed) as scorer:
         return scorer.score_groups(batch)
