@@ -116,8 +116,9 @@ def estimate(
     from pai_bench.report.tables import duration
 
     with console.status("estimating the time"):
-        forecast = dict.fromkeys((work.group for work in reversed(missing)), 0.0)
-        for group, work in {work.group: work for work in reversed(missing)}.items():
+        first = {work.group: work for work in reversed(missing)}
+        forecast = dict.fromkeys(first, 0.0)
+        for group, work in first.items():
             with suppress(Exception):  # the search itself will fail, and say why
                 forecast[group] = Search(work.runner, work.trial, settings).seconds()
     text = f"{len(missing)} search{'' if len(missing) == 1 else 'es'}"

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
+from pai_bench.support.errors import reason
 from pai_bench.support.failures import described
 
 if TYPE_CHECKING:
@@ -60,10 +61,11 @@ class Output:
             return action()
         except (OSError, ValueError) as error:  # the last of a file that is closed
             self._lost = True
-            reason = getattr(error, "strerror", None) or error
             # whoever reads no more, such as `head`, has enough
             level = logging.INFO if isinstance(error, BrokenPipeError) else logging.WARNING
-            logger.log(level, "nothing more can be written to the standard output (%s); the work goes on", reason)
+            logger.log(
+                level, "nothing more can be written to the standard output (%s); the work goes on", reason(error)
+            )
             with suppress(OSError, ValueError):  # or else Python would complain at its end
                 null = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(null, self._file.fileno())

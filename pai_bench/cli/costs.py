@@ -2,7 +2,7 @@
 
 import argparse
 
-from pai_bench.cli.console import FAILED, make_console, print_failure, print_report, print_table
+from pai_bench.cli.console import FAILED, make_console, print_failure, print_report, print_table, progress_bar
 from pai_bench.experiment import recipe
 from pai_bench.experiment.sweep import Sweep
 from pai_bench.support.errors import UserError
@@ -10,9 +10,6 @@ from pai_bench.support.errors import UserError
 
 def time(arguments: argparse.Namespace) -> int:
     """``pai-bench time``."""
-    from rich.markup import escape
-    from rich.progress import Progress
-
     from pai_bench.analyses.cost import measure_cost, measure_step
     from pai_bench.experiment.resolve import resolve
     from pai_bench.experiment.runner import Runner
@@ -30,10 +27,10 @@ def time(arguments: argparse.Namespace) -> int:
     trials = [trial for trial in catalog.trials if trial.criterion is not None]
     measured, steps, failed = list[Cost](), dict[object, float](), 0
     try:
-        with Progress(console=console, transient=True) as progress:
+        with progress_bar(console, "{task.description}") as progress:
             task = progress.add_task("timing", total=len(trials))
             for trial in trials:
-                progress.update(task, description=escape(f"timing {trial.criterion_name} on {trial.model}"))
+                progress.update(task, description=f"timing {trial.criterion_name} on {trial.model}")
                 try:
                     if (key := (trial.data, trial.model)) not in steps:
                         steps[key] = measure_step(runner, trial)
@@ -47,6 +44,6 @@ def time(arguments: argparse.Namespace) -> int:
     finally:  # what was measured before an interrupt is worth seeing
         for group in costs.groups(measured):
             print_table(console, costs.table(group), title=f"{costs.title(group[0])}: {costs.describe(group)}")
-        if store.read_all(Cost) or any(store):
+        if measured or store.read_all(Cost) or any(store):
             print_report(console, store, store.path / "report.md")
     return FAILED if failed else 0

@@ -17,6 +17,7 @@ from pai_bench.experiment.settings import ScoringSettings, names
 from pai_bench.experiment.sweep import Sweep, checked_seeds
 from pai_bench.support import spec
 from pai_bench.support.errors import UserError
+from pai_bench.support.registry import REGISTRIES
 
 TIME_EXAMPLES = """\
 examples:
@@ -79,8 +80,8 @@ examples:
 
 `pai-bench VERB --help` explains each."""
 
-LISTED = ("criteria", "models", "data", "schedules", "protocols", "initialisations", "metrics", "backends", "recipes")
-"""What there are lists of: every registry (`pai_bench.support.registry.REGISTRIES`), and recipes."""
+LISTED = (*REGISTRIES, "recipes")
+"""What there are lists of."""
 
 
 class Parser(argparse.ArgumentParser):

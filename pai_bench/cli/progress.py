@@ -11,7 +11,7 @@ from rich.table import Column
 
 from pai_bench.execution.backend import Backend
 from pai_bench.execution.execution_plan import ExecutionPlan, kind_of
-from pai_bench.execution.measure import evaluation_steps
+from pai_bench.execution.measure import evaluation_steps, training_steps
 from pai_bench.execution.sweep import Listener
 from pai_bench.experiment.resolve import Catalog
 from pai_bench.experiment.trial import Trial
@@ -58,8 +58,10 @@ class Forecast:
 
     def expected(self, trial: Trial) -> float:
         """Seconds by which `trial` makes the sweep longer, by measured training steps."""
-        steps = trial.protocol.steps(self.size(trial)) + evaluation_steps(trial, self.catalog.data[trial.data.name])
-        return steps * self.plan.seconds_of.get(kind_of(trial), 0.0)
+        data = self.catalog.data[trial.data.name]
+        return (training_steps(trial, data) + evaluation_steps(trial, data)) * self.plan.seconds_of.get(
+            kind_of(trial), 0.0
+        )
 
     def size(self, trial: Trial) -> int:
         """How many examples `trial` trains on."""
@@ -106,7 +108,9 @@ class Display(Listener):
             BarColumn(bar_width=12),
             MofNCompleteColumn(),
             # what is too long for the terminal is cut here, not at the counters or the time left
-            TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+            TextColumn(
+                "{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
+            ),
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True)),
             console=console,

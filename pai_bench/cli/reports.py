@@ -102,6 +102,6 @@ def compare(arguments: argparse.Namespace) -> int:
     console.print(folder_diff.verdict(changes, before, after))
     if output is not None:
         left_out = [f"{s.label / name} is left out: {why}" for s in stores for name, why in sorted(s.left_out.items())]
-        outfile.write(output, folder_diff.page(before, after, left_out), "the report")
+        outfile.write(output, folder_diff.page(changes, before, after, left_out), "the report")
         console.print(f"report: {output}")
     return 0

@@ -81,14 +81,12 @@ class DataSet:
         """Shape of one example, channels first."""
         return tuple(self.train.inputs.shape[1:])
 
-    @cached_property
-    def mean_and_std(self) -> tuple[Tensor, Tensor]:
-        """Per-channel mean and standard deviation of the uint8 training images, on the scale 0..255, in float64."""
-        return self.mean_and_std_of(None)
-
     @on_cpu
-    def mean_and_std_of(self, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
-        """`mean_and_std` of the `chosen` training images alone, all of them for None."""
+    def mean_and_std(self, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Per-channel mean and standard deviation of the uint8 training images, on the scale 0..255, in float64.
+
+        Of the `chosen` ones alone, all of them for None.
+        """
         sums, squares = (part if chosen is None else part[chosen.to(part.device)] for part in self._sums)
         count = max(1, len(sums) * self.train.inputs[0, 0].numel())
         # in whole numbers of any length: count^2 variance = count sum(x^2) - sum(x)^2 exactly
@@ -138,7 +136,7 @@ class DataSet:
         """`scale` of the `chosen` training images alone."""
         images = self.train.inputs
         shape = (-1, *(1,) * (images.dim() - 2))
-        mean, std = (t.float().to(self.device).view(shape) for t in self.mean_and_std_of(chosen))
+        mean, std = (t.float().to(self.device).view(shape) for t in self.mean_and_std(chosen))
         return mean, std
 
     @property

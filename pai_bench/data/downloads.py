@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pai_bench.data.dataset import DataSet, Split
 from pai_bench.data.facts import Facts
-from pai_bench.data.images import CIFAR10_ARCHIVE, File, cifar10_from_images, decoded_folder
+from pai_bench.data.images import File, decoded_archive, decoded_folder
 from pai_bench.data.load import Arrays, as_data_set, cache_dir
 from pai_bench.support.errors import UserError
 from pai_bench.support.registry import data_set
@@ -130,9 +130,10 @@ def cifar10(data_dir: Path | None = None) -> DataSet:
     The binary release; where the data directory holds image files instead, those, under the name ``cifar10-jpeg``.
     """
     if data_dir is not None and not (data_dir / CIFAR10.folder).is_dir():
-        for candidate in (data_dir / "cifar10-images", data_dir / CIFAR10_ARCHIVE):
+        for candidate in (data_dir / "cifar10-images", data_dir / "cifar10-images.tar.gz"):
             if candidate.exists():
-                return cifar10_from_images(candidate)
+                arrays = decoded_folder(candidate) if candidate.is_dir() else decoded_archive(candidate)
+                return published(arrays, candidate, CIFAR10_FACTS, name="cifar10-jpeg", label="CIFAR-10 (JPEG)")
     return CIFAR10(data_dir)
 
 

@@ -14,13 +14,11 @@ from PIL import Image, ImageOps
 
 from pai_bench.data.dataset import DataSet
 from pai_bench.data.load import Arrays, Loader, as_data_set, decoded_once
-from pai_bench.support.errors import UserError
+from pai_bench.support.errors import UserError, reason
 from pai_bench.support.registry import data_set
 
 logger = logging.getLogger(__name__)
 
-CIFAR10_ARCHIVE = "cifar10-images.tar.gz"
-CIFAR10_SIZES = (50_000, 10_000)
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"))
 FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP")
 """What Pillow may decode, whatever a file is called; of others, some start programs, as EPS starts Ghostscript."""
@@ -48,19 +46,10 @@ def folder(path: str) -> Loader:
     return load
 
 
-def cifar10_from_images(source: Path) -> DataSet:
-    """CIFAR-10 from ``{train,test}/CLASS/*.jpg``, a folder or a .tar.gz; pixels differ slightly from the original."""
-    if source.is_dir():
-        arrays = decoded_folder(source)
-    else:
-        stamp = f"{source.resolve()} {source.stat().st_size} {source.stat().st_mtime_ns}"
-        arrays = decoded_once(stamp, lambda arrays: decode(archive_files(source), str(source), arrays))
-    sizes = len(arrays["train_targets"]), len(arrays["test_targets"])
-    if sizes != CIFAR10_SIZES:
-        raise UserError(
-            f"{source} holds {sizes[0]} training and {sizes[1]} test images, not the 50,000 and 10,000 of CIFAR-10"
-        )
-    return as_data_set(arrays, name="cifar10-jpeg", num_classes=10, label="CIFAR-10 (JPEG)")
+def decoded_archive(archive: Path) -> Arrays:
+    """The images ``PART/CLASS/FILE`` in a tar archive, decoded once for as long as it is not changed."""
+    stamp = f"{archive.resolve()} {archive.stat().st_size} {archive.stat().st_mtime_ns}"
+    return decoded_once(stamp, lambda arrays: decode(archive_files(archive), str(archive), arrays))
 
 
 def decoded_folder(root: Path, files: Iterable[File] | None = None, side: int | None = None) -> Arrays:
@@ -101,7 +90,7 @@ def images_below(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
     try:
         content = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
-        raise UserError(f"the folder {folder} cannot be read ({error.strerror or error})") from error
+        raise UserError(f"the folder {folder} cannot be read ({reason(error)})") from error
     for path in content:
         if path.is_dir():
             yield from images_below(path, above | {real})

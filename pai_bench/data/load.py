@@ -39,7 +39,7 @@ def load_data(name: str, *, data_dir: str | Path | None = None) -> DataSet:
     folder = Path(data_dir) if data_dir else None
     if plugin.own:
         return load_own(plugin, folder)
-    loader: Loader = plugin.target(argument) if argument else plugin.target
+    loader: Loader = plugin.given(argument)
     return loader(folder)
 
 

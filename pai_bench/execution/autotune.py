@@ -71,7 +71,8 @@ class Tuner:
         """Seconds for all trials."""
         total = 0.0
         for kind, (trial, count) in self.kinds.items():
-            steps = training_steps(self.runner, trial) + evaluation_steps(trial, self.runner.inputs.whole(trial))
+            data = self.runner.inputs.whole(trial)
+            steps = training_steps(trial, data) + evaluation_steps(trial, data)
             total += plan.seconds_of[kind] * count * steps
         return total
 

@@ -56,5 +56,5 @@ MakeBackend = Callable[[Runner, Sequence[Trial]], Backend]
 def find_backend(name: str) -> MakeBackend:
     """The function that makes the backend called `name`, or ``PREFIX:ADDRESS``."""
     plugin, argument = BACKENDS.find(name)
-    make: MakeBackend = plugin.target(argument) if argument else plugin.target
+    make: MakeBackend = plugin.given(argument)
     return make

@@ -60,8 +60,9 @@ def estimate(runner: Runner, missing: Sequence[Trial], backend: str = "auto") ->
         except Exception as error:  # the trial itself will say the same
             failed.append(f"a step of {trial.model} on {trial.data}: {described(error)}")
             continue
-        training += count * training_steps(runner, trial) * seconds / plan.workers
-        testing += count * evaluation_steps(trial, runner.inputs.whole(trial)) * seconds / plan.workers
+        data = runner.inputs.whole(trial)
+        training += count * training_steps(trial, data) * seconds / plan.workers
+        testing += count * evaluation_steps(trial, data) * seconds / plan.workers
         memory = max(memory, size)
     scoring, not_scored = scoring_seconds(runner, missing)
     memory += sum(data.nbytes for data in runner.catalog.data.values())

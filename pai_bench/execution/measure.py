@@ -27,9 +27,9 @@ IN_FLIGHT = 2
 """Steps that may be queued on a device: with more, time would be up long before the queue is done."""
 
 
-def training_steps(runner: Runner, trial: Trial) -> int:
-    """How many steps a trial trains."""
-    return trial.protocol.steps(runner.inputs.whole(trial).train_size(trial.train_fraction))
+def training_steps(trial: Trial, data: DataSet) -> int:
+    """How many steps a trial trains on `data`."""
+    return trial.protocol.steps(data.train_size(trial.train_fraction))
 
 
 def evaluation_steps(trial: Trial, data: DataSet) -> float:
@@ -60,7 +60,7 @@ def step_seconds(
 
     It is measured for about so many `seconds`, one step at least, after a warm-up.
     """
-    if not training_steps(runner, trial):
+    if not training_steps(trial, runner.inputs.whole(trial)):
         return 0.0, 0
     data, device, rate = runner.inputs.data(trial), runner.device, trial.protocol.rate(0, 1)
     with arithmetic(trial.protocol.precision, device):

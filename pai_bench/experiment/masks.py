@@ -17,7 +17,7 @@ from pai_bench.experiment.trial import Trial
 from pai_bench.masks import Mask
 from pai_bench.results import Record, Store
 from pai_bench.results.bits import SAMPLE_SIZE, Bits, count_differences, read_mask_file, unpack
-from pai_bench.support.errors import UserError
+from pai_bench.support.errors import UserError, reason
 from pai_bench.support.networks import NAMES_OF_VERSION_1
 from pai_bench.training.protocol import Protocol
 
@@ -131,8 +131,7 @@ def find_record(record: Stored | Record, identity: str | None) -> tuple[Record, 
         try:
             path = path.resolve()
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(f"the record {record!r} cannot be read ({reason})") from error
+            raise UserError(f"the record {record!r} cannot be read ({reason(error)})") from error
         if path.suffix != ".json" or path.parent.name != "trials":
             what = "is not the file of a trial (trials/NAME.json): give that, or the folder and a name"
             raise UserError(f"{path} {what}")

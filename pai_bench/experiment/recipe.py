@@ -18,7 +18,7 @@ from pai_bench.experiment.settings import ScoringSettings, TrainingSettings, nam
 from pai_bench.experiment.sweep import Axes, ProtocolSettings, Sweep
 from pai_bench.experiment.trial import DENSE
 from pai_bench.support import spec
-from pai_bench.support.errors import UserError, unknown
+from pai_bench.support.errors import UserError, reason, unknown
 
 SHIPPED = Path(__file__).parents[1] / "recipes"
 
@@ -71,7 +71,7 @@ def load(name: str, *, replaced: Collection[str] = ()) -> Recipe:
     try:
         return parse(path.read_text(encoding="utf-8-sig"), name, replaced)
     except OSError as error:
-        raise UserError(f"recipe {name} cannot be read ({error.strerror or error})") from error
+        raise UserError(f"recipe {name} cannot be read ({reason(error)})") from error
     except RecursionError as error:
         raise UserError(f"recipe {name} cannot be read: its values are nested too deeply") from error
     except UnicodeDecodeError as error:

@@ -25,9 +25,7 @@ Builder = Callable[[InputShape, int], nn.Module]
 def find_model(name: str) -> tuple[str, Builder]:
     """The canonical name behind `name` (an alias, perhaps) and the function that builds the network."""
     plugin, argument = MODELS.find(name)
-    if not argument:
-        return plugin.name, plugin.target
-    return plugin.name + argument, plugin.target(argument)
+    return plugin.name + argument, plugin.given(argument)
 
 
 def model_version(name: str | Builder, input_shape: InputShape) -> int:

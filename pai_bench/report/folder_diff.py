@@ -190,9 +190,10 @@ def verdict(cells: Sequence[Change], before: Sequence[Record], after: Sequence[R
     return text
 
 
-def page(before: Sequence[Record], after: Sequence[Record], left_out: Sequence[str] = ()) -> str:
-    """The comparison in markdown; `left_out` are files that could not be read."""
-    cells = changes(before, after)
+def page(
+    cells: Sequence[Change], before: Sequence[Record], after: Sequence[Record], left_out: Sequence[str] = ()
+) -> str:
+    """The comparison in markdown, of the `changes`; `left_out` are files that could not be read."""
     parts = [
         "# Two results folders side by side",
         verdict(cells, before, after),

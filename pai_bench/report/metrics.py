@@ -108,7 +108,7 @@ def measured(comparison: Comparison, metrics: Sequence[Metric]) -> Iterator[Meas
     dense, failed = rows[rows.criterion == DENSE], (rows.status == "failed").to_numpy()
     columns = {metric: metric.values(rows, dense).to_numpy(dtype=float) for metric in metrics}
     for method, sparsity, places in by_cell(rows):
-        cell = comparison.cells.get((method, sparsity), comparison.dense)
+        cell = comparison.cell(method, sparsity)
         done = places[~failed[places]]
         known = {metric: column[done][~np.isnan(column[done])] for metric, column in columns.items()}
         yield Measured(method, sparsity, cell, known)

@@ -8,7 +8,7 @@ from pai_bench.report import tables
 from pai_bench.results.stored import MALFORMED
 from pai_bench.results.values import Number, fits
 from pai_bench.support import infile
-from pai_bench.support.errors import UserError
+from pai_bench.support.errors import UserError, reason
 
 MOST_BYTES = 2**26
 """Largest size of a file of timings."""
@@ -24,7 +24,7 @@ def section(path: Path) -> list[str]:
     try:
         return described(json.loads(infile.read(path, MOST_BYTES)))
     except OSError as error:
-        raise UserError(f"timings {path} cannot be read ({error.strerror or error})") from error
+        raise UserError(f"timings {path} cannot be read ({reason(error)})") from error
     except (ValueError, *MALFORMED) as error:
         what = f"{type(error).__name__}: {error}"
         raise UserError(

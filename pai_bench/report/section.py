@@ -143,7 +143,7 @@ def layer_densities(comparison: Comparison, records: Mapping[str, Record]) -> st
                 (layer for identity in identities for layer in records[identity].pruning.layers), lambda one: one.name
             )
             if layers:
-                sizes = {name: sorted({layer.size for layer in seeds}) for name, seeds in layers.items()}
+                sizes |= {name: sorted({layer.size for layer in seeds}) for name, seeds in layers.items()}
                 columns[method] = {name: shares(seeds) for name, seeds in layers.items()}
         if columns:
             body = [

@@ -136,8 +136,8 @@ class Comparison(TrainingSettings):
         return bool((self.rows.epochs != 0).any())
 
     def cell(self, method: str, sparsity: float) -> Cell:
-        """A cell, empty where nothing was run."""
-        return self.cells.get((method, sparsity), Cell(()))
+        """A cell, empty where nothing was run; that of the dense reference at any sparsity."""
+        return self.dense if method == DENSE else self.cells.get((method, sparsity), Cell(()))
 
     def not_compared(self, method: str, sparsity: float) -> bool:
         """Whether half or more of the networks of a cell did not train. With random labels that is a finding."""

@@ -54,17 +54,16 @@ def remarks(comparison: Comparison) -> list[str]:
 
 def untrained(comparison: Comparison) -> list[str]:
     """The connected networks whose training loss is at chance."""
-    rows = comparison.rows
-    rows = rows.assign(chance=outcomes.chance_losses(rows))[outcomes.untrained(rows)]
+    rows = comparison.rows[outcomes.untrained(comparison.rows)]
     what = "memorised nothing of the random labels" if comparison.label_noise else "did not train"
     lines = []
     for _, group in rows.groupby(["method", "sparsity"]):
         method, sparsity = group.method.iloc[0], group.sparsity.iloc[0]
-        cell = comparison.cells.get((method, sparsity), comparison.dense)
+        cell = comparison.cell(method, sparsity)
         where = f"{method} at {sparsity:.10g}" if sparsity or method != DENSE else DENSE
         lines.append(
             f"§ {comparison.model}, {where}: {what} ({len(group)} of {plural(len(cell.accuracies), 'seed')}); "
-            f"training loss {group.train_loss.astype(float).mean():.3f}, by chance {group.chance.mean():.3f}"
+            f"training loss {group.train_loss.astype(float).mean():.3f}, by chance {group.chance_loss.mean():.3f}"
         )
     return lines
 
@@ -76,7 +75,7 @@ def disconnections(comparison: Comparison) -> list[str]:
     rows = comparison.rows.assign(disconnected=disconnected)[disconnected | dead]
     for _, group in rows.groupby(["method", "sparsity"]):
         method, sparsity = group.method.iloc[0], group.sparsity.iloc[0]
-        cell = comparison.cells.get((method, sparsity), comparison.dense)
+        cell = comparison.cell(method, sparsity)
         start, of = f"{comparison.model}, {method} at {sparsity:.10g}", plural(len(cell.accuracies), "seed")
         if len(cut := group[group.disconnected]):
             trained = "" if (cut.status == "disconnected").all() else "; trained all the same"

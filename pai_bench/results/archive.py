@@ -15,6 +15,9 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
+from pai_bench.results.collapses import Collapse
+from pai_bench.results.measurements import BenchmarkResult, Cost, TrialMetrics
+from pai_bench.results.records import Record
 from pai_bench.results.stored import CHECKSUM, LONGEST, json_object, with_checksum, without_checksum
 from pai_bench.support import infile, outfile
 from pai_bench.support.errors import UserError, reason
@@ -22,7 +25,7 @@ from pai_bench.support.errors import UserError, reason
 SUFFIX = ".jsonl.xz"
 NAME = f"records{SUFFIX}"
 
-FOLDERS = ("trials", "costs", "collapse", "benchmarks", "evaluations")
+FOLDERS = tuple(stored.folder for stored in (Record, Cost, Collapse, BenchmarkResult, TrialMetrics))
 """The folders of a results folder."""
 
 LARGEST = 2**30
@@ -59,7 +62,7 @@ def entries(folder: Path) -> Iterator[dict[str, Any]]:
             content = without_checksum(raw)
         except (*NO_JSON, OSError):
             continue
-        if folder.name == "trials":
+        if folder.name == Record.folder:
             content["mask"] = None
         content = with_checksum(content) if CHECKSUM in raw else content
         yield {"folder": folder.name, "name": path.stem, "content": content}

@@ -39,6 +39,10 @@ class Plugin:
     module: str = "?"
     """Where it was registered."""
 
+    def given(self, argument: str) -> Any:
+        """The object behind the name; behind a prefix, what it makes of its `argument`."""
+        return self.target(argument) if argument else self.target
+
 
 @dataclass(eq=False)
 class Registry(Mapping[str, Any]):

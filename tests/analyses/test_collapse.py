@@ -21,11 +21,6 @@ from tests.experiment.test_runner import blobs
 from tests.report.records import altered, fields_of
 
 
-@pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def three(shape: tuple[int, ...], classes: int) -> nn.Module:
     """Three layers."""
     sizes = ((shape[0], 8), (8, 6), (6, classes))

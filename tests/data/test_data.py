@@ -1,5 +1,6 @@
 """Data sets: sizes, splits, normalisation, score batches, files of every kind, and damaged ones."""
 
+import dataclasses
 import io
 import struct
 import tarfile
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import pai_bench as pb
-from pai_bench.data import Split, images
+from pai_bench.data import Split, downloads
 from pai_bench.data.digits import raw_digits
 from pai_bench.training import trainer
 from pai_bench.training.protocol import get_protocol
@@ -214,11 +215,9 @@ def test_cifar10_from_an_archive_of_images_is_labelled(tmp_path: Path, monkeypat
             info = tarfile.TarInfo(f"cifar10-images/{name.replace('val', 'test')}")
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
-    with pytest.raises(
-        pb.UserError, match=r"holds 3 training and 2 test images, not the 50,000 and 10,000 of CIFAR-10"
-    ):
+    with pytest.raises(pb.UserError, match=r"has 3 training and 2 test images, not 50,000 and 10,000; delete it"):
         pb.load_data("cifar10", data_dir=tmp_path)
-    monkeypatch.setattr(images, "CIFAR10_SIZES", (3, 2))
+    monkeypatch.setattr(downloads, "CIFAR10_FACTS", dataclasses.replace(downloads.CIFAR10_FACTS, train=3, test=2))
     data = pb.load_data("cifar10", data_dir=tmp_path)
     assert (data.name, data.label, data.num_classes) == ("cifar10-jpeg", "CIFAR-10 (JPEG)", 10)
     assert data.train.inputs[:, 0, 0, 0].tolist() == [1, 2, 3]
@@ -309,10 +308,10 @@ def test_the_scale_of_a_part_is_that_of_its_images() -> None:
     data = small()
     chosen = torch.tensor([3, 5, 8, 13, 21])
     pixels = data.train.inputs[chosen].double()
-    mean, std = data.mean_and_std_of(chosen)
+    mean, std = data.mean_and_std(chosen)
     torch.testing.assert_close(mean, pixels.mean((0, 2, 3)), rtol=1e-14, atol=0)
     torch.testing.assert_close(std, pixels.std((0, 2, 3), correction=0), rtol=1e-13, atol=0)
-    for found, alone in zip((mean, std), data.only(chosen).mean_and_std, strict=True):
+    for found, alone in zip((mean, std), data.only(chosen).mean_and_std(), strict=True):
         assert torch.equal(found, alone)
 
 

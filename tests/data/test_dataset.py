@@ -133,7 +133,7 @@ def test_scales_do_not_depend_on_how_many_images_are_looked_at_together(
     monkeypatch.setattr(dataset, "IN_CACHE", at_once)
     inputs = torch.randint(0, 256, (11, 2, 3, 2), dtype=torch.uint8)
     split = Split(inputs, torch.arange(11) % 2)
-    mean, std = pb.DataSet("noise", split, split).mean_and_std
+    mean, std = pb.DataSet("noise", split, split).mean_and_std()
     torch.testing.assert_close(mean, inputs.double().mean((0, 2, 3)), rtol=1e-14, atol=0)
     torch.testing.assert_close(std, inputs.double().std((0, 2, 3), correction=0), rtol=1e-13, atol=0)
 

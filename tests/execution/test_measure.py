@@ -42,7 +42,7 @@ def test_steps_and_what_testing_costs(epochs: int, passes: int) -> None:
     """Of 240 examples in batches of 50; after each epoch, 60 are tested by a forward pass, a third of a step."""
     runner = Runner(resolve(sweep(seeds=1, epochs=epochs, batch_size=50)))
     trial = runner.catalog.trials[0]
-    assert training_steps(runner, trial) == epochs * 4
+    assert training_steps(trial, runner.inputs.whole(trial)) == epochs * 4
     assert evaluation_steps(trial, runner.inputs.whole(trial)) == pytest.approx(passes * 60 / 50 / 3)
     if not epochs:
         assert step_seconds(runner, trial, 1, ENGINE) == (0.0, 0)

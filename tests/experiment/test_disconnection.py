@@ -22,11 +22,6 @@ from tests.experiment.test_runner import blobs, sweep
 from tests.report.records import fields_of
 
 
-@pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 @dataclass(frozen=True)
 class Starve(pb.Criterion):
     """Keeps connections of the first layer alone."""

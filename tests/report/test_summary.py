@@ -175,7 +175,7 @@ def both() -> tuple[list[Record], list[Record]]:
 
 
 def test_a_whole_comparison_of_two_folders() -> None:
-    text = folder_diff.page(*both(), left_out=["trials/x.json could not be read"])
+    text = folder_diff.page(folder_diff.changes(*both()), *both(), left_out=["trials/x.json could not be read"])
     title, said, caption, table, where, lines = text.split("\n\n")
     assert title == "# Two results folders side by side"
     assert said == (
@@ -209,7 +209,7 @@ def test_cells_without_a_trial_that_did_not_fail() -> None:
     failed, done = record("snip", 0.9, 0, None), record("snip", 0.9, 0, 0.5)
     assert folder_diff.table(folder_diff.changes([failed], [done]))[1][4:9] == ["0", "–", "–", "–", "–"]
     assert folder_diff.changes([done], [record("er", 0.9, 0, 0.5)]) == []
-    text = folder_diff.page([done], [record("er", 0.9, 0, 0.5, provenance={"commit": None})])
+    text = folder_diff.page([], [done], [record("er", 0.9, 0, 0.5, provenance={"commit": None})])
     assert "| data |" not in text
     assert "; commit unknown\n" in text
 

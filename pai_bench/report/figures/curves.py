@@ -27,7 +27,7 @@ def learning(
     for method in (DENSE, *comparison.methods):
         trained = rows[(rows.method == method) & ((rows.sparsity == sparsity) | (rows.criterion == DENSE))]
         by_seed = [curve for i in trained.identity if (curve := values(records[i], loss=loss))]
-        seeds = comparison.cells.get((method, sparsity), comparison.dense).seeds
+        seeds = comparison.cell(method, sparsity).seeds
         part = f", {len(by_seed)} of {seeds} seeds" if len(by_seed) < seeds else ""
         labels[method] = literal(method + part)
         if len({len(curve) for curve in by_seed}) == 1 and len(by_seed[0]) > 1:
