@@ -11,13 +11,11 @@ from torch.nn import functional as F
 
 from pai_bench.execution.measure import step_seconds
 from pai_bench.experiment.runner import Runner
+from pai_bench.experiment.stages import mask_maker
 from pai_bench.experiment.trial import Trial
-from pai_bench.groups import find_groups
 from pai_bench.networks.private_copy import BATCH_NORMS, copied
-from pai_bench.pruning import prune
 from pai_bench.results import Cost, Environment, Provenance
-from pai_bench.scoring import Batch, Criterion, Scorer, prunable_parameters
-from pai_bench.scoring.structured import GroupScorer, StructuredCriterion
+from pai_bench.scoring import Batch, Criterion, prunable_parameters
 from pai_bench.support.environment import describe
 from pai_bench.support.precision import reproducible
 from pai_bench.support.timing import repeat
@@ -41,27 +39,18 @@ def measure_cost(
     assert trial.criterion is not None
     assert trial.schedule is not None
     data, model = runner.inputs.data(trial), runner.inputs.model(trial)
-    batch, draw = runner.inputs.score_batch(trial, data), runner.inputs.draw(trial)
+    batch = runner.inputs.score_batch(trial, data)
     criterion, schedule = trial.criterion, trial.schedule
     names = runner.inputs.prunable(trial, model, biases=criterion.biases)
-    groups = find_groups(model, batch.inputs[:1]) if isinstance(criterion, StructuredCriterion) else None
+    make_scorer, make_mask = runner.inputs.scorer_maker(trial, model), mask_maker(runner.inputs, trial, model)
 
     def score() -> None:
-        if isinstance(criterion, StructuredCriterion) and groups is not None:
-            with GroupScorer(criterion, model, groups, draw=draw) as group_scorer:
-                group_scorer.score_groups(batch)
-            return
-        with Scorer(criterion, model, draw=draw, only=names) as scorer:
+        with make_scorer() as scorer:
             scorer.score(batch)
-
-    def whole() -> None:
-        options: dict[str, Any] = {"schedule": schedule, "draw": draw}
-        options |= {"sparsity_of": trial.sparsity_of} if trial.structured else {"scope": trial.scope, "prunable": names}
-        prune(model, batch, criterion, trial.sparsity, **options)
 
     floor = bare(model, batch, criterion, names)
     scoring = repeat(score, runner.device, floor=floor, rounds=rounds, budget=budget)
-    pruning = repeat(whole, runner.device, rounds=rounds, budget=budget)
+    pruning = repeat(lambda: make_mask(schedule), runner.device, rounds=rounds, budget=budget)
     return Cost(
         trial=trial.configuration(),
         weights=sum(model.get_parameter(name).numel() for name in runner.inputs.prunable(trial, model)),

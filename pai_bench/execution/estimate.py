@@ -20,7 +20,6 @@ from pai_bench.experiment.trial import Trial
 from pai_bench.graph.flops import flops
 from pai_bench.models import create_model
 from pai_bench.results.bits import SAMPLE_SIZE
-from pai_bench.scoring import Scorer
 from pai_bench.support.failures import described
 from pai_bench.support.registry import DATA
 from pai_bench.support.timing import measured
@@ -156,10 +155,8 @@ def time_score(runner: Runner, trial: Trial) -> float:
     if runner.catalog.isolated_process:
         seconds: float = runner.catalog.isolated_process.query("score", trial)
         return seconds
-    data, model = runner.inputs.data(trial), runner.inputs.model(trial)
-    batch, criterion = runner.inputs.score_batch(trial, data), trial.criterion
-    names = runner.inputs.prunable(trial, model, biases=criterion.biases)
-    with Scorer(criterion, model, draw=runner.inputs.draw(trial), only=names) as scorer:
+    batch = runner.inputs.score_batch(trial, runner.inputs.data(trial))
+    with runner.inputs.scorer(trial, runner.inputs.model(trial)) as scorer:
         scorer.score(batch)
         with measured(runner.device) as measurement:
             scorer.score(batch)

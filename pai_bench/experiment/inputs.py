@@ -1,5 +1,6 @@
 """The inputs of a trial: its data, its network, its score batch."""
 
+import functools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +13,12 @@ from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.experiment.trial import Trial
 from pai_bench.graph.connectivity import Connections
 from pai_bench.graph.flops import Flops
+from pai_bench.groups import Groups, find_groups
 from pai_bench.networks.private_copy import BATCH_NORMS
 from pai_bench.networks.wrappers import unwrapped
-from pai_bench.scoring import Batch, Scorer
+from pai_bench.scoring import Batch, Scorer, StructuredCriterion
 from pai_bench.scoring.prunable import prunable_names
+from pai_bench.scoring.structured import GroupScorer
 from pai_bench.support.errors import UserError
 from pai_bench.support.identity import stream
 from pai_bench.support.memory import free_bytes
@@ -37,6 +40,7 @@ class Inputs:
         self._resident: dict[DataSource, DataSet] = {}
         self._traced: tuple[object, Connections | None] = None, None
         self._flops: dict[tuple[DataSource, ModelSource], Flops | None] = {}
+        self._groups: dict[tuple[DataSource, ModelSource], Groups] = {}
         self._entropies: dict[tuple[DataSource, int, float, float], float] = {}
 
     def release(self) -> None:
@@ -109,10 +113,24 @@ class Inputs:
         return Batch(*examples, batches=trial.score_batches)
 
     def scorer(self, trial: Trial, model: nn.Module, seed: int = 0) -> Scorer:
-        """What scores the prunable parameters of the trial's network by its criterion."""
-        assert trial.criterion is not None
-        names = self.prunable(trial, model, biases=trial.criterion.biases)
-        return Scorer(trial.criterion, model, draw=self.draw(trial), seed=seed, only=names)
+        """What scores the prunable parameters of the trial's network, or its groups, by its criterion."""
+        return self.scorer_maker(trial, model, seed)()
+
+    def scorer_maker(self, trial: Trial, model: nn.Module, seed: int = 0) -> Callable[[], Scorer]:
+        """What makes a scorer, after all that is not part of scoring: what is scored is known by then."""
+        criterion, draw = trial.criterion, self.draw(trial)
+        assert criterion is not None
+        if isinstance(criterion, StructuredCriterion):
+            groups = self.groups(trial, model)
+            return functools.partial(GroupScorer, criterion, model, groups, seed=seed, draw=draw)
+        names = self.prunable(trial, model, biases=criterion.biases)
+        return functools.partial(Scorer, criterion, model, draw=draw, seed=seed, only=names)
+
+    def groups(self, trial: Trial, model: nn.Module) -> Groups:
+        """What can be removed of the trial's network, found once for all of its seeds."""
+        if (key := (trial.data, trial.model)) not in self._groups:
+            self._groups[key] = find_groups(model, self.example(trial))
+        return self._groups[key]
 
     def draw(self, trial: Trial) -> Callable[[int], nn.Module]:
         """How the trial's network is drawn again for scoring."""

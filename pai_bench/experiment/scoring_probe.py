@@ -38,14 +38,9 @@ class ScoringProbe:
 
     def _warm_up(self, trial: Trial, model: nn.Module, make: Callable[[Schedule], Mask]) -> int | None:
         """Score once, for libraries to load and caches to fill; the peak of memory of a few cuts, measured apart."""
-        assert trial.criterion is not None
         assert trial.schedule is not None
-        batch = self.inputs.score_batch(trial, self.inputs.data(trial))
-        if trial.structured:
-            trial.criterion.score(model, batch)
-        else:
-            with self.inputs.scorer(trial, model) as scorer:
-                scorer.score(batch)
+        with self.inputs.scorer(trial, model) as scorer:
+            scorer.score(self.inputs.score_batch(trial, self.inputs.data(trial)))
         with measured(self.inputs.device, memory=True) as cost:
             make(dataclasses.replace(trial.schedule, steps=min(trial.schedule.steps, FEWEST_CUTS)))
         return cost.peak_bytes

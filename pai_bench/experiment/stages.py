@@ -1,6 +1,7 @@
 """The stages of a trial: prune, train, evaluate. They measure no time, keep nothing, and write no record."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from pai_bench.groups import GroupMask, shrink
 from pai_bench.masks import Mask
 from pai_bench.masks.schedule import Schedule
 from pai_bench.pruning import Variant, prune
-from pai_bench.scoring import redraw_
+from pai_bench.pruning.structured import prune_groups
+from pai_bench.scoring import StructuredCriterion, redraw_
 from pai_bench.support.errors import UserError
 from pai_bench.support.identity import stream
 from pai_bench.support.randomness import random_state
@@ -47,13 +49,26 @@ class Pruned:
         return None if isinstance(self.mask, GroupMask) else self.mask
 
 
-def mask_maker(inputs: Inputs, trial: Trial, model: nn.Module) -> Callable[[Schedule], Mask]:
+def mask_maker(inputs: Inputs, trial: Trial, model: nn.Module) -> Callable[..., Mask]:
     """What makes the mask of a trial that has a criterion, by its schedule or another one.
 
     All that comes before scoring, such as the score batch, is done here, and not in what this returns.
     """
     assert trial.criterion is not None
     criterion, batch, draw = trial.criterion, inputs.score_batch(trial, inputs.data(trial)), inputs.draw(trial)
+    if isinstance(criterion, StructuredCriterion):
+        return functools.partial(
+            prune_groups,
+            model,
+            batch,
+            criterion,
+            trial.sparsity,
+            inputs.groups(trial, model),
+            sparsity_of=trial.sparsity_of,
+            invert=trial.variant is not None and trial.variant.inverted,
+            draw=draw,
+            seed=stream(trial.seed, "scores"),
+        )
     names = inputs.prunable(trial, model, biases=criterion.biases)
 
     def make(schedule: Schedule) -> Mask:
@@ -68,8 +83,7 @@ def mask_maker(inputs: Inputs, trial: Trial, model: nn.Module) -> Callable[[Sche
             target=trial.target,
             min_per_layer=trial.min_per_layer,
             repair=trial.repair,
-            prunable=None if trial.structured else names,
-            sparsity_of=trial.sparsity_of,
+            prunable=names,
             draw=draw,
             seed=stream(trial.seed, "scores"),
         )

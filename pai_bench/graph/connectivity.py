@@ -1,8 +1,7 @@
 """Connectivity: the paths from a network's inputs to its outputs that a mask keeps."""
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,17 +17,16 @@ from pai_bench.masks.mask import Mask
 from pai_bench.networks.layers import usual_names
 from pai_bench.networks.private_copy import BATCH_NORMS, private_copy
 from pai_bench.networks.wrappers import refuse_scripted, unwrapped, without_compilation
-from pai_bench.support.arrays import on_cpu
+from pai_bench.support.arrays import on_cpu, with_torch_defaults
 from pai_bench.support.errors import UserError
 from pai_bench.support.garbage import no_collection
 from pai_bench.support.randomness import random_state
+from pai_bench.support.torch_internals import ConvBase
 
 logger = logging.getLogger(__name__)
 
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 TABLES = (nn.Embedding, nn.EmbeddingBag)
 """Layers with a row, not a column, for each input feature, that is, each token."""
-GROUPED = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,23 +176,23 @@ class Connections:
         results = (tensor for operation in self.trace.operations for tensor in operation.results)
         return sum(tensor.nbytes for tensor in (*results, *self.parameters.values()))
 
-    @on_cpu
+    @with_torch_defaults
     def connected(self, mask: Mapping[str, Tensor]) -> bool:
         """Whether any output depends on any input under `mask`; takes half the time of `under` or less."""
         kept = {name: keep.to("cpu", torch.float32) for name, keep in mask.items()}
-        with torch.inference_mode(False), torch.no_grad(), single_precision():
+        with torch.inference_mode(False), torch.no_grad():
             reach = Reach(self.trace, self.parameters, kept)
         self._warn(reach.unknown)
         return any(bool(output.any()) for output in reach.outputs)
 
-    @on_cpu
+    @with_torch_defaults
     def under(self, mask: Mask, *, paths: bool = True) -> Connectivity:
         """The connectivity under `mask`.
 
         Raises `UserError` for a network that changes in place a value that it has used before.
         """
         try:
-            with torch.inference_mode(False), torch.enable_grad(), no_collection(), single_precision():
+            with torch.inference_mode(False), torch.enable_grad(), no_collection():
                 return self._under(mask, paths)
         except RuntimeError as error:
             if "modified by an inplace operation" not in str(error):
@@ -267,7 +265,7 @@ class Connections:
             dead_features=features.numel() - int(features.count_nonzero()),
         )
 
-    @property
+    @cached_property
     def flops(self) -> Flops:
         """The floating-point operations of the dense network for one example."""
         return flops_of(self.trace, self._operands, len(self.trace.input))
@@ -275,17 +273,6 @@ class Connections:
     @cached_property
     def _operands(self) -> Operands:
         return operands(self.trace, self.parameters)
-
-
-@contextmanager
-def single_precision() -> Iterator[None]:
-    """A block in which new tensors are float32, as all reaches are, whatever the caller's default."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def refuse_hidden(model: nn.Module) -> None:
@@ -316,12 +303,13 @@ def axes(effective: Tensor, module: nn.Module, groups: int = 1) -> tuple[Tensor,
     if effective.dim() < 2:
         return effective.flatten(), effective.flatten()
     # not for a parameter from which a weight is computed, or an additional one
-    of_weight = isinstance(module, (*GROUPED, *TRANSPOSED, *TABLES)) and module.weight.shape == effective.shape
-    groups = module.groups if of_weight and isinstance(module, (*GROUPED, *TRANSPOSED)) else groups
+    of_weight = isinstance(module, (ConvBase, *TABLES)) and module.weight.shape == effective.shape
+    inputs_first = of_weight and getattr(module, "transposed", True)
+    groups = module.groups if of_weight and isinstance(module, ConvBase) else groups
     pairs = effective.flatten(2).any(2) if effective.dim() > 2 else effective
     grouped = pairs.unflatten(0, (groups, -1)).numpy()  # several times faster than torch
     first, second = (torch.from_numpy(grouped.any(dim).reshape(-1)) for dim in (2, 1))
-    return (second, first) if of_weight and isinstance(module, (*TRANSPOSED, *TABLES)) else (first, second)
+    return (second, first) if inputs_first else (first, second)
 
 
 def first_cut(reach: Reach) -> str | None:

@@ -9,10 +9,10 @@ from torch import Tensor
 from pai_bench.graph.operations import (
     CONSTANTS,
     ELEMENTWISE,
-    MOVES,
     REDUCING_MOVES,
     SUMMING_MOVES,
 )
+from pai_bench.graph.rules import moves
 from pai_bench.graph.tracing import Operation, Trace, mapped
 from pai_bench.support.torch_internals import storage_id
 
@@ -143,9 +143,9 @@ class _Following:
 def is_known(operation: Operation) -> bool:
     """Whether an operation is one of `FACTORS`, or no product: of elements, a move, a lookup, a normalisation."""
     name = operation.name
-    moves = operation.is_view or name in MOVES or name in SUMMING_MOVES or name in REDUCING_MOVES or name in CONSTANTS
+    moved = moves(operation) or name in SUMMING_MOVES or name in REDUCING_MOVES or name in CONSTANTS
     single = operation.pointwise or name in ELEMENTWISE
-    return moves or single or name in FACTORS or name == "embedding" or "norm" in name
+    return moved or single or name in FACTORS or name == "embedding" or "norm" in name
 
 
 def keeps_zeros(operation: Operation, tensor: Tensor) -> bool:
@@ -154,7 +154,7 @@ def keeps_zeros(operation: Operation, tensor: Tensor) -> bool:
     if name in CONSTANT:
         value = arguments[CONSTANT[name]]
         return bool((value == 0).all()) if isinstance(value, Tensor) else value == 0
-    if operation.is_view or name in MOVES:
+    if moves(operation):
         return True
     if not operation.results or operation.results[0].numel() != tensor.numel():
         return False

@@ -1,5 +1,24 @@
 """Operations of the ATen library by what they do, named without their overload."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
+F = TypeVar("F")
+
+
+def registrar(rules: dict[str, F]) -> Callable[..., Callable[[F], F]]:
+    """A decorator that registers a rule in `rules` for operations of the names that it is given."""
+
+    def rule(*names: str) -> Callable[[F], F]:
+        def register(function: F) -> F:
+            rules.update(dict.fromkeys(names, function))
+            return function
+
+        return register
+
+    return rule
+
+
 DATA_DEPENDENT = frozenset(
     """
     _local_scalar_dense nonzero is_nonzero equal _unique _unique2 unique_dim unique_consecutive

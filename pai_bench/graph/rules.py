@@ -19,6 +19,7 @@ from pai_bench.graph.operations import (
     REDUCTIONS,
     SPLITS,
     SUMMING_MOVES,
+    registrar,
 )
 from pai_bench.graph.state import ReachState
 from pai_bench.graph.tracing import Operation, mapped, tensors
@@ -28,6 +29,7 @@ Rule = Callable[[ReachState, Operation], Any]
 """A function that returns the reaches of an operation's results, or None where they are not known."""
 
 RULES: dict[str, Rule] = {}
+rule = registrar(RULES)
 
 MOVED = ("self", "tensors", "src", "source", "values", "input", "data", "other", "tensor", "value", "padding_value")
 """Arguments whose elements are moved. The others determine the positions."""
@@ -184,16 +186,6 @@ def with_biases(state: ReachState, reach: Tensor, added_to_it: Sequence[Any]) ->
         if (kept := state.bias(bias)) is not None:
             reach = state.used_with(reach, kept)
     return reach
-
-
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register a rule for operations of these names."""
-
-    def register(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(names, function))
-        return function
-
-    return register
 
 
 @rule("glu")

@@ -65,7 +65,7 @@ class Ties:
         the operations of that product."""
         self.divided: list[Tensor] = []
         """Numbers along dimensions that a view divides into several, in the shape of those."""
-        self._keys, self._count = trace.keys, 0
+        self.memory, self._count = trace.memory, 0
         self._first: dict[Axis, int] = {}
         self._sizes: dict[Axis, int] = {}
         self._reasons: dict[str, int] = {}
@@ -79,11 +79,6 @@ class Ties:
         }
 
     # What tensors carry
-
-    def memory(self, tensor: Tensor) -> int:
-        """What tells the memory of a tensor of the trace from that of others."""
-        key = self._keys.get(id(tensor))
-        return storage_id(tensor.untyped_storage()) if key is None else key[0]
 
     def stored(self, tensor: Any) -> Stored | None:
         """The parameter or buffer that a tensor is, or is a view of."""
@@ -170,10 +165,10 @@ class Ties:
         long = [dim for dim, size in enumerate(parameter.shape) if size > 1]
         if len(long) != 1:
             return self.whole(tensor)
-        offsets = torch.tensor(int(tensor.storage_offset()) - int(parameter.storage_offset()))
-        for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
-            offsets = offsets.unsqueeze(-1) + stride * torch.arange(size)
-        return self.slices(stored, long[0])[coordinates(parameter, offsets)[long[0]]]
+        numbers = torch.empty_strided(parameter.shape, parameter.stride(), dtype=torch.int32)
+        numbers.copy_(self.slices(stored, long[0]).view(-1, *(1,) * (parameter.dim() - 1 - long[0])))
+        offset = int(tensor.storage_offset()) - int(parameter.storage_offset())
+        return numbers.as_strided(tensor.shape, tensor.stride(), offset)
 
     def whole(self, tensor: Tensor) -> Tensor:
         """Numbers for a parameter of several dimensions that is taken as a value: it stays whole."""
@@ -195,8 +190,7 @@ class Ties:
         pairs = torch.stack([*without_repeats(*torch.broadcast_tensors(first, second))]).reshape(2, -1)
         pairs = pairs[:, (pairs[0] != pairs[1]) & (pairs.amin(0) >= 0)]
         if pairs.numel():
-            joined = np.unique(pairs[0].numpy().astype(np.int64) << 32 | pairs[1].numpy())
-            self._pairs.append(np.stack([joined >> 32, joined & 0xFFFFFFFF]).astype(np.int32))
+            self._pairs.append(np.unique(pairs[0].numpy().astype(np.int64) << 32 | pairs[1].numpy()))
 
     def tie_along(self, numbers: Tensor, *dims: int) -> Tensor:
         """Tie what lies along some dimensions, but for constants; one number for each place of the others."""
@@ -219,8 +213,9 @@ class Ties:
 
     def labels(self) -> Array:
         """For each number the label of all that are tied to it."""
-        pairs = np.concatenate([np.zeros((2, 0), dtype=np.int32), *self._pairs], 1)
-        graph = coo_matrix((np.ones(pairs.shape[1], dtype=bool), tuple(pairs)), shape=(self._count, self._count))
+        pairs = np.concatenate([np.zeros(0, dtype=np.int64), *self._pairs])
+        places = (pairs >> 32).astype(np.int32), (pairs & 0xFFFFFFFF).astype(np.int32)
+        graph = coo_matrix((np.ones(len(pairs), dtype=bool), places), shape=(self._count, self._count))
         labels: Array = connected_components(graph, directed=False)[1]
         return labels
 

@@ -134,16 +134,29 @@ class Trace:
                 read |= {self.keys[id(tensor)][0] for tensor in operation.given} - written
         return frozenset(found)
 
+    def key(self, tensor: Tensor) -> Key:
+        """The key of a tensor, also of one that is no part of the trace."""
+        return self.keys.get(id(tensor)) or key(tensor)
+
+    def memory(self, tensor: Tensor) -> int:
+        """What tells the memory of a tensor from that of others."""
+        return int(self.key(tensor)[0])
+
     @cached_property
     def last_uses(self) -> Sequence[Sequence[Key]]:
         """For each operation, the tensors that neither the ones after it nor the outputs are made of."""
-        last: dict[Key, int] = {}
-        for index, operation in enumerate(self.operations):
-            last |= {self.keys[id(tensor)]: index for tensor in (*operation.given, *operation.results)}
-        found: list[list[Key]] = [[] for _ in self.operations]
-        for where in last.keys() - {self.keys[id(tensor)] for tensor in self.outputs}:
-            found[last[where]].append(where)
-        return found
+        return last_uses(self.operations, self.outputs, self.key)
+
+
+def last_uses(
+    operations: Sequence[Operation], outputs: Sequence[Tensor], name: Callable[[Tensor], Any]
+) -> list[list[Any]]:
+    """For each operation, what, by its `name`, neither the ones after it nor the outputs use."""
+    last = {name(t): i for i, operation in enumerate(operations) for t in (*operation.given, *operation.results)}
+    found: list[list[Any]] = [[] for _ in operations]
+    for where in last.keys() - set(map(name, outputs)):
+        found[last[where]].append(where)
+    return found
 
 
 def trace(model: nn.Module, example: Tensor) -> Trace:

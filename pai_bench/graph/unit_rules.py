@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from pai_bench.graph.operations import CHOICES, ELEMENTWISE, REDUCTIONS
+from pai_bench.graph.operations import CHOICES, ELEMENTWISE, REDUCTIONS, registrar
 from pai_bench.graph.rules import MOVED, move, moves
 from pai_bench.graph.ties import NONE, Axis, Run, Stored, Ties, differ
 from pai_bench.graph.tracing import Operation
@@ -24,16 +24,7 @@ EXTRA_CHANNELS = "extra_channels"
 """The attribute in which a module may hold the number of zero channels that it appends."""
 
 RULES: dict[str, Rule] = {}
-
-
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register a rule for operations of these names."""
-
-    def register(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(names, function))
-        return function
-
-    return register
+rule = registrar(RULES)
 
 
 def numbers_of_results(ties: Ties, operation: Operation) -> Sequence[Tensor]:

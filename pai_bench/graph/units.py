@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pai_bench.graph import unit_products as unit_products  # its rules are known by its being imported
 from pai_bench.graph.operations import CONSTANTS
 from pai_bench.graph.ties import NONE, Array, Ties
-from pai_bench.graph.tracing import Operation, Trace
+from pai_bench.graph.tracing import Operation, Trace, last_uses
 from pai_bench.graph.unit_rules import numbers_of_results
 from pai_bench.graph.unit_views import note_view
 
@@ -27,7 +27,7 @@ class Units(Ties):
         super().__init__(trace, modules)
         self.carry(trace.input, self.fixed("the network's input"))
         operations = needed(trace)
-        for operation, done in zip(operations, last_uses(operations, trace), strict=True):
+        for operation, done in zip(operations, last_uses(operations, trace.outputs, trace.memory), strict=True):
             self._follow(operation)
             for memory in done:
                 self.forget(memory)
@@ -82,23 +82,10 @@ def stays_divisible(labels: Array, numbers: Tensor) -> bool:
 
 def needed(trace: Trace) -> list[Operation]:
     """The operations that the outputs are made by: last states, say, that nobody reads, tie nothing."""
-    live = {trace.keys[id(tensor)][0] for tensor in trace.outputs}
+    live = set(map(trace.memory, trace.outputs))
     found = []
     for operation in reversed(trace.operations):
-        if any(trace.keys[id(tensor)][0] in live for tensor in operation.results):
-            live |= {trace.keys[id(tensor)][0] for tensor in operation.given}
+        if not live.isdisjoint(map(trace.memory, operation.results)):
+            live.update(map(trace.memory, operation.given))
             found.append(operation)
     return found[::-1]
-
-
-def last_uses(operations: Sequence[Operation], trace: Trace) -> list[list[int]]:
-    """For each operation, the memories that none after it, nor the outputs, use."""
-    last: dict[int, int] = {}
-    for place, operation in enumerate(operations):
-        last |= dict.fromkeys((trace.keys[id(tensor)][0] for tensor in (*operation.given, *operation.results)), place)
-    for tensor in trace.outputs:
-        last.pop(trace.keys[id(tensor)][0], None)
-    found: list[list[int]] = [[] for _ in operations]
-    for memory, place in last.items():
-        found[place].append(memory)
-    return found

@@ -1,6 +1,7 @@
 """What is left of a network without some groups, in units, weights or operations, and how many groups may go."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from functools import cached_property
 from typing import Literal, get_args
@@ -101,7 +102,7 @@ def node_sparsity(mask: GroupMask) -> float:
     return 1 - budget.left("nodes", len(removed)) / budget.left("nodes", 0)
 
 
-def removal_order(groups: Groups, scores: Tensor, min_units: float = 1) -> Tensor:
+def removal_order(groups: Groups, scores: Tensor) -> Tensor:
     """The groups in the order in which they are removed, without those that always stay.
 
     Lowest score first; among equals, the later one first. Of each layer the best `min_units` (a number, or below 1 a
@@ -115,11 +116,9 @@ def removal_order(groups: Groups, scores: Tensor, min_units: float = 1) -> Tenso
     for axis in groups.roots:
         if axis in groups.by_axis:
             of = groups.by_axis[axis]
-            units = of[of >= 0].unique().numpy()
-            fixed = int((of < 0).count_nonzero())
-            least = int(np.ceil(min_units * (len(units) + fixed))) if min_units < 1 else int(min_units)
-            best = units[np.argsort(-place[units])]
-            stays[best[: max(0, least - fixed)]] = True
+            units = of.numpy()
+            if (units >= 0).all():  # else what is fixed stays
+                stays[order[place[units].max()]] = True
     return torch.from_numpy(order[~stays[order]])
 
 
@@ -129,7 +128,6 @@ def keep_share(
     density: float,
     *,
     sparsity_of: SparsityOf = "weights",
-    min_units: float = 1,
     dense: float | None = None,
 ) -> GroupMask:
     """The mask that keeps at most a share of the units, weights or operations of the `dense` network.
@@ -138,10 +136,10 @@ def keep_share(
     units ``round(density * dense)``. Without `dense`, it is of these groups' own network. UserError where the groups
     that have to stay are more than that, with the largest sparsity that can be reached.
     """
-    if scores.shape != (groups.count,) or bool(scores.isnan().any()) or min_units < 0:
+    if scores.shape != (groups.count,) or bool(scores.isnan().any()):
         raise UserError(f"there are to be {groups.count} scores that are numbers, and min_units must not be negative")
-    budget = Budget(groups, removal_order(groups, scores, min_units))
-    count = int((budget._rank < torch.iinfo(torch.int64).max).count_nonzero())
+    order = removal_order(groups, scores)
+    budget, count = Budget(groups, order), len(order)
     whole = budget.left(sparsity_of, 0) if dense is None else dense
     target = density * whole
     target = round(target) if sparsity_of == "nodes" else target * (1 + 1e-12)
@@ -150,11 +148,5 @@ def keep_share(
             f"a sparsity of {1 - density:g} of {sparsity_of} cannot be reached, since a unit of every layer and what "
             f"is fixed stay; the largest is {math.floor(1e4 * (1 - least / whole)) / 1e4:g}"
         )
-    low, high = 0, count
-    while low < high:
-        middle = (low + high) // 2
-        if budget.left(sparsity_of, middle) <= target:
-            high = middle
-        else:
-            low = middle + 1
-    return budget.kept(low)
+    reached = bisect_left(range(count), True, key=lambda removed: budget.left(sparsity_of, removed) <= target)
+    return budget.kept(reached)

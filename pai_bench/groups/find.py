@@ -13,8 +13,10 @@ from pai_bench.graph.tracing import tensors
 from pai_bench.graph.units import Units
 from pai_bench.groups.groups import GroupMask, Groups
 from pai_bench.groups.shrink import shrink
+from pai_bench.networks.dropout import ScoringMode
 from pai_bench.networks.private_copy import copied
 from pai_bench.networks.wrappers import unwrapped
+from pai_bench.support.precision import arithmetic
 from pai_bench.support.randomness import random_state
 
 logger = logging.getLogger(__name__)
@@ -38,9 +40,14 @@ def find_groups(model: nn.Module, example_input: Tensor) -> Groups:
     a copy with random weights, and it is run: what the network's code counts on by number is fixed, too, with a
     warning.
 
-    UserError for a network that cannot be traced.
+    UserError for a network that cannot be traced, and for an example that is empty or no tensor.
     """
     check_example(example_input)
+    with arithmetic("fp32", example_input.device), arithmetic("fp32", torch.device("cpu")):
+        return _find(model, example_input)
+
+
+def _find(model: nn.Module, example_input: Tensor) -> Groups:
     traced = Connections(model, example_input)
     units = Units(traced.trace, traced.modules)
     reasons = dict(units.why_fixed)
@@ -208,10 +215,10 @@ def difference(network: nn.Module, mask: GroupMask, example: Tensor) -> str | No
 
     In evaluation mode: up to 1e-10 of the largest output in float64, and 1e-5 in other types.
     """
-    with random_state(0):
+    with random_state(0), ScoringMode():
         expected = list(tensors(mask.apply_(copied(network))(example)))
     try:
-        with random_state(0):
+        with random_state(0), ScoringMode():
             found = list(tensors(shrink(network, mask)(example)))
     except Exception as error:  # whatever a network's code raises
         return f"the network fails without some of them ({type(error).__name__}: {str(error).partition(chr(10))[0]})"

@@ -87,7 +87,7 @@ class GroupMask(Mask):
             raise UserError("which groups are kept is a tensor of torch.bool")
         if kept.shape != (groups.count,):
             raise UserError(f"there are {groups.count} groups, but the mask is of shape {tuple(kept.shape)}")
-        self.groups, self.kept_groups = groups, kept
+        self.groups, self.kept_groups = groups, kept.cpu()
 
     @cached_property
     def _tensors(self) -> Mapping[str, Tensor]:  # type: ignore[override]
@@ -110,7 +110,7 @@ class GroupMask(Mask):
     @cached_property
     def by_axis(self) -> Mapping[Axis, Tensor]:
         """For each axis that has groups, which slices stay (bool)."""
-        kept = torch.cat([self.kept_groups.cpu(), torch.ones(1, dtype=torch.bool)])  # -1, the last: fixed
+        kept = torch.cat([self.kept_groups, torch.ones(1, dtype=torch.bool)])  # -1, the last: fixed
         return {axis: kept[groups] for axis, groups in self.groups.by_axis.items()}
 
     def of(self, name: str) -> Tensor:
@@ -140,13 +140,13 @@ class GroupMask(Mask):
         """The groups of the smaller network that `shrink` makes, numbered from 0 in the same order."""
         groups = self.groups
         number = torch.full((groups.count + 1,), -1)
-        number[:-1][self.kept_groups.cpu()] = torch.arange(int(self.kept_groups.count_nonzero()))
+        number[:-1][self.kept_groups] = torch.arange(int(self.kept_groups.count_nonzero()))
         shapes = self.shapes()
         return replace(
             groups,
             count=int(self.kept_groups.count_nonzero()),
             by_axis={axis: number[of[self.by_axis[axis]]] for axis, of in groups.by_axis.items()},
-            gated=groups.gated[self.kept_groups.cpu()],
+            gated=groups.gated[self.kept_groups],
             shapes=shapes,
             flops={n: flops * shapes[n].numel() / groups.shapes[n].numel() for n, flops in groups.flops.items()},
             products=tuple(

@@ -23,7 +23,10 @@ def to_groups(groups: Groups, axis: Axis, slices: Tensor) -> Tensor:
 
 
 def root_sums(groups: Groups, values: Mapping[str, Tensor], *, bias: bool = True) -> list[Tensor]:
-    """For each root axis with groups, the sum over the rows of each group, and with `bias` over their biases."""
+    """For each root axis with groups, sums of shape (groups,): over the rows of each group, and its biases with `bias`.
+
+    `values`: parameter name -> tensor of its shape, such as w * g.
+    """
     found, counted = [], set[Axis]()
     for axis in groups.roots:
         if axis in groups.by_axis and axis.name in values:
@@ -37,7 +40,7 @@ def root_sums(groups: Groups, values: Mapping[str, Tensor], *, bias: bool = True
 
 
 def consumer_sum(groups: Groups, values: Mapping[str, Tensor]) -> Tensor:
-    """The sum over all columns of each group."""
+    """The sum over all columns that read each group, of shape (groups,); `values` as of `root_sums`."""
     zero = next(iter(values.values())).new_zeros(groups.count)
     axes = sorted(axis for axis in groups.consumers if axis in groups.by_axis and axis.name in values)
     return sum((to_groups(groups, axis, by_slice(axis, values)) for axis in axes), zero)
@@ -46,7 +49,12 @@ def consumer_sum(groups: Groups, values: Mapping[str, Tensor]) -> Tensor:
 def gate_sensitivity(
     groups: Groups, products: Mapping[str, Tensor], *, gate: str = "producer", tied: str = "joint", bias: bool = True
 ) -> Tensor:
-    """|dL/dc| of each group, at c = 1, from the products w * g of all weights and biases."""
+    """|dL/dc| at c = 1, of shape (groups,), with one gate c for each group, from the products w * g of all parameters.
+
+    The gate stands behind the layers that make the group (``producer``): |sum of w * g over their rows and biases|, for
+    several layers by `tied`; or before those that read it (``consumer``, and always for hidden units and heads): |sum
+    of w * g over their columns|. Verdenius et al. 2020, arXiv:2006.00896.
+    """
     columns = consumer_sum(groups, products)
     if gate == "consumer":
         return columns.abs()

@@ -10,10 +10,7 @@ from pai_bench.groups.shrunk_layers import shrunk_class
 from pai_bench.networks.private_copy import copied
 from pai_bench.networks.wrappers import unwrapped
 from pai_bench.support.errors import UserError
-from pai_bench.support.torch_internals import NormBase, own_tensors
-
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+from pai_bench.support.torch_internals import ConvBase, NormBase, own_tensors
 
 
 @torch.no_grad()
@@ -56,15 +53,15 @@ def resize(module: nn.Module) -> None:
     """Let a layer's attributes follow its parameters."""
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, CONVOLUTIONS):
+    elif isinstance(module, ConvBase) and module.transposed:
+        module.in_channels, module.out_channels = module.weight.shape[0], module.weight.shape[1] * module.groups
+    elif isinstance(module, ConvBase):
         out = module.weight.shape[0]
         if module.groups == module.in_channels > 1 and module.weight.shape[1] == 1:  # depthwise
             module.groups = module.in_channels = out // (module.out_channels // module.groups)
         else:
             module.in_channels = module.weight.shape[1] * module.groups
         module.out_channels = out
-    elif isinstance(module, TRANSPOSED):
-        module.in_channels, module.out_channels = module.weight.shape[0], module.weight.shape[1] * module.groups
     elif isinstance(module, NormBase):
         known = [t for t in (module.weight, module.running_mean) if t is not None]
         module.num_features = len(known[0]) if known else module.num_features

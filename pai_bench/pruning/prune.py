@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from pai_bench.groups import find_groups
 from pai_bench.groups.budget import SparsityOf
 from pai_bench.masks import Mask, Schedule, Scope
 from pai_bench.networks.layers import Prunable
@@ -35,9 +36,9 @@ def prune(
 ) -> Mask:
     """The mask that keeps exactly ``round((1 - sparsity) * n)`` of the n prunable connections of `model`.
 
-    Of a structured criterion it is a `GroupMask`, from which `pai_bench.shrink` makes a smaller network. The option
-    ``ties`` of a criterion may keep more or fewer where scores are equal. The model is not changed:
-    ``mask.apply_(model)`` sets the removed weights to zero.
+    A structured criterion removes whole units until at most that many are left. Of it the result is a `GroupMask`, from
+    which `pai_bench.shrink` makes a smaller network. The option ``ties`` of a criterion may keep more or fewer where
+    scores are equal. The model is not changed: ``mask.apply_(model)`` sets the removed weights to zero.
 
     * `batch`: a `Batch` or ``(inputs, targets)``, on the device of the model.
     * `criterion`: a name with options, as in ``snip:bn=train``, or a `Criterion`.
@@ -68,8 +69,9 @@ def prune(
             batch,
             chosen,
             sparsity,
+            find_groups(model, batch.inputs[:1]),
+            resolved.schedule,
             sparsity_of=sparsity_of,
-            schedule=resolved.schedule,
             invert=resolved.variant.inverted,
             draw=draw,
             seed=seed,

@@ -1,10 +1,11 @@
 """Structured pruning: from the scores of groups to those that stay, in one or many cuts."""
 
+import torch
 from torch import nn
 
-from pai_bench.groups import GroupMask, Groups, find_groups, shrink
+from pai_bench.groups import GroupMask, Groups, shrink
 from pai_bench.groups.budget import Budget, SparsityOf, keep_share
-from pai_bench.masks import Schedule, get_schedule
+from pai_bench.masks import Schedule
 from pai_bench.pruning.options import PruningOptions
 from pai_bench.pruning.pruner import SINGLE, checked_sparsity
 from pai_bench.pruning.variant import get_variant
@@ -45,12 +46,11 @@ def prune_groups(
     batch: BatchLike,
     criterion: StructuredCriterion,
     sparsity: float,
+    groups: Groups,
+    schedule: Schedule,
     *,
     sparsity_of: SparsityOf = "weights",
-    schedule: str | Schedule | None = None,
-    min_units: float = 1,
     invert: bool = False,
-    groups: Groups | None = None,
     draw: Draw | None = None,
     seed: int = 0,
 ) -> GroupMask:
@@ -60,16 +60,14 @@ def prune_groups(
     removed one after the other, lowest score first, until what is left is no more than asked for.
     """
     batch, density = as_batch(batch), 1 - checked_sparsity(sparsity)
-    groups = find_groups(model, batch.inputs[:1]) if groups is None else groups
     mask = groups.all_kept()
-    dense = Budget(groups, mask.kept_groups.nonzero().squeeze(1)).left(sparsity_of, 0)
-    for share in get_schedule(criterion.schedule if schedule is None else schedule).densities(density):
+    dense = Budget(groups, torch.arange(0)).left(sparsity_of, 0)
+    for share in schedule.densities(density):
         remaining, again = mask.remaining(), None if draw is None else shrunk_draw(draw, mask)
-        with GroupScorer(criterion, shrink(model, mask), remaining, seed=seed, draw=again) as scorer:
-            scores = scorer.score_groups(batch)
-        cut = keep_share(
-            remaining, -scores if invert else scores, share, sparsity_of=sparsity_of, min_units=min_units, dense=dense
-        )
+        network = model if bool(mask.kept_groups.all()) else shrink(model, mask)
+        with GroupScorer(criterion, network, remaining, seed=seed, draw=again) as scorer:
+            scores = scorer.score(batch)
+        cut = keep_share(remaining, -scores if invert else scores, share, sparsity_of=sparsity_of, dense=dense)
         kept = mask.kept_groups.clone()
         kept[mask.kept_groups] = cut.kept_groups
         mask = GroupMask(groups, kept)

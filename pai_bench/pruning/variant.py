@@ -41,11 +41,6 @@ class Variant:
         return f"quota:{self.quota}" + f"@{version}" * (version > 1)
 
     @property
-    def kind(self) -> str:
-        """The former name of `name`."""
-        return self.name
-
-    @property
     def inverted(self) -> bool:
         """Whether the lowest scores are kept."""
         return self.name == "invert"

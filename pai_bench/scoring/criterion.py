@@ -63,8 +63,6 @@ class Criterion(CriterionOptions):
     """For a class in a file: the name under which earlier versions of pai-bench stored its results."""
     place: ClassVar[str] = ""
     """For a class in a file: ``PATH:CLASS``, by which `get_criterion` finds it, in other processes too."""
-    structured: ClassVar[bool] = False
-    """Whether it scores groups of weights, which are removed whole (`pai_bench.scoring.StructuredCriterion`)."""
     schedule: ClassVar[Schedule] = OneShot()
     """The default schedule. A subclass may give its text, ``exponential:steps=100``."""
     scope: ClassVar[Scope] = "global"

@@ -101,11 +101,12 @@ class Scorer:
         self._buffers = {name: shared(buffer) for name, buffer in network.named_buffers()}
 
     @classmethod
-    def within(cls, model: MaskedModel, criterion: CriterionOptions) -> "Scorer":
+    def within(cls, model: MaskedModel, criterion: CriterionOptions, only: Prunable | None = None) -> "Scorer":
         """A scorer of the network that a formula sees, by another criterion."""
         if model.options.loss == criterion.loss:
             model.honoured.add("loss")
-        return cls(criterion, model.network, seed=model.seed, only=list(model.prunable), weights=model.dense)
+        names = list(model.prunable) if only is None else only
+        return cls(criterion, model.network, seed=model.seed, only=names, weights=model.dense)
 
     def __enter__(self) -> Self:
         return self
@@ -148,6 +149,8 @@ class Scorer:
 
     def run(self, batch: Batch, mask: Mapping[str, Tensor] | None = None) -> Any:
         """What the formula returns under `mask`, unchecked; `CriterionError` for one that changes the model."""
+        if self.criterion.structured and self.model.groups is None:
+            raise CriterionError(f"{self.label} scores whole units, not single weights, which are asked for here")
         formula: Formula = type(self.criterion)._formula_behind_score
         with torch.inference_mode(False):
             self._apply_mask(mask)

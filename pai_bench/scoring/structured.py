@@ -61,9 +61,9 @@ class GroupScorer(Scorer):
         super().__init__(criterion, model, seed=seed, only=involved(groups, model), draw=draw, returns=False)
         self.model.groups = groups
 
-    def score_groups(self, batch: Batch) -> Tensor:
-        """One score for each group."""
-        groups, scores = self.model.groups, self.run(batch)
+    def score(self, batch: Batch, mask: Mapping[str, Tensor] | None = None) -> Any:
+        """One score for each group, a tensor of shape (groups,)."""
+        groups, scores = self.model.groups, self.run(batch, mask)
         assert groups is not None
         if not isinstance(scores, Tensor):
             raise CriterionError(
@@ -105,12 +105,12 @@ def score_groups(
     batch = as_batch(batch)
     groups = find_groups(model, batch.inputs[:1]) if groups is None else groups
     with GroupScorer(criterion, model, groups, seed=seed) as scorer:
-        return scorer.score_groups(batch)
+        scores: Tensor = scorer.score(batch)
+        return scores
 
 
 def unstructured_scores(model: MaskedModel, batch: Batch, criterion: Criterion) -> Mapping[str, Tensor]:
     """The scores of all weights, by a criterion of single weights, of the network whose groups a formula scores."""
     assert model.groups is not None
-    names = list(model.groups.weights)
-    with Scorer(criterion, model.network, seed=model.seed, only=names, weights=model.dense) as scorer:
+    with Scorer.within(model, criterion, only=model.groups.weights) as scorer:
         return scorer.score(batch)

@@ -9,6 +9,7 @@ import torch
 import pai_bench as pb
 from pai_bench.analyses.collapse import check_counts
 from pai_bench.analyses.cost import measure_cost
+from pai_bench.execution.estimate import scoring_seconds
 from pai_bench.experiment import stages
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
@@ -96,3 +97,10 @@ def test_identities_say_what_a_sparsity_is_of() -> None:
         for of in ("weights", "nodes", "flops")
     }
     assert names == {"weights": None, "nodes": "nodes", "flops": "flops"}
+
+
+def test_a_sweep_is_estimated() -> None:
+    runner = Runner(resolve(sweep(criteria=["snap"], seeds=1)))
+    seconds, not_measured = scoring_seconds(runner, runner.catalog.trials)
+    assert seconds > 0
+    assert not_measured == []

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pai_bench.groups import Axis, GroupMask, Groups, find_groups, shrink
-from pai_bench.groups.find import difference
+from pai_bench.groups.find import difference, fill
 from tests.groups.networks import NETWORKS, NOTHING_FREE, Composed, filled
 
 
@@ -151,7 +151,8 @@ def test_a_group_that_cannot_go_is_found_among_those_that_can(caplog: pytest.Log
 
 
 def test_a_difference_is_named() -> None:
-    network = filled(nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3)))
+    network = filled(nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)))
+    fill(network, torch.Generator().manual_seed(0))
     groups, example = groups_of(network, (1, 5))
     kept = torch.ones(6, dtype=torch.bool)
     kept[2] = False
@@ -161,3 +162,11 @@ def test_a_difference_is_named() -> None:
     wrong = dataclasses.replace(groups, by_axis=of)
     found = difference(network, GroupMask(wrong, kept), example)
     assert found == "without some of them, the network computes something else than with zeros in their places"
+
+
+def test_the_callers_autocast_and_functional_dropout_change_nothing() -> None:
+    network = Composed(
+        lambda m, x: m.b(torch.dropout(torch.relu(m.a(x)), 0.5, True)), a=nn.Linear(5, 16), b=nn.Linear(16, 3)
+    ).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert find_groups(network, torch.randn(1, 5)).count == 16

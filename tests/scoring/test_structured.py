@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import pai_bench as pb
 from pai_bench.graph.flops import flops
 from pai_bench.groups import Axis, GroupMask, Groups, find_groups, shrink
-from pai_bench.scoring import Scores, get_criterion
-from pai_bench.support.errors import UserError
+from pai_bench.scoring import Batch, Criterion, MaskedModel, Scores, get_criterion
+from pai_bench.support.errors import CriterionError, UserError
 from tests.groups.networks import NETWORKS, filled
 
 PLAIN = [
@@ -210,3 +212,20 @@ def test_a_structured_criterion_of_a_structured_one_is_refused() -> None:
         get_criterion("group:of=snap")
     with pytest.raises(UserError, match="option of magnitude"):
         get_criterion("group:of=magnitude:of.temperature=3")
+
+
+def test_scores_of_single_weights_are_not_to_be_had_of_a_structured_criterion() -> None:
+    network, _, batch = made("mlp")
+    refused = "scores whole units, not single weights"
+    with pytest.raises(CriterionError, match=refused), pb.Pruner(network, "snap") as pruner:
+        pruner.cut(batch, 0.5)
+    with pytest.raises(CriterionError, match=refused):
+        pb.prune(network, batch, "random", 0.5, variant="quota:snap")
+
+    @dataclass(frozen=True)
+    class Nested(Criterion):
+        def score(self, model: MaskedModel, batch: Batch) -> Scores:
+            return get_criterion("snap").score(model, batch)
+
+    with pytest.raises(CriterionError, match=refused):
+        Nested().score(network, batch)  # type: ignore[arg-type]  # as callers do
