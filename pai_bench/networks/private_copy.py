@@ -56,20 +56,18 @@ def private_copy(
 
     `weights`, by name, replace those of the network.
     """
-    for name in names:
-        if model.get_parameter(name).is_meta:
-            raise UserError(f"{name!r} is on the device meta and has no values: build the model on a real one")
-    weights = weights or {}
+    weights, scored = weights or {}, set(names)
     memo: dict[int, Any] = {}
     for name, parameter in model.named_parameters():
+        if parameter.is_meta and name in scored:
+            raise UserError(f"{name!r} is on the device meta and has no values: build the model on a real one")
         if type(parameter) is nn.Parameter:
             memo[id(parameter)] = own = nn.Parameter(shared(weights.get(name, parameter)), requires_grad=False)
             vars(own).update(vars(parameter))
     twin = copied(model, memo)
     refuse_shared(model, twin)
-    twin.requires_grad_(False)
-    for name in names:
-        twin.get_parameter(name).requires_grad_(True)
+    for name, parameter in twin.named_parameters():
+        parameter.requires_grad_(name in scored)
     for module in twin.modules():
         module.training = bn == "train" and isinstance(module, BATCH_NORMS)
     run_in_scoring_mode(twin)

@@ -192,13 +192,16 @@ class Scorer:
 
     def _changed(self, before: Mapping[str, Any]) -> str | None:
         """The name of the first parameter or module that a formula has changed; None if there is none."""
-        for name, state in self._fingerprints().items():
-            if before.get(name) != state:
+        after = self._fingerprints()
+        for name in {**after, **before}:
+            if before.get(name) != after.get(name):
                 return name
         # a write through ``.data`` shows in the value only
         expected = self._others if self.model.mask is not None else self._others | dict(self.model.dense)
-        values = {name: (self.model.get_parameter(name), value) for name, value in expected.items()}
-        written = {name: pair for name, pair in values.items() if not still_shared(pair[0])}
+        parameters = self.model.network.named_parameters()
+        written = {
+            name: (now, expected[name]) for name, now in parameters if name in expected and not still_shared(now)
+        }
         comparison = zip(written, transfers.equal(written.values()), strict=True)
         return next((name for name, unchanged in comparison if not unchanged), None)
 
