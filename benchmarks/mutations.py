@@ -13,24 +13,31 @@ import argparse
 import ast
 import compileall
 import fnmatch
+import gc
 import json
+import multiprocessing
 import os
 import queue
 import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from py_compile import PycInvalidationMode
+
+import pytest
 
 from benchmarks.reached import FOLDERS, Reached
 
@@ -186,36 +193,62 @@ def concerned_by(change: Change, tree: Path, reached: Reached) -> list[str]:
     return sorted(found, key=lambda test: float(reached[test]["seconds"]))
 
 
-RUNNING: set["subprocess.Popen[bytes]"] = set()
+SERVER = multiprocessing.get_context("forkserver")
+"""A process that has imported what others wrote, and is copied for each run of tests: no run waits for torch."""
+IMPORTED = (
+    "torch.func",
+    "torchvision",
+    "pandas",
+    "scipy.stats",
+    "matplotlib.figure",
+    "rich.progress",
+    "hypothesis.strategies",
+)
+ASKING = threading.Lock()
+"""Starting a process asks all others for their exit codes, which each of them says once."""
+
+RUNNING: set[BaseProcess] = set()
 """Tests that run now, in sessions of their own: no signal to this process reaches them."""
 
 
-def kill(process: "subprocess.Popen[bytes]") -> None:
+def kill(process: BaseProcess) -> None:
     """End tests, and what they have started."""
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(process.pid or 0, signal.SIGKILL)
+    process.kill()  # where its session has not begun
 
 
-def pytest(tree: Path, arguments: Sequence[str], limit: float | None = None) -> tuple[int | None, str]:
+def run_pytest(tree: Path, arguments: Sequence[str], output: Path) -> None:
+    """Run pytest in a tree, in a session of its own, and end this process with its exit code."""
+    os.setsid()
+    gc.freeze()  # what was imported is never garbage, and pytest collects several times
+    with output.open("w", encoding="utf-8") as said:
+        os.dup2(said.fileno(), 1)
+        os.dup2(said.fileno(), 2)
+    os.chdir(tree)
+    path = [str(tree), str(tree / "criteria")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(path)
+    sys.path[:0] = path
+    sys.modules["__main__"] = import_module("pytest.__main__")  # as in `python -m pytest`, for workers of tests
+    imported = "ignore::pytest.PytestAssertRewriteWarning"  # of hypothesis, a plugin of pytest
+    sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "--no-header", "--tb=no", "-W", imported, *arguments]))
+
+
+def run_tests(tree: Path, arguments: Sequence[str], limit: float | None = None) -> tuple[int | None, str]:
     """The exit code of pytest in a tree, None where it takes longer than the limit, and the last lines that it says."""
-    path = os.pathsep.join(map(str, (tree, tree / "criteria")))
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=no", *arguments]
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
-        process = subprocess.Popen(
-            command, cwd=tree, env=environment, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        RUNNING.add(process)
-        try:
-            code: int | None = process.wait(limit)
-        except subprocess.TimeoutExpired:
-            code = None
+    output = tree.with_suffix(".log")
+    process = SERVER.Process(target=run_pytest, args=(tree, arguments, output))
+    with ASKING:
+        process.start()
+    RUNNING.add(process)
+    try:
+        if not (ended := wait([process.sentinel], limit)):
             kill(process)
-            process.wait()
-        finally:
-            RUNNING.discard(process)
-        said.seek(0)
-        return code, said.read()[-2000:]
+        with ASKING:
+            process.join()
+    finally:
+        RUNNING.discard(process)
+    return process.exitcode if ended else None, output.read_text(encoding="utf-8", errors="replace")[-2000:]
 
 
 def judge(change: Change, tree: Path, reached: Reached, *, whole: bool = False) -> str:
@@ -228,7 +261,7 @@ def judge(change: Change, tree: Path, reached: Reached, *, whole: bool = False) 
     try:
         for tests in filter(None, (concerned, others)):
             seconds = sum(float(reached[test]["seconds"]) for test in tests)
-            code, said = pytest(tree, ["-x", *tests], limit=60 + 5 * seconds)
+            code, said = run_tests(tree, ["-x", *tests], limit=60 + 5 * seconds)
             if code is None:
                 return "time limit"
             if code:
@@ -241,7 +274,7 @@ def judge(change: Change, tree: Path, reached: Reached, *, whole: bool = False) 
 
 def check_reached(path: Path, reached: Reached, tree: Path) -> None:
     """End with a word if what a file holds is of tests that are not there any more, which would catch every change."""
-    if pytest(tree, ["--collect-only", *reached])[0]:
+    if run_tests(tree, ["--collect-only", *reached])[0]:
         raise SystemExit(f"{path} names tests that are not in this project: remove it, and it is made again")
 
 
@@ -280,11 +313,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="where the table goes (default: standard output)")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as an interrupt
+    os.environ["OMP_NUM_THREADS"] = "1"
+    SERVER.set_forkserver_preload(["__main__", *IMPORTED])
     drawn = draw(ROOT, options.number, options.seed, options.files)
     if not options.reached.is_file():
         with tempfile.TemporaryDirectory() as folder:
             print("a first run, without changes", file=sys.stderr)
-            pytest(copied(folder), ["-p", "benchmarks.reached", "--reached", str(options.reached.absolute())])
+            run_tests(copied(folder), ["-p", "benchmarks.reached", "--reached", str(options.reached.absolute())])
     reached: Reached = json.loads(options.reached.read_text(encoding="utf-8"))
     trees: queue.SimpleQueue[Path] = queue.SimpleQueue()
     rows: list[tuple[Change, str]] = []

@@ -83,7 +83,7 @@ def tree(tmp_path: Path) -> Path:
 
 def test_a_survivor_is_reported_and_the_tree_left_as_it_was(tree: Path) -> None:
     plugin = ["-p", "benchmarks.reached", "--reached", str(tree / "reached.json")]
-    assert mutations.pytest(tree, plugin)[0] == 0
+    assert mutations.run_tests(tree, plugin)[0] == 0
     reached: Reached = json.loads((tree / "reached.json").read_text())
     assert {name: facts["functions"] for name, facts in reached.items()} == {
         "tests/test_some.py::test_one": ["pai_bench/most.py:most"],
