@@ -73,7 +73,10 @@ class ScoringSettings:
         "direct", "what a sparsity counts: connections removed, or removed or on no path", words="{} sparsity".format
     )
     min_per_layer: int = setting(
-        0, "connections that every layer keeps at least", words="at least {:g} per layer".format, least=0
+        0,
+        "connections, or for structured criteria units, that every layer keeps at least",
+        words="at least {:g} per layer".format,
+        least=0,
     )
     repair: Literal["none", "effective-only"] = setting(
         "none",

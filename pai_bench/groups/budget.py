@@ -102,11 +102,10 @@ def node_sparsity(mask: GroupMask) -> float:
     return 1 - budget.left("nodes", len(removed)) / budget.left("nodes", 0)
 
 
-def removal_order(groups: Groups, scores: Tensor) -> Tensor:
+def removal_order(groups: Groups, scores: Tensor, least: int = 1) -> Tensor:
     """The groups in the order in which they are removed, without those that always stay.
 
-    Lowest score first; among equals, the later one first. Of each layer the best `min_units` (a number, or below 1 a
-    share, rounded up) stay.
+    Lowest score first; among equals, the later one first. Of each layer the `least` best units stay.
     """
     values = scores.detach().to("cpu", torch.float64).numpy()
     order = np.lexsort((-np.arange(groups.count), values))
@@ -115,11 +114,25 @@ def removal_order(groups: Groups, scores: Tensor) -> Tensor:
     stays = np.zeros(groups.count, dtype=bool)
     for axis in groups.roots:
         if axis in groups.by_axis:
-            of = groups.by_axis[axis]
-            units = of.numpy()
-            if (units >= 0).all():  # else what is fixed stays
-                stays[order[place[units].max()]] = True
+            units = groups.by_axis[axis].numpy()
+            free = np.unique(place[units[units >= 0]])
+            stays[order[free[max(0, len(free) + int((units < 0).sum()) - least) :]]] = True
     return torch.from_numpy(order[~stays[order]])
+
+
+def ranked_by_layer(groups: Groups, scores: Tensor) -> Tensor:
+    """In place of each score the share of its layer's units that go before the unit, or with it: in (0, 1].
+
+    So the lowest of them are the same share of each layer. A layer is the units that are computed by the same weights.
+    """
+    layers = groups.alike(groups.roots).numpy()
+    values = scores.detach().to("cpu", torch.float64).numpy()
+    shares = np.empty(groups.count)
+    for layer in range(int(layers.max()) + 1):
+        units = np.flatnonzero(layers == layer)
+        order = np.lexsort((-units, values[units]))
+        shares[units[order]] = np.arange(1, len(units) + 1) / len(units)
+    return torch.from_numpy(shares)
 
 
 def keep_share(
@@ -128,25 +141,28 @@ def keep_share(
     density: float,
     *,
     sparsity_of: SparsityOf = "weights",
+    least: int = 1,
     dense: float | None = None,
 ) -> GroupMask:
     """The mask that keeps at most a share of the units, weights or operations of the `dense` network.
 
     The shortest list of groups is removed, lowest scores first, after which at most ``density * dense`` are left, of
-    units ``round(density * dense)``. Without `dense`, it is of these groups' own network. UserError where the groups
-    that have to stay are more than that, with the largest sparsity that can be reached.
+    units ``round(density * dense)``. Without `dense`, it is of these groups' own network. Of each layer the `least`
+    best units stay. UserError where the groups that have to stay are more than that, with the largest sparsity that can
+    be reached.
     """
     if scores.shape != (groups.count,) or bool(scores.isnan().any()):
-        raise UserError(f"there are to be {groups.count} scores that are numbers, and min_units must not be negative")
-    order = removal_order(groups, scores)
+        raise UserError(f"there are to be {groups.count} scores that are numbers")
+    order = removal_order(groups, scores, least)
     budget, count = Budget(groups, order), len(order)
     whole = budget.left(sparsity_of, 0) if dense is None else dense
     target = density * whole
     target = round(target) if sparsity_of == "nodes" else target * (1 + 1e-12)
-    if (least := budget.left(sparsity_of, count)) > target:
+    if (fewest := budget.left(sparsity_of, count)) > target:
+        stay = f"{least} unit{'s' * (least > 1)} of every layer and what is fixed stay"
         raise UserError(
-            f"a sparsity of {1 - density:g} of {sparsity_of} cannot be reached, since a unit of every layer and what "
-            f"is fixed stay; the largest is {math.floor(1e4 * (1 - least / whole)) / 1e4:g}"
+            f"a sparsity of {1 - density:g} of {sparsity_of} cannot be reached, since {stay}; the largest is "
+            f"{math.floor(1e4 * (1 - fewest / whole)) / 1e4:g}"
         )
     reached = bisect_left(range(count), True, key=lambda removed: budget.left(sparsity_of, removed) <= target)
     return budget.kept(reached)

@@ -1,6 +1,6 @@
 """`Groups`, which can be removed from a network, and `GroupMask`, which says which of them stay."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -69,6 +69,13 @@ class Groups:
         for axis in self.by_axis:
             found[axis.name] = (*found.get(axis.name, ()), axis)
         return found
+
+    def alike(self, axes: Iterable[Axis]) -> Tensor:
+        """For each group, the number of its kind: groups of one kind have as many slices of each of the axes."""
+        groups = [of[of >= 0] for axis in axes if (of := self.by_axis.get(axis)) is not None]
+        slices = torch.stack([torch.bincount(of, minlength=self.count) for of in groups])
+        kinds: Tensor = slices.unique(dim=1, return_inverse=True)[1]
+        return kinds
 
     def all_kept(self) -> "GroupMask":
         """The mask that removes nothing."""

@@ -72,7 +72,9 @@ def prune(
             find_groups(model, batch.inputs[:1]),
             resolved.schedule,
             sparsity_of=sparsity_of,
-            invert=resolved.variant.inverted,
+            scope=resolved.scope,
+            min_per_layer=resolved.min_per_layer,
+            variant=resolved.variant,
             draw=draw,
             seed=seed,
         )

@@ -4,16 +4,20 @@ import torch
 from torch import nn
 
 from pai_bench.groups import GroupMask, Groups, shrink
-from pai_bench.groups.budget import Budget, SparsityOf, keep_share
-from pai_bench.masks import Schedule
+from pai_bench.groups.budget import Budget, SparsityOf, keep_share, ranked_by_layer
+from pai_bench.masks import Schedule, Scope
 from pai_bench.pruning.options import PruningOptions
 from pai_bench.pruning.pruner import SINGLE, checked_sparsity
-from pai_bench.pruning.variant import get_variant
+from pai_bench.pruning.variant import Variant, get_variant
 from pai_bench.scoring import Criterion
 from pai_bench.scoring.batch import BatchLike, as_batch
 from pai_bench.scoring.redraw import Draw
 from pai_bench.scoring.structured import GroupScorer, StructuredCriterion
 from pai_bench.support.errors import UserError
+from pai_bench.support.identity import stream
+from pai_bench.support.randomness import random_state
+
+NO_VARIANT = Variant()
 
 
 def check_sort(criterion: Criterion, sparsity_of: SparsityOf, options: PruningOptions, *, chosen: bool = False) -> None:
@@ -29,9 +33,8 @@ def check_sort(criterion: Criterion, sparsity_of: SparsityOf, options: PruningOp
     of_single_weights = {
         f"target {options.target}": options.target != "direct",
         f"repair {options.repair}": options.repair != "none",
-        f"scope {options.scope}": options.scope not in (None, "global"),
-        f"min_per_layer {options.min_per_layer}": options.min_per_layer != 0,
-        f"variant {variant}": variant.name not in SINGLE,
+        f"scope {options.scope}": options.scope not in (None, "global", "layerwise"),
+        f"variant {variant}": variant.name not in (*SINGLE, "shuffle"),
         f"ties={criterion.ties}": criterion.ties != "position",
         "biases=true": criterion.biases,
         "a choice of the weights to prune": chosen,
@@ -50,14 +53,18 @@ def prune_groups(
     schedule: Schedule,
     *,
     sparsity_of: SparsityOf = "weights",
-    invert: bool = False,
+    scope: Scope = "global",
+    min_per_layer: int = 0,
+    variant: Variant = NO_VARIANT,
     draw: Draw | None = None,
     seed: int = 0,
 ) -> GroupMask:
     """The groups that stay after all cuts of a schedule; the smaller network is scored again before each.
 
     `sparsity` is the share of weights, units or operations of the dense network that is removed, at least: groups are
-    removed one after the other, lowest score first, until what is left is no more than asked for.
+    removed one after the other, lowest score first, until what is left is no more than asked for. With the scope
+    ``layerwise``, they are the lowest of each layer, the same share of each. Of each layer at least `min_per_layer`
+    units stay, and at least one.
     """
     batch, density = as_batch(batch), 1 - checked_sparsity(sparsity)
     mask = groups.all_kept()
@@ -67,11 +74,24 @@ def prune_groups(
         network = model if bool(mask.kept_groups.all()) else shrink(model, mask)
         with GroupScorer(criterion, network, remaining, seed=seed, draw=again) as scorer:
             scores = scorer.score(batch)
-        cut = keep_share(remaining, -scores if invert else scores, share, sparsity_of=sparsity_of, dense=dense)
+        scores = -scores if variant.inverted else scores
+        scores = ranked_by_layer(remaining, scores) if scope == "layerwise" else scores
+        least = max(1, min_per_layer)
+        cut = keep_share(remaining, scores, share, sparsity_of=sparsity_of, least=least, dense=dense)
         kept = mask.kept_groups.clone()
         kept[mask.kept_groups] = cut.kept_groups
         mask = GroupMask(groups, kept)
-    return mask
+    return shuffled(mask, seed) if variant.name == "shuffle" else mask
+
+
+def shuffled(mask: GroupMask, seed: int) -> GroupMask:
+    """`mask`, permuted at random among units of one layer that are read by the same layers: of the same size."""
+    alike, kept = mask.groups.alike(mask.groups.by_axis), mask.kept_groups.clone()
+    with random_state(stream(seed, "shuffle")):
+        for kind in range(int(alike.max()) + 1):
+            units = (alike == kind).nonzero().squeeze(1)
+            kept[units] = kept[units[torch.randperm(len(units))]]
+    return GroupMask(mask.groups, kept)
 
 
 def shrunk_draw(draw: Draw, mask: GroupMask) -> Draw:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import pai_bench as pb
 from pai_bench.analyses.collapse import check_counts
@@ -14,6 +15,7 @@ from pai_bench.experiment import stages
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
 from pai_bench.groups import GroupMask
+from pai_bench.support.identity import stream
 from tests.experiment.test_runner import sweep
 from tests.made import STRUCTURED
 
@@ -57,15 +59,61 @@ def test_what_is_trained_is_the_smaller_network(variant: str) -> None:
     assert sorted(chosen.tolist()) == mask.kept_groups.nonzero().flatten().tolist()
 
 
+def two_layers(_input_shape: Any, _num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(5, 12), nn.Tanh(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def pruned(**keys: Any) -> tuple[Tensor, Tensor]:
+    """Which units of two hidden layers stay, and their scores, in the one trial of a sweep."""
+    changes = {"criteria": ["snap"], "models": [two_layers], "sparsity_of": "nodes", "seeds": 1, **keys}
+    runner = Runner(resolve(sweep(**changes)))
+    trial = runner.catalog.trials[1]
+    mask, _ = runner.probe.mask(trial, model := runner.inputs.model(trial))
+    assert isinstance(mask, GroupMask)
+    scores: Any = pb.get_criterion("snap").score(model, runner.inputs.score_batch(trial, runner.inputs.data(trial)))
+    again = pb.prune(
+        model,
+        runner.inputs.score_batch(trial, runner.inputs.data(trial)),
+        "snap",
+        trial.sparsity,
+        sparsity_of="nodes",
+        scope=trial.scope,
+        min_per_layer=trial.min_per_layer,
+        variant=trial.variant or "none",
+        seed=stream(trial.seed, "scores"),
+    )
+    assert isinstance(again, GroupMask)
+    assert torch.equal(again.kept_groups, mask.kept_groups)
+    return mask.kept_groups, scores
+
+
+def test_the_scope_layerwise_keeps_the_same_share_of_each_layer() -> None:
+    kept, scores = pruned(sparsities=[0.5], scope="layerwise")
+    best = [*scores[:12].argsort()[6:].tolist(), *(12 + scores[12:].argsort()[4:]).tolist()]
+    assert kept.nonzero().flatten().tolist() == sorted(best)
+
+
+def test_min_per_layer_keeps_the_best_units_of_each_layer() -> None:
+    kept, scores = pruned(sparsities=[0.6], min_per_layer=4)  # 8 of 20 units stay: 4 of each layer
+    best = [*scores[:12].argsort()[8:].tolist(), *(12 + scores[12:].argsort()[4:]).tolist()]
+    assert kept.nonzero().flatten().tolist() == sorted(best)
+
+
+def test_a_shuffle_keeps_the_number_of_units_of_each_layer() -> None:
+    plain, _ = pruned(sparsities=[0.5])
+    kept, _ = pruned(sparsities=[0.5], variants=["shuffle"])
+    assert [int(part.sum()) for part in kept.split([12, 8])] == [int(part.sum()) for part in plain.split([12, 8])]
+    assert not torch.equal(kept, plain)
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
         ({"criteria": ["snip"], "sparsity_of": "nodes"}, "sparsity of nodes is for structured criteria: snip removes"),
-        ({"criteria": ["snap"], "scope": "layerwise"}, "scope layerwise is for criteria of single weights: snap"),
-        ({"criteria": ["snap"], "variants": ["shuffle"]}, "variant shuffle is for criteria of single weights"),
+        ({"criteria": ["snap"], "variants": ["global-shuffle"]}, "variant global-shuffle is for criteria of single"),
+        ({"criteria": ["snap"], "variants": ["quota:snip"]}, "variant quota:snip is for criteria of single weights"),
         ({"criteria": ["snap"], "target": "effective"}, "target effective is for criteria of single weights"),
         ({"criteria": ["snap"], "repair": "effective-only"}, "repair effective-only is for criteria of single weights"),
-        ({"criteria": ["snap"], "min_per_layer": 3}, "min_per_layer 3 is for criteria of single weights"),
         (
             {"criteria": ["snap"], "keep_last": True},
             "a choice of the weights to prune is for criteria of single weights",
@@ -77,6 +125,11 @@ def test_what_is_trained_is_the_smaller_network(variant: str) -> None:
 def test_options_of_single_weights_are_refused(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(pb.UserError, match=message):
         resolve(sweep(**keys))
+
+
+def test_a_quota_of_single_weights_is_refused() -> None:
+    with pytest.raises(pb.UserError, match="scope quota is for criteria of single weights: snap removes whole units"):
+        pb.prune(two_layers(None, 3), (torch.ones(1, 5), torch.tensor([0])), "snap", 0.5, scope="quota")
 
 
 def test_a_search_for_disconnection_is_refused() -> None:

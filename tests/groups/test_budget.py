@@ -1,5 +1,6 @@
 """How many groups may go, beside a plain loop that shrinks the network after each."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 import pai_bench as pb
 from pai_bench.graph.flops import flops
 from pai_bench.groups import GroupMask, Groups, find_groups, shrink
-from pai_bench.groups.budget import Budget, keep_share, removal_order
+from pai_bench.groups.budget import Budget, keep_share, ranked_by_layer, removal_order
 from tests.groups.networks import NETWORKS, filled
 
 NAMES = ["mlp", "convolutions and flatten", "projected shortcut", "padded shortcut", "depthwise", "grouped", "chunk"]
@@ -81,6 +82,50 @@ def test_every_layer_keeps_its_best_units() -> None:
     scores = torch.cat([torch.arange(8.0), 10 + torch.arange(7.0)])
     mask = keep_share(groups, scores, 3 / 15, sparsity_of="nodes")
     assert mask.kept_groups.nonzero().flatten().tolist() == [7, 13, 14]
+
+
+@pytest.mark.parametrize("least", [1, 3, 99])
+def test_a_number_of_units_of_each_layer_stays(least: int) -> None:
+    _, groups, _ = made("mlp")  # layers of 8 and 7 units
+    scores = torch.rand(15, generator=torch.Generator().manual_seed(5))
+    removed = removal_order(groups, scores, least).tolist()
+    stay = [*scores[:8].argsort()[8 - min(least, 8) :].tolist(), *(8 + scores[8:].argsort()[-least:]).tolist()]
+    assert sorted(set(range(15)) - set(removed)) == sorted(stay)
+    assert removed == [unit for unit in scores.argsort().tolist() if unit not in stay]
+    with pytest.raises(pb.UserError, match=rf"since {least} units? of every layer and what is fixed stay"):
+        keep_share(groups, scores, 0.0, sparsity_of="nodes", least=least)
+
+
+def test_what_is_fixed_counts_among_the_units_that_stay() -> None:
+    _, groups, _ = made("mlp")
+    root = groups.roots[0]
+    half = groups.by_axis[root].where(torch.arange(8) < 4, -1)
+    partly = dataclasses.replace(groups, count=15, by_axis={**groups.by_axis, root: half})
+    removed = removal_order(partly, torch.arange(15.0), 5).tolist()
+    assert removed == [0, 1, 2, 4, 5, 6, 7, 8, 9]  # four are fixed, so that one of the others stays; of 7, five
+
+
+def test_layerwise_removes_the_same_share_of_each_layer() -> None:
+    _, groups, _ = made("mlp")
+    scores = torch.cat([torch.tensor([5.0, 1, 1, 7, 2, 6, 8, 3]), 10 + torch.arange(7.0)])
+    shares = ranked_by_layer(groups, scores)
+    assert (8 * shares[:8]).tolist() == [5, 2, 1, 7, 3, 6, 8, 4]  # of equal units the later one goes first
+    assert (7 * shares[8:]).round(decimals=9).tolist() == [1, 2, 3, 4, 5, 6, 7]
+    mask = keep_share(groups, shares, 7 / 15, sparsity_of="nodes")
+    assert mask.kept_groups.nonzero().flatten().tolist() == [0, 3, 5, 6, 12, 13, 14]
+
+
+def test_units_of_one_layer_are_alike_if_the_same_layers_read_them() -> None:
+    _, groups, _ = made("chunk")
+    by_roots, by_all = groups.alike(groups.roots), groups.alike(groups.by_axis)
+    for axes, kinds in ((groups.roots, by_roots), (tuple(groups.by_axis), by_all)):
+        slices = {
+            g: tuple(int((groups.by_axis[a] == g).sum()) for a in axes if a in groups.by_axis)
+            for g in range(groups.count)
+        }
+        for one in range(groups.count):
+            for other in range(groups.count):
+                assert (slices[one] == slices[other]) == (kinds[one] == kinds[other])
 
 
 def test_what_cannot_be_reached_says_how_far_one_can_go() -> None:
