@@ -27,7 +27,7 @@ class Group(StructuredCriterion):
       ``group:of=grasp:of.temperature=1``.
     * ``reduce``: the sum over the rows of all roots of the group (``sum``; of magnitude, the L1 norm of filters), the
       square root of the sum of squares (``l2``), the ``mean``, or the absolute value of the sum of signed scores
-      (``gate``).
+      (``gate``: of SNIP and its kind, whose scores are |w * g|, the sum of w * g, which is SNAP without biases).
 
     Source of magnitude over filters: Li et al. 2017, arXiv:1608.08710.
     """
@@ -47,12 +47,13 @@ class Group(StructuredCriterion):
 
     def formula_version_under(self, schedule: Schedule) -> int:
         inner = get_criterion(self.of)
-        return self.formula_version + inner.formula_version_under(OneShot()) - 1  # every cut is scored as the first one
+        own = self.formula_version + (self.reduce == "gate")  # whose sums were not signed at first
+        return own + inner.formula_version_under(OneShot()) - 1  # every cut is scored as the first one
 
     def score(self, model: MaskedModel, batch: Batch) -> Tensor:
         groups = model.groups
         assert groups is not None
-        scores = unstructured_scores(model, batch, get_criterion(self.of))
+        scores = unstructured_scores(model, batch, get_criterion(self.of), signed=self.reduce == "gate")
         if self.reduce == "l2":
             return torch.stack(root_sums(groups, {n: s.square() for n, s in scores.items()})).sum(0).sqrt()
         sums = torch.stack(root_sums(groups, scores)).sum(0)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pai_bench import criterion
-from pai_bench.scoring import Batch, Groups, MaskedModel, StructuredCriterion, gate_sensitivity
+from pai_bench.scoring import Batch, Groups, MaskedModel, StructuredCriterion, added_later, gate_sensitivity, root_sums
 
 
 def saved_flops(groups: Groups, *, rows_only: bool = False) -> Tensor:
@@ -33,6 +33,7 @@ class ThreeSP(StructuredCriterion):
     g = dL/dw over the batch, as of SNAP.
 
     * ``compute_aware``: without it, the numerator alone.
+    * ``reduce``: ``l2`` takes the square root of the sum of squares of w * g, in place of the gate's |sum|.
     * ``cost``: what F counts: also the columns that read the unit (``removed``), or its own rows alone (``own``).
 
     Source: van Amersfoort et al. 2020, arXiv:2007.00389. The abstract defines sensitivity per operation removed; the
@@ -41,13 +42,19 @@ class ThreeSP(StructuredCriterion):
 
     compute_aware: bool = True
     cost: Literal["removed", "own"] = "removed"
+    reduce: Literal["gate", "l2"] = added_later("gate")
 
     figure_style: ClassVar[tuple[str, str, str]] = ("#CC79A7", "^", "--")
 
     def score(self, model: MaskedModel, batch: Batch) -> Tensor:
         groups = model.groups
         assert groups is not None
-        scores = gate_sensitivity(groups, model.saliencies(batch, lambda w, g, _loss: w * g), bias=False)
+        products = model.saliencies(batch, lambda w, g, _loss: w * g)
+        if self.reduce == "l2":
+            squares = {name: product.square() for name, product in products.items()}
+            scores = torch.stack(root_sums(groups, squares, bias=False)).sum(0).sqrt()
+        else:
+            scores = gate_sensitivity(groups, products, bias=False)
         if not self.compute_aware:
             return scores
         return scores / saved_flops(groups, rows_only=self.cost == "own").to(scores)

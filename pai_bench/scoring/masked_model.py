@@ -68,6 +68,8 @@ class MaskedModel(nn.Module):
     """What a criterion keeps from one cut to the next, under its own keys."""
     groups: Groups | None
     """What a structured criterion scores; None for others."""
+    signed: bool
+    """Whether saliencies get the sign of w * g, for sums over the weights of a unit."""
     honoured: set[str]
     """The options of the criterion that the formula has used, by calling methods."""
 
@@ -77,7 +79,7 @@ class MaskedModel(nn.Module):
         self.network, self.options, self.seed, self.state = network, options, seed, {}
         self.prunable = {name: network.get_parameter(name) for name in names}
         self.dense, self.mask, self.returns, self.honoured = {}, None, True, set()
-        self.groups = None
+        self.groups, self.signed = None, False
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """The output of the network."""
@@ -141,6 +143,7 @@ class MaskedModel(nn.Module):
         computed a gradient, in its memory. Score batches and micro-batches follow the criterion's options.
         """
         of = MaskedModel.loss if of is None else of
+        formula = with_sign(formula) if self.signed else formula
         return self._accumulated(as_batch(batch), formula, lambda _group: lambda piece: of(self, piece))
 
     def hessian_saliencies(
@@ -282,6 +285,16 @@ def by_blocks(formula: Elementwise, weight: Tensor, derivative: Tensor, value: T
         if (piece := formula(w, d, value)) is not d:
             d.copy_(piece)
     return derivative
+
+
+def with_sign(formula: Elementwise) -> Elementwise:
+    r"""``formula`` with the sign of w * g: of \|w g\|, w g."""
+
+    def signed(w: Tensor, g: Tensor, value: Tensor) -> Tensor:
+        product = w * g  # before the formula, which may write into g
+        return formula(w, g, value).copysign(product)
+
+    return signed
 
 
 @contextmanager

@@ -145,7 +145,8 @@ class Scorer:
         criterion that its formula ignores; `UserError` for a batch that does not fit the network.
         """
         scores, sums = checked(self.run(batch, mask), self.model.prunable, self.label)
-        return divided_by_their_sum(scores, mask, sums) if self.criterion.normalised else scores
+        normalised = self.criterion.normalised and not self.model.signed
+        return divided_by_their_sum(scores, mask, sums) if normalised else scores
 
     def run(self, batch: Batch, mask: Mapping[str, Tensor] | None = None) -> Any:
         """What the formula returns under `mask`, unchecked; `CriterionError` for one that changes the model."""

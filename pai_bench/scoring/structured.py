@@ -109,8 +109,14 @@ def score_groups(
         return scores
 
 
-def unstructured_scores(model: MaskedModel, batch: Batch, criterion: Criterion) -> Mapping[str, Tensor]:
-    """The scores of all weights, by a criterion of single weights, of the network whose groups a formula scores."""
+def unstructured_scores(
+    model: MaskedModel, batch: Batch, criterion: Criterion, *, signed: bool = False
+) -> Mapping[str, Tensor]:
+    """The scores of all weights, by a criterion of single weights, of the network whose groups a formula scores.
+
+    `signed`: those of SNIP and others that `MaskedModel.saliencies` computes get the sign of w * g.
+    """
     assert model.groups is not None
     with Scorer.within(model, criterion, only=model.groups.weights) as scorer:
+        scorer.model.signed = signed
         return scorer.score(batch)
