@@ -7,13 +7,16 @@ from torch import nn
 
 from pai_bench.graph import Connectivity
 from pai_bench.graph.flops import Flops
-from pai_bench.groups import GroupMask
+from pai_bench.groups import GroupMask, Groups
 from pai_bench.groups.budget import node_sparsity
 from pai_bench.masks import Mask
 from pai_bench.results import Layer, Pruning
 from pai_bench.results.bits import mask_file, pack
 
 logger = logging.getLogger(__name__)
+
+MOST_REASONS = 3
+"""Reasons why a layer is fixed that a record holds: the residual stream of a transformer has one for each norm."""
 
 
 def summarize_mask(
@@ -34,6 +37,7 @@ def summarize_mask(
         achieved_sparsity=1 - sum(kept.values()) / sum(sizes.values()),
         effective_sparsity=links.effective_sparsity if links else None,
         node_sparsity=node_sparsity(mask) if isinstance(mask, GroupMask) else None,
+        fixed=fixed_layers(mask.groups) if isinstance(mask, GroupMask) else {},
         connected=links.connected if links else None,
         dead_layers=tuple(n for n in sizes if n in weights and not (kept[n] if links is None else effective[n])),
         first_cut=links.first_cut if links else None,
@@ -50,3 +54,14 @@ def summarize_mask(
             for name in sizes
         ),
     )
+
+
+def fixed_layers(groups: Groups) -> dict[str, str]:
+    """The layers of which some or all units cannot be removed, with the reasons, or the first of many."""
+    by_layer: dict[str, dict[str, None]] = {}
+    for axis, reasons in groups.fixed.items():
+        by_layer.setdefault(axis.name, {}).update(dict.fromkeys(reasons))
+    return {
+        name: "; ".join([*list(reasons)[:MOST_REASONS], *(["and others"] if len(reasons) > MOST_REASONS else [])])
+        for name, reasons in by_layer.items()
+    }

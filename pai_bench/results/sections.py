@@ -34,6 +34,8 @@ class Pruning:
     effective_sparsity: Share | None = None
     node_sparsity: Share | None = field(default=None, metadata=IF_ANY)
     """Of a structured criterion: share of the units of all layers but the last that are removed."""
+    fixed: Mapping[str, str] = field(default_factory=dict, metadata=IF_ANY)
+    """Of a structured criterion: layers of which some or all units cannot be removed, with the reasons."""
     connected: bool | None = None
     dead_layers: tuple[str, ...] | None = None
     first_cut: str | None = None

@@ -1,12 +1,15 @@
 """What a record says of a mask, by hand: with paths and operations, and without."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
-from pai_bench.experiment.mask_summary import summarize_mask
+from pai_bench.experiment.mask_summary import fixed_layers, summarize_mask
 from pai_bench.graph.connectivity import connectivity
 from pai_bench.graph.flops import Flops
+from pai_bench.groups import Axis, find_groups
 from pai_bench.masks import Mask
 from pai_bench.results import Layer
 from pai_bench.results.bits import unpack
@@ -61,3 +64,14 @@ def test_the_dense_network_keeps_everything() -> None:
     assert (found.mask, found.achieved_sparsity, found.effective_sparsity) == (None, 0.0, 0.0)
     assert [(one.kept, one.effective) for one in found.layers] == [(6, 6), (3, 3)]
     assert found.not_prunable == 4
+
+
+def test_what_is_fixed_is_named_with_the_first_reasons() -> None:
+    model = network()
+    groups = find_groups(model, torch.zeros(1, 2))
+    found = summarize_mask(model, groups.all_kept(), None, None, NAMES)
+    assert found.fixed.keys() == {"1.weight"}
+    assert found.fixed["1.weight"].startswith("the network's output")
+    fixed = {Axis("a", 0): ("x", "y"), Axis("a", 1): ("y", "z"), Axis("b", 0): ("p", "q", "r", "s", "t")}
+    assert fixed_layers(dataclasses.replace(groups, fixed=fixed)) == {"a": "x; y; z", "b": "p; q; r; and others"}
+    assert summarize_mask(model, None, None, None, NAMES).fixed == {}

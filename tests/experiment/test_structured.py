@@ -34,6 +34,7 @@ def test_a_sweep_of_all_structured_criteria() -> None:
     assert frame[~frame.criterion.isin(STRUCTURED)].node_sparsity.isna().all()
     stored = sum('"node_sparsity"' in path.read_text() for path in Path("r/trials").iterdir())
     assert stored == len(STRUCTURED)
+    assert sum('"fixed"' in path.read_text() for path in Path("r/trials").iterdir()) == len(STRUCTURED)
     again = pb.run(sweep(criteria=["snap"], seeds=1, epochs=1), out="r")
     assert again.identity[again.criterion == "snap"].tolist() == pruned.identity[pruned.criterion == "snap"].tolist()
     assert pb.read_mask("r", pruned.identity.iloc[0]).kept == pruned.parameters_kept.iloc[0]
