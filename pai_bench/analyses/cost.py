@@ -9,10 +9,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pai_bench.analyses.smaller import measure_smaller
 from pai_bench.execution.measure import step_seconds
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.stages import mask_maker
 from pai_bench.experiment.trial import Trial
+from pai_bench.groups import GroupMask
 from pai_bench.networks.private_copy import BATCH_NORMS, copied
 from pai_bench.results import Cost, Environment, Provenance
 from pai_bench.scoring import Batch, Criterion, prunable_parameters
@@ -34,7 +36,8 @@ def measure_cost(
 ) -> Cost:
     """The cost of one score, and of a whole pruning, by the criterion of `trial`, beside `step_seconds` of training.
 
-    Each is measured `rounds` times, by default as often as `repeat` says, within about `budget` seconds.
+    Each is measured `rounds` times, by default as often as `repeat` says, within about `budget` seconds. So is what the
+    smaller network of a structured criterion takes.
     """
     assert trial.criterion is not None
     assert trial.schedule is not None
@@ -43,6 +46,7 @@ def measure_cost(
     criterion, schedule = trial.criterion, trial.schedule
     names = runner.inputs.prunable(trial, model, biases=criterion.biases)
     make_scorer, make_mask = runner.inputs.scorer_maker(trial, model), mask_maker(runner.inputs, trial, model)
+    mask = make_mask(schedule) if trial.structured else None
 
     def score() -> None:
         with make_scorer() as scorer:
@@ -77,6 +81,9 @@ def measure_cost(
         device_seconds=scoring.device_seconds,
         floor_device_seconds=scoring.floor_device_seconds,
         prune_device_seconds=pruning.device_seconds,
+        smaller=measure_smaller(runner, trial, mask, rounds=rounds, budget=budget)
+        if isinstance(mask, GroupMask)
+        else None,
     )
 
 

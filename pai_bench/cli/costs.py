@@ -22,7 +22,7 @@ def time(arguments: argparse.Namespace) -> int:
     flags = {key: value for key, value in vars(arguments).items() if key in recipe.KEYS and key != "out"}
     console = make_console()
     with console.status("reading data and building networks"):
-        catalog = resolve(Sweep(**flags, sparsities=(arguments.sparsity,), seeds=1))
+        catalog = resolve(Sweep(**flags, seeds=1))
     store, runner = Store(arguments.out, create=True), Runner(catalog, arguments.command)
     trials = [trial for trial in catalog.trials if trial.criterion is not None]
     measured, steps, failed = list[Cost](), dict[object, float](), 0
@@ -44,6 +44,8 @@ def time(arguments: argparse.Namespace) -> int:
     finally:  # what was measured before an interrupt is worth seeing
         for group in costs.groups(measured):
             print_table(console, costs.table(group), title=f"{costs.title(group[0])}: {costs.describe(group)}")
+            if smaller := costs.smaller_table(group):
+                print_table(console, smaller, title=f"{costs.title(group[0])}: smaller networks beside the dense one")
         if measured or store.read_all(Cost) or any(store):
             print_report(console, store, store.path / "report.md")
     return FAILED if failed else 0

@@ -23,9 +23,12 @@ TIME_EXAMPLES = """\
 examples:
   pai-bench time --criteria snip,grasp,synflow --models vgg
   pai-bench time --criteria snip,force:micro-batch=32 --models torchvision:resnet50 --data cifar10 --device cuda
+  pai-bench time --criteria snap,snap-it --models resnet-20 --data cifar10 --sparsity 0.5,0.8 --sparsity-of nodes
 
 One score, and a whole pruning with all cuts of the criterion's schedule, are measured beside a bare forward and
-backward pass of the same batch. The rows are kept in the results folder and become part of its report.md.
+backward pass of the same batch. Of a structured criterion, so is what the smaller network takes: one forward pass in
+evaluation mode, on 1 and on 128 examples, and one training step, by turns with those of the dense network.
+The rows are kept in the results folder and become part of its report.md.
 Nothing else should run on the machine meanwhile."""
 
 COLLAPSE_EXAMPLES = """\
@@ -187,13 +190,14 @@ def add_time(verbs: Any) -> None:
     """``time``."""
     verb = add_verb(verbs, "time", "measure what scoring costs, in seconds, bytes and training steps", TIME_EXAMPLES)
     flag = verb.add_argument
-    flag("--sparsity", type=float, default=0.95, help="sparsity of the whole pruning (default: 0.95)")
+    add_key(verb, "sparsities", "sparsities of the whole pruning", (0.95,), flag="--sparsity")
+    verb.set_defaults(sparsities=(0.95,))
     flag("--rounds", type=int, help="measurements of each, after a warm-up (default: 5 to 20, in a second)")
     help = "about the longest time for each, at least one round (default: 30)"
     flag("--seconds", type=float, default=30.0, help=help)
     flag("--out", metavar="DIR", default="results", help="results folder (default: results)")
     shared = ("criteria", "models", "data", "schedule", "scope", "bn", "score_batch", "score_batches")
-    add_keys(verb, *shared, "score_sampling", "protocol", "batch_size", "device", "data_dir")
+    add_keys(verb, *shared, "score_sampling", "sparsity_of", "protocol", "batch_size", "device", "data_dir")
 
 
 def add_collapse(verbs: Any) -> None:
@@ -272,10 +276,10 @@ def is_there(entry: str, folders: Sequence[Path]) -> bool:
     return bool(dot_py) and "," not in name and os.path.isfile(os.path.expanduser(file + ".py"))
 
 
-def add_key(verb: Parser, name: str, help: str, default: Any) -> None:
+def add_key(verb: Parser, name: str, help: str, default: Any, flag: str | None = None) -> None:
     """The flag of a field of `Sweep`. A flag that is not given leaves no trace, so that a recipe's value stands."""
-    flag, to = "--" + name.replace("_", "-"), recipe.KEYS[name]
-    add = functools.partial(verb.add_argument, flag, default=argparse.SUPPRESS)
+    flag, to = flag or "--" + name.replace("_", "-"), recipe.KEYS[name]
+    add = functools.partial(verb.add_argument, flag, dest=name, default=argparse.SUPPRESS)
     if name in recipe.AXES:
 
         def axis(text: str) -> Any:

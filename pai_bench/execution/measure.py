@@ -2,10 +2,11 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 import torch
+from torch import Tensor, nn
 
 from pai_bench.data import DataSet
 from pai_bench.experiment.runner import Runner
@@ -78,6 +79,18 @@ def step_seconds(
                 step(inputs, targets, rate)
         batches.draw_ahead()
         return timed(step, stream, rate, device, seconds) / networks, first.peak_bytes or 0
+
+
+def training_step(
+    runner: Runner, trial: Trial, model: nn.Module, engine: Engine, batch: tuple[Tensor, Tensor]
+) -> Callable[[], Tensor]:
+    """A function that takes one step of `trial` with `model` on a batch of `Batches`; ready, and recorded on CUDA."""
+    data, rate = runner.inputs.data(trial), trial.protocol.rate(0, 1)
+    program = engine.program([model], [None], data.normalised(data.train.inputs[:2]))
+    step = step_for(program, trial.protocol, runner.device, compile=engine.compile)
+    for _ in range(WARM_UP + 2 if runner.device.type == "cuda" else 1):  # until the step is recorded
+        step(*batch, rate)
+    return lambda: step(*batch, rate)
 
 
 def timed(

@@ -21,6 +21,13 @@ CAPTION = (
     "what torch has allocated. *On the device* is the part of the seconds between a GPU's first and last work."
 )
 
+SMALLER_CAPTION = (
+    "The networks without what these criteria remove, and the dense one, by turns: a *forward pass* in evaluation "
+    "mode, in fp32, and a *training step* of the protocol on one batch, without drawing it. Median seconds after a "
+    "warm-up, with the interquartile range and the number of measurements. What is left is in per cent: units of all "
+    "layers but the last, weights, and operations of one forward pass."
+)
+
 
 def section(costs: Sequence[Cost], folder: Path, figure_for: Callable[[str], Path]) -> list[str]:
     """Tables and figures of `costs`, one of each for every network, data set and device; draws below `folder`.
@@ -38,6 +45,8 @@ def section(costs: Sequence[Cost], folder: Path, figure_for: Callable[[str], Pat
             tables.markdown(table(group)),
             tables.image(f"{heading}: scoring and pruning in training steps", figure),
         ]
+        if rows := smaller_table(group):
+            parts += [SMALLER_CAPTION, tables.markdown(rows)]
     for group in on_several_machines(costs):
         heading = f"{network_on(group[0].trial)}, machine by machine"
         figure = figure_for(f"cost {heading}")
@@ -114,8 +123,9 @@ def describe(group: Sequence[Cost]) -> str:
     first = group[0]
     trial = completed(first.trial)
     batches = f"{trial['score_batches']} x " if trial["score_batches"] > 1 else ""
+    of_units = "" if trial["sparsity_of"] == "weights" else f"of {trial['sparsity_of']} "
     return (
-        f"{first.weights:,} prunable weights, score batch {batches}{trial['score_batch']}, sparsity "
+        f"{first.weights:,} prunable weights, score batch {batches}{trial['score_batch']}, sparsity {of_units}"
         f"{trial['sparsity']:.10g}, {first.environment.threads} threads; scores and bare passes in {first.precision}, "
         f"weights {first.memory_format}; a training step on a batch of {trial['protocol']['batch_size']} takes "
         f"{tables.duration(step_seconds(group))}"
@@ -159,6 +169,35 @@ def table(group: Sequence[Cost]) -> tables.Table:
         row += [tables.duration(cost.prune_device_seconds) for _ in device]
         rows.append([*row, tables.three_digits(cost.prune_seconds / step), tables.size(cost.prune_peak_bytes)])
     return [head, *rows]
+
+
+def smaller_table(group: Sequence[Cost]) -> tables.Table:
+    """What smaller networks take beside the dense one, a row for each work; empty without structured criteria."""
+    rows = []
+    for cost in group:
+        if (smaller := cost.smaller) is None:
+            continue
+        removed = smaller.node_sparsity, smaller.weight_sparsity, smaller.flop_sparsity
+        left = [tables.three_digits(100 * (1 - share)) for share in removed]
+        work = {
+            "forward pass, 1 example": smaller.forward_1,
+            "forward pass, 128 examples": smaller.forward_128,
+            "training step": smaller.training_step,
+        }
+        for name, one in work.items():
+            rows.append(
+                {
+                    "criterion": label(cost),
+                    **dict(zip(("nodes left", "weights left", "FLOPs left"), left, strict=True)),
+                    "work": name,
+                    "dense": tables.duration(one.dense_seconds),
+                    "± IQR": tables.duration(one.dense_iqr),
+                    "smaller": tables.duration(one.seconds),
+                    "± IQR (n)": spread(one.iqr, one.rounds, one.cold),
+                    "dense ÷ smaller": tables.three_digits(one.dense_seconds / one.seconds),
+                }
+            )
+    return tables.from_rows(rows) if rows else []
 
 
 def spread(iqr: float, rounds: int, cold: bool) -> str:

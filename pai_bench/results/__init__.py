@@ -2,7 +2,14 @@
 
 from pai_bench.results.collapses import Collapse, MaskEffect
 from pai_bench.results.folder import Store, as_frame, read_results
-from pai_bench.results.measurements import BenchmarkResult, Cost, Measured, TrialMetrics
+from pai_bench.results.measurements import (
+    BenchmarkResult,
+    BesideDense,
+    Cost,
+    Measured,
+    SmallerNetwork,
+    TrialMetrics,
+)
 from pai_bench.results.origin import Environment, Provenance, SearchProvenance, TrialProvenance, UsedData
 from pai_bench.results.records import COLUMNS, Record
 from pai_bench.results.sections import EpochRecord, Evaluation, Layer, Pruning, Training
@@ -12,6 +19,7 @@ __all__ = [
     "COLUMNS",
     "SCHEMA",
     "BenchmarkResult",
+    "BesideDense",
     "Collapse",
     "Cost",
     "Environment",
@@ -24,6 +32,7 @@ __all__ = [
     "Pruning",
     "Record",
     "SearchProvenance",
+    "SmallerNetwork",
     "Store",
     "Training",
     "TrialMetrics",

@@ -1,14 +1,43 @@
 """What is kept of costs, benchmarks and metrics. Plain values, which validate when read."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from pai_bench.results.configurations import ScoredTrial
 from pai_bench.results.origin import Environment, Provenance
-from pai_bench.results.stored import SCHEMA, Stored, plain
-from pai_bench.results.values import Amount, Count, Number, Positive, validated
+from pai_bench.results.stored import IF_ANY, SCHEMA, Stored, plain
+from pai_bench.results.values import Amount, Count, Number, Positive, Share, validated
 from pai_bench.support.identity import identify
+
+
+@dataclass(frozen=True, kw_only=True)
+class BesideDense:
+    """Median seconds of the same work by a smaller network and by the dense one, by turns; interquartile ranges."""
+
+    rounds: Count
+    cold: bool
+    seconds: Positive
+    iqr: Amount
+    dense_seconds: Positive
+    dense_iqr: Amount
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallerNetwork:
+    """What a network without the units that a structured criterion removes takes, beside the dense one.
+
+    The sparsities are shares removed: of the units of all layers but the last, of the weights, of the operations for
+    one example. A forward pass is in evaluation mode, in single precision, on a batch of 1 or 128; a training step is
+    that of the protocol on one batch, without drawing it.
+    """
+
+    node_sparsity: Share
+    weight_sparsity: Share
+    flop_sparsity: Share
+    forward_1: BesideDense
+    forward_128: BesideDense
+    training_step: BesideDense
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +80,8 @@ class Cost(Stored):
     """The part of ``seconds`` that a GPU worked; as the next two, None on a processor and in earlier records."""
     floor_device_seconds: Amount | None = None
     prune_device_seconds: Amount | None = None
+    smaller: SmallerNetwork | None = field(default=None, metadata=IF_ANY)
+    """Of a structured criterion; None of others, and in earlier records."""
 
     added: ClassVar[Mapping[str, Any]] = {"precision": "fp32", "memory_format": "contiguous"}
 

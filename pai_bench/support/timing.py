@@ -4,7 +4,7 @@ import ctypes
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,15 +119,20 @@ class Timing:
     @property
     def iqr(self) -> float:
         """Interquartile range of the seconds; 0 for a single measurement."""
-        if len(self.seconds) < 2:
-            return 0.0
-        low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
-        return high - low
+        return interquartile_range(self.seconds)
 
     @property
     def ratio(self) -> float | None:
         """Median seconds over the floor's."""
         return self.median / statistics.median(self.floors) if self.floors else None
+
+
+def interquartile_range(values: Sequence[float]) -> float:
+    """The interquartile range of some values; 0 for a single one."""
+    if len(values) < 2:
+        return 0.0
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return high - low
 
 
 def repeat(

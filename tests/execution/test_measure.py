@@ -1,5 +1,6 @@
 """What is counted and timed of a training step, by clocks and devices that stand for the real ones."""
 
+import dataclasses
 import itertools
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -9,9 +10,17 @@ import pytest
 import torch
 
 from pai_bench.execution import measure
-from pai_bench.execution.measure import evaluation_steps, measured_step, step_seconds, timed, training_steps
+from pai_bench.execution.measure import (
+    evaluation_steps,
+    measured_step,
+    step_seconds,
+    timed,
+    training_step,
+    training_steps,
+)
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
+from pai_bench.training.batches import Batches, Order
 from pai_bench.training.trainer import ENGINE
 from tests.experiment.test_runner import sweep
 
@@ -93,3 +102,24 @@ def test_one_step_is_timed_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
     step: Any = lambda *given: made.append(given)  # noqa: E731
     assert timed(step, iter([(1, 2)]), 0.1, torch.device("cpu"), 0.0) >= 0  # type: ignore[list-item]
     assert made == [(1, 2, 0.1)]
+
+
+def test_a_training_step_changes_the_network_as_training_does() -> None:
+    """By SGD without momentum and decay: w - rate g, of the same batch each time."""
+    keys: dict[str, Any] = {"seeds": 1, "epochs": 1}
+    runner = Runner(resolve(sweep(**keys)))
+    trial = runner.catalog.trials[0]
+    protocol = dataclasses.replace(trial.protocol, momentum=0.0, weight_decay=0.0, learning_rate=0.1)
+    trial = dataclasses.replace(trial, protocol=protocol)
+    batch = next(Batches(runner.inputs.data(trial), [Order(0)], protocol).endless())
+    model, copy = runner.inputs.model(trial), runner.inputs.model(trial)
+    step = training_step(runner, trial, model, ENGINE, batch)
+    step()
+    for _ in range(2):  # the first one has warmed up
+        loss = torch.nn.functional.cross_entropy(copy(batch[0][0]), batch[1][0])
+        gradients = torch.autograd.grad(loss, list(copy.parameters()))
+        with torch.no_grad():
+            for weight, gradient in zip(copy.parameters(), gradients, strict=True):
+                weight.sub_(protocol.rate(0, 1) * gradient)
+    for first, second in zip(model.parameters(), copy.parameters(), strict=True):
+        torch.testing.assert_close(first, second)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pai_bench.report import costs, pytest_benchmark, tables
+from pai_bench.results import BesideDense, SmallerNetwork
 from tests.report.records import ENVIRONMENT
 from tests.support.test_timing import cost
 
@@ -37,6 +38,36 @@ def test_a_table_of_several_criteria() -> None:
         f"er | train | 2 s | (1) | 2 | 10 | 3 MiB | linear:steps=2 | {cold}",
         f"erk | train | 3 s | 10 ms (5) | 7.5 | 15 | 3 MiB | linear:steps=2 | {cold}",
     ]
+
+
+def test_a_table_of_smaller_networks() -> None:
+    """A row for each work: a dense network that takes 6 ms, 12 ms and 30 ms, and a smaller one that takes 2 ms less."""
+    one, many, step = (
+        BesideDense(rounds=5, cold=cold, seconds=ms / 1000 - 0.002, iqr=0.001, dense_seconds=ms / 1000, dense_iqr=0.003)
+        for ms, cold in ((6, False), (12, False), (30, True))
+    )
+    left = {"node_sparsity": 0.25, "weight_sparsity": 0.5, "flop_sparsity": 0.999}
+    smaller = SmallerNetwork(**left, forward_1=one, forward_128=many, training_step=step)
+    rows = [cost(criterion("snap") | {"sparsity_of": "nodes"}, smaller=smaller), cost(criterion("snip"))]
+    assert [" | ".join(row) for row in costs.smaller_table(rows)] == [
+        "criterion | nodes left | weights left | FLOPs left | work | dense | ± IQR | smaller | ± IQR (n) | "
+        "dense ÷ smaller",
+        "snap | 75 | 50 | 0.1 | forward pass, 1 example | 6 ms | 3 ms | 4 ms | 1 ms (5) | 1.5",
+        "snap | 75 | 50 | 0.1 | forward pass, 128 examples | 12 ms | 3 ms | 10 ms | 1 ms (5) | 1.2",
+        "snap | 75 | 50 | 0.1 | training step | 30 ms | 3 ms | 28 ms | once, cold | 1.07",
+    ]
+    assert costs.smaller_table(rows[1:]) == []
+    assert "score batch 10, sparsity of nodes 0.9, 2 threads" in costs.describe(rows[:1])
+
+
+def test_the_section_of_smaller_networks(drawings: list[Any]) -> None:
+    beside = BesideDense(rounds=5, cold=False, seconds=1.0, iqr=0.0, dense_seconds=2.0, dense_iqr=0.0)
+    works = dict.fromkeys(("forward_1", "forward_128", "training_step"), beside)
+    smaller = SmallerNetwork(node_sparsity=0.5, weight_sparsity=0.5, flop_sparsity=0.5, **works)
+    parts = costs.section([cost(criterion("snap"), smaller=smaller)], Path(), lambda title: Path("x.svg"))
+    assert parts[-2] == costs.SMALLER_CAPTION
+    assert parts[-1].count("\n| snap |") == 3
+    assert drawings
 
 
 def test_the_section(drawings: list[Any]) -> None:

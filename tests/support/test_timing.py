@@ -21,7 +21,7 @@ from pai_bench.report import costs
 from pai_bench.results import Cost, Provenance, Store
 from pai_bench.support import timing
 from pai_bench.support.identity import digest
-from pai_bench.support.timing import WARM_ROUNDS, Timing, repeat
+from pai_bench.support.timing import WARM_ROUNDS, Timing, interquartile_range, repeat
 from tests.experiment.test_runner import blobs
 from tests.report.records import ENVIRONMENT
 
@@ -52,6 +52,7 @@ def test_medians_and_quartiles_by_hand() -> None:
     assert found.median == 3.0
     assert found.iqr == 2.0  # quartiles 2 and 4
     assert found.ratio == 2.0
+    assert interquartile_range(found.floors) == 1.0  # quartiles 1 and 2
     assert Timing((1.0,)).iqr == 0.0
     assert Timing((1.0,)).ratio is None
 
@@ -185,6 +186,19 @@ def test_the_verb_prints_stores_and_reports(capsys: pytest.CaptureFixture[str]) 
     page = Path("results/report.md").read_text()
     assert "## lenet-300-100 on digits" in page
     assert "## What scoring costs" in page
+
+
+def test_smaller_networks_are_timed_at_several_sparsities(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["time", "--criteria", "snap", "--models", "lenet-300-100", "--rounds", "1", "--seconds", "2"]
+    assert main([*arguments, "--sparsity", "0.5,0.8", "--sparsity-of", "nodes", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("smaller networks beside the dense one") == 2
+    assert "sparsity of nodes 0.8" in out
+    found = {cost.trial["sparsity"]: cost.smaller for cost in Store("results").read_all(Cost)}
+    assert {sparsity: one and one.node_sparsity for sparsity, one in found.items()} == {
+        sparsity: pytest.approx(sparsity) for sparsity in (0.5, 0.8)
+    }
+    assert "forward pass, 128 examples" in Path("results/report.md").read_text()
 
 
 TRIAL = {
