@@ -97,7 +97,7 @@ def page(
     records = sorted(records, key=lambda record: record.identity)
     timing_parts = pytest_benchmark.section(timings) if timings else []
     folder, figure_for = path.parent, Figures(path.stem, suffix)
-    compared, sections = write_sections(records, folder, figure_for, x, on_progress)
+    compared, sections = write_sections(records, costs, folder, figure_for, x, on_progress)
     parts = [f"# Pruning at initialisation: {subject(records, costs, collapses)}"]
     parts += [summary(records)] if records else []
     parts += in_short(compared, sections)
@@ -192,7 +192,7 @@ MOST_SECTIONS_ALONE, MOST_PROCESSES = 3, 4
 
 
 def write_sections(
-    records: Sequence[Record], folder: Path, figure_for: Figures, x: str, on_progress: OnProgress
+    records: Sequence[Record], costs: Sequence[Cost], folder: Path, figure_for: Figures, x: str, on_progress: OnProgress
 ) -> tuple[list[Comparison], list[Section]]:
     """All comparisons and their sections, written by several processes if there are many."""
     settings = {(r.trial["data"], r.trial["model"], str(r.trial["protocol"])) for r in records}
@@ -203,12 +203,13 @@ def write_sections(
             for comparison in compared:
                 _ = comparison.facts  # cached here, so that no other process loads the criteria
         by_identity = {record.identity: record for record in records}
+        smaller = [cost for cost in costs if cost.smaller is not None]
         jobs = []
         for comparison in compared:
             own = {identity: by_identity[identity] for identity in comparison.rows.identity}
             title = comparison.title
             paths = {name: figure_for(title if name == "accuracy" else f"{name} {title}") for name in FIGURES}
-            jobs.append((comparison, own, folder, paths, x))
+            jobs.append((comparison, own, folder, paths, x, smaller))
         on_progress(0, len(jobs))
         return compared, parallel_map(section, jobs, processes, lambda done: on_progress(done, len(jobs)))
 

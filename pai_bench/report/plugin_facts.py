@@ -14,7 +14,7 @@ from pai_bench.support.registry import CRITERIA, DATA
 
 if TYPE_CHECKING:
     from pai_bench.data.facts import Facts
-    from pai_bench.scoring.criterion import AuthorsChoice
+    from pai_bench.scoring.criterion import AuthorsChoice, AuthorsStatement, Criterion
 
 Look = tuple[str, str, str]
 """Colour, marker and line style."""
@@ -28,6 +28,7 @@ class CriterionFacts:
     scope: str = "global"
     figure_style: Look | None = None
     authors_choices: "tuple[AuthorsChoice, ...]" = ()
+    authors_statements: "tuple[AuthorsStatement, ...]" = ()
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,13 @@ def criteria(methods: Iterable[str]) -> dict[str, CriterionFacts]:
     if not (names := {criterion_of(method) for method in methods}):
         return {}
     classes = {plugin.name: plugin.target for plugin in CRITERIA.known()}
-    return {
-        name: CriterionFacts(str(cls.schedule), cls.scope, cls.figure_style, cls.authors_choices)
-        if (cls := classes.get(name))
-        else CriterionFacts()
-        for name in names
-    }
+    return {name: facts_of(classes[name]) if name in classes else CriterionFacts() for name in names}
+
+
+def facts_of(cls: "type[Criterion]") -> CriterionFacts:
+    """What a report needs of a criterion's class."""
+    facts = cls.figure_style, cls.authors_choices, cls.authors_statements
+    return CriterionFacts(str(cls.schedule), cls.scope, *facts)
 
 
 def data_set(stored: str) -> "tuple[str, Facts | None]":

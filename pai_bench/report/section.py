@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from pai_bench.experiment.trial import DENSE
-from pai_bench.report import findings, literature, metrics, pairs, tables
+from pai_bench.report import findings, literature, metrics, pairs, smaller_networks, tables
 from pai_bench.report.figures import bar_charts, curves, masks
 from pai_bench.report.figures.accuracy import accuracy
 from pai_bench.report.figures.pareto import pareto
@@ -15,7 +15,7 @@ from pai_bench.report.pairs import Pair
 from pai_bench.report.similarity import similarity
 from pai_bench.report.statistics import FEWEST
 from pai_bench.report.summary import Comparison, plural
-from pai_bench.results import Layer, Record
+from pai_bench.results import Cost, Layer, Record
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,25 @@ class Section:
     parts: list[str]
 
 
-FIGURES = ("accuracy", "pareto", "scoring", "curves", "fit", "layers", "likeness", "pixels")
+FIGURES = ("accuracy", "pareto", "scoring", "smaller", "curves", "fit", "layers", "likeness", "pixels")
 """All figures that a section may have."""
 
 Paths = Mapping[str, Path]
 """The path of each of the `FIGURES`, relative to the report."""
 
 
-def section(comparison: Comparison, records: Mapping[str, Record], folder: Path, paths: Paths, x: str) -> Section:
-    """The section about `comparison`, with its `records` by identity; draws its figures below `folder`."""
+def section(
+    comparison: Comparison,
+    records: Mapping[str, Record],
+    folder: Path,
+    paths: Paths,
+    x: str,
+    costs: Sequence[Cost] = (),
+) -> Section:
+    """The section about `comparison`, with its `records` by identity; draws its figures below `folder`.
+
+    `costs` of the same smaller networks, if there are any, give the times of their forward passes.
+    """
     random_labels = comparison.label_noise == 1  # test accuracies are chance, and are not compared
     tested = [] if random_labels else pairs.pairs(comparison)
     sentences = metrics.fitted(comparison) if random_labels else findings.sentences(comparison, tested)
@@ -57,7 +67,10 @@ def section(comparison: Comparison, records: Mapping[str, Record], folder: Path,
         parts.append(tables.image(f"Test accuracy against sparsity, {comparison.title}", paths["accuracy"]))
     if tested and comparison.trained:
         parts += [pairs.power(tested) or "", details("All pairs of criteria", tables.markdown(pairs.table(tested)))]
-    parts += ["### Cost", tables.markdown(tables.cost(comparison)), *figures(comparison, records, folder, paths)]
+    parts += ["### Cost", tables.markdown(tables.cost(comparison))]
+    parts += [smaller_networks.UNSTRUCTURED] if smaller_networks.has_unstructured(comparison) else []
+    parts += figures(comparison, records, folder, paths)
+    parts += smaller_networks.parts(comparison, records, costs, folder, paths["smaller"])
     parts.append(details("All measured numbers, means over seeds", tables.markdown(metrics.table(comparison))))
     if densities := layer_densities(comparison, records):
         parts.append(details("Density of each layer in per cent, kept and effective", densities))

@@ -7,7 +7,7 @@ from pai_bench.networks.forward import forward, no_recomputation
 from pai_bench.networks.layers import prunable_parameters
 from pai_bench.networks.private_copy import BatchNormMode
 from pai_bench.scoring.batch import Batch, BatchLike, Scores
-from pai_bench.scoring.criterion import AuthorsChoice, Criterion
+from pai_bench.scoring.criterion import AuthorsChoice, AuthorsStatement, Criterion
 from pai_bench.scoring.lookup import get_criterion
 from pai_bench.scoring.masked_model import MaskedModel
 from pai_bench.scoring.redraw import redraw_
@@ -20,6 +20,7 @@ from pai_bench.support.transfers import read_scalars
 
 __all__ = [
     "AuthorsChoice",
+    "AuthorsStatement",
     "Axis",
     "Batch",
     "BatchLike",

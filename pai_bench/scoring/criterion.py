@@ -40,6 +40,18 @@ class AuthorsChoice:
         return value is not None and (value in self.values if self.values else value not in self.otherwise)
 
 
+@dataclass(frozen=True)
+class AuthorsStatement:
+    """What a criterion's authors state of its smaller networks. Reports show it beside results of such a network."""
+
+    data: str
+    """The registered name of the data set."""
+    model: str
+    """A part of the network's name."""
+    text: str
+    """To be read after "its authors state", with where it stands."""
+
+
 RENAMED = {"claims": "properties", "revision": "formula_version", "revision_under": "formula_version_under"}
 """Former names of attributes of `Criterion`. Plug-ins may still define and read them, with a deprecation warning."""
 
@@ -71,6 +83,8 @@ class Criterion(CriterionOptions):
     """Properties that the criterion declares, and that `pai_bench.analyses.conformance` then checks."""
     authors_choices: ClassVar[tuple[AuthorsChoice, ...]] = ()
     """Choices in the authors' code that are not the defaults of this criterion's options."""
+    authors_statements: ClassVar[tuple[AuthorsStatement, ...]] = ()
+    """What the authors state of networks that their criterion makes smaller."""
     figure_style: ClassVar[tuple[str, str, str] | None] = None
     """Colour, marker and line style in figures, in matplotlib's notation; None: derived from the name."""
     formula_version: ClassVar[int] = 1
@@ -78,7 +92,7 @@ class Criterion(CriterionOptions):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for fact in ("name", "source", "former_name", "place", "authors_choices", "figure_style"):
+        for fact in ("name", "source", "former_name", "place", "authors_choices", "authors_statements", "figure_style"):
             if fact not in vars(cls):  # a subclass of a registered criterion is another criterion
                 setattr(cls, fact, getattr(Criterion, fact))
         if "later" in vars(cls):

@@ -7,6 +7,7 @@ import pytest
 
 from pai_bench.report import metrics, page, rankings
 from pai_bench.report.section import FIGURES, Section, section, shares
+from pai_bench.report.smaller_networks import UNSTRUCTURED
 from pai_bench.report.statistics import Ranks
 from pai_bench.report.summary import comparisons
 from pai_bench.results import Layer, Record, as_frame
@@ -150,6 +151,7 @@ def test_a_whole_section(drawings: list[Any]) -> None:
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
         "| dense |  |  |  | 2 s | 1,000 | cpu |\n"
         "| snip | one-shot | 300 ms | not measured | 2 s | 1,000 | cpu |",
+        UNSTRUCTURED,
         "![Accuracy against cost at sparsity 0.9, net on digits](pareto.svg)",
         "![Cost of a mask in training steps, net on digits](scoring.svg)",
         "![Density of each layer at sparsity 0.9, net on digits](layers.svg)",

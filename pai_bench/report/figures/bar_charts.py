@@ -72,10 +72,14 @@ def costs_by_machine(title: str, seconds: Mapping[str, Mapping[str, float]], pat
 def mask_costs(comparison: Comparison, path: Path) -> bool:
     """Bars of the cost of one mask by each criterion, in units of a training step, on a log scale.
 
+    Of a smaller network, the unit is a step of the others, where there are any, since its own ones are shorter.
     Returns whether there is something to draw.
     """
     rows = comparison.rows.astype({"images_per_second": float, "score_seconds": float})
-    steps = rows.score_seconds * rows.images_per_second / comparison.batch_size
+    speed, smaller = rows.images_per_second, rows.node_sparsity.notna()
+    if not np.isnan(usual := speed[~smaller].median()):
+        speed = speed.mask(smaller, usual)
+    steps = rows.score_seconds * speed / comparison.batch_size
     medians = steps.groupby(rows.method).median()
     values = medians[medians > 0].reindex([m for m in comparison.methods if medians[m] > 0])
     if not len(values):

@@ -17,14 +17,19 @@ LEAST_HEIGHT = 0.2
 def pareto(comparison: Comparison, sparsity: float, path: Path) -> bool:
     """Accuracy at one sparsity against the seconds of scoring and training together.
 
-    Training is the median over all trials of the comparison: masks do not change what a step costs. A line joins the
-    criteria that no other one beats in both. Returns whether there is something to draw.
+    Training is the median over all trials of the comparison: masks do not change what a step costs. That of smaller
+    networks is the median of their own. A line joins the criteria that no other one beats in both. Returns whether
+    there is something to draw.
     """
-    training = comparison.rows[comparison.rows.status == "done"].train_seconds.astype(float).median()
+    done = comparison.rows[comparison.rows.status == "done"]
+    smaller = done.node_sparsity.notna()
+    training = done[~smaller].train_seconds.astype(float).median()
     rows = comparison.rows[(comparison.rows.sparsity == sparsity) & (comparison.rows.status != "failed")]
     points = {}
     for method, own in rows.groupby("method"):
-        total = training + own.score_seconds.astype(float).median()
+        is_smaller = own.node_sparsity.notna().any()
+        seconds = own.train_seconds.astype(float).median() if is_smaller else training
+        total = seconds + own.score_seconds.astype(float).median()
         if method in comparison.methods and not np.isnan(total):
             points[str(method)] = float(total), 100 * float(own.test_accuracy.mean())
     if not points:
@@ -40,7 +45,8 @@ def pareto(comparison: Comparison, sparsity: float, path: Path) -> bool:
             if not any((c <= cost and a > accuracy) or (c < cost and a >= accuracy) for c, a in points.values())
         )
         axes.plot(*zip(*front, strict=True), color="#888888", linewidth=1, zorder=0, label="not beaten in both")
-        axes.set_xlabel("seconds: scoring, median over seeds, and training, median of all trials")
+        trials = "all trials" + " (of its own, of a smaller network)" * bool(smaller.any())
+        axes.set_xlabel(f"seconds: scoring, median over seeds, and training, median of {trials}")
         axes.set_ylabel("test accuracy in %, last epoch")
         axes.set_title(literal(f"{comparison.title}, sparsity {sparsity:.10g}"), fontsize=11)
         axes.set_xlim(widened(*axes.get_xlim(), LEAST_WIDTH * sum(axes.get_xlim()) / 2))

@@ -1,0 +1,147 @@
+"""The part of a section about smaller networks: what structured criteria leave, what that saves, and what is fixed."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pai_bench.experiment.settings import ScoringSettings, completed, names
+from pai_bench.experiment.trial import DENSE
+from pai_bench.report import metrics, tables
+from pai_bench.report.figures.smaller_networks import Latencies, accuracy_by_size
+from pai_bench.report.plugin_facts import CriterionFacts, criterion_of
+from pai_bench.report.provenance import describe_concurrency
+from pai_bench.report.summary import Comparison, by_cell
+from pai_bench.results import BesideDense, Cost, Record
+
+UNSTRUCTURED = (
+    "Masks of single weights make neither training nor inference faster on usual hardware, which multiplies zeros like "
+    "other numbers: their FLOPs count operations, and say nothing of time."
+)
+
+CAPTION = (
+    "Structured criteria remove whole units, and the networks that are trained are really smaller. What is left is in "
+    "per cent, a mean over seeds: units of all layers but the last, weights, and FLOPs of one forward pass. Training "
+    "FLOPs are 3 x these x the examples seen, without scoring. Times are medians over seeds."
+)
+
+DIFFERENT = (
+    "The dense networks and the smaller ones were not trained in the same way (one at a time, several in one program, "
+    "or in several processes), which times depend on. `pai-bench time` compares them by turns."
+)
+
+
+def removes_units(rows: pd.DataFrame) -> "pd.Series[bool]":
+    """Which trials have smaller networks, since their criteria are structured."""
+    return rows.node_sparsity.notna()
+
+
+def has_unstructured(comparison: Comparison) -> bool:
+    """Whether some networks were trained under a mask of single weights."""
+    rows = comparison.rows
+    return bool(((rows.criterion != DENSE) & (rows.status != "failed") & ~removes_units(rows)).any())
+
+
+def parts(
+    comparison: Comparison, records: Mapping[str, Record], costs: Sequence[Cost], folder: Path, path: Path
+) -> list[str]:
+    """Paragraphs, a table and a figure, drawn to `path` below `folder`; none without structured criteria."""
+    rows = comparison.rows[removes_units(comparison.rows)]
+    if not len(rows):
+        return []
+    text = ["### Smaller networks", CAPTION, tables.markdown(table(comparison))]
+    if comparison.trained and comparison.label_noise != 1:
+        accuracy_by_size(comparison, latencies(comparison, records, costs), folder / path)
+        caption = "Test accuracy against what is left of the network"
+        text.append(tables.image(f"{caption}, {comparison.title}", path))
+    own = [records[identity] for identity in rows.identity]
+    dense = [records[identity] for identity in comparison.dense.identities]
+    if dense and {*map(describe_concurrency, dense)} != {*map(describe_concurrency, own)}:
+        text.append(DIFFERENT)
+    lines = [*statements(comparison), *fixed(own)]
+    return [*text, tables.bullets(lines)] if lines else text
+
+
+def table(comparison: Comparison) -> tables.Table:
+    """A row for the dense network, and for each structured method at each sparsity."""
+    rows = comparison.rows[comparison.rows.status != "failed"]
+    columns = ["node_sparsity", "parameters", "parameters_kept", "flops", "flops_kept", "train_seconds"]
+    rows = rows.astype(dict.fromkeys([*columns, "images_per_second"], float)).reset_index(drop=True)
+    dense = rows[rows.criterion == DENSE]
+    rows = rows.assign(drop=metrics.drop(rows, dense))
+    body = []
+    for method, sparsity, places in by_cell(rows):
+        own = rows.iloc[places]
+        if method != DENSE and not removes_units(own).any():
+            continue
+        operations = training_flops(own)
+        seconds = own.train_seconds.median() or math.nan  # where nothing was trained, nothing is faster
+        body.append(
+            {
+                "criterion": method,
+                "sparsity": f"{sparsity:.10g}",
+                "nodes left": percent(1 - own.node_sparsity.fillna(0)),
+                "weights left": percent(own.parameters_kept / own.parameters),
+                "FLOPs left": percent(own.flops_kept / own.flops),
+                "below dense, points": written(own["drop"].mean(), "{:.2f}".format),
+                "training": tables.duration(seconds),
+                "images/s": written(own.images_per_second.median(), "{:,.0f}".format),
+                "times faster": written(dense.train_seconds.median() / seconds, tables.three_digits),
+                "training FLOPs": written(operations.mean(), "{:.3g}".format),
+                "times fewer": written((own.flops / own.flops_kept).mean(), tables.three_digits),
+            }
+        )
+    return tables.from_rows(sorted(body, key=lambda row: row["criterion"] != DENSE))
+
+
+def training_flops(rows: pd.DataFrame) -> "pd.Series[float]":
+    """Operations of a training: 3 x those of a forward pass of one example x the examples seen."""
+    return 3 * rows.flops_kept * rows.train_seconds * rows.images_per_second
+
+
+def percent(shares: "pd.Series[float]") -> str:
+    """The mean of some shares in per cent; empty where none is known."""
+    return written(100 * shares.mean(), tables.three_digits)
+
+
+def written(value: float, form: Callable[[float], str]) -> str:
+    """A number as `form` writes it; empty if it is not known."""
+    return "" if pd.isna(value) else form(value)
+
+
+def statements(comparison: Comparison) -> Iterator[str]:
+    """What the authors of the criteria state of such a network on the same data."""
+    for name in dict.fromkeys(map(criterion_of, comparison.methods)):
+        for one in comparison.facts.criteria.get(name, CriterionFacts()).authors_statements:
+            if one.data == comparison.facts.data and one.model in comparison.model:
+                yield f"{name}: its authors state {one.text}."
+
+
+def fixed(records: Sequence[Record]) -> Iterator[str]:
+    """The layers of which some or all units cannot be removed, in a line for each reason."""
+    layers = {name: reason for record in records for name, reason in record.pruning.fixed.items()}
+    for reason, own in tables.grouped(layers, layers.__getitem__).items():
+        yield f"fixed, in part or whole: {', '.join(own)} ({reason})."
+
+
+def latencies(comparison: Comparison, records: Mapping[str, Record], costs: Sequence[Cost]) -> Latencies:
+    """What `pai-bench time` has measured of the same networks, on the machine that has measured most of them."""
+    wanted = {scored(records[cell.identities[0]].trial): place for place, cell in comparison.cells.items()}
+    found: dict[str, dict[tuple[str, float], BesideDense]] = {}
+    for cost in costs:
+        if cost.smaller is not None and (place := wanted.get(scored(cost.trial))) is not None:
+            found.setdefault(tables.machine(cost), {})[place] = cost.smaller.forward_128
+    if not found:
+        return Latencies()
+    machine = max(sorted(found), key=lambda name: len(found[name]))
+    return Latencies(machine, found[machine])
+
+
+def scored(trial: Mapping[str, Any]) -> str:
+    """The configuration of a trial without its seed and its training."""
+    whole = completed(trial)
+    keys = ("data", "model", "model_version", "criterion", "variant", "sparsity", *names(ScoringSettings))
+    return json.dumps({key: whole[key] for key in keys if key in whole}, sort_keys=True)
