@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from pai_bench.experiment import recipe
+from pai_bench.scoring import get_criterion
 from pai_bench.support.errors import UserError
+from pai_bench.support.registry import MODELS, PROTOCOLS
 
 
 def write(text: str) -> str:
@@ -90,6 +92,15 @@ def test_a_recipe_that_is_not_there() -> None:
 def test_missing_the_mark_takes_the_densities_of_its_paper() -> None:
     (grid,) = recipe.load("missing-the-mark").grids
     assert grid["sparsities"] == tuple(round(1 - 0.8**k, 6) for k in range(2, 19, 2))
+
+
+@pytest.mark.parametrize(("name", "counted"), [("snap-it", "nodes"), ("structured", "weights")])
+def test_recipes_of_structured_criteria(name: str, counted: str) -> None:
+    (grid,) = recipe.load(name).grids
+    assert all(get_criterion(criterion).structured for criterion in grid["criteria"])
+    assert grid.get("sparsity_of", "weights") == counted
+    assert all(model in MODELS for model in grid["models"])
+    assert grid["protocol"] in PROTOCOLS
 
 
 def test_what_is_replaced_need_not_be_there() -> None:
