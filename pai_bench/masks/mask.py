@@ -3,14 +3,12 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import safetensors
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from pai_bench.masks.application import zero_
 from pai_bench.networks.wrappers import unwrapped
-from pai_bench.support import infile, outfile
+from pai_bench.support import tensor_files
 from pai_bench.support.arrays import as_tensor
 from pai_bench.support.errors import UserError
 from pai_bench.support.transfers import counts
@@ -105,23 +103,16 @@ class Mask(Mapping[str, Tensor]):
 
         Raises `UserError` if `path` cannot be written, or is not a regular file.
         """
-        tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in self.items()}
-        try:
-            content = save(tensors, {"order": "\n".join(self)})
-        except (ValueError, safetensors.SafetensorError) as error:  # names that are not Unicode
-            raise UserError(f"the mask cannot be written to {path} ({error})") from error
-        outfile.write(path, content, "the mask")
+        tensor_files.write(path, self, "the mask", {"order": "\n".join(self)})
 
     @classmethod
     def load(cls, path: str | Path) -> "Mask":
         """The mask that `save` wrote to `path`. Raises `UserError` if there is none that can be read."""
-        try:
-            infile.check(path)  # reading a pipe would block
-            tensors = load_file(path)
-            with safetensors.safe_open(path, framework="pt") as file:
-                order = (file.metadata() or {}).get("order", "")
-        except (OSError, ValueError, safetensors.SafetensorError) as error:
-            raise UserError(f"no mask can be read from {path}: {error}") from error
+        tensors, metadata = tensor_files.read(path, "mask")
+        order = metadata.get("order", "").split("\n")
         # safetensors sorts by name, so the model's order is stored as metadata
-        names = order.split("\n") if set(order.split("\n")) == set(tensors) else list(tensors)
-        return cls({name: tensors[name] for name in names})
+        names = order if set(order) == set(tensors) else list(tensors)
+        try:
+            return cls({name: tensors[name] for name in names})
+        except UserError as error:  # weights, say
+            raise tensor_files.unreadable(path, "mask", error) from error
