@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pai_bench.masks.application import zero_
+from pai_bench.masks.exports import attach, csr
 from pai_bench.networks.wrappers import unwrapped
 from pai_bench.support import tensor_files
 from pai_bench.support.arrays import as_tensor
@@ -96,6 +97,28 @@ class Mask(Mapping[str, Tensor]):
         """
         parameters = self.parameters_of(model)
         zero_(parameters.values(), (~self[name].to(weight.device) for name, weight in parameters.items()))
+        return model
+
+    def to_csr(self, model: nn.Module) -> dict[str, Tensor]:
+        """The weights of `model` that are kept, by name, as sparse matrices of torch (``layout=torch.sparse_csr``).
+
+        A weight of shape (out, ...) becomes a matrix (out, product of the others), as in ``weight.flatten(1)``: of
+        convolutions, one row for each channel. One of a single dimension becomes a single row. Each matrix has an
+        element for every connection that is kept, also if its weight is zero, and shares no memory with the network.
+        Raises `UserError` where `parameters_of` does.
+        """
+        return {name: csr(weight.detach(), self[name]) for name, weight in self.parameters_of(model).items()}
+
+    def to_torch_prune_(self, model: nn.Module) -> nn.Module:
+        """Mask `model` in place, as the functions of ``torch.nn.utils.prune`` do, and return it.
+
+        The parameter ``weight`` of a layer becomes a parameter ``weight_orig`` and a buffer ``weight_mask``; ``weight``
+        is their product, computed at each call, so that removed weights stay zero in training.
+        ``torch.nn.utils.prune.remove(layer, "weight")`` makes this permanent. Raises `UserError` where `parameters_of`
+        does.
+        """
+        self.parameters_of(model)
+        attach(unwrapped(model), self)
         return model
 
     def save(self, path: str | Path) -> None:
