@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pai_bench.experiment.masks import initial_weights, read_mask, remake_mask
     from pai_bench.experiment.sweep import Sweep
     from pai_bench.graph import Connectivity, connectivity
-    from pai_bench.groups import GroupMask, Groups, find_groups, shrink
+    from pai_bench.groups import GroupMask, Groups, find_groups, load_shrunk, save_shrunk, shrink
     from pai_bench.masks import Mask
     from pai_bench.models import create_model
     from pai_bench.pruning import Pruner, PruningOptions, prune
@@ -57,12 +57,14 @@ _HOMES = {
     "schedule": "pai_bench.support.registry",
     "initial_weights": "pai_bench.experiment.masks",
     "load_data": "pai_bench.data",
+    "load_shrunk": "pai_bench.groups",
     "model": "pai_bench.support.registry",
     "prune": "pai_bench.pruning",
     "read_mask": "pai_bench.experiment.masks",
     "read_results": "pai_bench.results",
     "remake_mask": "pai_bench.experiment.masks",
     "run": "pai_bench.execution",
+    "save_shrunk": "pai_bench.groups",
     "shrink": "pai_bench.groups",
 }
 
@@ -90,6 +92,7 @@ __all__ = [
     "initial_weights",
     "initialisation",
     "load_data",
+    "load_shrunk",
     "metric",
     "model",
     "protocol",
@@ -98,6 +101,7 @@ __all__ = [
     "read_results",
     "remake_mask",
     "run",
+    "save_shrunk",
     "schedule",
     "shrink",
 ]

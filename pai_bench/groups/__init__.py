@@ -1,8 +1,9 @@
 """Groups of slices that structured pruning removes together, and networks that are really smaller without them."""
 
 from pai_bench.graph.ties import Axis
+from pai_bench.groups.files import load_shrunk, save_shrunk
 from pai_bench.groups.find import find_groups
 from pai_bench.groups.groups import GroupMask, Groups
 from pai_bench.groups.shrink import shrink
 
-__all__ = ["Axis", "GroupMask", "Groups", "find_groups", "shrink"]
+__all__ = ["Axis", "GroupMask", "Groups", "find_groups", "load_shrunk", "save_shrunk", "shrink"]

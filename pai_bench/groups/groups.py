@@ -9,9 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from pai_bench.graph.ties import Axis
+from pai_bench.groups.stored import GROUPS, SHRUNK, decode, encode
 from pai_bench.masks import Mask
 from pai_bench.networks.wrappers import unwrapped
+from pai_bench.support import tensor_files
 from pai_bench.support.errors import UserError
+
+MASK = "mask of groups"
+"""What messages call the file of a `GroupMask`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,10 +111,29 @@ class GroupMask(Mask):
         found._tensors = {name: tensor.to(device) for name, tensor in self.items()}
         return found
 
+    def save(self, path: str | Path) -> None:
+        """Write the mask to `path` as safetensors, completely or not at all. Missing folders are created.
+
+        The file holds the mask of the weights, as that of a `Mask`, which `Mask.load` reads. Its metadata hold the
+        groups, and which of them are kept. Raises `UserError` if `path` cannot be written, or is not a regular file.
+        """
+        tensor_files.write(path, self, "the mask", {"order": "\n".join(self), **metadata_of(self)})
+
     @classmethod
     def load(cls, path: str | Path) -> "GroupMask":
-        """UserError: a file of a mask says of single weights which are kept; `Mask.load` reads it."""
-        raise UserError(f"{path} holds a mask of single weights, no groups: read it by Mask.load")
+        """The mask that `save` wrote to `path`, with its groups; also that of a file of `pai_bench.save_shrunk`.
+
+        Raises `UserError` for a file that cannot be read, and for a mask of single weights.
+        """
+        tensors, metadata = tensor_files.read(path, MASK)
+        found = mask_in(metadata, path, MASK)
+        if SHRUNK not in metadata:
+            shapes = {name: found.groups.shapes[name] for name in found.groups.weights}
+            if {name: tensor.shape for name, tensor in tensors.items()} != shapes or any(
+                not torch.equal(tensor, found[name]) for name, tensor in tensors.items()
+            ):
+                raise tensor_files.unreadable(path, MASK, "its weights are not those of its groups")
+        return found
 
     def __repr__(self) -> str:
         return f"GroupMask({int(self.kept_groups.count_nonzero())} of {self.groups.count} groups)"
@@ -172,3 +196,19 @@ class GroupMask(Mask):
                 sizes[axis.dim] = int(self.by_axis[axis].count_nonzero())
             found[name] = torch.Size(sizes)
         return found
+
+
+def metadata_of(mask: GroupMask) -> dict[str, str]:
+    """What files say of the groups of a mask, and of which are kept."""
+    return {GROUPS: encode(vars(mask.groups), mask.kept_groups)}
+
+
+def mask_in(metadata: Mapping[str, str], path: str | Path, what: str) -> GroupMask:
+    """The mask that the metadata of the file `path` hold; UserError, which calls the file `what`, if there is none."""
+    if GROUPS not in metadata:
+        raise tensor_files.unreadable(path, what, "it names no groups; Mask.load reads masks of single weights")
+    try:
+        fields, kept = decode(metadata[GROUPS])
+    except ValueError as error:
+        raise tensor_files.unreadable(path, what, error) from error
+    return GroupMask(Groups(**fields), kept)
