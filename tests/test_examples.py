@@ -81,6 +81,17 @@ def test_training_with_events_in_the_documentation_runs(capsys: pytest.CaptureFi
     assert capsys.readouterr().out == "0.950\n"
 
 
+def test_the_examples_of_structured_pruning_run() -> None:
+    variables: dict[str, Any] = {}
+    for block in blocks(ROOT / "docs" / "structured-pruning.md", "python"):
+        exec(block, variables)  # as a reader would, one after the other
+    inputs = variables["batch"][0][:5]
+    expected = variables["small"](inputs)
+    assert all(torch.equal(variables[name](inputs), expected) for name in ("again", "same"))
+    assert torch.equal(torch.export.load("small.pt2").module()(inputs), expected)
+    assert sum(len(matrix.values()) for matrix in variables["matrices"].values()) == variables["mask"].kept
+
+
 COOKBOOK = ROOT / "docs" / "cookbook.md"
 
 

@@ -44,6 +44,20 @@ many again by bisection. The rows are kept in the results folder and become part
 is not searched again.
 exit codes: 0; 1 a search failed; 2 a mistake in the request; 130 interrupted"""
 
+PRUNE_EXAMPLES = """\
+examples:
+  pai-bench prune --model resnet-20 --data cifar10 --criterion synflow --sparsity 0.98 -o mask.safetensors
+  pai-bench prune --model lenet-5-caffe --criterion snap --sparsity 0.8 --shrink -o small.safetensors
+      a network that is really smaller: the weights that are left, and which units they belong to
+
+Criteria of single weights (snip, grasp, synflow) give a mask, and all tensors stay as large as they are. Those of whole
+units (snap, snap-it, group:of=NAME) can give a smaller network. In Python:
+  pai_bench.Mask.load(FILE)                  a mask of single weights
+  pai_bench.GroupMask.load(FILE)             a mask of units, for pai_bench.shrink(model, mask)
+  pai_bench.load_shrunk(FILE, model)         a network of --shrink; model = pai_bench.create_model(...) is the dense one
+
+exit codes: 0; 2 a mistake in the request; 130 interrupted"""
+
 RUN_EXAMPLES = """\
 examples:
   pai-bench run --criteria snip,random --models lenet,vgg
@@ -214,18 +228,22 @@ def add_collapse(verbs: Any) -> None:
 
 def add_prune(verbs: Any) -> None:
     """``prune``."""
-    verb = add_verb(verbs, "prune", "score one network, freshly initialised, and write its mask")
+    help = "score one network, freshly initialised, and write its mask, or the smaller network"
+    verb = add_verb(verbs, "prune", help, PRUNE_EXAMPLES)
     flag = verb.add_argument
     help = "network; `pai-bench list models` names them; or ./file.py:FUNCTION"
     flag("--model", dest="models", metavar="MODEL", required=True, help=help)
     help = "criterion, as NAME[:OPTION=VALUE]... (default: snip)"
     flag("--criterion", dest="criteria", metavar="CRITERION", default="snip", help=help)
-    help = "share of weights to remove, in [0, 1)"
+    help = "share to remove of the weights, or of what --sparsity-of says, in [0, 1)"
     flag("--sparsity", dest="sparsities", metavar="SPARSITY", type=float, required=True, help=help)
     help = "data set that the score batch comes from, or ./file.py:FUNCTION (default: digits)"
     flag("--data", default="digits", help=help)
     flag("--seed", type=int, default=0, help="seed of weights and score batch (default: 0)")
-    flag("-o", "--output", metavar="FILE", default="mask.safetensors", help="default: mask.safetensors")
+    help = "write the network without the units that are removed, really smaller, in place of a mask"
+    flag("--shrink", action="store_true", help=help)
+    help = "default: mask.safetensors, or with --shrink small.safetensors"
+    flag("-o", "--output", metavar="FILE", help=help)
     help = "write the initial weights that were scored there, too, as safetensors"
     flag("--save-weights", metavar="FILE", help=help)
     help = "none, shuffle, global-shuffle, reinit, invert or quota:NAME (default: none)"

@@ -41,6 +41,7 @@ PLACES = [
     ["compare", "r", "{}"],
     ["compare", "r", "r", "-o", "{}.md"],
     [*PRUNE, "-o", "{}"],
+    [*PRUNE, "--criterion", "structured-random", "--shrink", "-o", "{}"],
     [*PRUNE, "--save-weights", "{}"],
     ["check", "./{}.py:Mine"],
 ]

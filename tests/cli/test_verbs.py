@@ -1,5 +1,6 @@
 """What the verbs print and how their arguments are read, by values by hand."""
 
+import json
 import logging
 import os
 import sys
@@ -7,7 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import torch
+from safetensors import safe_open
 
+import pai_bench as pb
 from pai_bench.analyses.conformance import Result
 from pai_bench.cli.checks import check_rows
 from pai_bench.cli.console import Output, make_console
@@ -21,6 +25,7 @@ from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
 from pai_bench.results import Store
+from pai_bench.support.environment import versions
 from pai_bench.support.errors import UserError
 from pai_bench.support.registry import CRITERIA, DATA, MODELS, Registry
 from tests.experiment.test_runner import sweep
@@ -111,11 +116,53 @@ def test_prune_prints_what_is_kept_of_each_layer(capsys: pytest.CaptureFixture[s
     assert Path("w.safetensors").is_file()
 
 
+@pytest.mark.parametrize("variant", ["none", "reinit"])
+def test_prune_writes_the_smaller_network(variant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "--model",
+        "lenet-300-100",
+        "--criterion",
+        "snap",
+        "--sparsity",
+        "0.5",
+        "--device",
+        "cpu",
+        "--seed",
+        "3",
+    ]
+    assert main(["prune", *arguments, "--variant", variant, "--shrink", "--save-weights", "w.safetensors"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("smaller network: small.safetensors, ") for line in lines)
+    assert "of 266,610 parameters are left; read the network in Python by" in lines[-2]
+    small = eval(lines[-1].strip(), {"pai_bench": pb})  # as a user would copy it
+    assert f"{sum(parameter.numel() for parameter in small.parameters()):,} of" in lines[-2]
+    assert main(["prune", *arguments, "-o", "m.safetensors"]) == 0
+    model = pb.create_model("lenet-300-100", input_shape=(1, 28, 28), num_classes=10)
+    model.load_state_dict(pb.initial_weights("lenet-300-100", "digits", seed=3))
+    plain = pb.shrink(model, pb.GroupMask.load("m.safetensors"))
+    inputs = torch.randn(4, 1, 28, 28)
+    assert torch.equal(plain(inputs), small(inputs)) == (variant == "none")
+    with safe_open("small.safetensors", framework="pt") as file:
+        facts = json.loads(file.metadata()["shrunk"])
+    assert facts.pop("versions") == versions()
+    assert facts == {
+        **{"model": "lenet-300-100", "input_shape": [1, 28, 28], "num_classes": 10, "init": "own", "data": "digits"},
+        **{"seed": 3, "criterion": "snap" if variant == "none" else "snap + reinit"},
+        **{"sparsity": 0.5, "sparsity_of": "weights"},
+    }
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--seed", "-1"], "seed -1 must not be negative"),
         (["-o", "x", "--save-weights", "./x"], "mask and weights cannot both be written to x"),
+        (["--shrink", "-o", "x", "--save-weights", "x"], "smaller network and weights cannot both be written to x"),
+        (
+            ["--shrink"],
+            "--shrink is for criteria of whole units, such as snap: snip removes single weights, which makes",
+        ),
+        (["--shrink", "-o", "."], "the smaller network cannot be written to ., which is a folder: name a file"),
     ],
 )
 def test_what_prune_refuses(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
