@@ -29,6 +29,6 @@ def plain_attention(arguments: Mapping[str, Any]) -> Tensor:
         arguments["dropout_p"],
         arguments["is_causal"],
         scale=arguments.get("scale"),
-        enable_gqa=query.dim() > 2 and query.shape[-3] != key.shape[-3],
+        enable_gqa=query.shape[-3] != key.shape[-3],
     )
     return output

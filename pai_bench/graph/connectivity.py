@@ -295,7 +295,7 @@ def is_usual(name: str, module: nn.Module) -> bool:
     return name.rpartition(".")[2] in usual_names(module, biases=True) or isinstance(module, TABLES)
 
 
-def axes(effective: Tensor, module: nn.Module, groups: int = 1) -> tuple[Tensor, Tensor]:
+def axes(effective: Tensor, module: nn.Module, groups: int) -> tuple[Tensor, Tensor]:
     """Which units (outputs) and which input features of a layer have an effective connection.
 
     `groups` are those of a custom convolution.

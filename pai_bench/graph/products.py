@@ -52,13 +52,13 @@ def _added_product(state: ReachState, operation: Operation) -> Any:
     (base, a, b), scales = operation.given, operation.arguments
     reached = any(state.reach(tensor) is not None for tensor in (a, b))
     parts = []
-    if reached and scales.get("alpha", 1) and scales.get("value", 1):
+    if reached and scales.get("alpha") != 0 and scales.get("value") != 0:
         parts.append(state.product(TIMES.get(operation.name, torch.matmul), a, b))
-    if (reach := state.reach(base)) is not None and scales.get("beta", 1):
+    if (reach := state.reach(base)) is not None and scales.get("beta") != 0:
         parts.append(reach)
     sum_ = added(operation.results[0], parts)
     sum_ = sum_ if parts and sum_ is parts[0] else state.binarize(sum_)
-    return with_biases(state, sum_, [base] if scales.get("beta", 1) else [])
+    return with_biases(state, sum_, [base] if scales.get("beta") != 0 else [])
 
 
 @rule("linear")

@@ -119,7 +119,7 @@ class Reach(ReachState):
         """
         memory = self.key(tensor)[0]
         if (flat := self._flat_nonzeros.get(memory)) is None:
-            content = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())
+            content = torch.tensor([], dtype=tensor.dtype).set_(tensor.untyped_storage())
             flat = (content != 0).float() if self.fixed(tensor) else torch.ones(content.shape)
             for (storage, offset, shape, stride), known in self._nonzeros.items():
                 if storage == memory:
@@ -144,7 +144,7 @@ class Count(Reach):
     @property
     def log10(self) -> float | None:
         """Common logarithm of the number of paths from the input to the outputs; None where there is no such number."""
-        if not self.countable or self.unknown:
+        if not self.countable:
             return None
         count = sum(float(output.double().sum()) for output in self.outputs)
         return math.log10(count) + self.exponent * math.log10(2) if count else -math.inf

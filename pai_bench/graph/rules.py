@@ -230,7 +230,7 @@ def _cumulative(state: ReachState, operation: Operation) -> Any:
 @rule("_softmax", "_log_softmax", "_safe_softmax", "sort", "topk", "argsort", "cummax", "cummin")
 def _along(state: ReachState, operation: Operation) -> Any:
     """Every result along a dimension depends on all elements there; what is minus infinity passes nothing."""
-    x, dim = operation.arguments["self"], operation.arguments.get("dim", -1)
+    x, dim = operation.arguments["self"], operation.arguments["dim"]
     reach, state.countable = reach_or_zero(state, x), False
     if "softmax" in operation.name and (banned := state.always_neg_inf.get(state.key(x))) is not None:
         reach = reach * ~banned

@@ -47,10 +47,10 @@ class Groups:
     """Of all parameters and buffers of the network."""
     flops: Mapping[str, float]
     """Weight -> the operations of the products with it, for one example."""
-    products: tuple[tuple[Tensor, float], ...] = ()
+    products: tuple[tuple[Tensor, float], ...]
     """Products of values with values that have groups, as in attention: the groups, and the operations for one example.
     """
-    other_flops: float = 0.0
+    other_flops: float
     """Operations of further products without a weight, for one example."""
 
     @property

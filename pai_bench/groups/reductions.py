@@ -10,9 +10,9 @@ from pai_bench.groups.groups import Groups
 
 
 def by_slice(axis: Axis, values: Mapping[str, Tensor]) -> Tensor:
-    """The sum of what lies in each slice along an axis."""
+    """The sum of what lies in each slice along an axis of a weight, which has two dimensions or more."""
     value = values[axis.name]
-    return value.sum([dim for dim in range(value.dim()) if dim != axis.dim]) if value.dim() > 1 else value
+    return value.sum([dim for dim in range(value.dim()) if dim != axis.dim])
 
 
 def to_groups(groups: Groups, axis: Axis, slices: Tensor) -> Tensor:

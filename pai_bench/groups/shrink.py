@@ -63,8 +63,7 @@ def resize(module: nn.Module) -> None:
             module.in_channels = module.weight.shape[1] * module.groups
         module.out_channels = out
     elif isinstance(module, NormBase):
-        known = [t for t in (module.weight, module.running_mean) if t is not None]
-        module.num_features = len(known[0]) if known else module.num_features
+        module.num_features = len(module.running_mean if module.weight is None else module.weight)
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)
     elif isinstance(module, nn.Embedding):

@@ -10,11 +10,9 @@ from torch.nn import functional as F
 class ShrunkAttention(nn.MultiheadAttention):
     """Attention with fewer heads, each as large as before, so that they no longer fill the features."""
 
-    _qkv_same_embed_dim = False  # torch's fused kernels assume that heads fill the features
-
     def resize(self) -> None:
         """Let the number of heads follow the parameters."""
-        self._qkv_same_embed_dim = False
+        self._qkv_same_embed_dim = False  # torch's fused kernels assume that heads fill the features
         self.num_heads = self.out_proj.weight.shape[1] // self.head_dim
         self.embed_dim, self.out_proj.in_features = self.out_proj.weight.shape
         self.out_proj.out_features = self.embed_dim
@@ -79,13 +77,13 @@ class ShrunkAttention(nn.MultiheadAttention):
 
         total = None
         if is_causal:
-            total = added(torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).triu(1))
+            total = added(torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).triu(1))
         if attn_mask is not None:
             if attn_mask.dim() != 2:
                 raise NotImplementedError("a mask of attention for each head names heads that may be removed")
             total = added(attn_mask)
         if padding is not None:
-            keys = added(padding).view(-1, 1, 1, k.shape[-2])
+            keys = added(padding).view(-1, 1, 1, k.shape[2])
             total = keys if total is None else total + keys
         return total
 

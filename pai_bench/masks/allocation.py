@@ -30,11 +30,10 @@ def select_with_floor(
     return {name: keep | others[name] for name, keep in best.items()}
 
 
-def raise_to_floor(parts: Mapping[str, int], floor: Mapping[str, int], left: Mapping[str, int]) -> dict[str, int]:
+def raise_to_floor(parts: Mapping[str, int], floor: Mapping[str, int]) -> dict[str, int]:
     """Counts per layer, none below its `floor`: what that takes, the others give in proportion to what they have."""
     above = [max(0, parts[name] - floor[name]) for name in parts]
-    room = [left[name] - floor[name] for name in parts]
-    more = apportion(above, sum(parts.values()) - sum(floor.values()), room)
+    more = apportion(above, sum(parts.values()) - sum(floor.values()), above)
     return {name: floor[name] + extra for name, extra in zip(parts, more, strict=True)}
 
 

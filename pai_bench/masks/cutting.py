@@ -66,4 +66,4 @@ def _cut(
     if division is None:
         return select_with_floor(scores, count, floor, alive)
     parts = dict(zip(scores, division(count, list(left.values())), strict=True))
-    return select(scores, raise_to_floor(parts, floor, left) if min_per_layer else parts, alive)
+    return select(scores, raise_to_floor(parts, floor) if min_per_layer else parts, alive)

@@ -176,13 +176,11 @@ class _Inside:
 def _blocks(scores: Sequence[Tensor], masks: Sequence[Tensor], alive: Sequence[Tensor] | None) -> Iterator[_Block]:
     dtype = common_dtype(scores)
     for i, (score, mask) in enumerate(zip(scores, masks, strict=True)):
-        if not (numel := score.numel()):
-            continue
         score = score.detach()
         if score.is_contiguous():
             pieces = score.view(-1).split(BLOCK)
         else:  # whole rows at a time
-            pieces = score.split(max(1, BLOCK * len(score) // numel))
+            pieces = score.split(max(1, BLOCK * len(score) // score.numel()))
         sizes = [piece.numel() for piece in pieces]
         lives = [None] * len(sizes) if alive is None else alive[i].reshape(-1).split(sizes)
         for piece, flat, live in zip(pieces, mask.view(-1).split(sizes), lives, strict=True):

@@ -62,9 +62,12 @@ class ScoringMode(TorchFunctionMode):
     With `dtype`, nothing is cast to a lower type, and it is the default type of new tensors.
     """
 
+    _before: torch.dtype
+    """The default type outside of the block."""
+
     def __init__(self, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.dtype, self._before = dtype, torch.get_default_dtype()
+        self.dtype = dtype
 
     def __enter__(self) -> "ScoringMode":
         self._before = torch.get_default_dtype()

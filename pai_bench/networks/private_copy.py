@@ -45,7 +45,7 @@ def shared(tensor: Tensor) -> Tensor:
 
 
 def still_shared(tensor: Tensor) -> bool:
-    """Whether neither `tensor`, made by `shared`, nor its original has been written to."""
+    """Whether `tensor`, made by `shared`, has not been written to; its original may have been."""
     return tensor.layout is torch.strided and is_lazy_clone(tensor)
 
 

@@ -101,7 +101,7 @@ def test_floors_of_counts_and_of_rankings(sizes: list[int], least: int, data: st
     parts = {name: data.draw(st.integers(0, size)) for name, size in left.items()}
     if (count := sum(parts.values())) < sum(floor.values()):
         return
-    raised = raise_to_floor(parts, floor, left)
+    raised = raise_to_floor(parts, floor)
     assert sum(raised.values()) == count
     assert all(floor[name] <= raised[name] <= left[name] for name in left)
     scores = {name: torch.rand(size) for name, size in left.items()}
