@@ -49,6 +49,27 @@ def test_text_and_back(schedule: Schedule) -> None:
     assert get_schedule(str(schedule)) == schedule
 
 
+def test_texts_hold_what_is_not_the_default() -> None:
+    assert [str(get_schedule(name)) for name in sorted(SCHEDULES)] == [
+        "exponential:steps=100",
+        "halving:steps=5",
+        "linear:steps=100",
+        "one-shot",
+    ]
+    assert str(Linear(steps=1, returns=True)) == "linear:steps=1:returns=true"
+    assert not any(get_schedule(name).returns for name in SCHEDULES)
+
+
+def test_one_step_by_default() -> None:
+    class Own(Schedule):
+        name = "own"
+
+        def densities(self, density: float) -> list[float]:
+            return [density] * self.steps
+
+    assert Own().densities(0.5) == [0.5]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
