@@ -198,3 +198,27 @@ def test_a_layer_that_gives_itself_as_its_copy_is_refused_and_left_alone() -> No
         with pytest.raises(pb.UserError, match=rf"snip: '{name}', a Itself, gives itself when it is copied"):
             pb.prune(network, pb.Batch(BATCH.inputs, BATCH.targets), "snip", 0.5)
         assert model[0].forward is before
+
+
+class Copied(nn.Linear):
+    """Says itself how it is copied."""
+
+    def __deepcopy__(self, memo: Any) -> "Copied":
+        found = Copied(self.in_features, self.out_features)
+        found.load_state_dict(self.state_dict())
+        memo[id(self)] = found
+        return found
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_functions_beside_a_layer_that_is_copied_in_its_own_way(change: Callable[[Any], None]) -> None:
+    model: Any = layers()
+    model[2] = Copied(5, 3)
+    change(model)
+    twin: Any = copied(model)
+    expected = model(BATCH.inputs)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert torch.equal(twin(BATCH.inputs), expected)
+    assert not model(BATCH.inputs).any()

@@ -53,6 +53,7 @@ DRAWING: dict[str, Callable[[Tensor], Tensor]] = {
     "operator, by name": lambda x: torch.ops.aten.native_dropout.default(x, 0.5, train=True)[0],
     "feature": lambda x: torch.feature_dropout(x, 0.5, True),
     "rrelu": lambda x: F.rrelu(x, training=True),
+    "rrelu by place": lambda x: F.rrelu(x, 0.1, 0.3, True),
     "fused attention": lambda x: F.scaled_dot_product_attention(x[None], x[None], x[None], None, 0.5)[0],
     "attention": attention,
 }
