@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import pai_bench as pb
 from pai_bench.graph.flops import flops
 from pai_bench.groups import GroupMask, Groups, find_groups, shrink
-from pai_bench.groups.budget import Budget, keep_share, ranked_by_layer, removal_order
+from pai_bench.groups.budget import Budget, keep_share, node_sparsity, ranked_by_layer, removal_order
 from tests.groups.networks import NETWORKS, filled
 
 NAMES = ["mlp", "convolutions and flatten", "projected shortcut", "padded shortcut", "depthwise", "grouped", "chunk"]
@@ -126,6 +126,34 @@ def test_units_of_one_layer_are_alike_if_the_same_layers_read_them() -> None:
         for one in range(groups.count):
             for other in range(groups.count):
                 assert (slices[one] == slices[other]) == (kinds[one] == kinds[other])
+
+
+@pytest.mark.parametrize("what", ["weights", "flops", "nodes"])
+def test_a_share_that_can_be_kept_exactly_is_kept(what: Any) -> None:
+    _, groups, _ = made("mlp")
+    scores = torch.rand(15, generator=torch.Generator().manual_seed(5))
+    order = removal_order(groups, scores)
+    budget = Budget(groups, order)
+    whole = budget.left(what, 0)
+    for removed in range(len(order) + 1):
+        left = budget.left(what, removed)
+        mask = keep_share(groups, scores, left / whole, sparsity_of=what)
+        assert int((~mask.kept_groups).sum()) == removed
+        smaller = keep_share(groups, scores, 0.25 * left / whole, sparsity_of=what, dense=4 * whole)
+        assert torch.equal(smaller.kept_groups, mask.kept_groups)
+
+
+def test_the_share_of_removed_units() -> None:
+    _, groups, _ = made("mlp")
+    assert node_sparsity(groups.all_kept()) == 0
+    assert node_sparsity(GroupMask(groups, torch.arange(15) >= 3)) == pytest.approx(3 / 15)
+
+
+def test_the_largest_sparsity_is_named() -> None:
+    """Of 5 * 8 + 8 * 7 + 7 * 3 weights, 5 + 1 + 3 stay: 1 - 9 / 117 is 0.92307, which is rounded down."""
+    _, groups, _ = made("mlp")
+    with pytest.raises(pb.UserError, match=r"^a sparsity of 0\.95 of weights cannot be .*; the largest is 0\.923$"):
+        keep_share(groups, torch.rand(15), 0.05)
 
 
 def test_what_cannot_be_reached_says_how_far_one_can_go() -> None:

@@ -3,13 +3,14 @@
 import dataclasses
 import itertools
 import logging
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from pai_bench.groups import Axis, GroupMask, Groups, find_groups, shrink
-from pai_bench.groups.find import difference, fill
+from pai_bench.groups.find import difference, fill, restore_last
 from tests.groups.networks import NETWORKS, NOTHING_FREE, Composed, filled
 
 
@@ -170,3 +171,95 @@ def test_the_callers_autocast_and_functional_dropout_change_nothing() -> None:
     ).eval()
     with torch.autocast("cpu", torch.bfloat16):
         assert find_groups(network, torch.randn(1, 5)).count == 16
+
+
+class Counting(nn.Sequential):
+    """Adds a little for each unit of its first layer."""
+
+    little = 0.0
+
+    def forward(self, x: Tensor) -> Any:
+        first, last = self
+        return last(first(x)) + self.little * first.get_parameter("weight").shape[0]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "little", "same"),
+    [
+        (torch.float64, 1e-12, True),
+        (torch.float64, 1e-9, False),
+        (torch.float32, 1e-6, True),
+        (torch.float32, 1e-4, False),
+    ],
+)
+def test_how_large_a_difference_is_one(dtype: torch.dtype, little: float, same: bool) -> None:
+    """Beside outputs of 1."""
+    last = nn.Linear(6, 3)
+    nn.init.zeros_(last.weight)
+    nn.init.ones_(last.bias)
+    network, example = Counting(nn.Linear(5, 6), last).to(dtype), torch.ones(1, 5, dtype=dtype)
+    groups = find_groups(network, example)
+    assert groups.count == 6
+    network.little = little
+    assert (difference(network, GroupMask(groups, torch.arange(6) > 0), example) is None) is same
+
+
+def test_empty_outputs_do_not_differ() -> None:
+    network = filled(Composed(lambda m, x: (m.b(m.a(x)), x[:, :0]), a=nn.Linear(5, 6), b=nn.Linear(6, 3)))
+    assert groups_of(network, (1, 5))[0].count == 6
+
+
+def test_random_weights_show_what_a_network_computes() -> None:
+    network = nn.Sequential(nn.Linear(400, 400), nn.BatchNorm1d(400))
+    network.register_parameter("scale", nn.Parameter(torch.zeros(())))
+    network.register_buffer("table", torch.zeros(3))
+    for parameter in network.parameters():
+        nn.init.zeros_(parameter)
+    fill(network, torch.Generator().manual_seed(0))
+    state = network.state_dict()
+    assert float(state["0.weight"].std()) == pytest.approx(400**-0.5, rel=0.02)
+    assert abs(float(state["0.weight"].mean())) < 1e-3
+    for name in ("0.bias", "1.weight", "1.bias", "scale"):
+        assert bool((state[name] >= 0.5).all()), name
+    for name in ("1.running_mean", "1.running_var"):
+        least, most = float(state[name].min()), float(state[name].max())
+        assert 0.5 <= least < 0.6
+        assert 1.4 < most <= 1.5
+    assert not state["table"].any()
+
+
+def test_roots_and_what_is_fixed_are_in_the_order_of_the_network() -> None:
+    groups, _ = groups_of(filled(NETWORKS["mlp"][0]()), (1, 5))
+    assert groups.roots == tuple(Axis(f"{i}.weight", 0) for i in (0, 2, 4))
+    assert list(groups.fixed) == [Axis("4.weight", 0)]
+    assert groups.fixed[Axis("4.weight", 0)][0] == "the network's output"
+    assert groups.by_axis[Axis("0.weight", 0)].tolist() == [*range(8)]
+    assert groups.by_axis[Axis("2.weight", 0)].tolist() == [*range(8, 15)]
+    assert groups.flops == {"0.weight": 2 * 5 * 8, "2.weight": 2 * 8 * 7, "4.weight": 2 * 7 * 3}
+    assert (groups.products, groups.other_flops) == ((), 0)
+
+
+def test_a_layer_of_one_unit_keeps_it() -> None:
+    groups, _ = groups_of(filled(nn.Sequential(nn.Linear(5, 1), nn.Tanh(), nn.Linear(1, 3))), (1, 5))
+    assert groups.count == 0
+    assert groups.fixed[Axis("0.weight", 0)] == ("all units of '0.weight' go together",)
+
+
+def test_a_group_of_each_layer_stays() -> None:
+    groups, _ = groups_of(filled(NETWORKS["mlp"][0]()), (1, 5))
+    kept = torch.zeros(15, dtype=torch.bool)
+    restore_last(groups, kept)
+    assert kept.nonzero().flatten().tolist() == [0, 8]
+    kept = torch.arange(15) == 3
+    restore_last(groups, kept)
+    assert kept.nonzero().flatten().tolist() == [3, 8]
+
+
+def test_operations_of_products_are_of_one_example() -> None:
+    """Of 4 tokens and 3 heads of 4: every query with every key, and every share of attention with every value."""
+    build, _, _ = NETWORKS["attention of one's own"]
+    for examples in (1, 2):
+        groups = find_groups(filled(build()), torch.ones(examples, 4, 5, dtype=torch.float64))
+        assert [(of.tolist(), flops) for of, flops in groups.products] == [([0, 1, 2], 2 * 3 * 4 * 4 * 4)] * 2
+        assert groups.other_flops == 0
+        assert groups.flops == {"qkv.weight": 2 * 4 * 5 * 36, "o.weight": 2 * 4 * 12 * 3}

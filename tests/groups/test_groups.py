@@ -1,0 +1,94 @@
+"""What groups and masks of them say, and those of the smaller network."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pai_bench as pb
+from pai_bench.groups import GroupMask, Groups, find_groups, shrink
+from tests.groups.networks import NETWORKS, Composed, filled
+
+
+def made(name: str) -> tuple[nn.Module, Groups, Tensor]:
+    build, shape, _ = NETWORKS[name]
+    network, example = filled(build()), torch.ones(shape, dtype=torch.float64)
+    return network, find_groups(network, example), example
+
+
+@pytest.mark.parametrize("name", ["mlp", "convolutions and flatten", "attention", "attention of one's own"])
+def test_the_groups_that_remain_are_those_of_the_smaller_network(name: str) -> None:
+    network, groups, example = made(name)
+    kept = torch.arange(groups.count) % 3 > 0
+    mask = GroupMask(groups, kept)
+    left, found = mask.remaining(), find_groups(shrink(network, mask), example)
+    assert (left.count, left.shapes) == (int(kept.sum()), found.shapes)
+    assert left.flops == pytest.approx(found.flops)
+    assert left.other_flops == pytest.approx(found.other_flops)
+    assert sum(flops for _, flops in left.products) == pytest.approx(sum(flops for _, flops in found.products))
+    assert left.gated.tolist() == found.gated.tolist()
+    assert {axis: of.tolist() for axis, of in left.by_axis.items()} == {
+        axis: of.tolist() for axis, of in found.by_axis.items()
+    }
+
+
+def test_products_without_their_heads_are_gone() -> None:
+    _, groups, _ = made("attention of one's own")
+    assert len(groups.products) == 2
+    assert GroupMask(groups, torch.zeros(3, dtype=torch.bool)).remaining().products == ()
+
+
+def test_a_mask_says_what_it_keeps_and_where_it_is() -> None:
+    _, groups, _ = made("mlp")
+    mask = GroupMask(groups, torch.arange(15) > 3)
+    assert repr(mask) == "GroupMask(11 of 15 groups)"
+    assert repr(groups.all_kept()) == "GroupMask(15 of 15 groups)"
+    assert all(tensor.is_meta for tensor in mask.to("meta").values())
+    assert mask.to("meta").kept_groups.equal(mask.kept_groups)
+    assert not any(tensor.is_meta for tensor in mask.values())
+
+
+def test_weights_are_those_of_products() -> None:
+    assert made("convolutions and flatten")[1].weights == ("0.weight", "4.weight", "6.weight", "8.weight")
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (nn.Sequential(nn.Linear(5, 8)), "'2.weight' has shape None, not torch.Size"),
+        (
+            nn.Sequential(*NETWORKS["mlp"][0]().children(), nn.BatchNorm1d(3)),
+            r"'5\.weight' has shape torch.Size\(\[3\]\), not None",
+        ),
+        (nn.Sequential(nn.Linear(5, 9), nn.Tanh()), r"'0\.weight' has shape torch.Size\(\[9, 5\]\), not torch.Size"),
+    ],
+)
+def test_groups_of_another_network(other: nn.Module, message: str) -> None:
+    _, groups, _ = made("mlp")
+    for use in (groups.check, groups.all_kept().apply_):
+        with pytest.raises(pb.UserError, match=f"^these are groups of another network: {message}"):
+            use(other)
+
+
+def test_which_groups_are_kept_is_a_flag_for_each() -> None:
+    _, groups, _ = made("mlp")
+    for kept, message in ((torch.ones(15), "torch.bool"), ([True] * 15, "torch.bool"), (torch.ones(14).bool(), "14")):
+        with pytest.raises(pb.UserError, match=message):
+            GroupMask(groups, kept)  # type: ignore[arg-type]
+
+
+def test_removed_slices_of_constant_weights_are_zero_and_statistics_stay() -> None:
+    network: Any = Composed(
+        lambda m, x: m.b(m.n(m.a(x)) @ m.matrix), a=nn.Linear(5, 6), n=nn.BatchNorm1d(6), b=nn.Linear(4, 3)
+    )
+    network.register_buffer("matrix", torch.ones(6, 4))
+    network.eval()
+    groups = find_groups(network, torch.ones(1, 5))
+    assert groups.count == 6 + 4
+    GroupMask(groups, torch.arange(10) != 4).apply_(network)  # the first four are columns of the matrix
+    assert not network.a.weight[0].any()
+    assert not network.n.weight[0]
+    assert not network.matrix[0].any()
+    assert network.matrix[1:].all()
+    assert network.n.running_var.all()
