@@ -8,14 +8,15 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models import regnet
 
 import pai_bench as pb
 from pai_bench.graph import rules, tracing
-from pai_bench.graph.connectivity import connectivity
+from pai_bench.graph.connectivity import Connections, connectivity
 from pai_bench.scoring import prunable_parameters
 from pai_bench.support.registry import MODELS
-from tests.graph.kinds import random_mask, residual
+from tests.graph.kinds import Net, random_mask, residual
 
 
 @pytest.mark.parametrize("depth", [3, 1000])
@@ -62,6 +63,23 @@ def test_dead_units_features_and_shortcuts_are_counted() -> None:
     assert cut.severed_shortcuts == ("c into the network",)
     assert cut.dead_layers == ("c.weight",)
     assert cut.first_cut is None
+
+
+def test_shares_of_all_connections() -> None:
+    """The second of two units is cut off: of 6 connections, 4 are kept and 3 lie on one of two paths."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    mask = {"0.weight": torch.tensor([[True, True], [False, False]]), "1.weight": torch.ones(1, 2, dtype=torch.bool)}
+    found = connectivity(model, mask, torch.zeros(1, 2))
+    assert found.size == 6
+    assert found.sparsity == pytest.approx(1 / 3)
+    assert found.effective_density == found.effective_sparsity == 0.5
+    assert [(layer.density, layer.effective_density, layer.dead) for layer in found.layers] == [
+        (0.5, 0.5, False),
+        (1.0, 0.5, False),
+    ]
+    again = Connections(model, torch.zeros(1, 2)).under(pb.Mask(mask))
+    assert found.log10_paths == again.log10_paths == pytest.approx(np.log10(2))
+    assert connectivity(model, mask, torch.zeros(1, 2), paths=False).log10_paths is None
 
 
 def test_grouped_and_transposed_layers_count_their_units() -> None:
@@ -168,6 +186,27 @@ def test_an_unknown_operation_passes_everything_and_is_named(caplog: pytest.LogC
     assert found.log10_paths is None
     assert any("fft" in name for name in found.unknown)
     assert "taken to pass everything" in caplog.text
+
+
+def test_what_is_said_of_a_network_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    def spectrum(net: Any, x: Tensor) -> Any:
+        return torch.fft.fft(F.linear(x, net.a.weight.exp())).abs()
+
+    connections = Connections(Net(spectrum, a=nn.Linear(3, 3)), torch.zeros(1, 3))
+    mask = pb.Mask({"a.weight": torch.eye(3, dtype=torch.bool)})
+    for _ in range(2):
+        assert connections.connected(mask)
+    assert [message.partition(": ")[2][:20] for message in caplog.messages] == ["_fft_r2c in '' is ta"]
+    for _ in range(2):
+        assert connections.under(mask).connected
+    assert [message.partition(": ")[2][:20] for message in caplog.messages[1:]] == ["a.weight: the networ"]
+
+
+@pytest.mark.parametrize(("running", "examples"), [(True, 1), (False, 2)])
+def test_one_example_is_doubled_only_for_statistics_of_the_batch(running: bool, examples: int) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2, track_running_stats=running))
+    assert len(Connections(model, torch.zeros(1, 3)).trace.input) == examples
+    assert len(Connections(model, torch.zeros(3, 3)).trace.input) == 3
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,24 @@ def test_attention_is_counted_whichever_kernel_computes_it(
     assert found.total == 2 * 5 * 8 * 24 + 2 * 5 * 8 * 2 + 2 * (2 * 5 * 5 * 4 + 2 * 5 * 5 * 4)
 
 
+def test_keys_that_several_heads_share_are_counted_for_each() -> None:
+    """Four heads of queries, two of keys and values."""
+
+    def shared(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return KERNELS["flash"](query.repeat(1, 2, 1, 1), key, value)[:, ::2]
+
+    found = flops(Attention(shared).to("meta"), torch.zeros(1, 5, 8, device="meta"))
+    assert found.total == 2 * 5 * 8 * 24 + 2 * 5 * 8 * 2 + 4 * (2 * 5 * 5 * 4 + 2 * 5 * 5 * 4)
+
+
+def test_a_count_that_fails_leaves_the_network_as_it_was() -> None:
+    model = nn.Sequential(nn.Linear(5, 4), nn.Dropout(), nn.Linear(3, 3))
+    with pytest.raises(pb.UserError, match="does not fit the model in '2', a Linear"):
+        flops(model, torch.zeros(1, 5))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert all(module.training for module in model.modules())
+
+
 @pytest.mark.parametrize("name", ["lenet-5-caffe", "vgg-11-bn", "resnet-20", "torchvision:vit_b_16"])
 def test_the_total_is_that_of_torch(name: str) -> None:
     shape = (3, 224, 224) if "vit" in name else (3, 32, 32)
