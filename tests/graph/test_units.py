@@ -373,7 +373,7 @@ CASES: dict[str, tuple[Function, dict[str, Any], Tensor, str]] = {
         "a.weight 0 abc, a.weight 1 .., c.weight 0 .., c.weight 1 abc.",
     ),
     "windows of a sequence": (
-        lambda m, x: m.c(F.interpolate(F.avg_pool1d(m.a(x), 2), scale_factor=2).flatten(1)),
+        lambda m, x: m.c(F.interpolate(F.avg_pool1d(m.a(x), 2), scale_factor=2, mode="linear").flatten(1)),
         {"a": nn.Conv1d(2, 2, 1, bias=False), "c": L(12, 2, bias=False)},
         SEQUENCE,
         "a.weight 0 ab, a.weight 1 .., c.weight 0 .., c.weight 1 aaaaaabbbbbb",
