@@ -290,12 +290,14 @@ def divided_by_their_sum(scores: Scores, mask: Mapping[str, Tensor] | None, sums
     """`scores` divided, in place, by the sum of those that `mask` keeps, or of all; `sums` are those of each layer."""
     if mask is not None:  # one layer at a time, to save memory
         sums = transfers.read_scalars(total(score * mask[name]) for name, score in scores.items())
-    if not math.isfinite(whole := sum(sums)):  # a sum of finite terms
+    if overflows := not math.isfinite(whole := sum(sums)):  # a sum of finite terms
         kept = (score if mask is None else score * mask[name] for name, score in scores.items())
         whole = sum(transfers.read_scalars(score.to(torch.float64).sum() for score in kept))
     if whole <= 0:
         return scores
-    # in half precision, most of the quotients would be zero
+    # in half precision, most of the quotients would be zero; and all of them by a sum beyond the range of float32
+    dtypes = {name: torch.promote_types(score.dtype, torch.float32) for name, score in scores.items()}
     return {
-        name: score.to(torch.promote_types(score.dtype, torch.float32)).div_(whole) for name, score in scores.items()
+        name: score.to(torch.float64 if overflows else dtypes[name]).div_(whole).to(dtypes[name])
+        for name, score in scores.items()
     }

@@ -4,7 +4,7 @@ import copy
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -294,3 +294,25 @@ def test_gradients_of_a_formulas_own_are_gone_at_the_next_cut() -> None:
     ours, snip = (pb.prune(model, batch, one, 0.6, schedule=schedule) for one in (Backward(), "snip"))
     assert all(torch.equal(ours[name], snip[name]) for name in snip)
     assert seen == [False] * 4
+
+
+def linear() -> tuple[nn.Module, pb.Batch]:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)), pb.Batch(torch.randn(6, 5), torch.arange(6) % 3)
+
+
+def test_scores_whose_sum_overflows_are_divided_by_it() -> None:
+    @dataclass(frozen=True)
+    class Huge(pb.Criterion):
+        normalised: ClassVar[bool] = True
+
+        def score(self, model: MaskedModel, batch: pb.Batch) -> Scores:
+            return {name: torch.full_like(weight, 3e38) for name, weight in model.weights().items()}
+
+    model, batch = linear()
+    for mask, count in (
+        (None, 32),
+        ({"0.weight": torch.arange(20).view(4, 5) < 4, "1.weight": torch.ones(3, 4) > 0}, 16),
+    ):
+        for score in score_masked(Huge(), model, batch, mask).values():
+            torch.testing.assert_close(score, torch.full_like(score, 1 / count))
