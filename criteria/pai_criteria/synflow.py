@@ -175,7 +175,7 @@ class Linearised(TorchFunctionMode):
         if func in (F.layer_norm, F.rms_norm, F.group_norm):
             return self.scaled(func, *args, **(kwargs or {}))
         if func is F.instance_norm or (func is F.batch_norm and not has_statistics(*args, **(kwargs or {}))):
-            return self.scaled(func, args[0], None, (kwargs or {}).get("weight", args[3] if len(args) > 3 else None))
+            return self.scaled(func, args[0], None, (kwargs or {}).get("weight"))  # torch gives it by its name
         if func is F.conv2d:
             return convolve_single_example(*args, **(kwargs or {}))
         output = func(*args, **(kwargs or {}))
@@ -192,7 +192,7 @@ class Linearised(TorchFunctionMode):
         if not whole.is_contiguous():
             return None
         softmax_input = softmax_input.contiguous()  # it may begin in the middle of its memory, unlike the result
-        offset = softmax_input.storage_offset() + output.storage_offset() - whole.storage_offset()
+        offset = softmax_input.storage_offset() + output.storage_offset()
         return softmax_input.as_strided(output.shape, output.stride(), offset)
 
     @staticmethod

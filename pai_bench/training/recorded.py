@@ -87,8 +87,6 @@ class Recorded:
             else:
                 losses = step()
         torch.cuda.current_stream(inputs.device).wait_stream(self._side)
-        if waits:
-            unrecordable.add(self._key)
         # the first step may create attributes
         before, self._state = self._state, non_tensor_state(self.step.program.module, attributes=True)
         if waits or (self._taken > 1 and self._state != before):

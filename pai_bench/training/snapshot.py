@@ -35,7 +35,7 @@ def non_tensor_state(module: nn.Module, *, attributes: bool = False) -> list[obj
     return state
 
 
-def comparable(value: object, *, tensors: bool = True) -> object:
+def comparable(value: object, *, tensors: bool) -> object:
     """An object that is equal for equal values; without `tensors`, all tensors are equal."""
     if isinstance(value, weakref.ref):
         return comparable(value(), tensors=tensors)
