@@ -59,8 +59,16 @@ def test_a_trial_sees_the_same_whoever_is_beside_it() -> None:
         assert not torch.equal(three[0], three[1])
 
 
-def test_only_images_can_be_mirrored() -> None:
-    rows = torch.randn(20, 8)
-    data = pb.DataSet("rows", Split(rows, torch.arange(20) % 2), Split(rows, torch.arange(20) % 2))
-    with pytest.raises(pb.UserError, match=r"flip-crop is for images.*rows has torch.float32 of shape"):
-        Batches(data, [Order(0)], get_protocol("synflow-cifar", batch_size=10))
+@pytest.mark.parametrize(
+    ("inputs", "shape"),
+    [
+        (torch.zeros(20, 8), r"torch.float32 of shape \(8,\)"),
+        (torch.zeros(20, 1, 2, 2), r"torch.float32 of shape \(1, 2, 2\)"),
+        (torch.zeros(20, 1, 2, dtype=torch.uint8), r"torch.uint8 of shape \(1, 2\)"),
+    ],
+)
+def test_only_images_can_be_mirrored(inputs: torch.Tensor, shape: str) -> None:
+    split = Split(inputs, torch.arange(20) % 2)
+    for name, augmentation in (("synflow-cifar", "flip-crop"), ("snip-it", "flip-0.2")):
+        with pytest.raises(pb.UserError, match=rf"augmentation {augmentation} is for images.*rows has {shape}"):
+            Batches(pb.DataSet("rows", split, split), [Order(0)], get_protocol(name, batch_size=10))

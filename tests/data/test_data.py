@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import struct
+import sys
 import tarfile
 from pathlib import Path
 
@@ -30,7 +31,9 @@ def small(seed: int = 0) -> pb.DataSet:
 
 
 def test_digits_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    read = raw_digits()
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "sklearn.datasets", None)  # which takes long to import
+        read = raw_digits()
     monkeypatch.setattr(Path, "is_file", lambda _self: False)
     for mine, theirs in zip(read, raw_digits(), strict=True):
         np.testing.assert_array_equal(mine, theirs)
@@ -162,7 +165,10 @@ def test_a_failed_download_says_how_to_help_oneself(tmp_path: Path, monkeypatch:
         pb.load_data("mnist", data_dir=tmp_path)
 
 
-def test_a_folder_of_images(tmp_path: Path) -> None:
+MORE = PETS | {"train/dog/2.png": png(6)}
+
+
+def test_a_folder_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = pb.load_data(f"folder:{write_folder(tmp_path / 'pets', PETS)}")
     assert data.name == f"folder:pets@{data.checksum[:8]}"
     assert data.input_shape == (3, 2, 3)
@@ -171,6 +177,10 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
     assert data.test.inputs[:, 0, 0, 0].tolist() == [4, 5]
     relative = pb.load_data("folder:pets", data_dir=tmp_path)
     assert relative.name == data.name
+    other = write_folder(tmp_path / "here", {f"pets/{name}": content for name, content in MORE.items()})
+    monkeypatch.chdir(other)
+    for data_dir in (None, tmp_path):  # the current folder comes first
+        assert len(pb.load_data("folder:pets", data_dir=data_dir).train.targets) == 4
 
 
 def test_grey_images_have_one_channel(tmp_path: Path) -> None:
@@ -396,3 +406,16 @@ def test_mnist_is_not_read_from_processed(tmp_path: Path) -> None:
         other = torch.zeros(5, 28, 28, dtype=torch.uint8), torch.arange(5)
         torch.save(other, tmp_path / "MNIST" / "processed" / f"{name}.pt")
     assert pb.load_data("mnist", data_dir=tmp_path).checksum == before
+
+
+def test_random_numbers_of_a_function_of_ones_own_are_the_same_in_every_process() -> None:
+    Path("mine.py").write_text(
+        "import torch\nimport pai_bench as pb\n\ndef noise():\n    x = torch.randn(4, 3), torch.tensor([0, 1, 0, 1])\n"
+        "    return pb.DataSet('noise', x, x, label='Noise')\n"
+    )
+    state = torch.get_rng_state()
+    found = pb.load_data("./mine.py:noise")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (found.name, found.label) == (f"noise@{found.checksum[:8]}", "Noise")
+    torch.manual_seed(0)  # for ever: results are stored under the checksum
+    assert torch.equal(found.train.inputs, torch.randn(4, 3))

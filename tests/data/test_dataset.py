@@ -8,8 +8,6 @@ from torch import Tensor
 
 import pai_bench as pb
 from pai_bench.data import Split, dataset
-from pai_bench.data.facts import Facts
-from pai_bench.support.registry import DATA
 
 
 def data(count: int = 10, classes: int = 2, **keys: Any) -> pb.DataSet:
@@ -24,22 +22,6 @@ def places(found: pb.DataSet | Split) -> list[int]:
     return [int(value) for value in inputs.flatten()]
 
 
-def test_facts_are_those_that_the_publications_state() -> None:
-    flips = "flip-crop"
-    assert {
-        "digits": Facts((1, 28, 28), 10, 1347, 450, "none"),
-        "mnist": Facts((1, 28, 28), 10, 60000, 10000, "none"),
-        "fashion-mnist": Facts((1, 28, 28), 10, 60000, 10000, "none"),
-        "kmnist": Facts((1, 28, 28), 10, 60000, 10000, "none"),
-        "cifar10": Facts((3, 32, 32), 10, 50000, 10000, flips, ("cifar10-jpeg",)),
-        "cifar100": Facts((3, 32, 32), 100, 50000, 10000, flips),
-        "svhn": Facts((3, 32, 32), 10, 73257, 26032, "none"),
-        "tiny-imagenet": Facts((3, 64, 64), 200, 100000, 10000, flips, ("tiny-imagenet-200",)),
-        "imagenette": Facts((3, 128, 128), 10, 9469, 3925, flips),
-        "folder:": None,
-    } == {plugin.name: plugin.facts for plugin in DATA.plugins()}
-
-
 PIXELS, LABELS = torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])
 
 
@@ -51,6 +33,7 @@ PIXELS, LABELS = torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1,
         ({"train": (PIXELS,)}, "data set mine: train must be a pair"),
         ({"test": (PIXELS, LABELS, LABELS)}, "data set mine: test must be a pair"),
         ({"train": (PIXELS[:, 0, 0, 0], LABELS)}, r"uint8 images need the shape \(N, channels, ...\)"),
+        ({"train": (PIXELS[:, :, 0, 0], LABELS), "test": (PIXELS[:, :, 0, 0], LABELS)}, None),
         ({"train": (torch.tensor(1.0), LABELS)}, r"train needs one class index for each input, got \(\) inputs, \(4,"),
         ({"train": (PIXELS, LABELS[:, None])}, r"needs one class index for each input, got .* \(4, 1\) targets"),
         ({"train": (PIXELS, LABELS.float())}, "train needs one class index for each input"),
@@ -178,3 +161,29 @@ def test_a_channel_that_never_changes_becomes_zero_and_no_other_is_scaled_by_it(
     assert not found.normalised(found.train.inputs)[:, 0].any()
     assert torch.equal(found.normalised(found.test.inputs)[:, 0], torch.ones(8, 3, 3))  # one above it, over 1
     assert found.normalised(found.train.inputs)[:, 1].std(correction=0).item() == pytest.approx(1)
+
+
+def test_a_training_set_of_one_pixel() -> None:
+    pixel = torch.full((1, 1, 1, 1), 7, dtype=torch.uint8)
+    one = pb.DataSet("one", Split(pixel, torch.tensor([0])), Split(pixel + 2, torch.tensor([1])))
+    assert [float(value) for value in one.mean_and_std()] == [7, 1]
+    assert one.normalised(one.test.inputs).item() == 2
+    assert one.score_batch(1, seed=0).inputs.item() == 0
+
+
+def test_what_is_held_out_is_the_same_for_ever() -> None:
+    """Stored results depend on it: those of `torch.randperm`, whose numbers do not change, with seed 0."""
+    assert places(data().held_out(0.3).test) == sorted(torch.randperm(10, generator=seeded(0))[:3].tolist())
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_inputs_go_to_a_device_or_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = data()
+    monkeypatch.setattr(pb.DataSet, "__post_init__", lambda _self: None)  # labels on "meta" cannot be looked at
+    for options, expected in (({}, "meta"), ({"inputs": False}, "cpu")):
+        there = one.to("meta", **options)
+        for split in (there.train, there.test):
+            assert (split.inputs.device.type, split.targets.device.type) == (expected, "meta")

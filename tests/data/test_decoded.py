@@ -25,17 +25,23 @@ def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_decoded_images_are_mapped_and_a_damaged_file_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = write_folder(tmp_path / "pets", PETS)
-    checksum = pb.load_data(f"folder:{folder}").checksum
-    (kept,) = (cache_dir() / "decoded").glob("*/train_inputs.npy")
-    damaged = kept.read_bytes()[:-5]
+    data = pb.load_data(f"folder:{folder}")
+    checksum = data.checksum
+    (kept,) = (tmp_path / "cache" / "pai-bench" / "decoded").glob("*/train_inputs.npy")
+    np.save(tmp_path / "plain", data.train.inputs.numpy())
+    whole = kept.read_bytes()
+    assert whole == (tmp_path / "plain.npy").read_bytes()
     kept.unlink()  # what is mapped stays whole
-    kept.write_bytes(damaged)
+    kept.write_bytes(whole[:-5])
+    assert not caplog.messages
     again = pb.load_data(f"folder:{folder}")
     assert again.checksum == checksum
+    assert caplog.messages[0].startswith(f"decoding again: {kept.parent} is damaged (")
+    assert kept.read_bytes() == whole
     kept.with_name("test_inputs.npy").unlink()
     assert pb.load_data(f"folder:{folder}").checksum == checksum
     mapped = decoded_folder(folder)["train_inputs"]
@@ -74,9 +80,19 @@ def test_what_others_decode_at_the_same_time_is_left_alone(tmp_path: Path, monke
     assert np.array_equal(decoded_folder(folder)["train_inputs"], found[0]["train_inputs"])
 
 
+def test_images_of_several_folders_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    for name in ("one", "other"):
+        pb.load_data(f"folder:{write_folder(tmp_path / name, PETS)}")
+    assert len(list((tmp_path / ".cache" / "pai-bench" / "decoded").iterdir())) == 2
+
+
 def test_images_are_decoded_in_memory_where_nothing_can_be_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "a file").write_text("no folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a file"))
     assert len(pb.load_data(f"folder:{write_folder(tmp_path / 'pets', PETS)}").train.targets) == 3
+    (message,) = caplog.messages
+    assert message.startswith("decoded images are not kept for the next time: ")
