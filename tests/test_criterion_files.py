@@ -129,3 +129,11 @@ def test_searches_under_the_hash_of_the_whole_file_are_used(capsys: pytest.Captu
     assert "0 searches; 2 more are stored already" in capsys.readouterr().out
     renamed = {path.name for path in Path("searches/collapse").glob("*.json")}
     assert names <= renamed
+
+
+def test_a_class_in_a_file_may_have_a_name_and_a_source() -> None:
+    own = "class Third(First):\n    name = 'mine'\n    source = 'arXiv:1234.56789'\n"
+    write(f"{FILE}\n@dataclass(frozen=True)\n{own}")
+    first, third = (pb.get_criterion(f"./mine.py:{name}") for name in ("First", "Third"))
+    assert (first.name.partition("@")[0], first.source) == ("First", "mine.py")
+    assert (third.name.partition("@")[0], third.source) == ("mine", "arXiv:1234.56789")

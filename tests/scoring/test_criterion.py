@@ -212,8 +212,9 @@ def test_former_names_of_attributes_still_work_with_a_warning() -> None:
 
 def test_attributes_are_read_by_their_former_names_with_a_warning() -> None:
     grasp: Any = pb.get_criterion("grasp")
-    with pytest.warns(DeprecationWarning, match=r"GraSP.revision is deprecated: name it formula_version"):
+    with pytest.warns(DeprecationWarning, match=r"GraSP.revision is deprecated: name it formula_version") as warned:
         assert grasp.revision == grasp.formula_version == 2
+    assert Path(warned[0].filename).name == Path(__file__).name
     with pytest.warns(DeprecationWarning, match=r"GraSP.revision_under is deprecated"):
         assert grasp.revision_under(OneShot()) == 1
     with pytest.warns(DeprecationWarning, match=r"GraSP.claims is deprecated"):
@@ -238,3 +239,28 @@ def test_a_former_method_may_call_that_of_its_base() -> None:
     assert Mine().formula_version_under(OneShot()) == 10 + own
     assert Further().formula_version_under(OneShot()) == 110 + own
     assert Further().revision_under(OneShot()) == 110 + own
+
+
+def test_what_a_class_of_a_criterion_is_told_goes_to_its_other_bases() -> None:
+    class Told:
+        by: ClassVar[str] = ""
+
+        def __init_subclass__(cls, by: str = "", **keys: Any) -> None:
+            super().__init_subclass__(**keys)
+            cls.by = by
+
+    class Mine(Criterion, Told, by="me"):
+        properties: ClassVar[Any] = "loss-scale"  # one may stand without a tuple
+
+        def score(self, model: MaskedModel, batch: Batch) -> Scores:
+            return model.weights()
+
+    assert (Mine.by, Mine.properties, Mine.formula_version) == ("me", ("loss-scale",), 1)
+    with pytest.raises(TypeError, match="takes no keyword arguments"):
+        type("Wrong", (Criterion,), {}, nothing=1)
+
+
+@pytest.mark.parametrize(("given", "said"), [(3, "not 3$"), (int, r"not <class 'int'>; give int\(\)$")])
+def test_what_is_no_name_of_a_criterion(given: Any, said: str) -> None:
+    with pytest.raises(UserError, match=f"^a criterion is a name or an instance of Criterion, {said}"):
+        pb.get_criterion(given)

@@ -110,3 +110,39 @@ def test_hardsigmoid() -> None:
 def test_one_value_per_channel_is_refused_as_torch_does() -> None:
     with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
         batch_norm(torch.ones(1, 3), None, None, None, None, True)
+
+
+def test_defaults_are_those_of_torch() -> None:
+    x, weight = torch.randn(4, 3, 5, 5).double(), torch.ones(3).double().requires_grad_()
+    options: list[dict[str, Any]] = [{}, {"training": True}]
+    functions: list[Callable[..., Any]] = [F.batch_norm, batch_norm]
+    for training in options:
+        found = []
+        for function in functions:
+            mean, variance = torch.zeros(3).double(), torch.ones(3).double()
+            found.append([function(x, mean, variance, weight, **training), mean, variance])
+        for ours, theirs in zip(found[1], found[0], strict=True):
+            assert torch.equal(ours, theirs)
+    kernel = torch.randn(2, 3, 3, 3).double()
+    with TwiceDifferentiable():
+        ours = F.conv2d(x, kernel)
+    torch.testing.assert_close(ours, F.conv2d(x, kernel))
+
+
+def test_which_functions_are_replaced() -> None:
+    """Others are torch's own; those would give the same, but slowly."""
+    x = torch.randn(4, 3, 5, 5, requires_grad=True)
+    kernel, scale = torch.randn(2, 3, 3, 3), torch.ones(3)
+    with TwiceDifferentiable():
+        replaced = [
+            F.conv2d(x, kernel),
+            F.batch_norm(x, None, None, scale, training=True),
+            F.batch_norm(x, None, None, training=True),
+        ]
+        own = [
+            F.conv2d(x, kernel, padding="same"),
+            F.batch_norm(x, torch.zeros(3), torch.ones(3)),
+            F.linear(x, x[0, 0]),
+        ]
+    names = [str(y.grad_fn and y.grad_fn.name()) for y in (*replaced, *own)]
+    assert [name.startswith("_") for name in names] == [True] * 3 + [False] * 3

@@ -172,6 +172,18 @@ def test_what_formulas_imported_before_still_works(formula: str, name: str, new:
     assert all(torch.equal(old[key], expected[key]) for key in expected)
 
 
+def test_a_name_that_has_moved_says_where_it_is() -> None:
+    import pai_bench.pruning
+
+    for name, cure in (
+        ("weights", "a method of the model that a score is given"),
+        ("Batch", "from pai_bench.scoring import Batch"),
+    ):
+        with pytest.warns(DeprecationWarning, match=f"^pai_bench.pruning.{name} is deprecated: {cure}$") as warned:
+            getattr(pai_bench.pruning, name)
+        assert [one.filename for one in warned] == [__file__]
+
+
 def test_other_names_are_not_there() -> None:
     import pai_bench.pruning
 

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 import pai_bench as pb
 from pai_bench.scoring import MaskedModel, Scorer, prunable_parameters, redraw_
-from pai_bench.scoring.functions import gradients
+from pai_bench.scoring.functions import gradients, weights
+from pai_bench.scoring.functions import prunable_parameters as prunable_weights
 from pai_bench.support.registry import CRITERIA
 from tests.made import UNSTRUCTURED
 
@@ -194,12 +195,22 @@ def test_a_module_that_cannot_be_drawn_again_is_named() -> None:
     batch = pb.Batch(torch.ones(1, 2), torch.tensor([0]))
     with pytest.raises(pb.UserError, match="Own, has parameters but no method reset_parameters: give draw="):
         pb.prune(Own(), batch, "snip:score-init=redrawn", 0.5)
+    with pytest.raises(pb.UserError, match="'0', a Own, has parameters but no method reset_parameters"):
+        pb.prune(nn.Sequential(Own()), batch, "snip:score-init=redrawn", 0.5)
 
 
 def test_gradients_outside_a_score_are_refused() -> None:
     model, batch = nn.Linear(2, 2), pb.Batch(torch.ones(1, 2), torch.tensor([0]))
     with pytest.raises(pb.UserError, match="taken inside a criterion's score"):
         gradients(model, batch)
+
+
+def test_weights_of_a_network_that_is_not_scored_are_copies() -> None:
+    model = nn.Linear(2, 2)
+    (found,) = weights(model).values()
+    assert torch.equal(found, model.weight)
+    assert found.data_ptr() != model.weight.data_ptr()
+    assert [*prunable_weights(model, biases=True).values()] == [model.weight, model.bias]
 
 
 def test_the_hessian_gradient_product_as_a_dict(network: Example) -> None:
@@ -226,6 +237,7 @@ def test_memory_of_scores_is_that_of_the_gradients() -> None:
         def score(self, model: MaskedModel, batch: pb.Batch) -> pb.Scores:
 
             def formula(w: Tensor, g: Tensor, _loss: Tensor) -> Tensor:
+                assert all(parameter.grad is None for parameter in model.prunable.values())  # one at a time
                 seen.append(g.untyped_storage().data_ptr())
                 return g.mul_(w).abs_()
 
@@ -265,9 +277,11 @@ def test_a_formula_that_would_ignore_an_option_is_refused(option: str) -> None:
             return dict(zip(parameters, found, strict=True))
 
     model, batch = nn.Linear(2, 2), pb.Batch(torch.randn(4, 2), torch.arange(4) % 2)
-    pb.get_criterion(Own()).score(model, batch)
-    criterion: pb.Criterion = Own(micro_batch=2) if option == "micro_batch" else Own(accumulate="score")
     given = dataclasses.replace(batch, batches=2)
+    pb.get_criterion(Own()).score(model, given)
+    pb.get_criterion(Own(accumulate="score")).score(model, batch)  # of a single batch, it is the same
+    pb.get_criterion("magnitude", micro_batch=2, accumulate="score").score(model, given)  # which does not use it
+    criterion: pb.Criterion = Own(micro_batch=2) if option == "micro_batch" else Own(accumulate="score")
     with pytest.raises(pb.UserError, match=f"Own ignores {option}: it does not take its gradients by saliencies"):
         criterion.score(model, given)
 
@@ -280,6 +294,8 @@ def test_plain_gradients_cannot_be_summed_as_scores() -> None:
 
     batch = pb.Batch(torch.randn(4, 2), torch.arange(4) % 2, batches=2)
     pb.get_criterion(Plain()).score(nn.Linear(2, 2), batch)
+    single = pb.Batch(batch.inputs, batch.targets)
+    pb.get_criterion(Plain(accumulate="score")).score(nn.Linear(2, 2), single)  # there is but one
     with pytest.raises(pb.UserError, match=r"accumulate=score needs saliencies"):
         pb.get_criterion(Plain(accumulate="score")).score(nn.Linear(2, 2), batch)
 
@@ -322,3 +338,24 @@ def test_limits_of_options(options: dict[str, int], message: str) -> None:
         return
     with pytest.raises(pb.UserError, match=message):
         pb.get_criterion("random", **options)
+
+
+@pytest.mark.parametrize("size", [None, 5])
+def test_the_loss_beside_its_gradients(size: int | None) -> None:
+    torch.manual_seed(0)
+    model, batch = nn.Linear(2, 3).double(), pb.Batch(torch.randn(12, 2).double(), torch.arange(12) % 3)
+    found: list[Tensor] = []
+
+    class Look(pb.Criterion):
+        def score(self, model: MaskedModel, batch: pb.Batch) -> pb.Scores:
+            found.append(model.loss_and_gradients(batch)[0])
+            found.append(model.loss(batch))
+            return model.hessian_saliencies(batch, lambda _w, product, _value: product)
+
+    scores = pb.get_criterion(Look(micro_batch=size)).score(model, batch)
+    for value in found:
+        torch.testing.assert_close(
+            value.detach().double(), F.cross_entropy(model(batch.inputs), batch.targets).detach()
+        )
+    grasp = pb.get_criterion("grasp:temperature=1").score(model, batch)
+    assert_close({"weight": model.weight.detach() * scores["weight"]}, grasp)

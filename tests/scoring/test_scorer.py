@@ -301,6 +301,91 @@ def linear() -> tuple[nn.Module, pb.Batch]:
     return nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)), pb.Batch(torch.randn(6, 5), torch.arange(6) % 3)
 
 
+def test_random_numbers_are_those_of_seed_0_by_default() -> None:
+    (model, batch), random = linear(), pb.get_criterion("random")
+    expected = pb.get_criterion("random", seed=0).score(model, batch)
+    assert_same(expected, random.score(model, batch))
+    assert_same(expected, score_masked(random, model, batch))
+    with Scorer(random, model) as scorer:
+        assert_same(expected, scorer.score(batch))
+    shuffled = pb.prune(model, batch, random, 0.5, variant="shuffle")
+    assert_same(dict(pb.prune(model, batch, random, 0.5, variant="shuffle", seed=0)), dict(shuffled))
+    with pb.Pruner(model, random) as pruner:
+        assert_same(dict(pb.prune(model, batch, random, 0.5, seed=0)), dict(pruner.to(batch, 0.5)))
+
+
+@pytest.mark.parametrize("returns", [True, False])
+def test_a_mask_that_is_given_no_more_is_no_more_applied(returns: bool) -> None:
+    model, batch = linear()
+    mask = {name: torch.arange(p.numel()).view(p.shape) % 2 == 0 for name, p in prunable_parameters(model).items()}
+    with Scorer(pb.get_criterion("snip"), model, returns=returns) as scorer:
+        whole, masked = scorer.score(batch), scorer.score(batch, mask)
+        assert bool((masked["0.weight"] != whole["0.weight"]).any())
+        assert_same(whole, scorer.score(batch))
+        assert_same(masked, scorer.score(batch, mask))
+
+
+@dataclass(frozen=True)
+class Drawn(pb.Criterion):
+    """Scores the weights that it draws before."""
+
+    def prepare(self, model: nn.Module) -> None:
+        for parameter in model.parameters():
+            parameter.data.copy_(torch.rand_like(parameter))
+
+    def score(self, model: MaskedModel, batch: pb.Batch) -> Scores:
+        return model.weights()
+
+
+class Restless(nn.Linear):
+    """Draws when it is copied."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        torch.rand(1)
+        other = nn.Linear(self.in_features, self.out_features)
+        other.load_state_dict(self.state_dict())
+        return other
+
+
+def test_draws_before_a_score_are_those_of_the_seed_and_leave_no_trace() -> None:
+    (model, batch), restless = linear(), Restless(5, 3)
+    before = torch.get_rng_state()
+    one, same, other = (pb.get_criterion(Drawn(seed=seed)).score(model, batch) for seed in (1, 1, 2))
+    assert_same(one, same)
+    assert not torch.equal(one["0.weight"], other["0.weight"])
+    pb.get_criterion("snip").score(restless, batch)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_criterion_inside_of_another_may_take_its_loss() -> None:
+    @dataclass(frozen=True)
+    class Outer(pb.Criterion):
+        inner: str = "snip"
+
+        def score(self, model: MaskedModel, batch: pb.Batch) -> Scores:
+            found: Scores = pb.get_criterion(self.inner).score(model, batch)
+            return found
+
+    model, batch = linear()
+    expected = pb.get_criterion("snip:loss=nll").score(model, batch)
+    assert_same(expected, pb.get_criterion(Outer(inner="snip:loss=nll", loss="nll")).score(model, batch))
+    with pytest.raises(CriterionError, match="Outer ignores loss=nll"):
+        pb.get_criterion(Outer(loss="nll")).score(model, batch)
+
+
+def test_an_error_names_the_criterion_once() -> None:
+    @dataclass(frozen=True)
+    class Fails(pb.Criterion):
+        text: str = ""
+
+        def score(self, model: MaskedModel, batch: pb.Batch) -> Scores:
+            raise pb.UserError(self.text)
+
+    for text in ("it fails", "Fails: it fails"):
+        with pytest.raises(pb.UserError, match=r"^Fails: it fails$"):
+            pb.get_criterion(Fails(text=text)).score(*linear())
+
+
 def test_scores_whose_sum_overflows_are_divided_by_it() -> None:
     @dataclass(frozen=True)
     class Huge(pb.Criterion):

@@ -17,6 +17,7 @@ from pai_bench.graph.flops import flops
 from pai_bench.groups import Axis, GroupMask, Groups, find_groups, shrink
 from pai_bench.masks import OneShot
 from pai_bench.scoring import Batch, Criterion, MaskedModel, Scores, get_criterion
+from pai_bench.scoring.structured import GroupScorer, score_groups
 from pai_bench.support.errors import CriterionError, UserError
 from tests.groups.networks import NETWORKS, filled
 
@@ -139,7 +140,7 @@ def test_the_gate_of_a_head_stands_behind_its_output() -> None:
     torch.testing.assert_close(found[groups.by_axis[Axis("o.weight", 1)][::4]], expected.abs(), rtol=1e-10, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", [*PLAIN, "attention of one's own"])
 def test_3sp_divides_by_what_the_network_saves_without_a_group(name: str) -> None:
     network, groups, (inputs, targets) = made(name)
     left = [len(groups.by_axis[a].unique()) for a in groups.roots if a in groups.by_axis]
@@ -162,10 +163,14 @@ def test_3sp_counts_its_own_rows_alone_if_asked_to() -> None:
 
 
 def test_random_scores_are_those_of_the_seed() -> None:
-    network, _, batch = made("mlp")
+    network, groups, batch = made("mlp")
     scores = group_scores("structured-random:seed=3", network, batch)
     assert scores.shape == (15,)
     assert torch.equal(scores, group_scores("structured-random:seed=3", network, batch))
+    by_default, score = group_scores("structured-random:seed=0", network, batch), get_criterion("structured-random")
+    assert torch.equal(by_default, score_groups(score, network, batch))
+    with GroupScorer(score, network, groups) as scorer:  # type: ignore[arg-type]
+        assert torch.equal(by_default, scorer.score(Batch(*batch)))
     assert not torch.equal(scores, group_scores("structured-random:seed=4", network, batch))
     assert bool(((scores >= 0) & (scores < 1)).all())
 
@@ -252,6 +257,9 @@ def test_a_structured_criterion_of_a_structured_one_is_refused() -> None:
         get_criterion("group:of=snap")
     with pytest.raises(UserError, match="option of magnitude"):
         get_criterion("group:of=magnitude:of.temperature=3")
+    for option in ("ties=keep", "biases=true"):
+        with pytest.raises(UserError, match="ties and biases of single weights have no meaning for groups"):
+            get_criterion(f"group:of=magnitude:of.{option}")
 
 
 def test_scores_of_single_weights_are_not_to_be_had_of_a_structured_criterion() -> None:
