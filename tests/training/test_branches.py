@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 import pai_bench as pb
 from pai_bench.data import Split
+from pai_bench.training import trainable_groups
 from pai_bench.training.batches import Order
 from pai_bench.training.equivalence import draws_at_random
 from pai_bench.training.protocol import Protocol
@@ -171,3 +174,43 @@ def test_a_frozen_layer_stays_as_it_is_in_all_networks(together: Any, clip: floa
         for (key, a), b, c in zip(one.named_parameters(), other.parameters(), old.parameters(), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=key)
             assert torch.equal(b, c) == key.startswith("1.")
+
+
+def test_branches_on_a_device_wait_for_what_was_before_and_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each in a stream of its own; with streams that are made up."""
+    log: list[tuple[str, str]] = []
+
+    class Stream:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def wait_stream(self, other: "Stream") -> None:
+            log.append((self.name, other.name))
+
+    @contextmanager
+    def within(stream: Stream) -> Iterator[None]:
+        log.append(("in", stream.name))
+        yield
+
+    models = [nn.Linear(6, 3) for _ in range(2)]
+    x, y = torch.randn(2, 4, 6), torch.zeros(2, 4, dtype=torch.long)
+    expected = Branches(copy.deepcopy(models), [None] * 2).losses(x, y)
+    current = Stream("current")
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: current)
+    monkeypatch.setattr(torch.cuda, "stream", within)
+    program = Branches(models, [None] * 2)
+    program._streams = [Stream("0"), Stream("1")]  # type: ignore[list-item]
+    assert torch.equal(program.losses(x, y), expected)
+    before = [(kind, str(i)) if kind == "in" else (str(i), kind) for i in range(2) for kind in ("current", "in")]
+    assert log == [*before, ("current", "0"), ("current", "1")]
+
+
+def test_streams_are_shared_where_there_are_more_branches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of torch's 32 for a device, one is for recordings."""
+    monkeypatch.setattr(torch.cuda, "Stream", lambda _device: object())
+    device = torch.device("cuda", 7)
+    found = trainable_groups.branch_streams(device, 40)
+    trainable_groups._streams.cache_clear()
+    assert len(found) == 40
+    assert len(set(found)) == 31
+    assert found[31:] == found[:9]

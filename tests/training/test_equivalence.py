@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import pai_bench as pb
 from pai_bench.training.equivalence import changed_alike, difference, steps
 from pai_bench.training.trainable_groups import SingleModel
 
@@ -25,6 +26,8 @@ START = torch.tensor([1000.0, 0.0])
         ([0.002, 0.0], [0.0, 0.0], False),
         ([float("nan"), 0.0], [float("nan"), 0.0], True),
         ([float("nan"), 0.0], [0.0, 0.0], False),
+        ([float("nan"), 0.005], [float("nan"), 0.0], False),  # a change of what is not finite has no size
+        ([float("inf"), 0.005], [float("inf"), 0.0], False),
     ],
 )
 def test_changes_are_alike_up_to_a_hundredth_and_rounding(one: list[float], other: list[float], alike: bool) -> None:
@@ -80,3 +83,50 @@ def test_what_tells_networks_in_lanes_from_those_alone(outputs: float, gradients
     models = [Odd(outputs, gradients) for _ in range(2)]
     x, y = torch.randn(6, 3), torch.arange(6) % 2
     assert difference(models, copy.deepcopy(models), x, y) == message
+
+
+class Odds(nn.Module):
+    """A network with a layer that takes no part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.unused = nn.Linear(3, 2), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.used(x)
+        return output
+
+
+@pytest.mark.parametrize("weight", [1.0, float("nan")])
+def test_networks_of_which_a_part_is_unused_or_not_finite(weight: float) -> None:
+    torch.manual_seed(0)
+    models = [Odds() for _ in range(2)]
+    for model in models:
+        model.used.weight.data.mul_(weight)
+    assert difference(models, copy.deepcopy(models), torch.randn(6, 3), torch.arange(6) % 2) is None
+
+
+class Tied(Odds):
+    """A parameter, or a buffer, of two names."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        if kind == "parameter":
+            self.unused.weight = self.used.weight
+        else:
+            scale = torch.ones(1)
+            for layer in (self.used, self.unused):
+                layer.register_buffer("scale", scale)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("parameter", "unused.weight"), ("buffer", "unused.scale")])
+def test_a_tensor_of_two_names_is_named(kind: str, name: str) -> None:
+    models = [Tied(kind) for _ in range(2)]
+    with pytest.raises(pb.UserError, match=f"'{name}' is another name of a tensor that has one"):
+        difference(models, copy.deepcopy(models), torch.randn(6, 3), torch.arange(6) % 2)
+
+
+def test_layers_that_draw_at_random_are_named() -> None:
+    models = [nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5)) for _ in range(2)]
+    with pytest.raises(pb.UserError, match="'1' draws at random in training"):
+        difference(models, copy.deepcopy(models), torch.randn(6, 3), torch.arange(6) % 2)

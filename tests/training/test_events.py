@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -118,8 +119,18 @@ def test_events_of_a_step_are_done_in_their_order_and_know_the_masks() -> None:
         said.append(pause.masks[0] is other)
         said.append(not pause.models[0].get_parameter("0.weight")[~other["0.weight"]].any())
 
-    train(network, data(), PROTOCOL, mask=mask, events=[Event(2, replace), Event(2, look), Event(5, look)])
+    at = [Event(2, replace), Event(2, look), Event(5, look)]
+    train(network, data(), PROTOCOL, mask=mask, events=at)
     assert said == [True] * 5
+
+    def replace_both(pause: Pause) -> None:
+        pause.replace([other, other])
+
+    said.clear()
+    networks = [model(), model()]  # in a stack, whose weights are others
+    orders, at[0] = [Order(0), Order(1)], Event(2, replace_both)
+    train_together(networks, data(), PROTOCOL, masks=[mask, mask], orders=orders, events=at)
+    assert said == [True] * 4
 
 
 def test_masks_stay_where_a_recorded_step_looks_for_them() -> None:
@@ -183,4 +194,33 @@ def test_what_is_refused() -> None:
     late = Event(1, lambda pause: pause.replace([half_mask(network)]))
     with pytest.raises(ValueError, match=r"no mask covered '0\.weight' when training began"):
         train(network, data(), PROTOCOL, events=[late])
+    for masks, message in (
+        ([], "0 masks for 1 networks"),
+        ([{"4.weight": torch.ones(3, 3) > 0}], r"a mask of '4\.weight' has shape \(3, 3\), not \(3, 64\)"),
+    ):
+        wrong = Event(1, lambda pause, masks=masks: pause.replace(masks))  # type: ignore[misc]
+        with pytest.raises(ValueError, match=message):
+            train(network, data(), PROTOCOL, mask=half_mask(network), events=[wrong])
+    with pytest.raises(pb.UserError, match=r"an event is after a whole number of steps, not 1\.5"):
+        Event(1.5, lambda _: None)  # type: ignore[arg-type]
     assert events.by_step([], 3) == {}
+
+
+@pytest.mark.parametrize("together", ["alone", "stacked", "branches"])
+def test_training_goes_on_in_its_mode_after_an_event(together: str) -> None:
+    """Whatever the mode is in which a network is measured."""
+
+    def measure(pause: Pause) -> None:
+        for network in pause.models:
+            network.train(pause.step == 0)
+
+    at = [[], [Event(step, measure) for step in (0, 2)]]
+    found = []
+    for some in at:
+        networks = [model() for _ in range(1 if together == "alone" else 2)]
+        options: dict[str, Any] = {} if together == "alone" else {"engine": Engine(together)}  # type: ignore[arg-type]
+        orders = [Order(seed) for seed in range(len(networks))]
+        masks = [None] * len(networks)
+        train_together(networks, data(), PROTOCOL, masks=masks, orders=orders, events=some, **options)
+        found.append([tensor for network in networks for tensor in network.state_dict().values()])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))

@@ -28,9 +28,11 @@ def test_a_budget_scales_the_length_and_is_stated() -> None:
     assert (iterations.iterations, iterations.steps(54_000)) == (25_000, 25_000)
     assert get_protocol("short").scaled(1) == get_protocol("short")
     assert get_protocol("quick").scaled(0.01) == get_protocol("quick")  # one epoch is the least
-    assert get_protocol("short", epochs=0).scaled(0.5).epochs == 0
-    with pytest.raises(pb.UserError, match=r"budget 0 is outside \(0, 1\]"):
-        get_protocol("short").scaled(0)
+    none = get_protocol("short", epochs=0).scaled(0.5)
+    assert (none.epochs, none.budget) == (0, 1.0)
+    for budget in (0, 1.5):
+        with pytest.raises(pb.UserError, match=rf"budget {budget} is outside \(0, 1\]"):
+            get_protocol("short").scaled(budget)
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -83,12 +85,24 @@ def test_what_a_sweep_says_of_the_training_set_comes_before_the_protocol() -> No
         ({"augmentation": "flip"}, "unknown augmentation 'flip': did you mean flip-0.2 or flip-crop"),
         ({"precision": "fp16"}, "unknown precision 'fp16'"),
         ({"momentum": 1.0}, r"momentum 1.0 must be in \[0, 1\)"),
+        ({"momentum": -0.1}, r"momentum -0.1 must be in \[0, 1\)"),
         ({"momentum": 0.0, "nesterov": True}, "above 0 for nesterov"),
+        ({"clip_norm": float("inf")}, "clip norm inf must be positive"),
+        ({"learning_rate": float("inf")}, "learning rate inf must be positive"),
+        ({"weight_decay": float("inf")}, "weight decay inf must be at least 0"),
+        ({"milestones": (0.0,)}, r"milestones \(0.0,\) must be shares of the training, in \(0, 1\)"),
+        ({"milestones": (1.0,)}, r"milestones \(1.0,\) must be shares"),
     ],
 )
 def test_mistakes(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(pb.UserError, match=message):
         dataclasses.replace(get_protocol("short"), **changes)
+
+
+def test_the_least_that_a_protocol_may_have() -> None:
+    least = Protocol(epochs=0, batch_size=1, learning_rate=1e-9, momentum=0.0, weight_decay=0.0, clip_norm=1e-9)
+    assert least.steps(10) == least.passes(10) == 0
+    assert dataclasses.replace(least, iterations=0).steps(10) == 0
 
 
 STEPS = {"lr_schedule": "steps", "milestones": (0.25, 0.5, 0.75)}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pai_bench.networks.private_copy import shared, still_shared
 from pai_bench.training import recorded
 from pai_bench.training.protocol import Protocol
-from pai_bench.training.recorded import WARM_UP, Recorded, detect_synchronization, step_for
+from pai_bench.training.recorded import WARM_UP, Recorded, causes_of, detect_synchronization, step_for
 from pai_bench.training.step import Step
 from pai_bench.training.trainable_groups import SingleModel
 
@@ -24,8 +24,11 @@ PROTOCOL = Protocol(name="test", epochs=1, batch_size=4, learning_rate=0.1)
 
 
 class Stream:
+    def __init__(self) -> None:
+        self.waited_for: list[Stream] = []
+
     def wait_stream(self, other: "Stream") -> None:
-        pass
+        self.waited_for.append(other)
 
 
 class Graph:
@@ -155,6 +158,16 @@ class Counting(nn.Linear):
         return super().forward(x)
 
 
+class Keeping(nn.Linear):
+    """A layer that keeps what it gave, in no buffer."""
+
+    last: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = super().forward(x)
+        return self.last
+
+
 X, Y = torch.linspace(-1, 1, 24).view(1, 4, 6), torch.arange(4).view(1, 4) % 3
 
 
@@ -164,17 +177,22 @@ def taken(device: Device, kind: type[nn.Linear], steps: int = 8, seed: int = 0) 
     model = kind(6, 3)
     Waiting.device_of = device  # of the class: what a network holds itself is looked at for changes
     found = device.recorded = Recorded(Step(SingleModel(model), PROTOCOL))
-    for _ in range(steps):
-        found(X, Y, 0.1)
+    for i in range(steps):
+        found(*batch(i))
     return found
+
+
+def batch(i: int) -> tuple[Tensor, Tensor, float]:
+    """Inputs, targets and learning rate of a step."""
+    return (1 + i) * X, Y.roll(i, 1), 0.1 / (1 + i)
 
 
 def plain(steps: int = 8) -> Tensor:
     torch.manual_seed(0)
     model = nn.Linear(6, 3)
     step = Step(SingleModel(model), PROTOCOL)
-    for _ in range(steps):
-        step(X, Y, 0.1)
+    for i in range(steps):
+        step(*batch(i))
     return model.weight
 
 
@@ -189,6 +207,8 @@ def test_a_step_is_recorded_once_on_the_device_and_stream_of_its_tensors(device:
     one = taken(device, nn.Linear)
     assert one.is_recorded
     assert device.log == [("device", X.device), ("record", "pool", one._side)]
+    assert one._side.waited_for == [device.default] * WARM_UP  # type: ignore[attr-defined]  # which it takes part in
+    assert device.default.waited_for == [one._side] * WARM_UP
     assert device.replays == 8 - WARM_UP
     torch.testing.assert_close(weight(one), plain())
 
@@ -208,8 +228,11 @@ def test_a_network_is_not_shared_while_a_graph_writes_to_it(device: Device) -> N
     assert still_shared(shared(parameter))
 
 
-@pytest.mark.parametrize("kind", [Waiting, Sulking, Counting])
-def test_a_network_that_cannot_be_recorded_is_tried_once_in_a_process(device: Device, kind: type[nn.Linear]) -> None:
+@pytest.mark.parametrize("kind", [Waiting, Sulking, Counting, Keeping])
+def test_a_network_that_cannot_be_recorded_is_tried_once_in_a_process(
+    device: Device, kind: type[nn.Linear], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", logger="pai_bench")
     tries = []
     for _ in range(3):
         device.log.clear()
@@ -220,6 +243,8 @@ def test_a_network_that_cannot_be_recorded_is_tried_once_in_a_process(device: De
         torch.testing.assert_close(weight(one), plain())
         tries.append(sum(entry[0] == "record" for entry in device.log))
     assert tries == ([1, 0, 0] if kind is Sulking else [0, 0, 0])
+    said = "the step cannot be recorded: operation not permitted when stream is capturing"
+    assert caplog.messages == [said] * sum(tries)
     assert taken(device, nn.Linear).is_recorded  # others are
 
 
@@ -272,3 +297,11 @@ def test_steps_of_a_cuda_device_are_recorded_compiled_or_not(compile: bool) -> N
     kind = type(step_for(SingleModel(nn.Linear(6, 3)), PROTOCOL, torch.device("cuda", 1), compile=compile))
     assert kind is Recorded
     assert type(step_for(SingleModel(nn.Linear(6, 3)), PROTOCOL, torch.device("cpu"), compile=compile)) is Step
+
+
+def test_causes_of_an_error_are_looked_at_to_the_first_one() -> None:
+    first, second, third = ValueError("first"), KeyError("second"), RuntimeError("third")
+    second.__context__, third.__cause__ = first, second
+    assert [*causes_of(third)] == [third, second, first]
+    second.__context__ = KeyboardInterrupt()  # which is no error
+    assert [*causes_of(third)] == [third, second]

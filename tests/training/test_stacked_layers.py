@@ -11,7 +11,9 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pai_bench.support.precision import arithmetic
-from pai_bench.training.layout import channels_last_weights, stacked_channels_last
+from pai_bench.support.torch_internals import add_batch_dim
+from pai_bench.training import stacked_layers
+from pai_bench.training.layout import channels_last_weights, prepare_layout, stacked_channels_last
 from pai_bench.training.stacked_layers import FAST_LAYERS, StackedLayers
 from pai_bench.training.trainable_groups import SingleModel, StackedModels
 
@@ -46,6 +48,8 @@ LAYERS: dict[str, tuple[Layer, list[Tensor]]] = {
         lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True),
         [stacked(5, 4, 3, 3), stacked(4, seed=1), stacked(4, seed=2)],
     ),
+    "batch norm of rows": (lambda x: F.batch_norm(x, None, None, training=True), [stacked(5, 4)]),
+    "pooling of sequences": ((lambda x: F.avg_pool1d(x, 2)), [stacked(2, 4, 6)]),
     "max pooling": pool(F.max_pool2d, 3, stride=2, padding=1),
     "average pooling": pool(F.avg_pool2d, 2),
     "adaptive pooling": pool(F.adaptive_avg_pool2d, 1),
@@ -54,10 +58,18 @@ LAYERS: dict[str, tuple[Layer, list[Tensor]]] = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_layer_and_its_gradients_are_those_of_each_network(name: str) -> None:
+def test_a_layer_and_its_gradients_are_those_of_each_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     layer, tensors = LAYERS[name]
+    replaced: list[Tensor] = []
+
+    def seen(*given: Any) -> Tensor:
+        replaced.append(add_batch_dim(*given))
+        return replaced[-1]
+
+    monkeypatch.setattr(stacked_layers, "add_batch_dim", seen)
     with StackedLayers():
         found = torch.vmap(layer)(*tensors)
+    assert len(replaced) == 1  # it is one operation on all networks
     expected = torch.stack([layer(*(tensor[i] for tensor in tensors)) for i in range(K)])
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     direction = torch.randn_like(expected)
@@ -190,3 +202,29 @@ def test_which_weights_lie_channels_last() -> None:
     found = stacked_channels_last(kernels)
     assert torch.equal(found, kernels)
     assert found.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_stack_keeps_the_layout_of_its_networks_whose_modes_may_differ() -> None:
+    models = [small().to(memory_format=torch.channels_last) for _ in range(2)]
+    models[0].eval()
+    program = StackedModels(models, [None] * 2)
+    assert program.state["0.weight"].flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+
+
+class Views(nn.Module):
+    """A network that cannot be run with channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(2, 4, 3), nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.head(self.conv(x).view(-1, 64))
+        return output
+
+
+def test_a_network_that_looks_at_memory_stays_as_it_is() -> None:
+    model = Views()
+    prepare_layout([model], torch.randn(2, 2, 6, 6))
+    assert model.conv.weight.is_contiguous()
+    assert model(torch.randn(2, 2, 6, 6)).shape == (2, 3)

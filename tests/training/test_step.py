@@ -242,3 +242,31 @@ def test_steps_of_sgd_are_those_of_torch(keys: dict[str, Any], clip: float | Non
         assert step(inputs[None], targets[None], rate).item() == pytest.approx(loss.item(), rel=1e-12)
         for mine, weight in zip(one.parameters(), other.parameters(), strict=True):
             torch.testing.assert_close(mine, weight, rtol=1e-12, atol=1e-14)
+
+
+def test_of_what_a_network_keeps_tensors_may_be_left_out() -> None:
+    """As in a stack, whose tensors are others in every call."""
+    module = nn.Sequential(Restless("counts"))
+    module[0].kept, module[0].list = torch.ones(1), [torch.ones(1)]  # type: ignore[assignment]
+    plain, whole = non_tensor_state(module), non_tensor_state(module, attributes=True)
+    module[0].kept, module[0].list = torch.zeros(1), [torch.zeros(1)]  # type: ignore[assignment]
+    assert non_tensor_state(module) == plain
+    assert non_tensor_state(module, attributes=True) != whole
+    module(torch.ones(1, 2))
+    assert non_tensor_state(module) != plain
+
+
+def test_losses_of_a_compiled_step_are_compiled_anew_for_each_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    def compile(function: Any, **options: Any) -> Any:
+        made.append(options)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: made.append("reset"))
+    x, y = torch.ones(1, 4, 3), torch.zeros(1, 4, dtype=torch.long)
+    for options in ({}, {"compile": True}):
+        model = nn.Linear(3, 2, bias=False)
+        assert steps.Step(SingleModel(model), PROTOCOL, **options)(x, y, 0.1).shape == (1,)
+        assert made == (["reset", {"dynamic": False}] if options else [])

@@ -13,7 +13,7 @@ import pai_bench as pb
 from pai_bench.data import Split
 from pai_bench.evaluation import loss_and_accuracy
 from pai_bench.training import step, trainer
-from pai_bench.training.batches import Order
+from pai_bench.training.batches import Batches, Order
 from pai_bench.training.protocol import Protocol, get_protocol
 from pai_bench.training.trainer import train, train_together
 
@@ -117,6 +117,7 @@ def test_twice_the_same_is_the_same_bit_for_bit() -> None:
     one, two = model(), model()
     first, second = (train(network, data(), PROTOCOL, seed=5) for network in (one, two))
     assert first.epochs == second.epochs
+    assert train(model(), data(), PROTOCOL).epochs == train(model(), data(), PROTOCOL, seed=0).epochs
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     other = model()
     train(other, data(), PROTOCOL, seed=6)
@@ -153,6 +154,55 @@ def test_no_epochs() -> None:
 def test_divergence_names_the_step() -> None:
     with pytest.raises(trainer.DivergedError, match=r"diverged at step [234]: the training loss is"):
         train(model(), data(), dataclasses.replace(PROTOCOL, learning_rate=1e30))
+
+
+class Failing(nn.Module):
+    """Its output is not finite from a number of steps on, or when it is tested after so many."""
+
+    def __init__(self, step: int, *, tested: bool = False) -> None:
+        super().__init__()
+        self.head, self.step, self.tested, self.taken = nn.Linear(36, 3), step, tested, 0
+
+    def forward(self, x: torch.Tensor) -> Any:
+        self.taken += self.training
+        fails = self.taken >= self.step and self.training is not self.tested
+        return self.head(x.flatten(1)) * (float("inf") if fails else 1)
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 5])
+def test_divergence_names_the_step_in_all_epochs(step: int) -> None:
+    """Of three steps in each epoch."""
+    with pytest.raises(trainer.DivergedError, match=f"^diverged at step {step}: the training loss is nan$"):
+        train(Failing(step), data(), PROTOCOL)
+    after = 3 if step < 4 else 6
+    with pytest.raises(trainer.DivergedError, match=f"^diverged at step {after}: the test loss after it is nan$"):
+        train(Failing(step, tested=True), data(), PROTOCOL)
+
+
+@pytest.mark.parametrize(
+    ("device", "size", "step", "examples"),
+    [
+        ("cpu", 784, 32, 4000),
+        ("cpu", 784, 5000, 5000),
+        ("meta", 784, 32, 4000),  # "meta" stands for any device but the processor
+        ("meta", 784, 2000, 6000),  # of three steps
+        ("meta", 2**20, 32, 256),  # 1 GiB of four bytes each
+        ("meta", 2**20, 300, 300),  # as many as in a step in any case
+    ],
+)
+def test_as_many_examples_are_evaluated_at_once_as_memory_suffices_for(
+    device: str, size: int, step: int, examples: int
+) -> None:
+    split = Split(torch.empty(2, size, device=device), torch.empty(2, device=device))
+    assert trainer.evaluated_at_once(split, step) == examples
+
+
+def test_convolutions_are_laid_out_channels_last_unless_asked_not_to() -> None:
+    for engine, last in ((trainer.ENGINE, True), (trainer.Engine(channels_last=False), False)):
+        network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(16, 3))
+        network[1].to(memory_format=torch.contiguous_format if last else torch.channels_last)
+        train(network, data(), PROTOCOL, engine=engine)
+        assert network.get_parameter("1.weight").is_contiguous(memory_format=torch.channels_last) == last
 
 
 def test_a_batch_larger_than_the_data() -> None:
@@ -209,3 +259,23 @@ def test_weights_that_lie_apart_in_memory_are_trained_as_others(optimiser: str) 
         train(network, data(), protocol, mask=half_mask(model()))
     for one, other in zip(*(network.parameters() for network in networks), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_training_set_may_be_smaller_than_a_batch_that_is_never_taken() -> None:
+    assert train(model(), data(), dataclasses.replace(PROTOCOL, epochs=0, batch_size=38)).epochs == ()
+    with pytest.raises(pb.UserError, match="batch size 38 is larger than the 37"):
+        train(model(), data(), dataclasses.replace(PROTOCOL, epochs=0, iterations=1, batch_size=38))
+
+
+def test_trials_have_training_sets_of_one_size() -> None:
+    orders = [Order(0, torch.arange(20)), Order(1, torch.arange(10))]
+    with pytest.raises(ValueError, match=r"trials with training sets of different sizes, \[10, 20\], have no common"):
+        Batches(data(), orders, PROTOCOL)
+
+
+def test_a_part_of_a_training_set_that_is_no_images() -> None:
+    rows = torch.arange(40.0).view(20, 2)
+    numbers = pb.DataSet("rows", Split(rows, torch.arange(20) % 2), Split(rows, torch.arange(20) % 2))
+    ((inputs, targets),) = Batches(numbers, [Order(0, torch.arange(10, 20))], PROTOCOL).epoch()
+    assert sorted(inputs.flatten().tolist()) == [*range(20, 40)]
+    assert (inputs[0, :, 0] / 2 % 2).tolist() == targets[0].tolist()
