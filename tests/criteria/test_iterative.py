@@ -13,7 +13,6 @@ import pai_bench as pb
 from pai_bench.experiment.resolve import resolve
 from pai_bench.scoring import prunable_parameters
 from pai_bench.scoring.criterion import score_masked
-from tests.experiment.test_sweep import builtin
 
 Array = npt.NDArray[np.float64]
 
@@ -162,29 +161,6 @@ def test_results_of_one_cut_keep_their_identity() -> None:
     stored = [trial.configuration()["criterion"] for trial in (one, several)]
     assert [criterion["revision"] for criterion in stored] == [1, 2]
     assert "gradient" not in dict(stored[0]["options"])
-
-
-def test_published_defaults() -> None:
-    """Schedule, scope and batch norm of every criterion, as the papers and their codes have them."""
-    criteria = {name: pb.get_criterion(name) for name in builtin()}
-    assert {name: (str(one.schedule), one.scope, one.bn) for name, one in criteria.items()} == {
-        "3sp": ("one-shot", "global", "eval"),
-        "er": ("one-shot", "quota", "eval"),
-        "erk": ("one-shot", "quota", "eval"),
-        "force": ("exponential:steps=60:returns=true", "global", "train"),
-        "grasp": ("one-shot", "global", "train"),
-        "group": ("one-shot", "global", "eval"),
-        "iter-snip": ("exponential:steps=60", "global", "train"),
-        "magnitude": ("one-shot", "global", "eval"),
-        "random": ("one-shot", "global", "eval"),
-        "snap": ("one-shot", "global", "eval"),
-        "snap-it": ("halving:steps=5", "global", "eval"),
-        "snip": ("one-shot", "global", "eval"),
-        "snip-it": ("halving:steps=5", "global", "eval"),
-        "structured-random": ("one-shot", "global", "eval"),
-        "synflow": ("exponential:steps=100", "global", "eval"),
-    }
-    assert pb.get_criterion("grasp").temperature == 200  # type: ignore[attr-defined]
 
 
 def test_grasp_by_halves_is_its_own_code() -> None:

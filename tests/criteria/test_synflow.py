@@ -202,6 +202,10 @@ def test_of_several_outputs_one_says_which_counts(end: Callable[[Tensor], Any], 
 
 
 def test_an_output_that_is_not_there() -> None:
+    with pytest.raises(CriterionError, match="synflow: Net returns nothing that flow could be measured by"):
+        scores(Net(lambda x: x, lambda x: (x > 0, x.argmax())))
+    only = scores(Net(lambda x: x), "synflow:output=0")
+    assert all(torch.equal(only[layer], plain) for layer, plain in scores(Net(lambda x: x)).items())
     with pytest.raises(CriterionError, match="Net has no output 'last', but 0, 1"):
         scores(Net(lambda x: x, lambda x: (x, x)), "synflow:output=last")
     with pytest.raises(CriterionError, match="the output '1' of Net is not one tensor of floats"):
@@ -290,6 +294,7 @@ def test_a_running_mean_is_scaled_along_a_rescaled_chain() -> None:
         ([1, 0, 0, -2e-7], None),  # of four weights, a quarter of a millionth each
         ([1, 0, 0, -3e-7], "a normalisation or the like takes the flow away"),
         ([2e-12, 0, 0, 0], None),
+        ([0.5e-12, 0, 0, 0], "no path lies behind them, or a saturated function"),
         ([0, 0, 0, 0], "no path lies behind them, or a saturated function"),
         ([1e-3, 0, 0, -1e-3], "a normalisation or the like takes the flow away"),  # and not said twice
     ],
@@ -342,6 +347,7 @@ def test_which_batch_norm_has_statistics(mean: bool, variance: bool, training: b
     from pai_criteria.synflow import has_statistics
 
     x, one = torch.zeros(2), torch.ones(2)
+    assert has_statistics(x, one, one)
     first, second = (one if there else None for there in (mean, variance))
     assert has_statistics(x, first, second, None, None, training) == uses
     assert has_statistics(x, running_mean=first, running_var=second, training=training) == uses
@@ -386,3 +392,14 @@ def test_of_layers_where_flow_is_lost_three_are_named(names: str, shown: str, ca
 
     check_conservation({name: torch.zeros(2) for name in names}, torch.tensor(1.0), nn.Linear(2, len(names)))
     assert f"nothing of R in {shown}" in caplog.messages[0]
+
+
+def test_an_error_that_is_none_of_the_inputs_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pai_criteria import synflow
+
+    def fails(*_given: object) -> Tensor:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(synflow, "flow_along", fails)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        scores(nn.Sequential(nn.Flatten(), nn.Linear(108, 2)))

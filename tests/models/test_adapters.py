@@ -2,13 +2,14 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import pai_bench as pb
-from pai_bench.models.adapters import adapt_channels
+from pai_bench.models.adapters import adapt_channels, refusing
 from pai_bench.scoring import prunable_parameters
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # timm's own
@@ -69,3 +70,34 @@ def test_the_first_convolution_is_that_of_the_channels_of_the_data(groups: int) 
     assert (second.in_channels, tuple(second.weight.shape)) == (6, (4, 6, 3, 3))
     assert bool(first.weight.abs().max() <= (9 // groups * 9) ** -0.5)  # as torch draws it
     assert network(torch.ones(1, 9, 8, 8)).shape == (1, 4, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("googlenet", {"aux_logits": False, "init_weights": True}),
+        ("inception_v3", {"aux_logits": False, "init_weights": True}),
+        ("vit_b_16", {"image_size": 64}),
+        ("resnet18", {}),
+    ],
+)
+def test_options_of_torchvision(name: str, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision import models
+
+    given: dict[str, Any] = {}
+
+    def get_model(_name: str, **options: Any) -> nn.Module:
+        given.update(options)
+        return nn.Conv2d(3, 7, 3)
+
+    monkeypatch.setattr(models, "get_model", get_model)
+    network = pb.create_model(f"torchvision:{name}", input_shape=(3, 64, 64), num_classes=7)
+    assert given == {"weights": None, "num_classes": 7, **expected}
+    assert network.training  # also after its size was checked
+
+
+def test_an_operation_that_is_not_implemented_says_nothing_about_the_size() -> None:
+    with pytest.raises(NotImplementedError), refusing((1, 2, 3)):
+        raise NotImplementedError
+    with pytest.raises(pb.UserError, match=r"^does not take images of shape \(1, 2, 3\): no$"), refusing((1, 2, 3)):
+        raise RuntimeError("no")

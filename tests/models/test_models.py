@@ -358,6 +358,7 @@ def test_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("gone:net", "No module named 'gone'"),
         ("mine:gone", "no attribute 'gone'"),
         ("mine:x", "no func"),
+        ("mine", "no func"),
     ):
         with pytest.raises(pb.UserError, match=why):
             pb.create_model(f"module:{name}", input_shape=MNIST, num_classes=10)

@@ -35,7 +35,7 @@ def test_cuts_by_hand_are_those_of_a_pruning(name: str, scope: str | None) -> No
             mask = pruner.cut(BATCH, density)
             assert mask is pruner.mask
             assert mask.kept == round(density * 72)
-        by_schedule = pruner.to(BATCH, 0.8)
+        by_schedule = pruner.to(BATCH, "0.8")  # type: ignore[arg-type]  # as in a list of options
     expected = pb.prune(model, BATCH, name, 0.8, schedule=schedule, scope=scope, seed=3)  # type: ignore[arg-type]
     assert same(by_schedule, expected)
     again = Pruner(model, pb.get_criterion(name), options, seed=3)

@@ -162,3 +162,38 @@ def test_what_is_effective_already_stays() -> None:
     scores = {name: torch.rand(keep.shape) for name, keep in mask.items()}
     found = effective_only(mask, scores, Connections(model, batch().inputs[:1]))
     assert all(torch.equal(found[name], mask[name]) for name in mask)
+
+
+def test_the_last_connections_that_are_left_are_tried() -> None:
+    """Of two units that read two inputs, the second one leads nowhere; two connections are left, and both are taken."""
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
+    mask = pb.Mask({"0.weight": torch.tensor([[True, False], [True, True]]), "1.weight": torch.tensor([[True, False]])})
+    scores = {name: torch.rand(keep.shape) for name, keep in mask.items()}
+    found = effective_only(mask, scores, Connections(model, torch.ones(1, 2)))
+    assert found["0.weight"].tolist() == [[True, True], [False, False]]  # three of them on a path, in place of two
+    assert found["1.weight"].tolist() == [[True, True]]
+
+
+def test_a_single_connection_may_be_effective() -> None:
+    mask = pb.prune(
+        nn.Linear(3, 2, bias=False), (torch.ones(2, 3), torch.arange(2)), "magnitude", 5 / 6, target="effective"
+    )
+    assert mask.kept == 1
+
+
+def test_a_mask_that_does_not_get_better_stays() -> None:
+    """One connection into each of two units that are read by the other one: nothing that is left makes a path."""
+    model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
+    mask = pb.Mask({"0.weight": torch.tensor([[True], [False]]), "1.weight": torch.tensor([[False, True]])})
+    scores = {name: torch.rand(keep.shape) for name, keep in mask.items()}
+    assert effective_only(mask, scores, Connections(model, torch.ones(1, 1))) is mask
+
+
+def test_all_that_can_be_effective_may_be_asked_for() -> None:
+    """Of 48 + 3 connections, only those of one unit are on a path: 12 + 3."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 4), nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 3, 1, stride=5), nn.Flatten())
+    mask = pb.prune(model, batch(), "magnitude", 1 - 15 / 51, target="effective")
+    assert effective(model, mask) == 15
+    with pytest.raises(pb.UserError, match="only 15 of 51 connections lie on a path, not the 16 asked for"):
+        pb.prune(model, batch(), "magnitude", 1 - 16 / 51, target="effective")

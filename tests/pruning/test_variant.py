@@ -1,7 +1,7 @@
 """Each sanity variant does what it says; one published code's shuffle does nothing."""
 
 import copy
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -129,6 +129,13 @@ def test_texts() -> None:
         assert str(get_variant(text)) == text
     assert get_variant("global_shuffle") == Variant("global-shuffle")
     assert get_variant(get_variant("invert")) == Variant("invert")
+    grasp = Variant("quota", pb.get_criterion("grasp:temperature=1"))
+    assert str(grasp) == "quota:grasp:temperature=1.0"
+
+    class Second(type(pb.get_criterion("magnitude"))):  # type: ignore[misc]
+        formula_version: ClassVar[int] = 2
+
+    assert str(Variant("quota", Second())) == "quota:Second@2"
 
 
 @pytest.mark.parametrize(
