@@ -139,6 +139,18 @@ class Waiting(nn.Linear):
         return super().forward(x)
 
 
+class Starting(Waiting):
+    """One that waits a single time, as where a library is loaded."""
+
+    started: ClassVar[bool]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not Starting.started:
+            Starting.started = True
+            self.device_of.wait()
+        return nn.Linear.forward(self, x)
+
+
 class Sulking(Waiting):
     """One that waits in a way that torch does not see before it records."""
 
@@ -248,6 +260,11 @@ def test_a_network_that_cannot_be_recorded_is_tried_once_in_a_process(
     assert taken(device, nn.Linear).is_recorded  # others are
 
 
+def test_a_network_may_wait_in_its_first_step(device: Device) -> None:
+    Starting.started = False
+    assert taken(device, Starting).is_recorded
+
+
 def test_what_a_failed_recording_holds_is_given_back(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     undone: list[Any] = [("_cuda_endAllocateToPool", None, "pool"), ("_cuda_releasePool", None, "pool")]
     for version, expected in (("2.11.0+cu130", undone), ("2.14.1", [])):
@@ -297,6 +314,10 @@ def test_steps_of_a_cuda_device_are_recorded_compiled_or_not(compile: bool) -> N
     kind = type(step_for(SingleModel(nn.Linear(6, 3)), PROTOCOL, torch.device("cuda", 1), compile=compile))
     assert kind is Recorded
     assert type(step_for(SingleModel(nn.Linear(6, 3)), PROTOCOL, torch.device("cpu"), compile=compile)) is Step
+    program = SingleModel(nn.Linear(6, 3))
+    by_default = step_for(program, PROTOCOL, torch.device("cpu"))
+    assert isinstance(by_default, Step)
+    assert by_default._losses == program.losses
 
 
 def test_causes_of_an_error_are_looked_at_to_the_first_one() -> None:
