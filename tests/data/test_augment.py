@@ -72,3 +72,13 @@ def test_only_images_can_be_mirrored(inputs: torch.Tensor, shape: str) -> None:
     for name, augmentation in (("synflow-cifar", "flip-crop"), ("snip-it", "flip-0.2")):
         with pytest.raises(pb.UserError, match=rf"augmentation {augmentation} is for images.*rows has {shape}"):
             Batches(pb.DataSet("rows", split, split), [Order(0)], get_protocol(name, batch_size=10))
+
+
+def test_images_in_batches_are_shifted() -> None:
+    """All but one of 81 shifts move black pixels into white images."""
+    split = Split(torch.full((2000, 1, 3, 3), 255, dtype=torch.uint8), torch.arange(2000) % 2)
+    data = pb.DataSet("white", split, split)
+    for name, share in (("synflow-cifar", 80 / 81), ("snip-it", 0)):
+        protocol = get_protocol(name, epochs=1, batch_size=1000)
+        seen = torch.cat([inputs[0] for inputs, _ in Batches(data, [Order(0)], protocol).epoch()])
+        assert (seen.flatten(1) < 0).any(1).float().mean().item() == pytest.approx(share, abs=0.012)

@@ -78,6 +78,7 @@ def test_facts_are_those_that_the_publications_state() -> None:
         "imagenette": Facts((3, 128, 128), 10, 9469, 3925, flips),
         "folder:": None,
     } == {plugin.name: plugin.facts for plugin in DATA.plugins()}
+    assert all(plugin.target.__doc__ for plugin in DATA.plugins())  # as the list of data sets shows it
 
 
 @pytest.mark.parametrize("name", ["digits", "mnist", "cifar10"])

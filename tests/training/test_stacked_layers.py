@@ -106,6 +106,11 @@ def test_every_layer_says_where_it_does_not_apply() -> None:
         nested = torch.vmap(lambda x: torch.vmap(lambda row: F.linear(row, shared))(x))(x)
         torch.testing.assert_close(nested, x @ shared.T)
         values, places = torch.vmap(lambda x: F.max_pool2d(x, 2, return_indices=True))(stacked(2, 4, 6, 6))
+        images, scales = torch.randn(5, 4, 6, dtype=torch.float64), stacked(4)
+        scaled = torch.vmap(lambda w: F.batch_norm(images, None, None, w, training=True))(scales)
+        pooled = torch.vmap(lambda w: F.avg_pool1d(images, 2) * w[:, None])(scales)
+    torch.testing.assert_close(scaled, F.batch_norm(images, None, None, training=True) * scales[:, None, :, None])
+    torch.testing.assert_close(pooled, F.avg_pool1d(images, 2) * scales[:, None, :, None])
     assert values.shape == places.shape == (K, 2, 4, 3, 3)
     assert F.linear in FAST_LAYERS
 

@@ -73,7 +73,10 @@ def test_the_order_of_an_epoch_may_be_drawn_ahead() -> None:
     plain, ahead = (Batches(images(), [Order(0), Order(1)], protocol) for _ in range(2))
     for _ in range(3):
         ahead.draw_ahead()
-        ahead.draw_ahead()  # which draws nothing more
+        drawn = ahead._drawn
+        assert drawn is not None
+        ahead.draw_ahead()
+        assert ahead._drawn is drawn  # nothing more
         for one, other in zip(plain.epoch(), ahead.epoch(), strict=True):
             assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
