@@ -1,5 +1,6 @@
 """`Groups`, which can be removed from a network, and `GroupMask`, which says which of them stay."""
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -107,7 +108,7 @@ class GroupMask(Mask):
 
     def to(self, device: torch.device | str) -> "GroupMask":
         """The same mask, its tensors on `device`."""
-        found = GroupMask(self.groups, self.kept_groups)
+        found = copy.copy(self)
         found._tensors = {name: tensor.to(device) for name, tensor in self.items()}
         return found
 
@@ -166,6 +167,10 @@ class GroupMask(Mask):
             if name in self.groups.axes_of:
                 tensor.masked_fill_(~self.of(name).to(tensor.device), 0.0)
         return model
+
+    def shrunk(self) -> Mask | None:
+        """The mask of the smaller network that `shrink` makes; None, since all that is left there is kept."""
+        return None
 
     def remaining(self) -> Groups:
         """The groups of the smaller network that `shrink` makes, numbered from 0 in the same order."""

@@ -18,7 +18,8 @@ def shrink(model: nn.Module, mask: GroupMask) -> nn.Module:
     """A copy of `model` without the groups that `mask` removes.
 
     Parameters are new, smaller ones under their old names; buffers are sliced, and the attributes of torch's layers
-    follow. In evaluation mode it computes what ``mask.apply_(model)`` does. UserError for groups of another network.
+    follow. Single weights that a `CombinedMask` removes besides are zero. In evaluation mode it computes what
+    ``mask.apply_(model)`` does. UserError for groups of another network.
     """
     if not isinstance(mask, GroupMask):
         raise UserError(f"shrink takes a GroupMask, which prune gives for a structured criterion, not {mask!r}")
@@ -46,6 +47,13 @@ def shrink(model: nn.Module, mask: GroupMask) -> nn.Module:
             resize(module)
         if (padding := along.get(Axis(f"{name}.{EXTRA_CHANNELS}", 0))) is not None:
             setattr(module, EXTRA_CHANNELS, int(padding.count_nonzero()))
+    return zero_single_(network, mask)
+
+
+def zero_single_(network: nn.Module, mask: GroupMask) -> nn.Module:
+    """Set the single weights of a smaller network to zero that `mask` removes beside its groups, and return it."""
+    if (single := mask.shrunk()) is not None:
+        single.apply_(network)
     return network
 
 
