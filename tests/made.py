@@ -11,8 +11,11 @@ from pai_bench.support.registry import CRITERIA, PROTOCOLS
 UNSTRUCTURED = [plugin.name for plugin in CRITERIA.plugins() if not plugin.target.structured]
 """Criteria of single weights."""
 
-STRUCTURED = [plugin.name for plugin in CRITERIA.plugins() if plugin.target.structured]
-"""Criteria of groups."""
+COMBINED = [plugin.name for plugin in CRITERIA.plugins() if plugin.target.combined]
+"""Criteria of groups and single weights."""
+
+STRUCTURED = [p.name for p in CRITERIA.plugins() if p.target.structured and not p.target.combined]
+"""Criteria of groups alone."""
 
 
 @dataclass(frozen=True)

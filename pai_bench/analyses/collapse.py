@@ -88,6 +88,8 @@ def identify_search(configuration: Mapping[str, Any]) -> str:
 
 def check_counts(criterion: Criterion) -> None:
     """Refuse a criterion that does not keep exactly as many connections as it is asked for."""
+    if criterion.combined:
+        raise UserError(f"{criterion} removes whole units, too: a search is of masks of single weights alone")
     if criterion.structured:
         raise UserError(f"{criterion} removes whole units, and never all of a layer: nothing is disconnected")
     if criterion.ties != "position":

@@ -27,7 +27,7 @@ from pai_bench.networks.private_copy import BATCH_NORMS, fingerprints
 from pai_bench.pruning import prune
 from pai_bench.scoring import Batch, Criterion, Scorer, get_criterion, prunable_parameters, redraw_
 from pai_bench.scoring.scorer import checked
-from pai_bench.scoring.structured import score_groups
+from pai_bench.scoring.structured import CombinedScores, score_groups
 from pai_bench.support import failures
 from pai_bench.support.errors import UserError
 from pai_bench.support.randomness import random_state
@@ -259,9 +259,12 @@ def data_free_groups(criterion: Criterion, model: nn.Module, batch: Batch) -> No
 
 
 def free_groups_scored(criterion: Criterion, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """The scores of all groups; nothing for a network of which nothing can be removed."""
+    """The scores of all groups, and of single weights if both are scored; nothing for a network without groups."""
     groups = find_groups(model, batch.inputs[:1])
-    return {"groups": score_groups(criterion, model, batch, groups=groups, seed=1)} if groups.count else {}
+    if not groups.count:
+        return {}
+    scores = score_groups(criterion, model, batch, groups=groups, seed=1)
+    return {"groups": scores.groups, **scores.weights} if isinstance(scores, CombinedScores) else {"groups": scores}
 
 
 Checks = dict[str, tuple[Check, Iterable[str]]]

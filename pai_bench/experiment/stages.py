@@ -45,8 +45,8 @@ class Pruned:
 
     @property
     def training_mask(self) -> Mask | None:
-        """What holds removed weights at zero; None for a network that is really without them."""
-        return None if isinstance(self.mask, GroupMask) else self.mask
+        """What holds removed weights at zero; None for a network that is really without all of them."""
+        return self.mask.shrunk() if isinstance(self.mask, GroupMask) else self.mask
 
 
 def mask_maker(inputs: Inputs, trial: Trial, model: nn.Module) -> Callable[..., Mask]:
@@ -111,17 +111,18 @@ def apply(
 ) -> Pruned:
     """A trial's network under its mask; disconnected ones are not trained unless `train_disconnected`."""
     paths = connect(inputs, trial, model, mask)
+    redraws = trial.variant is not None and trial.variant.redraws
     if isinstance(mask, GroupMask):
         model = shrink(model, mask)
-        if trial.variant is not None and trial.variant.redraws:
+        if redraws:
             redraw_(model, stream(trial.seed, "reinit"))
-        return Pruned(trial, model, mask, paths, skips_training=False)
-    if trial.variant is not None and trial.variant.redraws:
+    elif redraws:
         model = inputs.model(trial, "reinit")
-    skips = mask is not None and paths is not None and not paths.connected and not train_disconnected
-    if skips and mask is not None:
-        mask.apply_(model)
-    return Pruned(trial, model, mask, paths, skips)
+    pruned = Pruned(trial, model, mask, paths, skips_training=False)
+    if (single := pruned.training_mask) is None or paths is None or paths.connected or train_disconnected:
+        return pruned
+    single.apply_(model)
+    return dataclasses.replace(pruned, skips_training=True)
 
 
 def train_networks(inputs: Inputs, networks: Sequence[Pruned], on_epoch: OnEpoch, engine: Engine) -> list[History]:

@@ -37,8 +37,9 @@ def prune(
     """The mask that keeps exactly ``round((1 - sparsity) * n)`` of the n prunable connections of `model`.
 
     A structured criterion removes whole units until at most that many are left. Of it the result is a `GroupMask`, from
-    which `pai_bench.shrink` makes a smaller network. The option ``ties`` of a criterion may keep more or fewer where
-    scores are equal. The model is not changed: ``mask.apply_(model)`` sets the removed weights to zero.
+    which `pai_bench.shrink` makes a smaller network; of one that ranks units and single weights together, a
+    `CombinedMask`, with the exact number. The option ``ties`` of a criterion may keep more or fewer where scores are
+    equal. The model is not changed: ``mask.apply_(model)`` sets the removed weights to zero.
 
     * `batch`: a `Batch` or ``(inputs, targets)``, on the device of the model.
     * `criterion`: a name with options, as in ``snip:bn=train``, or a `Criterion`.

@@ -5,14 +5,16 @@ from torch import nn
 
 from pai_bench.groups import GroupMask, Groups, shrink
 from pai_bench.groups.budget import Budget, SparsityOf, keep_share, ranked_by_layer
-from pai_bench.masks import Schedule, Scope
+from pai_bench.groups.combined import CombinedMask, composed, keep_items, keep_weights
+from pai_bench.masks import Mask, Schedule, Scope
+from pai_bench.masks.selection import kept_count
 from pai_bench.pruning.options import PruningOptions
 from pai_bench.pruning.pruner import SINGLE, checked_sparsity
 from pai_bench.pruning.variant import Variant, get_variant
 from pai_bench.scoring import Criterion
 from pai_bench.scoring.batch import BatchLike, as_batch
 from pai_bench.scoring.redraw import Draw
-from pai_bench.scoring.structured import GroupScorer, StructuredCriterion
+from pai_bench.scoring.structured import CombinedCriterion, CombinedScores, GroupScorer, StructuredCriterion
 from pai_bench.support.errors import UserError
 from pai_bench.support.identity import stream
 from pai_bench.support.randomness import random_state
@@ -42,6 +44,15 @@ def check_sort(criterion: Criterion, sparsity_of: SparsityOf, options: PruningOp
     for option, is_given in of_single_weights.items():
         if is_given:
             raise UserError(f"{option} is for criteria of single weights: {criterion} removes whole units")
+    not_of_both = {
+        f"sparsity of {sparsity_of}": sparsity_of != "weights",
+        f"scope {options.scope}": options.scope == "layerwise",
+        f"min_per_layer {options.min_per_layer}": options.min_per_layer != 0,
+        f"variant {variant}": variant.name == "shuffle",
+    }
+    for option, is_given in not_of_both.items():
+        if criterion.combined and is_given:
+            raise UserError(f"{option} has no meaning for {criterion}, which ranks single weights and units together")
 
 
 def prune_groups(
@@ -65,6 +76,8 @@ def prune_groups(
     removed one after the other, lowest score first, until what is left is no more than asked for. With the scope
     ``layerwise``, they are the lowest of each layer, the same share of each. Of each layer at least `min_per_layer`
     units stay, and at least one.
+
+    Of a `CombinedCriterion`, it is the share of weights, exactly, and the result is a `CombinedMask`.
     """
     batch, density = as_batch(batch), 1 - checked_sparsity(sparsity)
     mask = groups.all_kept()
@@ -73,14 +86,15 @@ def prune_groups(
         remaining, again = mask.remaining(), None if draw is None else shrunk_draw(draw, mask)
         network = model if bool(mask.kept_groups.all()) else shrink(model, mask)
         with GroupScorer(criterion, network, remaining, seed=seed, draw=again) as scorer:
-            scores = scorer.score(batch)
+            scores = scorer.score(batch, left := mask.shrunk())
         scores = -scores if variant.inverted else scores
-        scores = ranked_by_layer(remaining, scores) if scope == "layerwise" else scores
-        least = max(1, min_per_layer)
-        cut = keep_share(remaining, scores, share, sparsity_of=sparsity_of, least=least, dense=dense)
-        kept = mask.kept_groups.clone()
-        kept[mask.kept_groups] = cut.kept_groups
-        mask = GroupMask(groups, kept)
+        if isinstance(criterion, CombinedCriterion):
+            cut: GroupMask = combined_cut(criterion, remaining, scores, share * dense, left)
+        else:
+            scores = ranked_by_layer(remaining, scores) if scope == "layerwise" else scores
+            least = max(1, min_per_layer)
+            cut = keep_share(remaining, scores, share, sparsity_of=sparsity_of, least=least, dense=dense)
+        mask = composed(mask, cut)
     return shuffled(mask, seed) if variant.name == "shuffle" else mask
 
 
@@ -92,6 +106,18 @@ def shuffled(mask: GroupMask, seed: int) -> GroupMask:
             units = (alike == kind).nonzero().squeeze(1)
             kept[units] = kept[units[torch.randperm(len(units))]]
     return GroupMask(mask.groups, kept)
+
+
+def combined_cut(
+    criterion: CombinedCriterion, groups: Groups, scores: CombinedScores, target: float, left: Mask | None
+) -> CombinedMask:
+    """The mask that keeps so many weights as are the `target`; `left` are those that earlier cuts have left."""
+    alive = None if left is None else {name: kept.to(scores.groups.device) for name, kept in left.items()}
+    size = sum(score.numel() for score in scores.weights.values()) if left is None else left.kept
+    if criterion.count == "published":
+        items = kept_count(min(1.0, target / max(1, size)), size + groups.count)
+        return keep_items(groups, scores.groups, scores.weights, items, alive)
+    return keep_weights(groups, scores.groups, scores.weights, min(round(target), size), alive)
 
 
 def shrunk_draw(draw: Draw, mask: GroupMask) -> Draw:

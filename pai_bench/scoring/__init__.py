@@ -13,7 +13,7 @@ from pai_bench.scoring.masked_model import MaskedModel
 from pai_bench.scoring.redraw import redraw_
 from pai_bench.scoring.scorer import Scorer
 from pai_bench.scoring.single_example_conv import convolve_single_example
-from pai_bench.scoring.structured import StructuredCriterion, unstructured_scores
+from pai_bench.scoring.structured import CombinedCriterion, CombinedScores, StructuredCriterion, unstructured_scores
 from pai_bench.support.errors import CriterionError
 from pai_bench.support.spec import added_later
 from pai_bench.support.transfers import read_scalars
@@ -25,6 +25,8 @@ __all__ = [
     "Batch",
     "BatchLike",
     "BatchNormMode",
+    "CombinedCriterion",
+    "CombinedScores",
     "Criterion",
     "CriterionError",
     "Groups",

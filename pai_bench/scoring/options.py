@@ -55,6 +55,8 @@ class CriterionOptions(ABC):
     """Whether the score depends on the batch. If not, it does not depend on ``bn`` either."""
     structured: ClassVar[bool] = False
     """Whether it scores groups of weights, which are removed whole (`pai_bench.scoring.StructuredCriterion`)."""
+    combined: ClassVar[bool] = False
+    """Whether it scores groups and single weights (`pai_bench.scoring.CombinedCriterion`)."""
     normalised: ClassVar[bool] = False
     """Whether the scorer divides the scores by their sum over the network, so that the formula need not."""
     _formula_behind_score: ClassVar[Callable[..., Any]]

@@ -3,17 +3,18 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from pai_bench.groups import Groups, find_groups
 from pai_bench.networks.wrappers import innermost
-from pai_bench.scoring.batch import Batch, BatchLike, as_batch
+from pai_bench.scoring.batch import Batch, BatchLike, Scores, as_batch
 from pai_bench.scoring.criterion import Criterion
 from pai_bench.scoring.masked_model import MaskedModel
 from pai_bench.scoring.redraw import Draw
-from pai_bench.scoring.scorer import Scorer
+from pai_bench.scoring.scorer import Scorer, checked
 from pai_bench.support.errors import CriterionError, UserError
 
 
@@ -34,9 +35,45 @@ class StructuredCriterion(Criterion):
         Raises `CriterionError` for scores that cannot be ranked, UserError for a network without free groups.
         """
 
-    def score_network(self, model: nn.Module, batch: Batch) -> Tensor:
+    def score_network(self, model: nn.Module, batch: Batch) -> Any:
         """One score for each group of a network, on its device."""
         return score_groups(self, model, batch)
+
+
+class CombinedScores(NamedTuple):
+    """The scores of single weights and of groups, which are comparable: both are put in one ranking."""
+
+    weights: Scores
+    """Of each weight of the network (`Groups.weights`), by name."""
+    groups: Tensor
+    """Of each group, (groups,)."""
+
+    def __neg__(self) -> "CombinedScores":
+        return CombinedScores({name: -score for name, score in self.weights.items()}, -self.groups)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CombinedCriterion(StructuredCriterion):
+    """A criterion that scores groups and single weights, all of which are put in one ranking.
+
+    A subclass implements `score`, which returns `CombinedScores`. Single weights and groups that score less than a
+    threshold are removed, and a weight also if a group that it lies in is. A sparsity is a share of the weights.
+
+    * ``count``: ``exact`` takes the largest threshold that leaves at least as many weights as asked for; of these, the
+      lowest go until the number is exact. ``published`` counts weights and groups that score more than the threshold,
+      and nothing makes up for weights that lie in removed groups: fewer weights are left than asked for.
+    """
+
+    combined: ClassVar[bool] = True
+
+    count: Literal["exact", "published"] = "exact"
+
+    @abstractmethod
+    def score(self, model: Any, batch: Any) -> Any:
+        """The scores of all weights and groups, `CombinedScores`: those with the highest are kept.
+
+        Raises `CriterionError` for scores that cannot be ranked, UserError for a network without free groups.
+        """
 
 
 class GroupScorer(Scorer):
@@ -58,12 +95,32 @@ class GroupScorer(Scorer):
             raise UserError(
                 f"{criterion}: no unit of {type(innermost(model)).__name__} can be removed: {why_fixed(groups)}"
             )
-        super().__init__(criterion, model, seed=seed, only=involved(groups, model), draw=draw, returns=False)
+        names = involved(groups, model, combined=criterion.combined)
+        super().__init__(criterion, model, seed=seed, only=names, draw=draw, returns=False)
         self.model.groups = groups
 
     def score(self, batch: Batch, mask: Mapping[str, Tensor] | None = None) -> Any:
-        """One score for each group, a tensor of shape (groups,)."""
-        groups, scores = self.model.groups, self.run(batch, mask)
+        """One score for each group, a tensor of shape (groups,); of a `CombinedCriterion`, `CombinedScores`.
+
+        `mask` may be of some of the scored parameters; all of the others is kept.
+        """
+        if mask is not None:
+            whole = {name: torch.ones_like(p, dtype=torch.bool) for name, p in self.model.prunable.items()}
+            mask = whole | {name: kept.to(self._device) for name, kept in mask.items()}
+        scores = self.run(batch, mask)
+        if not self.criterion.combined:
+            return self._checked(scores)
+        if not isinstance(scores, tuple) or len(scores) != 2:
+            what = type(scores).__name__
+            raise CriterionError(f"{self.label} returned {what}, not CombinedScores: of single weights, and of groups")
+        groups = self.model.groups
+        assert groups is not None
+        weights = {name: self.model.prunable[name] for name in groups.weights}
+        return CombinedScores(checked(scores[0], weights, self.label)[0], self._checked(scores[1]))
+
+    def _checked(self, scores: Any) -> Tensor:
+        """The scores of groups, if they can be ranked."""
+        groups = self.model.groups
         assert groups is not None
         if not isinstance(scores, Tensor):
             raise CriterionError(
@@ -79,10 +136,14 @@ class GroupScorer(Scorer):
         return scores.detach().clone()
 
 
-def involved(groups: Groups, model: nn.Module) -> list[str]:
-    """The parameters whose slices score a group: weights that make or read it, and the biases of the former."""
+def involved(groups: Groups, model: nn.Module, *, combined: bool = False) -> list[str]:
+    """The parameters whose slices score a group: weights that make or read it, and the biases of the former.
+
+    With `combined`, all weights.
+    """
     axes = {axis.name for axis in (*groups.roots, *groups.consumers)} | {axis.name for axis in groups.biases.values()}
-    return [name for name, p in innermost(model).named_parameters() if name in axes and p.is_floating_point()]
+    names = axes.union(groups.weights) if combined else axes
+    return [name for name, p in innermost(model).named_parameters() if name in names and p.is_floating_point()]
 
 
 def why_fixed(groups: Groups) -> str:
@@ -98,15 +159,14 @@ def score_groups(
     *,
     groups: Groups | None = None,
     seed: int = 0,
-) -> Tensor:
-    """The scores of `criterion` for the groups of `model`, without side effects."""
+) -> Any:
+    """The scores of `criterion` for the groups of `model`, without side effects: what `GroupScorer.score` gives."""
     if not isinstance(criterion, StructuredCriterion):
         raise UserError(f"{criterion} scores single weights, not groups")
     batch = as_batch(batch)
     groups = find_groups(model, batch.inputs[:1]) if groups is None else groups
     with GroupScorer(criterion, model, groups, seed=seed) as scorer:
-        scores: Tensor = scorer.score(batch)
-        return scores
+        return scorer.score(batch)
 
 
 def unstructured_scores(

@@ -22,6 +22,8 @@ def test_published_defaults() -> None:
     criteria = {name: pb.get_criterion(name) for name in builtin()}
     assert {name: (str(one.schedule), one.scope, one.bn) for name, one in criteria.items()} == {
         "3sp": ("one-shot", "global", "eval"),
+        "cnip": ("one-shot", "global", "eval"),
+        "cnip-it": ("halving:steps=5", "global", "eval"),
         "er": ("one-shot", "quota", "eval"),
         "erk": ("one-shot", "quota", "eval"),
         "force": ("exponential:steps=60:returns=true", "global", "train"),

@@ -14,10 +14,11 @@ from pai_bench.execution.estimate import scoring_seconds
 from pai_bench.experiment import stages
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
-from pai_bench.groups import GroupMask
+from pai_bench.groups import CombinedMask, GroupMask
 from pai_bench.support.identity import stream
+from pai_bench.training.trainer import ENGINE
 from tests.experiment.test_runner import sweep
-from tests.made import STRUCTURED
+from tests.made import COMBINED, STRUCTURED
 
 
 def test_a_sweep_of_all_structured_criteria() -> None:
@@ -38,6 +39,67 @@ def test_a_sweep_of_all_structured_criteria() -> None:
     again = pb.run(sweep(criteria=["snap"], seeds=1, epochs=1), out="r")
     assert again.identity[again.criterion == "snap"].tolist() == pruned.identity[pruned.criterion == "snap"].tolist()
     assert pb.read_mask("r", pruned.identity.iloc[0]).kept == pruned.parameters_kept.iloc[0]
+
+
+def test_a_sweep_of_criteria_of_units_and_single_weights() -> None:
+    frame = pb.run(sweep(criteria=[*COMBINED, "cnip:count=published"], sparsities=[0.8], seeds=1, epochs=1), out="r")
+    assert (frame.status == "done").all(), frame.error.tolist()
+    pruned = frame[frame.criterion != "dense"].set_index("criterion")
+    assert (pruned.parameters_kept[COMBINED] == round(0.2 * 128)).all()
+    assert pruned.parameters_kept["cnip:count=published"] < round(0.2 * 128)
+    assert (pruned.achieved_sparsity[COMBINED] == 1 - 26 / 128).all()
+    assert (pruned.node_sparsity > 0).all()
+    assert (pruned.node_sparsity < pruned.achieved_sparsity).all()
+    for name in COMBINED:
+        assert pb.read_mask("r", pruned.identity[name]).kept == 26
+
+
+def test_a_stored_mask_of_both_is_made_again() -> None:
+    names: dict[str, Any] = {"models": ["lenet-5-caffe"], "data": ["digits"], "criteria": ["cnip-it"]}
+    pb.run(pb.Sweep(**names, sparsities=[0.9], seeds=1, epochs=0, device="cpu"), out="r")
+    identity = next(path.stem for path in Path("r/trials").glob("*cnip*.json"))
+    first, again = pb.read_mask("r", identity), pb.remake_mask("r", identity)
+    assert isinstance(again, CombinedMask)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+@pytest.mark.parametrize("variant", ["none", "reinit", "invert"])
+@pytest.mark.parametrize("name", ["cnip", "cnip-it"])
+def test_training_keeps_the_zeros_of_the_smaller_network(name: str, variant: str) -> None:
+    runner = Runner(resolve(sweep(criteria=[name], sparsities=[0.8], variants=[variant], epochs=2)))
+    trial = runner.catalog.trials[1]
+    model = runner.inputs.model(trial)
+    mask, _ = runner.probe.mask(trial, model)
+    assert isinstance(mask, CombinedMask)
+    ready = stages.apply(runner.inputs, trial, model, mask, train_disconnected=True)
+    units, single = int(mask.kept_groups.sum()), ready.training_mask
+    assert units < 16
+    assert single is not None
+    assert ready.model.get_parameter("1.weight").shape == single["1.weight"].shape == (units, 5)
+    before = {name: weight.detach().clone() for name, weight in ready.model.named_parameters()}
+    stages.train_alone(runner.inputs, ready, lambda _trial, _epoch: None, ENGINE)
+    assert single.kept == mask.kept == round(0.2 * 128) < single.size
+    for key, kept in single.items():
+        weight = ready.model.get_parameter(key)
+        assert not weight[~kept].any()
+        assert bool((weight != before[key])[kept].any())
+
+
+def test_networks_without_any_path_are_not_trained() -> None:
+    runner = Runner(resolve(sweep(criteria=["cnip"], sparsities=[0.992])))
+    trial = runner.catalog.trials[1]
+    model = runner.inputs.model(trial)
+    mask, _ = runner.probe.mask(trial, model)
+    assert isinstance(mask, CombinedMask)
+    assert mask.kept == 1
+    ready = stages.apply(runner.inputs, trial, model, mask)
+    assert ready.skips_training
+    assert sum(int(p.count_nonzero()) for p in ready.model.parameters() if p.dim() > 1) == 1
+    assert not stages.apply(runner.inputs, trial, model, mask, train_disconnected=True).skips_training
+    assert pb.run(sweep(criteria=["cnip"], sparsities=[0.992], seeds=1), out="r").status.tolist() == [
+        "done",
+        "disconnected",
+    ]
 
 
 @pytest.mark.parametrize("variant", ["none", "reinit", "invert"])
@@ -121,6 +183,9 @@ def test_a_shuffle_keeps_the_number_of_units_of_each_layer() -> None:
         ),
         ({"criteria": ["snap:biases=true"]}, "biases=true is for criteria of single weights"),
         ({"criteria": ["snap:ties=keep"]}, "ties=keep is for criteria of single weights"),
+        ({"criteria": ["cnip"], "sparsity_of": "nodes"}, "sparsity of nodes has no meaning for cnip, which ranks"),
+        ({"criteria": ["cnip-it"], "repair": "effective-only"}, "repair effective-only is for criteria of single"),
+        ({"criteria": ["cnip:ties=keep"]}, "ties=keep is for criteria of single weights"),
     ],
 )
 def test_options_of_single_weights_are_refused(keys: dict[str, Any], message: str) -> None:
@@ -136,6 +201,18 @@ def test_a_quota_of_single_weights_is_refused() -> None:
 def test_a_search_for_disconnection_is_refused() -> None:
     with pytest.raises(pb.UserError, match="snap removes whole units"):
         check_counts(pb.get_criterion("snap"))
+    with pytest.raises(pb.UserError, match="cnip removes whole units, too"):
+        check_counts(pb.get_criterion("cnip"))
+
+
+def test_the_cost_of_a_score_of_both() -> None:
+    runner = Runner(resolve(sweep(criteria=["cnip-it"], sparsities=[0.8], seeds=1)))
+    cost = measure_cost(runner, runner.catalog.trials[1], 0.25, rounds=2, budget=1.0)
+    assert (cost.rounds, cost.cuts, cost.weights) == (2, 7, 128)
+    assert cost.seconds > 0
+    assert cost.prune_seconds > 0
+    assert cost.smaller is not None
+    assert 0 < cost.smaller.node_sparsity < 0.8
 
 
 def test_the_cost_of_a_structured_score() -> None:

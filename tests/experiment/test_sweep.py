@@ -160,6 +160,8 @@ def test_a_variant_is_in_the_name_of_a_trial() -> None:
 
 IDENTITIES = {
     "dense": "digits-lenet-300-100-dense-0-s0-bc48ac4499ad",
+    "cnip": "digits-lenet-300-100-cnip-0.9-s0-c0eb8726fb8e",
+    "cnip-it": "digits-lenet-300-100-cnip-it-0.9-s0-24d047127c33",
     "er": "digits-lenet-300-100-er-0.9-s0-881a99c38d22",
     "erk": "digits-lenet-300-100-erk-0.9-s0-f84ecbe92d8b",
     "force": "digits-lenet-300-100-force-0.9-s0-0a23280b8cce",
