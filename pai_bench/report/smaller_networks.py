@@ -61,7 +61,7 @@ def parts(
     dense = [records[identity] for identity in comparison.dense.identities]
     if dense and {*map(describe_concurrency, dense)} != {*map(describe_concurrency, own)}:
         text.append(DIFFERENT)
-    lines = [*statements(comparison), *fixed(own)]
+    lines = [*also_masked(comparison), *statements(comparison), *fixed(own)]
     return [*text, tables.bullets(lines)] if lines else text
 
 
@@ -110,6 +110,14 @@ def percent(shares: "pd.Series[float]") -> str:
 def written(value: float, form: Callable[[float], str]) -> str:
     """A number as `form` writes it; empty if it is not known."""
     return "" if pd.isna(value) else form(value)
+
+
+def also_masked(comparison: Comparison) -> Iterator[str]:
+    """The criteria that remove single weights of the smaller networks, too."""
+    for name in dict.fromkeys(map(criterion_of, comparison.methods)):
+        if comparison.facts.criteria.get(name, CriterionFacts()).combined:
+            what = "the weights and FLOPs left do not count them, although they are zeros in the smaller network"
+            yield f"{name} removes single weights, too: {what}, which save no time."
 
 
 def statements(comparison: Comparison) -> Iterator[str]:

@@ -198,3 +198,12 @@ def test_smaller_networks_have_their_own_time_of_training(drawings: list[Any]) -
     assert [text.get_text() for text in drawings[1].axes[0].texts] == ["3.91", "3.91"]
     bar_charts.mask_costs(compared([smaller("snap", 0.5, 0, 0.9)]), PATH)  # no other steps are known
     assert [text.get_text() for text in drawings[2].axes[0].texts] == ["7.81"]
+
+
+def test_single_weights_that_are_removed_besides_save_no_time() -> None:
+    said = "the weights and FLOPs left do not count them, although they are zeros in the smaller network"
+    records = [*some(), smaller("cnip", 0.5, 0, 0.88), smaller("cnip", 0.5, 1, 0.88)]
+    (line,) = smaller_networks.also_masked(compared(records))
+    assert line == f"cnip removes single weights, too: {said}, which save no time."
+    assert f"* {line}" in "\n".join(sections(records))
+    assert not list(smaller_networks.also_masked(compared(some())))
