@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from pai_bench.groups.budget import removal_order
-from pai_bench.groups.groups import GroupMask, Groups
+from pai_bench.groups.groups import MASK, GroupMask, Groups, mask_in
+from pai_bench.groups.stored import SHRUNK
 from pai_bench.masks import Mask, select
-from pai_bench.support import transfers
+from pai_bench.support import tensor_files, transfers
 from pai_bench.support.errors import UserError
 
 UNITS = ""
@@ -35,6 +37,19 @@ class CombinedMask(GroupMask):
     def __repr__(self) -> str:
         groups = f"{int(self.kept_groups.count_nonzero())} of {self.groups.count} groups"
         return f"CombinedMask({groups}, {self.kept} of {self.size} weights)"
+
+    @classmethod
+    def load(cls, path: str | Path) -> "CombinedMask":
+        """The mask that `save` wrote to `path`, of groups and of single weights.
+
+        Raises `UserError` for a file that cannot be read, for a mask of single weights, and for a smaller network.
+        """
+        tensors, metadata = tensor_files.read(path, MASK)
+        found = mask_in(metadata, path, MASK)
+        if SHRUNK in metadata:
+            what = "it holds a smaller network, not which of its single weights are kept"
+            raise tensor_files.unreadable(path, MASK, what)
+        return cls(found.groups, found.kept_groups, tensors)
 
     def shrunk(self) -> Mask:
         """The mask of single weights on the smaller network."""

@@ -133,7 +133,9 @@ class GroupMask(Mask):
             if {name: tensor.shape for name, tensor in tensors.items()} != shapes or any(
                 not torch.equal(tensor, found[name]) for name, tensor in tensors.items()
             ):
-                raise tensor_files.unreadable(path, MASK, "its weights are not those of its groups")
+                raise tensor_files.unreadable(
+                    path, MASK, "its weights are not those of its groups; CombinedMask.load reads both"
+                )
         return found
 
     def __repr__(self) -> str:

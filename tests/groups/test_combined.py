@@ -177,6 +177,25 @@ def test_masks_say_what_they_hold() -> None:
             CombinedMask(groups, mask.kept_groups, wrong)
 
 
+@pytest.mark.parametrize("name", ["mlp", "projected shortcut", "attention"])
+def test_files_of_masks_and_of_smaller_networks(name: str) -> None:
+    network, groups, inputs = made(name)
+    scores, weights = drawn(groups)
+    mask = keep_weights(groups, scores, weights, sum(w.numel() for w in weights.values()) // 3)
+    mask.save("mask.safetensors")
+    read = CombinedMask.load("mask.safetensors")
+    assert kept_by(read) == kept_by(mask)
+    assert list(read) == list(mask)
+    assert all(torch.equal(kept, mask[key]) for key, kept in pb.Mask.load("mask.safetensors").items())
+    with pytest.raises(pb.UserError, match=r"not those of its groups; CombinedMask\.load reads both"):
+        GroupMask.load("mask.safetensors")
+    small = pb.shrink(network, mask)
+    pb.save_shrunk(small, mask, "small.safetensors")
+    assert torch.equal(pb.load_shrunk("small.safetensors", network)(inputs), small(inputs))
+    with pytest.raises(pb.UserError, match="it holds a smaller network, not which of its single weights are kept"):
+        CombinedMask.load("small.safetensors")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_on_a_device_the_choice_is_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _, groups, _ = made(name)
