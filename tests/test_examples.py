@@ -21,6 +21,13 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
+@pytest.fixture(autouse=True)
+def _registers_for_one_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what an example registers be gone after its test."""
+    CRITERIA.plugins()  # loads what is installed
+    monkeypatch.setattr(CRITERIA, "_plugins", {**CRITERIA._plugins})
+
+
 def blocks(page: Path, language: str) -> list[str]:
     """The code blocks of a page in one language."""
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
