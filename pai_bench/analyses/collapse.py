@@ -143,15 +143,14 @@ class Search:
 
     def examine(self, count: int) -> MaskEffect:
         """What the mask of `count` connections leaves, in full."""
-        if (known := self._tried.get(count)) is None or known.effective is None:
-            paths = self.links.under(self.mask(count), paths=False)
-            self._tried[count] = MaskEffect(
-                sparsity=1 - count / self.size,
-                connected=paths.connected,
-                effective_sparsity=paths.effective_sparsity,
-                densities=tuple(layer.density for layer in paths.layers),
-                effective=tuple(layer.effective_density for layer in paths.layers),
-            )
+        paths = self.links.under(self.mask(count), paths=False)
+        self._tried[count] = MaskEffect(
+            sparsity=1 - count / self.size,
+            connected=paths.connected,
+            effective_sparsity=paths.effective_sparsity,
+            densities=tuple(layer.density for layer in paths.layers),
+            effective=tuple(layer.effective_density for layer in paths.layers),
+        )
         return self._tried[count]
 
     def connected(self, count: int) -> bool:
@@ -198,7 +197,6 @@ class Search:
             if high - low <= 1 or not low:
                 break
             middle = round((low * high) ** 0.5) if high > 4 * low else (low + high) // 2
-            middle = min(max(middle, low + 1), high - 1)
             self.connected(middle)
             yield self._tried[middle]
             low, high = (low, middle) if self._tried[middle].connected else (middle, high)
@@ -207,12 +205,11 @@ class Search:
     def result(self, seconds: float) -> Collapse:
         """What was found."""
         low, high = self.ends
-        whole_is_connected = high < self.size or self.connected(high)
         first_cut = self.links.under(self.mask(low), paths=False).first_cut if low else None
         return Collapse(
             trial=self.settings.configuration(self.trial),
             size=self.size,
-            connected_until=1 - high / self.size if whole_is_connected else None,
+            connected_until=1 - high / self.size if self.connected(high) else None,
             cut_from=1 - low / self.size if low else None,
             first_cut=first_cut,
             exact=self.exact and self._division is None,  # shares of layers do not always shrink with their sum

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,14 +11,17 @@ from torch import nn
 
 import pai_bench as pb
 from pai_bench.analyses import collapse as module
-from pai_bench.analyses.collapse import Search, Settings, smallest, stored
+from pai_bench.analyses.collapse import Search, Settings, identify_search, smallest, stored
 from pai_bench.cli.entry import main
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
+from pai_bench.graph.connectivity import Connections
 from pai_bench.report import collapse as report
-from pai_bench.results import Collapse, Store
-from tests.experiment.test_runner import blobs
+from pai_bench.results import Collapse, MaskEffect, Store
+from pai_bench.scoring import Scorer
+from tests.experiment.test_disconnection import Starve, constant
+from tests.experiment.test_runner import blobs, sweep
 from tests.report.records import altered, fields_of
 
 
@@ -256,9 +260,22 @@ def test_counts_that_are_tried_and_how_many_by_hand(monkeypatch: pytest.MonkeyPa
     assert once.grid() == [53, 24, 11, 5, 2, 1]
     assert once.evaluations() == 6 + 7
     assert cuts.evaluations() == 6 + 3
+    assert made("synflow", Settings(7)).evaluations() == 7 + 3
+    now = 10.0
+
+    def takes(seconds: float, function: Any) -> Any:
+        def taking(*given: Any) -> Any:
+            nonlocal now
+            now += seconds
+            return function(*given)
+
+        return taking
+
+    # a score takes two seconds, a look at what it connects three
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(Scorer, "score", takes(2, Scorer.score))
+    monkeypatch.setattr(Connections, "connected", takes(3, Connections.connected))
     for found, expected in ((once, 2 * 1 + 3 * (13 + 12)), (cuts, 2 * 9 * 100 + 3 * (9 + 12))):
-        clock = iter([10.0, 12.0, 15.0])  # a score takes two seconds, a look at what it connects three
-        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda clock=clock: next(clock)))
         assert found.seconds() == expected
 
 
@@ -334,3 +351,59 @@ def test_settings_at_their_limits() -> None:
     assert str(Settings(rounds=3).schedule(pruned)) == "exponential:steps=3"
     assert str(Settings().schedule(pruned)) == "exponential:steps=100"
     assert str(Settings(rounds=3).schedule(made("snip", Settings()).trial)) == "one-shot"
+    assert Settings(rounds=3).configuration(pruned)["criterion"]["schedule"] == "exponential:steps=3"
+    assert (Settings().points, Settings().rounds) == (10, None)
+    assert identify_search({"a": 1, "b": (2,)}) == identify_search({"b": [2], "a": 1})
+
+
+@pytest.mark.parametrize(
+    ("criterion", "points", "tried", "ends"),
+    [
+        ("synflow", 7, [53, 27, 14, 7, 4, 2, 1, 10, 8, 9], (9, 10)),  # half as many again as along the way
+        ("synflow", 5, [53, 20, 7, 3, 1, 13, 10], (7, 10)),
+        ("snip", 2, [53, 1, 7, 19, 13, 10, 8, 9], (9, 10)),  # to the end; in ratios, as long as it is far
+    ],
+)
+def test_the_end_is_looked_for_between_what_is_connected_and_what_is_not(
+    criterion: str, points: int, tried: list[int], ends: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 106 connections, ten are enough."""
+
+    def look(search: Search, count: int) -> MaskEffect:
+        keys: dict[str, Any] = {"effective_sparsity": None, "densities": (), "effective": None}
+        search._tried[count] = MaskEffect(sparsity=1 - count / 106, connected=count >= 10, **keys)
+        return search._tried[count]
+
+    monkeypatch.setattr(Search, "examine", look)
+    monkeypatch.setattr(Search, "connected", look)
+    found = made(criterion, Settings(points))
+    assert [round(106 * (1 - one.sparsity)) for one in found.steps()] == tried
+    assert found.ends == ends
+
+
+def searched(points: int, **changes: Any) -> Search:
+    runner = Runner(resolve(sweep(seeds=1, **changes)))
+    return Search(runner, runner.catalog.trials[1], Settings(points))
+
+
+@pytest.mark.parametrize("schedule", ["one-shot", "linear:steps=2"])
+def test_the_mask_at_the_sparsity_of_a_trial_is_the_trials(schedule: str) -> None:
+    found = searched(2, criteria=["random"], schedule=schedule, sparsities=[0.75], keep_last=True)
+    mask, _ = found.runner.probe.mask(found.trial, found.model)
+    assert mask is not None
+    assert (found.size, list(mask)) == (80, ["1.weight"])
+    assert torch.equal(found.mask(20)["1.weight"], mask["1.weight"])
+
+
+def test_a_network_that_is_never_connected_has_no_end() -> None:
+    found = searched(2, models=[constant], criteria=["magnitude"])
+    assert not any(one.connected for one in found.steps())
+    result = found.result(1.0)
+    assert (result.size, result.connected_until, result.cut_from) == (15, None, 1 - 14 / 15)
+
+
+def test_a_layer_that_no_mask_keeps_is_alive_at_nothing_removed() -> None:
+    found = searched(2, criteria=[Starve()], schedule="linear:steps=2")
+    for count in (64, 1):
+        found.examine(count)
+    assert found.layers_until() == {"1.weight": 1 - 1 / 128, "3.weight": 0.0}

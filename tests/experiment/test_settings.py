@@ -91,6 +91,8 @@ def test_a_search_for_collapse_depends_on_what_its_score_batch_is_drawn_from() -
         for changes in ({}, {"train_fraction": 0.5}, {"label_noise": 0.5}, {"epochs": 7})
     ]
     assert found[0] == found[2] == found[3] != found[1]
+    assert "train_fraction" not in found[0]
+    assert found[1]["train_fraction"] == 0.5
 
 
 def test_a_network_that_cannot_be_copied_is_trained_as_it_is() -> None:
