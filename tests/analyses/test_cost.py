@@ -63,19 +63,27 @@ def test_batch_norm_is_not_named_where_it_does_not_matter(
     criterion: str, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = Runner(resolve(sweep(criteria=[criterion], seeds=1, models=[model])))
-    monkeypatch.setattr(module, "repeat", lambda *_arguments, **_options: Timing((1.0,)))
+    asked: list[Any] = []
+
+    def repeat(*_arguments: Any, **options: Any) -> Timing:
+        asked.append((options["rounds"], options["budget"]))
+        return Timing((1.0,))
+
+    monkeypatch.setattr(module, "repeat", repeat)
     found = measure_cost(runner, runner.catalog.trials[1], 1.0)
     assert found.batch_norm is None
     assert math.isnan(found.floor_seconds)  # without a floor
+    assert asked == [(None, 30.0)] * 2  # as often as there is time for, within half a minute each
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_a_bare_pass_has_batch_norm_in_the_mode_of_the_criterion(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropout is off, score batches go one by one, and only what is scored has gradients."""
-    seen, wanted = list[tuple[str, bool, int]](), list[list[tuple[int, ...]]]()
+    seen, wanted, followed = list[tuple[str, bool, int]](), list[list[tuple[int, ...]]](), list[bool]()
     model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 3))
     for layer in (model[1], model[2]):
         layer.register_forward_hook(lambda m, i, _o: seen.append((type(m).__name__, m.training, len(i[0]))))
+    model[1].register_forward_hook(lambda _m, _i, output: followed.append(output.requires_grad))
     grad = torch.autograd.grad
 
     def spied(output: Any, inputs: Any) -> Any:
@@ -88,6 +96,7 @@ def test_a_bare_pass_has_batch_norm_in_the_mode_of_the_criterion(mode: str, monk
     bare(model, batch, pb.get_criterion("snip", bn=mode), ["3.weight"])()
     assert seen == [("BatchNorm1d", mode == "train", 3), ("Dropout", False, 3)] * 2
     assert wanted == [[(3, 4)]] * 2
+    assert followed == [False] * 2
     bare(model, batch, pb.get_criterion("snip", bn=mode))()
     assert wanted[2:] == [[(4, 5), (3, 4)]] * 2
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

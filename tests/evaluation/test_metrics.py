@@ -14,7 +14,7 @@ import pai_bench as pb
 from pai_bench.data import Split
 from pai_bench.evaluation import evaluate_network, get_metric, measure
 from pai_bench.results import Measured, Store, TrialMetrics, UnstorableError
-from pai_bench.support.registry import METRICS, metric
+from pai_bench.support.registry import METRICS, Plugin, metric
 from tests.report.records import fields_of, record, stored
 
 SHAPE, CLASSES = (1, 4, 4), 3
@@ -187,3 +187,16 @@ def test_evaluations_go_with_a_trial_that_is_renamed_and_into_the_file_of_record
     assert {evaluation.identity for evaluation in store.read_all(TrialMetrics)} == {renamed.identity, other.identity}
     archive.pack(store.path, packed := tmp_path / "records.jsonl.xz")
     assert pb.read_results(packed)["loss"].tolist() == [0.5, 0.5]
+
+
+def test_a_metric_that_draws_draws_the_same_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the next version, whose results stand beside those of this one."""
+    METRICS.plugins()
+
+    def drawn(_model: nn.Module, _data: pb.DataSet) -> float:
+        return float(torch.rand(()))
+
+    monkeypatch.setitem(METRICS._plugins, "drawn", Plugin("drawn", drawn, "here"))
+    torch.manual_seed(3)
+    expected = float(torch.rand((), generator=torch.Generator().manual_seed(0)))
+    assert measure(network(), data(), ["drawn"]) == {"drawn": {"": expected}}
