@@ -11,6 +11,7 @@ from pai_bench.execution import autotune, measure, search
 from pai_bench.execution.autotune import choose
 from pai_bench.execution.execution_plan import ExecutionPlan
 from pai_bench.execution.measure import step_seconds
+from pai_bench.execution.search import Search
 from pai_bench.execution.sweep import cells
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
@@ -73,13 +74,20 @@ def test_lanes_end_where_memory_does(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lanes_of(choose_by(monkeypatch, table, taken=100)) == [4]
 
 
-def test_as_many_workers_as_memory_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_many_workers_as_memory_has_room_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     table = {(2, 1): 1.0, (1, 1): 1.0}
     monkeypatch.setattr(autotune, "free_bytes", lambda _device: 2 * autotune.WORKER)
     assert choose_by(monkeypatch, table, lanes=1).workers == 1  # the data have to fit too
+    assert caplog.messages == ["memory has no room for worker processes: each would take 0.5 GiB"]
     monkeypatch.setattr(autotune, "free_bytes", lambda _device: 2 * autotune.WORKER + 10**8)
+    caplog.clear()
     assert choose_by(monkeypatch, table, lanes=1).workers == 2
+    assert not caplog.messages
     assert choose_by(monkeypatch, table, lanes=1, taken=10**8).workers == 1
+    monkeypatch.setattr(autotune, "free_bytes", lambda _device: 2 * autotune.WORKER + 3 * 10**8)
+    assert choose_by(monkeypatch, table, taken=10**8).workers == 2  # one at a time, unless they are asked for together
 
 
 def test_lanes_and_workers_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,6 +139,8 @@ def test_what_is_asked_for_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.workers, lanes_of(found)) == (1, [3])
     found = choose_by(monkeypatch, table, workers=4, lanes=100)
     assert (found.workers, found.threads, lanes_of(found)) == (4, 1, [6])  # of 24 trials
+    assert lanes_of(choose_by(monkeypatch, table, workers=5, lanes=100)) == [5]  # of which one worker has four
+    assert lanes_of(choose_by(monkeypatch, {(2, 2): 1.0, (1, 1): 9.0}, lanes=2)) == [2]
 
 
 def test_own_objects_are_run_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,3 +218,44 @@ def test_a_step_is_measured_once_and_by_the_probe_if_there_is_one(monkeypatch: p
     assert IsolatedProcess.calls == [("step", trial, 2, 4, engine)]
     here.catalog.isolated_process = None
     assert [measure.measured_step(here, trial, 1, 4, engine) for _ in range(2)] == [(9.0, 9)] * 2
+
+
+@pytest.mark.parametrize(
+    ("here", "beside", "workers"), [(0.2499, 0.001, 1), (0.2501, 0.2375, 2), (0.2501, 0.2385, 1), (0.2501, 0.25, 1)]
+)
+def test_workers_have_to_make_up_for_their_start(
+    here: float, beside: float, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """24 trials of a step each: not under six seconds; and half of the trials, a twentieth more, and three seconds."""
+    monkeypatch.setattr(autotune, "training_steps", lambda _trial, _data: 1)
+    monkeypatch.setattr(autotune, "evaluation_steps", lambda _trial, _data: 0.0)
+    assert choose_by(monkeypatch, {(2, 1): here, (1, 1): beside}, lanes=1).workers == workers
+
+
+def test_a_gpu_is_not_shared_by_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autotune, "free_bytes", lambda _device: 2**40)
+    monkeypatch.setattr(Search, "has_layouts", False)
+    monkeypatch.setattr(Runner, "device", torch.device("cuda"))
+    assert choose_by(monkeypatch, {(2, 1): 1.0, (1, 1): 1.0}, lanes=1).workers == 1
+
+
+def test_no_more_workers_than_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "step_seconds", lambda *_asked: (1.0, 0))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    asked = Runner(resolve(named()))
+    assert [autotune.Tuner(asked, asked.catalog.trials[:n]).most_workers() for n in (1, 2, 6)] == [1, 2, 6]
+
+
+@pytest.mark.parametrize(
+    ("workers", "lanes", "text"),
+    [
+        (1, {}, "one trial at a time"),
+        (1, {"a": 1}, "one trial at a time"),
+        (1, {"a": 1, "b": 2}, "up to 2 trials together"),
+        (2, {}, "2 worker processes, one trial at a time in each"),
+        (3, {"a": 4}, "3 worker processes, up to 4 trials together in each"),
+    ],
+)
+def test_a_plan_in_words(workers: int, lanes: dict[Any, int], text: str) -> None:
+    assert str(ExecutionPlan(workers=workers, lanes_of=lanes)) == text
+    assert (ExecutionPlan().workers, ExecutionPlan().threads) == (1, 1)

@@ -1,6 +1,8 @@
 """What a sweep will cost: counted by hand where it can be, and of the right size where it is measured."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from types import FrameType
@@ -15,13 +17,15 @@ from pai_bench.cli.entry import main
 from pai_bench.cli.progress import Forecast
 from pai_bench.execution import estimate as module
 from pai_bench.execution.autotune import WORKER
-from pai_bench.execution.estimate import estimate, mask_bytes, training_flops
+from pai_bench.execution.estimate import estimate, mask_bytes, time_score, training_flops
 from pai_bench.execution.execution_plan import ExecutionPlan, kind_of
 from pai_bench.experiment import recipe
 from pai_bench.experiment.recipe import Recipe
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
+from pai_bench.scoring import Scorer
+from pai_bench.support.timing import Measurement
 from pai_bench.training.protocol import get_protocol
 from tests.experiment.test_runner import sweep
 
@@ -91,6 +95,8 @@ def test_what_cannot_be_measured_is_named() -> None:
     found = estimate(runner, runner.catalog.trials)
     (line,) = found.failed
     assert line.startswith("a step of breaks on digits: RuntimeError: not in training (test_estimate.py, line ")
+    assert (found.training, found.evaluation) == (0, 0)
+    assert found.memory == WORKER + runner.catalog.data["digits"].nbytes
 
 
 def test_a_dry_run_tells_time_memory_and_disk(capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,3 +237,25 @@ def test_arithmetic_without_what_it_needs_and_of_what_a_recipe_shortens() -> Non
     short = training_flops(Recipe("r", ({**grid, "protocol": "short", "batch_size": None},)))
     protocol = get_protocol("short")
     assert short == 2 * protocol.steps(60_000) * protocol.batch_size * of
+
+
+def test_a_score_is_timed_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+
+    @contextmanager
+    def measured(_device: torch.device) -> Iterator[Measurement]:
+        notes.append("begin")
+        yield Measurement(7.0)
+        notes.append("end")
+
+    score = Scorer.score
+
+    def noted(*given: Any) -> Any:
+        notes.append("score")
+        return score(*given)
+
+    monkeypatch.setattr(module, "measured", measured)
+    monkeypatch.setattr(Scorer, "score", noted)
+    runner = Runner(resolve(sweep(seeds=1)))
+    assert time_score(runner, runner.catalog.trials[1]) == 7.0
+    assert notes == ["score", "begin", "score", "end"]

@@ -2,12 +2,14 @@
 
 import dataclasses
 import itertools
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from pai_bench.execution import measure
 from pai_bench.execution.measure import (
@@ -21,7 +23,8 @@ from pai_bench.execution.measure import (
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
 from pai_bench.training.batches import Batches, Order
-from pai_bench.training.trainer import ENGINE
+from pai_bench.training.recorded import WARM_UP
+from pai_bench.training.trainer import ENGINE, Engine
 from tests.experiment.test_runner import sweep
 
 
@@ -123,3 +126,46 @@ def test_a_training_step_changes_the_network_as_training_does() -> None:
                 weight.sub_(protocol.rate(0, 1) * gradient)
     for first, second in zip(model.parameters(), copy.parameters(), strict=True):
         torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize(("together", "networks", "built"), [("stacked", 3, 1), ("branches", 3, 3), ("stacked", 1, 1)])
+def test_what_is_timed_is_a_step_of_a_warm_program(
+    together: Any, networks: int, built: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU it is recorded by then; its memory is that of the first step, and its time that of one network."""
+    runner = Runner(resolve(sweep(seeds=1)))
+    trial, data, made = runner.catalog.trials[0], runner.catalog.data["blobs"], list[Any]()
+    notes: list[Any] = []
+
+    @contextmanager
+    def first(device: torch.device, *, memory: bool) -> Iterator[Any]:
+        notes.append(("begin", memory))
+        yield SimpleNamespace(peak_bytes=123)
+        notes.append("end")
+
+    def model(_trial: object) -> nn.Module:
+        made.append(network := nn.Linear(5, 3))
+        return network
+
+    def timed(_step: Any, _batches: Any, _rate: float, _device: torch.device, seconds: float) -> float:
+        notes.append("timed")
+        assert 0.05 <= seconds <= 0.5  # several are taken where a sweep begins
+        return 6.0
+
+    monkeypatch.setattr(measure, "measured", first)
+    monkeypatch.setattr(measure, "timed", timed)
+    monkeypatch.setattr(measure, "arithmetic", lambda _precision, _device: nullcontext())
+    monkeypatch.setattr(measure, "step_for", lambda *_, **__: lambda *_batch: notes.append("step"))
+    monkeypatch.setattr(Batches, "draw_ahead", lambda _self: notes.append("ahead"))
+    monkeypatch.setattr(Engine, "program", lambda _self, models, masks, _example: notes.append((len(models), masks)))
+    runner.inputs.model = model  # type: ignore[method-assign,assignment]
+    for kind, warm in (("cpu", 0), ("cuda", WARM_UP + 1)):
+        notes.clear()
+        made.clear()
+        runner.inputs._resident[trial.data] = data
+        runner.inputs.device = torch.device(kind)
+        engine = Engine(together=together)
+        assert step_seconds(runner, trial, networks, engine) == (6.0 / networks, 123)
+        program = networks, [None] * networks
+        assert notes == [("begin", True), program, "step", "end", *["step"] * warm, "ahead", "timed"]
+        assert len(made) == built

@@ -109,6 +109,35 @@ def test_a_number_that_cannot_be_trained_together_is_told(caplog: pytest.LogCapt
     assert caplog.messages[0] == "net is trained one at a time: it cannot"
 
 
-def test_doubling_ends_where_memory_does() -> None:
+@pytest.mark.parametrize(("room", "networks"), [(1000, 4), (1001, 8)])
+def test_doubling_ends_where_memory_does(room: int, networks: int) -> None:
+    """Twice as many may need two and a half times the memory: of four networks, 2.5 x 400 bytes."""
     table: Table = {(2**i, way, True): 1 / 2**i for i in range(5) for way in ("stacked", "branches")}
-    assert search(table, room=900)[0].best("auto")[0] == 4  # 2.5 x 400 bytes would not fit
+    assert search(table, room=room)[0].best("auto")[0] == networks
+
+
+def test_another_way_must_be_more_than_a_twentieth_faster() -> None:
+    """What is as good leaves the results as they were; doubling goes on, since the next step may be faster."""
+    table: Table = {(1, "stacked", True): 1.05, (1, "stacked", False): 1.0, (2, "stacked", True): 1.0}
+    assert search(table)[0].best("auto") == (1, Engine(), 1.05)
+    assert search(table | {(4, "stacked", True): 0.5})[0].best("auto") == (4, Engine(), 0.5)
+
+
+@pytest.mark.parametrize(("seconds", "networks"), [(0.02, 1), (0.019, 2)])
+def test_small_steps_alone_are_taken_together_on_a_processor(seconds: float, networks: int) -> None:
+    table: Table = {(1, "stacked", True): seconds, (2, "stacked", True): 0.001}
+    assert search(table, device="cpu")[0].best("auto")[0] == networks
+    assert search({**table, (1, "stacked", False): 9.0})[0].best("auto")[0] == 2
+
+
+def test_what_cannot_be_measured_is_trained_alone() -> None:
+    broken: Table = {(1, "stacked", True): -1.0}
+    lanes: int | str
+    for lanes in ("auto", 1, 3):
+        assert search(dict(broken), refused=("stacked", "branches"))[0].best(lanes) == (1, Engine(), 0.0)
+
+
+def test_one_at_a_time_is_no_number_that_could_be_refused(caplog: pytest.LogCaptureFixture) -> None:
+    assert search(dict(ALONE), refused=("stacked", "branches"))[0].best(1) == (1, Engine(), 1.0)
+    assert search(dict(ALONE), together="branches")[0].best(1) == (1, Engine(), 1.0)
+    assert not caplog.messages
