@@ -3,13 +3,19 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import pai_bench as pb
 from pai_bench.cli.entry import main
+from pai_bench.execution.backend import Callbacks
+from pai_bench.execution.in_process import in_process
+from pai_bench.experiment.resolve import resolve
+from pai_bench.experiment.runner import Runner
 from pai_bench.results import Store
 from tests.execution.sweeps import named
 
@@ -60,6 +66,7 @@ def test_backends_give_the_same() -> None:
 
 
 def test_this_process_has_no_workers() -> None:
+    assert list(pb.run(named(workers=1, seeds=1), backend="in-process").status) == ["done"] * 3
     with pytest.raises(pb.UserError, match="backend in-process has no workers, and 2 are asked for"):
         pb.run(named(workers=2), backend="in-process")
 
@@ -96,3 +103,23 @@ def test_a_backend_of_an_installed_package() -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}, check=False)
     assert done.returncode == 0, done.stderr
     assert "; the last trial first" in done.stdout
+
+
+@pytest.mark.parametrize("workers", [1, "auto"])
+def test_a_trial_in_this_process_takes_its_time(workers: Any) -> None:
+    """The process that has inspected networks ends, so that it keeps no memory."""
+    notes: list[Any] = []
+    isolated: Any = SimpleNamespace(close=lambda: notes.append("closed"), query=lambda *_: 1 // 0)
+    runner = Runner(resolve(named(workers=workers, seeds=1, epochs=0)))
+    runner.catalog.isolated_process = isolated
+    trials, start = runner.catalog.trials, time.perf_counter()
+    with in_process(runner, trials) as backend:
+        assert notes == ["closed"]
+        assert backend.plan.workers == 1
+        cells = [trials[:1], trials[1:2]]
+        on_records: Any = lambda cell, records, seconds: notes.append((cell, len(records), seconds))  # noqa: E731
+        missing = iter([trials[:1], []])
+        backend.run(cells, Callbacks(lambda _cell: next(missing), lambda *_: None, on_records))
+    ((cell, records, seconds),) = notes[1:]
+    assert (cell, records) == (trials[:1], 1)
+    assert 0 < seconds < time.perf_counter() - start

@@ -1,21 +1,25 @@
 """Networks that crash as no exception can tell: for real, in sweeps of their own."""
 
+import pickle
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import pai_bench as pb
+from pai_bench.data import Split
 from pai_bench.execution import Callbacks, choose
-from pai_bench.execution.probe import Probe, prepared
+from pai_bench.execution.probe import Probe, close, prepared
 from pai_bench.execution.processes import Processes
 from pai_bench.execution.worker_process import Worker
-from pai_bench.experiment.resolve import resolve
+from pai_bench.experiment.resolve import Inspection, inspect_network, resolve
 from pai_bench.experiment.runner import Runner
 from pai_bench.results import Record, Store
 from pai_bench.support import processes
@@ -220,3 +224,109 @@ def test_recipes_of_several_grids_with_a_network_that_crashes() -> None:
     found = pai_bench("run", "r.toml")
     assert found.returncode == 1, found.stderr
     assert sorted(record.status for record in Store("r")) == ["done", "done", "failed", "failed"]
+
+
+class Answers:
+    """Stands for a worker that answers with one message after the other, and then has died."""
+
+    def __init__(self, *messages: tuple[str, Any]) -> None:
+        self.messages, self.sent, self.notes = list(messages), list[Any](), list[str]()
+        self.connection = SimpleNamespace(send=self.sent.append)
+        self.process = SimpleNamespace(
+            terminate=lambda: self.notes.append("ended"), wait=lambda _limit: self.notes.append("waited for")
+        )
+
+    def receive(self) -> tuple[str, Any]:
+        if not self.messages:
+            raise EOFError
+        return self.messages.pop(0)
+
+    def ended(self) -> str:
+        return "exit code 3"
+
+    def close(self) -> None:
+        self.notes.append("closed")
+
+
+@pytest.fixture
+def answering(monkeypatch: pytest.MonkeyPatch) -> list[Answers]:
+    """The workers that are started, one after the other."""
+    workers: list[Answers] = []
+    monkeypatch.setattr("pai_bench.execution.probe.start", lambda *_: workers.pop(0))
+    return workers
+
+
+KNOWN = Inspection(batch_norm=True, traced=("a",))
+
+
+@pytest.mark.parametrize(
+    ("messages", "found", "usable", "runs"),
+    [
+        ([("partial", Inspection()), ("result", KNOWN)], KNOWN, True, True),
+        ([("partial", Inspection()), ("error", "why")], None, True, True),  # an error, too, is told from here
+        ([("unfit", "why")], None, False, False),
+        ([], None, False, False),  # not even the sweep could be read
+        ([("partial", KNOWN)], KNOWN, True, False),
+    ],
+)
+def test_what_a_process_says_of_a_network(
+    messages: list[tuple[str, Any]],
+    found: Inspection | None,
+    usable: bool,
+    runs: bool,
+    answering: list[Answers],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sweep = crashing("good")
+    catalog = resolve(sweep)
+    source, model = catalog.trials[0].data, catalog.trials[0].model
+    worker: Any = Answers(*messages)
+    answering.append(worker)
+    probe = Probe(sweep)
+    here = inspect_network(sweep, catalog.data["digits"], model)
+    assert probe.inspect(sweep, source, catalog.data["digits"], model) == (found or here)
+    assert (probe.usable, probe.hand_over() is worker) == (usable, runs)
+    assert worker.notes == (["closed", "ended", "waited for"] if messages == [("unfit", "why")] else [])
+    died = f"model {model} ends the process that runs it on digits (exit code 3)"
+    assert caplog.messages == ([died] if found and not runs else [])
+    ((kind, question),) = worker.sent
+    assert (kind, pickle.loads(question)) == ("query", ("inspect", (sweep, source, model)))
+
+
+def test_answers_are_given_and_errors_raised(answering: list[Answers]) -> None:
+    sweep = crashing("good")
+    trial = resolve(sweep).trials[0]
+    answering += [Answers(("result", 7), ("error", "why")), other := Answers(("result", 8))]
+    probe = Probe(sweep)
+    assert probe.query("step", trial, 1, 2) == 7
+    with pytest.raises(RuntimeError, match=r"^why$"):
+        probe.query("sizes", trial)
+    with pytest.raises(RuntimeError, match=r"^the process that ran good@\w+ died \(exit code 3\)$"):
+        probe.query("sizes", trial)
+    assert probe.query("score", trial) == 8  # by another process
+    assert [pickle.loads(question) for _, question in other.sent] == [("score", (trial,))]
+
+
+def test_a_process_is_taken_where_it_can_read_the_sweep_and_ended_after_a_mistake(
+    answering: list[Answers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = [("result", Inspection())]
+    answering += [Answers(*result), Answers(), wrong := Answers(*result)]
+    assert prepared(crashing("good")).isolated_process is not None
+    assert prepared(crashing("good")).isolated_process is None  # it has died
+    with pytest.raises(pb.UserError, match="batch size 5000 is larger"):
+        prepared(crashing("good", batch_size=5000))
+    assert wrong.notes == ["closed", "ended", "waited for"]
+    assert answering == []
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "can_start", lambda: False)
+        assert prepared(crashing("good")).isolated_process is None
+    split = Split(torch.zeros(40, 784), torch.arange(40) % 2)
+    images = pb.DataSet("own", split, split)
+    own = crashing("good", data=[images], batch_size=4, score_batch=4)
+    assert prepared(own).isolated_process is None  # another process has no such data
+    closed: list[str] = []
+    isolated = SimpleNamespace(close=lambda: closed.append("a"))
+    catalogs: Any = [SimpleNamespace(isolated_process=one) for one in (isolated, None)]
+    close(catalogs)
+    assert closed == ["a"]

@@ -2,11 +2,13 @@
 
 import dataclasses
 import faulthandler
+import logging
 import pickle
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,15 +47,17 @@ class Parent:
 
 
 @pytest.fixture
-def _worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+def begun(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """Afterwards, this process is as it was before, whatever is set for a worker."""
     threads = torch.get_num_threads()
-    monkeypatch.setattr(memory, "keep_freed_memory", lambda: None)
-    monkeypatch.setattr(environment, "ignore_harmless_warnings", lambda: None)
-    with (tmp_path / "crash").open("w") as crash:
-        monkeypatch.setattr("sys.argv", ["worker", "0", str(crash.fileno())])
-        yield
-        faulthandler.enable()
+    notes: list[Any] = []
+    note: Any = lambda *given, **named: notes.append((*given, *named.items()))  # noqa: E731
+    monkeypatch.setattr(memory, "keep_freed_memory", lambda: note("memory"))
+    monkeypatch.setattr(environment, "ignore_harmless_warnings", lambda: note("warnings"))
+    monkeypatch.setattr(faulthandler, "enable", note)
+    monkeypatch.setattr(logging, "basicConfig", note)
+    monkeypatch.setattr("sys.argv", ["worker", "0", "77"])
+    yield notes
     torch.set_num_threads(threads)
 
 
@@ -71,7 +75,7 @@ def trials(**changes: Any) -> list[Trial]:
     return resolve(named(seeds=1, protocol="quick", **changes)).trials
 
 
-@pytest.mark.usefixtures("_worker")
+@pytest.mark.usefixtures("begun")
 def test_trials_are_run_as_planned() -> None:
     every = trials()
     plan = ExecutionPlan(workers=3, threads=1, engine_of={kind_of(every[0]): Engine(together="branches")})
@@ -91,23 +95,26 @@ def test_trials_are_run_as_planned() -> None:
         assert record.environment.threads == 1
 
 
-@pytest.mark.usefixtures("_worker")
+@pytest.mark.usefixtures("begun")
 def test_what_does_not_fit_is_told_and_the_worker_goes_on() -> None:
     (_, trial, *_) = trials(init="rn")
+    gone = dataclasses.replace(trial, model=dataclasses.replace(trial.model, reference="gone"))
     messages = served(
         ("run", b"nothing that was pickled"),
         ("run", pickle.dumps([dataclasses.replace(trial, data=dataclasses.replace(trial.data, checksum="0"))])),
         ("run", pickle.dumps([dataclasses.replace(trial, init="of-mine")])),
+        ("run", pickle.dumps([gone])),
         ("query", pickle.dumps(("sizes", (trial,)))),
     )
-    assert [message for message, _ in messages] == ["unfit", "unfit", "unfit", "result"]
+    assert [message for message, _ in messages] == [*["unfit"] * 4, "result"]
     texts = [content for _, content in messages]
+    assert texts[3].startswith("UserError: unknown model 'gone'")
     assert texts[0].startswith("UnpicklingError: ")
     assert texts[1].startswith("UserError: a function of yours makes other data in each process")
     assert texts[2] == "UserError: initialisation 'of-mine' is not registered in other processes"
 
 
-@pytest.mark.usefixtures("_worker")
+@pytest.mark.usefixtures("begun")
 def test_a_trial_that_is_another_one_here_is_told() -> None:
     class Other(Trial):
         """What a file of a user makes of it in each process."""
@@ -129,7 +136,7 @@ def test_a_trial_that_is_another_one_here_is_told() -> None:
         worker.check_trial(runner, dataclasses.replace(trial, init=init))
 
 
-@pytest.mark.usefixtures("_worker")
+@pytest.mark.usefixtures("begun")
 def test_questions_are_answered_or_the_reason_told() -> None:
     sweep = named(seeds=1)
     trial = resolve(sweep).trials[1]
@@ -150,7 +157,7 @@ def test_questions_are_answered_or_the_reason_told() -> None:
     assert messages[7][1].startswith("UserError: unknown prunable parameter of Sequential 'of-mine'")
 
 
-@pytest.mark.usefixtures("_worker")
+@pytest.mark.usefixtures("begun")
 @pytest.mark.parametrize("execution", [Execution(device="cuda:999"), "no execution"])
 def test_a_worker_that_cannot_begin_says_why(execution: Any) -> None:
     ((message, content),) = served(("run", b""), execution=execution, ended=False)
@@ -159,14 +166,22 @@ def test_a_worker_that_cannot_begin_says_why(execution: Any) -> None:
 
 
 def test_a_worker_gives_signs_of_life_until_its_parent_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    parent = Parent([])
+    parent, pause, pauses = Parent([]), time.sleep, list[float]()
+    beating: list[threading.Thread] = []
     monkeypatch.setattr(worker, "HEARTBEAT", 0.001)
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        pause(seconds)
+
+    monkeypatch.setattr(worker, "time", SimpleNamespace(sleep=sleep))
     monkeypatch.setattr(worker, "connection_to_parent", lambda: parent)
 
     def served(connection: SharedConnection) -> None:
         end = time.monotonic() + 10
         while len(parent.heard) < 3 and time.monotonic() < end:
-            time.sleep(0.001)
+            pause(0.001)
+        beating.extend(thread for thread in threading.enumerate() if thread.daemon)
         parent.send = gone  # type: ignore[method-assign]
         raise EOFError
 
@@ -176,3 +191,15 @@ def test_a_worker_gives_signs_of_life_until_its_parent_is_gone(monkeypatch: pyte
     monkeypatch.setattr(worker, "serve", served)
     worker.main()
     assert parent.heard[:3] == [("alive", None)] * 3
+    assert set(pauses) == {0.001}
+    assert beating  # it does not keep the process alive
+
+
+def test_a_worker_is_made_ready_to_train_and_to_tell_how_it_crashes(begun: list[Any]) -> None:
+    assert served() == []
+    assert begun == [
+        (77, ("all_threads", False)),
+        ("memory",),
+        ("warnings",),
+        (("level", 30), ("format", "%(levelname)s: %(message)s")),
+    ]

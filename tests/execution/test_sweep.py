@@ -7,14 +7,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 import pai_bench as pb
-from pai_bench.execution import Listener, run_catalog
-from pai_bench.experiment.resolve import resolve
+from pai_bench.execution import Backend, Listener, run_catalog, run_catalogs
+from pai_bench.experiment.inputs import Inputs
+from pai_bench.experiment.resolve import Catalog, resolve
 from pai_bench.experiment.trial import Trial
 from pai_bench.report.page import write_report
 from pai_bench.results import Record, Store
@@ -115,3 +117,65 @@ def test_an_interrupt_leaves_no_worker_and_the_same_command_goes_on() -> None:
     assert {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in stored} == before
     assert {record.status for record in Store("results")} == {"done"}
     assert len(list(Store("results"))) == 6
+
+
+class Notes(Listener):
+    """Notes what is told of a sweep, in order."""
+
+    def __init__(self) -> None:
+        self.said: list[Any] = []
+
+    def on_planning(self, trials: int) -> None:
+        self.said.append(("planning", trials))
+
+    def on_begin(self, catalog: Catalog, backend: Backend, total: int, missing: list[Trial]) -> None:
+        self.said.append(("begin", total, len(missing)))
+
+    def on_ready(self) -> None:
+        self.said.append("ready")
+
+    def on_start(self, trial: Trial) -> None:
+        self.said.append("start")
+
+    def on_finish(self, trial: Trial, record: Record, seconds: float) -> None:
+        self.said.append("finish")
+
+    def on_end(self) -> None:
+        self.said.append("end")
+
+
+@pytest.mark.parametrize("grids", [1, 2])
+def test_what_is_told_of_grids_and_when_their_data_and_processes_are_freed(
+    grids: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that has inspected one grid becomes its first worker; those of several would fill the memory."""
+    listener, release = Notes(), Inputs.release
+
+    def released(inputs: Inputs) -> None:
+        listener.said.append("release")
+        release(inputs)
+
+    monkeypatch.setattr(Inputs, "release", released)
+    # the second has four trials more, of another sparsity; both dense ones are of the first, too
+    catalogs = [resolve(sweep(epochs=0, sparsities=sparsities)) for sparsities in ([0.5], [0.5, 0.75])][:grids]
+    for catalog in catalogs:
+        isolated: Any = SimpleNamespace(close=lambda: listener.said.append("close"), hand_over=lambda: None)
+        catalog.isolated_process = isolated
+    pairs = [(catalog, "r") for catalog in catalogs]
+    found = run_catalogs(pairs, listener=listener, backend="in-process")
+    assert [len(records) for records in found] == [6, 10][:grids]
+    told: list[Any] = listener.said
+    run = ["close"]  # as it begins to run here
+    if grids == 1:
+        assert told[:5] == [("planning", 6), "release", ("begin", 6, 6), "ready", *run]
+        assert told[5:-3].count("start") == told[5:-3].count("finish") == 6
+        assert told[-3:] == ["release", "end", "close"]
+        return
+    assert told[:8] == [
+        *(("planning", 10), "release", "close", "release", "close"),
+        *(("begin", 6, 6), ("begin", 4, 4), "ready"),
+    ]
+    assert [note for note in told[8:] if note not in ("start", "finish")] == [
+        *(*run, "release", *run, "release"),
+        *("end", "close", "close"),
+    ]
