@@ -1,7 +1,11 @@
 """What trials are made of is kept as long as it is needed, and goes to a device if it has room."""
 
+import gc
 import logging
 import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -9,21 +13,28 @@ import torch
 from torch import nn
 
 import pai_bench as pb
+from pai_bench.analyses.collapse import Search, Settings
 from pai_bench.data import DataSet
-from pai_bench.experiment import inputs
+from pai_bench.experiment import inputs, scoring_probe
 from pai_bench.experiment.inputs import Inputs, class_shares
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
+from pai_bench.graph.connectivity import Connections
+from pai_bench.scoring import Scorer
+from pai_bench.support.timing import Measurement
 from tests.experiment.test_runner import sweep
 
 
 def test_data_stay_on_the_device_until_they_are_released() -> None:
     worker = Runner(resolve(sweep(seeds=1)))
     trial = worker.catalog.trials[0]
-    first = worker.inputs.whole(trial)
+    model = worker.inputs.model(trial)
+    first, traced = worker.inputs.whole(trial), worker.inputs.connections(trial, model)
     assert worker.inputs.whole(trial) is first
+    assert worker.inputs.connections(trial, model) is traced is not None
     worker.inputs.release()
     assert worker.inputs.whole(trial) is not first
+    assert worker.inputs.connections(trial, model) is not traced
 
 
 @pytest.mark.parametrize(("more", "fits"), [(0, False), (2, True)])
@@ -123,3 +134,57 @@ def test_a_score_batch_of_one_class() -> None:
     trial = worker.catalog.trials[1]
     assert worker.inputs.score_batch(trial, worker.inputs.data(trial)).targets.tolist() == [2] * 7
     assert isinstance(worker.inputs.data(trial), pb.DataSet)
+
+
+def test_one_network_is_traced_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two traces of a large one need not have room."""
+    worker, trace, kept = Runner(resolve(sweep(seeds=2))), Connections, list[bool]()
+    first, *_, other = worker.catalog.trials
+    earlier = weakref.ref(worker.inputs.connections(first, worker.inputs.model(first)))
+
+    def traced(*given: Any) -> Any:
+        gc.collect()
+        kept.append(earlier() is not None)
+        return trace(*given)
+
+    monkeypatch.setattr(inputs, "Connections", traced)
+    assert worker.inputs.connections(other, worker.inputs.model(other)) is not None
+    assert kept == [False]
+
+
+def test_scoring_is_measured_after_a_warm_up_and_its_memory_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory of two cuts, which is that of all, since the time is to be that of memory at hand."""
+    notes: list[Any] = []
+    peaks = iter([70, None, None])
+
+    @contextmanager
+    def measured(_device: torch.device, *, memory: bool | None = None) -> Iterator[Measurement]:
+        notes.append(("begin", memory))
+        yield Measurement(1.0, next(peaks))
+        notes.append("end")
+
+    score = Scorer.score
+
+    def noted(*given: Any) -> Any:
+        notes.append("score")
+        return score(*given)
+
+    monkeypatch.setattr(scoring_probe, "measured", measured)
+    monkeypatch.setattr(Scorer, "score", noted)
+    worker = Runner(resolve(sweep(criteria=["magnitude"], schedule="linear:steps=3", seeds=2)))
+    dense, one, _, other = worker.catalog.trials
+    assert worker.probe.mask(dense, worker.inputs.model(dense)) == (None, None)
+    found = [worker.probe.mask(trial, worker.inputs.model(trial))[1] for trial in (one, other)]
+    timed = [("begin", None), *["score"] * 3, "end"]
+    assert notes == ["score", ("begin", True), "score", "score", "end", *timed, *timed]
+    assert found == [Measurement(1.0, 70)] * 2
+
+
+def test_paths_are_not_counted_where_nobody_reads_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take half as long again."""
+    monkeypatch.setattr(Connections, "_paths", lambda *_given: 1 // 0)
+    worker = Runner(resolve(sweep(seeds=1)))
+    assert {worker.run(trial).status for trial in worker.catalog.trials} == {"done"}
+    search = Search(worker, worker.catalog.trials[1], Settings(3))
+    assert list(search.steps())
+    assert search.result(1.0).connected_until is not None

@@ -109,6 +109,7 @@ def test_records_of_what_failed_and_of_what_is_cut_in_two() -> None:
         catalog = resolve(sweep(**keys, train_disconnected=train_disconnected))
         record = Runner(catalog).run(catalog.trials[1])
         assert (record.training.epochs, len(record.training.curve), record.pruning.connected) == (epochs, epochs, False)
+        assert (record.provenance.lanes, record.provenance.workers) == (1, 1)
         assert (record.pruning.first_cut, record.pruning.dead_layers) == ("3.weight", ("0.weight", "3.weight"))
         assert [(one.kept, one.effective) for one in record.pruning.layers] == [(64, 0), (0, 0)]
         why = "no path from input to output, cut first in 3.weight; not trained"

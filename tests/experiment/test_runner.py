@@ -1,5 +1,6 @@
 """Trials are paired, resumed, and fail without harm."""
 
+import logging
 import math
 import random
 import re
@@ -14,6 +15,7 @@ from torch import nn
 import pai_bench as pb
 from pai_bench.data import Split
 from pai_bench.execution import Listener, run_catalog
+from pai_bench.experiment import runner as runner_module
 from pai_bench.experiment import stages
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
@@ -178,6 +180,8 @@ def test_a_failed_trial_is_a_record_and_the_sweep_goes_on() -> None:
     assert re.fullmatch(r"RuntimeError: no score today \(test_runner.py, line \d+, in score\)", frame.error[1])
     run_catalog(resolve(sweep(criteria=[Fails(), "snip"])), "r", listener=count)
     assert count.ran == []  # failures are tried again only when asked
+    pb.run(sweep(criteria=[Fails(), "snip"]), out="r", listener=count)
+    assert count.ran == []
     run_catalog(resolve(sweep(criteria=[Fails(), "snip"])), "r", listener=count, retry_failed=True)
     assert len(count.ran) == 2
 
@@ -288,15 +292,20 @@ def test_results_on_other_data_of_the_same_name_are_refused() -> None:
 
 
 def test_what_another_process_stored_meanwhile_is_not_run_again() -> None:
+    skipped: list[str] = []
+
     class Busy(Count):
         def on_start(self, trial: Trial) -> None:
             if not self.ran:
                 run_catalog(resolve(sweep()), "r")  # the other process does everything
 
+        def on_skip(self, trial: Trial) -> None:
+            skipped.append(trial.identity)
+
     count = Busy()
     records = run_catalog(resolve(sweep()), "r", listener=count)
     assert len(count.ran) == 1
-    assert len(records) == 6
+    assert [record.identity for record in records] == [*count.ran, *skipped]
 
 
 def test_a_loss_that_explodes_in_the_last_step_is_a_failure() -> None:
@@ -324,3 +333,47 @@ def test_two_seeds_draw_different_dropout(probability: float) -> None:
     one, other = (frame[frame.seed == seed].test_loss for seed in (0, 1))
     assert one.nunique() == other.nunique() == 1  # the same for dense, snip and random
     assert (abs(one.iloc[0] - other.iloc[0]) < 1e-5) == (probability == 0)
+
+
+@pytest.mark.parametrize(
+    ("compile", "skips", "compiled"), [(True, False, True), (True, True, False), (False, 0, False)]
+)
+def test_what_is_not_trained_is_not_compiled(
+    compile: bool, skips: bool, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(stages, "train", lambda *given, **named: asked.append((given[2].epochs, named)))
+    made = Runner(resolve(sweep(seeds=1)))
+    trial = made.catalog.trials[0]
+    network = stages.Pruned(trial, nn.Linear(5, 3), None, None, bool(skips))
+    stages.train_alone(made.inputs, network, lambda *_: None, trainer.Engine(compile=compile))
+    ((epochs, named),) = asked
+    assert (epochs, named["engine"].compile) == (0 if skips else 3, compiled)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_memory_of_what_failed_together_is_given_back(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error holds the tensors of its calls, and torch what they give back."""
+    freed: list[Any] = []
+    monkeypatch.setattr(Runner, "device", torch.device(device))
+    monkeypatch.setattr(runner_module, "forget_frames", freed.append)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append("cache"))
+    made, error = Runner(resolve(sweep(seeds=1))), torch.OutOfMemoryError("CUDA out of memory")
+    smaller: Any = made._smaller
+    part = list("abcde")
+    assert smaller(part, error) == [["a", "b"], ["c", "d", "e"]]
+    assert freed == ([error, "cache"] if device == "cuda" else [])
+    assert smaller(part[:1], error) == []
+    assert smaller(part[:2], RuntimeError("other")) == [["a"], ["b"]]
+
+
+def test_the_level_debug_names_trials(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    made = Runner(resolve(sweep(criteria=[Fails()], seeds=1)))
+    trial = made.catalog.trials[1]
+    made.run(trial)
+    assert [message for message in caplog.messages if "trial" in message] == [
+        f"trial {trial.identity}",
+        f"trial {trial.identity} failed",
+    ]
+    assert "no score today" in caplog.text

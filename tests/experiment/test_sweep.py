@@ -314,3 +314,20 @@ def test_sweeps_and_trials_do_not_change_and_take_keywords_alone() -> None:
 def test_a_single_value_is_an_axis_of_its_own(argument: Any) -> None:
     key = "sparsities" if argument == 0.5 else "models"
     assert getattr(Sweep(**{key: argument}), key) == (argument,)
+
+
+def test_a_sweep_by_default() -> None:
+    """As the help of `pai-bench run` says; None for what a protocol, a criterion or a data set decides."""
+    axes: dict[str, Any]
+    settings: dict[str, Any]
+    axes = {"criteria": ("snip", "random"), "models": ("lenet",), "data": ("digits",), "sparsities": (0.95, 0.98)}
+    axes |= {"variants": ("none",)}
+    execution = {"device": "auto", "workers": "auto", "lanes": "auto", "together": "auto"}
+    settings = {"seeds": 3, "bn": "published", "precision": "fp32", "budget": 1.0, "init": "own", "target": "direct"}
+    settings |= {"score_sampling": "balanced", "score_batches": 1, "sparsity_of": "weights", "repair": "none"}
+    zero = ("label_noise", "validation", "min_per_layer", "keep_first", "keep_last", "train_disconnected", "compile")
+    undecided = ["schedule", "protocol", "epochs", "batch_size", "learning_rate", "weight_decay", "train_fraction"]
+    undecided += ["scope", "score_batch", "prunable", "data_dir"]
+    expected = axes | execution | settings | dict.fromkeys(zero, 0) | dict.fromkeys(undecided)
+    assert dataclasses.asdict(Sweep()) == expected
+    assert Sweep(seeds=1).seed_list == range(1)
