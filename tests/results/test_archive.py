@@ -282,3 +282,9 @@ def test_a_folder_is_packed_up_to_its_limits(results: Path, tmp_path: Path, monk
     for entry in archive.entries(results / "trials"):
         assert entry["content"]["mask"] is None
         assert entry["folder"] == "trials"
+
+
+def test_how_much_a_file_of_records_may_hold() -> None:
+    """A gigabyte, a million lines, ten thousand of them damaged, and names that leave room for a suffix."""
+    found = archive.LARGEST, archive.MOST, archive.MOST_LEFT_OUT, archive.LONGEST_NAME
+    assert found == (1_073_741_824, 1_048_576, 10_000, 240)
