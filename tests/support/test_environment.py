@@ -1,6 +1,8 @@
 """Which devices there are, and what is said of the machine and the code."""
 
 import platform
+import re
+import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from pai_bench.support import environment
 from pai_bench.support.environment import PACKAGES, commit, describe, processor, select_device
 from pai_bench.support.errors import UserError
 
@@ -95,3 +98,30 @@ def test_the_commit_of_a_checkout(
 
     monkeypatch.setattr(subprocess, "run", run)
     assert commit.__wrapped__() == expected
+
+
+def test_the_commit_as_git_tells_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside of a checkout, of a file that is not in it, as committed, and after a change; new files do not count."""
+    if shutil.which("git") is None:
+        pytest.skip("there is no git")
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "environment.py"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    file = tmp_path / "__init__.py"
+    file.write_text("")
+
+    def git(*arguments: str) -> None:
+        own = ["-c", "user.name=x", "-c", "user.email=x@y.z", "-c", "commit.gpgsign=false"]
+        subprocess.run(["git", "-C", str(tmp_path), *own, *arguments], check=True, capture_output=True)
+
+    assert commit.__wrapped__() == (None, None)
+    git("init")
+    assert commit.__wrapped__() == (None, None)
+    git("add", "__init__.py")
+    git("commit", "-m", "one")
+    (tmp_path / "new").write_text("")
+    revision, dirty = commit.__wrapped__()
+    assert revision is not None
+    assert re.fullmatch("[0-9a-f]{40}", revision)
+    assert dirty is False
+    file.write_text("changed")
+    assert commit.__wrapped__() == (revision, True)

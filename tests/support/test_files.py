@@ -1,6 +1,7 @@
 """Networks and data that functions in files make: found, known by their source, and mistakes in one line."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -256,6 +257,7 @@ def test_a_version_is_part_of_the_identity() -> None:
         ("--models", "./syntax.py:small", "syntax.py does not load: SyntaxError: "),
         ("--models", "./leaves.py:small", "leaves.py does not load: SystemExit: 0"),
         ("--models", "./folder.py:small", "folder.py cannot be read (it is a folder, not a file)"),
+        ("--models", "./large.py:small", "large.py cannot be read (it has more than 16,777,216 bytes)"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(flag: str, name: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -263,6 +265,8 @@ def test_mistakes_are_one_line(flag: str, name: str, message: str, capsys: pytes
     Path("syntax.py").write_text("def small(:")
     Path("leaves.py").write_text("import sys\nsys.exit(0)")
     Path("folder.py").mkdir()
+    with Path("large.py").open("wb") as file:
+        file.truncate(2**24 + 1)
     assert main([*RUN, flag, name]) == 2
     said = capsys.readouterr().err
     assert message in said
@@ -299,3 +303,28 @@ def test_modules_of_the_current_folder_are_found() -> None:
         )
         assert message in done.stdout + done.stderr
     assert resolve(sweep("module:in_this_folder:other")).trials[0].model.version == 3
+
+
+def test_a_file_imports_from_its_folder_first_and_others_from_there_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = str(Path.cwd())
+    monkeypatch.setattr(sys, "path", before := ["/a", "/b"])
+    for _ in range(2):
+        with files.importing_from(Path.cwd()):
+            assert sys.path[:3] == [here, "/a", "/b"]
+        assert sys.path == ["/a", "/b", here]
+    assert sys.path is before
+    with files.importing_from(Path.cwd()):
+        sys.path.remove(here)  # as what is imported may do
+        sys.path.remove(here)
+    assert sys.path == ["/a", "/b", here]
+
+
+def test_names_have_eight_digits_of_their_source() -> None:
+    assert re.fullmatch("small@[0-9a-f]{8}", name_of())
+
+
+def test_what_a_file_itself_says_of_a_mistake_is_said() -> None:
+    Path("words.py").write_text("import pai_bench as pb\nraise pb.UserError('in its own words')")
+    for _ in range(2):
+        with pytest.raises(pb.UserError, match=r"^in its own words$"):
+            files.load(Path("words.py"), "a model")

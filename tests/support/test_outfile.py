@@ -174,7 +174,7 @@ def test_a_file_is_written_whole_or_not_at_all(error: BaseException, monkeypatch
     draw(path)
     before = path.read_bytes()
     killed, writing, another = (Path(name) for name in (".figure.svg.1.tmp", ".figure.svg.2.tmp", ".figure.svh.1.tmp"))
-    for one, age in ((killed, 10_000), (writing, 0), (another, 10_000)):
+    for one, age in ((killed, 3600.5), (writing, 3500), (another, 10_000)):
         one.touch()
         os.utime(one, times=(time.time() - age,) * 2)
 
@@ -201,3 +201,14 @@ def test_weights_that_share_memory_are_written(capsys: pytest.CaptureFixture[str
     weights = load_file("new/w")
     assert torch.equal(weights["2.weight"], weights["3.weight"])
     assert pb.Mask.load("new/m").kept > 0
+
+
+def test_results_are_on_the_disk_before_they_have_their_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can be made again, such as a report, need not be."""
+    sizes: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda number: sizes.append(os.fstat(number).st_size))
+    outfile.write("report.md", "text", "the report")
+    assert sizes == []
+    store = Store("r", create=True)
+    store.write(one := drawn(None, 0.0, 0, 0.9))
+    assert sizes == [len(one.to_json())]

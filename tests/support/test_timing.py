@@ -1,5 +1,6 @@
 """Measurements that can be right or wrong: memory, medians, ratios; and how costs are stored and shown."""
 
+import ctypes
 import dataclasses
 import json
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -401,3 +403,54 @@ def test_the_memory_of_scoring_is_measured_beside_its_time(criterion: str) -> No
         assert score is not None
         assert score.peak_bytes is not None
         assert weights <= score.peak_bytes <= 2 * (6 * weights + 4 * activations)
+
+
+def test_what_torch_is_asked_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host waits before and after a block; the device's own time is between the events that it puts there."""
+    device, asked = torch.device("cuda"), list[Any]()
+
+    class Event:
+        def __init__(self, *, enable_timing: bool) -> None:
+            assert enable_timing
+            asked.append("event")
+
+        def record(self, stream: object) -> None:
+            asked.append(stream)
+
+        def elapsed_time(self, _other: "Event") -> float:
+            return 1500.0
+
+    answers = {"synchronize": None, "current_stream": "stream", "reset_peak_memory_stats": None}
+
+    def answering(name: str, value: Any) -> Callable[[object], Any]:
+        def answer(_device: object) -> Any:
+            asked.append(name)
+            return value
+
+        return answer
+
+    for name, value in {**answers, "memory_allocated": 100, "max_memory_allocated": 130}.items():
+        monkeypatch.setattr(torch.cuda, name, answering(name, value))
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    reset, event = ["reset_peak_memory_stats", "memory_allocated"], ["event", "current_stream", "stream"]
+    for memory, peak in ((None, 30), (True, 30), (False, None)):
+        asked.clear()
+        with timing.measured(device, memory=memory) as found:
+            asked.append("work")
+        before = ["synchronize", *(reset if memory is not False else []), *event]
+        after = [*event, "synchronize", *(["max_memory_allocated"] if memory is not False else [])]
+        assert asked == [*before, "work", *after]
+        assert (found.peak_bytes, found.device_seconds) == (peak, 1.5)
+
+
+@pytest.mark.parametrize(("platform", "asked"), [("linux", [0]), ("darwin", [])])
+def test_freed_memory_is_given_back_before_memory_is_measured(
+    platform: str, asked: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trimmed: list[int] = []
+    monkeypatch.setattr(timing, "PROC", tmp_path)
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: SimpleNamespace(malloc_trim=trimmed.append))
+    assert timing.reset_peak(CPU) is None  # there is no status
+    assert trimmed == asked
+    assert (tmp_path / "clear_refs").read_text() == "5"
