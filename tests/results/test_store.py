@@ -266,3 +266,38 @@ def test_a_folder_that_cannot_be_made_is_named_with_the_reason_alone(tmp_path: P
         Store(tmp_path / "file" / "results", create=True)
     said = f"results folder {tmp_path}/file/results cannot be written (Not a directory); give another with --out"
     assert str(refused.value) == said
+
+
+def test_a_mask_that_cannot_be_read_is_named_and_nothing_is_renamed(tmp_path: Path) -> None:
+    store = Store(tmp_path / "r", create=True)
+    one, former = record(0), record(1)
+    store.write(former)
+    store.mask_of(former.identity).mkdir()
+    with pytest.raises(pb.UserError, match=r"mask.safetensors cannot be read \(it is a folder, not a file\)"):
+        store.adopt(former.identity, one.identity, one.trial)
+    assert store.read(former.identity) == former
+    assert store.read(one.identity) is None
+
+
+def test_the_file_of_a_whole_mask_may_have_a_bit_for_each_weight_and_its_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pai_bench.results.folder.LONGEST", 1000)
+    store = Store(tmp_path / "r", create=True)
+    layers = tuple(Layer(name=name, size=8001, kept=1) for name in "ab")
+    one = altered(record(0), layers=layers)
+    assert store.whole_mask(one) is None
+    for size in (0, 1000 + 2 * 1001):
+        store.mask_of(one.identity).write_bytes(bytes(size))
+        assert len(store.whole_mask(one) or b"") == size
+    store.mask_of(one.identity).write_bytes(bytes(3003))
+    with pytest.raises(ValueError, match="it has more than 3,002 bytes"):
+        store.whole_mask(one)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "fits"),
+    [((), 1, True), ((), 2, False), ((2, 3), 6, True), ((1, 3), 3, True), ((2, 3), 5, False), ((-2, -3), 6, False)],
+)
+def test_a_layer_has_the_size_of_its_shape(shape: tuple[int, ...], size: int, fits: bool) -> None:
+    assert Layer(name="a", size=size, kept=0, shape=shape).fits_shape() == fits
