@@ -326,6 +326,9 @@ def test_a_network_of_one_layer_is_connected_to_the_last() -> None:
     assert (result.connected_until, result.cut_from, result.first_cut) == (1 - 1 / 15, None, None)
     assert (result.size, result.seconds, result.exact) == (15, 2.5, True)
     assert result.layers_until == {"weight": 1 - 1 / 15}
+    assert Collapse.from_json(result.to_json()) == result
+    with pytest.raises(ValueError, match="a field has an impossible value"):
+        Collapse.from_json(altered(result, layers_until={}, tried=()).to_json())
     assert result.provenance.points == 2
     assert result.provenance.checksum == blobs().checksum
 
