@@ -25,7 +25,7 @@ def time(arguments: argparse.Namespace) -> int:
         catalog = resolve(Sweep(**flags, seeds=1))
     store, runner = Store(arguments.out, create=True), Runner(catalog, arguments.command)
     trials = [trial for trial in catalog.trials if trial.criterion is not None]
-    measured, steps, failed = list[Cost](), dict[object, float](), 0
+    measured, steps, failed = list[Cost](), dict[object, float](), False
     try:
         with progress_bar(console, "{task.description}") as progress:
             task = progress.add_task("timing", total=len(trials))
@@ -36,7 +36,7 @@ def time(arguments: argparse.Namespace) -> int:
                         steps[key] = measure_step(runner, trial)
                     measured.append(measure_cost(runner, trial, steps[key], rounds=rounds, budget=seconds))
                 except Exception as error:  # the others are worth measuring
-                    failed += 1
+                    failed = True
                     print_failure(progress.console, trial.criterion_name, trial.model.name, error)
                 else:
                     store.write(measured[-1])

@@ -66,7 +66,7 @@ def format_of(path: Path, form: str | None = None) -> str:
     return form or known or "markdown"
 
 
-def write_tables(store: "Store", form: str, path: Path, *, all_versions: bool = False) -> None:
+def write_tables(store: "Store", form: str, path: Path, *, all_versions: bool) -> None:
     """The table of all metrics in another format, of the newest version of each criterion or of all."""
     from pai_bench.report.metrics import FORMATS
     from pai_bench.report.summary import comparisons

@@ -51,7 +51,7 @@ class Change:
     train_ratio: float
     status: str
     """Trials whose status has changed."""
-    collapsed: bool = False
+    collapsed: bool
     """Whether seeds are at chance or disconnected."""
 
     @property
@@ -114,7 +114,7 @@ def p_value(one: Values, other: Values, step: float, *, collapsed: bool) -> floa
     return by_ranks(difference(one, other)) if collapsed else welch(one, other, step)
 
 
-def welch(one: Values, other: Values, step: float = 0.0) -> float:
+def welch(one: Values, other: Values, step: float) -> float:
     """Two-sided p of Welch's t test (1947, Biometrika 34:28) for two means; NaN below `FEWEST` values.
 
     t = (mean1 - mean2) / sqrt(s1^2 / n1 + s2^2 / n2). Where neither side varies, p is 1 if both are equal, else NaN.

@@ -74,7 +74,7 @@ def prepare(axes: Axes, comparison: Comparison, x: str) -> None:
     axes.xaxis.set_major_locator(FixedLocator([1 / (1 - s) for s in named]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([f"{s:.4g}" if float(f"{s:.4g}") < 1 else share(s) for s in named])
-    error_axis(axes, min((ends(c)[0] for c in cells), default=0.0), max((ends(c)[1] for c in cells), default=100.0))
+    error_axis(axes, min(ends(c)[0] for c in cells), max(ends(c)[1] for c in cells))
     axes.set_xlabel(f"{'effective ' * (x == 'effective')}sparsity (scale: compression)")
     axes.set_ylabel("test accuracy in %, last epoch (scale: error)")
     axes.set_title(literal(comparison.title), fontsize=11)
