@@ -3,7 +3,9 @@
 import io
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from rich.console import Console
 import pai_bench as pb
 from pai_bench.cli import progress
 from pai_bench.cli.entry import HEAVY, VERBS, main
-from pai_bench.cli.progress import Display
+from pai_bench.cli.progress import Display, Forecast
 from pai_bench.execution import ExecutionPlan, InProcess, run_catalogs
 from pai_bench.execution.execution_plan import kind_of
 from pai_bench.experiment.resolve import resolve
@@ -115,8 +117,9 @@ def test_every_verb_says_a_word_before_it_imports(monkeypatch: pytest.MonkeyPatc
             said.append("imported")
 
     monkeypatch.setattr("pai_bench.cli.entry.make_console", Status)
+    monkeypatch.setattr("pai_bench.cli.entry.importlib", SimpleNamespace(import_module=said.append))
     assert main(["report", str(tmp_path / "none")]) == 2
-    assert said == ["starting", "imported"]
+    assert said == ["starting", "pai_bench.report.page", "imported"]
 
 
 def test_results_do_not_depend_on_the_callers_defaults(tmp_path: Path) -> None:
@@ -224,3 +227,48 @@ def test_a_trial_of_no_epochs_is_done_at_once(monkeypatch: pytest.MonkeyPatch) -
         2,
     )  # 60 examples for the test: 10 s each
     scenario.display.on_end()
+
+
+def test_a_trial_of_one_epoch_is_done_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four trials of 22 seconds each."""
+    scenario = Scenario(terminal=True, monkeypatch=monkeypatch, epochs=1)
+    scenario.display.on_start(scenario.trials[0])
+    assert scenario.below[1] == "88 s left"
+    scenario.display.on_epoch(scenario.trials[0], 1)
+    assert scenario.below[1] == "66 s left"
+    scenario.display.on_end()
+
+
+def test_the_display_is_renewed_ten_times_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = progress.REFRESH
+    scenario = Scenario(terminal=True, monkeypatch=monkeypatch)
+    monkeypatch.setattr(progress, "REFRESH", seconds)
+    display, trials = scenario.display, scenario.trials
+    for now, trial, shown in (
+        (0.5, 0, ""),
+        (0.59, 1, ""),
+        (0.6, 2, "2 trials beside "),
+        (0.6875, 3, "2 trials beside "),
+    ):
+        monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda now=now: now))
+        display.on_start(trials[trial])
+        assert scenario.below[0] == f"{shown}blobs tiny dense seed 0: starting"
+    display.on_end()
+
+
+@pytest.mark.parametrize("ended", [Display.on_ready, Display.on_end])
+def test_measuring_is_named_as_long_as_it_lasts(ended: Callable[[Display], None]) -> None:
+    display = Display(Console(file=io.StringIO(), force_terminal=True, width=80, legacy_windows=False))
+    display.on_planning(0)
+    seen = [display.status._live.is_started]
+    display.on_planning(2)
+    seen.append(display.status._live.is_started)
+    ended(display)
+    seen.append(display.status._live.is_started)
+    assert seen == [False, True, False]
+    assert display.status.status == "measuring training steps"
+
+
+def test_nothing_is_known_of_the_time_of_what_was_not_measured() -> None:
+    catalog = resolve(test_runner.sweep())
+    assert Forecast(catalog, ExecutionPlan(), catalog.trials).left() == 0
