@@ -3,6 +3,7 @@
 A change that is meant: ``python -m tests.report.test_looks`` writes the file again.
 """
 
+import dataclasses
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from matplotlib.ticker import FixedLocator
 
 from pai_bench.report.figures import style
 from pai_bench.report.page import write_report
-from tests.report.records import stored
+from tests.report.records import ENVIRONMENT, stored
 from tests.report.test_damage import benchmark, collapse, cost
 from tests.report.test_pairs import full
 
@@ -144,8 +145,11 @@ def looks_of_all() -> str:
         patch.setattr(style, "save", lambda figure, _path: found.append(figure))
         store = stored(f"{folder}/r", full(("net", "other", "third")))
         store.write(cost())
+        store.write(dataclasses.replace(cost(), environment=dataclasses.replace(ENVIRONMENT, processor="another")))
         store.write(collapse())
         store.write(benchmark())
+        for name, seconds in (("short", 0.01), ("long", 10.0)):
+            store.write(dataclasses.replace(benchmark(), name=name, group="other", values={"seconds": seconds}))
         write_report(store, Path(folder) / "report.md")
     return "\n".join(line for figure in found for line in described(figure)) + "\n"
 
