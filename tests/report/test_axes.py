@@ -7,10 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from pai_bench.report import tables
 from pai_bench.report.figures import pareto
-from pai_bench.report.figures.accuracy import TICKS, accuracy_ticks, accuracy_to_error, error_to_accuracy
+from pai_bench.report.figures.accuracy import (
+    TICKS,
+    accuracy_ticks,
+    accuracy_to_error,
+    error_axis,
+    error_to_accuracy,
+    spaced,
+)
 from pai_bench.report.summary import comparisons
 from pai_bench.results import as_frame
 from tests.report.records import drawn
@@ -24,6 +32,24 @@ def test_an_accuracy_axis_has_room_for_its_ticks(bottom: float, top: float) -> N
     places = [accuracy_to_error(tick) for tick in found]
     length = accuracy_to_error(top) - accuracy_to_error(bottom)
     assert min(np.diff(places)) >= 0.07 * length
+
+
+@pytest.mark.parametrize(("bottom", "top", "found"), [(40, 50, [40, 45, 50]), (8.5, 15, [10, 12, 14, 15])])
+def test_fewer_than_three_round_accuracies_have_others_beside_them(
+    bottom: float, top: float, found: list[float]
+) -> None:
+    assert accuracy_ticks(bottom, top) == found
+
+
+def test_ticks_may_be_as_near_as_their_least_distance() -> None:
+    assert spaced([0.0, 1.0, 0.5, 2.0], float, 1.0) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("lowest", "bottom"), [(2.0, 0.0), (3.5, 0.5), (50.0, 47.0)])
+def test_an_accuracy_axis_begins_three_points_below(lowest: float, bottom: float) -> None:
+    axes = Figure().subplots()
+    error_axis(axes, lowest, 100.0)
+    assert axes.get_ylim() == pytest.approx((bottom, 100))
 
 
 def test_accuracies_that_an_axis_may_name_are_round() -> None:

@@ -50,6 +50,11 @@ def test_units(key: str, value: Any, text: str) -> None:
     assert benchmarks.written(key, value) == text
 
 
+def test_names_without_a_number_come_first() -> None:
+    names = ["10 networks", "0 networks", "networks", "2,5 networks"]
+    assert sorted(names, key=benchmarks.natural) == ["networks", "0 networks", "2,5 networks", "10 networks"]
+
+
 def test_groups_devices_and_order() -> None:
     other: dict[str, Any] = {"device": "cuda", "environment": dataclasses.replace(ENVIRONMENT, device="NVIDIA X")}
     found = [result("16 networks"), result("4 networks"), result(group="selection"), result(**other)]

@@ -83,6 +83,14 @@ def test_uses_of_one_criterion_are_told_apart_by_what_differs() -> None:
     ]  # fmt: skip
 
 
+def test_settings_in_another_order_are_no_other_use() -> None:
+    first = one("snip", options=[["bn", "eval"]])
+    trial = dict(reversed([*first.trial.items()])) | {"seed": 1}
+    other = dataclasses.replace(first, trial=trial | {"criterion": dict(reversed([*trial["criterion"].items()]))})
+    (group,) = report.groups([first, other])
+    assert [*report.by_criterion(group)] == ["snip"]
+
+
 def test_what_cannot_be_compared_stands_in_another_group() -> None:
     first = collapse("snip")
     other = dataclasses.replace(first, trial={**first.trial, "score_batch": 11})

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from pai_bench.cli.entry import main
-from pai_bench.report import metrics
+from pai_bench.report import metrics, pytest_benchmark
 from pai_bench.report.figures.accuracy import ends as figure_ends
 from pai_bench.report.page import write_report
 from pai_bench.report.similarity import similarity
 from pai_bench.report.summary import comparisons
-from pai_bench.results import Layer, as_frame
+from pai_bench.results import Layer, as_frame, bits
 from pai_bench.results.bits import pack, unpack
+from pai_bench.support.errors import UserError
 from pai_bench.training.protocol import get_protocol
 from tests.made import Choice
 from tests.report.records import altered, drawn, fields_of, record, stored
@@ -32,6 +34,40 @@ def test_intervals_of_accuracies_end_at_100() -> None:
     (row,) = metrics.frame(comparisons(as_frame(records))).to_dict("records")
     assert row["accuracy_high"] == row["best_accuracy_high"] == 100
     assert 90 < row["accuracy_low"] < 97
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "values", "low", "high"),
+    [
+        ("direct_sparsity", "achieved_sparsity", (0.0, 0.5, 1.0), 0, 1),
+        ("effective_sparsity", "effective_sparsity", (0.0, 0.5, 1.0), 0, 1),
+        ("flops_kept", "flops_kept", (0.0, 50.0, 100.0), 0, 100),
+        ("score_seconds", "score_seconds", (0.1, 0.1, 5.0), 0, math.inf),
+        ("accuracy", "test_accuracy", (0.0, 0.5, 1.0), 0, 100),
+    ],
+)
+def test_intervals_end_where_a_metric_ends(
+    name: str, column: str, values: tuple[float, ...], low: float, high: float
+) -> None:
+    frame = as_frame([record("snip", 0.9, seed, 0.5) for seed in range(3)])
+    frame[column], frame["flops"] = values, 100.0
+    (row,) = metrics.frame(comparisons(frame)).to_dict("records")
+    assert row[f"{name}_low"] == low
+    assert row[f"{name}_high"] == high or (high == math.inf and row[f"{name}_high"] > max(values))
+
+
+def test_differences_from_the_dense_network_end_at_100_points() -> None:
+    dense = [record(None, 0.0, seed, accuracy) for seed, accuracy in enumerate((1.0, 0.5, 0.0))]
+    pruned = [record("snip", 0.9, seed, accuracy) for seed, accuracy in enumerate((0.0, 0.5, 1.0))]
+    row = metrics.frame(comparisons(as_frame([*dense, *pruned]))).to_dict("records")[-1]
+    assert (row["drop_low"], row["drop"], row["drop_high"]) == (-100, 0, 100)
+
+
+def test_columns_and_ratios_of_them() -> None:
+    rows = pd.DataFrame({"part": [1.0, None], "whole": [4.0, 2.0]})
+    for values, first in ((metrics.column("part"), 1), (metrics.column("part", 100), 100)):
+        np.testing.assert_array_equal(values(rows, rows), [first, np.nan])
+    np.testing.assert_array_equal(metrics.ratio("part", "whole")(rows, rows), [25, np.nan])
 
 
 def test_metrics_by_hand() -> None:
@@ -83,6 +119,21 @@ def test_masks_with_other_parameters_are_compared_on_those_that_both_have() -> N
     np.testing.assert_array_equal(found[0].chance, found[1].chance)
 
 
+def test_samples_of_masks_are_compared_if_they_are_of_the_same_parameters(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(bits, "SAMPLE_SIZE", 90)
+    one, other = (drawn(name, 0.5, 0, 0.9) for name in ("snip", "random"))
+    more = (*other.pruning.layers, Layer(name="c", size=2, kept=2, shape=(2,)))
+    wider = altered(other, layers=more, mask=pack({"all": np.ones(97, bool)}))
+    for records, compared in (([one, other], True), ([one, wider], False)):
+        found = similarity(comparisons(as_frame(records))[0], 0.5, {r.identity: r for r in records})
+        assert (found is not None) is compared
+    assert caplog.messages == [
+        "masks are not compared: only some places of each mask are stored, and they are of different parameters"
+    ]
+
+
 BENCHMARK = {
     "machine_info": {"cpu": {"brand_raw": "a cpu"}, "system": "Linux", "python_version": "3.12"},
     "commit_info": {"id": "abcdef", "dirty": True},
@@ -113,6 +164,10 @@ def test_benchmarks_become_a_part_of_the_report() -> None:
         ("{}", "b.json is not a file of pytest-benchmark (KeyError: 'benchmarks')"),
         ("[]", "b.json is not a file of pytest-benchmark"),
         ('{"benchmarks": [{"name": "x", "stats": {"rounds": 1}}]}', "b.json is not a file of pytest-benchmark"),
+        (
+            '{"benchmarks": [{"name": "x", "stats": {"median": 1, "iqr": 1, "min": 1, "rounds": "many"}}]}',
+            "b.json is not a file of pytest-benchmark (ValueError: a time is no number)",
+        ),
     ],
 )
 def test_bad_timings_are_named(text: str | None, said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,6 +176,17 @@ def test_bad_timings_are_named(text: str | None, said: str, capsys: pytest.Captu
         Path("b.json").write_text(text)
     assert main(["report", "r", "--timings", "b.json"]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_timings_have_64_mebibytes_at_most() -> None:
+    with Path("b.json").open("wb") as file:
+        file.truncate(2**26)  # NUL characters
+    with pytest.raises(UserError, match="JSONDecodeError"):
+        pytest_benchmark.section(Path("b.json"))
+    with Path("b.json").open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(UserError, match="it has more than 67,108,864 bytes"):
+        pytest_benchmark.section(Path("b.json"))
 
 
 def test_what_the_authors_code_does_otherwise_is_said() -> None:
@@ -290,9 +356,10 @@ def test_caveats_about_where_results_come_from() -> None:
 
 
 @pytest.mark.parametrize("mask", ["AAAA", "!!", "eJwDAAAAAAE="])
-def test_a_damaged_mask_is_no_reason_to_fail(mask: str) -> None:
+def test_a_damaged_mask_is_no_reason_to_fail(mask: str, caplog: pytest.LogCaptureFixture) -> None:
     stored("r", [drawn(name, 0.5, 0, 0.9, mask=mask) for name in ("snip", "random")])
     assert main(["report", "r", "-o", "x.md"]) == 0
+    assert "masks are not compared: " in caplog.text
     assert "likeness" not in Path("x.md").read_text()
 
 

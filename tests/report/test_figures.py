@@ -147,6 +147,8 @@ def test_sparsities_on_the_axis_are_told_apart_from_1(drawings: list[Any]) -> No
     # 11 % of ln(1000 / 1.2) are 0.74: every fourth of steps of ln(1 / 0.8) = 0.22
     grid = [1 - 0.8**k for k in range(1, 30)]
     assert sparsity_ticks(grid, np.log(1.2), np.log(1000)) == [grid[k - 1] for k in range(1, 30, 4)]
+    # of ln(1000 / 50) 0.33: every second
+    assert sparsity_ticks(grid, np.log(50), np.log(1000)) == [grid[k - 1] for k in range(1, 30, 2)]
 
 
 def test_accuracy_against_cost(drawings: list[Any]) -> None:

@@ -1,5 +1,6 @@
 """Two results folders side by side."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -42,11 +43,18 @@ def test_two_folders_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
     assert "* A: CPU; a cpu" in text
 
 
+def test_sides_of_other_spreads_are_tested_as_by_welch() -> None:
+    before, after = [50.0, 51.0, 52.0], [60.0, 70.0, 80.0, 90.0]
+    p = folder_diff.p_value(before, after, 0.2, collapsed=False)
+    assert p == pytest.approx(stats.ttest_ind(before, after, equal_var=False).pvalue)
+
+
 def test_a_change_of_status_is_said() -> None:
     before = [record("snip", 0.9, seed, 0.9) for seed in range(2)]
     after = [before[0], record("snip", 0.9, 1, None)]
     (change,) = folder_diff.changes(before, after)
     assert change.status == "1 done to failed"
+    assert [dataclasses.replace(change, p=p).significant for p in (0.05, 0.051)] == [True, False]
     assert "1 done to failed" in folder_diff.table([change])[1][-1]
 
 

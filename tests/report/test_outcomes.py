@@ -92,6 +92,26 @@ def test_classes_of_records_that_do_not_say_them() -> None:
     assert np.isnan(outcomes.chance_losses(as_frame([unknown]))).all()
 
 
+def test_a_number_of_classes_is_two_at_least() -> None:
+    """Old records may hold a wrong one."""
+    rows = pd.DataFrame({"data": ["mine"] * 4, "classes": [0, 1, 2, 3]})
+    np.testing.assert_array_equal(outcomes.classes(rows), [np.nan, np.nan, 2, 3])
+
+
+@pytest.mark.parametrize(("loss", "chance", "flagged"), [(0.98, 1.0, True), (0.979, 1.0, False), (0.0, 0.0, False)])
+def test_losses_at_the_limit_of_chance(loss: float, chance: float, flagged: bool) -> None:
+    """Labels that are all the same have nothing to be learnt."""
+    rows = as_frame([at(loss, "snip", 0, 0.9, chance_loss=chance)])
+    assert outcomes.untrained(rows).tolist() == [flagged]
+
+
+@pytest.mark.parametrize(("accuracy", "flagged"), [(0.51, True), (0.511, False)])
+def test_accuracies_at_the_limit_of_chance(accuracy: float, flagged: bool) -> None:
+    """Two per cent of the way from a half to one."""
+    rows = as_frame([at(0.1, "snip", 0, accuracy, chance_accuracy=0.5)])
+    assert outcomes.guessing(rows).tolist() == [flagged]
+
+
 def test_one_seed_that_did_not_train_is_flagged() -> None:
     records = trials({"snip": 0.02, "random": 0.5}, seeds=3)
     records = [at(2.31, "random", 0, 0.1) if r.trial["seed"] == 0 and i > 2 else r for i, r in enumerate(records)]
@@ -215,6 +235,15 @@ def test_random_labels_that_were_not_memorised_are_a_finding(noise: float) -> No
     assert "did not train" not in text
     assert ("it beats random by 85.21 points" in text) is (noise < 1)  # comparisons stay
     assert ("seeds at chance or disconnected: random at 0.9 (10 of 10)" in text) is (noise < 1)
+
+
+def test_dense_networks_that_memorised_nothing_are_named() -> None:
+    records = trials({None: 2.3, "random": 2.3}, seeds=3, trial={"label_noise": 1.0})
+    (comparison,) = comparisons(as_frame(records))
+    assert findings.untrained(comparison) == [
+        "Nothing of the random labels was memorised by dense and random at 0.9: the training loss is still that of "
+        "chance."
+    ]
 
 
 def test_ranks_leave_out_what_did_not_train() -> None:

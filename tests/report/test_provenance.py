@@ -103,6 +103,13 @@ def test_every_caveat_about_origins() -> None:
     assert provenance.caveats([], [made(records[0], workers=1)], []) == []
 
 
+def test_versions_in_another_order_are_of_one_environment() -> None:
+    versions = {"python": "3", "torch": "2"}
+    orders = (versions, dict(reversed([*versions.items()])))
+    records = [made(record(None, 0.0, 0, 0.5, environment={"versions": order})) for order in orders]
+    assert provenance.caveats([], records, []) == []
+
+
 def test_what_authors_did_otherwise_is_counted_by_trials() -> None:
     """Of two trials of SNIP, one does what its authors' code does."""
     options = (("score_init", "redrawn"), ("biases", True))

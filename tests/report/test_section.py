@@ -2,6 +2,8 @@
 
 import functools
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,25 @@ def test_several_processes_write_what_one_writes(
     first, second = (files(tmp_path / name) for name in "12")
     assert first == second
     assert len(first) > 28
+
+
+@pytest.mark.parametrize(("networks", "available", "others"), [(3, 8, 0), (4, 8, 3), (4, 3, 2), (4, 1, 0)])
+def test_many_sections_are_written_by_up_to_four_processes(
+    networks: int, available: int, others: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    @contextmanager
+    def helpers(count: int, _module: str) -> Iterator[list[Any]]:
+        asked.append(count)
+        yield []
+
+    monkeypatch.setattr(page, "processors", lambda: available)
+    monkeypatch.setattr(page, "helpers", helpers)
+    monkeypatch.setattr(page, "parallel_map", lambda _section, jobs, _processes, _on_done: jobs)
+    records = [record("snip", 0.5, 0, 0.9, trial={"model": f"net {i}"}) for i in range(networks)]
+    page.write_sections(records, [], Path(), page.Figures("r", "svg"), "direct", lambda _done, _total: None)
+    assert asked == [others]
 
 
 def test_pictures_of_an_earlier_report_stay_until_there_are_others(
@@ -109,3 +130,5 @@ def test_sizes_are_said_of_each_choice_of_what_is_prunable() -> None:
         "100 weights can be pruned (usual); 7 other parameters cannot."
     )
     assert sizes(frame.assign(prunable="usual")) == ""  # of several networks
+    unknown = frame[:2].assign(prunable=None)  # in records of earlier versions
+    assert sizes(unknown) == " 100 weights can be pruned; 7 other parameters cannot."

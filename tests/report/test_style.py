@@ -96,6 +96,7 @@ def test_a_long_legend_is_beside_the_axes(lines: int, inside: bool) -> None:
     assert found is not None
     assert [text.get_text() for text in found.get_texts()] == [f"line {i}" for i in range(lines)]
     assert not found.get_frame_on()
+    assert {text.get_fontsize() for text in found.get_texts()} == {9 if inside else 8}
 
 
 def test_numbers_of_a_logarithmic_axis_are_plain() -> None:

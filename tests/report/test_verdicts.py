@@ -51,6 +51,23 @@ def test_a_whole_table_of_pairs() -> None:
     assert pairs.power([]) is None
 
 
+def test_seeds_that_are_too_few_for_the_signed_ranks_are_counted_pair_by_pair() -> None:
+    """Of snip and er five seeds, of each with erk four."""
+    values = {"snip": [0.971, 0.972, 0.974, 0.973, 0.970], "er": [0.941, 0.940, 0.943, 0.944, 0.939]}
+    values["erk"] = [0.51, 0.52, 0.55, 0.53]
+    found = pairs.pairs(compared([record(n, 0.9, s, a) for n, row in values.items() for s, a in enumerate(row)]))
+    assert str(pairs.power(found)).endswith(
+        " With the 4 to 5 seeds of all it cannot give less than 0.0625, which would not reject after the correction: "
+        "there, the t test relies on normal differences."
+    )
+
+
+def test_of_equal_means_the_first_criterion_stands_first() -> None:
+    records = [record(name, 0.9, seed, 0.5 + 0.01 * seed) for name in ("snip", "er") for seed in range(3)]
+    (pair,) = pairs.pairs(compared(records))
+    assert (pair.better, pair.worse) == ("snip", "er")
+
+
 def test_what_the_signed_ranks_decide_is_said() -> None:
     """Of six pairs, four have a seed at chance, for which eight seeds would be needed; 6 / 2^5 is above 0.05."""
     start = "Holm's correction over the 6 pairs of this network"
@@ -85,6 +102,7 @@ def test_every_verdict_in_its_order() -> None:
         "g": pair(7, nan, constant=True),
         "f": pair(6, nan, seeds=2),
         "e": pair(5, 0.06),
+        "m": dataclasses.replace(pair(5, 0.06), better="m"),
         "d": pair(4, 0.05, 0.051),
         "c": dataclasses.replace(pair(3), better="c"),
         "b, x": pair(2, corrected=0.05),
@@ -94,9 +112,10 @@ def test_every_verdict_in_its_order() -> None:
     assert findings.compared("a", against) == (
         "it beats “b, x” by 2.00 points (1.00 to 3.00) and b by 1.00 points (1 of 9 seeds of b at chance); over the "
         "seeds of both it is beaten by c by 3.00 points (2.00 to 4.00); before correction alone it differs from d "
-        "(4.00, 3.00 to 5.00); it is not distinguishable from e (5.00, 4.00 to 6.00); too few seeds for a verdict on f "
-        "(6.00) and k (1.00; 1 of 9 seeds of k at chance: a verdict takes 10); it could not be tested against g (7.00, "
-        "the same difference for all seeds); it is not compared with h, which did not train (the training loss is "
+        "(4.00, 3.00 to 5.00); it is not distinguishable from e (5.00, 4.00 to 6.00) and m (-5.00, -6.00 to -4.00); "
+        "too few seeds for a verdict on f (6.00) and k (1.00; 1 of 9 seeds of k at chance: a verdict takes 10); it "
+        "could not be tested against g (7.00, the same difference for all seeds); "
+        "it is not compared with h, which did not train (the training loss is "
         "still that of chance); it is not compared with i: over the seeds of both, half of the networks or more did "
         "not train; 2 to 9 seeds"
     )
@@ -158,6 +177,8 @@ def test_a_whole_table_of_published_numbers() -> None:
             for x in (end - 0.001, end + 0.001)
         ]
         assert inside == ["yes", "no"]
+    assert literature.at_chance(published(accuracy=51.0), 2)  # 2 % of the way from 50 to 100 %
+    assert not literature.at_chance(published(accuracy=51.1), 2)
     assert not literature.at_chance(published(data="unknown", accuracy=0.0), math.nan)
 
 

@@ -1,11 +1,13 @@
 """Of each criterion, a report shows the newest version."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pai_bench.cli.entry import main
+from pai_bench.report.page import write_report
 from pai_bench.report.versions import newest
 from pai_bench.results import Record, Store
 from tests.made import Choice
@@ -62,6 +64,12 @@ def test_a_lower_revision_is_older() -> None:
     assert left_out == ["grasp, revision 1"]
 
 
+def test_settings_in_another_order_are_the_same_use() -> None:
+    low, high = (made("grasp", 0, trial={"criterion": Choice(name="grasp", revision=revision)}) for revision in (1, 2))
+    low = dataclasses.replace(low, trial=dict(reversed([*low.trial.items()])))
+    assert newest([low, high]) == ([high], ["grasp, revision 1"])
+
+
 def test_a_report_says_what_it_leaves_out_and_shows_it_when_asked(tmp_path: Path) -> None:
     store = Store(tmp_path, create=True)
     for one in (made(None), made(OLD, 0, "2026-01-01T00:00:00+00:00"), made(NEW, 0, "2026-01-02T00:00:00+00:00")):
@@ -77,3 +85,4 @@ def test_a_report_says_what_it_leaves_out_and_shows_it_when_asked(tmp_path: Path
         assert main(["report", str(tmp_path), "-o", str(path), "--format", form, "--all-versions"]) == 0
         assert OLD in path.read_text()
         assert line not in path.read_text()
+    assert OLD not in write_report(store, tmp_path / "usual.md").read_text().replace(line, "")
