@@ -5,7 +5,7 @@ slice that it was made by: the row of the weight that computes a channel, say. W
 tied; what is tied to a number with a reason is fixed.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,10 +38,17 @@ class Run(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A parameter or buffer, with its name."""
+    """A parameter or buffer, or what is computed from one element by element."""
 
     name: str
     tensor: Tensor
+    """The parameter or buffer."""
+    values: Tensor
+    """What lies in this memory."""
+    runs: Sequence[Run | None]
+    """What each dimension of the values runs along."""
+    keeps_zeros: bool = True
+    """Whether the values are zero where the parameter is."""
 
 
 class Ties:
@@ -68,12 +75,12 @@ class Ties:
         self.memory, self._count = trace.memory, 0
         self._first: dict[Axis, int] = {}
         self._sizes: dict[Axis, int] = {}
-        self._reasons: dict[str, int] = {}
+        self._reasons: list[tuple[int, str]] = []
         self._pairs: list[Array] = []
         self._flats: dict[int, Tensor] = {}
         network = modules[""]
         self._stored = {
-            storage_id(tensor.untyped_storage()): Stored(name, tensor)
+            storage_id(tensor.untyped_storage()): Stored(name, tensor, tensor, every_dimension(tensor))
             for name, tensor in (*network.named_parameters(), *network.named_buffers())
             if 0 not in tensor.stride() or tensor.numel() < 2  # one that was expanded is a constant
         }
@@ -93,6 +100,10 @@ class Ties:
         stored = self.stored(tensor)
         return self.depends(tensor) or (stored is not None and stored.tensor.numel() > 1)
 
+    def store(self, tensor: Tensor, stored: Stored) -> None:
+        """Let the memory of a tensor be taken for that of a parameter or buffer."""
+        self._stored[self.memory(tensor)] = stored
+
     def numbers(self, tensor: Any) -> Tensor | None:
         """What the elements of a tensor carry; None if all of them are constants."""
         if self.depends(tensor):
@@ -103,6 +114,8 @@ class Ties:
         """Let the elements of a tensor, and of all that share its memory, carry these numbers."""
         if (stored := self.stored(tensor)) is not None:
             self.fix(numbers, f"{stored.name!r} is written to")
+            if stored.values is not stored.tensor:
+                self.whole(tensor)
             return
         if (memory := self.memory(tensor)) not in self._flats:
             size = tensor.untyped_storage().nbytes() // tensor.element_size()
@@ -144,17 +157,18 @@ class Ties:
         """
         if (stored := self.stored(tensor)) is None:
             return None
-        start = int(tensor.storage_offset()) - int(stored.tensor.storage_offset())
+        start = int(tensor.storage_offset()) - int(stored.values.storage_offset())
         found: list[Run | None] = []
         for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
             if size == 1 or stride == 0:
                 found.append(None)
                 continue
-            places = coordinates(stored.tensor, start + stride * torch.arange(size))
+            places = coordinates(stored.values, start + stride * torch.arange(size))
             moving = [dim for dim, place in enumerate(places) if bool((place != place[0]).any())]
             if len(moving) != 1:
                 return None
-            found.append(Run(moving[0], places[moving[0]]))
+            run = stored.runs[moving[0]]
+            found.append(None if run is None else Run(run.dim, run.places[places[moving[0]]]))
         return found
 
     def _as_value(self, stored: Stored, tensor: Tensor) -> Tensor | None:
@@ -203,9 +217,13 @@ class Ties:
 
     def fixed(self, reason: str) -> Tensor:
         """A number for what cannot be removed, of shape ()."""
-        if reason not in self._reasons:
-            self._reasons[reason], self._count = self._count, self._count + 1
-        return torch.tensor(self._reasons[reason], dtype=torch.int32)
+        number, self._count = self._count, self._count + 1
+        self._reasons.append((number, reason))
+        return torch.tensor(number, dtype=torch.int32)
+
+    def is_fixed(self, numbers: Tensor) -> bool:
+        """Whether numbers are of what cannot be removed, and not of slices."""
+        return bool(torch.isin(numbers.unique(), torch.tensor([number for number, _ in self._reasons])).any())
 
     def fix(self, numbers: Tensor | None, reason: str) -> None:
         """Let nothing with one of these numbers be removed."""
@@ -226,10 +244,15 @@ class Ties:
 
     def reasons(self, labels: Array) -> dict[int, list[str]]:
         """Label -> why what has it is fixed."""
-        found: dict[int, list[str]] = {}
-        for reason, number in self._reasons.items():
-            found.setdefault(int(labels[number]), []).append(reason)
-        return found
+        found: dict[int, dict[str, None]] = {}
+        for number, reason in self._reasons:
+            found.setdefault(int(labels[number]), {})[reason] = None
+        return {label: list(reasons) for label, reasons in found.items()}
+
+
+def every_dimension(parameter: Tensor) -> list[Run | None]:
+    """What the dimensions of a parameter run along: each along itself."""
+    return [Run(dim, torch.arange(size)) for dim, size in enumerate(parameter.shape)]
 
 
 def coordinates(parameter: Tensor, offsets: Tensor) -> list[Tensor]:
@@ -246,6 +269,24 @@ def differ(numbers: Tensor, dim: int) -> bool:
     if -dim > numbers.dim() or numbers.shape[dim] < 2:
         return False
     return bool((numbers != numbers.narrow(dim, 0, 1)).any())
+
+
+def broadcast_over(few: Tensor, many: Tensor, *, copied: bool = False) -> bool:
+    """Whether each unit of `few` meets several of `many` that have no places of their own in it.
+
+    `copied`: what is the same all along a dimension of `few` was broadcast there before, and copied.
+    """
+    first, second = without_repeats(*torch.broadcast_tensors(few, many))
+    found = False
+    for dim in range(-first.dim(), 0):
+        placed = -dim <= few.dim() and few.shape[dim] > 1 and few.stride(dim) != 0
+        units, others = differ(first, dim), differ(second, dim)
+        if (units if copied else placed) and others:
+            return False
+        if units and -dim <= many.dim() and many.shape[dim] > 1:
+            return False
+        found |= others
+    return found
 
 
 def without_repeats(first: Tensor, second: Tensor) -> Iterator[Tensor]:

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from pai_bench.graph.flops import counted
-from pai_bench.graph.ties import NONE, Axis, Run, Stored, Ties, differ
+from pai_bench.graph.ties import NONE, Axis, Run, Stored, Ties, broadcast_over, differ
 from pai_bench.graph.tracing import Operation
-from pai_bench.graph.unit_rules import Numbers, along, beside, either, rule
+from pai_bench.graph.unit_rules import SHARED, Numbers, along, beside, either, rule
 
 
 @rule("convolution", "_convolution")
@@ -14,7 +14,7 @@ def _convolution(ties: Ties, operation: Operation) -> Numbers:
     given = operation.arguments
     x, weight, groups, transposed = given["input"], given["weight"], given["groups"], given["transposed"]
     stored = ties.stored(weight)
-    if stored is None or stored.tensor.shape[:2] != weight.shape[:2]:
+    if stored is None or not is_whole(ties, stored, weight):
         return None
     spatial = weight.dim() - 2
     channels = ties.numbers(x)
@@ -23,14 +23,11 @@ def _convolution(ties: Ties, operation: Operation) -> Numbers:
     else:
         place = x.dim() - spatial - 1
         channels = ties.tie_along(channels, *(dim for dim in range(x.dim()) if dim != place))
+    if groups > 1 and (weight.shape[0] == groups if transposed else weight.shape[1] == 1):
+        return depthwise(ties, stored, operation, channels)
     into, out = (0, 1) if transposed else (1, 0)
     rows, columns = ties.slices(stored, out), ties.slices(stored, into)
     ties.tie(ties.numbers(given["bias"]), rows.repeat(groups) if transposed else rows)
-    if groups > 1 and not transposed and weight.shape[1] == 1:  # depthwise: it passes each channel on by itself
-        kernels = rows.view(groups, -1)
-        ties.tie(kernels, channels.view(groups, 1))
-        ties.tie_along(kernels, 1)
-        return rows.view(-1, *(1,) * spatial)
     ties.roots.add(Axis(stored.name, out))
     ties.consumers.add(Axis(stored.name, into))
     # groups stay equal: the same position of each goes together
@@ -43,6 +40,24 @@ def _convolution(ties: Ties, operation: Operation) -> Numbers:
         ties.tie_along(rows.view(groups, -1), 0)
     note_bias(ties, Axis(stored.name, out), given["bias"])
     return rows.view(-1, *(1,) * spatial)
+
+
+def is_whole(ties: Ties, stored: Stored, weight: Tensor) -> bool:
+    """Whether a weight has all rows and columns of a parameter, its dimensions in their order."""
+    runs = ties.runs(weight)
+    in_order = runs is not None and all(run is None or run.dim == dim for dim, run in enumerate(runs))
+    return in_order and stored.keeps_zeros and stored.tensor.shape[:2] == weight.shape[:2]
+
+
+def depthwise(ties: Ties, stored: Stored, operation: Operation, channels: Tensor) -> Tensor:
+    """A convolution with a group for each channel passes each on by itself, to as many as there are kernels for it."""
+    groups, transposed = operation.arguments["groups"], operation.arguments["transposed"]
+    kernels = ties.slices(stored, 0)
+    ties.tie(kernels.view(groups, -1), channels.view(groups, 1))
+    ties.tie_along(kernels.view(groups, -1), 1)
+    outputs = kernels.repeat_interleave(stored.tensor.shape[1]) if transposed else kernels
+    ties.tie(ties.numbers(operation.arguments["bias"]), outputs)
+    return outputs.view(-1, *(1,) * (stored.tensor.dim() - 2))
 
 
 def note_bias(ties: Ties, root: Axis, bias: Tensor | None) -> None:
@@ -96,7 +111,7 @@ def product(ties: Ties, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Ten
     numbers, stored, runs = ties.numbers(a), ties.stored(b), ties.runs(b)
     if stored is None:  # a constant matrix, or nothing that depends on anything
         return numbers[..., :1] if numbers is not None and not differ(numbers, -1) else None
-    if runs is None or any(runs[:-2]):
+    if runs is None or any(runs[:-2]) or not stored.keeps_zeros:
         return None
     column, row = (axis_of(stored, run, other) for run, other in ((runs[-2], runs[-1]), (runs[-1], runs[-2])))
     if column is None or row is None or column.dim == row.dim:
@@ -130,5 +145,8 @@ def product_of_values(ties: Ties, a: Tensor, b: Tensor) -> Tensor:
     assert left is not None
     assert right is not None
     rows, columns = ties.tie_along(left, -1).unsqueeze(-1), ties.tie_along(right, -2).unsqueeze(-2)
-    ties.tie(rows, columns)
+    if broadcast_over(columns, rows, copied=not ties.is_fixed(columns)):  # keys and values that all heads share
+        ties.fix(columns, SHARED)
+    else:
+        ties.tie(rows, columns)
     return either(*torch.broadcast_tensors(rows, columns))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pai_bench.graph.operations import CHOICES, ELEMENTWISE, REDUCTIONS, registrar
 from pai_bench.graph.rules import MOVED, move, moves
-from pai_bench.graph.ties import NONE, Axis, Run, Stored, Ties, differ
+from pai_bench.graph.ties import NONE, Axis, Run, Stored, Ties, broadcast_over, differ
 from pai_bench.graph.tracing import Operation
 
 Numbers = Tensor | Sequence[Tensor] | None
@@ -22,6 +22,8 @@ Rule = Callable[[Ties, Operation], Numbers]
 
 EXTRA_CHANNELS = "extra_channels"
 """The attribute in which a module may hold the number of zero channels that it appends."""
+
+SHARED = "it is combined with several units at once"
 
 RULES: dict[str, Rule] = {}
 rule = registrar(RULES)
@@ -71,9 +73,18 @@ def pointwise(ties: Ties, operation: Operation) -> Numbers:
     for tensor in sorted(operation.given, key=ties.depends, reverse=True):
         numbers = ties.numbers(tensor) if carried is None or ties.depends(tensor) else beside(ties, tensor, carried)
         if numbers is not None:
-            ties.tie(carried, numbers)
-            carried = numbers.expand(shape) if carried is None else either(carried, numbers)
-    return carried
+            carried = numbers if carried is None else combined(ties, carried, numbers)
+    return None if carried is None else carried.expand(shape)
+
+
+def combined(ties: Ties, first: Tensor, second: Tensor) -> Tensor:
+    """What two values carry that are combined element by element: tied numbers, but for one unit that meets several."""
+    for few, many in ((second, first), (first, second)):
+        if broadcast_over(few, many):
+            ties.fix(few, SHARED)
+            return either(many, few)
+    ties.tie(first, second)
+    return either(first, second)
 
 
 def either(first: Tensor, second: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from pai_bench.graph.ties import NONE, Array, Ties
 from pai_bench.graph.tracing import Operation, Trace, last_uses
 from pai_bench.graph.unit_rules import numbers_of_results
 from pai_bench.graph.unit_views import note_view
+from pai_bench.graph.unit_weights import note_computed
 
 
 class Units(Ties):
@@ -47,6 +48,8 @@ class Units(Ties):
     def _follow(self, operation: Operation) -> None:
         if operation.is_view:
             note_view(self, operation)
+            return
+        if note_computed(self, operation):
             return
         numbers: Sequence[Tensor] = []
         if operation.name not in CONSTANTS and any(map(self.concerns, operation.given)):

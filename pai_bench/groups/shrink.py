@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
 
 from pai_bench.graph.ties import Axis
 from pai_bench.graph.unit_rules import EXTRA_CHANNELS
@@ -10,7 +11,7 @@ from pai_bench.groups.shrunk_layers import shrunk_class
 from pai_bench.networks.private_copy import copied
 from pai_bench.networks.wrappers import unwrapped
 from pai_bench.support.errors import UserError
-from pai_bench.support.torch_internals import ConvBase, NormBase, own_tensors
+from pai_bench.support.torch_internals import ConvBase, NormBase, forward_hooks, own_tensors
 
 
 @torch.no_grad()
@@ -44,6 +45,7 @@ def shrink(model: nn.Module, mask: GroupMask) -> nn.Module:
                     touched.add(module)
     for name, module in network.named_modules():
         if module in touched or isinstance(module, nn.MultiheadAttention):  # whose projection is a module of its own
+            multiply_again(module)
             resize(module)
         if (padding := along.get(Axis(f"{name}.{EXTRA_CHANNELS}", 0))) is not None:
             setattr(module, EXTRA_CHANNELS, int(padding.count_nonzero()))
@@ -57,11 +59,20 @@ def zero_single_(network: nn.Module, mask: GroupMask) -> nn.Module:
     return network
 
 
+def multiply_again(module: nn.Module) -> None:
+    """Let weights that `torch.nn.utils.prune` masks, which are neither parameters nor buffers, follow these."""
+    for hook in forward_hooks(module)[1].values():
+        if isinstance(hook, BasePruningMethod):
+            hook(module, ())
+
+
 def resize(module: nn.Module) -> None:
     """Let a layer's attributes follow its parameters."""
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, ConvBase) and module.transposed:
+        if module.groups == module.in_channels:  # depthwise
+            module.groups = module.weight.shape[0]
         module.in_channels, module.out_channels = module.weight.shape[0], module.weight.shape[1] * module.groups
     elif isinstance(module, ConvBase):
         out = module.weight.shape[0]

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 from pai_bench.groups import Axis, GroupMask, Groups, find_groups, shrink
 from pai_bench.groups.find import difference, fill, restore_last
+from tests.groups.masks_and_gates import MASKS_AND_GATES
 from tests.groups.networks import NETWORKS, NOTHING_FREE, Composed, filled
+
+NETWORKS = {**NETWORKS, **MASKS_AND_GATES}
 
 
 def groups_of(network: nn.Module, shape: tuple[int, ...]) -> tuple[Groups, Tensor]:
@@ -133,6 +136,39 @@ def test_equal_parts_of_a_grouped_convolution_go_together() -> None:
     channels = groups.by_axis[Axis("0.weight", 0)]
     assert torch.equal(channels, channels[:3].repeat(4))
     assert torch.equal(groups.by_axis[Axis("3.weight", 1)], channels[:3])
+
+
+def test_the_slices_of_a_masked_weight() -> None:
+    build, shape, _ = NETWORKS["masked weights"]
+    groups, _ = groups_of(filled(build()), shape)
+    for dim in (0, 1):
+        of = groups.by_axis[Axis("2.weight", dim)]
+        assert torch.equal(groups.by_axis[Axis("2.mask", dim)], of)
+        assert torch.equal(of, groups.by_axis[Axis(*(("2.bias", 0) if dim == 0 else ("0.weight", 0)))])
+    assert {axis.name for axis in groups.roots} == {"0.weight", "2.weight", "4.weight"}
+
+
+def test_the_slices_of_heads_that_share_keys() -> None:
+    build, shape, _ = NETWORKS["keys that all heads share"]
+    groups, _ = groups_of(filled(build()), shape)
+    heads = torch.arange(3).repeat_interleave(4)
+    assert torch.equal(groups.by_axis[Axis("q.weight", 0)], heads)
+    assert torch.equal(groups.by_axis[Axis("o.weight", 1)], heads)
+    for name in ("k", "v"):
+        assert groups.fixed[Axis(f"{name}.weight", 0)] == ("it is combined with several units at once",)
+
+
+def test_the_slices_of_a_transposed_depthwise_layer() -> None:
+    build, shape, _ = NETWORKS["transposed depthwise, two of each"]
+    network = filled(build())
+    groups, _ = groups_of(network, shape)
+    channels = groups.by_axis[Axis("0.weight", 0)]
+    assert torch.equal(groups.by_axis[Axis("2.weight", 0)], channels)
+    assert Axis("2.weight", 1) not in groups.by_axis
+    for axis in (Axis("2.bias", 0), Axis("3.running_var", 0), Axis("4.weight", 1)):
+        assert torch.equal(groups.by_axis[axis], channels.repeat_interleave(2))
+    layer = shrink(network, GroupMask(groups, torch.arange(groups.count) != 1))[2]  # type: ignore[index]
+    assert (layer.in_channels, layer.groups, layer.out_channels) == (5, 5, 10)
 
 
 def test_a_group_that_cannot_go_is_found_among_those_that_can(caplog: pytest.LogCaptureFixture) -> None:

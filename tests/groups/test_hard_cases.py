@@ -136,6 +136,34 @@ CASES: dict[str, Case] = {
         lambda: Composed(lambda m, x: m.b(torch.view_as_complex(m.a(x).view(-1, 3, 2)).abs()), a=L(5, 6), b=L(3, 3)),
         FEATURES,
     ),
+    "one head beside a shortcut": (
+        lambda: Composed(
+            lambda m, x: m.o(((m.q(y := m.a(x)) @ m.k(y).mT).softmax(-1) @ m.v(y) + y).mean(1)),
+            **{"a": L(5, 6), "q": L(6, 4), "k": L(6, 4), "v": L(6, 6), "o": L(6, 3)},
+        ),
+        TOKENS,
+    ),
+    "a weight transposed before a convolution": (
+        lambda: Composed(
+            lambda m, x: nn.functional.conv2d(torch.relu(m.a(x)), m.w.transpose(0, 1)).mean((2, 3)),
+            a=nn.Conv2d(3, 6, 3),
+            w=nn.Parameter(torch.randn(6, 6, 1, 1)),
+        ),
+        IMAGE,
+    ),
+    "a mask that is written to": (
+        lambda: Composed(
+            lambda m, x: m.b(torch.relu(m.a(x) @ (m.w * m.mask).clamp_(max=0.3).T)),
+            **{"a": L(5, 6), "w": nn.Parameter(torch.randn(7, 6)), "b": L(7, 3), "mask": nn.Buffer(torch.ones(7, 6))},
+        ),
+        FEATURES,
+    ),
+    "columns that do not stay zero": (
+        lambda: Composed(
+            lambda m, x: m.b(torch.tanh(m.a(x)) @ m.w.exp().T), a=L(5, 6), b=L(7, 3), w=nn.Parameter(torch.randn(7, 6))
+        ),
+        FEATURES,
+    ),
     "a spectrum": (lambda: Composed(lambda m, x: m.b(torch.fft.rfft(m.a(x)).real), a=L(5, 6), b=L(4, 3)), FEATURES),
 }
 
