@@ -1,7 +1,10 @@
 """Finding the groups of a network, and trying whether they can be removed."""
 
 import logging
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +29,9 @@ TOLERANCE = {torch.float64: 1e-10}
 
 SINGLE = 1e-5
 """The same of other types."""
+
+SAMPLE = 3
+"""How many families of a kind are tried one by one, where all at once fail, before the others are taken for alike."""
 
 DRAWS = 2
 """How often groups at random are removed, beside the last of each sort and the first half."""
@@ -54,13 +60,16 @@ def _find(model: nn.Module, example_input: Tensor) -> Groups:
     for axis in units.roots:
         labels = units.by_axis[axis]
         if len(labels) and bool((labels == labels[0]).all()):
-            reasons.setdefault(int(labels[0]), []).append(f"all units of {axis.name!r} go together")
+            reasons.setdefault(int(labels[0]), [f"all units of {axis.name!r} go together"])
     groups, labels_of = numbered(traced, units, reasons)
     failing = cannot_be_removed(model, groups, example_input)
+    counts = Counter[str]()
     for family, reason in failing:
-        logger.warning("%d of %d groups are fixed: %s", len(family), groups.count, reason)
-        for group in family.tolist():
+        counts[reason] += len(family.members)
+        for group in family.members.tolist():
             reasons.setdefault(labels_of[group], []).append(reason)
+    for reason, count in counts.items():
+        logger.warning("%d of %d groups are fixed: %s", count, groups.count, reason)
     return numbered(traced, units, reasons)[0] if failing else groups
 
 
@@ -123,18 +132,30 @@ def gated(units: Units, by_axis: Mapping[Axis, Tensor], labels: Sequence[int]) -
     return found
 
 
-def families(groups: Groups) -> list[Tensor]:
-    """The groups that have slices of the same axes: if one can be removed, so can the others."""
+class Family(NamedTuple):
+    """Groups that have slices of the same axes: if one can be removed, so can the others."""
+
+    members: Tensor
+    kind: int
+    """The same for families in layers that are called alike but for numbers, as in the blocks of a network."""
+
+
+def families(groups: Groups) -> list[Family]:
+    """The families of all groups, those of a kind one after the other."""
     generator = np.random.default_rng(0)
-    signatures = np.zeros(groups.count, dtype=np.uint64)
-    for members in groups.by_axis.values():
-        signatures[members[members >= 0].unique().numpy()] += generator.integers(2**63, dtype=np.uint64)
-    _, family = np.unique(signatures, return_inverse=True)
-    order = np.argsort(family, kind="stable")
-    return [torch.from_numpy(part) for part in np.split(order, np.flatnonzero(np.diff(family[order])) + 1) if len(part)]
+    signatures, kinds = np.zeros((2, groups.count), dtype=np.uint64)
+    of_kind: dict[tuple[str, int], np.uint64] = {}
+    for (name, dim), of in groups.by_axis.items():
+        members = of[of >= 0].unique().numpy()
+        signatures[members] += generator.integers(2**63, dtype=np.uint64)
+        kind = re.sub(r"[0-9]+", "", name), dim
+        kinds[members] += of_kind.setdefault(kind, generator.integers(2**63, dtype=np.uint64))
+    order = np.lexsort((signatures, kinds))
+    ends = np.flatnonzero(np.diff(signatures[order])) + 1
+    return [Family(torch.from_numpy(part), int(kinds[part[0]])) for part in np.split(order, ends) if len(part)]
 
 
-def cannot_be_removed(model: nn.Module, groups: Groups, example_input: Tensor) -> list[tuple[Tensor, str]]:
+def cannot_be_removed(model: nn.Module, groups: Groups, example_input: Tensor) -> list[tuple[Family, str]]:
     """Families whose groups cannot be removed, and why. The last unit of a layer is not tried."""
     network, example = copied(unwrapped(model)).eval(), example_input
     generator = torch.Generator().manual_seed(0)
@@ -142,22 +163,29 @@ def cannot_be_removed(model: nn.Module, groups: Groups, example_input: Tensor) -
         example = torch.randn(example.shape, generator=generator).to(example)
     fill(network, generator)
 
-    def search(chosen: Sequence[Tensor]) -> list[tuple[Tensor, str]]:
-        """All at once; where that fails, the halves; where these do not, all of them."""
+    def search(chosen: Sequence[Family]) -> list[tuple[Family, str]]:
+        """All at once; where that fails, those of some kinds, or the halves; where these do not, all of them.
+
+        Of a kind of which the first, the last and the one between fail, all are taken to do so.
+        """
         if not chosen or (reason := failure(chosen)) is None:
             return []
-        if len(chosen) == 1:
-            return [(chosen[0], reason)]
         half = len(chosen) // 2
+        starts = [place for place in range(1, len(chosen)) if chosen[place].kind != chosen[place - 1].kind]
+        if len(chosen) == 1 or (
+            not starts and len(chosen) > SAMPLE and all(failure([chosen[place]]) for place in (0, half, -1))
+        ):
+            return [(family, reason) for family in chosen]
+        half = min(starts, key=lambda place: abs(place - half), default=half)
         return search(chosen[:half]) + search(chosen[half:]) or [(family, reason) for family in chosen]
 
-    def failure(chosen: Sequence[Tensor]) -> str | None:
+    def failure(chosen: Sequence[Family]) -> str | None:
         """Why the last group of each cannot be removed, or the first half, or as many as chance says of each."""
         ways: list[Callable[[Tensor], Tensor]] = [lambda family: family[-1:], lambda family: family[: len(family) // 2]]
         for way in (*ways, *[at_random] * DRAWS):
             kept = torch.ones(groups.count, dtype=torch.bool)
             for family in chosen:
-                kept[way(family)] = False
+                kept[way(family.members)] = False
             restore_last(groups, kept)
             if (reason := difference(network, GroupMask(groups, kept), example)) is not None:
                 return reason
@@ -167,14 +195,14 @@ def cannot_be_removed(model: nn.Module, groups: Groups, example_input: Tensor) -
         count = int(torch.randint(1, max(2, len(family)), (), generator=generator))
         return family[torch.randperm(len(family), generator=generator)[:count]]
 
-    found: list[tuple[Tensor, str]] = []
+    found: list[tuple[Family, str]] = []
     rest = families(groups)
     while rest:
         left = {axis: len(groups.by_axis[axis].unique()) for axis in groups.roots if axis in groups.by_axis}
-        now: list[Tensor] = []
-        later: list[Tensor] = []
+        now: list[Family] = []
+        later: list[Family] = []
         for family in rest:
-            axes = [axis for axis in left if bool((groups.by_axis[axis] == family[-1]).any())]
+            axes = [axis for axis in left if bool((groups.by_axis[axis] == family.members[-1]).any())]
             room = all(left[axis] > 1 for axis in axes)
             (now if room else later).append(family)
             left |= {axis: left[axis] - 1 for axis in axes if room}
@@ -215,13 +243,13 @@ def difference(network: nn.Module, mask: GroupMask, example: Tensor) -> str | No
 
     In evaluation mode: up to 1e-10 of the largest output in float64, and 1e-5 in other types.
     """
-    with random_state(0), ScoringMode():
-        expected = list(tensors(mask.apply_(copied(network))(example)))
     try:
         with random_state(0), ScoringMode():
             found = list(tensors(shrink(network, mask)(example)))
     except Exception as error:  # whatever a network's code raises
         return f"the network fails without some of them ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+    with random_state(0), ScoringMode():
+        expected = list(tensors(mask.apply_(copied(network))(example)))
     for first, second in zip(expected, found, strict=True):
         if first.shape == second.shape and not (first.is_floating_point() or first.is_complex()):
             continue  # of two nearly equal numbers, either may be the larger

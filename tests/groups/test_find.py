@@ -3,13 +3,14 @@
 import dataclasses
 import itertools
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pai_bench.groups import Axis, GroupMask, Groups, find_groups, shrink
+from pai_bench.groups import Axis, GroupMask, Groups, find, find_groups, shrink
 from pai_bench.groups.find import difference, fill, restore_last
 from tests.groups.masks_and_gates import MASKS_AND_GATES
 from tests.groups.networks import NETWORKS, NOTHING_FREE, Composed, filled
@@ -169,6 +170,38 @@ def test_the_slices_of_a_transposed_depthwise_layer() -> None:
         assert torch.equal(groups.by_axis[axis], channels.repeat_interleave(2))
     layer = shrink(network, GroupMask(groups, torch.arange(groups.count) != 1))[2]  # type: ignore[index]
     assert (layer.in_channels, layer.groups, layer.out_channels) == (5, 5, 10)
+
+
+def counting_blocks(m: Any, x: Tensor) -> Tensor:
+    """Blocks of which those that say so count their units in the code."""
+    x = m.e(x)
+    for block in m.blocks:
+        y = torch.relu(block.a(x))
+        x = x + block.b(y.view(-1, 6) if block.counts else y)
+    return m.o(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("counting", "free", "most"), [(range(12), 5, 10), ((4,), 5 + 11 * 6, 45), ((), 5 + 12 * 6, 4)]
+)
+def test_layers_that_count_their_units_are_found_soon(
+    counting: Sequence[int], free: int, most: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = nn.ModuleList(nn.ModuleDict({"a": nn.Linear(5, 6), "b": nn.Linear(6, 5)}) for _ in range(12))
+    for place, block in enumerate(blocks):
+        block.counts = place in counting  # type: ignore[assignment]
+    network = filled(Composed(counting_blocks, e=nn.Linear(5, 5), blocks=blocks, o=nn.Linear(5, 3)))
+    calls = []
+
+    def counted(*args: Any) -> str | None:
+        calls.append(args)
+        return difference(*args)
+
+    monkeypatch.setattr(find, "difference", counted)
+    groups, _ = groups_of(network, (2, 5))
+    assert groups.count == free
+    assert len(calls) <= most
+    assert len(caplog.records) == bool(counting)
 
 
 def test_a_group_that_cannot_go_is_found_among_those_that_can(caplog: pytest.LogCaptureFixture) -> None:
