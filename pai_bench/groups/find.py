@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from pai_bench.graph.connectivity import Connections, check_example
 from pai_bench.graph.ties import Axis
@@ -21,6 +22,7 @@ from pai_bench.networks.private_copy import copied
 from pai_bench.networks.wrappers import unwrapped
 from pai_bench.support.precision import arithmetic
 from pai_bench.support.randomness import random_state
+from pai_bench.support.torch_internals import NormBase
 
 logger = logging.getLogger(__name__)
 
@@ -162,6 +164,7 @@ def cannot_be_removed(model: nn.Module, groups: Groups, example_input: Tensor) -
     if example.is_floating_point():
         example = torch.randn(example.shape, generator=generator).to(example)
     fill(network, generator)
+    scale_statistics(network, example)
 
     def search(chosen: Sequence[Family]) -> list[tuple[Family, str]]:
         """All at once; where that fails, those of some kinds, or the halves; where these do not, all of them.
@@ -227,6 +230,28 @@ def fill(network: nn.Module, generator: torch.Generator) -> None:
     for name, buffer in network.named_buffers():
         if name.endswith(("running_mean", "running_var")):
             buffer.copy_(torch.rand(buffer.shape, generator=generator).to(buffer) + 0.5)
+
+
+@torch.no_grad()
+def scale_statistics(network: nn.Module, example: Tensor) -> None:
+    """Let the statistics of batch norm fit what an example gives, where they are all of size 1, as by `fill`.
+
+    Otherwise values grow from layer to layer of a deep network, and rounding errors with them.
+    """
+
+    def scale(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        handles.pop(module).remove()  # the first call counts
+        size = inputs[0].square().mean().sqrt()
+        if bool(size > 0) and bool(size.isfinite()):
+            module.get_buffer("running_mean").sub_(1).mul_(size)
+            module.get_buffer("running_var").mul_(size.square())
+
+    norms = [module for module in network.modules() if isinstance(module, NormBase) and module.running_var is not None]
+    handles: dict[nn.Module, RemovableHandle] = {module: module.register_forward_pre_hook(scale) for module in norms}
+    with random_state(0), ScoringMode():
+        network(example)
+    for handle in handles.values():
+        handle.remove()
 
 
 def restore_last(groups: Groups, kept: Tensor) -> None:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pai_bench.groups import Axis, GroupMask, Groups, find, find_groups, shrink
-from pai_bench.groups.find import difference, fill, restore_last
+from pai_bench.groups.find import difference, fill, restore_last, scale_statistics
+from pai_bench.support.torch_internals import forward_hooks
 from tests.groups.masks_and_gates import MASKS_AND_GATES
 from tests.groups.networks import NETWORKS, NOTHING_FREE, Composed, filled
 
@@ -232,6 +233,23 @@ def test_a_difference_is_named() -> None:
     wrong = dataclasses.replace(groups, by_axis=of)
     found = difference(network, GroupMask(wrong, kept), example)
     assert found == "without some of them, the network computes something else than with zeros in their places"
+
+
+def added_up(m: Any, x: Tensor) -> Tensor:
+    for block in m.blocks:
+        x = x + block(x)
+    return x
+
+
+def test_values_do_not_grow_in_deep_networks() -> None:
+    blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)) for _ in range(60))
+    network, example = Composed(added_up, blocks=blocks).double().eval(), torch.randn(4, 8, dtype=torch.float64)
+    network.requires_grad_(False)
+    fill(network, torch.Generator().manual_seed(0))
+    assert float(network(example).std()) > 1e6
+    scale_statistics(network, example)
+    assert 1 < float(network(example).std()) < 100
+    assert not any(forward_hooks(module)[1] for module in network.modules())
 
 
 def test_the_callers_autocast_and_functional_dropout_change_nothing() -> None:
