@@ -77,6 +77,7 @@ class Ties:
         self._sizes: dict[Axis, int] = {}
         self._reasons: list[tuple[int, str]] = []
         self._pairs: list[Array] = []
+        self._mixed: list[tuple[Tensor, tuple[int, ...], str]] = []
         self._flats: dict[int, Tensor] = {}
         network = modules[""]
         self._stored = {
@@ -228,6 +229,22 @@ class Ties:
     def fix(self, numbers: Tensor | None, reason: str) -> None:
         """Let nothing with one of these numbers be removed."""
         self.tie(numbers, self.fixed(reason))
+
+    def fix_mixed(self, numbers: Tensor, dims: Sequence[int], reason: str) -> None:
+        """Fix what is not of one unit along some dimensions, when all ties are known: a statistic is taken over it."""
+        dims = tuple(dim % numbers.dim() for dim in dims) if numbers.dim() else ()
+        if dims and numbers.numel():
+            numbers, _ = without_repeats(numbers, numbers)
+            self._mixed.append((numbers.clone(), dims, reason))
+
+    def fix_all_mixed(self) -> None:
+        """Do so for all that `fix_mixed` has noted."""
+        labels = torch.from_numpy(np.append(self.labels(), np.iinfo(np.int32).max))
+        for numbers, dims, reason in self._mixed:
+            of = labels[torch.where(numbers < 0, len(labels) - 1, numbers).long()]
+            smallest = of.amin(dims, keepdim=True)
+            largest = torch.where(numbers < 0, -1, of).amax(dims, keepdim=True)
+            self.fix(numbers[((of != smallest) | (largest != smallest)) & (numbers >= 0)], reason)
 
     def labels(self) -> Array:
         """For each number the label of all that are tied to it."""

@@ -81,6 +81,8 @@ def combined(ties: Ties, first: Tensor, second: Tensor) -> Tensor:
     """What two values carry that are combined element by element: tied numbers, but for one unit that meets several."""
     for few, many in ((second, first), (first, second)):
         if broadcast_over(few, many):
+            if ties.is_fixed(few) and not broadcast_over(few.contiguous(), many):  # it stands for several that stay
+                break
             ties.fix(few, SHARED)
             return either(many, few)
     ties.tie(first, second)
@@ -213,17 +215,9 @@ def _norm_over_units(ties: Ties, operation: Operation) -> Numbers:
         ties.fix(other, reason)
     if numbers is None:
         return None
-    dims = len(operation.arguments.get("normalized_shape", numbers.shape[1:]))
-    fix_mixed(ties, numbers, range(-dims, 0), reason)
+    shape = operation.arguments.get("normalized_shape", numbers.shape[1:])
+    ties.fix_mixed(numbers, operation.arguments.get("dims", range(-len(shape), 0)), reason)
     return [numbers]
-
-
-def fix_mixed(ties: Ties, numbers: Tensor, dims: Sequence[int], reason: str) -> None:
-    """Fix what differs along some dimensions."""
-    dims = tuple(dim % numbers.dim() for dim in dims) if numbers.dim() else ()
-    if dims and numbers.numel():
-        smallest = torch.where(numbers < 0, torch.iinfo(numbers.dtype).max, numbers).amin(dims, keepdim=True)
-        ties.fix(numbers[(numbers != smallest) | (numbers.amax(dims, keepdim=True) != smallest)], reason)
 
 
 def reduced(ties: Ties, operation: Operation) -> Numbers:
@@ -235,7 +229,7 @@ def reduced(ties: Ties, operation: Operation) -> Numbers:
     if numbers is None or len(operation.given) > 1:
         return None
     dims = [dims] if isinstance(dims, int) else list(dims or range(numbers.dim()))
-    fix_mixed(ties, numbers, dims, f"{operation} is taken over units")
+    ties.fix_mixed(numbers, dims, f"{operation} is taken over units")
     carried = numbers.amax(dims) if dims else numbers
     return [carried.reshape(result.shape) for result in operation.results]
 
@@ -246,7 +240,7 @@ def _along_a_dimension(ties: Ties, operation: Operation) -> Numbers:
     numbers, dim = ties.numbers(operation.given[0]), operation.arguments.get("dim", -1)
     if numbers is None or len(operation.given) > 1:
         return None
-    fix_mixed(ties, numbers, [dim], f"{operation} is taken over units")
+    ties.fix_mixed(numbers, [dim], f"{operation} is taken over units")
     return [numbers.amax(dim, keepdim=True)] * len(operation.results)
 
 

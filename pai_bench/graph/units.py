@@ -34,6 +34,7 @@ class Units(Ties):
                 self.forget(memory)
         for output in trace.outputs:
             self.fix(self.numbers(output), "the network's output")
+        self.fix_all_mixed()
         labels = self._divisible()
         self.by_axis = self.labels_of_axes(labels)
         """For each dimension of each parameter and buffer that the network multiplies by or adds: slice -> label."""

@@ -300,7 +300,7 @@ CASES: dict[str, tuple[Function, dict[str, Any], Tensor, str]] = {
         lambda m, x: m.b((m.a(x).view(2, 3, 2) * m.a(x).view(2, 3, 2).sum(2, keepdim=True)).flatten(1)),
         {"a": L(4, 6, bias=False), "b": L(6, 2, bias=False)},
         X,
-        "a.weight 0 ......, a.weight 1 ...., b.weight 0 .., b.weight 1 ......",
+        "a.weight 0 aabbcc, a.weight 1 ...., b.weight 0 .., b.weight 1 aabbcc",
     ),
     "tokens and units in one dimension": (
         lambda m, x: m.b(m.a(x).flatten(1)),

@@ -90,6 +90,15 @@ def grouped_keys(m: Any, x: Tensor) -> Tensor:
     return m.o(out.transpose(1, 2).flatten(2)).mean(1)  # type: ignore[no-any-return]
 
 
+def normalised_heads(m: Any, x: Tensor) -> Tensor:
+    """Queries and keys that are scaled by statistics of their own head."""
+    n, t, _ = x.shape
+    q, k, v = m.qkv(x).view(n, t, 3, -1, 4).permute(2, 0, 3, 1, 4).unbind(0)
+    k = k * (k.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+    out = F.scaled_dot_product_attention(m.norm(F.normalize(q, dim=-1)), k, v)
+    return m.o(out.transpose(1, 2).flatten(2)).mean(1)  # type: ignore[no-any-return]
+
+
 def one_value(m: Any, x: Tensor) -> Tensor:
     return m.b(pooled(m.a(x) * torch.sigmoid(m.g(F.relu(m.h(x))))))  # type: ignore[no-any-return]
 
@@ -161,6 +170,11 @@ MASKS_AND_GATES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]]
     ),
     "keys that two heads share": (
         lambda: Composed(grouped_keys, q=L(5, 24), k=L(5, 12), v=L(5, 12), o=L(24, 3)),
+        TOKENS,
+        3,
+    ),
+    "a norm over each head": (
+        lambda: Composed(normalised_heads, qkv=L(5, 36), norm=nn.LayerNorm(4), o=L(12, 3)),
         TOKENS,
         3,
     ),

@@ -364,6 +364,15 @@ NOTHING_FREE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = 
         TOKENS,
         "'table' is used element by element",
     ),
+    "a place for each token and unit": (
+        lambda: Composed(
+            lambda m, x: m.b(torch.relu(torch.cat([m.t.expand(len(x), 1, 6), m.a(x)], 1) + m.p)).mean(1),
+            **{"a": nn.Linear(5, 6), "b": nn.Linear(6, 3)},
+            **{"t": nn.Parameter(torch.randn(1, 1, 6)), "p": nn.Parameter(torch.randn(1, 5, 6))},
+        ),
+        TOKENS,
+        "'p' is used element by element",
+    ),
     "an operation without a rule": (
         lambda: Composed(
             lambda m, x: m.b(torch.cdist(m.a(x), m.a(x) + 1).mT @ m.a(x)), a=nn.Linear(5, 6), b=nn.Linear(6, 3)
