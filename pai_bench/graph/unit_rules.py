@@ -13,7 +13,7 @@ from torch import Tensor
 from pai_bench.graph.operations import CHOICES, ELEMENTWISE, REDUCTIONS, registrar
 from pai_bench.graph.rules import MOVED, move, moves
 from pai_bench.graph.ties import NONE, Axis, Run, Stored, Ties, broadcast_over, differ
-from pai_bench.graph.tracing import Operation
+from pai_bench.graph.tracing import Operation, mapped
 
 Numbers = Tensor | Sequence[Tensor] | None
 """Those that the results of an operation carry, the first of them at least; None where a rule does not know."""
@@ -106,7 +106,7 @@ def beside(ties: Ties, tensor: Tensor, carried: Tensor) -> Tensor | None:
     varying = [(dim, run) for dim, run in running if differ(carried, dim)]
     if not varying and bool((carried >= 0).any()):  # it runs along positions
         return None
-    if len(varying) != 1 or len({run.dim for _, run in running}) < len(running):
+    if len(varying) != 1 or sum(run.dim == varying[0][1].dim for _, run in running) > 1:
         return ties.numbers(tensor)
     dim, run = varying[0]
     return along(ties, stored, run).view(-1, *(1,) * (-dim - 1)).expand(tensor.shape)
@@ -137,13 +137,14 @@ def moved(ties: Ties, operation: Operation) -> Numbers:
 
     def carried(tensor: Tensor) -> Tensor:
         numbers = ties.numbers(tensor)
-        return torch.full(tensor.shape, NONE, dtype=torch.int32) if numbers is None else numbers
+        return torch.zeros(tensor.shape, dtype=torch.int32) if numbers is None else numbers - NONE
 
     try:
-        found: Numbers = move(operation, carried, lambda _: NONE)
+        found = move(operation, carried)  # in which constants, such as zeros that it writes, are zero
     except (RuntimeError, NotImplementedError):  # a move that takes no whole numbers
         return None
-    return found
+    shifted: Numbers = mapped(found, lambda numbers: numbers + NONE)
+    return shifted
 
 
 @rule("constant_pad_nd")

@@ -1,16 +1,18 @@
 """Values computed from parameters alone, such as weights times a mask: a part of `pai_bench.graph.units`."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from pai_bench.graph.operands import keeps_zeros
 from pai_bench.graph.operations import CHOICES, ELEMENTWISE
-from pai_bench.graph.ties import Run, Stored, Ties
+from pai_bench.graph.ties import Run, Stored, Ties, differ
 from pai_bench.graph.tracing import Operation
 from pai_bench.graph.unit_rules import along
 
 COPIES = frozenset({"clone", "_to_copy"})
+LOOKUPS = frozenset({"index", "index_select"})
 
 
 class Operand(NamedTuple):
@@ -22,10 +24,12 @@ class Operand(NamedTuple):
 
 
 def note_computed(ties: Ties, operation: Operation) -> bool:
-    """Take what is computed from parameters element by element for one of them; False where it is not.
+    """Take what is computed from parameters element by element, or looked up, for one of them; False where it is not.
 
     Their slices go together. A parameter of one dimension is followed as any value.
     """
+    if operation.name in LOOKUPS:
+        return note_lookup(ties, operation)
     if not is_computed(ties, operation):
         return False
     result = operation.results[0]
@@ -44,17 +48,43 @@ def note_computed(ties: Ties, operation: Operation) -> bool:
         return one.stored.keeps_zeros and keeps_zeros(operation, one.tensor)
 
     first = max(whole, key=lambda one: (zeros(one), isinstance(one.stored.tensor, nn.Parameter)))
+    others = [one for one in used if one is not first]
+    if others and any(dims_of(one.runs) != sorted(set(dims_of(one.runs))) for one in used):
+        return False
     pairs = [
         (other.stored, run, own)
-        for other in used
+        for other in others
         for run, own in zip(reversed(other.runs), reversed(first.runs), strict=False)
         if run is not None
     ]
+    if any(own is None for *_, own in pairs):
+        return False
     for stored, run, own in pairs:
-        if own is None:
-            return False
+        assert own is not None
         ties.tie(along(ties, stored, run), along(ties, first.stored, own))
     ties.store(result, first.stored._replace(values=result, runs=first.runs, keeps_zeros=zeros(first)))
+    return True
+
+
+def note_lookup(ties: Ties, operation: Operation) -> bool:
+    """Take a table that is read at constant places, such as one of relative positions, for the parameter that it is."""
+    table, result = operation.arguments["self"], operation.results[0]
+    stored, runs = ties.stored(table), ties.runs(table)
+    if stored is None or runs is None or any(map(ties.depends, operation.given)):
+        return False
+    if not has_all_dimensions(Operand(table, stored, runs)):
+        return False
+    moving: list[Run | None] = [None] * result.dim()
+    for dim, run in enumerate(runs):
+        if run is not None:
+            places = run.places.view(-1, *(1,) * (table.dim() - dim - 1)).expand(table.shape)
+            read = operation.function(**{**operation.arguments, "self": places})
+            for along_dim in range(read.dim()):
+                if differ(read, along_dim):
+                    if moving[along_dim] is not None:
+                        return False
+                    moving[along_dim] = Run(run.dim, read.movedim(along_dim, 0).flatten(1)[:, 0])
+    ties.store(result, stored._replace(values=result, runs=moving))
     return True
 
 
@@ -72,4 +102,9 @@ def is_computed(ties: Ties, operation: Operation) -> bool:
 def has_all_dimensions(one: Operand) -> bool:
     """Whether a tensor has places along all of a parameter's dimensions, of which there are several."""
     long = [dim for dim, size in enumerate(one.stored.tensor.shape) if size > 1]
-    return len(long) > 1 and sorted(run.dim for run in one.runs if run is not None) == long
+    return len(long) > 1 and sorted(set(dims_of(one.runs))) == long
+
+
+def dims_of(runs: Sequence[Run | None]) -> list[int]:
+    """The dimensions of a parameter that the dimensions of a tensor run along, in their order."""
+    return sorted(run.dim for run in runs if run is not None)

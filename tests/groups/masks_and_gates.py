@@ -67,6 +67,13 @@ def causal(m: Any, x: Tensor) -> Tensor:
     return m.o((scores.softmax(-1) @ v).transpose(1, 2).flatten(2)).mean(1)  # type: ignore[no-any-return]
 
 
+def triangle(m: Any, x: Tensor) -> Tensor:
+    """Causal attention without softmax: zeros are written among the scores."""
+    n, t, _ = x.shape
+    q, k, v = m.qkv(x).view(n, t, 3, -1, 4).permute(2, 0, 3, 1, 4).unbind(0)
+    return m.o(((q @ k.mT).tril() @ v).transpose(1, 2).flatten(2)).mean(1)  # type: ignore[no-any-return]
+
+
 def boolean(m: Any, x: Tensor) -> Tensor:
     n, t, _ = x.shape
     q, k, v = m.qkv(x).view(n, t, 3, -1, 4).permute(2, 0, 3, 1, 4).unbind(0)
@@ -97,6 +104,15 @@ def normalised_heads(m: Any, x: Tensor) -> Tensor:
     k = k * (k.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
     out = F.scaled_dot_product_attention(m.norm(F.normalize(q, dim=-1)), k, v)
     return m.o(out.transpose(1, 2).flatten(2)).mean(1)  # type: ignore[no-any-return]
+
+
+def biased_attention(m: Any, x: Tensor) -> Tensor:
+    """Attention with a table of biases for each difference of positions and each head."""
+    n, t, _ = x.shape
+    q, k, v = m.qkv(x).view(n, t, 3, -1, 4).permute(2, 0, 3, 1, 4).unbind(0)
+    places = torch.arange(t)
+    bias = m.table[places - places[:, None] + t - 1].permute(2, 0, 1).contiguous()
+    return m.o(F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2)).mean(1)  # type: ignore[no-any-return]
 
 
 def one_value(m: Any, x: Tensor) -> Tensor:
@@ -153,6 +169,7 @@ MASKS_AND_GATES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]]
         TOKENS,
         3,
     ),
+    "a triangle of scores": (lambda: Composed(triangle, qkv=L(5, 36), o=L(12, 3)), TOKENS, 3),
     "a mask of bools": (
         lambda: Composed(boolean, qkv=L(5, 36), o=L(12, 3), mask=nn.Buffer(torch.ones(4, 4, dtype=torch.bool).tril())),
         TOKENS,
@@ -175,6 +192,11 @@ MASKS_AND_GATES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]]
     ),
     "a norm over each head": (
         lambda: Composed(normalised_heads, qkv=L(5, 36), norm=nn.LayerNorm(4), o=L(12, 3)),
+        TOKENS,
+        3,
+    ),
+    "a table of biases for each head": (
+        lambda: Composed(biased_attention, qkv=L(5, 36), o=L(12, 3), table=nn.Parameter(torch.randn(7, 3))),
         TOKENS,
         3,
     ),

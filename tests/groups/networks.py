@@ -62,14 +62,6 @@ def own_attention(m: Any, x: Tensor) -> Tensor:
     return m.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)).mean(1)  # type: ignore[no-any-return]
 
 
-def biased_attention(m: Any, x: Tensor) -> Tensor:
-    n, t, _ = x.shape
-    q, k, v = m.qkv(x).view(n, t, 3, -1, 4).permute(2, 0, 3, 1, 4).unbind(0)
-    places = torch.arange(t)
-    bias = m.table[places - places[:, None] + t - 1].permute(2, 0, 1)
-    return m.o(F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2)).mean(1)  # type: ignore[no-any-return]
-
-
 def tied_embedding(m: Any, x: Tensor) -> Tensor:
     return F.linear(F.relu(m.a(m.e(x))) + m.e(x), m.e.weight).mean(1)
 
@@ -357,13 +349,6 @@ NOTHING_FREE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = 
         "_softmax in '1' is taken over units",
     ),
     "one layer": (lambda: nn.Linear(5, 3), FEATURES, "the network's output"),
-    "a table of biases for each head": (
-        lambda: Composed(
-            biased_attention, qkv=nn.Linear(5, 36), o=nn.Linear(12, 3), table=nn.Parameter(torch.randn(7, 3))
-        ),
-        TOKENS,
-        "'table' is used element by element",
-    ),
     "a place for each token and unit": (
         lambda: Composed(
             lambda m, x: m.b(torch.relu(torch.cat([m.t.expand(len(x), 1, 6), m.a(x)], 1) + m.p)).mean(1),

@@ -158,6 +158,20 @@ CASES: dict[str, Case] = {
         ),
         FEATURES,
     ),
+    "rows of a weight in another order": (
+        lambda: Composed(
+            lambda m, x: m.b(torch.relu(x @ m.w[[3, 1, 0, 2]].T)),
+            **{"w": nn.Parameter(torch.randn(4, 5)), "b": L(4, 3)},
+        ),
+        FEATURES,
+    ),
+    "columns of a weight in another order": (
+        lambda: Composed(
+            lambda m, x: m.b(torch.relu(torch.relu(m.a(x)) @ m.w[:, [3, 1, 0, 2]].T)),
+            **{"a": L(5, 4), "w": nn.Parameter(torch.randn(6, 4)), "b": L(6, 3)},
+        ),
+        FEATURES,
+    ),
     "columns that do not stay zero": (
         lambda: Composed(
             lambda m, x: m.b(torch.tanh(m.a(x)) @ m.w.exp().T), a=L(5, 6), b=L(7, 3), w=nn.Parameter(torch.randn(7, 6))
