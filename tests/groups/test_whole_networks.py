@@ -1,11 +1,11 @@
-"""The classifiers of torchvision, one of each family, without 30 % of what is free: the same function, in float64."""
+"""All networks of pai-bench, and of each family of torchvision's classifiers one, without 30 % of what is free.
+
+All classifiers of torchvision: `python -m benchmarks.structured`.
+"""
 
 import pytest
-import torch
-import torchvision
 
-from pai_bench.groups import GroupMask, find_groups
-from pai_bench.groups.find import difference, fill, restore_last
+from benchmarks.structured import Row, measure, names
 
 FREE = {
     **{"alexnet": 9344, "convnext_tiny": 26496, "densenet121": 10240, "efficientnet_b0": 21388, "googlenet": 7280},
@@ -21,19 +21,25 @@ of relative positions is added to them; of a ShuffleNet those whose shuffles do 
 """
 
 
+def holds(row: Row) -> None:
+    assert row.difference <= row.limit == (1e-10 if row.parameters <= 100_000_000 else 1e-5)
+    assert row.parameters_left < row.parameters
+    assert row.flops_left < row.flops
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("name", FREE)
-def test_a_smaller_network_computes_what_the_masked_one_does(name: str) -> None:
-    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    network = torchvision.models.get_model(name, weights=None, **options).double().eval()
-    generator = torch.Generator().manual_seed(0)
-    fill(network, generator)
-    side = 299 if name == "inception_v3" else 256 if name == "swin_v2_t" else 224
-    example = torch.randn(1, 3, side, side, generator=generator, dtype=torch.float64)
-    groups = find_groups(network, example)
-    assert sum(int((of >= 0).sum()) for axis, of in groups.by_axis.items() if axis in groups.roots) == FREE[name]
-    assert all(reasons for reasons in groups.fixed.values())
-    kept = torch.rand(groups.count, generator=generator) >= 0.3
-    restore_last(groups, kept)
-    assert difference(network, GroupMask(groups, kept), example) is None
+def test_a_smaller_classifier_of_torchvision_computes_what_the_masked_one_does(name: str) -> None:
+    row = measure(f"torchvision:{name}")
+    holds(row)
+    assert row.free == FREE[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in names() if ":" not in name])
+def test_a_smaller_network_of_ours_computes_what_the_masked_one_does(name: str) -> None:
+    row = measure(name)
+    holds(row)
+    assert row.fixed["the network's output"] == 10
+    assert row.free == row.units - 10 or name == "vit-small"
