@@ -182,8 +182,8 @@ whole process. All of it is made by
 Of every network, the outputs are fixed, so its classes are not free. The last column shows what else is fixed: the
 reason, and the units of which it is one. These are
 
-* the streams of ConvNeXt and of transformers, since layer norm takes statistics over them; their hidden units are free,
-  and so are the heads of ViT;
+* the streams of ConvNeXt and of transformers, since layer norm takes statistics over them (ViT also adds an embedding
+  of positions); their hidden units are free, and so are the heads of ViT;
 * the heads of Swin and MaxViT, whose code counts heads and features, so that it does not run with fewer;
 * the channels of ShuffleNets in whose stages the shuffles tie all channels together, since halves stay equal.
 """
@@ -220,7 +220,7 @@ def line(row: Row) -> str:
         f"{row.parameters_left / row.parameters:.1%}",
         f"{row.flops_left / row.flops:.1%}",
         f"{row.difference:.0e}" + (" (float32)" if row.dtype == "float32" else ""),
-        f"{row.find_seconds:.2g}",
+        f"{row.find_seconds:.2f}" if row.find_seconds < 10 else f"{row.find_seconds:.0f}",
         f"{row.memory / 2**30:.1f} GiB",
         "; ".join(reasons),
     ]
