@@ -45,6 +45,9 @@ ROOT = Path(__file__).parents[1]
 LEFT_OUT = ("results", "reports", "build", "dist")
 """Folders at the top, beside those that are hidden."""
 
+PATIENCE = 60
+"""Seconds that a test may take beyond five times its usual ones; with more, it has found the change."""
+
 COMPARED: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
     ast.Lt: (ast.LtE, ast.GtE),
     ast.LtE: (ast.Lt, ast.Gt),
@@ -260,9 +263,15 @@ def judge(change: Change, tree: Path, reached: Reached, *, whole: bool = False) 
     file.write_bytes(change.apply(source))
     try:
         for tests in filter(None, (concerned, others)):
-            seconds = sum(float(reached[test]["seconds"]) for test in tests)
-            code, said = run_tests(tree, ["-x", *tests], limit=60 + 5 * seconds)
-            if code is None:
+            seconds = [float(reached[test]["seconds"]) for test in tests]
+            longest = (
+                "-o",
+                f"faulthandler_timeout={PATIENCE + 5 * max(seconds)}",
+                "-o",
+                "faulthandler_exit_on_timeout=true",
+            )
+            code, said = run_tests(tree, ["-x", *longest, *tests], limit=PATIENCE + 5 * sum(seconds))
+            if code is None or "Timeout (" in said:
                 return "time limit"
             if code:
                 failed = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]

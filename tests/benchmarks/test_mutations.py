@@ -107,6 +107,15 @@ def test_a_survivor_is_reported_and_the_tree_left_as_it_was(tree: Path) -> None:
     ]
 
 
+def test_a_test_that_does_not_end_has_found_the_change(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mutations, "PATIENCE", 2)
+    source = (tree / "pai_bench" / "most.py").read_bytes()
+    start = source.index(b"a if")
+    endless = Change("pai_bench/most.py", 2, start, start + 1, "a", "max(iter(int, 1))", "most")
+    place = {"seconds": 0.1, "functions": ["pai_bench/most.py:most"]}
+    assert judge(endless, tree, {"tests/test_some.py::test_two": place}) == "time limit"
+
+
 def test_which_tests_are_asked(tree: Path) -> None:
     reached: Reached = {
         "tests/test_x.py::test_slow": {"seconds": 2.0, "functions": ["pai_bench/a.py:f"]},
