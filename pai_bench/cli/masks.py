@@ -95,7 +95,10 @@ def save_smaller(
     from pai_bench.groups import save_shrunk
     from pai_bench.report import summary
 
-    data, small = inputs.loaded(trial), stages.apply(inputs, trial, model, mask).model
+    pruned, data = stages.apply(inputs, trial, model, mask), inputs.loaded(trial)
+    small, single = pruned.model, pruned.training_mask
+    if single is not None:
+        single.apply_(small)
     origin = {"model": trial.model.name, "input_shape": data.input_shape, "num_classes": data.num_classes}
     origin |= {"init": trial.init, "data": trial.data.name, "seed": trial.seed, "criterion": trial.method}
     origin |= {"sparsity": trial.sparsity, "sparsity_of": trial.sparsity_of}

@@ -261,3 +261,22 @@ def test_rows_of_checks() -> None:
         ("contract, masked", "cnn, mlp", "failed", "line 3: 'a.weight' has 12 of (3, 4)"),
         ("masked", "cnn", "failed", "Mine on cnn: line 4: 'b.weight' has 5 of (1, 5)"),
     ]
+
+
+def test_a_smaller_network_drawn_again_is_zero_where_single_weights_are_removed() -> None:
+    options = [
+        "--model",
+        "lenet-300-100",
+        "--criterion",
+        "cnip",
+        "--sparsity",
+        "0.9",
+        "--shrink",
+        "-o",
+        "small.safetensors",
+    ]
+    for variant in ("none", "reinit"):
+        assert main(["prune", *options, "--variant", variant]) == 0
+        with safe_open("small.safetensors", framework="pt") as file:
+            kept = sum(int(file.get_tensor(f"{name}.weight").count_nonzero()) for name in ("fc1", "fc2", "fc3"))
+        assert kept == round(0.1 * (784 * 300 + 300 * 100 + 1000))
