@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from pai_bench.support.errors import UserError
 from pai_bench.support.torch_internals import forward_hooks, own_tensors
 
 
@@ -24,13 +25,19 @@ def csr(weight: Tensor, mask: Tensor) -> Tensor:
 def attach(network: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Let `torch.nn.utils.prune` mask the parameters of these names, wherever modules share them."""
     by_id = {id(network.get_parameter(name)): mask for name, mask in masks.items()}
+    places: list[tuple[nn.Module, str, Tensor]] = []
     for module in network.modules():
         parameters, buffers = own_tensors(module)
-        for key, parameter in list(parameters.items()):
+        for key, parameter in parameters.items():
             if (mask := by_id.get(id(parameter))) is not None and parameter is not None:
                 name = key.removesuffix("_orig")
                 pruned_before = name != key and f"{name}_mask" in buffers  # torch then combines both masks
-                prune.custom_from_mask(module, name if pruned_before else key, mask.to(parameter.device))
+                if not pruned_before and (f"{key}_mask" in buffers or f"{key}_orig" in parameters):
+                    what = f"{type(module).__name__} has a {key}_mask or {key}_orig of its own"
+                    raise UserError(f"{what}, names that torch.nn.utils.prune uses: rename it")
+                places.append((module, name if pruned_before else key, mask.to(parameter.device)))
+    for module, name, mask in places:
+        prune.custom_from_mask(module, name, mask)
     for module in network.modules():
         if isinstance(module, nn.MultiheadAttention) and prune.is_pruned(module.out_proj):
             module.register_forward_pre_hook(mask_projection)

@@ -143,3 +143,12 @@ def test_other_networks_are_refused() -> None:
     with pytest.raises(pb.UserError, match=r"has shape \(5, 4\), but the parameter has \(5, 5\)"):
         pb.Mask({"weight": torch.ones(5, 4, dtype=torch.bool)}).to_torch_prune_(other)
     assert not prune.is_pruned(other)
+
+
+def test_names_that_torch_would_overwrite_are_refused_before_anything_changes() -> None:
+    network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    network[1].register_buffer("weight_mask", torch.ones(3, 3))
+    mask = pb.Mask({f"{i}.weight": torch.eye(3).bool() for i in (0, 1)})
+    with pytest.raises(pb.UserError, match="Linear has a weight_mask or weight_orig of its own"):
+        mask.to_torch_prune_(network)
+    assert isinstance(network[0].weight, nn.Parameter)
