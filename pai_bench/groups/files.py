@@ -42,8 +42,8 @@ def save_shrunk(
     state = network.state_dict()
     if other := [name for name, value in state.items() if not isinstance(value, Tensor)]:
         raise UserError(f"{other[0]!r} in the network's state is no tensor, and cannot be written to {path}")
-    facts = {**(origin or {}), "versions": dict(versions())}
     try:
+        facts = {**(origin or {}), "versions": dict(versions())}
         shrunk = json.dumps(facts, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UserError(f"the origin of a smaller network is to be of JSON values: {error}") from error
@@ -72,7 +72,8 @@ def load_shrunk(path: str | Path, model: nn.Module) -> nn.Module:
     smaller = shrink(network, mask)
     state = smaller.state_dict()
     for name in {**state, **tensors}:
-        own, stored = (None if t is None else (t.dtype, tuple(t.shape)) for t in (state.get(name), tensors.get(name)))
+        found = (state.get(name), tensors.get(name))
+        own, stored = ((t.dtype, tuple(t.shape)) if isinstance(t, Tensor) else None for t in found)
         if own != stored:
             raise tensor_files.unreadable(path, WHAT, f"{name!r} is {stored} there, and {own} in the network")
     smaller.load_state_dict(tensors)

@@ -64,7 +64,7 @@ def decode(text: str) -> tuple[dict[str, Any], Tensor]:
     """The fields of `Groups`, and which groups are kept (bool), of what `encode` wrote; ValueError for other JSON."""
     try:
         stored = msgspec.json.decode(text, type=Stored)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(f"its groups are damaged ({error})") from error
     count, numbers = check(stored), [integers(of) for of in stored.numbers]
     fields = {

@@ -13,11 +13,12 @@ from pai_bench.support.errors import UserError
 
 def write(path: str | Path, tensors: Mapping[str, Tensor], what: str, texts: Mapping[str, str] | None = None) -> None:
     """Write `tensors` and `texts`, by name, to `path`; UserError, which calls the file `what`, if it cannot be done."""
-    # copies, since safetensors refuses tensors that share their memory
-    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
+        # copies, since safetensors refuses tensors that share their memory
+        copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         content = save(copies, dict(texts or {}))
-    except (ValueError, safetensors.SafetensorError) as error:  # names that are not Unicode
+    # names that are not Unicode; sparse tensors; types that the format does not have
+    except (ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         raise UserError(f"{what} cannot be written to {path} ({error})") from error
     outfile.write(path, content, what)
 

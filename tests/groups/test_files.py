@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import pai_bench as pb
+from pai_bench.groups import find_groups
 from pai_bench.groups.groups import GroupMask
 from pai_bench.groups.stored import decode, encode
 from tests.groups.networks import NETWORKS, filled
@@ -265,3 +266,18 @@ def test_groups_of_any_text() -> None:
     fields, kept = decode(encode(vars(groups), torch.arange(groups.count) == 2))
     assert fields["count"] == groups.count
     assert kept.nonzero().tolist() == [[2]]
+
+
+def test_groups_nested_too_deeply() -> None:
+    with pytest.raises(ValueError, match="its groups are damaged"):
+        decode('{"x": ' + "[" * 200_000 + "]" * 200_000 + "}")
+
+
+def test_tensors_that_the_format_does_not_have(tmp_path: Path) -> None:
+    network = filled(NETWORKS["mlp"][0]())
+    mask = find_groups(network, torch.zeros(1, 5).double()).all_kept()
+    network.register_buffer("table", torch.eye(3).to_sparse())
+    with pytest.raises(pb.UserError, match="the smaller network cannot be written to"):
+        pb.save_shrunk(network, mask, tmp_path / "s")
+    with pytest.raises(pb.UserError, match="the origin of a smaller network is to be of JSON values"):
+        pb.save_shrunk(pb.shrink(filled(NETWORKS["mlp"][0]()), mask), mask, tmp_path / "s", origin=["a"])  # type: ignore[arg-type]
