@@ -61,6 +61,9 @@ def _find(model: nn.Module, example_input: Tensor) -> Groups:
     reasons = dict(units.why_fixed)
     for axis in units.roots:
         labels = units.by_axis[axis]
+        if axis.name not in traced.parameters:
+            for label in labels.unique().tolist():
+                reasons.setdefault(label, []).append(f"{axis.name!r} is no parameter, so that nothing scores its units")
         if len(labels) and bool((labels == labels[0]).all()):
             reasons.setdefault(int(labels[0]), [f"all units of {axis.name!r} go together"])
     groups, labels_of = numbered(traced, units, reasons)

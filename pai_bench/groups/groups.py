@@ -63,8 +63,11 @@ class Groups:
         """Raise UserError for the parameters and buffers of another network."""
         model = unwrapped(model)
         shapes = {name: tensor.shape for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+        parameters = {name for name, _ in model.named_parameters()}
         for name in {**self.shapes, **shapes}:
-            if self.shapes.get(name) != shapes.get(name):
+            # other buffers may change in a forward pass, such as those that keep what was computed
+            matters = name in parameters or name in self.axes_of or name in self.flops
+            if matters and self.shapes.get(name) != shapes.get(name):
                 ours, theirs = (shapes_of.get(name) for shapes_of in (self.shapes, shapes))
                 raise UserError(f"these are groups of another network: {name!r} has shape {theirs}, not {ours}")
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import pai_bench as pb
-from pai_bench.groups import GroupMask, Groups, find_groups, shrink
+from pai_bench.groups import Axis, GroupMask, Groups, find_groups, shrink
 from tests.groups.networks import NETWORKS, Composed, filled
 
 
@@ -78,17 +78,35 @@ def test_which_groups_are_kept_is_a_flag_for_each() -> None:
             GroupMask(groups, kept)  # type: ignore[arg-type]
 
 
-def test_removed_slices_of_constant_weights_are_zero_and_statistics_stay() -> None:
+def test_units_of_a_weight_in_a_buffer_are_fixed_but_not_those_that_it_reads() -> None:
     network: Any = Composed(
         lambda m, x: m.b(m.n(m.a(x)) @ m.matrix), a=nn.Linear(5, 6), n=nn.BatchNorm1d(6), b=nn.Linear(4, 3)
     )
     network.register_buffer("matrix", torch.ones(6, 4))
     network.eval()
     groups = find_groups(network, torch.ones(1, 5))
-    assert groups.count == 6 + 4
-    GroupMask(groups, torch.arange(10) != 4).apply_(network)  # the first four are columns of the matrix
+    assert groups.count == 6
+    assert groups.fixed[Axis("matrix", 1)] == ("'matrix' is no parameter, so that nothing scores its units",)
+    GroupMask(groups, torch.arange(6) != 0).apply_(network)
     assert not network.a.weight[0].any()
     assert not network.n.weight[0]
     assert not network.matrix[0].any()
     assert network.matrix[1:].all()
     assert network.n.running_var.all()
+
+
+def test_buffers_that_a_forward_pass_changes_do_not_matter() -> None:
+    network: Any = Composed(kept_places, a=nn.Linear(5, 6), b=nn.Linear(6, 3))
+    network.register_buffer("places", torch.empty(0), persistent=False)
+    network.eval()
+    mask = pb.prune(network, (torch.randn(8, 5), torch.arange(8) % 3), "snap-it", 0.4)
+    assert isinstance(mask, GroupMask)
+    network(torch.ones(7, 5))
+    small = pb.shrink(network, mask)
+    assert small(torch.ones(4, 5)).shape == pb.shrink(network, mask)(torch.ones(4, 5)).shape == (4, 3)
+
+
+def kept_places(m: Any, x: torch.Tensor) -> torch.Tensor:
+    m.places = torch.arange(len(x))  # as of positions that are computed once
+    result: torch.Tensor = m.b(torch.relu(m.a(x)))
+    return result
