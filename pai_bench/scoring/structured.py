@@ -95,6 +95,7 @@ class GroupScorer(Scorer):
             raise UserError(
                 f"{criterion}: no unit of {type(innermost(model)).__name__} can be removed: {why_fixed(groups)}"
             )
+        groups.check(model)
         names = involved(groups, model, combined=criterion.combined)
         super().__init__(criterion, model, seed=seed, only=names, draw=draw, returns=False)
         self.model.groups = groups
@@ -107,6 +108,14 @@ class GroupScorer(Scorer):
         if mask is not None:
             whole = {name: torch.ones_like(p, dtype=torch.bool) for name, p in self.model.prunable.items()}
             mask = whole | {name: kept.to(self._device) for name, kept in mask.items()}
+        parts = batch.split() if self.criterion.accumulate == "score" else [batch]
+        first, *others = (self._of(part, mask) for part in parts)
+        for other in others:
+            first = added(first, other)
+        return first
+
+    def _of(self, batch: Batch, mask: Mapping[str, Tensor] | None) -> Any:
+        """The scores by one score batch, or by all of them together."""
         scores = self.run(batch, mask)
         if not self.criterion.combined:
             return self._checked(scores)
@@ -115,7 +124,10 @@ class GroupScorer(Scorer):
             raise CriterionError(f"{self.label} returned {what}, not CombinedScores: of single weights, and of groups")
         groups = self.model.groups
         assert groups is not None
-        weights = {name: self.model.prunable[name] for name in groups.weights}
+        weights = {name: self.model.prunable[name] for name in groups.weights if name in self.model.prunable}
+        if len(weights) < len(groups.weights):
+            name = next(name for name in groups.weights if name not in weights)
+            raise UserError(f"{self.label}: {name!r} is no parameter of a floating-point type, so that it has no score")
         return CombinedScores(checked(scores[0], weights, self.label)[0], self._checked(scores[1]))
 
     def _checked(self, scores: Any) -> Tensor:
@@ -133,7 +145,15 @@ class GroupScorer(Scorer):
         if not bool(scores.isfinite().all()):
             kind = "NaN" if bool(scores.isnan().any()) else "infinite"
             raise CriterionError(f"{self.label} gave {kind} scores; nothing can be ranked by them")
-        return scores.detach().clone()
+        return scores.detach().to(self._device, copy=True)
+
+
+def added(first: Any, second: Any) -> Any:
+    """The sum of the scores of two score batches."""
+    if not isinstance(first, CombinedScores):
+        return first + second
+    weights = {name: score + second.weights[name] for name, score in first.weights.items()}
+    return CombinedScores(weights, first.groups + second.groups)
 
 
 def involved(groups: Groups, model: nn.Module, *, combined: bool = False) -> list[str]:
@@ -177,6 +197,7 @@ def unstructured_scores(
     `signed`: those of SNIP and others that `MaskedModel.saliencies` computes get the sign of w * g.
     """
     assert model.groups is not None
+    mask = None if model.mask is None else {name: model.mask[name] for name in model.groups.weights}
     with Scorer.within(model, criterion, only=model.groups.weights) as scorer:
-        scorer.model.signed = signed
-        return scorer.score(batch)
+        scorer.model.signed, scorer.model.returns = signed, model.returns
+        return scorer.score(batch, mask)

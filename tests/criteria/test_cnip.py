@@ -13,8 +13,8 @@ import pai_bench as pb
 from pai_bench.groups import CombinedMask, GroupMask, Groups
 from pai_bench.masks import Halving
 from pai_bench.scoring import Batch, CombinedCriterion, CombinedScores, MaskedModel, get_criterion
-from pai_bench.scoring.structured import GroupScorer
-from pai_bench.support.errors import CriterionError
+from pai_bench.scoring.structured import GroupScorer, score_groups, unstructured_scores
+from pai_bench.support.errors import CriterionError, UserError
 from tests.groups.test_combined import best_of_layers, by_brute_force, kept_by, listed
 from tests.scoring.test_structured import PLAIN, hooks, made
 
@@ -217,3 +217,49 @@ def test_scores_that_cannot_be_ranked(gives: Any, message: str) -> None:
     criterion: Any = Magnitudes(gives=gives)
     with pytest.raises(CriterionError, match=message):
         criterion.score(network, batch)
+
+
+@dataclass(frozen=True)
+class OfSnip(CombinedCriterion):
+    """SNIP's scores of single weights; no unit goes."""
+
+    def score(self, model: Any, batch: Any) -> Any:
+        weights = unstructured_scores(model, batch, get_criterion("snip"))
+        seen.append({name: score.clone() for name, score in weights.items()})
+        own = model.saliencies(batch, lambda w, g, _loss: (w * g).abs())
+        expected.append({name: own[name] for name in weights})
+        return CombinedScores(dict(weights), torch.full((model.groups.count,), 99.0, dtype=torch.float64))
+
+
+seen: list[dict[str, Tensor]] = []
+expected: list[dict[str, Tensor]] = []
+
+
+def test_a_criterion_of_single_weights_inside_sees_the_mask_of_the_cuts_before() -> None:
+    network, _, batch = made("mlp")
+    pb.prune(network, batch, OfSnip(), 0.8, schedule="linear:steps=3")
+    assert len(seen) == 3
+    for scores, own in zip(seen, expected, strict=True):
+        total = sum(float(score.sum()) for score in own.values())
+        for name, score in scores.items():
+            torch.testing.assert_close(score, own[name] / total, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", ["snap", "3sp", "cnip", "group:of=magnitude"])
+def test_scores_of_several_batches_are_added(name: str) -> None:
+    network, groups, (inputs, targets) = made("projected shortcut")
+    criterion = get_criterion(f"{name}:accumulate=score")
+    both = score_groups(criterion, network, Batch(inputs, targets, batches=2), groups=groups)
+    parts = [score_groups(criterion, network, (inputs[i : i + 3], targets[i : i + 3]), groups=groups) for i in (0, 3)]
+    if name == "cnip":
+        for key, score in both.weights.items():
+            torch.testing.assert_close(score, parts[0].weights[key] + parts[1].weights[key], rtol=1e-10, atol=1e-15)
+        both, parts = both.groups, [part.groups for part in parts]
+    torch.testing.assert_close(both, parts[0] + parts[1], rtol=1e-10, atol=1e-15)
+
+
+def test_groups_of_another_network_are_refused() -> None:
+    network, _, batch = made("mlp")
+    _, groups, _ = made("projected shortcut")
+    with pytest.raises(UserError, match="these are groups of another network"):
+        score_groups(get_criterion("snap"), network, batch, groups=groups)
