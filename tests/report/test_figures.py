@@ -315,6 +315,13 @@ def test_ranks_on_a_line(drawings: list[Any]) -> None:
     assert not axes.yaxis.get_visible()
 
 
+def test_of_an_even_number_of_methods_half_stand_on_each_side(drawings: list[Any]) -> None:
+    curves.critical_difference(Ranks(("a", "b", "c", "d"), (1.0, 2.0, 3.0, 4.0), 9, 0.01, 0.5), PATH)
+    (axes,) = drawings[0].axes
+    sides = {text.get_text()[0]: text.get_position()[0] for text in axes.texts[:4]}
+    assert sides == {"a": 0.5, "b": 0.5, "c": 4.5, "d": 4.5}
+
+
 def test_a_dollar_sign_begins_no_formula(drawings: list[Any]) -> None:
     changes: dict[str, Any] = {"trial": {"model": "$x$"}, "curve": curve(1.0, 1.0)}
     records = [record("$y$", 0.9, 0, 0.5, **changes)]
