@@ -43,6 +43,8 @@ def prune(arguments: argparse.Namespace) -> int:
     try:
         mask, cost = runner.probe.mask(trial, model)
     except Exception as error:
+        if isinstance(error, UserError) and str(error).startswith(f"{trial.criterion_name}: no unit of {trial.model} "):
+            raise
         raise UserError(f"{trial.criterion_name} failed on {trial.model}: {described(error)}") from error
     assert mask is not None
     assert cost is not None

@@ -18,7 +18,7 @@ from pai_bench.networks.private_copy import BATCH_NORMS
 from pai_bench.networks.wrappers import unwrapped
 from pai_bench.scoring import Batch, Scorer, StructuredCriterion
 from pai_bench.scoring.prunable import prunable_names
-from pai_bench.scoring.structured import GroupScorer
+from pai_bench.scoring.structured import GroupScorer, nothing_free
 from pai_bench.support.errors import UserError
 from pai_bench.support.identity import stream
 from pai_bench.support.memory import free_bytes
@@ -121,7 +121,7 @@ class Inputs:
         criterion, draw = trial.criterion, self.draw(trial)
         assert criterion is not None
         if isinstance(criterion, StructuredCriterion):
-            groups = self.groups(trial, model)
+            groups = self.free_groups(trial, model)
             return functools.partial(GroupScorer, criterion, model, groups, seed=seed, draw=draw)
         names = self.prunable(trial, model, biases=criterion.biases)
         return functools.partial(Scorer, criterion, model, draw=draw, seed=seed, only=names)
@@ -131,6 +131,13 @@ class Inputs:
         if (key := (trial.data, trial.model)) not in self._groups:
             self._groups[key] = find_groups(model, self.example(trial))
         return self._groups[key]
+
+    def free_groups(self, trial: Trial, model: nn.Module) -> Groups:
+        """The same, for scoring; an error that names the network if there are none."""
+        groups = self.groups(trial, model)
+        if not groups.count and trial.criterion is not None:
+            raise nothing_free(trial.criterion, trial.model.name, groups)
+        return groups
 
     def draw(self, trial: Trial) -> Callable[[int], nn.Module]:
         """How the trial's network is drawn again for scoring."""

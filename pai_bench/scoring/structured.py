@@ -92,9 +92,7 @@ class GroupScorer(Scorer):
         draw: Draw | None = None,
     ) -> None:
         if not groups.count:
-            raise UserError(
-                f"{criterion}: no unit of {type(innermost(model)).__name__} can be removed: {why_fixed(groups)}"
-            )
+            raise nothing_free(criterion, type(innermost(model)).__name__, groups)
         groups.check(model)
         names = involved(groups, model, combined=criterion.combined)
         super().__init__(criterion, model, seed=seed, only=names, draw=draw, returns=False)
@@ -166,10 +164,12 @@ def involved(groups: Groups, model: nn.Module, *, combined: bool = False) -> lis
     return [name for name, p in innermost(model).named_parameters() if name in names and p.is_floating_point()]
 
 
-def why_fixed(groups: Groups) -> str:
-    """The reasons why nothing can be removed, in words."""
-    reasons = dict.fromkeys(reason for of in groups.fixed.values() for reason in of)
-    return "; ".join(list(reasons)[:3]) or "no operation with weights is known in it"
+def nothing_free(criterion: Criterion, network: str, groups: Groups) -> UserError:
+    """The error for a network without free groups, with the first reasons."""
+    reasons = list(dict.fromkeys(reason for of in groups.fixed.values() for reason in of))
+    fixed = f"all its layers are fixed ({'; '.join(reasons[:3])})"
+    why = fixed if reasons else "no operation with weights is known in it"
+    return UserError(f"{criterion}: no unit of {network} can be removed, since {why}")
 
 
 def score_groups(

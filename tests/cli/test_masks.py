@@ -30,6 +30,9 @@ def chain(shape, classes):
     nn.init.constant_(second.weight, 1e-6)
     return nn.Sequential(nn.Linear(shape[0], 4), second)
 
+def layer(shape, classes):
+    return nn.Linear(shape[0], classes)
+
 def points():
     x = torch.arange(12.0).reshape(6, 2)
     split = Split(x, torch.tensor([0, 1, 0, 1, 0, 1]))
@@ -53,3 +56,13 @@ def test_what_a_mask_cuts(network: str, sparsity: str, said: str, capsys: pytest
     assert main(["prune", *files, *scoring, "--sparsity", sparsity]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == said
     assert pb.Mask.load("mask.safetensors").sparsity == float(sparsity)
+
+
+def test_a_network_in_which_no_unit_is_free_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("own.py").write_text(NETWORKS)
+    files = ["--model", "./own.py:layer", "--data", "./own.py:points", "--score-batch", "2", "--device", "cpu"]
+    assert main(["prune", *files, "--criterion", "snap", "--sparsity", "0.5"]) == 2
+    said = capsys.readouterr().err
+    assert "snap: no unit of layer@" in said
+    assert "can be removed, since all its layers are fixed (the network's output)" in said
+    assert "failed" not in said

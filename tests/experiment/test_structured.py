@@ -122,6 +122,19 @@ def test_what_is_trained_is_the_smaller_network(variant: str) -> None:
     assert sorted(chosen.tolist()) == mask.kept_groups.nonzero().flatten().tolist()
 
 
+def fixed_layer(shape: Any, classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(shape[0], classes))
+
+
+def test_a_network_in_which_nothing_is_free_is_named() -> None:
+    runner = Runner(resolve(sweep(criteria=["snap"], models=[fixed_layer])))
+    trial = runner.catalog.trials[1]
+    message = r"^snap: no unit of fixed_layer can .*, since all its layers are fixed \(the network's output\)$"
+    for score in (runner.probe.mask, runner.inputs.scorer):
+        with pytest.raises(pb.UserError, match=message):
+            score(trial, runner.inputs.model(trial))
+
+
 def two_layers(_input_shape: Any, _num_classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(5, 12), nn.Tanh(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 3))
 
