@@ -21,7 +21,9 @@ from pai_bench.scoring.prunable import prunable_names
 from pai_bench.scoring.structured import GroupScorer, nothing_free
 from pai_bench.support.errors import UserError
 from pai_bench.support.identity import stream
+from pai_bench.support.initialise import initialise
 from pai_bench.support.memory import free_bytes
+from pai_bench.support.randomness import random_state
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +105,11 @@ class Inputs:
         """The trial's network with the weights that its seed draws for a `purpose`, the same on every device."""
         model = trial.model.build(self.loaded(trial), stream(trial.seed, purpose), trial.init)
         return unwrapped(model).to(self.device)  # masks name its parameters, and lanes stack them
+
+    def initialised(self, trial: Trial, model: nn.Module, purpose: str) -> nn.Module:
+        """A network of other shapes, its weights drawn in place by the trial's named initialisation, not ``own``."""
+        with random_state(stream(trial.seed, purpose)):
+            return initialise(model.cpu(), trial.init).to(self.device)  # drawn there, as those of `model` are
 
     def score_batch(self, trial: Trial, data: DataSet) -> Batch:
         """The examples that the trial's criterion sees, the same for all criteria and sparsities of a seed."""

@@ -17,7 +17,7 @@ from pai_bench.masks import Mask
 from pai_bench.masks.schedule import Schedule
 from pai_bench.pruning import Variant, prune
 from pai_bench.pruning.structured import prune_groups
-from pai_bench.scoring import StructuredCriterion, redraw_
+from pai_bench.scoring import StructuredCriterion
 from pai_bench.support.errors import UserError
 from pai_bench.support.identity import stream
 from pai_bench.support.randomness import random_state
@@ -112,12 +112,12 @@ def apply(
     """A trial's network under its mask; disconnected ones are not trained unless `train_disconnected`."""
     paths = connect(inputs, trial, model, mask)
     redraws = trial.variant is not None and trial.variant.redraws
+    if redraws:
+        model = inputs.model(trial, "reinit")
     if isinstance(mask, GroupMask):
         model = shrink(model, mask)
-        if redraws:
-            redraw_(model, stream(trial.seed, "reinit"))
-    elif redraws:
-        model = inputs.model(trial, "reinit")
+        if redraws and trial.init != "own":
+            model = inputs.initialised(trial, model, "reinit")  # by the fan-in of the smaller network
     pruned = Pruned(trial, model, mask, paths, skips_training=False)
     if (single := pruned.training_mask) is None or paths is None or paths.connected or train_disconnected:
         return pruned

@@ -147,11 +147,14 @@ def initialise(model: nn.Module, name: str) -> nn.Module:
 
 def matrices(module: nn.Module, weight: Tensor) -> Iterator[Tensor]:
     """The matrices that a layer's weight consists of, outputs first, each with a fan in and a fan out of its own."""
-    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-        # one gate after the other; the projection of an LSTM has fewer rows than a gate
-        yield from weight.split(module.hidden_size)
-    elif isinstance(module, nn.MultiheadAttention):
-        yield from weight.split(module.embed_dim)
+    if isinstance(module, nn.RNNCellBase):
+        yield from weight.split(module.hidden_size)  # one gate after the other
+    elif isinstance(module, nn.RNNBase):  # of smaller networks, layers have different numbers of hidden units
+        gates = module.get_parameter("weight_hh_l0").shape[0] // module.hidden_size
+        is_projection = bool(module.proj_size) and weight.shape[0] == module.proj_size
+        yield from weight.chunk(1 if is_projection else gates)
+    elif isinstance(module, nn.MultiheadAttention):  # of smaller networks, heads need not fill the features
+        yield from weight.chunk(3 if weight is module.in_proj_weight else 1)
     elif isinstance(module, ConvBase):
         for group in weight.chunk(module.groups):
             yield group.transpose(0, 1) if module.transposed else group

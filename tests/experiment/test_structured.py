@@ -122,6 +122,37 @@ def test_what_is_trained_is_the_smaller_network(variant: str) -> None:
     assert sorted(chosen.tolist()) == mask.kept_groups.nonzero().flatten().tolist()
 
 
+def reinitialised(init: str, criterion: str = "snap", **keys: Any) -> tuple[Runner, Any, GroupMask, nn.Module]:
+    changes = {"models": ["lenet-5-caffe"], "data": ["digits"], "sparsities": [0.7], "variants": ["reinit"], **keys}
+    runner = Runner(resolve(sweep(criteria=[criterion], init=init, **changes)))
+    trial = runner.catalog.trials[1]
+    mask, _ = runner.probe.mask(trial, model := runner.inputs.model(trial))
+    assert isinstance(mask, GroupMask)
+    return runner, trial, mask, stages.apply(runner.inputs, trial, model, mask, train_disconnected=True).model
+
+
+def test_reinit_draws_by_the_network_s_own_constructor() -> None:
+    """Which knows only the dense network: this is drawn again, as for single weights, and made smaller."""
+    runner, trial, mask, found = reinitialised("own")
+    expected = pb.shrink(runner.inputs.model(trial, "reinit"), mask).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in found.state_dict().items())
+    assert found.get_parameter("conv2.weight").numel() < 0.9 * mask["conv2.weight"].numel()
+
+
+@pytest.mark.parametrize("criterion", ["snap", "cnip"])
+def test_reinit_draws_by_a_named_initialisation_with_the_fan_in_of_the_smaller_network(criterion: str) -> None:
+    _, _, mask, found = reinitialised("vs-h", criterion)
+    single = mask.shrunk()
+    for name, weight in ((name, p.detach()) for name, p in found.named_parameters()):
+        if weight.dim() == 1:
+            assert not weight.any(), name  # biases
+        elif weight.numel() > 400:
+            kept = weight.flatten() if single is None else weight[single[name]]
+            assert float(kept.std() * weight[0].numel() ** 0.5) == pytest.approx(2**0.5, rel=0.1)
+    again = reinitialised("vs-h", criterion)[-1].state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in found.state_dict().items())
+
+
 def fixed_layer(shape: Any, classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(shape[0], classes))
 

@@ -146,3 +146,22 @@ def test_the_projection_of_an_lstm_is_one_matrix(initialisation: str) -> None:
     torch.manual_seed(0)
     lstm = initialise(nn.LSTM(30, 200, proj_size=100), initialisation)
     check(lstm.get_parameter("weight_hr_l0").detach(), variance(initialisation, 200, 100))
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM(40, 64, num_layers=2), nn.GRU(40, 64, num_layers=2)])
+def test_gates_of_layers_with_different_numbers_of_hidden_units(layer: nn.RNNBase) -> None:
+    """As smaller networks have them: 64 in the first layer, 32 in the second, of which the first weight reads 64."""
+    gates = layer.get_parameter("weight_hh_l0").shape[0] // 64
+    layer.weight_ih_l1 = nn.Parameter(torch.empty(gates * 32, 64))
+    layer.weight_hh_l1 = nn.Parameter(torch.empty(gates * 32, 32))
+    initialise(layer, "vs-x")
+    check(layer.get_parameter("weight_hh_l0").detach(), variance("vs-x", 64, 64))
+    check(layer.weight_ih_l1.detach(), variance("vs-x", 64, 32))
+    check(layer.weight_hh_l1.detach(), variance("vs-x", 32, 32))
+
+
+def test_projections_of_attention_with_fewer_heads() -> None:
+    attention = nn.MultiheadAttention(96, 3)
+    attention.in_proj_weight = nn.Parameter(torch.empty(3 * 32, 96))
+    initialise(attention, "vs-x")
+    check(attention.in_proj_weight.detach(), variance("vs-x", 96, 32))
