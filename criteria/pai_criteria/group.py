@@ -1,5 +1,6 @@
 """Any criterion of single weights, over the weights of each group."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -10,6 +11,8 @@ from pai_bench import UserError, criterion
 from pai_bench.masks import OneShot, Schedule
 from pai_bench.scoring import (
     Batch,
+    BatchNormMode,
+    Criterion,
     MaskedModel,
     StructuredCriterion,
     get_criterion,
@@ -24,7 +27,7 @@ class Group(StructuredCriterion):
     """score = the scores that a criterion gives to single weights, reduced over the rows that make a unit.
 
     * ``of``: the criterion, whose schedule is not used; its options are written behind it, as in
-      ``group:of=grasp:of.temperature=1``.
+      ``group:of=grasp:of.temperature=1``. Its option ``bn``, too: ``group:of=snip:of.bn=train``.
     * ``reduce``: the sum over the rows of all roots of the group (``sum``; of magnitude, the L1 norm of filters), the
       square root of the sum of squares (``l2``), the ``mean``, or the absolute value of the sum of signed scores
       (``gate``: of SNIP and its kind, whose scores are |w * g|, the sum of w * g, which is SNAP without biases).
@@ -44,6 +47,18 @@ class Group(StructuredCriterion):
             raise UserError(f"{self.name}:of={self.of}: ties and biases of single weights have no meaning for groups")
         if inner.structured:
             raise UserError(f"{self.name}:of={self.of} scores groups itself; give a criterion of single weights")
+        if inner.uses_data and self.bn not in (type(self).bn, inner.bn):
+            what = f"{inner.name or self.of}, which gives the scores, has bn={inner.bn}"
+            raise UserError(f"{self.name}:of={self.of}: {what}; write of.bn={self.bn} in the place of bn={self.bn}")
+
+    def with_batch_norm(self, mode: BatchNormMode) -> Criterion:
+        inner, of = get_criterion(self.of), self.of
+        if inner.uses_data and inner.bn != mode:
+            given = [option.partition("=")[0].strip() for option in of.split(":")[1:]]
+            if "bn" in given or self.bn != type(self).bn:
+                raise UserError(f"{self} and bn {mode} ask for different modes of batch norm")
+            of = f"{of}:bn={mode}"  # which gives the scores
+        return dataclasses.replace(self, of=of, bn=mode) if of != self.of else super().with_batch_norm(mode)
 
     def formula_version_under(self, schedule: Schedule) -> int:
         inner = get_criterion(self.of)

@@ -140,9 +140,7 @@ def resolve(sweep: Sweep, inspector: Inspector | None = None) -> Catalog:
 def _criterion(sweep: Sweep, reference: str | Criterion) -> tuple[Criterion, Schedule]:
     criterion = get_criterion(reference)
     if sweep.bn != "published" and criterion.uses_data:
-        if criterion.bn not in (sweep.bn, type(criterion).bn):
-            raise UserError(f"{criterion} and bn {sweep.bn} ask for different modes of batch norm")
-        criterion = dataclasses.replace(criterion, bn=sweep.bn)
+        criterion = criterion.with_batch_norm(sweep.bn)
     schedule = get_schedule(criterion.schedule if sweep.schedule is None else sweep.schedule)
     try:
         json.dumps(criterion.configuration(schedule), allow_nan=False)

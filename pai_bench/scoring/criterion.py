@@ -1,5 +1,6 @@
 """The contract of a criterion: its formula, facts about it, and its options."""
 
+import dataclasses
 import functools
 import inspect
 import warnings
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from pai_bench.masks.schedule import OneShot, Schedule, get_schedule
 from pai_bench.masks.selection import Scope
+from pai_bench.networks.private_copy import BatchNormMode
 from pai_bench.networks.wrappers import innermost
 from pai_bench.scoring.batch import Batch, BatchLike, Loss, Scores, as_batch
 from pai_bench.scoring.masked_model import MaskedModel
@@ -137,6 +139,12 @@ class Criterion(CriterionOptions):
     def score_network(self, model: nn.Module, batch: Batch) -> Scores | Any:
         """What `score` gives for a network that is no `MaskedModel`."""
         return score_masked(self, model, batch)
+
+    def with_batch_norm(self, mode: BatchNormMode) -> "Criterion":
+        """The same criterion with ``bn`` set to `mode`; UserError if its options ask for another one."""
+        if self.bn not in (mode, type(self).bn):
+            raise UserError(f"{self} and bn {mode} ask for different modes of batch norm")
+        return dataclasses.replace(self, bn=mode)
 
     def formula_version_under(self, schedule: Schedule) -> int:
         """The version of the formula that matters under `schedule`: results that a change left alone stay valid."""

@@ -153,6 +153,27 @@ def test_reinit_draws_by_a_named_initialisation_with_the_fan_in_of_the_smaller_n
     assert all(torch.equal(value, again[name]) for name, value in found.state_dict().items())
 
 
+def test_batch_norm_of_the_criterion_whose_scores_are_reduced() -> None:
+    """`bn` of a sweep is given to the criterion that gives the scores; identities without it stay."""
+
+    def of(text: str, bn: str) -> tuple[str, str]:
+        trial = resolve(sweep(criteria=[text], bn=bn)).trials[1]
+        assert trial.criterion is not None
+        return str(trial.criterion), trial.criterion.bn
+
+    assert of("group:of=snip", "published") == ("group:of=snip", "eval")
+    assert of("group:of=snip", "eval") == ("group:of=snip", "eval")
+    assert of("group:of=snip", "train") == ("group:bn=train:of=snip:of.bn=train", "train")
+    assert of("group:of=snip:of.bn=train", "train") == ("group:bn=train:of=snip:of.bn=train", "train")
+    assert of("group:of=grasp", "published") == ("group:of=grasp", "eval")
+    assert of("group:of=grasp", "eval") == ("group:of=grasp:of.bn=eval", "eval")
+    assert of("group:of=grasp:of.temperature=1", "eval")[0] == "group:of=grasp:of.temperature=1:of.bn=eval"
+    assert of("group:of=magnitude", "train") == ("group:bn=train", "train")  # reads no data
+    for text, bn in (("snip:of.bn=eval", "train"), ("snip:of.bn=train", "eval"), ("grasp:bn=train", "eval")):
+        with pytest.raises(pb.UserError, match=rf"and bn {bn} ask for different modes of batch norm"):
+            of(f"group:of={text}", bn)
+
+
 def fixed_layer(shape: Any, classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(shape[0], classes))
 

@@ -262,6 +262,14 @@ def test_a_structured_criterion_of_a_structured_one_is_refused() -> None:
             get_criterion(f"group:of=magnitude:of.{option}")
 
 
+def test_the_mode_of_batch_norm_is_that_of_the_inner_criterion() -> None:
+    message = r"^group:of=snip: snip, which gives the scores, has bn=eval; write of\.bn=train in the place of bn=train$"
+    with pytest.raises(UserError, match=message):
+        get_criterion("group:of=snip:bn=train")
+    for text in ("group:of=snip:of.bn=train", "group:of=snip:of.bn=train:bn=train", "group:of=magnitude:bn=train"):
+        assert get_criterion(str(get_criterion(text))) == get_criterion(text)
+
+
 def test_scores_of_single_weights_are_not_to_be_had_of_a_structured_criterion() -> None:
     network, _, batch = made("mlp")
     refused = "scores whole units, not single weights"
