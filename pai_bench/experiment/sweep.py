@@ -11,7 +11,7 @@ from typing import Any, Literal, get_type_hints
 
 from pai_bench.experiment.settings import ScoringSettings, TrainingSettings, check_value, option
 from pai_bench.support import spec
-from pai_bench.support.errors import UserError
+from pai_bench.support.errors import UserError, no_sparsity
 from pai_bench.training.protocol import DEFAULT, DEFAULT_WITH_BATCH_NORM
 
 MOST_TRIALS = 1_000_000
@@ -117,7 +117,7 @@ class Sweep(Execution, TrainingSettings, ProtocolSettings, ScoringSettings, Axes
             check_value(f.name, value, f.metadata)
         for sparsity in self.sparsities:
             if not 0 <= sparsity < 1:
-                raise UserError(f"sparsity {sparsity:g} is outside [0, 1): it is the share of weights removed")
+                raise no_sparsity(sparsity, self.sparsity_of)
         axes = (self.data, self.models, self.criteria, self.variants, self.sparsities)
         seeds = self.seeds if isinstance(self.seeds, int) else len(self.seeds)  # a range may be too long for len
         if (trials := seeds * math.prod(map(len, axes))) > MOST_TRIALS:

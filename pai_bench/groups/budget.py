@@ -143,13 +143,14 @@ def keep_share(
     sparsity_of: SparsityOf = "weights",
     least: int = 1,
     dense: float | None = None,
+    asked: float | None = None,
 ) -> GroupMask:
     """The mask that keeps at most a share of the units, weights or operations of the `dense` network.
 
     The shortest list of groups is removed, lowest scores first, after which at most ``density * dense`` are left, of
     units ``round(density * dense)``. Without `dense`, it is of these groups' own network. Of each layer the `least`
     best units stay. UserError where the groups that have to stay are more than that, with the largest sparsity that can
-    be reached.
+    be reached; it calls the request a density of `asked`, if this is only a cut on the way to it.
     """
     if scores.shape != (groups.count,) or bool(scores.isnan().any()):
         raise UserError(f"there are to be {groups.count} scores that are numbers")
@@ -160,8 +161,9 @@ def keep_share(
     target = round(target) if sparsity_of == "nodes" else target * (1 + 1e-12)
     if (fewest := budget.left(sparsity_of, count)) > target:
         stay = f"{least} unit{'s' * (least > 1)} of every layer and what is fixed stay"
+        sparsity = 1 - (density if asked is None else asked)
         raise UserError(
-            f"a sparsity of {1 - density:g} of {sparsity_of} cannot be reached, since {stay}; the largest is "
+            f"a sparsity of {sparsity:g} of {sparsity_of} cannot be reached, since {stay}; the largest is "
             f"{math.floor(1e4 * (1 - fewest / whole)) / 1e4:g}"
         )
     reached = bisect_left(range(count), True, key=lambda removed: budget.left(sparsity_of, removed) <= target)

@@ -21,7 +21,7 @@ from pai_bench.scoring.batch import as_batch
 from pai_bench.scoring.prunable import default_names
 from pai_bench.scoring.redraw import Draw
 from pai_bench.support import spec, transfers
-from pai_bench.support.errors import CriterionError, UserError
+from pai_bench.support.errors import CriterionError, UserError, no_sparsity
 
 logger = logging.getLogger(__name__)
 
@@ -203,9 +203,9 @@ def by_scope(criterion: Criterion, shapes: Mapping[str, torch.Size], scope: Scop
     return lambda count, left: apportion(proportions, count, left)
 
 
-def checked_sparsity(value: float | str) -> float:
-    """`given`, a number or the text of one, if it is a sparsity."""
+def checked_sparsity(value: float | str, sparsity_of: str = "weights") -> float:
+    """`value`, a number or the text of one, if it is a sparsity: a share of `sparsity_of`, for the message."""
     sparsity: float = value if isinstance(value, Real) else spec.convert(value, float, "sparsity")
     if not 0 <= sparsity < 1:
-        raise UserError(f"sparsity {sparsity:g} is outside [0, 1): it is the share of weights removed")
+        raise no_sparsity(sparsity, sparsity_of)
     return sparsity

@@ -79,7 +79,7 @@ def prune_groups(
 
     Of a `CombinedCriterion`, it is the share of weights, exactly, and the result is a `CombinedMask`.
     """
-    batch, density = as_batch(batch), 1 - checked_sparsity(sparsity)
+    batch, density = as_batch(batch), 1 - checked_sparsity(sparsity, sparsity_of)
     mask = groups.all_kept()
     dense = Budget(groups, torch.arange(0)).left(sparsity_of, 0)
     for share in schedule.densities(density):
@@ -93,7 +93,7 @@ def prune_groups(
         else:
             scores = ranked_by_layer(remaining, scores) if scope == "layerwise" else scores
             least = max(1, min_per_layer)
-            cut = keep_share(remaining, scores, share, sparsity_of=sparsity_of, least=least, dense=dense)
+            cut = keep_share(remaining, scores, share, sparsity_of=sparsity_of, least=least, dense=dense, asked=density)
         mask = composed(mask, cut)
     return shuffled(mask, seed) if variant.name == "shuffle" else mask
 

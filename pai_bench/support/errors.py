@@ -30,3 +30,9 @@ def unknown(kind: str, name: str, accepted: Iterable[str]) -> UserError:
         return UserError(f"unknown {kind} {name!r}: did you mean {' or '.join(matches)}?")
     more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
     return UserError(f"unknown {kind} {name!r}: known are {', '.join(names[:MAX_NAMES]) or 'none'}{more}")
+
+
+def no_sparsity(value: float, sparsity_of: str = "weights") -> UserError:
+    """The error for a number that is no sparsity, the removed share of weights, units (``nodes``) or operations."""
+    removed = {"nodes": "units", "flops": "operations"}.get(sparsity_of, "weights")
+    return UserError(f"sparsity {value:g} is outside [0, 1): it is the share of {removed} removed")

@@ -187,6 +187,18 @@ def test_a_network_in_which_nothing_is_free_is_named() -> None:
             score(trial, runner.inputs.model(trial))
 
 
+def test_a_request_that_cannot_be_reached_is_named_at_the_first_cut_that_fails() -> None:
+    message = r"^a sparsity of 0\.9 of nodes cannot .* 5 units of every layer .*; the largest is 0\.5$"
+    with pytest.raises(pb.UserError, match=message):
+        pruned(criteria=["snap-it"], sparsities=[0.9], min_per_layer=5)
+
+
+def test_what_a_sparsity_outside_its_range_is_a_share_of() -> None:
+    for unit, name in (("weights", "weights"), ("nodes", "units"), ("flops", "operations")):
+        with pytest.raises(pb.UserError, match=rf"it is the share of {name} removed$"):
+            sweep(criteria=["snap"], sparsities=[1], sparsity_of=unit)
+
+
 def two_layers(_input_shape: Any, _num_classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(5, 12), nn.Tanh(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 3))
 
