@@ -54,6 +54,7 @@ Criteria of single weights (snip, grasp, synflow) give a mask, and all tensors s
 units (snap, snap-it, group:of=NAME) can give a smaller network. In Python:
   pai_bench.Mask.load(FILE)                  a mask of single weights
   pai_bench.GroupMask.load(FILE)             a mask of units, for pai_bench.shrink(model, mask)
+  pai_bench.groups.CombinedMask.load(FILE)   a mask of units and single weights (cnip), likewise
   pai_bench.load_shrunk(FILE, model)         a network of --shrink; model = pai_bench.create_model(...) is the dense one
 
 exit codes: 0; 2 a mistake in the request; 130 interrupted"""

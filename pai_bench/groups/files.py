@@ -54,7 +54,8 @@ def load_shrunk(path: str | Path, model: nn.Module) -> nn.Module:
     """The smaller network that `save_shrunk`, or ``pai-bench prune --shrink``, wrote to `path`.
 
     `model` is the dense network, as `create_model` builds it; its weights do not matter, and it does not change. The
-    result has the device and the mode of `model`, and gives bit for bit the outputs of the network that was saved.
+    result has the device and the mode of `model`, and bit for bit what the saved network's ``state_dict()`` holds.
+    Buffers that this leaves out (``persistent=False``) come from `model`.
 
     Raises `UserError` for a file that cannot be read or holds a mask, and for one of another network.
     """

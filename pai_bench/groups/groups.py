@@ -137,7 +137,7 @@ class GroupMask(Mask):
                 not torch.equal(tensor, found[name]) for name, tensor in tensors.items()
             ):
                 raise tensor_files.unreadable(
-                    path, MASK, "its weights are not those of its groups; CombinedMask.load reads both"
+                    path, MASK, "its weights are not those of its groups; pai_bench.groups.CombinedMask.load reads both"
                 )
         return found
 

@@ -187,7 +187,9 @@ def test_files_of_masks_and_of_smaller_networks(name: str) -> None:
     assert kept_by(read) == kept_by(mask)
     assert list(read) == list(mask)
     assert all(torch.equal(kept, mask[key]) for key, kept in pb.Mask.load("mask.safetensors").items())
-    with pytest.raises(pb.UserError, match=r"not those of its groups; CombinedMask\.load reads both"):
+    with pytest.raises(
+        pb.UserError, match=r"not those of its groups; pai_bench\.groups\.CombinedMask\.load reads both"
+    ):
         GroupMask.load("mask.safetensors")
     small = pb.shrink(network, mask)
     pb.save_shrunk(small, mask, "small.safetensors")

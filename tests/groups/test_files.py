@@ -281,3 +281,23 @@ def test_tensors_that_the_format_does_not_have(tmp_path: Path) -> None:
         pb.save_shrunk(network, mask, tmp_path / "s")
     with pytest.raises(pb.UserError, match="the origin of a smaller network is to be of JSON values"):
         pb.save_shrunk(pb.shrink(filled(NETWORKS["mlp"][0]()), mask), mask, tmp_path / "s", origin=["a"])  # type: ignore[arg-type]
+
+
+def test_buffers_that_are_not_stored_come_from_the_dense_network() -> None:
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.out = nn.Linear(5, 6), nn.Linear(6, 3)
+            self.register_buffer("shift", torch.rand(6), persistent=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.out(torch.relu(self.hidden(x) + self.shift))
+            return y
+
+    network, other = Shifted(), Shifted()
+    mask = pb.prune(network, (torch.randn(8, 5), torch.arange(8) % 3), "snap", 0.5)
+    assert isinstance(mask, GroupMask)
+    pb.save_shrunk(small := pb.shrink(network, mask), mask, "small.safetensors")
+    read = pb.load_shrunk("small.safetensors", other)
+    assert all(torch.equal(value, read.state_dict()[name]) for name, value in small.state_dict().items())
+    assert torch.equal(read.get_buffer("shift"), pb.shrink(other, mask).get_buffer("shift"))
