@@ -7,7 +7,19 @@ from torch import Tensor
 
 from pai_bench import criterion
 from pai_bench.masks import Halving, Schedule
-from pai_bench.scoring import AuthorsStatement, Batch, MaskedModel, StructuredCriterion, gate_sensitivity
+from pai_bench.scoring import (
+    AuthorsChoice,
+    AuthorsStatement,
+    Batch,
+    MaskedModel,
+    StructuredCriterion,
+    gate_sensitivity,
+)
+
+AUTHORS_CHOICES = (
+    AuthorsChoice("score_batches", "scores 5 batches of 512 examples", (5,)),
+    AuthorsChoice("loss", "applies the negative log-likelihood to raw logits, a bug", ("nll",)),
+)
 
 
 @criterion("snap", source="Verdenius et al. 2020, arXiv:2006.00896")
@@ -33,6 +45,7 @@ class SNAP(StructuredCriterion):
     bias: bool = True
 
     figure_style: ClassVar[tuple[str, str, str]] = ("#0072B2", "s", "--")
+    authors_choices: ClassVar[tuple[AuthorsChoice, ...]] = AUTHORS_CHOICES
 
     def score(self, model: MaskedModel, batch: Batch) -> Tensor:
         products = model.saliencies(batch, lambda w, g, _loss: w * g)
@@ -49,6 +62,7 @@ class SNAPit(SNAP):
     """
 
     schedule: ClassVar[Schedule] = Halving(steps=5)
+    authors_choices: ClassVar[tuple[AuthorsChoice, ...]] = AUTHORS_CHOICES
     authors_statements: ClassVar[tuple[AuthorsStatement, ...]] = (
         AuthorsStatement(
             "cifar10",

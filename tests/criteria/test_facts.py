@@ -50,8 +50,12 @@ def test_what_the_codes_of_the_authors_do() -> None:
         name: {c.option: c.values or c.otherwise for c in pb.get_criterion(name).authors_choices} for name in builtin()
     }
     assert {name: of for name, of in choices.items() if of} == {
+        "cnip": {"count": ("published",), "score_batches": (5,), "loss": ("nll",)},
+        "cnip-it": {"count": ("published",), "score_batches": (5,), "loss": ("nll",)},
         "force": {"loss": ("nll",)},
         "grasp": {"score_init": ("trained",), "halves": (True,)},
+        "snap": {"score_batches": (5,), "loss": ("nll",)},
+        "snap-it": {"score_batches": (5,), "loss": ("nll",)},
         "snip": {"score_sampling": ("random",), "score_init": ("trained",), "biases": (True,)},
         "snip-it": {"score_batches": (5,), "loss": ("nll",)},
         "synflow": {"ties": ("remove",)},
