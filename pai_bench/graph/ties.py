@@ -5,6 +5,7 @@ slice that it was made by: the row of the weight that computes a channel, say. W
 tied; what is tied to a number with a reason is fixed.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -63,6 +64,8 @@ class Ties:
         """Axes whose slices make features: rows of weights."""
         self.consumers: set[Axis] = set()
         """Axes whose slices read features: columns of weights."""
+        self.uses = Counter[str]()
+        """How often each weight is multiplied by."""
         self.biases: dict[Axis, Axis] = {}
         """What is added to the features of a root at once."""
         self.kept_whole: set[Axis] = set()
@@ -195,6 +198,12 @@ class Ties:
         for dim in range(stored.tensor.dim()):
             self.tie(self.slices(stored, dim), number)
         return number.expand(tensor.shape)
+
+    def note_product(self, name: str, row: int, column: int) -> None:
+        """Note a product with a weight, the dimension of its rows and that of its columns."""
+        self.roots.add(Axis(name, row))
+        self.consumers.add(Axis(name, column))
+        self.uses[name] += 1
 
     # What is tied
 

@@ -28,8 +28,7 @@ def _convolution(ties: Ties, operation: Operation) -> Numbers:
     into, out = (0, 1) if transposed else (1, 0)
     rows, columns = ties.slices(stored, out), ties.slices(stored, into)
     ties.tie(ties.numbers(given["bias"]), rows.repeat(groups) if transposed else rows)
-    ties.roots.add(Axis(stored.name, out))
-    ties.consumers.add(Axis(stored.name, into))
+    ties.note_product(stored.name, out, into)
     # groups stay equal: the same position of each goes together
     ties.tie_along(channels.view(groups, -1), 0)
     ties.tie(channels, columns) if transposed else ties.tie(channels.view(groups, -1), columns)
@@ -122,8 +121,7 @@ def product(ties: Ties, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Ten
         ties.fix(rows, reason)
         ties.fix(columns, reason)
         return numbers[..., :1]
-    ties.roots.add(Axis(stored.name, row.dim))
-    ties.consumers.add(Axis(stored.name, column.dim))
+    ties.note_product(stored.name, row.dim, column.dim)
     note_bias(ties, Axis(stored.name, row.dim), bias)
     if numbers is not None:
         ties.tie(numbers, columns)

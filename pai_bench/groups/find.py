@@ -125,15 +125,27 @@ def products_of_groups(units: Units, new: Tensor, examples: int) -> tuple[tuple[
 
 
 def gated(units: Units, by_axis: Mapping[Axis, Tensor], labels: Sequence[int]) -> Tensor:
-    """Which groups have a weight that reads what it makes, or are multiplied with other values: hidden units, heads."""
+    """Which groups are hidden units or heads, whose values are not linear in the weights that make them.
+
+    Hidden units are read by the weight that makes them; heads are multiplied with other values.
+    """
     multiplied = {label for of, _ in units.of_products for label in of}
     found = torch.tensor([label in multiplied for label in labels], dtype=torch.bool)
+    for axis, rows in hidden_rows(units, by_axis).items():
+        found[by_axis[axis][rows & (by_axis[axis] >= 0)]] = True
+    return found
+
+
+def hidden_rows(units: Units, numbers: Mapping[Axis, Tensor]) -> dict[Axis, Tensor]:
+    """For each axis of rows of a weight that is used several times, which of them (bool) its own columns read.
+
+    Those are of recurrent layers. A weight that is used once, as f in h + f(h), reads units, but not its own results.
+    """
+    found = {}
     for axis in units.roots:
-        for other in units.consumers:
-            if axis.name == other.name and axis.dim != other.dim:
-                rows, columns = by_axis[axis], by_axis[other]
-                both = rows[(rows >= 0) & torch.isin(rows, columns)]
-                found[both] = True
+        if units.uses[axis.name] > 1:
+            columns = [numbers[a] for a in units.consumers if a.name == axis.name and a.dim != axis.dim]
+            found[axis] = torch.isin(numbers[axis], torch.cat(columns)) if columns else numbers[axis] < -1
     return found
 
 

@@ -19,7 +19,7 @@ from pai_bench.masks import OneShot
 from pai_bench.scoring import Batch, Criterion, MaskedModel, Scores, get_criterion
 from pai_bench.scoring.structured import GroupScorer, score_groups
 from pai_bench.support.errors import CriterionError, UserError
-from tests.groups.networks import NETWORKS, filled
+from tests.groups.networks import NETWORKS, Composed, filled
 
 PLAIN = [
     "mlp",
@@ -112,6 +112,30 @@ def test_snap_without_biases_and_of_several_roots() -> None:
         found = group_scores("snap" + options, network, (inputs, targets))
         torch.testing.assert_close(found[order], inner, rtol=1e-10, atol=1e-14)
         torch.testing.assert_close(found[stream], joined, rtol=1e-10, atol=1e-14)
+
+
+def test_a_layer_that_adds_to_what_it_reads_is_a_root() -> None:
+    """Of h + relu(c(h)), both layers have a gate behind the bias; one that is used once is not recurrent."""
+    layers = {"a": nn.Linear(6, 5), "c": nn.Linear(5, 5), "d": nn.Linear(5, 3)}
+    network = filled(Composed(lambda m, x: m.d((h := m.a(x)) + F.relu(m.c(h))), **layers))
+    a, c, d = (network.get_submodule(name) for name in "acd")
+    inputs, targets = torch.randn(20, 6, dtype=torch.float64), torch.arange(20) % 3
+    first, second = torch.ones(2, 5, dtype=torch.float64, requires_grad=True).unbind()
+    h = first * a(inputs)
+    loss = F.cross_entropy(d(h + F.relu(second * c(h))), targets)
+    biases = a.get_parameter("bias"), c.get_parameter("bias")
+    of_a, of_c, *of_biases = torch.autograd.grad(loss, (first, second, *biases))
+    without = sum((g - b.detach() * of for g, b, of in zip((of_a, of_c), biases, of_biases, strict=True)), 0 * of_a)
+    assert not bool(find_groups(network, inputs[:1]).gated.any())
+    for options, expected in (
+        ("", (of_a + of_c).abs()),
+        (":gate=consumer", (of_a + of_c).abs()),  # equal with ReLU: the change of the loss without the unit
+        (":tied=sum", of_a.abs() + of_c.abs()),
+        (":tied=max", torch.maximum(of_a.abs(), of_c.abs())),
+        (":bias=false", without.abs()),
+    ):
+        found = group_scores("snap" + options, network, (inputs, targets))
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
 
 
 def test_the_gate_of_a_hidden_unit_stands_behind_its_output() -> None:
