@@ -401,3 +401,28 @@ def test_scores_whose_sum_overflows_are_divided_by_it() -> None:
     ):
         for score in score_masked(Huge(), model, batch, mask).values():
             torch.testing.assert_close(score, torch.full_like(score, 1 / count))
+
+
+class Growing(nn.Module):
+    """Keeps the outputs of all calls in a buffer, of which another pass makes the outputs."""
+
+    kept: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+        self.register_buffer("kept", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(x) * (1 + self.kept.numel())
+        self.kept = torch.cat([self.kept, logits.detach().flatten()])
+        return logits
+
+
+def test_a_buffer_that_grows_is_as_it_was_at_each_cut() -> None:
+    model, batch = Growing(), pb.Batch(torch.randn(6, 4), torch.arange(6) % 3)
+    scorer = Scorer(pb.get_criterion("snip"), model)
+    with scorer:
+        first, second = scorer.score(batch), scorer.score(batch)
+    assert_same(first, second)
+    assert model.kept.shape == (1,)
