@@ -42,10 +42,11 @@ def time(arguments: argparse.Namespace) -> int:
                     store.write(measured[-1])
                 progress.advance(task)
     finally:  # what was measured before an interrupt is worth seeing
-        for group in costs.groups(measured):
+        tabled = costs.groups(measured)
+        for heading, group in zip(costs.headings(tabled), tabled, strict=True):
             print_table(console, costs.table(group), title=f"{costs.title(group[0])}: {costs.describe(group)}")
             if smaller := costs.smaller_table(group):
-                print_table(console, smaller, title=f"{costs.title(group[0])}: smaller networks beside the dense one")
+                print_table(console, smaller, title=f"{heading}: smaller networks beside the dense one")
         if measured or store.read_all(Cost) or any(store):
             print_report(console, store, store.path / "report.md")
     return FAILED if failed else 0

@@ -35,8 +35,8 @@ def section(costs: Sequence[Cost], folder: Path, figure_for: Callable[[str], Pat
     `figure_for` gives the path of a figure with a title.
     """
     parts = ["## What scoring costs", CAPTION]
-    for group in groups(costs):
-        heading = title(group[0])
+    tabled = groups(costs)
+    for heading, group in zip(headings(tabled), tabled, strict=True):
         figure = figure_for(f"cost {heading}")
         bar_charts.costs(heading, group, folder / figure)
         parts += [
@@ -118,15 +118,28 @@ def title(cost: Cost) -> str:
     return f"{network_on(cost.trial)}, {tables.machine(cost)}"
 
 
+def headings(tabled: Sequence[Sequence[Cost]]) -> list[str]:
+    """The title of each table, with its sparsity where tables with the same title differ in that."""
+    heads = [(title(group[0]), f", {sparsity(group[0])}") for group in tabled]
+    several = Counter(name for name, _ in dict.fromkeys(heads))
+    return [name + own * (several[name] > 1) for name, own in heads]
+
+
+def sparsity(cost: Cost) -> str:
+    """The sparsity of a trial, and of what, in words."""
+    trial = completed(cost.trial)
+    of_units = "" if trial["sparsity_of"] == "weights" else f"of {trial['sparsity_of']} "
+    return f"sparsity {of_units}{trial['sparsity']:.10g}"
+
+
 def describe(group: Sequence[Cost]) -> str:
     """The settings that all rows of a table share, and a training step in seconds."""
     first = group[0]
     trial = completed(first.trial)
     batches = f"{trial['score_batches']} x " if trial["score_batches"] > 1 else ""
-    of_units = "" if trial["sparsity_of"] == "weights" else f"of {trial['sparsity_of']} "
     return (
-        f"{first.weights:,} prunable weights, score batch {batches}{trial['score_batch']}, sparsity {of_units}"
-        f"{trial['sparsity']:.10g}, {first.environment.threads} threads; scores and bare passes in {first.precision}, "
+        f"{first.weights:,} prunable weights, score batch {batches}{trial['score_batch']}, {sparsity(first)}, "
+        f"{first.environment.threads} threads; scores and bare passes in {first.precision}, "
         f"weights {first.memory_format}; a training step on a batch of {trial['protocol']['batch_size']} takes "
         f"{tables.duration(step_seconds(group))}"
     )
@@ -191,7 +204,7 @@ def smaller_table(group: Sequence[Cost]) -> tables.Table:
                     **dict(zip(("nodes left", "weights left", "FLOPs left"), left, strict=True)),
                     "work": name,
                     "dense": tables.duration(one.dense_seconds),
-                    "± IQR": tables.duration(one.dense_iqr),
+                    "± IQR": "" if one.rounds == 1 or one.cold else tables.duration(one.dense_iqr),
                     "smaller": tables.duration(one.seconds),
                     "± IQR (n)": spread(one.iqr, one.rounds, one.cold),
                     "dense ÷ smaller": tables.three_digits(one.dense_seconds / one.seconds),

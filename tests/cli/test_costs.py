@@ -11,7 +11,7 @@ from pai_bench.cli.console import progress_bar
 from pai_bench.cli.entry import main
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
-from pai_bench.results import Cost, Store
+from pai_bench.results import BesideDense, Cost, SmallerNetwork, Store
 from tests.report.records import drawn, stored
 from tests.support.test_timing import cost
 
@@ -26,6 +26,7 @@ class Measuring:
         self.costs: list[tuple[Any, ...]] = []
         self.fails: dict[str, BaseException] = {}
         self.bars: list[Any] = []
+        self.smaller: SmallerNetwork | None = None
         monkeypatch.setattr("pai_bench.analyses.cost.measure_step", self.step)
         monkeypatch.setattr("pai_bench.analyses.cost.measure_cost", self.cost)
         monkeypatch.setattr(costs, "progress_bar", self.bar)
@@ -39,7 +40,7 @@ class Measuring:
         if name in self.fails:
             raise self.fails[name]
         self.costs.append((trial.model.name, name, trial.sparsity, trial.seed, step, rounds, budget))
-        return dataclasses.replace(cost(), trial=trial.configuration(), step_seconds=step)
+        return dataclasses.replace(cost(smaller=self.smaller), trial=trial.configuration(), step_seconds=step)
 
     def bar(self, *arguments: Any, **options: Any) -> Any:
         self.bars.append(progress_bar(*arguments, **options))
@@ -65,6 +66,20 @@ def test_each_criterion_is_timed_on_each_network(measuring: Measuring, capsys: p
     assert "report: r/report.md" in out
     (task,) = measuring.bars[0].tasks
     assert (task.completed, task.total, task.description) == (4, 4, "timing er on lenet-5-caffe")
+
+
+def test_tables_of_several_sparsities_have_different_titles(
+    measuring: Measuring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles: list[str] = []
+    monkeypatch.setattr(costs, "print_table", lambda _console, _table, title: titles.append(title))
+    one = BesideDense(rounds=1, cold=False, seconds=1.0, iqr=0.0, dense_seconds=2.0, dense_iqr=0.0)
+    works = dict.fromkeys(("forward_1", "forward_128", "training_step"), one)
+    measuring.smaller = SmallerNetwork(node_sparsity=0.5, weight_sparsity=0.5, flop_sparsity=0.5, **works)
+    assert main([*TIME, "--sparsity", "0.5,0.8"]) == 0
+    assert len(titles) == len({*titles}) == 8  # two tables for each of two networks and sparsities
+    beside = [title for title in titles if title.endswith(": smaller networks beside the dense one")]
+    assert [title.rpartition(", ")[2].partition(":")[0] for title in beside] == ["sparsity 0.5", "sparsity 0.8"] * 2
 
 
 def test_a_criterion_that_fails_is_named_and_the_others_are_timed(

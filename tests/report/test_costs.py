@@ -54,7 +54,7 @@ def test_a_table_of_smaller_networks() -> None:
         "dense ÷ smaller",
         "snap | 75 | 50 | 0.1 | forward pass, 1 example | 6 ms | 3 ms | 4 ms | 1 ms (5) | 1.5",
         "snap | 75 | 50 | 0.1 | forward pass, 128 examples | 12 ms | 3 ms | 10 ms | 1 ms (5) | 1.2",
-        "snap | 75 | 50 | 0.1 | training step | 30 ms | 3 ms | 28 ms | once, cold | 1.07",
+        "snap | 75 | 50 | 0.1 | training step | 30 ms |  | 28 ms | once, cold | 1.07",
     ]
     assert costs.smaller_table(rows[1:]) == []
     assert "score batch 10, sparsity of nodes 0.9, 2 threads" in costs.describe(rows[:1])
@@ -67,6 +67,23 @@ def test_the_section_of_smaller_networks(drawings: list[Any]) -> None:
     parts = costs.section([cost(criterion("snap"), smaller=smaller)], Path(), lambda title: Path("x.svg"))
     assert parts[-2] == costs.SMALLER_CAPTION
     assert parts[-1].count("\n| snap |") == 3
+    assert drawings
+
+
+def test_one_measurement_has_no_spread() -> None:
+    one = BesideDense(rounds=1, cold=False, seconds=1.0, iqr=0.0, dense_seconds=2.0, dense_iqr=0.0)
+    works = dict.fromkeys(("forward_1", "forward_128", "training_step"), one)
+    smaller = SmallerNetwork(node_sparsity=0.5, weight_sparsity=0.5, flop_sparsity=0.5, **works)
+    _, *rows = costs.smaller_table([cost(criterion("snap"), smaller=smaller)])
+    assert [row[6:9] for row in rows] == [["", "1 s", "(1)"]] * 3
+
+
+def test_tables_of_several_sparsities_have_different_titles(drawings: list[Any]) -> None:
+    rows = [cost({"sparsity": 0.5}), cost({"sparsity": 0.8}), cost({"sparsity": 0.8, "sparsity_of": "nodes"})]
+    parts = costs.section(rows, Path(), lambda title: Path("x.svg"))
+    headings = [part for part in parts if part.startswith("### ")]
+    assert headings == [f"### net on d, a cpu, sparsity {own}" for own in ("0.5", "0.8", "of nodes 0.8")]
+    assert costs.headings([rows[:1], rows[:1]]) == ["net on d, a cpu"] * 2
     assert drawings
 
 
