@@ -147,12 +147,15 @@ def summary(records: Sequence[Record]) -> str:
     counts = ", ".join(f"{count} {name}" for name, count in sorted(status.items()))
     batches = {tuple(completed(r.trial)[key] for key in SCORE_BATCH) for r in records if r.trial["criterion"]}
     batch = ", score batch" if len(batches) < 2 else ""
+    units = {completed(r.trial)["sparsity_of"] for r in records if r.trial["criterion"]}
+    of_others = " (of units or operations where a heading says so)" if units - {"weights"} else ""
     return (
         f"{plural(len(records), 'trial')} ({counts}). Accuracies are of the last epoch on the test set, in per cent, "
         "mean ± sample standard deviation over seeds. For one seed, all criteria and sparsities share initial "
-        f"weights{batch} and order of training batches. Sparsity is the share of prunable weights removed; effective "
-        "sparsity, in brackets, that of weights which are removed or lie on no path from the input to the output. A "
-        "network without any path is not trained, unless asked for: its accuracy is that of its constant output."
+        f"weights{batch} and order of training batches. Sparsity is the share of prunable weights removed{of_others}; "
+        "effective sparsity, in brackets, that of weights which are removed or lie on no path from the input to the "
+        "output. A network without any path is not trained, unless asked for: its accuracy is that of its constant "
+        "output."
     )
 
 

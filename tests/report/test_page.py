@@ -97,6 +97,14 @@ def test_blocks_are_means_over_the_sparsities_that_all_have() -> None:
     assert rankings.ranking([]) is None
 
 
+def test_the_summary_says_of_what_sparsity_is_a_share() -> None:
+    records = [record(None, 0.0, 0, 0.5), record("snip", 0.9, 0, 0.5)]
+    assert "Sparsity is the share of prunable weights removed; effective" in page.summary(records)
+    records.append(record("snap", 0.9, 0, 0.5, trial={"sparsity_of": "nodes"}))
+    removed = "removed (of units or operations where a heading says so); effective"
+    assert f"Sparsity is the share of prunable weights {removed}" in page.summary(records)
+
+
 def test_the_summary_and_what_is_in_short() -> None:
     records = [record("snip", 0.9, 0, 0.5), record("snip", 0.9, 1, None), record(None, 0.0, 0, 0.5)]
     assert page.summary(records).startswith("3 trials (2 done, 1 failed). Accuracies are of the last epoch on ")
