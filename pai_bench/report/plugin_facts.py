@@ -42,6 +42,13 @@ class ComparisonFacts:
     classes: float
     """NaN where their number is not known."""
 
+    def combined(self, method: str) -> bool:
+        """Whether a method removes single weights of its smaller networks, too.
+
+        What records hold of their weights and FLOPs is then that under the mask, not that of the smaller network.
+        """
+        return self.criteria.get(criterion_of(method), CriterionFacts()).combined
+
 
 def criterion_of(method: str) -> str:
     """The criterion that a method uses, without its options."""

@@ -77,6 +77,8 @@ def table(comparison: Comparison) -> tables.Table:
         own = rows.iloc[places]
         if method != DENSE and not removes_units(own).any():
             continue
+        if comparison.facts.combined(method):
+            own = own.assign(parameters_kept=math.nan, flops_kept=math.nan)
         operations = training_flops(own)
         seconds = own.train_seconds.median() or math.nan  # where nothing was trained, nothing is faster
         body.append(
@@ -115,9 +117,9 @@ def written(value: float, form: Callable[[float], str]) -> str:
 def also_masked(comparison: Comparison) -> Iterator[str]:
     """The criteria that remove single weights of the smaller networks, too."""
     for name in dict.fromkeys(map(criterion_of, comparison.methods)):
-        if comparison.facts.criteria.get(name, CriterionFacts()).combined:
-            what = "the weights and FLOPs left do not count them, although they are zeros in the smaller network"
-            yield f"{name} removes single weights, too: {what}, which save no time."
+        if comparison.facts.combined(name):
+            what = "they are zeros in the smaller network, which save no time"
+            yield f"{name} removes single weights, too: {what}. Without them, the weights and FLOPs left are not known."
 
 
 def statements(comparison: Comparison) -> Iterator[str]:
@@ -141,11 +143,17 @@ def latencies(comparison: Comparison, records: Mapping[str, Record], costs: Sequ
     found: dict[str, dict[tuple[str, float], BesideDense]] = {}
     for cost in costs:
         if cost.smaller is not None and (place := wanted.get(scored(cost.trial))) is not None:
-            found.setdefault(tables.machine(cost), {})[place] = cost.smaller.forward_128
+            found.setdefault(machine_and_threads(cost), {})[place] = cost.smaller.forward_128
     if not found:
         return Latencies()
     machine = max(sorted(found), key=lambda name: len(found[name]))
     return Latencies(machine, found[machine])
+
+
+def machine_and_threads(cost: Cost) -> str:
+    """A machine and, on a CPU, the number of threads, which times depend on."""
+    threads = f", {cost.environment.threads} threads" if cost.device == "cpu" else ""
+    return f"{tables.machine(cost)}{threads}"
 
 
 def scored(trial: Mapping[str, Any]) -> str:

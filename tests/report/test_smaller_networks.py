@@ -12,7 +12,7 @@ from pai_bench.report.figures.pareto import pareto
 from pai_bench.report.figures.smaller_networks import Latencies, accuracy_by_size, share_axis
 from pai_bench.report.section import FIGURES, section
 from pai_bench.results import BesideDense, Cost, Layer, Record, SmallerNetwork
-from tests.report.records import PROVENANCE, record
+from tests.report.records import ENVIRONMENT, PROVENANCE, record
 from tests.report.test_figures import compared, names, points
 from tests.support.test_timing import cost
 
@@ -153,14 +153,14 @@ def test_the_figure(drawings: list[Any]) -> None:
     costs = [timed(records[2], 0.25), timed(records[3], 0.125), timed(records[2], 9.0, device="cuda")]
     costs += [timed(network("snip", 0.5, 0, 0.7), 7.0), cost(dict(records[2].trial))]
     latencies = smaller_networks.latencies(comparison, by_identity, costs)
-    assert latencies.machine == "a cpu"
+    assert latencies.machine == "a cpu, 2 threads"
     assert {place: one.seconds for place, one in latencies.passes.items() if place[0] == "snap"} == {
         ("snap", 0.5): 0.25,
         ("snap", 0.8): 0.125,
     }
     accuracy_by_size(comparison, latencies, PATH)
     *_, last = drawings[1].axes
-    assert names(last)[1] == "ms, forward pass of 128 examples, a cpu"
+    assert names(last)[1] == "ms, forward pass of 128 examples,\na cpu, 2 threads"
     assert [point[0] for point in points(last)["snap"]] == [125, 250]
     assert last.get_xscale() == "linear"
     (legend,) = drawings[1].legends
@@ -201,9 +201,41 @@ def test_smaller_networks_have_their_own_time_of_training(drawings: list[Any]) -
 
 
 def test_single_weights_that_are_removed_besides_save_no_time() -> None:
-    said = "the weights and FLOPs left do not count them, although they are zeros in the smaller network"
     records = [*some(), smaller("cnip", 0.5, 0, 0.88), smaller("cnip", 0.5, 1, 0.88)]
     (line,) = smaller_networks.also_masked(compared(records))
-    assert line == f"cnip removes single weights, too: {said}, which save no time."
+    assert line == (
+        "cnip removes single weights, too: they are zeros in the smaller network, which save no time. "
+        "Without them, the weights and FLOPs left are not known."
+    )
     assert f"* {line}" in "\n".join(sections(records))
     assert not list(smaller_networks.also_masked(compared(some())))
+
+
+def test_weights_and_operations_under_a_mask_are_not_those_of_the_smaller_network(drawings: list[Any]) -> None:
+    """Records hold them without the single weights that cnip removes, which the smaller network still has."""
+    found = compared([*some(), smaller("cnip", 0.5, 0, 0.88)])
+    head, *rows = smaller_networks.table(found)
+    (row,) = (dict(zip(head, row, strict=True)) for row in rows if row[0] == "cnip")
+    unknown = ("weights left", "FLOPs left", "training FLOPs", "times fewer")
+    assert [row.pop(name) for name in unknown] == [""] * 4
+    assert (row["nodes left"], row["times faster"], row["images/s"]) == ("40", "2", "1,000")
+    accuracy_by_size(found, Latencies(), PATH)
+    assert [sorted(points(axes)) for axes in drawings[0].axes] == [["cnip", "snap"], ["snap"], ["snap"]]
+
+
+def test_a_panel_without_any_known_value_is_empty(drawings: list[Any]) -> None:
+    accuracy_by_size(compared([network(None, 0.0, 0, 0.9), smaller("cnip", 0.5, 0, 0.88)]), Latencies(), PATH)
+    assert [sorted(points(axes)) for axes in drawings[0].axes] == [["cnip"], [], []]
+
+
+def test_times_with_different_numbers_of_threads_are_not_mixed() -> None:
+    records = some()
+    comparison, by_identity = compared(records), {one.identity: one for one in records}
+    more = dataclasses.replace(ENVIRONMENT, threads=8)
+    costs = [timed(records[2], 0.25), timed(records[3], 0.125), timed(records[2], 0.1, environment=more)]
+    for order in (costs, costs[::-1]):
+        found = smaller_networks.latencies(comparison, by_identity, order)
+        assert found.machine == "a cpu, 2 threads"
+        assert sorted(one.seconds for one in found.passes.values()) == [0.125, 0.25]
+    gpu = dataclasses.replace(ENVIRONMENT, device="a GPU")
+    assert smaller_networks.machine_and_threads(timed(records[2], 1.0, device="cuda", environment=gpu)) == "a GPU"

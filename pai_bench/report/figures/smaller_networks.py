@@ -32,7 +32,8 @@ def accuracy_by_size(comparison: Comparison, latencies: Latencies, path: Path) -
     """Test accuracy of smaller networks, with 95 % intervals over seeds, against what is left of the dense one.
 
     A panel each for units, weights and operations, in per cent, on a logarithmic scale; and for the milliseconds of a
-    forward pass of 128 examples, where they were measured.
+    forward pass of 128 examples, where they were measured. Weights and operations of criteria that remove single
+    weights, too, are not known.
     """
     rows = comparison.rows[comparison.rows.node_sparsity.notna()]
     left = {
@@ -41,10 +42,12 @@ def accuracy_by_size(comparison: Comparison, latencies: Latencies, path: Path) -
         "FLOPs left, %": 100 * rows.flops_kept.astype(float) / rows.flops.astype(float),
     }
     places = [(method, sparsity) for method, sparsity, _ in by_cell(rows)]
+    for label in ("weights left, %", "FLOPs left, %"):  # records hold them under the mask of single weights only
+        left[label] = left[label].mask(rows.method.map(comparison.facts.combined).astype(bool))
     means = {label: values.groupby([rows.method, rows.sparsity]).mean() for label, values in left.items()}
     panels = {label: {place: float(values[place]) for place in places} for label, values in means.items()}
     if latencies.passes:
-        label = f"ms, forward pass of 128 examples, {latencies.machine}"
+        label = f"ms, forward pass of 128 examples,\n{latencies.machine}"  # is long
         panels[label] = {place: 1000 * one.seconds for place, one in latencies.passes.items()}
     cells = [comparison.dense, *(comparison.cells[place] for place in places)]
     shown = [cell for cell in cells if cell.accuracies]
