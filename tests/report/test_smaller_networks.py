@@ -146,10 +146,10 @@ def test_the_figure(drawings: list[Any]) -> None:
     comparison, by_identity = compared(records), {one.identity: one for one in records}
     accuracy_by_size(comparison, Latencies(), PATH)
     assert [names(axes)[1] for axes in drawings[0].axes] == ["nodes left, %", "weights left, %", "FLOPs left, %"]
+    assert [axes.get_xscale() for axes in drawings[0].axes] == ["log", "log", "linear"]
     for axes, places in zip(drawings[0].axes, ((10, 40), (20, 50), (28, 55)), strict=True):
         (shown,) = points(axes).values()  # no networks under a mask
         assert [(x, y) for x, y, *_ in shown] == [pytest.approx((places[0], 80)), pytest.approx((places[1], 88))]
-        assert axes.get_xscale() == "log"
     costs = [timed(records[2], 0.25), timed(records[3], 0.125), timed(records[2], 9.0, device="cuda")]
     costs += [timed(network("snip", 0.5, 0, 0.7), 7.0), cost(dict(records[2].trial))]
     latencies = smaller_networks.latencies(comparison, by_identity, costs)
@@ -239,3 +239,21 @@ def test_times_with_different_numbers_of_threads_are_not_mixed() -> None:
         assert sorted(one.seconds for one in found.passes.values()) == [0.125, 0.25]
     gpu = dataclasses.replace(ENVIRONMENT, device="a GPU")
     assert smaller_networks.machine_and_threads(timed(records[2], 1.0, device="cuda", environment=gpu)) == "a GPU"
+
+
+def test_an_axis_that_holds_fewer_than_two_ticks_is_linear(drawings: list[Any]) -> None:
+    accuracy_by_size(compared(some()), Latencies(), PATH)
+    axes = drawings[0].axes[0]
+    for shares, scale in (([70.0, 80.0], "linear"), ([10.0, 40.0], "log"), ([45.0], "linear")):
+        axes.set_xscale("linear")
+        share_axis(axes, shares)
+        assert axes.get_xscale() == scale
+        low, high = axes.get_xlim()
+        assert sum(low <= tick <= high for tick in axes.get_xticks()) >= 2
+
+
+def test_marks_are_named_in_the_legend(drawings: list[Any]) -> None:
+    dead = smaller("snap", 0.5, 0, 0.5, dead_layers=("b.weight",))
+    accuracy_by_size(compared([network(None, 0.0, 0, 0.9), dead]), Latencies(), PATH)
+    (legend,) = drawings[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["dense", "a layer is dead", "snap"]

@@ -1,7 +1,7 @@
 """Accuracy against sparsity."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +51,17 @@ def accuracy(comparison: Comparison, path: Path, x: str = "direct") -> None:
             # a network without paths has no place on an axis of effective compression
             points = [(math.exp(shift) / (1 - s), cell) for s, cell in places if s < 1]
             draw_method(axes, method, points, *style)
-        if any(cell.with_dead_layers for cell in comparison.cells.values()):
-            axes.scatter([], [], **COLLAPSED, label="a layer is dead")
-        if any(cell.untrained for cell in comparison.cells.values()):
-            axes.scatter([], [], **UNTRAINED, label="loss at chance")
+        draw_marks(axes, comparison.cells.values())
         legend(axes)
+
+
+def draw_marks(axes: Axes, cells: Iterable[Cell]) -> None:
+    """Name the marks of `draw_method` in the legend, where there are any."""
+    cells = list(cells)
+    if any(cell.with_dead_layers for cell in cells):
+        axes.scatter([], [], **COLLAPSED, label="a layer is dead")
+    if any(cell.untrained for cell in cells):
+        axes.scatter([], [], **UNTRAINED, label="loss at chance")
 
 
 def place(sparsity: float, cell: Cell, x: str) -> float:

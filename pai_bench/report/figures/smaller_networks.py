@@ -8,7 +8,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from pai_bench.report.figures.accuracy import HORIZONTAL_SPACE, draw_dense, draw_method, ends, error_axis, spaced
+from pai_bench.report.figures.accuracy import (
+    HORIZONTAL_SPACE,
+    draw_dense,
+    draw_marks,
+    draw_method,
+    ends,
+    error_axis,
+    spaced,
+)
 from pai_bench.report.figures.style import canvas, literal, looks
 from pai_bench.report.summary import Comparison, by_cell
 from pai_bench.results import BesideDense
@@ -64,6 +72,7 @@ def accuracy_by_size(comparison: Comparison, latencies: Latencies, path: Path) -
             axes.grid(axis="y", alpha=0.25)
         figure.supylabel("test accuracy in %, last epoch (scale: error)", fontsize=10)
         figure.suptitle(literal(comparison.title), fontsize=11)
+        draw_marks(grid[0], [cell for cell in cells[1:] if cell.accuracies])
         handles, labels = grid[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
 
@@ -77,11 +86,17 @@ def draw(axes: Axes, comparison: Comparison, places: Mapping[Place, float]) -> N
 
 
 def share_axis(axes: Axes, shares: Sequence[float]) -> None:
-    """Make the horizontal axis one of shares in per cent, logarithmic, with as many ticks as there is room for."""
+    """Make the horizontal axis one of shares in per cent, with as many ticks as there is room for.
+
+    It is logarithmic, unless fewer than two of the ticks lie inside, which would not tell the scale.
+    """
     low, high = min(shares, default=1.0) / 1.25, min(125.0, 1.25 * max(shares, default=100.0))
-    axes.set_xscale("log")
     axes.set_xlim(low, high)
     inside = [tick for tick in TICKS if low <= tick <= high]
+    if len(inside) < 2:
+        return
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
     named = spaced(inside, np.log, 1.5 * HORIZONTAL_SPACE * np.log(high / low))
     axes.xaxis.set_major_locator(FixedLocator(named))
     axes.xaxis.set_minor_locator(NullLocator())
