@@ -192,7 +192,8 @@ def test_smaller_networks_have_their_own_time_of_training(drawings: list[Any]) -
     shown = {str(line.get_label()): float(line.get_xdata()[0]) for line in axes.lines[:-1]}
     assert shown == {"snip": 4.25, "snap": 2.25}
     assert names(axes)[1] == (
-        "seconds: scoring, median over seeds, and training, median of all trials (of its own, of a smaller network)"
+        "seconds: scoring, median over seeds, and training, median of all other trials;\n"
+        "of a smaller network, of its own"
     )
     assert bar_charts.mask_costs(comparison, PATH)
     assert [text.get_text() for text in drawings[1].axes[0].texts] == ["3.91", "3.91"]
@@ -257,3 +258,11 @@ def test_marks_are_named_in_the_legend(drawings: list[Any]) -> None:
     accuracy_by_size(compared([network(None, 0.0, 0, 0.9), dead]), Latencies(), PATH)
     (legend,) = drawings[0].legends
     assert [text.get_text() for text in legend.get_texts()] == ["dense", "a layer is dead", "snap"]
+
+
+def test_which_trainings_an_axis_of_seconds_counts(drawings: list[Any]) -> None:
+    own = compared([network(None, 0.0, 0, 0.9), smaller("snap", 0.5, 0, 0.9)])
+    pareto(own, 0.5, PATH)
+    assert names(drawings[0].axes[0])[1].endswith(", and training, median of its own trials")
+    pareto(compared([network(None, 0.0, 0, 0.9), network("snip", 0.5, 0, 0.7)]), 0.5, PATH)
+    assert names(drawings[1].axes[0])[1].endswith(", and training, median of all trials")

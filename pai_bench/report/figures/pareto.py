@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pai_bench.experiment.trial import DENSE
 from pai_bench.report.figures.style import canvas, legend, literal, looks
 from pai_bench.report.summary import Comparison
 
@@ -45,7 +46,10 @@ def pareto(comparison: Comparison, sparsity: float, path: Path) -> bool:
             if not any((c <= cost and a > accuracy) or (c < cost and a >= accuracy) for c, a in points.values())
         )
         axes.plot(*zip(*front, strict=True), color="#888888", linewidth=1, zorder=0, label="not beaten in both")
-        trials = "all trials" + " (of its own, of a smaller network)" * bool(smaller.any())
+        trials = "all trials"
+        if smaller.any():
+            others = bool((~smaller & (done.criterion != DENSE)).any())
+            trials = "all other trials;\nof a smaller network, of its own" if others else "its own trials"
         axes.set_xlabel(f"seconds: scoring, median over seeds, and training, median of {trials}")
         axes.set_ylabel("test accuracy in %, last epoch")
         axes.set_title(literal(f"{comparison.title}, sparsity {sparsity:.10g}"), fontsize=11)
