@@ -255,10 +255,18 @@ class Ties:
             largest = torch.where(numbers < 0, -1, of).amax(dims, keepdim=True)
             self.fix(numbers[((of != smallest) | (largest != smallest)) & (numbers >= 0)], reason)
 
-    def labels(self) -> Array:
-        """For each number the label of all that are tied to it."""
+    def labels(self, *, apart: bool = False) -> Array:
+        """For each number the label of all that are tied to it.
+
+        `apart`: what is tied by nothing but a reason to stay has labels of its own.
+        """
         pairs = np.concatenate([np.zeros(0, dtype=np.int64), *self._pairs])
         places = (pairs >> 32).astype(np.int32), (pairs & 0xFFFFFFFF).astype(np.int32)
+        if apart:
+            free = np.ones(self._count, dtype=bool)
+            free[[number for number, _ in self._reasons]] = False
+            both = free[places[0]] & free[places[1]]
+            pairs, places = pairs[both], (places[0][both], places[1][both])
         graph = coo_matrix((np.ones(len(pairs), dtype=bool), places), shape=(self._count, self._count))
         labels: Array = connected_components(graph, directed=False)[1]
         return labels

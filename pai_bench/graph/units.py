@@ -20,6 +20,9 @@ from pai_bench.graph.unit_rules import numbers_of_results
 from pai_bench.graph.unit_views import note_view
 from pai_bench.graph.unit_weights import note_computed
 
+OUTPUT = "the network's output"
+"""The reason why outputs are fixed."""
+
 
 class Units(Ties):
     """The ties of a whole trace, and the label of each slice: equal labels go together."""
@@ -33,7 +36,7 @@ class Units(Ties):
             for memory in done:
                 self.forget(memory)
         for output in trace.outputs:
-            self.fix(self.numbers(output), "the network's output")
+            self.fix(self.numbers(output), OUTPUT)
         self.fix_all_mixed()
         labels = self._divisible()
         self.by_axis = self.labels_of_axes(labels)
@@ -45,6 +48,12 @@ class Units(Ties):
             for numbers, flops in self.multiplied
         ]
         """For each matrix product of values with values, the labels of these, and its operations."""
+        apart = self.labels(apart=True)
+        self.apart_by_axis = self.labels_of_axes(apart)
+        """As `by_axis`, with labels that tell units apart also where they are fixed."""
+        numbers = torch.cat([torch.empty(0, dtype=torch.int32), *(numbers for numbers, _ in self.multiplied)])
+        self.multiplied_apart = torch.from_numpy(np.unique(apart[numbers[numbers >= 0].numpy()])).long()
+        """The labels, as of `apart_by_axis`, of values that are multiplied with other values in matrix products."""
 
     def _follow(self, operation: Operation) -> None:
         if operation.is_view:

@@ -3,7 +3,6 @@
 import math
 from bisect import bisect_left
 from collections.abc import Callable
-from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
@@ -16,8 +15,6 @@ from pai_bench.support.errors import UserError
 
 SparsityOf = Literal["weights", "nodes", "flops"]
 """What a sparsity is the removed share of: weights, units (nodes) of all layers but the last, or operations."""
-
-OUTPUT = "the network's output"
 
 
 class Budget:
@@ -67,32 +64,8 @@ class Budget:
     def _nodes(self, removed: int) -> float:
         return sum(
             (self._alive(axis, removed) if axis in self._ranks else self.groups.shapes[axis.name][axis.dim]) / rows
-            for axis, rows in self._counted.items()
+            for axis, rows in self.groups.rows_per_unit.items()
         )
-
-    @cached_property
-    def _counted(self) -> dict[Axis, int]:
-        """Root axes that count as layers of units, with the rows of each unit.
-
-        Not the network's outputs, nor weights that a recurrent layer multiplies its own state with; hidden units and
-        heads count as one each.
-        """
-        groups, found = self.groups, {}
-        for axis in groups.roots:
-            if OUTPUT in groups.fixed.get(axis, ()):
-                continue
-            rows, rows_per_unit = groups.by_axis.get(axis), 1
-            if rows is not None and bool((rows >= 0).any()):
-                free = rows[rows >= 0]
-                if bool(groups.gated[free].all()):
-                    if any(
-                        other.name == axis.name and other.dim != axis.dim and bool(torch.isin(free, of).any())
-                        for other, of in groups.by_axis.items()
-                    ):
-                        continue
-                    rows_per_unit = len(free) // len(free.unique())
-            found[axis] = rows_per_unit
-        return found
 
 
 def node_sparsity(mask: GroupMask) -> float:

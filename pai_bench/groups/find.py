@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from pai_bench.graph.connectivity import Connections, check_example
 from pai_bench.graph.ties import Axis
 from pai_bench.graph.tracing import tensors
-from pai_bench.graph.units import Units
+from pai_bench.graph.units import OUTPUT, Units
 from pai_bench.groups.groups import GroupMask, Groups
 from pai_bench.groups.shrink import shrink
 from pai_bench.networks.dropout import ScoringMode
@@ -92,6 +92,11 @@ def numbered(traced: Connections, units: Units, reasons: Mapping[int, Sequence[s
     new[labels] = torch.arange(len(labels))
     by_axis = {axis: new[of] for axis, of in units.by_axis.items()}
     network, flops = traced.modules[""], traced.flops
+    fixed = {
+        axis: tuple(dict.fromkeys(r for label in units.by_axis[axis].unique().tolist() for r in reasons.get(label, ())))
+        for axis in (*roots, *sorted(units.kept_whole - units.roots))
+        if bool((by_axis[axis] < 0).any())
+    }
     groups = Groups(
         count=len(labels),
         by_axis={axis: groups for axis, groups in by_axis.items() if bool((groups >= 0).any())},
@@ -99,13 +104,10 @@ def numbered(traced: Connections, units: Units, reasons: Mapping[int, Sequence[s
         consumers=frozenset(units.consumers),
         biases=dict(units.biases),
         gated=gated(units, by_axis, labels),
-        fixed={
-            axis: tuple(
-                dict.fromkeys(r for label in units.by_axis[axis].unique().tolist() for r in reasons.get(label, ()))
-            )
-            for axis in (*roots, *sorted(units.kept_whole - units.roots))
-            if bool((by_axis[axis] < 0).any())
+        rows_per_unit={
+            axis: rows for axis, rows in rows_per_unit(units, roots).items() if OUTPUT not in fixed.get(axis, ())
         },
+        fixed=fixed,
         shapes={name: tensor.shape for name, tensor in (*network.named_parameters(), *network.named_buffers())},
         flops=dict(flops.by_weight),
         products=(products := products_of_groups(units, new, len(traced.trace.input))),
@@ -145,7 +147,25 @@ def hidden_rows(units: Units, numbers: Mapping[Axis, Tensor]) -> dict[Axis, Tens
     for axis in units.roots:
         if units.uses[axis.name] > 1:
             columns = [numbers[a] for a in units.consumers if a.name == axis.name and a.dim != axis.dim]
-            found[axis] = torch.isin(numbers[axis], torch.cat(columns)) if columns else numbers[axis] < -1
+            found[axis] = torch.isin(numbers[axis], torch.cat(columns))
+    return found
+
+
+def rows_per_unit(units: Units, roots: Sequence[Axis]) -> dict[Axis, int]:
+    """The rows of each unit of the layers, whether or not their units are fixed.
+
+    Without the weights that recurrent layers multiply their own state with, since others make the same units.
+    """
+    labels = units.apart_by_axis
+    hidden = hidden_rows(units, labels)
+    recurrent = {axis for axis, rows in hidden.items() if bool(rows.any())}
+    made = torch.cat([torch.empty(0, dtype=torch.int64), *(labels[axis] for axis in roots if axis not in recurrent)])
+    several = torch.cat([units.multiplied_apart, *(labels[axis][rows] for axis, rows in hidden.items())])
+    found = {}
+    for axis in roots:
+        of = labels[axis]
+        if axis not in recurrent or not bool(torch.isin(of, made).all()):
+            found[axis] = len(of) // max(1, len(of.unique())) if bool(torch.isin(of, several).all()) else 1
     return found
 
 

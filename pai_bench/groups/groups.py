@@ -41,6 +41,11 @@ class Groups:
     """Root axis -> that of the bias which is added to its features."""
     gated: Tensor
     """Of each group (bool), whether its output is not linear in its rows, as of hidden units and heads."""
+    rows_per_unit: Mapping[Axis, int]
+    """Those roots that count as layers of units, in their order, with the rows of each unit, free or fixed: of hidden
+    units and heads several, else 1. Not the network's outputs, nor weights that a recurrent layer multiplies its own
+    state with.
+    """
     fixed: Mapping[Axis, tuple[str, ...]]
     """Rows of weights, and of what weights are computed from, of which some or all cannot be removed, with the reasons.
     """

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pai_bench.graph.ties import Axis
 from pai_bench.graph.unit_rules import EXTRA_CHANNELS
+from pai_bench.graph.units import OUTPUT
 
 GROUPS = "groups"
 """The key of a file's metadata that holds the groups, and which are kept."""
@@ -37,6 +38,8 @@ class Stored(msgspec.Struct, frozen=True):
     flops: dict[str, float]
     products: list[tuple[list[int], float]]
     other_flops: float
+    rows_per_unit: list[tuple[Axis, int]] | None = None
+    """None in files of earlier versions."""
 
 
 def encode(groups: Mapping[str, Any], kept: Tensor) -> str:
@@ -56,6 +59,7 @@ def encode(groups: Mapping[str, Any], kept: Tensor) -> str:
         flops=dict(groups["flops"]),
         products=[(of.tolist(), flops) for of, flops in groups["products"]],
         other_flops=groups["other_flops"],
+        rows_per_unit=list(groups["rows_per_unit"].items()),
     )
     return json.dumps(msgspec.to_builtins(stored))
 
@@ -79,6 +83,7 @@ def decode(text: str) -> tuple[dict[str, Any], Tensor]:
         "flops": stored.flops,
         "products": tuple((integers(of), flops) for of, flops in stored.products),
         "other_flops": stored.other_flops,
+        "rows_per_unit": dict(rows_per_unit(stored)),
     }
     return fields, members(stored.kept, count)
 
@@ -93,15 +98,25 @@ def check(stored: Stored) -> int:
         *stored.roots,
         *stored.consumers,
         *itertools.chain(*stored.biases),
-        *(axis for axis, _ in stored.fixed),
+        *(axis for axis, _ in (*stored.fixed, *rows_per_unit(stored))),
     ):
         length(shapes, axis)
     found = {number for numbers in stored.numbers for number in numbers} - {-1}
     named = {*found, *stored.kept, *stored.gated, *(number for numbers, _ in stored.products for number in numbers)}
+    if any(rows < 1 for _, rows in rows_per_unit(stored)):
+        raise ValueError("its groups are damaged (a unit without rows)")
     sizes = (size for shape in shapes.values() for size in shape)
     if named - set(range(len(found))) or stored.flops.keys() - shapes.keys() or min(sizes, default=0) < 0:
         raise ValueError("its groups are damaged (a number or a name that stands for nothing)")
     return len(found)
+
+
+def rows_per_unit(stored: Stored) -> list[tuple[Axis, int]]:
+    """What the file says; of an earlier version, each row of a root is a unit."""
+    if stored.rows_per_unit is not None:
+        return stored.rows_per_unit
+    outputs = {axis for axis, reasons in stored.fixed if OUTPUT in reasons}
+    return [(axis, 1) for axis in stored.roots if axis not in outputs]
 
 
 def length(shapes: Mapping[str, Sequence[int]], axis: Axis) -> int | None:
