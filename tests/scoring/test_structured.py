@@ -138,6 +138,33 @@ def test_a_layer_that_adds_to_what_it_reads_is_a_root() -> None:
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
 
 
+def test_a_weight_that_makes_and_reads_a_unit_has_one_gate_for_both() -> None:
+    """Of a decoder with the encoder's weight, the factor multiplies the slice in both."""
+    network = filled(
+        Composed(
+            lambda m, x: m.o(F.relu(F.linear(F.relu(m.a(x)), m.a.weight.t(), m.s))),
+            a=nn.Linear(6, 5),
+            s=nn.Parameter(torch.ones(6)),
+            o=nn.Linear(6, 3),
+        )
+    )
+    a, o = (network.get_submodule(name) for name in "ao")
+    weight, bias, other = a.get_parameter("weight"), a.get_parameter("bias"), network.get_parameter("s")
+    inputs, targets = torch.randn(20, 6, dtype=torch.float64), torch.arange(20) % 3
+    gates = torch.ones(5, dtype=torch.float64, requires_grad=True)
+    rows = gates.view(-1, 1) * weight
+    decoded = F.linear(F.relu(F.linear(inputs, rows, gates * bias)), rows.t(), other)
+    (expected,) = torch.autograd.grad(F.cross_entropy(o(F.relu(decoded)), targets), gates)
+    found = group_scores("snap", network, (inputs, targets))
+    torch.testing.assert_close(found, expected.abs(), rtol=1e-10, atol=1e-14)
+    rows = gates.view(-1, 1) * weight
+    decoded = F.linear(F.relu(F.linear(inputs, rows, bias)), rows.t(), other)
+    (expected,) = torch.autograd.grad(F.cross_entropy(o(F.relu(decoded)), targets), gates)
+    for options in (":bias=false", ":gate=consumer"):
+        found = group_scores("snap" + options, network, (inputs, targets))
+        torch.testing.assert_close(found, expected.abs(), rtol=1e-10, atol=1e-14)
+
+
 def test_the_gate_of_a_hidden_unit_stands_behind_its_output() -> None:
     network, groups, (inputs, targets) = made("LSTM, 1 layers, 1 directions")
     cell, gates = network.get_submodule("r"), torch.ones(6, dtype=torch.float64, requires_grad=True)
