@@ -54,6 +54,9 @@ def gate_sensitivity(
     The gate stands behind the layers that make the group (``producer``): |sum of w * g over their rows and biases|, for
     several layers by `tied`; or before those that read it (``consumer``, and always for hidden units and heads): |sum
     of w * g over their columns|. Verdenius et al. 2020, arXiv:2006.00896.
+
+    A weight that makes a unit in one use and reads it in another, as of tied embeddings, has one g for all its uses:
+    there c multiplies the slices in all of them.
     """
     columns = consumer_sum(groups, products)
     if gate == "consumer":
