@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pai_bench.graph import unit_products as unit_products  # its rules are known by its being imported
-from pai_bench.graph.operations import CONSTANTS
+from pai_bench.graph.operations import CONSTANTS, DATA_DEPENDENT
 from pai_bench.graph.ties import NONE, Array, Ties
 from pai_bench.graph.tracing import Operation, Trace, last_uses
 from pai_bench.graph.unit_rules import numbers_of_results
@@ -43,6 +43,9 @@ class Units(Ties):
         """For each dimension of each parameter and buffer that the network multiplies by or adds: slice -> label."""
         self.why_fixed = self.reasons(labels)
         """Label -> reasons."""
+        if branches(trace):
+            for label in np.unique(labels).tolist():
+                self.why_fixed.setdefault(label, []).append("the network does different things for different data")
         self.of_products = [
             ({int(label) for label in np.unique(labels[numbers[numbers >= 0].numpy()])}, flops)
             for numbers, flops in self.multiplied
@@ -91,6 +94,20 @@ def stays_divisible(labels: Array, numbers: Tensor) -> bool:
     found = np.where(known < 0, -1, labels[known])
     slabs = (np.moveaxis(found, dim, 0).reshape(found.shape[dim], -1) for dim in range(found.ndim))
     return any(bool((slab == slab[:, :1]).all()) for slab in slabs)
+
+
+def branches(trace: Trace) -> bool:
+    """Whether the network's code learns something of values that depend on the input, after which it may do anything.
+
+    Another path may be taken without some units, or for other data, and only one was seen.
+    """
+    dependent = {trace.memory(trace.input)}
+    for operation in trace.operations:
+        if not dependent.isdisjoint(map(trace.memory, operation.given)):
+            if operation.name in DATA_DEPENDENT:
+                return True
+            dependent.update(map(trace.memory, operation.results))
+    return False
 
 
 def needed(trace: Trace) -> list[Operation]:

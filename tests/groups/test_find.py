@@ -350,3 +350,37 @@ def test_operations_of_products_are_of_one_example() -> None:
         assert [(of.tolist(), flops) for of, flops in groups.products] == [([0, 1, 2], 2 * 3 * 4 * 4 * 4)] * 2
         assert groups.other_flops == 0
         assert groups.flops == {"qkv.weight": 2 * 4 * 5 * 36, "o.weight": 2 * 4 * 12 * 3}
+
+
+def doubled_if_small(m: Any, x: Tensor) -> Tensor:
+    """Of the example, the sum of 16 sigmoids is never below 1.5; of 2 of them, it can be."""
+    h = m.a(x).sigmoid()
+    y: Tensor = m.b(h)
+    return y * 2 if float(h.sum(1).min()) < 1.5 else y
+
+
+BRANCHES: dict[str, Any] = {
+    "a sum over units": doubled_if_small,
+    "another layer": lambda m, x: (m.b if x.mean() > 0 else m.c)(m.a(x).relu()),
+    "an early exit": lambda m, x: y if (y := m.b(h := m.a(x).relu())).softmax(-1).amax() > 0.95 else m.c(h),
+    "values that are not finite": lambda m, x: m.b(h if torch.isfinite(h := m.a(x).relu()).all() else h * 0),
+    "equal values": lambda m, x: m.b(m.a(x).relu()) * (1 if torch.equal(x, x.relu()) else 2),
+    "how many are positive": lambda m, x: m.b(h := m.a(x).relu()) * h.nonzero().shape[0],
+    "numbers for other code": lambda m, x: m.b(h := m.a(x).relu()) * max(h.sum(1).tolist()),
+}
+
+
+@pytest.mark.parametrize("name", BRANCHES)
+def test_nothing_is_removed_where_different_data_take_different_paths(name: str) -> None:
+    layers = {"a": nn.Linear(6, 16), "b": nn.Linear(16, 3), "c": nn.Linear(16, 3)}
+    groups, _ = groups_of(filled(Composed(BRANCHES[name], **layers)), (4, 6))
+    assert groups.count == 0
+    assert groups.fixed[Axis("a.weight", 0)] == ("the network does different things for different data",)
+
+
+def test_numbers_that_do_not_depend_on_the_data_are_no_branch() -> None:
+    network = Composed(
+        lambda m, x: m.b(m.a(x).relu()) * (2 if bool(m.s > 0) and float(torch.ones(3).sum()) > 2 else 1),
+        **{"a": nn.Linear(6, 16), "b": nn.Linear(16, 3), "s": nn.Parameter(torch.ones(()))},
+    )
+    assert groups_of(filled(network), (4, 6))[0].count == 16
