@@ -87,7 +87,8 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
     if prefix:
         side = SIDES.get(classifier, 224)
         shape = (3, side, side)
-        options = {"init_weights": False} if classifier in ("googlenet", "inception_v3") else {}
+        auxiliary = classifier in ("googlenet", "inception_v3")  # classifiers of training alone, which read units, too
+        options = {"init_weights": False, "aux_logits": False} if auxiliary else {}
         network: nn.Module = torchvision.models.get_model(classifier, weights=None, **options)
     else:
         shape = (3, 32, 32)
@@ -184,8 +185,12 @@ reason, and the units of which it is one. These are
 
 * the streams of ConvNeXt and of transformers, since layer norm takes statistics over them (ViT also adds an embedding
   of positions); their hidden units are free, and so are the heads of ViT;
-* the heads of Swin and MaxViT, whose code counts heads and features, so that it does not run with fewer;
-* the channels of ShuffleNets in whose stages the shuffles tie all channels together, since halves stay equal.
+* the heads of Swin V1 and MaxViT, whose code counts heads and features, so that it does not run with fewer;
+* all units that *go together*: what ties them makes all units of a layer one group, and no layer is removed completely.
+  So it is with the heads of Swin V2, with the streams of the last stages of Swin and ConvNeXt, and with the channels of
+  ShuffleNets in whose stages the shuffles tie all channels together, since halves stay equal.
+
+The auxiliary classifiers of GoogLeNet and Inception V3, which only training uses, are left out.
 """
 
 COLUMNS = ("side", "parameters", "units", "free", "weights left", "operations left", "difference", "seconds", "memory")

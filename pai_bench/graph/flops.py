@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
@@ -24,6 +24,8 @@ class Flops:
     total: int
     by_weight: Mapping[str, int]
     """Parameter name -> operations of the products with it. Each multiplies one of its elements."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """The same, but operations with a weight that is computed from several parameters are divided between them."""
 
 
 def flops(model: nn.Module, example: Tensor) -> Flops:
@@ -45,11 +47,15 @@ def flops(model: nn.Module, example: Tensor) -> Flops:
 def flops_of(traced: Trace, done: Operands, examples: int = 1) -> Flops:
     """The floating-point operations in a trace, per example; `done` is the role of its parameters in it."""
     total, by_weight = 0, Counter[str]()
+    shares: dict[str, float] = {}
     for place, operation in enumerate(traced.operations):
         if count := counted(operation) // examples:
             total += count
-            by_weight.update(dict.fromkeys(done.products.get(place, ()), count))
-    return Flops(total, dict(by_weight))
+            names = done.products.get(place, ())
+            for name in names:
+                by_weight[name] += count
+                shares[name] = shares.get(name, 0) + (count / len(names) if len(names) > 1 else count)
+    return Flops(total, dict(by_weight), shares)
 
 
 def counted(operation: Operation) -> int:

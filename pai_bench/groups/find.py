@@ -67,7 +67,7 @@ def _find(model: nn.Module, example_input: Tensor) -> Groups:
         if len(labels) and bool((labels == labels[0]).all()):
             reasons.setdefault(int(labels[0]), [f"all units of {axis.name!r} go together"])
     groups, labels_of = numbered(traced, units, reasons)
-    failing = cannot_be_removed(model, groups, example_input)
+    failing = cannot_be_removed(model, groups, example_input, unseen=has_unseen(traced)) if groups.count else []
     counts = Counter[str]()
     for family, reason in failing:
         counts[reason] += len(family.members)
@@ -107,13 +107,30 @@ def numbered(traced: Connections, units: Units, reasons: Mapping[int, Sequence[s
         rows_per_unit={
             axis: rows for axis, rows in rows_per_unit(units, roots).items() if OUTPUT not in fixed.get(axis, ())
         },
-        fixed=fixed,
+        fixed=fixed | in_unknown(traced, units, by_axis, reasons),
         shapes={name: tensor.shape for name, tensor in (*network.named_parameters(), *network.named_buffers())},
-        flops=dict(flops.by_weight),
+        flops=dict(flops.shares),
         products=(products := products_of_groups(units, new, len(traced.trace.input))),
-        other_flops=flops.total - sum(flops.by_weight.values()) - sum(count for _, count in products),
+        other_flops=flops.total - sum(flops.shares.values()) - sum(count for _, count in products),
     )
     return groups, labels
+
+
+def in_unknown(
+    traced: Connections, units: Units, by_axis: Mapping[Axis, Tensor], reasons: Mapping[int, Sequence[str]]
+) -> dict[Axis, tuple[str, ...]]:
+    """The weights that make no units and have no groups, and why, of those that the network multiplies by."""
+    made = {axis.name for axis in units.roots | units.kept_whole}
+    made |= {axis.name for axis, groups in by_axis.items() if bool((groups >= 0).any())}
+    found = {}
+    for name in traced.flops.by_weight:
+        if name not in made:
+            axis, why = Axis(name, 0), dict[str, None]()
+            if axis in units.by_axis and traced.parameters[name].dim() > 2:  # a kernel is fixed as what it filters
+                labels = units.by_axis[axis].unique().tolist()
+                why = dict.fromkeys(reason for label in labels for reason in reasons.get(label, ()))
+            found[axis] = tuple(why) or ("it is used in an operation that is not known to make units",)
+    return found
 
 
 def products_of_groups(units: Units, new: Tensor, examples: int) -> tuple[tuple[Tensor, float], ...]:
@@ -192,14 +209,16 @@ def families(groups: Groups) -> list[Family]:
     return [Family(torch.from_numpy(part), int(kinds[part[0]])) for part in np.split(order, ends) if len(part)]
 
 
-def cannot_be_removed(model: nn.Module, groups: Groups, example_input: Tensor) -> list[tuple[Family, str]]:
-    """Families whose groups cannot be removed, and why. The last unit of a layer is not tried."""
-    network, example = copied(unwrapped(model)).eval(), example_input
+def cannot_be_removed(
+    model: nn.Module, groups: Groups, example_input: Tensor, *, unseen: bool = False
+) -> list[tuple[Family, str]]:
+    """Families whose groups cannot be removed, and why. The last unit of a layer is not tried.
+
+    Where some of the network's parameters are `unseen` in evaluation mode, it is tried in training mode, too.
+    """
     generator = torch.Generator().manual_seed(0)
-    if example.is_floating_point():
-        example = torch.randn(example.shape, generator=generator).to(example)
-    fill(network, generator)
-    scale_statistics(network, example)
+    network, example = prepared(model, example_input, generator)
+    trained = unseen and trains(network, example)
 
     def search(chosen: Sequence[Family]) -> list[tuple[Family, str]]:
         """All at once; where that fails, those of some kinds, or the halves; where these do not, all of them.
@@ -225,8 +244,11 @@ def cannot_be_removed(model: nn.Module, groups: Groups, example_input: Tensor) -
             for family in chosen:
                 kept[way(family.members)] = False
             restore_last(groups, kept)
-            if (reason := difference(network, GroupMask(groups, kept), example)) is not None:
+            mask = GroupMask(groups, kept)
+            if (reason := difference(network, mask, example)) is not None:
                 return reason
+            if trained and not trains(shrink(network, mask), example):
+                return "without some of them, the network fails in training mode, in which it uses further layers"
         return None
 
     def at_random(family: Tensor) -> Tensor:
@@ -251,6 +273,19 @@ def cannot_be_removed(model: nn.Module, groups: Groups, example_input: Tensor) -
     return found
 
 
+def prepared(model: nn.Module, example_input: Tensor, generator: torch.Generator) -> tuple[nn.Module, Tensor]:
+    """A copy with random weights, and random values to run it on; the given ones where it does not take these."""
+    network, example = copied(unwrapped(model)).eval(), example_input
+    if example.is_floating_point():
+        example = torch.randn(example.shape, generator=generator).to(example)
+    fill(network, generator)
+    if takes(network, example):
+        return network, example
+    network = copied(unwrapped(model)).eval()  # values have to be in a range, say, or are tokens
+    fill(network, generator)
+    return (network if takes(network, example_input) else copied(unwrapped(model)).eval()), example_input
+
+
 @torch.no_grad()
 def fill(network: nn.Module, generator: torch.Generator) -> None:
     """Random weights and statistics: with those of its own, such as zeros, a network may not show what it computes."""
@@ -268,10 +303,11 @@ def fill(network: nn.Module, generator: torch.Generator) -> None:
 
 
 @torch.no_grad()
-def scale_statistics(network: nn.Module, example: Tensor) -> None:
+def scale_statistics(network: nn.Module, example: Tensor) -> list[Tensor]:
     """Let the statistics of batch norm fit what an example gives, where they are all of size 1, as by `fill`.
 
-    Otherwise values grow from layer to layer of a deep network, and rounding errors with them.
+    Otherwise values grow from layer to layer of a deep network, and rounding errors with them. Returned is what the
+    network gives meanwhile.
     """
 
     def scale(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -283,10 +319,37 @@ def scale_statistics(network: nn.Module, example: Tensor) -> None:
 
     norms = [module for module in network.modules() if isinstance(module, NormBase) and module.running_var is not None]
     handles: dict[nn.Module, RemovableHandle] = {module: module.register_forward_pre_hook(scale) for module in norms}
-    with random_state(0), ScoringMode():
-        network(example)
-    for handle in handles.values():
-        handle.remove()
+    try:
+        with random_state(0), ScoringMode():
+            return list(tensors(network(example)))
+    finally:
+        for handle in handles.values():
+            handle.remove()
+
+
+def takes(network: nn.Module, example: Tensor) -> bool:
+    """Whether a network, which `scale_statistics` changes, runs on an example and gives numbers."""
+    try:
+        return not any(bool(found.isnan().any()) for found in scale_statistics(network, example))
+    except Exception:  # whatever a network's code raises
+        return False
+
+
+@torch.no_grad()
+def trains(network: nn.Module, example: Tensor) -> bool:
+    """Whether a network runs in training mode. Its copy does, since the statistics of batch norm change."""
+    try:
+        with random_state(0):
+            copied(network).train()(torch.cat([example, example]))  # batch norm takes no single example
+    except Exception:  # whatever a network's code raises
+        return False
+    return True
+
+
+def has_unseen(traced: Connections) -> bool:
+    """Whether a network has parameters that it does not use in evaluation mode, as those of an auxiliary classifier."""
+    seen = {traced.trace.memory(tensor) for operation in traced.trace.operations for tensor in operation.given}
+    return any(traced.trace.memory(parameter) not in seen for parameter in traced.parameters.values())
 
 
 def restore_last(groups: Groups, kept: Tensor) -> None:
@@ -306,10 +369,10 @@ def difference(network: nn.Module, mask: GroupMask, example: Tensor) -> str | No
     try:
         with random_state(0), ScoringMode():
             found = list(tensors(shrink(network, mask)(example)))
+        with random_state(0), ScoringMode():
+            expected = list(tensors(mask.apply_(copied(network))(example)))
     except Exception as error:  # whatever a network's code raises
         return f"the network fails without some of them ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
-    with random_state(0), ScoringMode():
-        expected = list(tensors(mask.apply_(copied(network))(example)))
     for first, second in zip(expected, found, strict=True):
         if first.shape == second.shape and not (first.is_floating_point() or first.is_complex()):
             continue  # of two nearly equal numbers, either may be the larger

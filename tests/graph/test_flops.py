@@ -170,6 +170,21 @@ def test_a_trace_of_two_examples_counts_one() -> None:
     assert connections.flops.total == 64
 
 
+def test_a_product_with_a_weight_of_two_parameters_is_shared_between_them() -> None:
+    class Learned(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(6, 8)
+            self.scores = nn.Parameter(torch.ones(8, 6))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(x, self.weight * self.scores, self.bias)
+
+    found = flops(Learned(), torch.zeros(1, 6))
+    assert found.total == 2 * 6 * 8
+    assert found.by_weight == {"weight": 2 * 6 * 8, "scores": 2 * 6 * 8}
+    assert found.shares == {"weight": 6 * 8, "scores": 6 * 8}
+
+
 def test_a_count_leaves_nothing_in_the_network() -> None:
     model = nn.Sequential(nn.Linear(5, 4), nn.Dropout(), nn.Linear(4, 3))
     flops(model, torch.zeros(1, 5))

@@ -384,3 +384,100 @@ def test_numbers_that_do_not_depend_on_the_data_are_no_branch() -> None:
         **{"a": nn.Linear(6, 16), "b": nn.Linear(16, 3), "s": nn.Parameter(torch.ones(()))},
     )
     assert groups_of(filled(network), (4, 6))[0].count == 16
+
+
+def odds(_: Any, x: Tensor) -> Tensor:
+    """Of values between 0 and 1; those of others have no logarithm."""
+    return (x / (1 - x)).log()
+
+
+def looked_up(m: Any, x: Tensor) -> Tensor:
+    """Tokens in floating point, which cannot be negative."""
+    found: Tensor = m.e(x.long()).flatten(1)
+    return found
+
+
+@pytest.mark.parametrize("way", [odds, looked_up])
+@pytest.mark.parametrize("counting", [False, True])
+def test_units_are_tried_with_the_example_where_random_values_fail(
+    way: Any, counting: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If the code counts on 8 units, this is found, and named."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        h = m.a(way(m, x)).relu()
+        y: Tensor = m.b(h.view(4, 8) if counting else h)
+        return y
+
+    parts = {"e": nn.Embedding(10, 1), "a": nn.Linear(6, 8), "b": nn.Linear(8, 3)}
+    example = torch.full((4, 6), 0.25 if way is odds else 9.0, dtype=torch.float64)
+    assert find_groups(filled(Composed(forward, **parts)), example).count == (0 if counting else 8)
+    assert ("fails without some" in caplog.text) == counting
+
+
+def test_a_network_that_takes_no_random_weights_raises_nothing() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y: Tensor = m.b(m.a(x).relu())
+        m.e(torch.as_tensor([m.a.weight[0, 0] != 0.5]).long())  # only with its own weights, token 0
+        return y
+
+    first = nn.Linear(6, 8)
+    nn.init.constant_(first.weight, 0.5)
+    network = Composed(forward, a=first, b=nn.Linear(8, 3), e=nn.Embedding(1, 2)).double().eval()
+    find_groups(network, torch.ones(4, 6, dtype=torch.float64))
+
+
+class Auxiliary(nn.Module):
+    """In training mode, a second layer reads the 8 units of the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.n, self.b = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 7)
+        self.c, self.auxiliary = nn.Linear(7, 3), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        h = self.n(self.a(x)).relu()
+        y = self.c(self.b(h).relu())
+        return (y, self.auxiliary(h)) if self.training else y
+
+
+def test_units_that_only_training_reads_stay(caplog: pytest.LogCaptureFixture) -> None:
+    """7 units of the second layer can go; the 8 of the first cannot."""
+    network = filled(Auxiliary())
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    groups, example = groups_of(network, (1, 6))
+    assert groups.count == 7
+    assert groups.by_axis[Axis("b.weight", 0)].tolist() == [*range(7)]
+    assert "8 of 15 groups are fixed: without some of them, the network fails in training mode" in caplog.text
+    assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
+    smaller = shrink(network, GroupMask(groups, torch.arange(7) > 3))
+    assert [tuple(y.shape) for y in smaller.train()(example.expand(4, 6))] == [(4, 3), (4, 3)]
+
+
+def test_layers_that_are_never_used_fix_nothing() -> None:
+    network = Composed(lambda m, x: m.b(m.a(x).relu()), a=nn.Linear(6, 8), b=nn.Linear(8, 3), c=nn.Linear(9, 9))
+    assert groups_of(filled(network), (1, 6))[0].count == 8
+
+
+def test_operations_with_a_product_of_two_parameters_are_counted_once() -> None:
+    """2 x 6 x 8 multiplications and additions with a weight that is learned in two factors, and 2 x 8 x 3 others."""
+    network = Composed(
+        lambda m, x: m.b(torch.nn.functional.linear(x, m.a.weight * m.m, m.a.bias).relu()),
+        **{"a": nn.Linear(6, 8), "m": nn.Parameter(torch.ones(8, 6)), "b": nn.Linear(8, 3)},
+    )
+    groups, _ = groups_of(filled(network), (1, 6))
+    assert groups.count == 8
+    assert groups.flops == {"a.weight": 48, "m": 48, "b.weight": 48}
+    assert groups.other_flops == 0
+
+
+def test_weights_that_make_no_units_have_a_reason() -> None:
+    network = Composed(
+        lambda m, x: m.b(m.a(torch.nn.functional.linear(x, m.w * m.r.exp()).cos())),
+        **{"w": nn.Parameter(torch.randn(8, 6)), "r": nn.Parameter(torch.randn(8, 1))},
+        **{"a": nn.Linear(8, 8), "b": nn.Linear(8, 3)},
+    )
+    groups, _ = groups_of(filled(network), (1, 6))
+    assert groups.count == 8
+    assert groups.fixed[Axis("w", 0)] == ("it is used in an operation that is not known to make units",)
+    assert set(groups.weights) <= {axis.name for axis in groups.fixed} | set(groups.axes_of)
