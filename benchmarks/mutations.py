@@ -230,7 +230,8 @@ def run_pytest(tree: Path, arguments: Sequence[str], output: Path) -> None:
         os.dup2(said.fileno(), 2)
     os.chdir(tree)
     path = [str(tree), str(tree / "criteria")]
-    os.environ["PYTHONPATH"] = os.pathsep.join(path)
+    os.environ |= {"PYTHONPATH": os.pathsep.join(path), "PYTHONDONTWRITEBYTECODE": "1"}
+    sys.dont_write_bytecode = True  # what is compiled of one change may look as new as the next one
     sys.path[:0] = path
     sys.modules["__main__"] = import_module("pytest.__main__")  # as in `python -m pytest`, for workers of tests
     imported = "ignore::pytest.PytestAssertRewriteWarning"  # of hypothesis, a plugin of pytest
