@@ -94,9 +94,11 @@ def is_computed(ties: Ties, operation: Operation) -> bool:
     by_element = operation.pointwise or name in ELEMENTWISE or name in CHOICES or name in COPIES
     if not by_element or len(results) != 1 or any(map(ties.depends, operation.given)):
         return False
-    memory = results[0].untyped_storage().nbytes()
-    fills_memory = memory == results[0].numel() * results[0].element_size()
-    return not operation.in_place or (fills_memory and ties.stored(results[0]) is None)
+    if not operation.in_place:
+        return True
+    stored, whole = ties.stored(results[0]), results[0].untyped_storage().nbytes()
+    own = stored is None or stored.values is not stored.tensor  # a constant, or what was computed before
+    return own and whole == results[0].numel() * results[0].element_size()
 
 
 def has_all_dimensions(one: Operand) -> bool:

@@ -145,6 +145,12 @@ MASKS_AND_GATES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]]
     "masked weights, bool": (lambda: masked(lambda weight, mask: mask.bool() * weight), FEATURES, 6 + 7),
     "filled weights": (lambda: masked(lambda weight, mask: weight.masked_fill(mask == 0, 0.0)), FEATURES, 6 + 7),
     "chosen weights": (lambda: masked(lambda weight, mask: torch.where(mask > 0, weight, 0.0)), FEATURES, 6 + 7),
+    "weights masked in place": (lambda: masked(lambda weight, mask: weight.clone().mul_(mask)), FEATURES, 6 + 7),
+    "weights filled in place": (
+        lambda: masked(lambda weight, mask: weight.clone().masked_fill_(mask == 0, 0.0)),
+        FEATURES,
+        6 + 7,
+    ),
     "pruned by torch": (pruned_by_torch, IMAGE, 6 + 4),
     "a parametrisation by a mask": (parametrised, FEATURES, 6),
     "a mask of units": (
