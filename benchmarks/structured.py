@@ -29,7 +29,7 @@ import pai_bench as pb
 from pai_bench.graph.flops import flops
 from pai_bench.graph.tracing import tensors
 from pai_bench.groups import GroupMask, Groups, find_groups, shrink
-from pai_bench.groups.find import SINGLE, TOLERANCE, fill, restore_last, scale_statistics
+from pai_bench.groups.removable import SINGLE, TOLERANCE, fill, restore_last, scale_statistics
 from pai_bench.networks.private_copy import copied
 from pai_bench.support.registry import MODELS
 

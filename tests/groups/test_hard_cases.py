@@ -13,7 +13,7 @@ import pai_bench as pb
 from pai_bench.graph.flops import flops
 from pai_bench.groups import GroupMask, Groups, find_groups, shrink
 from pai_bench.groups.budget import Budget, keep_share
-from pai_bench.groups.find import difference, fill
+from pai_bench.groups.removable import difference, fill
 from pai_bench.scoring import get_criterion
 from tests.groups.networks import FEATURES, IMAGE, TOKENS, Composed, LastStep, filled
 
