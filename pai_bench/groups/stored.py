@@ -11,7 +11,6 @@ from torch import Tensor
 
 from pai_bench.graph.ties import Axis
 from pai_bench.graph.unit_rules import EXTRA_CHANNELS
-from pai_bench.graph.units import OUTPUT
 
 GROUPS = "groups"
 """The key of a file's metadata that holds the groups, and which are kept."""
@@ -38,8 +37,7 @@ class Stored(msgspec.Struct, frozen=True):
     flops: dict[str, float]
     products: list[tuple[list[int], float]]
     other_flops: float
-    rows_per_unit: list[tuple[Axis, int]] | None = None
-    """None in files of earlier versions."""
+    rows_per_unit: list[tuple[Axis, int]]
 
 
 def encode(groups: Mapping[str, Any], kept: Tensor) -> str:
@@ -83,7 +81,7 @@ def decode(text: str) -> tuple[dict[str, Any], Tensor]:
         "flops": stored.flops,
         "products": tuple((integers(of), flops) for of, flops in stored.products),
         "other_flops": stored.other_flops,
-        "rows_per_unit": dict(rows_per_unit(stored)),
+        "rows_per_unit": dict(stored.rows_per_unit),
     }
     return fields, members(stored.kept, count)
 
@@ -98,25 +96,17 @@ def check(stored: Stored) -> int:
         *stored.roots,
         *stored.consumers,
         *itertools.chain(*stored.biases),
-        *(axis for axis, _ in (*stored.fixed, *rows_per_unit(stored))),
+        *(axis for axis, _ in (*stored.fixed, *stored.rows_per_unit)),
     ):
         length(shapes, axis)
     found = {number for numbers in stored.numbers for number in numbers} - {-1}
     named = {*found, *stored.kept, *stored.gated, *(number for numbers, _ in stored.products for number in numbers)}
-    if any(rows < 1 for _, rows in rows_per_unit(stored)):
+    if any(rows < 1 for _, rows in stored.rows_per_unit):
         raise ValueError("its groups are damaged (a unit without rows)")
     sizes = (size for shape in shapes.values() for size in shape)
     if named - set(range(len(found))) or stored.flops.keys() - shapes.keys() or min(sizes, default=0) < 0:
         raise ValueError("its groups are damaged (a number or a name that stands for nothing)")
     return len(found)
-
-
-def rows_per_unit(stored: Stored) -> list[tuple[Axis, int]]:
-    """What the file says; of an earlier version, each row of a root is a unit."""
-    if stored.rows_per_unit is not None:
-        return stored.rows_per_unit
-    outputs = {axis for axis, reasons in stored.fixed if OUTPUT in reasons}
-    return [(axis, 1) for axis in stored.roots if axis not in outputs]
 
 
 def length(shapes: Mapping[str, Sequence[int]], axis: Axis) -> int | None:

@@ -303,9 +303,3 @@ def test_buffers_that_are_not_stored_come_from_the_dense_network() -> None:
     read = pb.load_shrunk("small.safetensors", other)
     assert all(torch.equal(value, read.state_dict()[name]) for name, value in small.state_dict().items())
     assert torch.equal(read.get_buffer("shift"), pb.shrink(other, mask).get_buffer("shift"))
-
-
-def test_files_of_earlier_versions_count_rows_as_units(files: Path) -> None:
-    groups = pb.GroupMask.load(changed(files, lambda groups: groups.pop("rows_per_unit"), "mask")).groups
-    assert groups.rows_per_unit == pb.GroupMask.load(files / "mask").groups.rows_per_unit
-    assert set(groups.rows_per_unit) == set(groups.roots[:-1])
