@@ -42,9 +42,9 @@ def prune(arguments: argparse.Namespace) -> int:
     model = runner.inputs.model(trial)
     try:
         mask, cost = runner.probe.mask(trial, model)
+    except UserError:  # says what is wrong
+        raise
     except Exception as error:
-        if isinstance(error, UserError) and str(error).startswith(f"{trial.criterion_name}: no unit of {trial.model} "):
-            raise
         raise UserError(f"{trial.criterion_name} failed on {trial.model}: {described(error)}") from error
     assert mask is not None
     assert cost is not None
@@ -97,10 +97,7 @@ def save_smaller(
     from pai_bench.groups import save_shrunk
     from pai_bench.report import summary
 
-    pruned, data = stages.apply(inputs, trial, model, mask), inputs.loaded(trial)
-    small, single = pruned.model, pruned.training_mask
-    if single is not None:
-        single.apply_(small)
+    data, small = inputs.loaded(trial), stages.apply(inputs, trial, model, mask).model
     origin = {"model": trial.model.name, "input_shape": data.input_shape, "num_classes": data.num_classes}
     origin |= {"init": trial.init, "data": trial.data.name, "seed": trial.seed, "criterion": trial.method}
     origin |= {"sparsity": trial.sparsity, "sparsity_of": trial.sparsity_of}

@@ -82,7 +82,7 @@ examples:
   pai-bench check ./mine.py:Mine:alpha=2       a class in a file of yours, with an option
   pai-bench check theirs                       a criterion of an installed package, by its name in `pai-bench list`
 
-The criterion scores and prunes small networks of every kind; the properties that it declares is checked, too.
+The criterion scores and prunes small networks of every kind; the properties that it declares are checked, too.
 exit codes: 0 all passed; 1 a check failed; 2 a mistake in the request; 130 interrupted"""
 
 EXAMPLES = """\
