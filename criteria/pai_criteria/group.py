@@ -62,7 +62,7 @@ class Group(StructuredCriterion):
 
     def formula_version_under(self, schedule: Schedule) -> int:
         inner = get_criterion(self.of)
-        own = self.formula_version + (self.reduce == "gate")  # whose sums were not signed at first
+        own = super().formula_version_under(schedule) + (self.reduce == "gate")  # whose sums were not signed at first
         return own + inner.formula_version_under(OneShot()) - 1  # every cut is scored as the first one
 
     def score(self, model: MaskedModel, batch: Batch) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pai_bench.groups import Groups, find_groups
+from pai_bench.masks.schedule import Schedule
 from pai_bench.networks.wrappers import innermost
 from pai_bench.scoring.batch import Batch, BatchLike, Scores, as_batch
 from pai_bench.scoring.criterion import Criterion
@@ -34,6 +35,10 @@ class StructuredCriterion(Criterion):
 
         Raises `CriterionError` for scores that cannot be ranked, UserError for a network without free groups.
         """
+
+    def formula_version_under(self, schedule: Schedule) -> int:
+        """As of all criteria; one higher under ``accumulate=score``, whose batches were not scored apart at first."""
+        return super().formula_version_under(schedule) + (self.accumulate == "score")
 
     def score_network(self, model: nn.Module, batch: Batch) -> Any:
         """One score for each group of a network, on its device."""

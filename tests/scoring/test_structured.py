@@ -282,9 +282,19 @@ def test_gates_of_scores_that_are_never_negative_are_their_sums() -> None:
         torch.testing.assert_close(gates, sums, rtol=1e-12, atol=0)
 
 
-def test_signed_scores_count_as_another_version() -> None:
-    for reduce, version in (("sum", 1), ("gate", 2)):
-        assert get_criterion(f"group:reduce={reduce}").configuration(OneShot())["revision"] == version
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("group", 1),
+        ("group:reduce=gate", 2),
+        ("group:reduce=gate:accumulate=score", 3),
+        ("snap", 1),
+        ("snap:accumulate=score", 2),
+        ("cnip:accumulate=score", 2),
+    ],
+)
+def test_scores_that_were_once_others_count_as_another_version(text: str, version: int) -> None:
+    assert get_criterion(text).configuration(OneShot())["revision"] == version
 
 
 def test_3sp_by_the_norm_of_its_rows() -> None:
