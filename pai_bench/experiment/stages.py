@@ -13,6 +13,7 @@ from pai_bench.experiment.inputs import Inputs
 from pai_bench.experiment.trial import Trial
 from pai_bench.graph import Connectivity
 from pai_bench.groups import GroupMask, shrink
+from pai_bench.groups.shrink import zero_single_
 from pai_bench.masks import Mask
 from pai_bench.masks.schedule import Schedule
 from pai_bench.pruning import Variant, prune
@@ -117,7 +118,8 @@ def apply(
     if isinstance(mask, GroupMask):
         model = shrink(model, mask)
         if redraws and trial.init != "own":
-            model = inputs.initialised(trial, model, "reinit")  # by the fan-in of the smaller network
+            # by the fan-in of the smaller network
+            model = zero_single_(inputs.initialised(trial, model, "reinit"), mask)
     pruned = Pruned(trial, model, mask, paths, skips_training=False)
     if (single := pruned.training_mask) is None or paths is None or paths.connected or train_disconnected:
         return pruned

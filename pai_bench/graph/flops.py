@@ -1,8 +1,8 @@
 """Floating-point operations of a forward pass, in total and by weight."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
@@ -24,7 +24,7 @@ class Flops:
     total: int
     by_weight: Mapping[str, int]
     """Parameter name -> operations of the products with it. Each multiplies one of its elements."""
-    shares: Mapping[str, float] = field(default_factory=dict)
+    shares: Mapping[str, float]
     """The same, but operations with a weight that is computed from several parameters are divided between them."""
 
 
@@ -46,16 +46,15 @@ def flops(model: nn.Module, example: Tensor) -> Flops:
 
 def flops_of(traced: Trace, done: Operands, examples: int = 1) -> Flops:
     """The floating-point operations in a trace, per example; `done` is the role of its parameters in it."""
-    total, by_weight = 0, Counter[str]()
-    shares: dict[str, float] = {}
+    total, by_weight, shares = 0, Counter[str](), defaultdict[str, float](float)
     for place, operation in enumerate(traced.operations):
         if count := counted(operation) // examples:
             total += count
             names = done.products.get(place, ())
             for name in names:
                 by_weight[name] += count
-                shares[name] = shares.get(name, 0) + (count / len(names) if len(names) > 1 else count)
-    return Flops(total, dict(by_weight), shares)
+                shares[name] += count / len(names)
+    return Flops(total, dict(by_weight), dict(shares))
 
 
 def counted(operation: Operation) -> int:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from pai_bench.graph.flops import counted
+from pai_bench.graph.operands import FACTORS
 from pai_bench.graph.ties import NONE, Axis, Run, Stored, Ties, broadcast_over, differ
 from pai_bench.graph.tracing import Operation
 from pai_bench.graph.unit_rules import SHARED, Numbers, along, beside, either, rule
@@ -33,7 +34,6 @@ def _convolution(ties: Ties, operation: Operation) -> Numbers:
     ties.tie_along(channels.view(groups, -1), 0)
     ties.tie(channels, columns) if transposed else ties.tie(channels.view(groups, -1), columns)
     if transposed:
-        ties.tie_along(columns.view(groups, -1), 0)
         rows = rows.repeat(groups)
     else:
         ties.tie_along(rows.view(groups, -1), 0)
@@ -66,22 +66,15 @@ def note_bias(ties: Ties, root: Axis, bias: Tensor | None) -> None:
         ties.biases[root] = Axis(stored.name, 0)
 
 
-FACTORS = {
-    **dict.fromkeys(("mm", "bmm"), ("self", "mat2", None)),
-    **{"mv": ("self", "vec", None), "addmv": ("mat", "vec", "self"), "dot": ("self", "tensor", None)},
-    **{
-        "addmm": ("mat1", "mat2", "self"),
-        "baddbmm": ("batch1", "batch2", "self"),
-        "linear": ("input", "weight", "bias"),
-    },
-}
-"""What a matrix product multiplies, and what it adds."""
+ADDED = {"addmm": "self", "addmv": "self", "baddbmm": "self", "linear": "bias"}
+"""What a matrix product adds."""
 
 
-@rule(*FACTORS)
+@rule("mm", "bmm", "mv", "dot", *ADDED)
 def _matrix_product(ties: Ties, operation: Operation) -> Numbers:
-    given, (left, right, other) = operation.arguments, FACTORS[operation.name]
-    first, second, base = given[left], given[right], None if other is None else given[other]
+    given = operation.arguments
+    first, second = (given[name] for name in FACTORS[operation.name])
+    base = given[ADDED[operation.name]] if operation.name in ADDED else None
     a = first.unsqueeze(0) if first.dim() == 1 else first
     b = second.mT if operation.name == "linear" else second.unsqueeze(1) if second.dim() == 1 else second
     numbers = product(ties, a, b, base)

@@ -2,16 +2,16 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.prune import BasePruningMethod
 
 from pai_bench.graph.ties import Axis
 from pai_bench.graph.unit_rules import EXTRA_CHANNELS
 from pai_bench.groups.groups import GroupMask
 from pai_bench.groups.shrunk_layers import shrunk_class
+from pai_bench.masks.exports import multiply_again
 from pai_bench.networks.private_copy import copied
 from pai_bench.networks.wrappers import unwrapped
 from pai_bench.support.errors import UserError
-from pai_bench.support.torch_internals import ConvBase, NormBase, forward_hooks, own_tensors
+from pai_bench.support.torch_internals import ConvBase, NormBase, own_tensors
 
 
 @torch.no_grad()
@@ -57,13 +57,6 @@ def zero_single_(network: nn.Module, mask: GroupMask) -> nn.Module:
     if (single := mask.shrunk()) is not None:
         single.apply_(network)
     return network
-
-
-def multiply_again(module: nn.Module) -> None:
-    """Let weights that `torch.nn.utils.prune` masks, which are neither parameters nor buffers, follow these."""
-    for hook in forward_hooks(module)[1].values():
-        if isinstance(hook, BasePruningMethod):
-            hook(module, ())
 
 
 def resize(module: nn.Module) -> None:

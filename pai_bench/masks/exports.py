@@ -45,7 +45,11 @@ def attach(network: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 def mask_projection(attention: nn.MultiheadAttention, _inputs: object) -> None:
     """Compute the masked weight of the output projection, which attention reads without calling that layer."""
-    _, before = forward_hooks(attention.out_proj)
-    for hook in list(before.values()):
+    multiply_again(attention.out_proj)
+
+
+def multiply_again(module: nn.Module) -> None:
+    """Compute again the weights that `torch.nn.utils.prune` masks, which are neither parameters nor buffers."""
+    for hook in list(forward_hooks(module)[1].values()):
         if isinstance(hook, prune.BasePruningMethod):
-            hook(attention.out_proj, ())
+            hook(module, ())

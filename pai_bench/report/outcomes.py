@@ -60,6 +60,11 @@ def disconnected(rows: pd.DataFrame) -> Flags:
     return flags
 
 
+def smaller(rows: pd.DataFrame) -> Flags:
+    """Whether a network was made smaller, since its criterion is structured."""
+    return rows.node_sparsity.notna().to_numpy()
+
+
 def collapsed(rows: pd.DataFrame) -> Flags:
     """Whether a trial is disconnected, or at chance in its loss or accuracy."""
     return disconnected(rows) | untrained(rows) | guessing(rows)

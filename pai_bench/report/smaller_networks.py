@@ -10,7 +10,7 @@ import pandas as pd
 
 from pai_bench.experiment.settings import ScoringSettings, completed, names
 from pai_bench.experiment.trial import DENSE
-from pai_bench.report import metrics, tables
+from pai_bench.report import metrics, outcomes, tables
 from pai_bench.report.figures.smaller_networks import Latencies, accuracy_by_size
 from pai_bench.report.plugin_facts import CriterionFacts, criterion_of
 from pai_bench.report.provenance import describe_concurrency
@@ -34,22 +34,17 @@ DIFFERENT = (
 )
 
 
-def removes_units(rows: pd.DataFrame) -> "pd.Series[bool]":
-    """Which trials have smaller networks, since their criteria are structured."""
-    return rows.node_sparsity.notna()
-
-
 def has_unstructured(comparison: Comparison) -> bool:
     """Whether some networks were trained under a mask of single weights."""
     rows = comparison.rows
-    return bool(((rows.criterion != DENSE) & (rows.status != "failed") & ~removes_units(rows)).any())
+    return bool(((rows.criterion != DENSE) & (rows.status != "failed") & ~outcomes.smaller(rows)).any())
 
 
 def parts(
     comparison: Comparison, records: Mapping[str, Record], costs: Sequence[Cost], folder: Path, path: Path
 ) -> list[str]:
     """Paragraphs, a table and a figure, drawn to `path` below `folder`; none without structured criteria."""
-    rows = comparison.rows[removes_units(comparison.rows)]
+    rows = comparison.rows[outcomes.smaller(comparison.rows)]
     if not len(rows):
         return []
     text = ["### Smaller networks", CAPTION, tables.markdown(table(comparison))]
@@ -75,7 +70,7 @@ def table(comparison: Comparison) -> tables.Table:
     body = []
     for method, sparsity, places in by_cell(rows):
         own = rows.iloc[places]
-        if method != DENSE and not removes_units(own).any():
+        if method != DENSE and not outcomes.smaller(own).any():
             continue
         if comparison.facts.combined(method):
             own = own.assign(parameters_kept=math.nan, flops_kept=math.nan)

@@ -47,7 +47,7 @@ def test_with_paths_and_operations() -> None:
     masks["1.weight"] = torch.tensor([[False, True, False]])
     model, mask = network(), Mask(masks)
     links = connectivity(model, mask, torch.zeros(1, 2))
-    found = summarize_mask(model, mask, links, Flops(18, {"0.weight": 12}), NAMES)
+    found = summarize_mask(model, mask, links, Flops(18, {"0.weight": 12}, {"0.weight": 12.0}), NAMES)
     assert (found.flops, found.connected, found.dead_layers) == (18, True, ())
     assert found.achieved_sparsity == pytest.approx(1 - 6 / 9)
     assert found.effective_sparsity == pytest.approx(1 - 2 / 9)

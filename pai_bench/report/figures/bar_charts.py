@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from pai_bench.report import outcomes
 from pai_bench.report.figures.style import COLLAPSED_COLOUR, COLOURS, canvas, legend, literal, looks, plain
 from pai_bench.report.summary import Comparison
 from pai_bench.report.tables import three_digits
@@ -76,7 +77,7 @@ def mask_costs(comparison: Comparison, path: Path) -> bool:
     Returns whether there is something to draw.
     """
     rows = comparison.rows.astype({"images_per_second": float, "score_seconds": float})
-    speed, smaller = rows.images_per_second, rows.node_sparsity.notna()
+    speed, smaller = rows.images_per_second, outcomes.smaller(rows)
     if not np.isnan(usual := speed[~smaller].median()):
         speed = speed.mask(smaller, usual)
     steps = rows.score_seconds * speed / comparison.batch_size

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from pai_bench.experiment.trial import DENSE
+from pai_bench.report import outcomes
 from pai_bench.report.figures.style import canvas, legend, literal, looks
 from pai_bench.report.summary import Comparison
 
@@ -23,13 +24,12 @@ def pareto(comparison: Comparison, sparsity: float, path: Path) -> bool:
     there is something to draw.
     """
     done = comparison.rows[comparison.rows.status == "done"]
-    smaller = done.node_sparsity.notna()
+    smaller = outcomes.smaller(done)
     training = done[~smaller].train_seconds.astype(float).median()
     rows = comparison.rows[(comparison.rows.sparsity == sparsity) & (comparison.rows.status != "failed")]
     points = {}
     for method, own in rows.groupby("method"):
-        is_smaller = own.node_sparsity.notna().any()
-        seconds = own.train_seconds.astype(float).median() if is_smaller else training
+        seconds = own.train_seconds.astype(float).median() if outcomes.smaller(own).any() else training
         total = seconds + own.score_seconds.astype(float).median()
         if method in comparison.methods and not np.isnan(total):
             points[str(method)] = float(total), 100 * float(own.test_accuracy.mean())

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from pai_bench.report import outcomes
 from pai_bench.report.figures.accuracy import (
     HORIZONTAL_SPACE,
     draw_dense,
@@ -43,7 +44,7 @@ def accuracy_by_size(comparison: Comparison, latencies: Latencies, path: Path) -
     forward pass of 128 examples, where they were measured. Weights and operations of criteria that remove single
     weights, too, are not known.
     """
-    rows = comparison.rows[comparison.rows.node_sparsity.notna()]
+    rows = comparison.rows[outcomes.smaller(comparison.rows)]
     left = {
         "nodes left, %": 100 * (1 - rows.node_sparsity.astype(float)),
         "weights left, %": 100 * rows.parameters_kept.astype(float) / rows.parameters.astype(float),
