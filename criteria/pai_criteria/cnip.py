@@ -1,7 +1,7 @@
 """CNIP and CNIP-it: single weights and whole units in one ranking, in one cut or in steps."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pai_bench import criterion
 from pai_bench.masks import Halving, Schedule
@@ -11,19 +11,19 @@ from pai_bench.scoring import (
     CombinedCriterion,
     CombinedScores,
     MaskedModel,
+    gate_sensitivity,
 )
-from pai_criteria import snip_it
-from pai_criteria.snap import Gates
 
 AUTHORS_CHOICES = (
     AuthorsChoice("count", "counts weights and units above its threshold, not the weights left", ("published",)),
-    *snip_it.AUTHORS_CHOICES,
+    AuthorsChoice("score_batches", "scores 5 batches of 512 examples, others for units than for weights", (5,)),
+    AuthorsChoice("loss", "applies the negative log-likelihood to raw logits, a bug", ("nll",)),
 )
 
 
 @criterion("cnip", source="Verdenius et al. 2020, arXiv:2006.00896")
 @dataclass(frozen=True)
-class CNIP(Gates, CombinedCriterion):
+class CNIP(CombinedCriterion):
     """score = |w * g| of single weights, and of units |sum of w * g over the rows|, as SNAP's, in one ranking.
 
     Both are |dL/dc| at c = 1, where c multiplies the weight, or all that makes the unit, with g = dL/dw over the same
@@ -38,13 +38,18 @@ class CNIP(Gates, CombinedCriterion):
     Source: Verdenius et al. 2020, arXiv:2006.00896. Their code scores weights and units on different batches.
     """
 
+    gate: Literal["producer", "consumer"] = "producer"
+    tied: Literal["joint", "sum", "max"] = "joint"
+    bias: bool = True
+
     figure_style: ClassVar[tuple[str, str, str]] = ("#56B4E9", "o", "--")
     authors_choices: ClassVar[tuple[AuthorsChoice, ...]] = AUTHORS_CHOICES
 
     def score(self, model: MaskedModel, batch: Batch) -> CombinedScores:
         products, groups = model.saliencies(batch, lambda w, g, _loss: w * g), model.groups
         assert groups is not None
-        units = self.of_units(groups, products)  # before the products lose their signs
+        # before the products lose their signs
+        units = gate_sensitivity(groups, products, gate=self.gate, tied=self.tied, bias=self.bias)
         return CombinedScores({name: products[name].abs_() for name in groups.weights}, units)
 
 

@@ -11,31 +11,20 @@ from pai_bench.scoring import (
     AuthorsChoice,
     AuthorsStatement,
     Batch,
-    Groups,
     MaskedModel,
-    Scores,
     StructuredCriterion,
     gate_sensitivity,
 )
-from pai_criteria.snip_it import AUTHORS_CHOICES
 
-
-@dataclass(frozen=True, kw_only=True)
-class Gates:
-    """The options of criteria that score units by gates, and the score of a gate: |dL/dc| at c = 1."""
-
-    gate: Literal["producer", "consumer"] = "producer"
-    tied: Literal["joint", "sum", "max"] = "joint"
-    bias: bool = True
-
-    def of_units(self, groups: Groups, products: Scores) -> Tensor:
-        """The scores of all groups, (groups,), from the products w * g by name."""
-        return gate_sensitivity(groups, products, gate=self.gate, tied=self.tied, bias=self.bias)
+AUTHORS_CHOICES = (
+    AuthorsChoice("score_batches", "scores 5 batches of 512 examples", (5,)),
+    AuthorsChoice("loss", "applies the negative log-likelihood to raw logits, a bug", ("nll",)),
+)
 
 
 @criterion("snap", source="Verdenius et al. 2020, arXiv:2006.00896")
 @dataclass(frozen=True)
-class SNAP(Gates, StructuredCriterion):
+class SNAP(StructuredCriterion):
     """score = |dL/dc| at c = 1, where one gate c multiplies all that makes a unit: |sum of w * g over its rows|.
 
     The sum is over the rows of all roots of the group and their biases, with g = dL/dw over the batch; the gate stands
@@ -51,12 +40,17 @@ class SNAP(Gates, StructuredCriterion):
     Source: Verdenius et al. 2020, arXiv:2006.00896.
     """
 
+    gate: Literal["producer", "consumer"] = "producer"
+    tied: Literal["joint", "sum", "max"] = "joint"
+    bias: bool = True
+
     figure_style: ClassVar[tuple[str, str, str]] = ("#0072B2", "s", "--")
     authors_choices: ClassVar[tuple[AuthorsChoice, ...]] = AUTHORS_CHOICES
 
     def score(self, model: MaskedModel, batch: Batch) -> Tensor:
+        products = model.saliencies(batch, lambda w, g, _loss: w * g)
         assert model.groups is not None
-        return self.of_units(model.groups, model.saliencies(batch, lambda w, g, _loss: w * g))
+        return gate_sensitivity(model.groups, products, gate=self.gate, tied=self.tied, bias=self.bias)
 
 
 @criterion("snap-it", source="Verdenius et al. 2020, arXiv:2006.00896")

@@ -7,12 +7,6 @@ from pai_bench import criterion
 from pai_bench.masks import Halving, Schedule
 from pai_bench.scoring import AuthorsChoice, Batch, Criterion, MaskedModel, Scores
 
-AUTHORS_CHOICES = (
-    AuthorsChoice("score_batches", "scores 5 batches of 512 examples", (5,)),
-    AuthorsChoice("loss", "applies the negative log-likelihood to raw logits, a bug", ("nll",)),
-)
-"""In the code that SNIP-it, SNAP-it and CNIP-it share."""
-
 
 @criterion("snip-it", source="Verdenius et al. 2020, arXiv:2006.00896")
 @dataclass(frozen=True)
@@ -27,7 +21,10 @@ class SNIPit(Criterion):
     schedule: ClassVar[Schedule] = Halving(steps=5)
     properties: ClassVar[tuple[str, ...]] = ("keeps-the-loss", "loss-scale")
     figure_style: ClassVar[tuple[str, str, str]] = ("#0072B2", "s", ":")
-    authors_choices: ClassVar[tuple[AuthorsChoice, ...]] = AUTHORS_CHOICES
+    authors_choices: ClassVar[tuple[AuthorsChoice, ...]] = (
+        AuthorsChoice("score_batches", "scores 5 batches of 512 examples", (5,)),
+        AuthorsChoice("loss", "applies the negative log-likelihood to raw logits, a bug", ("nll",)),
+    )
 
     def score(self, model: MaskedModel, batch: Batch) -> Scores:
         return model.saliencies(batch, lambda w, g, loss: (w * g / loss).abs())
