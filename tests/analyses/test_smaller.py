@@ -58,7 +58,7 @@ def test_passes_and_steps_of_both_networks_by_turns(monkeypatch: pytest.MonkeyPa
     assert (found.node_sparsity, found.weight_sparsity, found.flop_sparsity) == (0.5, 0.5, 0.5)
 
 
-def test_a_structured_cost_holds_it_and_is_stored() -> None:
+def test_costs_of_structured_criteria_alone_hold_the_smaller_network() -> None:
     runner = Runner(resolve(sweep(criteria=["snap", "snip"], seeds=1)))
     snap, snip = (measure_cost(runner, trial, 0.25, rounds=2, budget=1.0) for trial in runner.catalog.trials[1:])
     assert snip.smaller is None

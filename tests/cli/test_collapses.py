@@ -1,4 +1,4 @@
-"""The verb `collapse`: how far its searches are, and what they were thought to take. No network is searched."""
+"""The verb `collapse`: its progress, the time that it was expected to take, and which searches are the same."""
 
 import io
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ from rich.console import Console
 from pai_bench.analyses.collapse import Settings
 from pai_bench.cli import collapses
 from pai_bench.cli.collapses import Work, search_all
-from pai_bench.cli.console import progress_bar
 from pai_bench.cli.entry import main
 from pai_bench.results import Collapse, SearchProvenance, Store
+from tests.cli.bars import noted_bars
 from tests.made import Choice
 from tests.made import trial as made_trial
 from tests.report.records import ENVIRONMENT
@@ -25,11 +25,10 @@ class Searches:
     """Replaces searches, of three steps where two were expected, and notes how far the progress is at each."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **seconds: float | None) -> None:
-        self.expected, self.bars = seconds, list[Any]()
+        self.expected, self.bars = seconds, noted_bars(monkeypatch, collapses)
         self.seen: list[tuple[str, float]] = []
         self.took: list[float] = []
         monkeypatch.setattr("pai_bench.analyses.collapse.Search", self.search)
-        monkeypatch.setattr(collapses, "progress_bar", self.bar)
         self.file = io.StringIO()
 
     def run(self, *names: str) -> tuple[int, list[Collapse]]:
@@ -40,10 +39,6 @@ class Searches:
         missing = [Work(store, runner, trial) for trial in trials]
         failed = search_all(Console(file=self.file, width=160), missing, Settings(), results)
         return failed, results
-
-    def bar(self, *arguments: Any, **options: Any) -> Any:
-        self.bars.append(progress_bar(*arguments, **options))
-        return self.bars[-1]
 
     def search(self, _runner: Any, trial: Any, _settings: Settings) -> SimpleNamespace:
         name = trial.criterion_name

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from pai_bench.cli import console as module
 from pai_bench.cli.console import Output, make_console, print_failure, print_report, print_table, progress_bar
+from tests.cli.bars import noted_bars
 from tests.report.records import record, stored
 
 
@@ -25,13 +26,7 @@ def test_the_progress_of_a_report_gives_its_line_to_where_it_stands(tmp_path: Pa
 
 
 def test_the_progress_of_a_report_counts_its_sections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bars: list[Any] = []
-
-    def noted(*arguments: Any, **options: Any) -> Any:
-        bars.append(progress_bar(*arguments, **options))
-        return bars[-1]
-
-    monkeypatch.setattr(module, "progress_bar", noted)
+    bars = noted_bars(monkeypatch, module)
     records = [record("snip", 0.5, 0, 0.9, trial={"model": model}) for model in ("net", "other")]
     console = Console(file=io.StringIO(), width=80)
     assert print_report(console, stored(f"{tmp_path}/r", records), tmp_path) == tmp_path / "report.md"

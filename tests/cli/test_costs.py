@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pai_bench.cli import costs
-from pai_bench.cli.console import progress_bar
 from pai_bench.cli.entry import main
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
-from pai_bench.results import BesideDense, Cost, SmallerNetwork, Store
-from tests.report.records import drawn, stored
-from tests.support.test_timing import cost
+from pai_bench.results import Cost, SmallerNetwork, Store
+from tests.cli.bars import noted_bars
+from tests.report.records import cost, drawn, smaller_network, stored
 
 TIME = ["time", "--models", "lenet-300-100,lenet", "--criteria", "snip,er", "--device", "cpu", "--out", "r"]
 
@@ -25,11 +25,10 @@ class Measuring:
         self.steps: list[str] = []
         self.costs: list[tuple[Any, ...]] = []
         self.fails: dict[str, BaseException] = {}
-        self.bars: list[Any] = []
         self.smaller: SmallerNetwork | None = None
         monkeypatch.setattr("pai_bench.analyses.cost.measure_step", self.step)
         monkeypatch.setattr("pai_bench.analyses.cost.measure_cost", self.cost)
-        monkeypatch.setattr(costs, "progress_bar", self.bar)
+        self.bars = noted_bars(monkeypatch, costs)
 
     def step(self, _runner: Runner, trial: Trial) -> float:
         self.steps.append(trial.model.name)
@@ -41,10 +40,6 @@ class Measuring:
             raise self.fails[name]
         self.costs.append((trial.model.name, name, trial.sparsity, trial.seed, step, rounds, budget))
         return dataclasses.replace(cost(smaller=self.smaller), trial=trial.configuration(), step_seconds=step)
-
-    def bar(self, *arguments: Any, **options: Any) -> Any:
-        self.bars.append(progress_bar(*arguments, **options))
-        return self.bars[-1]
 
 
 @pytest.fixture
@@ -73,9 +68,7 @@ def test_tables_of_several_sparsities_have_different_titles(
 ) -> None:
     titles: list[str] = []
     monkeypatch.setattr(costs, "print_table", lambda _console, _table, title: titles.append(title))
-    one = BesideDense(rounds=1, cold=False, seconds=1.0, iqr=0.0, dense_seconds=2.0, dense_iqr=0.0)
-    works = dict.fromkeys(("forward_1", "forward_128", "training_step"), one)
-    measuring.smaller = SmallerNetwork(node_sparsity=0.5, weight_sparsity=0.5, flop_sparsity=0.5, **works)
+    measuring.smaller = smaller_network()
     assert main([*TIME, "--sparsity", "0.5,0.8"]) == 0
     assert len(titles) == len({*titles}) == 8  # two tables for each of two networks and sparsities
     beside = [title for title in titles if title.endswith(": smaller networks beside the dense one")]
@@ -108,3 +101,62 @@ def test_a_report_is_written_if_there_is_something_to_report(there: str, measuri
     measuring.fails |= {name: RuntimeError("no") for name in ("snip", "er")}
     assert main(TIME) == 1
     assert Path("r/report.md").is_file() == (there != "nothing")
+
+
+ARGUMENTS = ["time", "--criteria", "snip,er", "--models", "lenet-300-100", "--rounds", "2", "--seconds", "2"]
+
+
+def test_the_verb_prints_stores_and_reports(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*ARGUMENTS, "--schedule", "linear:steps=3", "--device", "cpu", "--score-batch", "20"]) == 0
+    out = capsys.readouterr().out
+    assert "266,200 prunable weights, score batch 20" in out
+    for word in ("snip", "er", "(bare pass)", "÷ step", "peak memory", "report: results/report.md"):
+        assert word in out
+    stored = {cost.trial["criterion"]["name"]: cost for cost in Store("results").read_all(Cost)}
+    assert stored.keys() == {"snip", "er"}
+    snip = stored["snip"]
+    assert (snip.weights, snip.cuts, snip.trial["score_batch"], snip.rounds) == (266_200, 3, 20, 2)
+    assert min(snip.seconds, snip.floor_seconds, snip.prune_seconds, snip.step_seconds) > 0
+    assert snip.prune_seconds > snip.seconds
+    assert snip.environment.versions["torch"] == torch.__version__.partition("+")[0]
+    page = Path("results/report.md").read_text()
+    assert "## What scoring costs" in page
+    assert "pai-bench time --criteria snip,er" in page
+    (figure,) = Path("results/figures").glob("*.svg")
+    assert figure.name in page
+    # again: the same places, and a sweep's report keeps the section
+    assert main([*ARGUMENTS, "--schedule", "linear:steps=3", "--device", "cpu", "--score-batch", "20"]) == 0
+    assert len(Store("results").read_all(Cost)) == 2
+    sweep = ["run", "--models", "lenet-300-100", "--seeds", "1", "--epochs", "0", "--sparsities", "0.5"]
+    assert main([*sweep, "--criteria", "er"]) == 0
+    page = Path("results/report.md").read_text()
+    assert "## lenet-300-100 on digits" in page
+    assert "## What scoring costs" in page
+
+
+def test_smaller_networks_are_timed_at_several_sparsities(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["time", "--criteria", "snap", "--models", "lenet-300-100", "--rounds", "1", "--seconds", "2"]
+    assert main([*arguments, "--sparsity", "0.5,0.8", "--sparsity-of", "nodes", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("smaller networks beside the dense one") == 2
+    assert "sparsity of nodes 0.8" in out
+    found = {cost.trial["sparsity"]: cost.smaller for cost in Store("results").read_all(Cost)}
+    assert {sparsity: one and one.node_sparsity for sparsity, one in found.items()} == {
+        sparsity: pytest.approx(sparsity) for sparsity in (0.5, 0.8)
+    }
+    assert "forward pass, 128 examples" in Path("results/report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rounds", "0"], "rounds 0 must be at least 1"),
+        (["--criteria", "snipp"], "unknown criterion 'snipp'"),
+        (["--sparsity", "95"], "sparsity 95 is outside"),
+        (["--models", "vggg"], "unknown model"),
+        (["--seconds", "nan"], "seconds nan finite"),
+    ],
+)
+def test_mistakes(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["time", *arguments]) == 2
+    assert message in capsys.readouterr().err

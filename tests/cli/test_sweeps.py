@@ -22,7 +22,7 @@ def test_an_unknown_backend_is_named_before_data_are_read(capsys: pytest.Capture
     assert "unknown backend 'cluster'" in capsys.readouterr().err
 
 
-def test_no_process_that_has_looked_at_networks_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_have_inspected_networks_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever becomes of the sweep."""
     closed: list[object] = []
     monkeypatch.setattr("pai_bench.execution.probe.prepared", lambda _sweep: "the catalog")

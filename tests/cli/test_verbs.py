@@ -118,18 +118,8 @@ def test_prune_prints_what_is_kept_of_each_layer(capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize("variant", ["none", "reinit"])
 def test_prune_writes_the_smaller_network(variant: str, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [
-        "--model",
-        "lenet-300-100",
-        "--criterion",
-        "snap",
-        "--sparsity",
-        "0.5",
-        "--device",
-        "cpu",
-        "--seed",
-        "3",
-    ]
+    arguments = ["--model", "lenet-300-100", "--criterion", "snap", "--sparsity", "0.5", "--device", "cpu"]
+    arguments += ["--seed", "3"]
     assert main(["prune", *arguments, "--variant", variant, "--shrink", "--save-weights", "w.safetensors"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("smaller network: small.safetensors, ") for line in lines)
@@ -264,17 +254,8 @@ def test_rows_of_checks() -> None:
 
 
 def test_a_smaller_network_drawn_again_is_zero_where_single_weights_are_removed() -> None:
-    options = [
-        "--model",
-        "lenet-300-100",
-        "--criterion",
-        "cnip",
-        "--sparsity",
-        "0.9",
-        "--shrink",
-        "-o",
-        "small.safetensors",
-    ]
+    options = ["--model", "lenet-300-100", "--criterion", "cnip", "--sparsity", "0.9", "--shrink"]
+    options += ["-o", "small.safetensors"]
     for variant in ("none", "reinit"):
         assert main(["prune", *options, "--variant", variant]) == 0
         with safe_open("small.safetensors", framework="pt") as file:

@@ -115,7 +115,7 @@ def test_what_is_missing_is_downloaded(
 
 
 @pytest.mark.parametrize(("error", "said"), [(OSError("no\n network"), "no network"), (KeyError(), "KeyError")])
-def test_an_empty_folder_holds_no_files(
+def test_a_failed_download_is_told_from_damaged_files(
     error: Exception, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_given: object, **_options: object) -> None:

@@ -106,7 +106,7 @@ def test_a_backend_of_an_installed_package() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, "auto"])
-def test_a_trial_in_this_process_takes_its_time(workers: Any) -> None:
+def test_seconds_of_a_trial_in_this_process_are_told(workers: Any) -> None:
     """The process that has inspected networks ends, so that it keeps no memory."""
     notes: list[Any] = []
     isolated: Any = SimpleNamespace(close=lambda: notes.append("closed"), query=lambda *_: 1 // 0)

@@ -1,8 +1,6 @@
 """What a sweep will cost: counted by hand where it can be, and of the right size where it is measured."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from types import FrameType
@@ -24,9 +22,9 @@ from pai_bench.experiment.recipe import Recipe
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
-from pai_bench.scoring import Scorer
 from pai_bench.support.timing import Measurement
 from pai_bench.training.protocol import get_protocol
+from tests.experiment.measured_scores import noted_scores
 from tests.experiment.test_runner import sweep
 
 
@@ -240,22 +238,7 @@ def test_arithmetic_without_what_it_needs_and_of_what_a_recipe_shortens() -> Non
 
 
 def test_a_score_is_timed_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    notes: list[str] = []
-
-    @contextmanager
-    def measured(_device: torch.device) -> Iterator[Measurement]:
-        notes.append("begin")
-        yield Measurement(7.0)
-        notes.append("end")
-
-    score = Scorer.score
-
-    def noted(*given: Any) -> Any:
-        notes.append("score")
-        return score(*given)
-
-    monkeypatch.setattr(module, "measured", measured)
-    monkeypatch.setattr(Scorer, "score", noted)
+    notes = noted_scores(monkeypatch, module, Measurement(7.0))
     runner = Runner(resolve(sweep(seeds=1)))
     assert time_score(runner, runner.catalog.trials[1]) == 7.0
-    assert notes == ["score", "begin", "score", "end"]
+    assert notes == ["score", ("begin", None), "score", "end"]

@@ -7,9 +7,7 @@ from multiprocessing import Pipe
 
 import pytest
 
-from pai_bench.execution import processes, worker_process
 from pai_bench.execution.worker_process import Worker, end
-from pai_bench.support.processes import HEARTBEAT
 
 
 @pytest.fixture
@@ -55,10 +53,3 @@ def test_a_process_that_has_died_is_heard_to_the_end_and_then_not_waited_for() -
         with pytest.raises(EOFError):
             worker.receive()
     assert worker.ended() == "exit code 0"
-
-
-def test_how_long_workers_are_waited_for() -> None:
-    """Seconds: two minutes of silence, of which a sign of life is due every five, and little at the end."""
-    found = worker_process.SILENCE, HEARTBEAT, worker_process.PATIENCE, processes.DELAY
-    assert found == (120.0, 5.0, 5.0, 0.5)
-    assert worker_process.LONGEST == 65_536  # bytes of a crash report, which may be that of a deep recursion

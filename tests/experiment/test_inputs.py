@@ -4,8 +4,6 @@ import gc
 import logging
 import time
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -20,8 +18,8 @@ from pai_bench.experiment.inputs import Inputs, class_shares
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
 from pai_bench.graph.connectivity import Connections
-from pai_bench.scoring import Scorer
 from pai_bench.support.timing import Measurement
+from tests.experiment.measured_scores import noted_scores
 from tests.experiment.test_runner import sweep
 
 
@@ -154,23 +152,7 @@ def test_one_network_is_traced_at_a_time(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_scoring_is_measured_after_a_warm_up_and_its_memory_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory of two cuts, which is that of all, since the time is to be that of memory at hand."""
-    notes: list[Any] = []
-    peaks = iter([70, None, None])
-
-    @contextmanager
-    def measured(_device: torch.device, *, memory: bool | None = None) -> Iterator[Measurement]:
-        notes.append(("begin", memory))
-        yield Measurement(1.0, next(peaks))
-        notes.append("end")
-
-    score = Scorer.score
-
-    def noted(*given: Any) -> Any:
-        notes.append("score")
-        return score(*given)
-
-    monkeypatch.setattr(scoring_probe, "measured", measured)
-    monkeypatch.setattr(Scorer, "score", noted)
+    notes = noted_scores(monkeypatch, scoring_probe, *(Measurement(1.0, peak) for peak in (70, None, None)))
     worker = Runner(resolve(sweep(criteria=["magnitude"], schedule="linear:steps=3", seeds=2)))
     dense, one, _, other = worker.catalog.trials
     assert worker.probe.mask(dense, worker.inputs.model(dense)) == (None, None)

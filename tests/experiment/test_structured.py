@@ -54,7 +54,7 @@ def test_a_sweep_of_criteria_of_units_and_single_weights() -> None:
         assert pb.read_mask("r", pruned.identity[name]).kept == 26
 
 
-def test_a_stored_mask_of_both_is_made_again() -> None:
+def test_a_stored_mask_of_units_and_single_weights_is_made_again() -> None:
     names: dict[str, Any] = {"models": ["lenet-5-caffe"], "data": ["digits"], "criteria": ["cnip-it"]}
     pb.run(pb.Sweep(**names, sparsities=[0.9], seeds=1, epochs=0, device="cpu"), out="r")
     identity = next(path.stem for path in Path("r/trials").glob("*cnip*.json"))
@@ -131,7 +131,7 @@ def reinitialised(init: str, criterion: str = "snap", **keys: Any) -> tuple[Runn
     return runner, trial, mask, stages.apply(runner.inputs, trial, model, mask, train_disconnected=True).model
 
 
-def test_reinit_draws_by_the_network_s_own_constructor() -> None:
+def test_reinit_without_a_named_initialisation_draws_the_dense_network() -> None:
     """Which knows only the dense network: this is drawn again, as for single weights, and made smaller."""
     runner, trial, mask, found = reinitialised("own")
     expected = pb.shrink(runner.inputs.model(trial, "reinit"), mask).state_dict()
@@ -203,17 +203,36 @@ def two_layers(_input_shape: Any, _num_classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(5, 12), nn.Tanh(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 3))
 
 
-def pruned(**keys: Any) -> tuple[Tensor, Tensor]:
-    """Which units of two hidden layers stay, and their scores, in the one trial of a sweep."""
+def network_and_batch(**keys: Any) -> tuple[Runner, Any, nn.Module, pb.Batch]:
+    """Of the one trial of a sweep, with two hidden layers."""
     changes = {"criteria": ["snap"], "models": [two_layers], "sparsity_of": "nodes", "seeds": 1, **keys}
     runner = Runner(resolve(sweep(**changes)))
     trial = runner.catalog.trials[1]
-    mask, _ = runner.probe.mask(trial, model := runner.inputs.model(trial))
+    return runner, trial, runner.inputs.model(trial), runner.inputs.score_batch(trial, runner.inputs.data(trial))
+
+
+def pruned(**keys: Any) -> tuple[Tensor, Tensor]:
+    """Which units of the two hidden layers stay, and their scores."""
+    runner, trial, model, batch = network_and_batch(**keys)
+    mask, _ = runner.probe.mask(trial, model)
     assert isinstance(mask, GroupMask)
-    scores: Any = pb.get_criterion("snap").score(model, runner.inputs.score_batch(trial, runner.inputs.data(trial)))
-    again = pb.prune(
+    scores: Any = pb.get_criterion("snap").score(model, batch)
+    return mask.kept_groups, scores
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"sparsities": [0.5], "scope": "layerwise"},
+        {"sparsities": [0.6], "min_per_layer": 4},
+        {"sparsities": [0.5], "variants": ["shuffle"]},
+    ],
+)
+def test_prune_gives_the_mask_of_a_trial(keys: dict[str, Any]) -> None:
+    _, trial, model, batch = network_and_batch(**keys)
+    mask = pb.prune(
         model,
-        runner.inputs.score_batch(trial, runner.inputs.data(trial)),
+        batch,
         "snap",
         trial.sparsity,
         sparsity_of="nodes",
@@ -222,9 +241,8 @@ def pruned(**keys: Any) -> tuple[Tensor, Tensor]:
         variant=trial.variant or "none",
         seed=stream(trial.seed, "scores"),
     )
-    assert isinstance(again, GroupMask)
-    assert torch.equal(again.kept_groups, mask.kept_groups)
-    return mask.kept_groups, scores
+    assert isinstance(mask, GroupMask)
+    assert torch.equal(mask.kept_groups, pruned(**keys)[0])
 
 
 def test_the_scope_layerwise_keeps_the_same_share_of_each_layer() -> None:
@@ -282,7 +300,7 @@ def test_a_search_for_disconnection_is_refused() -> None:
         check_counts(pb.get_criterion("cnip"))
 
 
-def test_the_cost_of_a_score_of_both() -> None:
+def test_the_cost_of_a_score_of_units_and_single_weights() -> None:
     runner = Runner(resolve(sweep(criteria=["cnip-it"], sparsities=[0.8], seeds=1)))
     cost = measure_cost(runner, runner.catalog.trials[1], 0.25, rounds=2, budget=1.0)
     assert (cost.rounds, cost.cuts, cost.weights) == (2, 7, 128)
@@ -307,7 +325,7 @@ def test_identities_say_what_a_sparsity_is_of() -> None:
     assert names == {"weights": None, "nodes": "nodes", "flops": "flops"}
 
 
-def test_a_sweep_is_estimated() -> None:
+def test_the_seconds_of_structured_scores_are_estimated() -> None:
     runner = Runner(resolve(sweep(criteria=["snap"], seeds=1)))
     seconds, not_measured = scoring_seconds(runner, runner.catalog.trials)
     assert seconds > 0

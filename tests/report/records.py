@@ -6,7 +6,19 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from pai_bench.results import Environment, EpochRecord, Layer, Record, Store, TrialProvenance, UsedData
+from pai_bench.results import (
+    BesideDense,
+    Cost,
+    Environment,
+    EpochRecord,
+    Layer,
+    Provenance,
+    Record,
+    SmallerNetwork,
+    Store,
+    TrialProvenance,
+    UsedData,
+)
 from pai_bench.results.bits import pack
 from pai_bench.results.stored import without_checksum
 from pai_bench.support.registry import CRITERIA, PROTOCOLS
@@ -102,3 +114,29 @@ def stored(path: str, records: list[Record]) -> Store:
 def fields_of(text: str) -> dict[str, Any]:
     """What the file of a result holds, without its checksum, as in files of earlier versions."""
     return without_checksum(json.loads(text))
+
+
+COST_TRIAL = {
+    "data": "d", "model": "net", "seed": 0, "sparsity": 0.9, "train_fraction": 1.0,
+    "criterion": {"name": "snip", "schedule": "one-shot", "revision": 1, "options": []},
+    "scope": "global", "score_batch": 10, "score_sampling": "balanced", "protocol": {"batch_size": 4},
+}  # fmt: skip
+
+
+def cost(trial: dict[str, Any] | None = None, **changes: Any) -> Cost:
+    """A cost with round numbers."""
+    values: dict[str, Any] = {
+        "trial": COST_TRIAL | (trial or {}), "weights": 1000, "cuts": 1, "batch_norm": None, "rounds": 5, "cold": False,
+        "seconds": 0.3, "iqr": 0.01, "peak_bytes": 3 * 2**20, "floor_seconds": 0.2, "floor_peak_bytes": 2 * 2**20,
+        "prune_rounds": 1, "prune_cold": True, "prune_seconds": 0.6, "prune_iqr": 0.0, "prune_peak_bytes": None,
+        "step_seconds": 0.1, "device": "cpu", "environment": ENVIRONMENT, "provenance": Provenance(commit="abc"),
+        "precision": "fp32", "memory_format": "contiguous",
+    }  # fmt: skip
+    return Cost(**values | changes)
+
+
+def smaller_network(rounds: int = 5) -> SmallerNetwork:
+    """What takes one second, and two seconds with the dense network; half of everything is left."""
+    one = BesideDense(rounds=rounds, cold=False, seconds=1.0, iqr=0.0, dense_seconds=2.0, dense_iqr=0.0)
+    works = dict.fromkeys(("forward_1", "forward_128", "training_step"), one)
+    return SmallerNetwork(node_sparsity=0.5, weight_sparsity=0.5, flop_sparsity=0.5, **works)

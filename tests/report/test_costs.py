@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+import pai_bench as pb
+from pai_bench.cli.entry import main
 from pai_bench.report import costs, pytest_benchmark, tables
-from pai_bench.results import BesideDense, SmallerNetwork
-from tests.report.records import ENVIRONMENT
-from tests.support.test_timing import cost
+from pai_bench.results import BesideDense, SmallerNetwork, Store
+from tests.report.records import ENVIRONMENT, cost, smaller_network
 
 
 def criterion(name: str) -> dict[str, Any]:
@@ -61,20 +62,14 @@ def test_a_table_of_smaller_networks() -> None:
 
 
 def test_the_section_of_smaller_networks(drawings: list[Any]) -> None:
-    beside = BesideDense(rounds=5, cold=False, seconds=1.0, iqr=0.0, dense_seconds=2.0, dense_iqr=0.0)
-    works = dict.fromkeys(("forward_1", "forward_128", "training_step"), beside)
-    smaller = SmallerNetwork(node_sparsity=0.5, weight_sparsity=0.5, flop_sparsity=0.5, **works)
-    parts = costs.section([cost(criterion("snap"), smaller=smaller)], Path(), lambda title: Path("x.svg"))
+    parts = costs.section([cost(criterion("snap"), smaller=smaller_network())], Path(), lambda title: Path("x.svg"))
     assert parts[-2] == costs.SMALLER_CAPTION
     assert parts[-1].count("\n| snap |") == 3
     assert drawings
 
 
 def test_one_measurement_has_no_spread() -> None:
-    one = BesideDense(rounds=1, cold=False, seconds=1.0, iqr=0.0, dense_seconds=2.0, dense_iqr=0.0)
-    works = dict.fromkeys(("forward_1", "forward_128", "training_step"), one)
-    smaller = SmallerNetwork(node_sparsity=0.5, weight_sparsity=0.5, flop_sparsity=0.5, **works)
-    _, *rows = costs.smaller_table([cost(criterion("snap"), smaller=smaller)])
+    _, *rows = costs.smaller_table([cost(criterion("snap"), smaller=smaller_network(rounds=1))])
     assert [row[6:9] for row in rows] == [["", "1 s", "(1)"]] * 3
 
 
@@ -191,3 +186,84 @@ def test_benchmarks_by_group_and_name_on_a_machine_of_which_little_is_known() ->
     ]
     Path("b.json").write_text(json.dumps({"benchmarks": []}))
     assert "(unknown processor, Python ?)" in pytest_benchmark.section(Path("b.json"))[1]
+
+
+def test_units_by_hand() -> None:
+    head, floor, row = costs.table([cost()])
+    assert dict(zip(head[:7], row[:7], strict=True)) == {
+        "criterion": "snip",
+        "batch norm": "–",
+        "score": "300 ms",
+        "± IQR (n)": "10 ms (5)",
+        "÷ bare pass": "1.5",
+        "÷ step": "3",
+        "peak memory": "3 MiB",
+    }
+    assert row[7:] == ["one-shot", "600 ms", "once, cold", "6", "not measured"]
+    assert floor[:7] == ["(bare pass)", "–", "200 ms", "", "1", "2", "2 MiB"]
+
+
+def test_seconds_on_a_device_stand_beside_the_others() -> None:
+    inside: dict[str, Any] = {"device_seconds": 0.25, "floor_device_seconds": 0.15, "prune_device_seconds": 0.5}
+    head, floor, row = costs.table([cost(device="cuda", **inside)])
+    known = [i for i, name in enumerate(head) if name == "on the device"]
+    assert [row[i] for i in known] == ["250 ms", "500 ms"]
+    assert [floor[i] for i in known] == ["150 ms", ""]
+    assert len(head) == len(floor) == len(row) == len(costs.table([cost()])[0]) + 2
+
+
+def test_what_cannot_be_compared_stands_in_another_table() -> None:
+    others = [
+        cost(device="cuda", environment=dataclasses.replace(ENVIRONMENT, device="NVIDIA X")),
+        cost({"model": "other"}),
+        cost({"score_batch": 11}),
+        cost({"score_batches": 2}),
+        cost({"sparsity": 0.5}),
+        cost({"protocol": {"batch_size": 5}}),
+        cost(environment=dataclasses.replace(ENVIRONMENT, threads=1)),
+        cost(precision="tf32"),
+        cost(memory_format="channels-last"),
+    ]
+    assert [len(group) for group in costs.groups([cost(), *others])] == [1] * 10
+    same = [cost(), cost({"criterion": {"name": "er", "schedule": "one-shot"}}), cost({"scope": "layerwise"})]
+    assert [len(group) for group in costs.groups(same)] == [3]
+    assert [costs.label(one) for one in same] == ["snip", "er", "snip, layerwise"]
+    assert len({one.identity for one in (*others[:-2], *same)}) == 10
+
+
+def test_machines_side_by_side() -> None:
+    gpu: dict[str, Any] = {
+        "device": "cuda",
+        "environment": dataclasses.replace(ENVIRONMENT, device="NVIDIA X"),
+        "prune_seconds": 0.01,
+    }
+    er = {"criterion": {"name": "er", "schedule": "one-shot", "revision": 1, "options": []}}
+    found = [cost(), cost(seconds=0.004, floor_seconds=0.002, **gpu), cost(er, seconds=0.001, **gpu)]
+    (group,) = costs.on_several_machines([*found, cost({"model": "other"})])
+    assert costs.machines_table(group) == [
+        ["criterion", "score, NVIDIA X", "÷ bare pass, NVIDIA X", "pruning, NVIDIA X",
+         "score, a cpu", "÷ bare pass, a cpu", "pruning, a cpu"],
+        ["er", "1 ms", "0.005", "10 ms", "", "", ""],
+        ["snip", "4 ms", "2", "10 ms", "300 ms", "1.5", "600 ms"],
+    ]  # fmt: skip
+    assert costs.seconds_of(group) == {"NVIDIA X": {"er": 0.001, "snip": 0.004}, "a cpu": {"snip": 0.3}}
+    store = Store("r", create=True)
+    for one in found:
+        store.write(one)
+    assert main(["report", "r"]) == 0
+    page = Path("r/report.md").read_text()
+    assert "### net on d, machine by machine" in page
+    assert "report-cost-net-on-d-machine-by-machine.svg" in page
+    other = cost(environment=dataclasses.replace(ENVIRONMENT, threads=1))
+    assert sorted(costs.machine_names([cost(), other]).values()) == [
+        "a cpu (torch 2, 1 threads)",
+        "a cpu (torch 2, 2 threads)",
+    ]
+
+
+def test_a_folder_with_costs_alone_has_a_report() -> None:
+    Store("r", create=True).write(cost())
+    assert main(["report", "r"]) == 0
+    assert Path("r/report.md").read_text().startswith("# Pruning at initialisation: what it costs")
+    with pytest.raises(pb.UserError, match="has no trials, only measure"):
+        pb.read_results("r")

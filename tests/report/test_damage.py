@@ -21,9 +21,8 @@ ORIGIN = Provenance(command="pai-bench", commit="abc", dirty=False)
 
 
 @pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    # whatever draws is called; laying out and writing takes most of the time and sees none of the records
+def _figures_are_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What draws is called; layout and writing would take most of the time, and see none of the records."""
     monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)
     monkeypatch.setattr(Figure, "savefig", lambda _figure, file, **_: file.write(b""))
 

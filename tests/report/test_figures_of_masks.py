@@ -12,10 +12,9 @@ from pai_bench.report.figures.style import COLLAPSED_COLOUR, COLOURS
 from pai_bench.report.similarity import Similarity
 from pai_bench.results import Collapse, Layer, MaskEffect, Record
 from pai_bench.results.bits import pack
-from tests.report.records import LOOKS, altered, drawn, record
+from tests.report.records import LOOKS, altered, cost, drawn, record
 from tests.report.test_benchmarks import result
 from tests.report.test_figures import PATH, bars, compared, entries, names, ticks
-from tests.support.test_timing import cost
 
 
 def test_densities_of_layers(drawings: list[Any]) -> None:

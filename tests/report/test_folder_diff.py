@@ -43,7 +43,7 @@ def test_two_folders_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
     assert "* A: CPU; a cpu" in text
 
 
-def test_sides_of_other_spreads_are_tested_as_by_welch() -> None:
+def test_sides_with_different_spreads_are_compared_by_the_test_of_welch() -> None:
     before, after = [50.0, 51.0, 52.0], [60.0, 70.0, 80.0, 90.0]
     p = folder_diff.p_value(before, after, 0.2, collapsed=False)
     assert p == pytest.approx(stats.ttest_ind(before, after, equal_var=False).pvalue)

@@ -11,10 +11,9 @@ from pai_bench.report.smaller_networks import UNSTRUCTURED
 from pai_bench.report.statistics import Ranks
 from pai_bench.report.summary import comparisons
 from pai_bench.results import Layer, Record, as_frame
-from tests.report.records import record
+from tests.report.records import cost, record
 from tests.report.test_figures import compared
 from tests.report.test_figures_of_masks import collapse
-from tests.support.test_timing import cost
 
 
 def test_figures_have_names_of_their_own() -> None:

@@ -10,11 +10,10 @@ from pai_bench.report.summary import comparisons
 from pai_bench.results import BenchmarkResult, Layer, Provenance, Record, as_frame
 from pai_bench.training.protocol import get_protocol
 from tests.made import Choice
-from tests.report.records import altered, record
+from tests.report.records import altered, cost, record
 from tests.report.test_benchmarks import result
 from tests.report.test_figures_of_masks import collapse
 from tests.report.test_limits import PAIR, limits, rows
-from tests.support.test_timing import cost
 
 
 def made(one: Record, **changes: Any) -> Record:

@@ -12,9 +12,8 @@ from pai_bench.report.figures.pareto import pareto
 from pai_bench.report.figures.smaller_networks import Latencies, accuracy_by_size, share_axis
 from pai_bench.report.section import FIGURES, section
 from pai_bench.results import BesideDense, Cost, Layer, Record, SmallerNetwork
-from tests.report.records import ENVIRONMENT, PROVENANCE, record
+from tests.report.records import ENVIRONMENT, PROVENANCE, cost, record
 from tests.report.test_figures import compared, names, points
-from tests.support.test_timing import cost
 
 PATH = Path("x.svg")
 FIXED = {"b.weight": "the network's output", "a.weight": "a norm", "c.weight": "a norm"}

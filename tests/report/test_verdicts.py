@@ -15,11 +15,10 @@ from pai_bench.report.statistics import Difference, Estimate, estimate
 from pai_bench.report.versions import newest
 from pai_bench.results import as_frame
 from tests.made import Choice
-from tests.report.records import ENVIRONMENT, drawn, record
+from tests.report.records import ENVIRONMENT, cost, drawn, record
 from tests.report.test_benchmarks import result
 from tests.report.test_figures import compared
 from tests.report.test_pairs import fallen
-from tests.support.test_timing import cost
 
 
 def test_a_whole_table_of_pairs() -> None:

@@ -6,9 +6,6 @@ from typing import Any, ClassVar
 import pytest
 
 from pai_bench.results.values import (
-    HUGE,
-    MOST,
-    TINY,
     Amount,
     Count,
     Number,
@@ -46,16 +43,15 @@ def test_ranges(form: Any, good: list[Any], bad: list[Any]) -> None:
 
 def test_limits_of_all_values() -> None:
     """No measurement gives larger or smaller ones; and JSON of other programs holds no larger whole numbers."""
-    assert (HUGE, TINY, MOST) == (1e300, 1e-300, 2**62)
-    for good in (0.0, -0.0, HUGE, -HUGE, TINY, -TINY, MOST, -MOST, 0, "ä", True, None, (), [1], {"a": [0.5]}):
+    for good in (0.0, -0.0, 1e300, -1e300, 1e-300, -1e-300, 2**62, -(2**62), 0, "ä", True, None, (), {"a": [0.5]}):
         assert within_limits(good)
-    for bad in (2 * HUGE, -2 * HUGE, TINY / 2, -TINY / 2, float("nan"), float("inf"), MOST + 1, -MOST - 1, "\ud800"):
+    for bad in (2e300, -2e300, 5e-301, -5e-301, float("nan"), float("inf"), 2**62 + 1, -(2**62) - 1, "\ud800"):
         for value in (bad, [0, bad], (bad, 0), {"a": bad}, {"a": [bad]}):
             assert not within_limits(value)
     assert not within_limits({"\ud800": 0})
 
 
-def test_fields_are_looked_at_unless_their_class_says_otherwise() -> None:
+def test_fields_are_checked_unless_their_class_says_otherwise() -> None:
     @dataclass
     class One:
         a: Any
@@ -64,8 +60,8 @@ def test_fields_are_looked_at_unless_their_class_says_otherwise() -> None:
     class Other(One):
         UNLIMITED: ClassVar = ("a",)
 
-    assert [within_limits(kind(MOST + 1, 0)) for kind in (One, Other)] == [False, True]
-    assert [within_limits(kind(0, MOST + 1)) for kind in (One, Other)] == [False, False]
+    assert [within_limits(kind(2**63, 0)) for kind in (One, Other)] == [False, True]
+    assert [within_limits(kind(0, 2**63)) for kind in (One, Other)] == [False, False]
     assert within_limits([One(0, 1), Other(2, 3)])
 
 

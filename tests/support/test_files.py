@@ -323,7 +323,7 @@ def test_names_have_eight_digits_of_their_source() -> None:
     assert re.fullmatch("small@[0-9a-f]{8}", name_of())
 
 
-def test_what_a_file_itself_says_of_a_mistake_is_said() -> None:
+def test_a_user_error_that_a_file_raises_is_shown_as_it_is() -> None:
     Path("words.py").write_text("import pai_bench as pb\nraise pb.UserError('in its own words')")
     for _ in range(2):
         with pytest.raises(pb.UserError, match=r"^in its own words$"):

@@ -205,10 +205,13 @@ def test_weights_that_share_memory_are_written(capsys: pytest.CaptureFixture[str
 
 def test_results_are_on_the_disk_before_they_have_their_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """What can be made again, such as a report, need not be."""
-    sizes: list[int] = []
-    monkeypatch.setattr(os, "fsync", lambda number: sizes.append(os.fstat(number).st_size))
+    seen: list[tuple[int, list[Path]]] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda number: seen.append((os.fstat(number).st_size, [*Path("r/trials").glob("*.json")]))
+    )
     outfile.write("report.md", "text", "the report")
-    assert sizes == []
+    assert seen == []
     store = Store("r", create=True)
     store.write(one := drawn(None, 0.0, 0, 0.9))
-    assert sizes == [len(one.to_json())]
+    assert seen == [(len(one.to_json()), [])]
+    assert [path.stem for path in Path("r/trials").glob("*.json")] == [one.identity]

@@ -1,8 +1,6 @@
-"""Measurements that can be right or wrong: memory, medians, ratios; and how costs are stored and shown."""
+"""What is measured of time and memory: warm-ups, medians, peaks."""
 
 import ctypes
-import dataclasses
-import json
 import subprocess
 import sys
 import time
@@ -16,16 +14,11 @@ import torch
 from torch import nn
 
 import pai_bench as pb
-from pai_bench.cli.entry import main
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
-from pai_bench.report import costs
-from pai_bench.results import Cost, Provenance, Store
 from pai_bench.support import timing
-from pai_bench.support.identity import digest
 from pai_bench.support.timing import WARM_ROUNDS, Timing, interquartile_range, repeat
 from tests.experiment.test_runner import blobs
-from tests.report.records import ENVIRONMENT
 
 CPU = torch.device("cpu")
 
@@ -159,206 +152,6 @@ def test_seconds_on_a_gpu_are_a_part_of_all() -> None:
     assert found.peak_bytes == one.nbytes
 
 
-ARGUMENTS = ["time", "--criteria", "snip,er", "--models", "lenet-300-100", "--rounds", "2", "--seconds", "2"]
-
-
-def test_the_verb_prints_stores_and_reports(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*ARGUMENTS, "--schedule", "linear:steps=3", "--device", "cpu", "--score-batch", "20"]) == 0
-    out = capsys.readouterr().out
-    assert "266,200 prunable weights, score batch 20" in out
-    for word in ("snip", "er", "(bare pass)", "÷ step", "peak memory", "report: results/report.md"):
-        assert word in out
-    stored = {cost.trial["criterion"]["name"]: cost for cost in Store("results").read_all(Cost)}
-    assert stored.keys() == {"snip", "er"}
-    snip = stored["snip"]
-    assert (snip.weights, snip.cuts, snip.trial["score_batch"], snip.rounds) == (266_200, 3, 20, 2)
-    assert min(snip.seconds, snip.floor_seconds, snip.prune_seconds, snip.step_seconds) > 0
-    assert snip.prune_seconds > snip.seconds
-    assert snip.environment.versions["torch"] == torch.__version__.partition("+")[0]
-    page = Path("results/report.md").read_text()
-    assert "## What scoring costs" in page
-    assert "pai-bench time --criteria snip,er" in page
-    (figure,) = Path("results/figures").glob("*.svg")
-    assert figure.name in page
-    # again: the same places, and a sweep's report keeps the section
-    assert main([*ARGUMENTS, "--schedule", "linear:steps=3", "--device", "cpu", "--score-batch", "20"]) == 0
-    assert len(Store("results").read_all(Cost)) == 2
-    sweep = ["run", "--models", "lenet-300-100", "--seeds", "1", "--epochs", "0", "--sparsities", "0.5"]
-    assert main([*sweep, "--criteria", "er"]) == 0
-    page = Path("results/report.md").read_text()
-    assert "## lenet-300-100 on digits" in page
-    assert "## What scoring costs" in page
-
-
-def test_smaller_networks_are_timed_at_several_sparsities(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["time", "--criteria", "snap", "--models", "lenet-300-100", "--rounds", "1", "--seconds", "2"]
-    assert main([*arguments, "--sparsity", "0.5,0.8", "--sparsity-of", "nodes", "--device", "cpu"]) == 0
-    out = capsys.readouterr().out
-    assert out.count("smaller networks beside the dense one") == 2
-    assert "sparsity of nodes 0.8" in out
-    found = {cost.trial["sparsity"]: cost.smaller for cost in Store("results").read_all(Cost)}
-    assert {sparsity: one and one.node_sparsity for sparsity, one in found.items()} == {
-        sparsity: pytest.approx(sparsity) for sparsity in (0.5, 0.8)
-    }
-    assert "forward pass, 128 examples" in Path("results/report.md").read_text()
-
-
-TRIAL = {
-    "data": "d", "model": "net", "seed": 0, "sparsity": 0.9, "train_fraction": 1.0,
-    "criterion": {"name": "snip", "schedule": "one-shot", "revision": 1, "options": []},
-    "scope": "global", "score_batch": 10, "score_sampling": "balanced", "protocol": {"batch_size": 4},
-}  # fmt: skip
-
-
-def cost(trial: dict[str, Any] | None = None, **changes: Any) -> Cost:
-    """A cost with round numbers."""
-    values: dict[str, Any] = {
-        "trial": TRIAL | (trial or {}), "weights": 1000, "cuts": 1, "batch_norm": None, "rounds": 5, "cold": False,
-        "seconds": 0.3, "iqr": 0.01, "peak_bytes": 3 * 2**20, "floor_seconds": 0.2, "floor_peak_bytes": 2 * 2**20,
-        "prune_rounds": 1, "prune_cold": True, "prune_seconds": 0.6, "prune_iqr": 0.0, "prune_peak_bytes": None,
-        "step_seconds": 0.1, "device": "cpu", "environment": ENVIRONMENT, "provenance": Provenance(commit="abc"),
-        "precision": "fp32", "memory_format": "contiguous",
-    }  # fmt: skip
-    return Cost(**values | changes)
-
-
-def test_units_by_hand() -> None:
-    head, floor, row = costs.table([cost()])
-    assert dict(zip(head[:7], row[:7], strict=True)) == {
-        "criterion": "snip",
-        "batch norm": "–",
-        "score": "300 ms",
-        "± IQR (n)": "10 ms (5)",
-        "÷ bare pass": "1.5",
-        "÷ step": "3",
-        "peak memory": "3 MiB",
-    }
-    assert row[7:] == ["one-shot", "600 ms", "once, cold", "6", "not measured"]
-    assert floor[:7] == ["(bare pass)", "–", "200 ms", "", "1", "2", "2 MiB"]
-
-
-def test_seconds_on_a_device_stand_beside_the_others() -> None:
-    inside: dict[str, Any] = {"device_seconds": 0.25, "floor_device_seconds": 0.15, "prune_device_seconds": 0.5}
-    head, floor, row = costs.table([cost(device="cuda", **inside)])
-    known = [i for i, name in enumerate(head) if name == "on the device"]
-    assert [row[i] for i in known] == ["250 ms", "500 ms"]
-    assert [floor[i] for i in known] == ["150 ms", ""]
-    assert len(head) == len(floor) == len(row) == len(costs.table([cost()])[0]) + 2
-
-
-def test_a_cost_that_was_stored_without_seconds_on_the_device_is_read() -> None:
-    old = {k: v for k, v in dataclasses.asdict(cost()).items() if not k.endswith("device_seconds")}
-    assert Cost.from_json(json.dumps(old)) == cost()
-    assert Cost.from_json(json.dumps(old)).identity == cost(device_seconds=0.1).identity
-    for missing in ("peak_bytes", "seconds"):
-        with pytest.raises(ValueError, match="missing or malformed"):
-            Cost.from_json(json.dumps({k: v for k, v in old.items() if k != missing}))
-
-
-def test_what_cannot_be_compared_stands_in_another_table() -> None:
-    others = [
-        cost(device="cuda", environment=dataclasses.replace(ENVIRONMENT, device="NVIDIA X")),
-        cost({"model": "other"}),
-        cost({"score_batch": 11}),
-        cost({"score_batches": 2}),
-        cost({"sparsity": 0.5}),
-        cost({"protocol": {"batch_size": 5}}),
-        cost(environment=dataclasses.replace(ENVIRONMENT, threads=1)),
-        cost(precision="tf32"),
-        cost(memory_format="channels-last"),
-    ]
-    assert [len(group) for group in costs.groups([cost(), *others])] == [1] * 10
-    same = [cost(), cost({"criterion": {"name": "er", "schedule": "one-shot"}}), cost({"scope": "layerwise"})]
-    assert [len(group) for group in costs.groups(same)] == [3]
-    assert [costs.label(one) for one in same] == ["snip", "er", "snip, layerwise"]
-    assert len({one.identity for one in (*others[:-2], *same)}) == 10
-
-
-def test_machines_side_by_side() -> None:
-    gpu: dict[str, Any] = {
-        "device": "cuda",
-        "environment": dataclasses.replace(ENVIRONMENT, device="NVIDIA X"),
-        "prune_seconds": 0.01,
-    }
-    er = {"criterion": {"name": "er", "schedule": "one-shot", "revision": 1, "options": []}}
-    found = [cost(), cost(seconds=0.004, floor_seconds=0.002, **gpu), cost(er, seconds=0.001, **gpu)]
-    (group,) = costs.on_several_machines([*found, cost({"model": "other"})])
-    assert costs.machines_table(group) == [
-        ["criterion", "score, NVIDIA X", "÷ bare pass, NVIDIA X", "pruning, NVIDIA X",
-         "score, a cpu", "÷ bare pass, a cpu", "pruning, a cpu"],
-        ["er", "1 ms", "0.005", "10 ms", "", "", ""],
-        ["snip", "4 ms", "2", "10 ms", "300 ms", "1.5", "600 ms"],
-    ]  # fmt: skip
-    assert costs.seconds_of(group) == {"NVIDIA X": {"er": 0.001, "snip": 0.004}, "a cpu": {"snip": 0.3}}
-    store = Store("r", create=True)
-    for one in found:
-        store.write(one)
-    assert main(["report", "r"]) == 0
-    page = Path("r/report.md").read_text()
-    assert "### net on d, machine by machine" in page
-    assert "report-cost-net-on-d-machine-by-machine.svg" in page
-    other = cost(environment=dataclasses.replace(ENVIRONMENT, threads=1))
-    assert sorted(costs.machine_names([cost(), other]).values()) == [
-        "a cpu (torch 2, 1 threads)",
-        "a cpu (torch 2, 2 threads)",
-    ]
-
-
-def test_a_cost_of_an_earlier_version_is_read() -> None:
-    store = Store("r", create=True)
-    earlier = {k: v for k, v in dataclasses.asdict(cost()).items() if k not in ("precision", "memory_format")}
-    (store.path / "costs").mkdir()
-    (store.path / "costs" / f"{cost().identity}.json").write_text(json.dumps(earlier))
-    assert store.read_all(Cost) == [cost()]
-
-
-@pytest.mark.parametrize(
-    "field", [{"environment": {}}, {"environment": None}, {"seconds": "a"}, {"seconds": -1.0}, {"floor_seconds": 0},
-              {"step_seconds": 0}, {"provenance": []}, {"device_seconds": -1.0}, {"peak_bytes": "x"}, {"trial": {}}]
-)  # fmt: skip
-def test_a_damaged_cost_is_left_out(field: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
-    store = Store("r", create=True)
-    store.write(cost())
-    (store.path / "costs" / f"damaged-{digest(cost().settings)}.json").write_text(
-        json.dumps(dataclasses.asdict(cost()) | field)
-    )
-    assert store.read_all(Cost) == [cost()]
-    assert "/damaged-" in caplog.text
-    assert "a field" in caplog.text
-    assert main(["report", "r"]) == 0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--rounds", "0"], "rounds 0 must be at least 1"),
-        (["--criteria", "snipp"], "unknown criterion 'snipp'"),
-        (["--sparsity", "95"], "sparsity 95 is outside"),
-        (["--models", "vggg"], "unknown model"),
-        (["--seconds", "nan"], "seconds nan finite"),
-    ],
-)
-def test_mistakes(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["time", *arguments]) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_a_damaged_file_is_passed_over(caplog: pytest.LogCaptureFixture) -> None:
-    store = Store("r", create=True)
-    store.write(cost())
-    (store.path / "costs" / "damaged.json").write_text("{")
-    assert store.read_all(Cost) == [cost()]
-    assert "damaged.json cannot be read" in caplog.text
-
-
-def test_a_folder_with_costs_alone_has_a_report() -> None:
-    Store("r", create=True).write(cost())
-    assert main(["report", "r"]) == 0
-    assert Path("r/report.md").read_text().startswith("# Pruning at initialisation: what it costs")
-    with pytest.raises(pb.UserError, match="has no trials, only measure"):
-        pb.read_results("r")
-
-
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak of memory")
 @pytest.mark.parametrize("order", [["none", "quota:grasp"], ["quota:grasp", "none"]])
 def test_memory_of_a_variant_that_scores_twice_is_its_own(order: list[str]) -> None:
@@ -405,42 +198,44 @@ def test_the_memory_of_scoring_is_measured_beside_its_time(criterion: str) -> No
         assert weights <= score.peak_bytes <= 2 * (6 * weights + 4 * activations)
 
 
-def test_what_torch_is_asked_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host waits before and after a block; the device's own time is between the events that it puts there."""
-    device, asked = torch.device("cuda"), list[Any]()
+@pytest.mark.parametrize(("memory", "peak"), [(None, 30), (True, 30), (False, None)])
+def test_time_and_memory_on_a_gpu_are_those_of_the_block(
+    memory: bool | None, peak: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host waits for earlier work, and then for that of the block; an earlier peak of memory does not count."""
+    queued, done = ["earlier"], list[str]()
+    now, most = 100, 500
 
     class Event:
         def __init__(self, *, enable_timing: bool) -> None:
             assert enable_timing
-            asked.append("event")
 
-        def record(self, stream: object) -> None:
-            asked.append(stream)
+        def record(self, _stream: object) -> None:
+            queued.append("event")
 
         def elapsed_time(self, _other: "Event") -> float:
+            assert not queued
             return 1500.0
 
-    answers = {"synchronize": None, "current_stream": "stream", "reset_peak_memory_stats": None}
+    def synchronize(_device: torch.device) -> None:
+        done.extend(queued)
+        queued.clear()
 
-    def answering(name: str, value: Any) -> Callable[[object], Any]:
-        def answer(_device: object) -> Any:
-            asked.append(name)
-            return value
+    def reset(_device: torch.device) -> None:
+        nonlocal most
+        most = now
 
-        return answer
-
-    for name, value in {**answers, "memory_allocated": 100, "max_memory_allocated": 130}.items():
-        monkeypatch.setattr(torch.cuda, name, answering(name, value))
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    reset, event = ["reset_peak_memory_stats", "memory_allocated"], ["event", "current_stream", "stream"]
-    for memory, peak in ((None, 30), (True, 30), (False, None)):
-        asked.clear()
-        with timing.measured(device, memory=memory) as found:
-            asked.append("work")
-        before = ["synchronize", *(reset if memory is not False else []), *event]
-        after = [*event, "synchronize", *(["max_memory_allocated"] if memory is not False else [])]
-        assert asked == [*before, "work", *after]
-        assert (found.peak_bytes, found.device_seconds) == (peak, 1.5)
+    answers: dict[str, Any] = {"synchronize": synchronize, "Event": Event, "reset_peak_memory_stats": reset}
+    answers |= {"current_stream": lambda _device: "stream", "memory_allocated": lambda _device: now}
+    answers |= {"max_memory_allocated": lambda _device: most}
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, answer)
+    with timing.measured(torch.device("cuda"), memory=memory) as found:
+        assert (done, queued) == (["earlier"], ["event"])
+        queued.append("work")
+        most = max(most, 130)
+    assert done == ["earlier", "event", "work", "event"]
+    assert (found.peak_bytes, found.device_seconds) == (peak, 1.5)
 
 
 @pytest.mark.parametrize(("platform", "asked"), [("linux", [0]), ("darwin", [])])
