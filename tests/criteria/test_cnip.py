@@ -219,27 +219,25 @@ def test_scores_that_cannot_be_ranked(gives: Any, message: str) -> None:
         criterion.score(network, batch)
 
 
-@dataclass(frozen=True)
-class OfSnip(CombinedCriterion):
-    """SNIP's scores of single weights; no unit goes."""
-
-    def score(self, model: Any, batch: Any) -> Any:
-        weights = unstructured_scores(model, batch, get_criterion("snip"))
-        seen.append({name: score.clone() for name, score in weights.items()})
-        own = model.saliencies(batch, lambda w, g, _loss: (w * g).abs())
-        expected.append({name: own[name] for name in weights})
-        return CombinedScores(dict(weights), torch.full((model.groups.count,), 99.0, dtype=torch.float64))
-
-
-seen: list[dict[str, Tensor]] = []
-expected: list[dict[str, Tensor]] = []
-
-
 def test_a_criterion_of_single_weights_inside_sees_the_mask_of_the_cuts_before() -> None:
+    cuts: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+
+    @dataclass(frozen=True)
+    class OfSnip(CombinedCriterion):
+        """SNIP's scores of single weights; no unit goes."""
+
+        def score(self, model: Any, batch: Any) -> Any:
+            weights = unstructured_scores(model, batch, get_criterion("snip"))
+            own = model.saliencies(batch, lambda w, g, _loss: (w * g).abs())
+            cuts.append(
+                ({name: score.clone() for name, score in weights.items()}, {name: own[name] for name in weights})
+            )
+            return CombinedScores(dict(weights), torch.full((model.groups.count,), 99.0, dtype=torch.float64))
+
     network, _, batch = made("mlp")
     pb.prune(network, batch, OfSnip(), 0.8, schedule="linear:steps=3")
-    assert len(seen) == 3
-    for scores, own in zip(seen, expected, strict=True):
+    assert len(cuts) == 3
+    for scores, own in cuts:
         total = sum(float(score.sum()) for score in own.values())
         for name, score in scores.items():
             torch.testing.assert_close(score, own[name] / total, rtol=1e-9, atol=1e-15)

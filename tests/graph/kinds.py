@@ -31,17 +31,16 @@ def mlp(seed: int) -> tuple[nn.Module, tuple[int, ...], Callable[[Graph, Nodes],
 
 
 class Net(nn.Module):
-    """A network whose forward is a function."""
+    """A network of some parts, whose forward is a function of it and the input."""
 
-    def __init__(self, run: Callable[[Any, Tensor], Any], **layers: nn.Module) -> None:
+    def __init__(self, run: Callable[[Any, Tensor], Any], **parts: Any) -> None:
         super().__init__()
         self.run = run
-        for name, layer in layers.items():
-            self.add_module(name, layer)
+        for name, part in parts.items():
+            setattr(self, name, part)
 
-    def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.run(self, x)
-        return output
+    def forward(self, x: Tensor) -> Any:
+        return self.run(self, x)
 
 
 def cnn(seed: int) -> tuple[nn.Module, tuple[int, ...], Callable[[Graph, Nodes], Nodes]]:

@@ -196,10 +196,12 @@ def test_what_is_said_of_a_network_is_said_once(caplog: pytest.LogCaptureFixture
     mask = pb.Mask({"a.weight": torch.eye(3, dtype=torch.bool)})
     for _ in range(2):
         assert connections.connected(mask)
-    assert [message.partition(": ")[2][:20] for message in caplog.messages] == ["_fft_r2c in '' is ta"]
+    (unknown,) = caplog.messages
+    assert "_fft_r2c in '' is taken to pass everything" in unknown
     for _ in range(2):
         assert connections.under(mask).connected
-    assert [message.partition(": ")[2][:20] for message in caplog.messages[1:]] == ["a.weight: the networ"]
+    (computed,) = caplog.messages[1:]
+    assert "a.weight: the network" in computed
 
 
 @pytest.mark.parametrize(("running", "examples"), [(True, 1), (False, 2)])

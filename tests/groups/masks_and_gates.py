@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
 
-from tests.groups.networks import CONVOLUTION, FEATURES, IMAGE, TOKENS, Composed, pooled
+from tests.graph.kinds import Net
+from tests.groups.networks import CONVOLUTION, FEATURES, IMAGE, TOKENS, pooled
 
 L = nn.Linear
 TRANSPOSED = nn.ConvTranspose2d
@@ -154,14 +155,12 @@ MASKS_AND_GATES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]]
     "pruned by torch": (pruned_by_torch, IMAGE, 6 + 4),
     "a parametrisation by a mask": (parametrised, FEATURES, 6),
     "a mask of units": (
-        lambda: Composed(
-            lambda m, x: m.b(F.relu(m.a(x)) * m.mask), a=L(5, 6), b=L(6, 3), mask=nn.Buffer(ones_and_zeros(6))
-        ),
+        lambda: Net(lambda m, x: m.b(F.relu(m.a(x)) * m.mask), a=L(5, 6), b=L(6, 3), mask=nn.Buffer(ones_and_zeros(6))),
         FEATURES,
         6,
     ),
     "a gate for each row of a weight": (
-        lambda: Composed(
+        lambda: Net(
             lambda m, x: m.b(F.relu(F.linear(x, m.a * m.g))),
             a=nn.Parameter(torch.randn(6, 5)),
             g=nn.Parameter(torch.randn(6, 1)),
@@ -171,52 +170,52 @@ MASKS_AND_GATES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]]
         6,
     ),
     "a causal mask": (
-        lambda: Composed(causal, qkv=L(5, 36), o=L(12, 3), mask=nn.Buffer(torch.ones(1, 1, 7, 7).tril())),
+        lambda: Net(causal, qkv=L(5, 36), o=L(12, 3), mask=nn.Buffer(torch.ones(1, 1, 7, 7).tril())),
         TOKENS,
         3,
     ),
-    "a triangle of scores": (lambda: Composed(triangle, qkv=L(5, 36), o=L(12, 3)), TOKENS, 3),
+    "a triangle of scores": (lambda: Net(triangle, qkv=L(5, 36), o=L(12, 3)), TOKENS, 3),
     "a mask of bools": (
-        lambda: Composed(boolean, qkv=L(5, 36), o=L(12, 3), mask=nn.Buffer(torch.ones(4, 4, dtype=torch.bool).tril())),
+        lambda: Net(boolean, qkv=L(5, 36), o=L(12, 3), mask=nn.Buffer(torch.ones(4, 4, dtype=torch.bool).tril())),
         TOKENS,
         3,
     ),
     "keys that all heads share": (
-        lambda: Composed(shared_keys, q=L(5, 12), k=L(5, 4), v=L(5, 4), o=L(12, 3), fused=False),
+        lambda: Net(shared_keys, q=L(5, 12), k=L(5, 4), v=L(5, 4), o=L(12, 3), fused=False),
         TOKENS,
         3,
     ),
     "keys that all heads share, fused": (
-        lambda: Composed(shared_keys, q=L(5, 12), k=L(5, 4), v=L(5, 4), o=L(12, 3), fused=True),
+        lambda: Net(shared_keys, q=L(5, 12), k=L(5, 4), v=L(5, 4), o=L(12, 3), fused=True),
         TOKENS,
         3,
     ),
     "keys that two heads share": (
-        lambda: Composed(grouped_keys, q=L(5, 24), k=L(5, 12), v=L(5, 12), o=L(24, 3)),
+        lambda: Net(grouped_keys, q=L(5, 24), k=L(5, 12), v=L(5, 12), o=L(24, 3)),
         TOKENS,
         3,
     ),
     "a norm over each head": (
-        lambda: Composed(normalised_heads, qkv=L(5, 36), norm=nn.LayerNorm(4), o=L(12, 3)),
+        lambda: Net(normalised_heads, qkv=L(5, 36), norm=nn.LayerNorm(4), o=L(12, 3)),
         TOKENS,
         3,
     ),
     "a table of biases for each head": (
-        lambda: Composed(biased_attention, qkv=L(5, 36), o=L(12, 3), table=nn.Parameter(torch.randn(7, 3))),
+        lambda: Net(biased_attention, qkv=L(5, 36), o=L(12, 3), table=nn.Parameter(torch.randn(7, 3))),
         TOKENS,
         3,
     ),
     "a gate of one unit": (
-        lambda: Composed(one_value, a=CONVOLUTION(3, 6, 3), h=CONVOLUTION(3, 4, 1), g=CONVOLUTION(4, 1, 3), b=L(6, 3)),
+        lambda: Net(one_value, a=CONVOLUTION(3, 6, 3), h=CONVOLUTION(3, 4, 1), g=CONVOLUTION(4, 1, 3), b=L(6, 3)),
         IMAGE,
         6 + 4,
     ),
     "attention of one unit": (
-        lambda: Composed(attention_of_one_unit, a=L(5, 6), s=L(5, 1), o=L(6, 3)),
+        lambda: Net(attention_of_one_unit, a=L(5, 6), s=L(5, 1), o=L(6, 3)),
         TOKENS,
         6,
     ),
-    "every pair of two layers": (lambda: Composed(every_pair, a=L(5, 4), b=L(5, 6), o=L(24, 3)), FEATURES, 4),
+    "every pair of two layers": (lambda: Net(every_pair, a=L(5, 4), b=L(5, 6), o=L(24, 3)), FEATURES, 4),
     "transposed depthwise": (lambda: transposed_depthwise(1), IMAGE, 6 + 4),
     "transposed depthwise, two of each": (lambda: transposed_depthwise(2), IMAGE, 6 + 4),
 }

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pai_bench.models.resnet import PaddedShortcut
+from tests.graph.kinds import Net
 
 IMAGE, TOKENS, FEATURES = (1, 3, 8, 8), (1, 4, 5), (1, 5)
 
@@ -17,19 +18,6 @@ class LastStep(nn.LSTM):
 
     def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(input)[0][:, -1]
-
-
-class Composed(nn.Module):
-    """A network of some parts and a function of them and the input."""
-
-    def __init__(self, function: Callable[[Any, Tensor], Any], **parts: Any) -> None:
-        super().__init__()
-        for name, part in parts.items():
-            setattr(self, name, part)
-        self.function = function
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(self, x)
 
 
 def pooled(x: Tensor) -> Tensor:
@@ -60,10 +48,6 @@ def own_attention(m: Any, x: Tensor) -> Tensor:
     n, t, _ = x.shape
     q, k, v = m.qkv(x).view(n, t, 3, -1, 4).permute(2, 0, 3, 1, 4).unbind(0)
     return m.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)).mean(1)  # type: ignore[no-any-return]
-
-
-def tied_embedding(m: Any, x: Tensor) -> Tensor:
-    return F.linear(F.relu(m.a(m.e(x))) + m.e(x), m.e.weight).mean(1)
 
 
 def shared_layers() -> nn.Module:
@@ -109,7 +93,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
         8 + 4,
     ),
     "identity shortcut": (
-        lambda: Composed(
+        lambda: Net(
             lambda m, x: m.d(pooled(F.relu(m.b(F.relu(m.c(m.a(x)))) + m.a(x)))),
             a=CONVOLUTION(3, 8, 3, padding=1),
             c=CONVOLUTION(8, 5, 3, padding=1),
@@ -120,7 +104,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
         8 + 5,
     ),
     "projected shortcut": (
-        lambda: Composed(
+        lambda: Net(
             lambda m, x: m.d(pooled(F.relu(m.b(F.relu(m.c(x))) + m.p(x)))),
             c=CONVOLUTION(3, 5, 3, padding=1),
             b=CONVOLUTION(5, 8, 3, 2, padding=1),
@@ -131,7 +115,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
         5 + 8,
     ),
     "padded shortcut": (
-        lambda: Composed(
+        lambda: Net(
             lambda m, x: m.d(pooled(F.relu(m.c(m.a(x)) + m.p(m.a(x))))),
             a=CONVOLUTION(3, 6, 3),
             c=CONVOLUTION(6, 10, 3, stride=2, padding=1),
@@ -142,7 +126,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
         10,
     ),
     "padding by a number in the code": (
-        lambda: Composed(
+        lambda: Net(
             lambda m, x: m.d(pooled(F.relu(m.c(x) + F.pad(m.a(x), (0, 0, 0, 0, 0, 4))))),
             a=CONVOLUTION(3, 6, 3),
             c=CONVOLUTION(3, 10, 3),
@@ -192,7 +176,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
         3 + 2 + 4,
     ),
     "concatenation": (
-        lambda: Composed(
+        lambda: Net(
             lambda m, x: pooled(m.d(torch.cat([F.relu(m.a(x)), x, m.b(x)], 1))),
             a=CONVOLUTION(3, 8, 3, padding=1),
             b=CONVOLUTION(3, 5, 1),
@@ -202,19 +186,19 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
         8 + 5,
     ),
     "channel shuffle": (
-        lambda: Composed(
+        lambda: Net(
             lambda m, x: pooled(m.b(F.relu(shuffled(m.a(x), 2)))), a=CONVOLUTION(3, 8, 3), b=CONVOLUTION(8, 4, 1)
         ),
         IMAGE,
         4,
     ),
     "chunk": (
-        lambda: Composed(halves, a=CONVOLUTION(3, 8, 3), c=CONVOLUTION(4, 6, 1), d=CONVOLUTION(10, 4, 1)),
+        lambda: Net(halves, a=CONVOLUTION(3, 8, 3), c=CONVOLUTION(4, 6, 1), d=CONVOLUTION(10, 4, 1)),
         IMAGE,
         4 + 6,
     ),
     "squeeze and excite": (
-        lambda: Composed(
+        lambda: Net(
             squeezed,
             a=CONVOLUTION(3, 8, 3),
             down=CONVOLUTION(8, 3, 1),
@@ -225,7 +209,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
         8 + 3,
     ),
     "scale and map": (
-        lambda: Composed(
+        lambda: Net(
             lambda m, x: pooled(m.b(m.a(x) * m.scale + m.map)),
             a=CONVOLUTION(3, 6, 3),
             b=CONVOLUTION(6, 3, 1),
@@ -248,12 +232,12 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
         6 + 4,
     ),
     "gated linear unit": (
-        lambda: Composed(lambda m, x: m.b(F.glu(m.a(x))), a=nn.Linear(5, 12), b=nn.Linear(6, 3)),
+        lambda: Net(lambda m, x: m.b(F.glu(m.a(x))), a=nn.Linear(5, 12), b=nn.Linear(6, 3)),
         FEATURES,
         6,
     ),
     "weights of one's own": (
-        lambda: Composed(
+        lambda: Net(
             lambda m, x: torch.einsum("bf,of->bo", F.relu(x @ m.w), m.v),
             w=nn.Parameter(torch.randn(5, 7)),
             v=nn.Parameter(torch.randn(3, 7)),
@@ -263,12 +247,12 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     ),
     "shared layers": (shared_layers, FEATURES, 6),
     "mixed tokens": (
-        lambda: Composed(mixed_tokens, a=nn.Linear(5, 8), t=nn.Linear(4, 4), o=nn.Linear(8, 3)),
+        lambda: Net(mixed_tokens, a=nn.Linear(5, 8), t=nn.Linear(4, 4), o=nn.Linear(8, 3)),
         TOKENS,
         8,
     ),
     "attention": (
-        lambda: Composed(
+        lambda: Net(
             lambda m, x: m.o(m.a(*[m.e(x)] * 3)[0]).mean(1),
             e=nn.Linear(5, 12),
             a=nn.MultiheadAttention(12, 4, batch_first=True),
@@ -278,7 +262,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
         12 + 4 + 12,
     ),
     "an encoder layer": (
-        lambda: Composed(
+        lambda: Net(
             lambda m, x: m.o(m.a(m.e(x))).mean(1),
             e=nn.Linear(5, 12),
             a=nn.TransformerEncoderLayer(12, 4, 16, batch_first=True, dropout=0.0),
@@ -288,7 +272,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
         4 + 16,
     ),
     "attention of one's own": (
-        lambda: Composed(own_attention, qkv=nn.Linear(5, 36), o=nn.Linear(12, 3)),
+        lambda: Net(own_attention, qkv=nn.Linear(5, 36), o=nn.Linear(12, 3)),
         TOKENS,
         3,
     ),
@@ -298,12 +282,12 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
         6,
     ),
     "last state of two layers": (
-        lambda: Composed(lambda m, x: m.o(m.r(x)[1][0][-1]), r=nn.LSTM(5, 6, 2, batch_first=True), o=nn.Linear(6, 3)),
+        lambda: Net(lambda m, x: m.o(m.r(x)[1][0][-1]), r=nn.LSTM(5, 6, 2, batch_first=True), o=nn.Linear(6, 3)),
         TOKENS,
         6,
     ),
     "last states of two layers": (
-        lambda: Composed(
+        lambda: Net(
             lambda m, x: m.o(m.r(x)[1].transpose(0, 1).flatten(1)),
             r=nn.GRU(5, 6, 2, batch_first=True),
             o=nn.Linear(12, 3),
@@ -318,7 +302,7 @@ for _layers in (1, 2):
     for _directions in (1, 2):
         for _cell in (nn.LSTM, nn.GRU, nn.RNN):
             NETWORKS[f"{_cell.__name__}, {_layers} layers, {_directions} directions"] = (
-                lambda cell=_cell, layers=_layers, directions=_directions: Composed(  # type: ignore[misc]
+                lambda cell=_cell, layers=_layers, directions=_directions: Net(  # type: ignore[misc]
                     lambda m, x: m.o(m.r(x)[0][:, -1]),
                     r=cell(5, 6, layers, batch_first=True, bidirectional=directions == 2),
                     o=nn.Linear(6 * directions, 3),
@@ -329,7 +313,7 @@ for _layers in (1, 2):
 
 NOTHING_FREE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
     "a size in the code": (
-        lambda: Composed(lambda m, x: m.b(m.a(x).view(-1, 6 * 36)), a=CONVOLUTION(3, 6, 3), b=nn.Linear(216, 3)),
+        lambda: Net(lambda m, x: m.b(m.a(x).view(-1, 6 * 36)), a=CONVOLUTION(3, 6, 3), b=nn.Linear(216, 3)),
         IMAGE,
         "the network fails without some of them",
     ),
@@ -350,7 +334,7 @@ NOTHING_FREE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = 
     ),
     "one layer": (lambda: nn.Linear(5, 3), FEATURES, "the network's output"),
     "a place for each token and unit": (
-        lambda: Composed(
+        lambda: Net(
             lambda m, x: m.b(torch.relu(torch.cat([m.t.expand(len(x), 1, 6), m.a(x)], 1) + m.p)).mean(1),
             **{"a": nn.Linear(5, 6), "b": nn.Linear(6, 3)},
             **{"t": nn.Parameter(torch.randn(1, 1, 6)), "p": nn.Parameter(torch.randn(1, 5, 6))},
@@ -359,7 +343,7 @@ NOTHING_FREE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = 
         "'p' is used element by element",
     ),
     "an operation without a rule": (
-        lambda: Composed(
+        lambda: Net(
             lambda m, x: m.b(torch.cdist(m.a(x), m.a(x) + 1).mT @ m.a(x)), a=nn.Linear(5, 6), b=nn.Linear(6, 3)
         ),
         FEATURES,

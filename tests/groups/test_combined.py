@@ -4,22 +4,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import pai_bench as pb
-from pai_bench.groups import CombinedMask, GroupMask, Groups, find_groups
+from pai_bench.groups import CombinedMask, GroupMask, Groups
 from pai_bench.groups.combined import composed, keep_items, keep_weights
 from pai_bench.support import transfers
-from tests.groups.networks import NETWORKS, filled
+from tests.groups.made import made
 
 NAMES = ["mlp", "convolutions and flatten", "identity shortcut", "projected shortcut", "depthwise", "grouped"]
-
-
-def made(name: str) -> tuple[nn.Module, Groups, Tensor]:
-    build, shape, _ = NETWORKS[name]
-    network, generator = filled(build()), torch.Generator().manual_seed(5)
-    example = torch.randn((4, *shape[1:]), generator=generator, dtype=torch.float64)
-    return network, find_groups(network, example[:1]), example
 
 
 def drawn(groups: Groups, seed: int = 0, *, levels: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
@@ -129,7 +122,7 @@ def test_nothing_and_everything() -> None:
 
 @pytest.mark.parametrize("name", [*NAMES, "padded shortcut", "LSTM, 2 layers, 2 directions", "attention"])
 def test_the_smaller_network_computes_what_the_masked_one_does(name: str) -> None:
-    network, groups, inputs = made(name)
+    network, groups, inputs = made(name, 4)
     scores, weights = drawn(groups)
     mask = keep_weights(groups, scores, weights, sum(w.numel() for w in weights.values()) // 3)
     assert not mask.kept_groups.all()
@@ -148,7 +141,7 @@ def test_the_smaller_network_computes_what_the_masked_one_does(name: str) -> Non
 
 
 def test_a_mask_on_what_another_mask_leaves() -> None:
-    network, groups, inputs = made("projected shortcut")
+    network, groups, inputs = made("projected shortcut", 4)
     first = keep_weights(groups, *drawn(groups), 200)
     remaining = first.remaining()
     scores, weights = drawn(remaining, 1)
@@ -172,14 +165,19 @@ def test_masks_say_what_they_hold() -> None:
     assert isinstance(moved, CombinedMask)
     assert kept_by(moved) == kept_by(mask)
     assert GroupMask(groups, mask.kept_groups).shrunk() is None
-    for wrong in ({}, {name: kept[1:] for name, kept in mask.items()}):
-        with pytest.raises(pb.UserError, match=r"'0\.weight' is missing, or of another shape|at least one tensor"):
+    shorter, without = {name: kept[1:] for name, kept in mask.items()}, {"2.weight": mask["2.weight"]}
+    for wrong, message in (
+        ({}, "at least one tensor"),
+        (shorter, r"'0\.weight' is missing, or of another shape"),
+        (without, r"'0\.weight' is missing, or of another shape"),
+    ):
+        with pytest.raises(pb.UserError, match=message):
             CombinedMask(groups, mask.kept_groups, wrong)
 
 
 @pytest.mark.parametrize("name", ["mlp", "projected shortcut", "attention"])
 def test_files_of_masks_and_of_smaller_networks(name: str) -> None:
-    network, groups, inputs = made(name)
+    network, groups, inputs = made(name, 4)
     scores, weights = drawn(groups)
     mask = keep_weights(groups, scores, weights, sum(w.numel() for w in weights.values()) // 3)
     mask.save("mask.safetensors")

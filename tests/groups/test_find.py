@@ -8,25 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pai_bench.groups import Axis, GroupMask, Groups, find_groups, shrink
+from pai_bench.groups import Axis, GroupMask, find_groups, shrink
+from tests.graph.kinds import Net
+from tests.groups.made import groups_of, some_kept
 from tests.groups.masks_and_gates import MASKS_AND_GATES
-from tests.groups.networks import NETWORKS, NOTHING_FREE, Composed, filled
+from tests.groups.networks import NETWORKS, NOTHING_FREE, filled
 
 NETWORKS = {**NETWORKS, **MASKS_AND_GATES}
-
-
-def groups_of(network: nn.Module, shape: tuple[int, ...]) -> tuple[Groups, Tensor]:
-    example = torch.randn(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    return find_groups(network, example), example
-
-
-def some_kept(groups: Groups, share: float, seed: int) -> Tensor:
-    """About a share of the groups, at least one of each layer."""
-    kept = torch.rand(groups.count, generator=torch.Generator().manual_seed(seed)) < share
-    for of in (groups.by_axis[axis] for axis in groups.roots if axis in groups.by_axis):
-        if bool((of >= 0).all()) and not bool(kept[of].any()):
-            kept[of[0]] = True
-    return kept
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -217,13 +205,13 @@ BRANCHES: dict[str, Any] = {
 @pytest.mark.parametrize("name", BRANCHES)
 def test_nothing_is_removed_where_different_data_take_different_paths(name: str) -> None:
     layers = {"a": nn.Linear(6, 16), "b": nn.Linear(16, 3), "c": nn.Linear(16, 3)}
-    groups, _ = groups_of(filled(Composed(BRANCHES[name], **layers)), (4, 6))
+    groups, _ = groups_of(filled(Net(BRANCHES[name], **layers)), (4, 6))
     assert groups.count == 0
     assert groups.fixed[Axis("a.weight", 0)] == ("the network does different things for different data",)
 
 
 def test_numbers_that_do_not_depend_on_the_data_are_no_branch() -> None:
-    network = Composed(
+    network = Net(
         lambda m, x: m.b(m.a(x).relu()) * (2 if bool(m.s > 0) and float(torch.ones(3).sum()) > 2 else 1),
         **{"a": nn.Linear(6, 16), "b": nn.Linear(16, 3), "s": nn.Parameter(torch.ones(()))},
     )
@@ -232,7 +220,7 @@ def test_numbers_that_do_not_depend_on_the_data_are_no_branch() -> None:
 
 def test_operations_with_a_product_of_two_parameters_are_counted_once() -> None:
     """2 x 6 x 8 multiplications and additions with a weight that is learned in two factors, and 2 x 8 x 3 others."""
-    network = Composed(
+    network = Net(
         lambda m, x: m.b(torch.nn.functional.linear(x, m.a.weight * m.m, m.a.bias).relu()),
         **{"a": nn.Linear(6, 8), "m": nn.Parameter(torch.ones(8, 6)), "b": nn.Linear(8, 3)},
     )
@@ -243,7 +231,7 @@ def test_operations_with_a_product_of_two_parameters_are_counted_once() -> None:
 
 
 def test_weights_that_make_no_units_have_a_reason() -> None:
-    network = Composed(
+    network = Net(
         lambda m, x: m.b(m.a(torch.nn.functional.linear(x, m.w * m.r.exp()).cos())),
         **{"w": nn.Parameter(torch.randn(8, 6)), "r": nn.Parameter(torch.randn(8, 1))},
         **{"a": nn.Linear(8, 8), "b": nn.Linear(8, 3)},

@@ -4,17 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import pai_bench as pb
-from pai_bench.groups import Axis, GroupMask, Groups, find_groups, shrink
-from tests.groups.networks import NETWORKS, Composed, filled
-
-
-def made(name: str) -> tuple[nn.Module, Groups, Tensor]:
-    build, shape, _ = NETWORKS[name]
-    network, example = filled(build()), torch.ones(shape, dtype=torch.float64)
-    return network, find_groups(network, example), example
+from pai_bench.groups import Axis, GroupMask, find_groups, shrink
+from tests.graph.kinds import Net
+from tests.groups.made import made
+from tests.groups.networks import NETWORKS
 
 
 @pytest.mark.parametrize("name", ["mlp", "convolutions and flatten", "attention", "attention of one's own"])
@@ -79,7 +75,7 @@ def test_which_groups_are_kept_is_a_flag_for_each() -> None:
 
 
 def test_units_of_a_weight_in_a_buffer_are_fixed_but_not_those_that_it_reads() -> None:
-    network: Any = Composed(
+    network: Any = Net(
         lambda m, x: m.b(m.n(m.a(x)) @ m.matrix), a=nn.Linear(5, 6), n=nn.BatchNorm1d(6), b=nn.Linear(4, 3)
     )
     network.register_buffer("matrix", torch.ones(6, 4))
@@ -96,7 +92,7 @@ def test_units_of_a_weight_in_a_buffer_are_fixed_but_not_those_that_it_reads() -
 
 
 def test_buffers_that_a_forward_pass_changes_do_not_matter() -> None:
-    network: Any = Composed(kept_places, a=nn.Linear(5, 6), b=nn.Linear(6, 3))
+    network: Any = Net(kept_places, a=nn.Linear(5, 6), b=nn.Linear(6, 3))
     network.register_buffer("places", torch.empty(0), persistent=False)
     network.eval()
     mask = pb.prune(network, (torch.randn(8, 5), torch.arange(8) % 3), "snap-it", 0.4)

@@ -15,7 +15,9 @@ from pai_bench.groups import GroupMask, Groups, find_groups, shrink
 from pai_bench.groups.budget import Budget, keep_share
 from pai_bench.groups.removable import difference, fill
 from pai_bench.scoring import get_criterion
-from tests.groups.networks import FEATURES, IMAGE, TOKENS, Composed, LastStep, filled
+from tests.graph.kinds import Net
+from tests.groups.made import some_kept
+from tests.groups.networks import FEATURES, IMAGE, TOKENS, LastStep, filled
 
 L = nn.Linear
 
@@ -49,26 +51,26 @@ class Buffered(nn.Module):
 Case = tuple[Callable[[], nn.Module], tuple[int, ...]]
 
 CASES: dict[str, Case] = {
-    "places in a list": (lambda: Composed(lambda m, x: m.b(m.a(x)[:, [0, 2]]), a=L(5, 6), b=L(2, 3)), FEATURES),
+    "places in a list": (lambda: Net(lambda m, x: m.b(m.a(x)[:, [0, 2]]), a=L(5, 6), b=L(2, 3)), FEATURES),
     "index_select": (
-        lambda: Composed(lambda m, x: m.b(m.a(x).index_select(1, torch.tensor([3, 1]))), a=L(5, 6), b=L(2, 3)),
+        lambda: Net(lambda m, x: m.b(m.a(x).index_select(1, torch.tensor([3, 1]))), a=L(5, 6), b=L(2, 3)),
         FEATURES,
     ),
     "index_fill": (
-        lambda: Composed(lambda m, x: m.b(m.a(x).index_fill(1, torch.tensor([1]), 0.0)), a=L(5, 6), b=L(6, 3)),
+        lambda: Net(lambda m, x: m.b(m.a(x).index_fill(1, torch.tensor([1]), 0.0)), a=L(5, 6), b=L(6, 3)),
         FEATURES,
     ),
-    "a place is written to": (lambda: Composed(lambda m, x: m.b(written(m.a(x))), a=L(5, 6), b=L(6, 3)), FEATURES),
+    "a place is written to": (lambda: Net(lambda m, x: m.b(written(m.a(x))), a=L(5, 6), b=L(6, 3)), FEATURES),
     "numbers by place": (
-        lambda: Composed(lambda m, x: m.b(torch.tanh((y := m.a(x)) + torch.arange(y.shape[1]))), a=L(5, 6), b=L(6, 3)),
+        lambda: Net(lambda m, x: m.b(torch.tanh((y := m.a(x)) + torch.arange(y.shape[1]))), a=L(5, 6), b=L(6, 3)),
         FEATURES,
     ),
     "roll before zeros": (
-        lambda: Composed(lambda m, x: m.b(torch.roll(m.a(x), 2, 1)), a=L(5, 6), b=zeroed(L(6, 3))),
+        lambda: Net(lambda m, x: m.b(torch.roll(m.a(x), 2, 1)), a=L(5, 6), b=zeroed(L(6, 3))),
         FEATURES,
     ),
     "zeros of the size of others": (
-        lambda: Composed(
+        lambda: Net(
             lambda m, x: m.d(torch.relu(m.c(torch.relu(h := m.a(x))) + torch.zeros(len(x), h.shape[1]))),
             a=L(5, 6),
             c=L(6, 6),
@@ -77,11 +79,11 @@ CASES: dict[str, Case] = {
         FEATURES,
     ),
     "ones like others": (
-        lambda: Composed(lambda m, x: m.c(torch.ones_like(m.a(x)) + m.b(x)), a=L(5, 6), b=L(5, 6), c=L(6, 3)),
+        lambda: Net(lambda m, x: m.c(torch.ones_like(m.a(x)) + m.b(x)), a=L(5, 6), b=L(5, 6), c=L(6, 3)),
         FEATURES,
     ),
     "a projected LSTM before an MLP": (
-        lambda: Composed(
+        lambda: Net(
             lambda m, x: m.b(torch.relu(m.a(m.r(x)[0][:, -1]))),
             r=nn.LSTM(5, 6, proj_size=3, batch_first=True),
             a=L(3, 8),
@@ -90,21 +92,21 @@ CASES: dict[str, Case] = {
         TOKENS,
     ),
     "a scalar beside the logits": (
-        lambda: Composed(lambda m, x: (m.b(torch.relu(y := m.a(x))), y.mean()), a=L(5, 6), b=L(6, 3)),
+        lambda: Net(lambda m, x: (m.b(torch.relu(y := m.a(x))), y.mean()), a=L(5, 6), b=L(6, 3)),
         FEATURES,
     ),
     "a product of two scalars": (
-        lambda: Composed(lambda m, x: m.b(torch.relu(m.a(x))) * (x.sum() * x.norm()), a=L(5, 6), b=L(6, 3)),
+        lambda: Net(lambda m, x: m.b(torch.relu(m.a(x))) * (x.sum() * x.norm()), a=L(5, 6), b=L(6, 3)),
         FEATURES,
     ),
     "a learnt scalar": (
-        lambda: Composed(
+        lambda: Net(
             lambda m, x: m.b(torch.relu(m.a(x)) * m.t.exp()), a=L(5, 6), b=L(6, 3), t=nn.Parameter(torch.tensor(0.5))
         ),
         FEATURES,
     ),
     "the weight on the left": (
-        lambda: Composed(lambda m, x: m.b(torch.relu((m.w @ x.T).T)), w=nn.Parameter(torch.randn(6, 5)), b=L(6, 3)),
+        lambda: Net(lambda m, x: m.b(torch.relu((m.w @ x.T).T)), w=nn.Parameter(torch.randn(6, 5)), b=L(6, 3)),
         FEATURES,
     ),
     "spectral norm": (
@@ -112,7 +114,7 @@ CASES: dict[str, Case] = {
         FEATURES,
     ),
     "attention to other sizes": (
-        lambda: Composed(
+        lambda: Net(
             lambda m, x: m.o(m.a(m.e(x), m.k(x), m.k(x))[0]).mean(1),
             e=L(5, 12),
             k=L(5, 8),
@@ -129,22 +131,22 @@ CASES: dict[str, Case] = {
     ),
     "buffers": (Buffered, FEATURES),
     "a bool beside the logits": (
-        lambda: Composed(lambda m, x: {"o": (y := m.b(torch.relu(m.a(x)))), "m": y > 0}, a=L(5, 6), b=L(6, 3)),
+        lambda: Net(lambda m, x: {"o": (y := m.b(torch.relu(m.a(x)))), "m": y > 0}, a=L(5, 6), b=L(6, 3)),
         FEATURES,
     ),
     "complex numbers": (
-        lambda: Composed(lambda m, x: m.b(torch.view_as_complex(m.a(x).view(-1, 3, 2)).abs()), a=L(5, 6), b=L(3, 3)),
+        lambda: Net(lambda m, x: m.b(torch.view_as_complex(m.a(x).view(-1, 3, 2)).abs()), a=L(5, 6), b=L(3, 3)),
         FEATURES,
     ),
     "one head beside a shortcut": (
-        lambda: Composed(
+        lambda: Net(
             lambda m, x: m.o(((m.q(y := m.a(x)) @ m.k(y).mT).softmax(-1) @ m.v(y) + y).mean(1)),
             **{"a": L(5, 6), "q": L(6, 4), "k": L(6, 4), "v": L(6, 6), "o": L(6, 3)},
         ),
         TOKENS,
     ),
     "a weight transposed before a convolution": (
-        lambda: Composed(
+        lambda: Net(
             lambda m, x: nn.functional.conv2d(torch.relu(m.a(x)), m.w.transpose(0, 1)).mean((2, 3)),
             a=nn.Conv2d(3, 6, 3),
             w=nn.Parameter(torch.randn(6, 6, 1, 1)),
@@ -152,33 +154,33 @@ CASES: dict[str, Case] = {
         IMAGE,
     ),
     "a mask that is written to": (
-        lambda: Composed(
+        lambda: Net(
             lambda m, x: m.b(torch.relu(m.a(x) @ (m.w * m.mask).clamp_(max=0.3).T)),
             **{"a": L(5, 6), "w": nn.Parameter(torch.randn(7, 6)), "b": L(7, 3), "mask": nn.Buffer(torch.ones(7, 6))},
         ),
         FEATURES,
     ),
     "rows of a weight in another order": (
-        lambda: Composed(
+        lambda: Net(
             lambda m, x: m.b(torch.relu(x @ m.w[[3, 1, 0, 2]].T)),
             **{"w": nn.Parameter(torch.randn(4, 5)), "b": L(4, 3)},
         ),
         FEATURES,
     ),
     "columns of a weight in another order": (
-        lambda: Composed(
+        lambda: Net(
             lambda m, x: m.b(torch.relu(torch.relu(m.a(x)) @ m.w[:, [3, 1, 0, 2]].T)),
             **{"a": L(5, 4), "w": nn.Parameter(torch.randn(6, 4)), "b": L(6, 3)},
         ),
         FEATURES,
     ),
     "columns that do not stay zero": (
-        lambda: Composed(
+        lambda: Net(
             lambda m, x: m.b(torch.tanh(m.a(x)) @ m.w.exp().T), a=L(5, 6), b=L(7, 3), w=nn.Parameter(torch.randn(7, 6))
         ),
         FEATURES,
     ),
-    "a spectrum": (lambda: Composed(lambda m, x: m.b(torch.fft.rfft(m.a(x)).real), a=L(5, 6), b=L(4, 3)), FEATURES),
+    "a spectrum": (lambda: Net(lambda m, x: m.b(torch.fft.rfft(m.a(x)).real), a=L(5, 6), b=L(4, 3)), FEATURES),
 }
 
 
@@ -193,11 +195,7 @@ def test_what_is_free_can_be_removed(name: str) -> None:
     network, groups, example = made(CASES[name])
     fill(network, torch.Generator().manual_seed(2))
     for share, seed in itertools.product((0.3, 0.6), range(4)):
-        kept = torch.rand(groups.count, generator=torch.Generator().manual_seed(seed)) < share
-        for of in (groups.by_axis[axis] for axis in groups.roots if axis in groups.by_axis):
-            if bool((of >= 0).all()) and not bool(kept[of].any()):
-                kept[of[0]] = True
-        assert difference(network, GroupMask(groups, kept), example) is None
+        assert difference(network, GroupMask(groups, some_kept(groups, share, seed)), example) is None
 
 
 @pytest.mark.parametrize("criterion", ["snap", "snap:gate=consumer", "3sp", "group:reduce=l2", "structured-random"])

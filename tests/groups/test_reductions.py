@@ -8,7 +8,7 @@ from torch import nn
 
 from pai_bench.groups import Groups, find_groups
 from pai_bench.groups.reductions import consumer_sum, gate_sensitivity, root_sums
-from tests.groups.networks import Composed
+from tests.graph.kinds import Net
 
 VALUES = {
     "a.weight": torch.tensor([[1.0, 2.0], [3.0, -4.0]]),
@@ -22,7 +22,7 @@ VALUES = {
 @pytest.fixture(scope="module")
 def groups() -> Groups:
     """Of two units, which are the sums of those of two layers."""
-    network = Composed(lambda m, x: m.c(m.a(x) + m.b(x)), a=nn.Linear(2, 2), b=nn.Linear(2, 2), c=nn.Linear(2, 2))
+    network = Net(lambda m, x: m.c(m.a(x) + m.b(x)), a=nn.Linear(2, 2), b=nn.Linear(2, 2), c=nn.Linear(2, 2))
     return find_groups(network, torch.ones(1, 2))
 
 
@@ -38,7 +38,7 @@ def test_sums_over_rows_and_columns(groups: Groups) -> None:
 
 
 def test_a_bias_of_several_weights_counts_once() -> None:
-    network = Composed(
+    network = Net(
         lambda m, x: m.c(x @ m.v + (x @ m.w + m.s)),
         v=nn.Parameter(torch.ones(2, 2)),
         w=nn.Parameter(torch.ones(2, 2)),

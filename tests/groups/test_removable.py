@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from pai_bench.groups import Axis, GroupMask, find_groups, removable, shrink
 from pai_bench.groups.removable import difference, fill, restore_last, scale_statistics
 from pai_bench.support.torch_internals import forward_hooks
-from tests.groups.networks import NETWORKS, Composed, filled
-from tests.groups.test_find import groups_of
+from tests.graph.kinds import Net
+from tests.groups.made import groups_of
+from tests.groups.networks import NETWORKS, filled
 
 
 def counting_blocks(m: Any, x: Tensor) -> Tensor:
@@ -33,7 +34,7 @@ def test_layers_that_count_their_units_are_found_soon(
     blocks = nn.ModuleList(nn.ModuleDict({"a": nn.Linear(5, 6), "b": nn.Linear(6, 5)}) for _ in range(12))
     for place, block in enumerate(blocks):
         block.counts = place in counting  # type: ignore[assignment]
-    network = filled(Composed(counting_blocks, e=nn.Linear(5, 5), blocks=blocks, o=nn.Linear(5, 3)))
+    network = filled(Net(counting_blocks, e=nn.Linear(5, 5), blocks=blocks, o=nn.Linear(5, 3)))
     calls = []
 
     def counted(*args: Any) -> str | None:
@@ -49,7 +50,7 @@ def test_layers_that_count_their_units_are_found_soon(
 
 def test_a_group_that_cannot_go_is_found_among_those_that_can(caplog: pytest.LogCaptureFixture) -> None:
     network = filled(
-        Composed(
+        Net(
             lambda m, x: m.d(torch.relu(m.c(torch.relu(m.b(m.a(x).view(-1, 6)))))),
             a=nn.Linear(5, 6),
             b=nn.Linear(6, 7),
@@ -85,7 +86,7 @@ def added_up(m: Any, x: Tensor) -> Tensor:
 
 def test_values_do_not_grow_in_deep_networks() -> None:
     blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)) for _ in range(60))
-    network, example = Composed(added_up, blocks=blocks).double().eval(), torch.randn(4, 8, dtype=torch.float64)
+    network, example = Net(added_up, blocks=blocks).double().eval(), torch.randn(4, 8, dtype=torch.float64)
     network.requires_grad_(False)
     fill(network, torch.Generator().manual_seed(0))
     assert float(network(example).std()) > 1e6
@@ -95,7 +96,7 @@ def test_values_do_not_grow_in_deep_networks() -> None:
 
 
 def test_the_callers_autocast_and_functional_dropout_change_nothing() -> None:
-    network = Composed(
+    network = Net(
         lambda m, x: m.b(torch.dropout(torch.relu(m.a(x)), 0.5, True)), a=nn.Linear(5, 16), b=nn.Linear(16, 3)
     ).eval()
     with torch.autocast("cpu", torch.bfloat16):
@@ -134,7 +135,7 @@ def test_how_large_a_difference_is_one(dtype: torch.dtype, little: float, same: 
 
 
 def test_empty_outputs_do_not_differ() -> None:
-    network = filled(Composed(lambda m, x: (m.b(m.a(x)), x[:, :0]), a=nn.Linear(5, 6), b=nn.Linear(6, 3)))
+    network = filled(Net(lambda m, x: (m.b(m.a(x)), x[:, :0]), a=nn.Linear(5, 6), b=nn.Linear(6, 3)))
     assert groups_of(network, (1, 5))[0].count == 6
 
 
@@ -192,7 +193,7 @@ def test_units_are_tried_with_the_example_where_random_values_fail(
 
     parts = {"e": nn.Embedding(10, 1), "a": nn.Linear(6, 8), "b": nn.Linear(8, 3)}
     example = torch.full((4, 6), 0.25 if way is odds else 9.0, dtype=torch.float64)
-    assert find_groups(filled(Composed(forward, **parts)), example).count == (0 if counting else 8)
+    assert find_groups(filled(Net(forward, **parts)), example).count == (0 if counting else 8)
     assert ("fails without some" in caplog.text) == counting
 
 
@@ -204,7 +205,7 @@ def test_a_network_that_takes_no_random_weights_raises_nothing() -> None:
 
     first = nn.Linear(6, 8)
     nn.init.constant_(first.weight, 0.5)
-    network = Composed(forward, a=first, b=nn.Linear(8, 3), e=nn.Embedding(1, 2)).double().eval()
+    network = Net(forward, a=first, b=nn.Linear(8, 3), e=nn.Embedding(1, 2)).double().eval()
     find_groups(network, torch.ones(4, 6, dtype=torch.float64))
 
 
@@ -236,5 +237,5 @@ def test_units_that_only_training_reads_stay(caplog: pytest.LogCaptureFixture) -
 
 
 def test_layers_that_are_never_used_fix_nothing() -> None:
-    network = Composed(lambda m, x: m.b(m.a(x).relu()), a=nn.Linear(6, 8), b=nn.Linear(8, 3), c=nn.Linear(9, 9))
+    network = Net(lambda m, x: m.b(m.a(x).relu()), a=nn.Linear(6, 8), b=nn.Linear(8, 3), c=nn.Linear(9, 9))
     assert groups_of(filled(network), (1, 6))[0].count == 8

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pai_bench.groups import GroupMask, find_groups, shrink
-from tests.groups.networks import Composed
+from tests.graph.kinds import Net
 
 C = nn.Conv2d
 
@@ -91,14 +91,14 @@ LAYERS: dict[str, tuple[nn.Module, Tensor, dict[str, dict[str, Any]]]] = {
         },
     ),
     "a table": (
-        Composed(
+        Net(
             lambda m, x: m.o((m.a(m.e(x)) + m.e(x)).mean(1)), e=nn.Embedding(7, 6), a=nn.Linear(6, 6), o=nn.Linear(6, 2)
         ),
         torch.zeros(1, 3, dtype=torch.long),
         {"e": {"num_embeddings": 7, "embedding_dim": 3}, "a": {"in_features": 3, "out_features": 3}},
     ),
     "attention": (
-        Composed(
+        Net(
             lambda m, x: m.o(m.a(*[m.e(x)] * 3)[0]).mean(1),
             e=nn.Linear(5, 12),
             a=nn.MultiheadAttention(12, 4, batch_first=True),
@@ -113,7 +113,7 @@ LAYERS: dict[str, tuple[nn.Module, Tensor, dict[str, dict[str, Any]]]] = {
         },
     ),
     "a recurrent layer": (
-        Composed(
+        Net(
             lambda m, x: m.o(m.r(m.e(x))[0][:, -1]),
             e=nn.Linear(5, 4),
             r=nn.LSTM(4, 6, 2, batch_first=True),

@@ -241,21 +241,21 @@ def test_a_former_method_may_call_that_of_its_base() -> None:
     assert Further().revision_under(OneShot()) == 110 + own
 
 
-def test_what_a_class_of_a_criterion_is_told_goes_to_its_other_bases() -> None:
-    class Told:
-        by: ClassVar[str] = ""
+def test_keywords_of_a_class_go_to_its_other_bases() -> None:
+    class Labelled:
+        label: ClassVar[str] = ""
 
-        def __init_subclass__(cls, by: str = "", **keys: Any) -> None:
+        def __init_subclass__(cls, label: str = "", **keys: Any) -> None:
             super().__init_subclass__(**keys)
-            cls.by = by
+            cls.label = label
 
-    class Mine(Criterion, Told, by="me"):
+    class Mine(Criterion, Labelled, label="me"):
         properties: ClassVar[Any] = "loss-scale"  # one may stand without a tuple
 
         def score(self, model: MaskedModel, batch: Batch) -> Scores:
             return model.weights()
 
-    assert (Mine.by, Mine.properties, Mine.formula_version) == ("me", ("loss-scale",), 1)
+    assert (Mine.label, Mine.properties, Mine.formula_version) == ("me", ("loss-scale",), 1)
     with pytest.raises(TypeError, match="takes no keyword arguments"):
         type("Wrong", (Criterion,), {}, nothing=1)
 

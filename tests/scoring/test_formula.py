@@ -151,7 +151,7 @@ class Changing(pb.Criterion):
             "weights": lambda: first.detach().mul_(2),
             "weights, by data": lambda: first.data.mul_(2),
             "another tensor": lambda: setattr(model.network[0], "weight", nn.Parameter(first.detach())),  # type: ignore[index]
-            "nothing of the bias left": lambda: setattr(model.network[0], "bias", None),  # type: ignore[index]
+            "bias removed": lambda: setattr(model.network[0], "bias", None),  # type: ignore[index]
             "requires_grad": lambda: first.requires_grad_(False),
             "training flag": lambda: model.network[1].train(),  # type: ignore[index]
             "hook": lambda: model.network[1].register_forward_hook(lambda _m, _i, _o: None),  # type: ignore[index]
@@ -166,7 +166,7 @@ class Changing(pb.Criterion):
         ("weights", "0.weight"),
         ("weights, by data", "0.weight"),
         ("another tensor", "0.weight"),
-        ("nothing of the bias left", "0.bias"),
+        ("bias removed", "0.bias"),
         ("requires_grad", "0.weight"),
         ("training flag", "1"),
         ("hook", "1"),

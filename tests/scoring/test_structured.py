@@ -19,7 +19,9 @@ from pai_bench.masks import OneShot
 from pai_bench.scoring import Batch, Criterion, MaskedModel, Scores, get_criterion
 from pai_bench.scoring.structured import GroupScorer, score_groups
 from pai_bench.support.errors import CriterionError, UserError
-from tests.groups.networks import NETWORKS, Composed, filled
+from tests.graph.kinds import Net
+from tests.groups.made import made as with_groups
+from tests.groups.networks import filled
 
 PLAIN = [
     "mlp",
@@ -37,11 +39,9 @@ PLAIN = [
 
 
 def made(name: str) -> tuple[nn.Module, Groups, tuple[Tensor, Tensor]]:
-    build, shape, _ = NETWORKS[name]
-    network, generator = filled(build()), torch.Generator().manual_seed(5)
-    inputs = torch.randn((6, *shape[1:]), generator=generator, dtype=torch.float64)
-    classes = network(inputs).shape[1]
-    return network, find_groups(network, inputs[:1]), (inputs, torch.arange(6) % classes)
+    """A network by its name, its groups, and a batch of six examples."""
+    network, groups, inputs = with_groups(name, 6)
+    return network, groups, (inputs, torch.arange(6) % network(inputs).shape[1])
 
 
 def group_scores(text: str, network: nn.Module, batch: Any) -> Tensor:
@@ -117,7 +117,7 @@ def test_snap_without_biases_and_of_several_roots() -> None:
 def test_a_layer_that_adds_to_what_it_reads_is_a_root() -> None:
     """Of h + relu(c(h)), both layers have a gate behind the bias; one that is used once is not recurrent."""
     layers = {"a": nn.Linear(6, 5), "c": nn.Linear(5, 5), "d": nn.Linear(5, 3)}
-    network = filled(Composed(lambda m, x: m.d((h := m.a(x)) + F.relu(m.c(h))), **layers))
+    network = filled(Net(lambda m, x: m.d((h := m.a(x)) + F.relu(m.c(h))), **layers))
     a, c, d = (network.get_submodule(name) for name in "acd")
     inputs, targets = torch.randn(20, 6, dtype=torch.float64), torch.arange(20) % 3
     first, second = torch.ones(2, 5, dtype=torch.float64, requires_grad=True).unbind()
@@ -141,7 +141,7 @@ def test_a_layer_that_adds_to_what_it_reads_is_a_root() -> None:
 def test_a_weight_that_makes_and_reads_a_unit_has_one_gate_for_both() -> None:
     """Of a decoder with the encoder's weight, the factor multiplies the slice in both."""
     network = filled(
-        Composed(
+        Net(
             lambda m, x: m.o(F.relu(F.linear(F.relu(m.a(x)), m.a.weight.t(), m.s))),
             a=nn.Linear(6, 5),
             s=nn.Parameter(torch.ones(6)),

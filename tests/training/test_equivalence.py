@@ -85,7 +85,7 @@ def test_what_tells_networks_in_lanes_from_those_alone(outputs: float, gradients
     assert difference(models, copy.deepcopy(models), x, y) == message
 
 
-class Odds(nn.Module):
+class PartlyUsed(nn.Module):
     """A network with a layer that takes no part."""
 
     def __init__(self) -> None:
@@ -100,13 +100,13 @@ class Odds(nn.Module):
 @pytest.mark.parametrize("weight", [1.0, float("nan")])
 def test_networks_of_which_a_part_is_unused_or_not_finite(weight: float) -> None:
     torch.manual_seed(0)
-    models = [Odds() for _ in range(2)]
+    models = [PartlyUsed() for _ in range(2)]
     for model in models:
         model.used.weight.data.mul_(weight)
     assert difference(models, copy.deepcopy(models), torch.randn(6, 3), torch.arange(6) % 2) is None
 
 
-class Tied(Odds):
+class Tied(PartlyUsed):
     """A parameter, or a buffer, of two names."""
 
     def __init__(self, kind: str) -> None:
