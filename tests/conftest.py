@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,8 +37,29 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+def settings_of_torch() -> dict[str, Any]:
+    return {
+        "threads": torch.get_num_threads(),
+        "dtype": torch.get_default_dtype(),
+        "gradients": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "precision": torch.get_float32_matmul_precision(),
+    }
+
+
+@pytest.fixture
+def _settings_are_left() -> Iterator[None]:
+    """A number of threads that a test leaves behind makes all later ones many times slower.
+
+    It is looked at when what a test has replaced is as it was.
+    """
+    before = settings_of_torch()
+    yield
+    assert settings_of_torch() == before
+
+
 @pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _in_an_empty_folder(_settings_are_left: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run each test in an empty folder, into which relative paths are written."""
     monkeypatch.chdir(tmp_path)
 

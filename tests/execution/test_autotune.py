@@ -242,6 +242,7 @@ def test_a_gpu_is_not_shared_by_workers(monkeypatch: pytest.MonkeyPatch) -> None
 def test_no_more_workers_than_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "step_seconds", lambda *_asked: (1.0, 0))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(torch, "set_num_threads", THREADS.append)
     asked = Runner(resolve(named()))
     assert [autotune.Tuner(asked, asked.catalog.trials[:n]).most_workers() for n in (1, 2, 6)] == [1, 2, 6]
 
