@@ -53,6 +53,7 @@ def missing_trials(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line.split()[-1] for line in capsys.readouterr().out.splitlines() if line.startswith("to run")]
 
 
+@pytest.mark.slow
 def test_editing_one_class_runs_no_trial_of_the_others(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", *RUN]) == 0
     assert missing_trials(capsys) == []

@@ -33,6 +33,7 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_example_of_an_own_network_runs() -> None:
     example = str(ROOT / "examples" / "own_network.py")
     result = subprocess.run([sys.executable, example], capture_output=True, text=True, env=dict(os.environ))

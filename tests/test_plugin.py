@@ -56,6 +56,7 @@ def test_without_the_package_its_criterion_is_unknown(tmp_path: Path) -> None:
     assert "unknown criterion 'gradient-magnitude'" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_name_that_is_taken_is_refused_naming_both_modules(tmp_path: Path) -> None:
     installed = install(tmp_path, "snip")
     for arguments in (["list", "criteria"], ["check", "snip"]):

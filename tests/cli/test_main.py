@@ -271,6 +271,7 @@ def test_a_damaged_trial_is_named_set_aside_and_run_again(
     assert len(pb.read_results("results")) == 2
 
 
+@pytest.mark.slow
 def test_an_interrupt_says_how_to_go_on_and_the_same_command_finishes() -> None:
     command = [sys.executable, "-m", "pai_bench", "run", "--models", "lenet-300-100", "--criteria", "snip,random"]
     command += ["--seeds", "2", "--epochs", "8", "--device", "cpu"]
@@ -353,6 +354,7 @@ def test_harmless_warnings_of_torch_are_not_shown(capsys: pytest.CaptureFixture[
     assert [str(one.message) for one in seen] == ["mine"]
 
 
+@pytest.mark.slow
 def test_of_several_grids_none_keeps_the_process_that_has_looked_at_its_networks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

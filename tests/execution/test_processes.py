@@ -129,6 +129,7 @@ def test_a_sweep_none_of_whose_workers_begins_says_so(dying: list[bool]) -> None
         pb.run(named(workers=2), out="r")
 
 
+@pytest.mark.slow
 def test_a_trial_that_kills_its_worker_takes_no_other_with_it() -> None:
     Path("dies.py").write_text(DIES.format(times=99))
     frame = pb.run(named(criteria=["./dies.py:Dies", "random"], workers=2, lanes=6), out="r")

@@ -34,7 +34,7 @@ def test_lanes_give_what_one_by_one_gives(lanes: int) -> None:
     assert max(used) == min(lanes, 2 * 3) if lanes == 100 else max(used) <= lanes
 
 
-@pytest.mark.parametrize(("workers", "lanes"), [(2, 1), (3, 2)])
+@pytest.mark.parametrize(("workers", "lanes"), [(2, 1), pytest.param(3, 2, marks=pytest.mark.slow)])
 def test_workers_give_what_one_by_one_gives(workers: int, lanes: int) -> None:
     same(pb.run(named(workers=1), out="one"), pb.run(named(workers=workers, lanes=lanes), out="two"))
     records = list(Store("two"))

@@ -36,6 +36,7 @@ def test_a_worker_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs.close()
 
 
+@pytest.mark.slow
 def test_workers_say_nothing_of_their_own(tmp_path: Path) -> None:
     """Neither Python's warnings nor torch's."""
     code = (
@@ -131,6 +132,7 @@ def pictures() -> Path:
     return Path("here")
 
 
+@pytest.mark.slow
 def test_workers_of_a_script_without_a_file_with_data_in_a_relative_folder(pictures: Path) -> None:
     command = [sys.executable, "-", str(pictures), "1"]
     done = subprocess.run(command, input=SCRIPT, text=True, capture_output=True, check=False)

@@ -254,8 +254,15 @@ def test_the_model_is_left_as_it_is() -> None:
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
 
 
+LARGE = ("snip-it-vgg-16",)
+
+
 @pytest.mark.parametrize(
-    "name", [p.name for p in MODELS.plugins() if p.name[-1] != ":"] + ["torchvision:mobilenet_v3_small"]
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else [])
+        for name in [*(p.name for p in MODELS.plugins() if p.name[-1] != ":"), "torchvision:mobilenet_v3_small"]
+    ],
 )
 def test_every_model_of_the_project_is_known(name: str) -> None:
     model = pb.create_model(name, input_shape=(3, 32, 32), num_classes=10, seed=0)

@@ -92,6 +92,7 @@ def _own_file() -> None:
     Path("own.py").write_text(TEXT)
 
 
+@pytest.mark.slow
 def test_networks_and_data_of_a_file_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     absolute = f"{Path('own.py').resolve()}:Net"
     assert main([*RUN, "--models", f"./own.py:small,{absolute}", "--data", "./own.py:points"]) == 0
@@ -286,6 +287,7 @@ def test_a_file_that_goes_to_another_folder_takes_nobody_with_it(tmp_path: Path)
     assert Path.cwd() == here
 
 
+@pytest.mark.slow
 def test_modules_of_the_current_folder_are_found() -> None:
     Path("in_this_folder.py").write_text(f"{TEXT}\n\nother.version = 3\n")
     command = [sys.executable, "-P", "-m", "pai_bench", *RUN, "--data", "./own.py:points", "--dry-run", "--models"]

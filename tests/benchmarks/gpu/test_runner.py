@@ -67,6 +67,7 @@ def options(stages: Mapping[str, str], *names: str, **changes: Any) -> Options:
     return Options(stages={name: stages[name] for name in names}, **keys | changes)
 
 
+@pytest.mark.slow
 def test_a_stage_that_fails_is_named_and_the_others_go_on(
     stages: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -248,6 +249,7 @@ def test_what_another_machine_took_is_dropped(tmp_path: Path) -> None:
     assert set(Archive(archive.path).texts) == {"stage.json", "trials/c.json"}
 
 
+@pytest.mark.slow
 def test_what_has_gone_on_since_is_kept(stages: dict[str, str]) -> None:
     assert run(options(stages, "good", out=Path("earlier"))) == 0
     assert run(options(stages, "good")) == 0
