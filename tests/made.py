@@ -38,7 +38,7 @@ class Choice:
     revision: int = 1
     schedule: str = "one-shot"
     scope: str = "global"
-    former_name: str = ""
+    renamed: tuple[str, str] | None = None
     text: str = ""
     """The name with options."""
 

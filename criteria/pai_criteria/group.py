@@ -51,6 +51,16 @@ class Group(StructuredCriterion):
             what = f"{inner.name or self.of}, which gives the scores, has bn={inner.bn}"
             raise UserError(f"{self.name}:of={self.of}: {what}; write of.bn={self.bn} in the place of bn={self.bn}")
 
+    def __str__(self) -> str:
+        """With the criterion, whichever it is, so that tables say what is compared."""
+        name, *options = super().__str__().split(":")
+        return ":".join([name, *([] if self.of != "magnitude" else ["of=magnitude"]), *options])
+
+    @property
+    def renamed(self) -> tuple[str, str] | None:
+        """Magnitude was not written at first."""
+        return (f"{self.name}:of=magnitude", self.name) if self.of == "magnitude" else None
+
     def with_batch_norm(self, mode: BatchNormMode) -> Criterion:
         inner, of = get_criterion(self.of), self.of
         if inner.uses_data and inner.bn != mode:

@@ -91,7 +91,7 @@ class Trial(TrainingSettings, ScoringSettings):
     def former(self) -> "Trial | None":
         """The same trial under the names that its criteria had in earlier versions; None if they had no other."""
         formulas = (self.criterion, None if self.variant is None else self.variant.quota)
-        former = tuple((f.name, f.former_name) for f in formulas if f is not None and f.former_name)
+        former = tuple(f.renamed for f in formulas if f is not None and f.renamed)
         return dataclasses.replace(self, other_names=former) if former else None
 
     @cached_property

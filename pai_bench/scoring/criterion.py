@@ -174,6 +174,11 @@ class Criterion(CriterionOptions):
     def __str__(self) -> str:
         return spec.write(self.name or type(self).__name__, self)
 
+    @property
+    def renamed(self) -> tuple[str, str] | None:
+        """A part of its text, and what earlier versions of pai-bench wrote in its place; None if the same."""
+        return (self.name, self.former_name) if self.former_name else None
+
 
 class RenamedAttribute:
     """Reads an attribute of a criterion by its former name."""

@@ -10,6 +10,7 @@ from pai_bench.experiment.sweep import Sweep
 from pai_bench.experiment.trial import Trial, expand
 from pai_bench.masks import OneShot
 from pai_bench.pruning import get_variant
+from pai_bench.scoring import get_criterion
 from pai_bench.support.errors import UserError
 from pai_bench.support.identity import stream
 from pai_bench.support.registry import CRITERIA, PROTOCOLS
@@ -173,7 +174,7 @@ IDENTITIES = {
     "snip-it": "digits-lenet-300-100-snip-it-0.9-s0-31eb241dfc61",
     "synflow": "digits-lenet-300-100-synflow-0.9-s0-2d66dabd7f42",
     "3sp": "digits-lenet-300-100-3sp-0.9-s0-8d10a88bfc38",
-    "group": "digits-lenet-300-100-group-0.9-s0-5a83cb925ebd",
+    "group:of=magnitude": "digits-lenet-300-100-group_of=magnitude-0.9-s0-4e229a0aac25",
     "snap": "digits-lenet-300-100-snap-0.9-s0-2e5d8721a4b7",
     "snap-it": "digits-lenet-300-100-snap-it-0.9-s0-0be2eaf64be9",
     "structured-random": "digits-lenet-300-100-structured-random-0.9-s0-9bddded15ad4",
@@ -194,6 +195,8 @@ def test_identities_of_all_criteria_are_pinned() -> None:
     trials = resolve(Sweep(criteria=builtin(), **keys)).trials
     variants = resolve(Sweep(criteria=["snip"], variants=["shuffle", "reinit", "quota:erk"], **keys)).trials[1:]
     assert {trial.method: trial.identity for trial in (*trials, *variants)} == IDENTITIES
+    former = {trial.method: trial.former.identity for trial in trials if trial.former}
+    assert former == {"group:of=magnitude": "digits-lenet-300-100-group-0.9-s0-5a83cb925ebd"}
 
 
 @pytest.mark.parametrize(
@@ -292,7 +295,7 @@ def test_every_setting_goes_into_the_trials_that_it_concerns() -> None:
 def test_a_trial_by_other_names_of_its_criterion_or_quota() -> None:
     assert trial(criterion=None, sparsity=0.0).former is None
     assert trial().former is None
-    mine = Choice(name="Mine@new", text="Mine@new:x=1", former_name="Mine@old")
+    mine = Choice(name="Mine@new", text="Mine@new:x=1", renamed=("Mine@new", "Mine@old"))
     for now, before in (
         (trial(criterion=mine), trial(criterion=Choice(name="Mine@old:x=1"))),
         (trial(variant=Named("quota:Mine@new", quota=mine)), trial(variant="quota:Mine@old")),
@@ -300,6 +303,17 @@ def test_a_trial_by_other_names_of_its_criterion_or_quota() -> None:
         assert now.former is not None
         assert now.former.configuration() == before.configuration() != now.configuration()
         assert now.former.identity == before.identity
+
+
+@pytest.mark.parametrize("options", ["", ":reduce=l2", ":bn=train:reduce=mean"])
+def test_groups_of_magnitude_were_stored_without_the_name_of_magnitude(options: str) -> None:
+    """Their results are read as before; those of other criteria always had the name."""
+    one = trial(criterion=get_criterion(f"group{options}"))
+    assert one.criterion_name.startswith("group:of=magnitude")
+    assert get_criterion(one.criterion_name) == one.criterion
+    assert one.former is not None
+    assert one.former.criterion_name == f"group{options}"
+    assert trial(criterion=get_criterion(f"group:of=synflow{options}")).former is None
 
 
 def test_sweeps_and_trials_do_not_change_and_take_keywords_alone() -> None:
