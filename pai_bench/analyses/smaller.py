@@ -11,7 +11,7 @@ from pai_bench.execution.measure import training_step
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
 from pai_bench.groups import GroupMask, shrink
-from pai_bench.groups.budget import Budget
+from pai_bench.groups.budget import sparsities
 from pai_bench.results import BesideDense, SmallerNetwork
 from pai_bench.support.precision import arithmetic
 from pai_bench.support.timing import interquartile_range, repeat
@@ -53,12 +53,11 @@ def measure_smaller(
             batch = next(Batches(data, [Order(0)], lasting.protocol).endless())
             return by_turns(*(training_step(runner, lasting, network, ENGINE, batch) for network in networks))
 
-    removed = (~mask.kept_groups).nonzero().squeeze(1)
-    left = Budget(mask.groups, removed).left
+    removed = sparsities(mask)
     return SmallerNetwork(
-        node_sparsity=1 - left("nodes", len(removed)) / left("nodes", 0),
-        weight_sparsity=1 - left("weights", len(removed)) / left("weights", 0),
-        flop_sparsity=1 - left("flops", len(removed)) / left("flops", 0),
+        node_sparsity=removed["nodes"],
+        weight_sparsity=removed["weights"],
+        flop_sparsity=removed["flops"],
         forward_1=forward(1),
         forward_128=forward(128),
         training_step=step(),  # last, since it changes the networks

@@ -8,7 +8,7 @@ from torch import nn
 from pai_bench.graph import Connectivity
 from pai_bench.graph.flops import Flops
 from pai_bench.groups import GroupMask, Groups
-from pai_bench.groups.budget import node_sparsity
+from pai_bench.groups.budget import sparsities
 from pai_bench.masks import Mask
 from pai_bench.results import Layer, Pruning
 from pai_bench.results.bits import mask_file, pack
@@ -28,6 +28,7 @@ def summarize_mask(
     effective = {layer.name: layer.effective for layer in links.layers} if links else dict.fromkeys(sizes)
     by_weight = flops.by_weight if flops else {}
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    smaller = sparsities(mask) if isinstance(mask, GroupMask) else {}
     kept_places = {name: keep.cpu().numpy() for name, keep in mask.items()} if mask else {}
     return Pruning(
         not_prunable=sum(weight.numel() for weight in model.parameters()) - sum(sizes.values()),
@@ -36,7 +37,9 @@ def summarize_mask(
         whole_mask=mask_file(kept_places),
         achieved_sparsity=1 - sum(kept.values()) / sum(sizes.values()),
         effective_sparsity=links.effective_sparsity if links else None,
-        node_sparsity=node_sparsity(mask) if isinstance(mask, GroupMask) else None,
+        node_sparsity=smaller.get("nodes"),
+        weight_sparsity=smaller.get("weights"),
+        flop_sparsity=smaller.get("flops"),
         fixed=fixed_layers(mask.groups) if isinstance(mask, GroupMask) else {},
         connected=links.connected if links else None,
         dead_layers=tuple(n for n in sizes if n in weights and not (kept[n] if links is None else effective[n])),

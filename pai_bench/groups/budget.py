@@ -68,11 +68,11 @@ class Budget:
         )
 
 
-def node_sparsity(mask: GroupMask) -> float:
-    """The share of the units of all layers but the last that `mask` removes, in [0, 1)."""
+def sparsities(mask: GroupMask) -> dict[SparsityOf, float]:
+    """The shares of weights, units of all layers but the last, and operations that the groups of `mask` take away."""
     removed = (~mask.kept_groups).nonzero().squeeze(1)
-    budget = Budget(mask.groups, removed)
-    return 1 - budget.left("nodes", len(removed)) / budget.left("nodes", 0)
+    left = Budget(mask.groups, removed).left
+    return {of: 1 - left(of, len(removed)) / left(of, 0) for of in get_args(SparsityOf)}
 
 
 def removal_order(groups: Groups, scores: Tensor, least: int = 1) -> Tensor:

@@ -1,5 +1,7 @@
 """Which trials did not train, guess or are disconnected: their accuracies say little about a criterion."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -63,6 +65,23 @@ def disconnected(rows: pd.DataFrame) -> Flags:
 def smaller(rows: pd.DataFrame) -> Flags:
     """Whether a network was made smaller, since its criterion is structured."""
     return rows.node_sparsity.notna().to_numpy()
+
+
+def left_of_smaller(rows: pd.DataFrame, combined: Callable[[str], bool]) -> pd.DataFrame:
+    """The shares of ``nodes``, ``weights`` and ``FLOPs`` that smaller networks, or dense ones, have of the dense one's.
+
+    What earlier versions stored of criteria of single weights and groups (`combined`) does not say it.
+    """
+    columns = ["node_sparsity", "weight_sparsity", "flop_sparsity", "parameters", "parameters_kept", "flops"]
+    rows = rows.astype(dict.fromkeys([*columns, "flops_kept"], float))
+    known = ~rows.method.map(combined).astype(bool)
+    return pd.DataFrame(
+        {
+            "nodes": 1 - rows.node_sparsity.fillna(0),
+            "weights": (1 - rows.weight_sparsity).fillna((rows.parameters_kept / rows.parameters).where(known)),
+            "FLOPs": (1 - rows.flop_sparsity).fillna((rows.flops_kept / rows.flops).where(known)),
+        }
+    )
 
 
 def collapsed(rows: pd.DataFrame) -> Flags:

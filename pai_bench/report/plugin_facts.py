@@ -45,7 +45,7 @@ class ComparisonFacts:
     def combined(self, method: str) -> bool:
         """Whether a method removes single weights of its smaller networks, too.
 
-        What records hold of their weights and FLOPs is then that under the mask, not that of the smaller network.
+        What records hold of each layer is then under the mask, and not of the smaller network.
         """
         return self.criteria.get(criterion_of(method), CriterionFacts()).combined
 

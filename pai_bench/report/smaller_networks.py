@@ -63,40 +63,38 @@ def parts(
 def table(comparison: Comparison) -> tables.Table:
     """A row for the dense network, and for each structured method at each sparsity."""
     rows = comparison.rows[comparison.rows.status != "failed"]
-    columns = ["node_sparsity", "parameters", "parameters_kept", "flops", "flops_kept", "train_seconds"]
-    rows = rows.astype(dict.fromkeys([*columns, "images_per_second"], float)).reset_index(drop=True)
+    rows = rows.astype(dict.fromkeys(["flops", "train_seconds", "images_per_second"], float)).reset_index(drop=True)
     dense = rows[rows.criterion == DENSE]
-    rows = rows.assign(drop=metrics.drop(rows, dense))
+    left = outcomes.left_of_smaller(rows, comparison.facts.combined)
+    rows = rows.assign(drop=metrics.drop(rows, dense), operations=training_flops(rows, left.FLOPs))
     body = []
     for method, sparsity, places in by_cell(rows):
         own = rows.iloc[places]
         if method != DENSE and not outcomes.smaller(own).any():
             continue
-        if comparison.facts.combined(method):
-            own = own.assign(parameters_kept=math.nan, flops_kept=math.nan)
-        operations = training_flops(own)
+        shares = left.iloc[places]
         seconds = own.train_seconds.median() or math.nan  # where nothing was trained, nothing is faster
         body.append(
             {
                 "criterion": method,
                 "sparsity": f"{sparsity:.10g}",
-                "nodes left": percent(1 - own.node_sparsity.fillna(0)),
-                "weights left": percent(own.parameters_kept / own.parameters),
-                "FLOPs left": percent(own.flops_kept / own.flops),
+                "nodes left": percent(shares.nodes),
+                "weights left": percent(shares.weights),
+                "FLOPs left": percent(shares.FLOPs),
                 "below dense, points": written(own["drop"].mean(), "{:.2f}".format),
                 "training": tables.duration(seconds),
                 "images/s": written(own.images_per_second.median(), "{:,.0f}".format),
                 "times faster": written(dense.train_seconds.median() / seconds, tables.three_digits),
-                "training FLOPs": written(operations.mean(), "{:.3g}".format),
-                "times fewer": written((own.flops / own.flops_kept).mean(), tables.three_digits),
+                "training FLOPs": written(own.operations.mean(), "{:.3g}".format),
+                "times fewer": written((1 / shares.FLOPs).mean(), tables.three_digits),
             }
         )
     return tables.from_rows(sorted(body, key=lambda row: row["criterion"] != DENSE))
 
 
-def training_flops(rows: pd.DataFrame) -> "pd.Series[float]":
-    """Operations of a training: 3 x those of a forward pass of one example x the examples seen."""
-    return 3 * rows.flops_kept * rows.train_seconds * rows.images_per_second
+def training_flops(rows: pd.DataFrame, left: "pd.Series[float]") -> "pd.Series[float]":
+    """Operations of a training: 3 x those that are left of a forward pass of one example x the examples seen."""
+    return 3 * rows.flops * left * rows.train_seconds * rows.images_per_second
 
 
 def percent(shares: "pd.Series[float]") -> str:
@@ -114,7 +112,7 @@ def also_masked(comparison: Comparison) -> Iterator[str]:
     for name in dict.fromkeys(map(criterion_of, comparison.methods)):
         if comparison.facts.combined(name):
             what = "they are zeros in the smaller network, which save no time"
-            yield f"{name} removes single weights, too: {what}. Without them, the weights and FLOPs left are not known."
+            yield f"{name} removes single weights, too: {what}, and are counted among the weights and FLOPs left."
 
 
 def statements(comparison: Comparison) -> Iterator[str]:

@@ -18,8 +18,8 @@ Status = Literal["done", "failed", "disconnected"]
 
 KEYS = (
     *("identity", "trial", "status", "error", "traceback", "test_accuracy", "test_loss"),
-    *("achieved_sparsity", "effective_sparsity", "node_sparsity", "fixed", "connected", "dead_layers"),
-    *("first_cut", "severed_shortcuts"),
+    *("achieved_sparsity", "effective_sparsity", "node_sparsity", "weight_sparsity", "flop_sparsity", "fixed"),
+    *("connected", "dead_layers", "first_cut", "severed_shortcuts"),
     *("score_seconds", "score_peak_bytes", "train_seconds", "images_per_second", "epochs", "device", "batch_norm"),
     *("chance_loss", "chance_accuracy", "flops", "not_prunable", "not_scored", "mask", "layers", "curve"),
     *("environment", "provenance", "schema"),
@@ -127,6 +127,8 @@ class Record(Stored):
             "flops": pruning.flops,
             "flops_kept": pruning.flops_kept,
             "node_sparsity": pruning.node_sparsity,
+            "weight_sparsity": pruning.weight_sparsity,
+            "flop_sparsity": pruning.flop_sparsity,
             "train_loss": curve[-1].train_loss if curve else None,
             "chance_loss": evaluation.chance_loss,
             "chance_accuracy": evaluation.chance_accuracy,

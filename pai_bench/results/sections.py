@@ -34,6 +34,10 @@ class Pruning:
     effective_sparsity: Share | None = None
     node_sparsity: Share | None = field(default=None, metadata=IF_ANY)
     """Of a structured criterion: share of the units of all layers but the last that are removed."""
+    weight_sparsity: Share | None = field(default=None, metadata=IF_ANY)
+    """Of a structured criterion: share of the weights that the smaller network does not have."""
+    flop_sparsity: Share | None = field(default=None, metadata=IF_ANY)
+    """Of a structured criterion: share of the operations of a forward pass that the smaller network does not do."""
     fixed: Mapping[str, str] = field(default_factory=dict, metadata=IF_ANY)
     """Of a structured criterion: layers of which some or all units cannot be removed, with the reasons."""
     connected: bool | None = None

@@ -24,15 +24,16 @@ from tests.made import COMBINED, STRUCTURED
 def test_a_sweep_of_all_structured_criteria() -> None:
     frame = pb.run(sweep(criteria=[*STRUCTURED, "snip"], seeds=1, epochs=1), out="r")
     assert (frame.status == "done").all(), frame.error.tolist()
-    pruned = frame[frame.criterion.isin(STRUCTURED)]
-    assert sorted(pruned.criterion) == sorted(STRUCTURED)
+    written = [str(pb.get_criterion(name)) for name in STRUCTURED]
+    pruned = frame[frame.criterion.isin(written)]
+    assert sorted(pruned.criterion) == sorted(written)
     assert (pruned.achieved_sparsity >= 0.5).all()
     assert (pruned.achieved_sparsity < 0.5 + 8 / 128).all()  # a unit of `tiny` has 5 + 3 of 128 weights
     assert (pruned.parameters_kept % 8 == 0).all()
     assert (pruned.flops_kept == pruned.flops * pruned.parameters_kept / 128).all()
     assert (pruned.effective_sparsity == pruned.achieved_sparsity).all()
     assert (pruned.node_sparsity == pruned.achieved_sparsity).all()  # one hidden layer
-    assert frame[~frame.criterion.isin(STRUCTURED)].node_sparsity.isna().all()
+    assert frame[~frame.criterion.isin(written)].node_sparsity.isna().all()
     stored = sum('"node_sparsity"' in path.read_text() for path in Path("r/trials").iterdir())
     assert stored == len(STRUCTURED)
     assert sum('"fixed"' in path.read_text() for path in Path("r/trials").iterdir()) == len(STRUCTURED)
@@ -50,6 +51,9 @@ def test_a_sweep_of_criteria_of_units_and_single_weights() -> None:
     assert (pruned.achieved_sparsity[COMBINED] == 1 - 26 / 128).all()
     assert (pruned.node_sparsity > 0).all()
     assert (pruned.node_sparsity < pruned.achieved_sparsity).all()
+    # the smaller network has the single weights, which are zeros; its one hidden layer makes its shares equal
+    assert (pruned.weight_sparsity == pruned.node_sparsity).all()
+    assert (pruned.flop_sparsity == pruned.node_sparsity).all()
     for name in COMBINED:
         assert pb.read_mask("r", pruned.identity[name]).kept == 26
 
@@ -168,7 +172,7 @@ def test_batch_norm_of_the_criterion_whose_scores_are_reduced() -> None:
     assert of("group:of=grasp", "published") == ("group:of=grasp", "eval")
     assert of("group:of=grasp", "eval") == ("group:of=grasp:of.bn=eval", "eval")
     assert of("group:of=grasp:of.temperature=1", "eval")[0] == "group:of=grasp:of.temperature=1:of.bn=eval"
-    assert of("group:of=magnitude", "train") == ("group:bn=train", "train")  # reads no data
+    assert of("group:of=magnitude", "train") == ("group:of=magnitude:bn=train", "train")  # reads no data
     for text, bn in (("snip:of.bn=eval", "train"), ("snip:of.bn=train", "eval"), ("grasp:bn=train", "eval")):
         with pytest.raises(pb.UserError, match=rf"and bn {bn} ask for different modes of batch norm"):
             of(f"group:of={text}", bn)

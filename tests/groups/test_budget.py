@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import pai_bench as pb
 from pai_bench.graph.flops import flops
 from pai_bench.groups import GroupMask, find_groups, shrink
-from pai_bench.groups.budget import Budget, keep_share, node_sparsity, ranked_by_layer, removal_order
+from pai_bench.groups.budget import Budget, keep_share, ranked_by_layer, removal_order, sparsities
 from tests.graph.kinds import Net
 from tests.groups.made import made
 from tests.groups.networks import filled
@@ -140,10 +140,14 @@ def test_a_share_that_can_be_kept_exactly_is_kept(what: Any) -> None:
         assert torch.equal(smaller.kept_groups, mask.kept_groups)
 
 
-def test_the_share_of_removed_units() -> None:
-    _, groups, _ = made("mlp")
-    assert node_sparsity(groups.all_kept()) == 0
-    assert node_sparsity(GroupMask(groups, torch.arange(15) >= 3)) == pytest.approx(3 / 15)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "depthwise"])
+def test_the_shares_that_a_mask_takes_away_are_those_of_the_smaller_network(name: str) -> None:
+    network, groups, example = made(name)
+    assert sparsities(groups.all_kept()) == {"weights": 0, "nodes": 0, "flops": 0}
+    mask = keep_share(groups, torch.arange(float(groups.count)), 0.7)
+    small = shrink(network, mask)
+    for of, share in sparsities(mask).items():
+        assert share == pytest.approx(1 - counted(small, example, of) / counted(network, example, of), abs=1e-12)
 
 
 def test_the_largest_sparsity_is_named() -> None:

@@ -214,12 +214,13 @@ def test_the_form_of_a_file() -> None:
 
 
 def test_every_field_has_its_place_in_the_file() -> None:
-    one = altered(record("snip", 0.9, 0, None), traceback="Traceback", node_sparsity=0.5, fixed={"a": "why"})
+    shares = {"node_sparsity": 0.5, "weight_sparsity": 0.6, "flop_sparsity": 0.7}
+    one = altered(record("snip", 0.9, 0, None), traceback="Traceback", fixed={"a": "why"}, **shares)
     assert sorted(flattened(one)) == sorted(KEYS)
     assert list(fields_of(one.to_json())) == list(KEYS)
     assert Record.from_json(one.to_json()) == one
     bare = fields_of(record("snip", 0.9, 0, 0.5).to_json())
-    assert {*KEYS} - bare.keys() == {"traceback", "node_sparsity", "fixed"}  # which are not there where they are empty
+    assert {*KEYS} - bare.keys() == {"traceback", "fixed", *shares}  # which are not there where they are empty
 
 
 def test_what_is_wrong_with_a_file_is_said_in_a_line() -> None:

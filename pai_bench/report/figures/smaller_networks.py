@@ -41,19 +41,12 @@ def accuracy_by_size(comparison: Comparison, latencies: Latencies, path: Path) -
     """Test accuracy of smaller networks, with 95 % intervals over seeds, against what is left of the dense one.
 
     A panel each for units, weights and operations, in per cent, on a logarithmic scale; and for the milliseconds of a
-    forward pass of 128 examples, where they were measured. Weights and operations of criteria that remove single
-    weights, too, are not known.
+    forward pass of 128 examples, where they were measured.
     """
     rows = comparison.rows[outcomes.smaller(comparison.rows)]
-    left = {
-        "nodes left, %": 100 * (1 - rows.node_sparsity.astype(float)),
-        "weights left, %": 100 * rows.parameters_kept.astype(float) / rows.parameters.astype(float),
-        "FLOPs left, %": 100 * rows.flops_kept.astype(float) / rows.flops.astype(float),
-    }
+    left = 100 * outcomes.left_of_smaller(rows, comparison.facts.combined)
     places = [(method, sparsity) for method, sparsity, _ in by_cell(rows)]
-    for label in ("weights left, %", "FLOPs left, %"):  # records hold them under the mask of single weights only
-        left[label] = left[label].mask(rows.method.map(comparison.facts.combined).astype(bool))
-    means = {label: values.groupby([rows.method, rows.sparsity]).mean() for label, values in left.items()}
+    means = {f"{of} left, %": left[of].groupby([rows.method, rows.sparsity]).mean() for of in left}
     panels = {label: {place: float(values[place]) for place in places} for label, values in means.items()}
     if latencies.passes:
         label = f"ms, forward pass of 128 examples,\n{latencies.machine}"  # is long
