@@ -135,6 +135,8 @@ def print_estimate(console: "Console", catalog: "Catalog", missing: "list[Trial]
         cost = estimate(Runner(catalog), missing, backend)
     stages = ", ".join(f"{stage} {duration(getattr(cost, stage))}" for stage in ("training", "evaluation", "scoring"))
     console.print(f"about {duration(cost.seconds)} on this machine ({stages}), {cost.plan}")
+    if structured := sum(trial.structured for trial in missing):
+        console.print(f"less, as {structured} of the trials train smaller networks, which are counted as the dense one")
     console.print(f"about {size(cost.memory)} of memory, and {size(cost.disk)} in the results folder")
     for text in cost.failed:
         console.print(f"not measured: {text}", style="red")

@@ -36,13 +36,23 @@ def test_processes_that_have_inspected_networks_are_closed(monkeypatch: pytest.M
     assert closed == ["the catalog"]
 
 
-def test_what_trials_will_cost(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("criteria", "smaller"),
+    [
+        (["snip"], []),
+        (["snap", "snip"], ["less, as 1 of the trials train smaller networks, which are counted as the dense one"]),
+    ],
+)
+def test_what_trials_will_cost(
+    criteria: list[str], smaller: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     cost = Estimate(100.0, 20.0, 5.5, 3 * 2**20, 2 * 2**30, ExecutionPlan(workers=2), ("a step of net: no",))
     monkeypatch.setattr("pai_bench.execution.estimate.estimate", lambda *_arguments: cost)
-    catalog = resolve(sweep(seeds=1))
+    catalog = resolve(sweep(criteria=criteria, seeds=1))
     assert print_estimate(make_console(), catalog, catalog.trials, "auto") == 125.5
     assert capsys.readouterr().out.splitlines() == [
         "about 2:06 min on this machine (training 1:40 min, evaluation 20 s, scoring 5.5 s), " + str(cost.plan),
+        *smaller,
         "about 3 MiB of memory, and 2 GiB in the results folder",
         "not measured: a step of net: no",
     ]
