@@ -24,6 +24,7 @@ class Named:
 
     name: str
     quota: "Choice | None" = None
+    redraws: bool = False
 
     def __str__(self) -> str:
         return self.name

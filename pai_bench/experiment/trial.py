@@ -81,6 +81,8 @@ class Trial(TrainingSettings, ScoringSettings):
             keys["model_version"] = self.model.version
         if self.criterion is not None and self.schedule is not None:
             keys["criterion"] = self.criterion.configuration(self.schedule) | {"name": self.criterion_name}
+            if self.variant is not None and self.variant.redraws and self.structured:
+                keys["criterion"]["revision"] += 1  # weights were drawn for the smaller network in another way at first
             keys |= identity_fields(self, ScoringSettings)
             keys |= {"variant": self.variant_name} if self.variant_name != "none" else {}
             keys |= {"traced": self.model.traced} if self.model.traced else {}

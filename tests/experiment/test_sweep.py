@@ -1,6 +1,7 @@
 """Sweeps are checked, trials are paired, identities do not move."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import pytest
@@ -303,6 +304,15 @@ def test_a_trial_by_other_names_of_its_criterion_or_quota() -> None:
         assert now.former is not None
         assert now.former.configuration() == before.configuration() != now.configuration()
         assert now.former.identity == before.identity
+
+
+def test_weights_of_smaller_networks_that_are_drawn_again_are_another_revision() -> None:
+    """Earlier versions drew them in another way."""
+    revisions = [
+        trial(criterion=get_criterion(name), variant=get_variant(variant)).configuration()["criterion"]["revision"]
+        for name, variant in itertools.product(("snap", "snip"), ("none", "shuffle", "reinit"))
+    ]
+    assert revisions == [1, 1, 2, 1, 1, 1]
 
 
 @pytest.mark.parametrize("options", ["", ":reduce=l2", ":bn=train:reduce=mean"])
