@@ -101,16 +101,17 @@ def print_table(
 
 
 def progress_bar(console: "Console", *labels: str, **options: Any) -> "Progress":
-    """A bar of what is done, behind `labels`, and the time left; it is gone at the end."""
+    """A bar of what is done, behind `labels`, and the time left; it is gone at the end. A file is given none."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     texts = (TextColumn(label, markup=False) for label in labels)
-    return Progress(*texts, BarColumn(), TimeRemainingColumn(), console=console, transient=True, **options)
+    columns = *texts, BarColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal, **options)
 
 
 def print_report(console: "Console", store: "Store", path: Path, **options: Any) -> Path:
     """Write the report of `store` to `path`, showing how far it is, and say where it stands, which is returned."""
-    with progress_bar(console, "report", disable=not console.is_terminal) as progress:
+    with progress_bar(console, "report") as progress:
         from pai_bench.report.page import write_report
 
         task = progress.add_task("", total=None)  # as long as results are read

@@ -41,6 +41,13 @@ def test_the_label_of_a_progress_bar_is_shown_as_it_is() -> None:
     assert "[b]snip[/b] on net" in file.getvalue()
 
 
+def test_no_progress_is_written_to_a_file() -> None:
+    """Not even an empty line."""
+    with progress_bar(Console(file=(file := io.StringIO())), "{task.description}") as progress:
+        progress.advance(progress.add_task("snip on net", total=1))
+    assert file.getvalue() == ""
+
+
 @pytest.mark.parametrize(
     ("options", "shown"),
     [
