@@ -331,5 +331,5 @@ def severed(reach: Reach, carried: list[Tensor | None]) -> tuple[str, ...]:
             continue
         for branch, source in zip(sum_.branches, sum_.sources, strict=True):
             if branch is not None and not bool((branch * wanted).any()):
-                names[f"{source} into {sum_.module or 'the network'}"] = None
+                names[f"{source or 'an operation of the network'} into {sum_.module or 'the network'}"] = None
     return tuple(names)

@@ -188,6 +188,13 @@ def test_an_unknown_operation_passes_everything_and_is_named(caplog: pytest.LogC
     assert "taken to pass everything" in caplog.text
 
 
+def test_a_branch_that_the_code_of_the_network_itself_computes_has_a_name() -> None:
+    network = Net(lambda m, x: m.b(m.a(x).relu() + x), a=nn.Linear(3, 3, bias=False), b=nn.Linear(3, 2))
+    mask = {"a.weight": torch.zeros(3, 3, dtype=torch.bool), "b.weight": torch.ones(2, 3, dtype=torch.bool)}
+    found = connectivity(network, mask, torch.ones(1, 3))
+    assert found.severed_shortcuts == ("an operation of the network into the network",)
+
+
 def test_what_is_said_of_a_network_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     def spectrum(net: Any, x: Tensor) -> Any:
         return torch.fft.fft(F.linear(x, net.a.weight.exp())).abs()
