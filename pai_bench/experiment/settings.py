@@ -72,10 +72,10 @@ class ScoringSettings:
     target: Literal["direct", "effective"] = setting(
         "direct", "what a sparsity counts: connections removed, or removed or on no path", words="{} sparsity".format
     )
-    min_per_layer: int = setting(
+    min_per_layer: int | float = setting(
         0,
-        "connections, or for structured criteria units, that every layer keeps at least",
-        words="at least {:g} per layer".format,
+        "connections, or for structured criteria units, that every layer keeps at least; below 1, a share of its own",
+        words=lambda least: f"at least {100 * least:g} % of each" if 0 < least < 1 else f"at least {least:g} per layer",
         least=0,
     )
     repair: Literal["none", "effective-only"] = setting(

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_type_hints
 
 from pai_bench.experiment.settings import ScoringSettings, TrainingSettings, check_value, option
 from pai_bench.support import spec
-from pai_bench.support.errors import UserError, no_sparsity
+from pai_bench.support.errors import UserError, check_least, no_sparsity
 from pai_bench.training.protocol import DEFAULT, DEFAULT_WITH_BATCH_NORM
 
 MOST_TRIALS = 1_000_000
@@ -115,6 +115,7 @@ class Sweep(Execution, TrainingSettings, ProtocolSettings, ScoringSettings, Axes
                 value = spec.convert(value, hints[f.name], f.name.replace("_", "-"))
             object.__setattr__(self, f.name, value)
             check_value(f.name, value, f.metadata)
+        check_least(self.min_per_layer)
         for sparsity in self.sparsities:
             if not 0 <= sparsity < 1:
                 raise no_sparsity(sparsity, self.sparsity_of)

@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
 import numpy as np
@@ -75,10 +75,11 @@ def sparsities(mask: GroupMask) -> dict[SparsityOf, float]:
     return {of: 1 - left(of, len(removed)) / left(of, 0) for of in get_args(SparsityOf)}
 
 
-def removal_order(groups: Groups, scores: Tensor, least: int = 1) -> Tensor:
+def removal_order(groups: Groups, scores: Tensor, least: int | Mapping[Axis, int] = 1) -> Tensor:
     """The groups in the order in which they are removed, without those that always stay.
 
-    Lowest score first; among equals, the later one first. Of each layer the `least` best units stay.
+    Lowest score first; among equals, the later one first. Of each layer the `least` best units stay, a number for all
+    or for each.
     """
     values = scores.detach().to("cpu", torch.float64).numpy()
     order = np.lexsort((-np.arange(groups.count), values))
@@ -89,7 +90,8 @@ def removal_order(groups: Groups, scores: Tensor, least: int = 1) -> Tensor:
         if axis in groups.by_axis:
             units = groups.by_axis[axis].numpy()
             free = np.unique(place[units[units >= 0]])
-            stays[order[free[max(0, len(free) + int((units < 0).sum()) - least) :]]] = True
+            number = least if isinstance(least, int) else least[axis]
+            stays[order[free[max(0, len(free) + int((units < 0).sum()) - number) :]]] = True
     return torch.from_numpy(order[~stays[order]])
 
 
@@ -114,7 +116,7 @@ def keep_share(
     density: float,
     *,
     sparsity_of: SparsityOf = "weights",
-    least: int = 1,
+    least: int | Mapping[Axis, int] = 1,
     dense: float | None = None,
     asked: float | None = None,
 ) -> GroupMask:
@@ -133,7 +135,9 @@ def keep_share(
     target = density * whole
     target = round(target) if sparsity_of == "nodes" else target * (1 + 1e-12)
     if (fewest := budget.left(sparsity_of, count)) > target:
-        stay = f"{least} unit{'s' * (least > 1)} of every layer and what is fixed stay"
+        numbers = {least} if isinstance(least, int) else {*least.values()}
+        number = f"{'up to ' * (len(numbers) > 1)}{max(numbers)} unit{'s' * (max(numbers) > 1)}"
+        stay = f"{number} of every layer and what is fixed stay"
         sparsity = 1 - (density if asked is None else asked)
         raise UserError(
             f"a sparsity of {sparsity:g} of {sparsity_of} cannot be reached, since {stay}; the largest is "

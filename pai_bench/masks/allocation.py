@@ -1,5 +1,6 @@
 """How a number of connections is divided over the layers: a floor for each, or towards given counts."""
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -12,11 +13,16 @@ Division = Callable[[int, list[int]], list[int]]
 """How a number of connections is divided over the layers, given how many each layer has left."""
 
 
-def floors(left: Mapping[str, int], least: int, count: int) -> dict[str, int]:
-    """`least` connections of every layer, or all that it has left; `count` must suffice for them."""
-    floor = {name: min(least, available) for name, available in left.items()}
+def at_least(min_per_layer: float, size: int) -> int:
+    """The number of a layer's `size` connections or units that stay: so many, or below 1 that share, rounded up."""
+    return min(size, math.ceil(min_per_layer * size * (1 - 1e-12)) if min_per_layer < 1 else int(min_per_layer))
+
+
+def floors(sizes: Mapping[str, int], left: Mapping[str, int], min_per_layer: float, count: int) -> dict[str, int]:
+    """The connections that every layer, of its size, keeps, or all it has left; `count` must suffice for them."""
+    floor = {name: min(at_least(min_per_layer, sizes[name]), available) for name, available in left.items()}
     if (needed := sum(floor.values())) > count:
-        raise UserError(f"min_per_layer={least} needs {needed} connections, but only {count} are to be kept")
+        raise UserError(f"min_per_layer={min_per_layer:g} needs {needed} connections, but only {count} are to be kept")
     return floor
 
 

@@ -19,7 +19,7 @@ def cut(
     *,
     alive: Mapping[str, Tensor] | None = None,
     division: Division | None = None,
-    min_per_layer: int = 0,
+    min_per_layer: float = 0,
     ties: Ties = "position",
 ) -> Mask:
     """The mask that keeps the ``round(density * n)`` connections with the highest of the n `scores`.
@@ -29,7 +29,7 @@ def cut(
     * `alive`: only connections that are ``True`` there can be kept.
     * `division`: the number of connections of each layer, a function of their total and of how many each layer has
       left; without it, all layers are ranked together.
-    * `min_per_layer`: at least so many connections of each layer are kept.
+    * `min_per_layer`: at least so many connections of each layer are kept, or below 1, that share of them.
     * `ties`: whether equal scores at the threshold are kept in order of position (the exact number), or all of them
       (``keep``), or none (``remove``).
 
@@ -54,15 +54,15 @@ def cut(
 
 
 def _cut(
-    scores: Scores, count: int, alive: Mapping[str, Tensor] | None, division: Division | None, min_per_layer: int
+    scores: Scores, count: int, alive: Mapping[str, Tensor] | None, division: Division | None, min_per_layer: float
 ) -> dict[str, Tensor]:
     """The mask that keeps exactly `count` connections."""
     if division is None and not min_per_layer:
         return select(scores, count, alive)
-    left = {name: score.numel() for name, score in scores.items()}
+    sizes = left = {name: score.numel() for name, score in scores.items()}
     if alive is not None:
         left = dict(zip(left, transfers.counts(alive[name] for name in left), strict=True))
-    floor = floors(left, min_per_layer, count)
+    floor = floors(sizes, left, min_per_layer, count)
     if division is None:
         return select_with_floor(scores, count, floor, alive)
     parts = dict(zip(scores, division(count, list(left.values())), strict=True))

@@ -7,7 +7,7 @@ from pai_bench.masks import Schedule, Scope, get_schedule
 from pai_bench.pruning.variant import Variant, get_variant
 from pai_bench.scoring import Criterion
 from pai_bench.support import spec
-from pai_bench.support.errors import UserError
+from pai_bench.support.errors import UserError, check_least
 
 Target = Literal["direct", "effective"]
 """What a sparsity counts: removed connections, or connections that are removed or lie on no path."""
@@ -26,7 +26,8 @@ class PruningOptions:
     * `target`: with ``effective``, the sparsity counts connections that are removed or lie on no path
       (`pai_bench.connectivity`). Fewer are removed, until the effective density is the one asked for, or as near to it
       as bisection gets.
-    * `min_per_layer`: at least so many connections of each layer are kept, those with its highest scores.
+    * `min_per_layer`: at least so many connections of each layer are kept, or below 1, that share of them: those with
+      its highest scores.
     * `repair`: with ``effective-only``, connections that lie on no path are replaced by those with the next-best scores
       (`pai_bench.pruning.repair`). The first example of the batch is traced.
     """
@@ -35,12 +36,12 @@ class PruningOptions:
     scope: Scope | None = None
     variant: str | Variant = "none"
     target: Target = "direct"
-    min_per_layer: int = 0
+    min_per_layer: float = 0
     repair: Repair = "none"
 
     def of(self, criterion: Criterion) -> "ResolvedOptions":
         """The options as objects, with the defaults of `criterion`. Raises `UserError` for options that conflict."""
-        least, variant = spec.convert(self.min_per_layer, int, "min_per_layer"), get_variant(self.variant)
+        least, variant = spec.convert(self.min_per_layer, int | float, "min_per_layer"), get_variant(self.variant)
         check_policy(self.target, self.repair, least)
         check_ties(criterion, variant, self.target, self.repair, least)
         schedule = get_schedule(criterion.schedule if self.schedule is None else self.schedule)
@@ -66,20 +67,19 @@ class ResolvedOptions:
     scope: Scope
     variant: Variant
     target: Target
-    min_per_layer: int
+    min_per_layer: float
     repair: Repair
 
 
-def check_policy(target: str, repair: str, min_per_layer: int) -> None:
+def check_policy(target: str, repair: str, min_per_layer: float) -> None:
     """Raise for values of the policies that do not exist."""
     for value, literal, name in ((target, Target, "target"), (repair, Repair, "repair")):
         if value not in get_args(literal):
             raise UserError(f"{name} {value!r} is not one of {', '.join(get_args(literal))}")
-    if min_per_layer < 0:
-        raise UserError(f"min_per_layer {min_per_layer} must not be negative")
+    check_least(min_per_layer)
 
 
-def check_ties(criterion: Criterion, variant: Variant, target: str, repair: str, min_per_layer: int) -> None:
+def check_ties(criterion: Criterion, variant: Variant, target: str, repair: str, min_per_layer: float) -> None:
     """Raise for options that need an exact number of connections, with criteria that may keep more or fewer."""
     if target == "effective" or repair != "none" or min_per_layer or variant.quota is not None:
         for inexact in (criterion, variant.quota):

@@ -26,7 +26,7 @@ def prune(
     scope: Scope | None = None,
     variant: str | Variant = "none",
     target: Target = "direct",
-    min_per_layer: int = 0,
+    min_per_layer: float = 0,
     repair: Repair = "none",
     loss: Loss | None = None,
     prunable: Prunable | None = None,

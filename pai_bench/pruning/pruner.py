@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pai_bench.graph import Connections
 from pai_bench.masks import Mask, Scope
-from pai_bench.masks.allocation import Division, towards
+from pai_bench.masks.allocation import Division, at_least, towards
 from pai_bench.masks.cutting import cut
 from pai_bench.masks.selection import apportion, kept_count
 from pai_bench.networks.layers import Prunable
@@ -101,7 +101,7 @@ class Pruner:
         if connections is None or options.target == "direct":
             return self._to(batch, sparsity, connections)
         sizes = [shape.numel() for shape in self.scorer(batch).shapes.values()]
-        size, least = sum(sizes), sum(min(options.min_per_layer, layer_size) for layer_size in sizes)
+        size, least = sum(sizes), sum(at_least(options.min_per_layer, layer_size) for layer_size in sizes)
         repaired = connections if options.repair != "none" else None
         return with_effective_count(
             lambda count: self._to(batch, 1 - count / size, repaired),

@@ -7,6 +7,7 @@ from pai_bench.groups import GroupMask, Groups, shrink
 from pai_bench.groups.budget import Budget, SparsityOf, keep_share, ranked_by_layer
 from pai_bench.groups.combined import CombinedMask, composed, keep_items, keep_weights
 from pai_bench.masks import Mask, Schedule, Scope
+from pai_bench.masks.allocation import at_least
 from pai_bench.masks.selection import kept_count
 from pai_bench.pruning.options import PruningOptions
 from pai_bench.pruning.pruner import SINGLE, checked_sparsity
@@ -65,7 +66,7 @@ def prune_groups(
     *,
     sparsity_of: SparsityOf = "weights",
     scope: Scope = "global",
-    min_per_layer: int = 0,
+    min_per_layer: float = 0,
     variant: Variant = NO_VARIANT,
     draw: Draw | None = None,
     seed: int = 0,
@@ -75,13 +76,14 @@ def prune_groups(
     `sparsity` is the share of weights, units or operations of the dense network that is removed, at least: groups are
     removed one after the other, lowest score first, until what is left is no more than asked for. With the scope
     ``layerwise``, they are the lowest of each layer, the same share of each. Of each layer at least `min_per_layer`
-    units stay, and at least one.
+    units stay, or below 1 that share of them, and at least one.
 
     Of a `CombinedCriterion`, it is the share of weights, exactly, and the result is a `CombinedMask`.
     """
     batch, density = as_batch(batch), 1 - checked_sparsity(sparsity, sparsity_of)
     mask = groups.all_kept()
     dense = Budget(groups, torch.arange(0)).left(sparsity_of, 0)
+    least = {axis: max(1, at_least(min_per_layer, len(units))) for axis, units in groups.by_axis.items()}
     for share in schedule.densities(density):
         remaining, again = mask.remaining(), None if draw is None else shrunk_draw(draw, mask)
         network = model if bool(mask.kept_groups.all()) else shrink(model, mask)
@@ -92,7 +94,6 @@ def prune_groups(
             cut: GroupMask = combined_cut(criterion, remaining, scores, share * dense, left)
         else:
             scores = ranked_by_layer(remaining, scores) if scope == "layerwise" else scores
-            least = max(1, min_per_layer)
             cut = keep_share(remaining, scores, share, sparsity_of=sparsity_of, least=least, dense=dense, asked=density)
         mask = composed(mask, cut)
     return shuffled(mask, seed) if variant.name == "shuffle" else mask

@@ -261,6 +261,15 @@ def test_min_per_layer_keeps_the_best_units_of_each_layer() -> None:
     assert kept.nonzero().flatten().tolist() == sorted(best)
 
 
+def test_min_per_layer_below_1_is_a_share_of_the_units_of_the_dense_layer() -> None:
+    """3 of 12 and 2 of 8 units, at every cut: with all of 5 to stay, no other does."""
+    for criterion in ("snap", "snap-it"):
+        kept, _ = pruned(criteria=[criterion], sparsities=[0.75], min_per_layer=0.25)
+        assert [int(part.sum()) for part in kept.split([12, 8])] == [3, 2]
+    with pytest.raises(pb.UserError, match=r"since up to 4 units of every layer .* the largest is 0\.65"):
+        pruned(sparsities=[0.75], min_per_layer=0.3)  # 4 of 12 and 3 of 8 stay, of 20
+
+
 def test_a_shuffle_keeps_the_number_of_units_of_each_layer() -> None:
     plain, _ = pruned(sparsities=[0.5])
     kept, _ = pruned(sparsities=[0.5], variants=["shuffle"])

@@ -26,6 +26,9 @@ def test_without_options_all_layers_are_ranked_together() -> None:
         (0.6, 1, {"a": [0, 1], "b": [0]}),
         (0.8, 2, {"a": [0, 1], "b": [0, 1]}),  # exactly what the floor needs
         (1.0, 3, {"a": [0, 1, 2], "b": [0, 1]}),  # a layer has no more than its own
+        (0.6, 0.01, {"a": [0, 1], "b": [0]}),  # a share, rounded up
+        (0.8, 0.5, {"a": [0, 1, 2], "b": [0]}),
+        (1.0, 0.99, {"a": [0, 1, 2], "b": [0, 1]}),
     ],
 )
 def test_each_layer_keeps_some(density: float, least: int, expected: dict[str, list[int]]) -> None:

@@ -108,6 +108,7 @@ def test_options_that_do_not_go_together_are_refused_before_anything_is_scored()
         ({"repair": "effective-only", "scope": "layerwise"}, "ranks all layers together"),
         ({"variant": "quota:erk", "scope": "layerwise"}, "both divide the connections"),
         ({"min_per_layer": -1}, "min_per_layer -1 must not be negative"),
+        ({"min_per_layer": 1.5}, "min_per_layer 1.5 is neither a whole number nor a share below 1"),
         ({"target": "straight"}, "target 'straight' is not one of direct, effective"),
     ):
         with pytest.raises(pb.UserError, match=message):
