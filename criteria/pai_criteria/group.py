@@ -59,7 +59,9 @@ class Group(StructuredCriterion):
     @property
     def renamed(self) -> tuple[str, str] | None:
         """Magnitude was not written at first."""
-        return (f"{self.name}:of=magnitude", self.name) if self.of == "magnitude" else None
+        if self.of != "magnitude":
+            return super().renamed
+        return f"{self.name}:of=magnitude", self.former_name or self.name
 
     def with_batch_norm(self, mode: BatchNormMode) -> Criterion:
         inner, of = get_criterion(self.of), self.of

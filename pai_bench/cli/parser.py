@@ -332,4 +332,5 @@ def metavar(to: Any) -> str:
     types_ = get_args(to) if get_origin(to) in (Union, types.UnionType) else (to,)
     words = [word for type_ in types_ if get_origin(type_) is Literal for word in get_args(type_)]
     words += ["A,B,..." for type_ in types_ if get_origin(type_) is Sequence]
-    return "|".join([{int: "N", float: "X"}.get(types_[0], "NAME"), *words])
+    numbers = [name for type_, name in ((int, "N"), (float, "X")) if type_ in types_]
+    return "|".join([*(numbers or ["NAME"]), *words])

@@ -163,7 +163,7 @@ def trial_of(record: Record, data_dir: Stored | None, device: str) -> tuple[Tria
         what = "what is made again must have a name here: no function, class or folder of one's own"
         raise UserError(f"trial {record.identity} cannot be made again: {error} ({what})") from error
     trial = dataclasses.replace(catalog.trials[1], protocol=Protocol.of(stored["protocol"]))
-    if trial.identity != record.identity:
+    if record.identity not in (trial.identity, trial.former and trial.former.identity):
         raise UserError(
             f"trial {record.identity} cannot be made again: what it names is no longer the same (now {trial.identity})"
         )

@@ -115,7 +115,7 @@ class Sweep(Execution, TrainingSettings, ProtocolSettings, ScoringSettings, Axes
                 value = spec.convert(value, hints[f.name], f.name.replace("_", "-"))
             object.__setattr__(self, f.name, value)
             check_value(f.name, value, f.metadata)
-        check_least(self.min_per_layer)
+        check_least(self.min_per_layer, "min-per-layer")
         for sparsity in self.sparsities:
             if not 0 <= sparsity < 1:
                 raise no_sparsity(sparsity, self.sparsity_of)

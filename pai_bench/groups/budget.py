@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pai_bench.graph.ties import Axis
@@ -86,13 +87,24 @@ def removal_order(groups: Groups, scores: Tensor, least: int | Mapping[Axis, int
     place = np.empty(groups.count, dtype=np.int64)
     place[order] = np.arange(groups.count)
     stays = np.zeros(groups.count, dtype=bool)
+    for axis, (free, fixed) in units_of_layers(groups).items():
+        ranked, number = np.sort(place[free]), least if isinstance(least, int) else least[axis]
+        stays[order[ranked[max(0, len(ranked) + fixed - number) :]]] = True
+    return torch.from_numpy(order[~stays[order]])
+
+
+def units_of_layers(groups: Groups) -> dict[Axis, tuple[NDArray[np.int64], int]]:
+    """Of each layer that makes free units, their groups, and how many units are fixed.
+
+    A unit may be several rows, such as those of the gates of a hidden unit.
+    """
+    found = {}
     for axis in groups.roots:
         if axis in groups.by_axis:
-            units = groups.by_axis[axis].numpy()
-            free = np.unique(place[units[units >= 0]])
-            number = least if isinstance(least, int) else least[axis]
-            stays[order[free[max(0, len(free) + int((units < 0).sum()) - number) :]]] = True
-    return torch.from_numpy(order[~stays[order]])
+            rows = groups.by_axis[axis].numpy()
+            free = np.unique(rows[rows >= 0])
+            found[axis] = free, int((rows < 0).sum()) * len(free) // max(1, int((rows >= 0).sum()))
+    return found
 
 
 def ranked_by_layer(groups: Groups, scores: Tensor) -> Tensor:

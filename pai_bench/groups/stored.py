@@ -67,6 +67,8 @@ def decode(text: str) -> tuple[dict[str, Any], Tensor]:
     try:
         stored = msgspec.json.decode(text, type=Stored)
     except (msgspec.MsgspecError, RecursionError) as error:
+        if "missing required field `rows_per_unit`" in str(error):
+            raise ValueError("an earlier version of pai-bench has written it; prune again") from error
         raise ValueError(f"its groups are damaged ({error})") from error
     count, numbers = check(stored), [integers(of) for of in stored.numbers]
     fields = {

@@ -8,6 +8,7 @@ from pai_bench.masks.allocation import Division, floors, raise_to_floor, select_
 from pai_bench.masks.mask import Mask
 from pai_bench.masks.selection import Ties, kept_count, select, with_ties
 from pai_bench.support import transfers
+from pai_bench.support.errors import check_least
 
 Scores = Mapping[str, Tensor]
 """Parameter name -> score; the highest are kept."""
@@ -35,6 +36,7 @@ def cut(
 
     Raises `UserError` for scores with NaN, and for numbers that the layers cannot satisfy.
     """
+    check_least(min_per_layer)
     count = kept_count(density, sum(score.numel() for score in scores.values()))
     if ties == "remove" and alive is not None:  # earlier cuts may have left fewer
         left = transfers.counts(alive[name] for name in scores)

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from pai_bench.groups import GroupMask, Groups, shrink
-from pai_bench.groups.budget import Budget, SparsityOf, keep_share, ranked_by_layer
+from pai_bench.groups.budget import Budget, SparsityOf, keep_share, ranked_by_layer, units_of_layers
 from pai_bench.groups.combined import CombinedMask, composed, keep_items, keep_weights
 from pai_bench.masks import Mask, Schedule, Scope
 from pai_bench.masks.allocation import at_least
@@ -16,7 +16,7 @@ from pai_bench.scoring import Criterion
 from pai_bench.scoring.batch import BatchLike, as_batch
 from pai_bench.scoring.redraw import Draw
 from pai_bench.scoring.structured import CombinedCriterion, CombinedScores, GroupScorer, StructuredCriterion
-from pai_bench.support.errors import UserError
+from pai_bench.support.errors import UserError, check_least
 from pai_bench.support.identity import stream
 from pai_bench.support.randomness import random_state
 
@@ -83,7 +83,11 @@ def prune_groups(
     batch, density = as_batch(batch), 1 - checked_sparsity(sparsity, sparsity_of)
     mask = groups.all_kept()
     dense = Budget(groups, torch.arange(0)).left(sparsity_of, 0)
-    least = {axis: max(1, at_least(min_per_layer, len(units))) for axis, units in groups.by_axis.items()}
+    check_least(min_per_layer)
+    least = {
+        axis: max(1, at_least(min_per_layer, len(free) + fixed))
+        for axis, (free, fixed) in units_of_layers(groups).items()
+    }
     for share in schedule.densities(density):
         remaining, again = mask.remaining(), None if draw is None else shrunk_draw(draw, mask)
         network = model if bool(mask.kept_groups.all()) else shrink(model, mask)

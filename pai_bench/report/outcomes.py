@@ -1,4 +1,4 @@
-"""Which trials did not train, guess or are disconnected: their accuracies say little about a criterion."""
+"""What became of trials: which did not train, guess or are disconnected, and what smaller networks have left."""
 
 from collections.abc import Callable
 

@@ -109,10 +109,13 @@ def written(value: float, form: Callable[[float], str]) -> str:
 
 def also_masked(comparison: Comparison) -> Iterator[str]:
     """The criteria that remove single weights of the smaller networks, too."""
+    rows = comparison.rows
     for name in dict.fromkeys(map(criterion_of, comparison.methods)):
         if comparison.facts.combined(name):
-            what = "they are zeros in the smaller network, which save no time"
-            yield f"{name} removes single weights, too: {what}, and are counted among the weights and FLOPs left."
+            known = rows.weight_sparsity[rows.method.map(criterion_of) == name].notna().all()
+            count = "are counted among the weights and FLOPs left" if known else "were not counted by earlier versions"
+            what = f"they are zeros in the smaller network, which save no time, and {count}"
+            yield f"{name} removes single weights, too: {what}."
 
 
 def statements(comparison: Comparison) -> Iterator[str]:

@@ -57,6 +57,7 @@ def newest_of(finished: Mapping[Version, str]) -> set[Version]:
 
 def described(result: Record | Cost | Collapse) -> str:
     """The name of a version."""
-    criterion = result.trial["criterion"]
+    criterion, variant = result.trial["criterion"], result.trial.get("variant", "none")
+    name = criterion["name"] if variant == "none" else f"{criterion['name']} + {variant}"
     revision = "" if DIGEST.search(criterion["name"]) else f", revision {criterion['revision']}"
-    return f"{criterion['name']}{revision}"
+    return f"{name}{revision}"

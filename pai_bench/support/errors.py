@@ -32,12 +32,12 @@ def unknown(kind: str, name: str, accepted: Iterable[str]) -> UserError:
     return UserError(f"unknown {kind} {name!r}: known are {', '.join(names[:MAX_NAMES]) or 'none'}{more}")
 
 
-def check_least(value: float) -> None:
+def check_least(value: float, label: str = "min_per_layer") -> None:
     """Raise for what is neither a number of connections or units, nor a share of those of a layer."""
     if value < 0:
-        raise UserError(f"min_per_layer {value:g} must not be negative")
-    if value > 1 and value != int(value):
-        raise UserError(f"min_per_layer {value:g} is neither a whole number nor a share below 1")
+        raise UserError(f"{label} {value:g} must not be negative")
+    if not (0 <= value < 1 or float(value).is_integer()):
+        raise UserError(f"{label} {value:g} is neither a whole number nor a share below 1")
 
 
 def no_sparsity(value: float, sparsity_of: str = "weights") -> UserError:

@@ -1,5 +1,6 @@
 """Trials of structured criteria train really smaller networks."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pai_bench.experiment import stages
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
 from pai_bench.groups import CombinedMask, GroupMask
+from pai_bench.results import Store
 from pai_bench.support.identity import stream
 from pai_bench.training.trainer import ENGINE
 from tests.experiment.test_runner import sweep
@@ -56,6 +58,17 @@ def test_a_sweep_of_criteria_of_units_and_single_weights() -> None:
     assert (pruned.flop_sparsity == pruned.node_sparsity).all()
     for name in COMBINED:
         assert pb.read_mask("r", pruned.identity[name]).kept == 26
+
+
+def test_a_mask_that_was_stored_under_a_former_name_is_made_again() -> None:
+    keys: dict[str, Any] = {"models": ["lenet-5-caffe"], "data": ["digits"], "criteria": ["group"]}
+    sweep_of_one = pb.Sweep(**keys, sparsities=[0.9], seeds=1, epochs=0, device="cpu")
+    pb.run(sweep_of_one, out="r")
+    record = next(one for one in Store("r") if one.trial["criterion"] is not None)
+    trial = {**record.trial, "criterion": {**record.trial["criterion"], "name": "group"}}
+    (former,) = {one.former.identity for one in resolve(sweep_of_one).trials if one.former}
+    mask = pb.remake_mask(dataclasses.replace(record, trial=trial, identity=former))
+    assert all(torch.equal(mask[name], keep) for name, keep in pb.read_mask("r", record.identity).items())
 
 
 def test_a_stored_mask_of_units_and_single_weights_is_made_again() -> None:

@@ -233,7 +233,7 @@ def test_settings_at_their_limits(keys: dict[str, Any]) -> None:
         ({"train_fraction": 1.1}, r"train-fraction 1.1 is outside \(0, 1\]"),
         ({"budget": -0.5}, r"budget -0.5 is outside \(0, 1\]"),
         ({"min_per_layer": -1}, "min-per-layer -1 must be at least 0"),
-        ({"min_per_layer": 2.5}, "min_per_layer 2.5 is neither a whole number nor a share below 1"),
+        ({"min_per_layer": 2.5}, "min-per-layer 2.5 is neither a whole number nor a share below 1"),
         *(
             ({key: 0}, f"{key.replace('_', '-')} 0 must be at least 1")
             for key in ("score_batch", "score_batches", "lanes")
@@ -308,8 +308,8 @@ def test_a_trial_by_other_names_of_its_criterion_or_quota() -> None:
 
 
 def test_a_whole_number_has_one_identity_however_it_is_given() -> None:
-    made = [Sweep(min_per_layer=value).min_per_layer for value in ("3", 3, 3.0, "0.5", 0.5)]  # type: ignore[arg-type]
-    assert [(type(value), value) for value in made] == [(int, 3)] * 3 + [(float, 0.5)] * 2
+    made = [Sweep(min_per_layer=value).min_per_layer for value in ("3", "3.0", 3, 3.0, "0.5", 0.5)]  # type: ignore[arg-type]
+    assert [(type(value), value) for value in made] == [(int, 3)] * 4 + [(float, 0.5)] * 2
 
 
 def test_weights_of_smaller_networks_that_are_drawn_again_are_another_revision() -> None:

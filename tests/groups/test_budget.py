@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import pai_bench as pb
 from pai_bench.graph.flops import flops
 from pai_bench.groups import GroupMask, find_groups, shrink
-from pai_bench.groups.budget import Budget, keep_share, ranked_by_layer, removal_order, sparsities
+from pai_bench.groups.budget import Budget, keep_share, ranked_by_layer, removal_order, sparsities, units_of_layers
 from tests.graph.kinds import Net
 from tests.groups.made import made
 from tests.groups.networks import filled
@@ -91,6 +91,30 @@ def test_a_number_of_units_of_each_layer_stays(least: int) -> None:
     assert removed == [unit for unit in scores.argsort().tolist() if unit not in stay]
     with pytest.raises(pb.UserError, match=rf"since {least} units? of every layer and what is fixed stay"):
         keep_share(groups, scores, 0.0, sparsity_of="nodes", least=least)
+
+
+@pytest.mark.parametrize(
+    ("name", "units"),
+    [
+        ("mlp", [(8, 0), (7, 0)]),
+        ("LSTM, 1 layers, 1 directions", [(6, 0), (6, 0)]),  # of 24 rows, which read the input or the state
+        ("grouped", [(3, 0), (2, 0), (4, 0)]),  # the same places of all groups of a convolution go together
+        ("gated linear unit", [(6, 0)]),
+        ("attention of one's own", [(3, 0)]),
+    ],
+)
+def test_units_of_layers_whatever_rows_they_have(name: str, units: list[tuple[int, int]]) -> None:
+    _, groups, _ = made(name)
+    assert [(len(free), fixed) for free, fixed in units_of_layers(groups).values()] == units
+
+
+def test_fixed_units_count_by_their_rows() -> None:
+    """Two of six hidden units of four rows each."""
+    _, groups, _ = made("LSTM, 1 layers, 1 directions")
+    axis = next(axis for axis in groups.roots if axis in groups.by_axis)
+    of = torch.where(groups.by_axis[axis] < 2, -1, groups.by_axis[axis])
+    ((free, fixed),) = units_of_layers(dataclasses.replace(groups, by_axis={axis: of}, roots=(axis,))).values()
+    assert (free.tolist(), fixed) == ([2, 3, 4, 5], 2)
 
 
 def test_what_is_fixed_counts_among_the_units_that_stay() -> None:

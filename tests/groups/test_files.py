@@ -262,6 +262,12 @@ def test_damaged_groups(change: Callable[[Any], None], files: Path) -> None:
         pb.GroupMask.load(changed(files, change, "mask"))
 
 
+def test_files_of_earlier_versions_are_not_called_damaged(files: Path) -> None:
+    earlier = changed(files, lambda groups: groups.pop("rows_per_unit"), "mask")
+    with pytest.raises(pb.UserError, match="an earlier version of pai-bench has written it; prune again"):
+        pb.GroupMask.load(earlier)
+
+
 def test_groups_of_any_text() -> None:
     deep = '{"x": ' + "[" * 200_000 + "]" * 200_000 + "}"
     for text in ("", "[]", "{", "[" * 10**5, deep, "null", '{"kept": 1}'):

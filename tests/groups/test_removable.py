@@ -239,3 +239,17 @@ def test_units_that_only_training_reads_stay(caplog: pytest.LogCaptureFixture) -
 def test_layers_that_are_never_used_fix_nothing() -> None:
     network = Net(lambda m, x: m.b(m.a(x).relu()), a=nn.Linear(6, 8), b=nn.Linear(8, 3), c=nn.Linear(9, 9))
     assert groups_of(filled(network), (1, 6))[0].count == 8
+
+
+@pytest.mark.parametrize("units", [8, 12, 16, 24])
+def test_units_that_training_counts_stay(units: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Two parts have equal numbers of them, which random ones may have, too."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        hidden = m.a(x).relu()
+        further = m.aux(x) * hidden.view(len(hidden), 2, -1).mean() if m.training else 0.0
+        return m.b(hidden) + further  # type: ignore[no-any-return]
+
+    network = Net(forward, a=nn.Linear(6, units), b=nn.Linear(units, 3), aux=nn.Linear(6, 3))
+    assert groups_of(filled(network), (1, 6))[0].count == 0
+    assert "fails in training mode" in caplog.text

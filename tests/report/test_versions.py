@@ -64,6 +64,13 @@ def test_a_lower_revision_is_older() -> None:
     assert left_out == ["grasp, revision 1"]
 
 
+def test_a_version_is_named_with_its_variant() -> None:
+    """The criterion alone may have the same revision, and is shown."""
+    old, new = ({"variant": "reinit", "criterion": Choice(name="snap", revision=revision)} for revision in (1, 2))
+    records = [made("snap"), made("snap", 0, trial=old), made("snap", 0, trial=new)]
+    assert newest(records) == ([records[0], records[2]], ["snap + reinit, revision 1"])
+
+
 def test_settings_in_another_order_are_the_same_use() -> None:
     low, high = (made("grasp", 0, trial={"criterion": Choice(name="grasp", revision=revision)}) for revision in (1, 2))
     low = dataclasses.replace(low, trial=dict(reversed([*low.trial.items()])))
