@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +15,8 @@ from pai_bench.experiment.sweep import Sweep
 from pai_bench.experiment.trial import Trial
 from pai_bench.masks import Mask
 from pai_bench.results import Record, Store
-from pai_bench.results.bits import SAMPLE_SIZE, Bits, count_differences, read_mask_file, unpack
+from pai_bench.results.bits import SAMPLE_SIZE, count_differences
+from pai_bench.results.stored_masks import size_of, stored_bits
 from pai_bench.support.errors import UserError, reason
 from pai_bench.support.networks import NAMES_OF_VERSION_1
 from pai_bench.training.protocol import Protocol
@@ -55,28 +55,6 @@ def read_mask(record: Stored | Record, identity: str | None = None) -> Mask:
         f"the record of {record.identity} holds a sample of {SAMPLE_SIZE:,} of its {size_of(record):,} places, and no "
         "whole mask lies beside it: pai_bench.remake_mask(record) prunes again, and holds the mask to the sample"
     )
-
-
-def stored_bits(record: Record, store: Store | None) -> dict[str, Bits] | None:
-    """The whole mask of a record by layer; None if there is only a sample, ValueError if it is damaged."""
-    text, shapes = record.pruning.mask or "", {layer.name: layer.shape for layer in record.pruning.layers}
-    if (size := size_of(record)) <= SAMPLE_SIZE:
-        parts = np.split(unpack(text, size), np.cumsum([layer.size for layer in record.pruning.layers])[:-1])
-        return {name: part.reshape(shape).copy() for (name, shape), part in zip(shapes.items(), parts, strict=True)}
-    content = record.pruning.whole_mask
-    if content is None and store is not None:
-        content = store.whole_mask(record)
-    if content is None:
-        return None
-    whole = read_mask_file(content)
-    if {name: bits.shape for name, bits in whole.items()} != shapes or count_differences(text, whole):
-        raise ValueError("the whole mask is of another trial, or damaged")
-    return {name: whole[name] for name in shapes}
-
-
-def size_of(record: Record) -> int:
-    """Number of places that the mask of a record has."""
-    return sum(layer.size for layer in record.pruning.layers)
 
 
 def remake_mask(
