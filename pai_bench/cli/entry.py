@@ -11,6 +11,7 @@ from pai_bench.cli.checks import check
 from pai_bench.cli.collapses import collapse
 from pai_bench.cli.console import INTERRUPTED, USER_ERROR, make_console
 from pai_bench.cli.costs import time
+from pai_bench.cli.folders import merge, verify
 from pai_bench.cli.listing import list_plugins
 from pai_bench.cli.masks import prune
 from pai_bench.cli.parser import divide, parser
@@ -24,6 +25,8 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": run,
     "report": report,
     "compare": compare,
+    "verify": verify,
+    "merge": merge,
     "time": time,
     "collapse": collapse,
     "prune": prune,
@@ -34,6 +37,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
 HEAVY = {
     **dict.fromkeys(("run", "time", "collapse", "prune"), "pai_bench.experiment.runner"),
     **dict.fromkeys(("report", "compare"), "pai_bench.report.page"),
+    **dict.fromkeys(("verify", "merge"), "pai_bench.results"),
     **{"check": "pai_bench.analyses.conformance", "list": "pai_bench.scoring"},
 }
 """Verb -> what it imports that takes seconds."""

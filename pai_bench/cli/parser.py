@@ -76,6 +76,21 @@ examples:
 What is stored in --out is not run again: the same command runs what is missing.
 exit codes: 0; 1 a trial failed; 2 a mistake in the request; 130 interrupted"""
 
+VERIFY_NOTES = """\
+Of each file, the settings must be those that it is named by, and the content that of its checksum; of each mask, the
+numbers of connections those of its record. Nothing is changed without --repair. A trial whose record is set aside runs
+again with the next `pai-bench run`.
+exit codes: 0 all are whole; 1 some are not; 2 a mistake in the request; 130 interrupted"""
+
+MERGE_NOTES = """\
+examples:
+  pai-bench merge results-a results-b -o results
+  pai-bench report results
+
+Nothing is overwritten: if two folders hold different results of one trial, they are named, and nothing is written.
+Damaged files are named and left out.
+exit codes: 0; 1 some files were left out; 2 a mistake in the request; 130 interrupted"""
+
 CHECK_EXAMPLES = """\
 examples:
   pai-bench check snip
@@ -91,6 +106,8 @@ examples:
   pai-bench list criteria                                      what there is
   pai-bench report results -o reports/mine.md                  report again from what is stored
   pai-bench compare results other-results                      the same trials on two machines
+  pai-bench verify results                                     whether every stored file is whole
+  pai-bench merge results other-results -o both                the trials of two machines in one folder
   pai-bench time --criteria snip,grasp --models vgg            what scoring costs
   pai-bench collapse --criteria snip,synflow --models vgg      at which sparsity networks are disconnected
   pai-bench prune --model resnet-20 --data cifar10 --criterion synflow --sparsity 0.98 -o mask.safetensors
@@ -128,7 +145,7 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"pai-bench {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
-    for add in (add_run, add_report, add_compare, add_time, add_collapse, add_prune):
+    for add in (add_run, add_report, add_compare, add_verify, add_merge, add_time, add_collapse, add_prune):
         add(verbs)
     check = add_verb(verbs, "check", "hold a criterion, a third party's too, to the contract", CHECK_EXAMPLES)
     check.add_argument("criterion", help="NAME[:OPTION=VALUE]... or ./file.py:ClassName[:OPTION=VALUE]...")
@@ -199,6 +216,23 @@ def add_compare(verbs: Any) -> None:
     flag("before", metavar="A", help="a results folder, or a file of records")
     flag("after", metavar="B", help="another, of another machine or version")
     flag("-o", "--output", metavar="FILE", help="write the comparison to a markdown file, too")
+
+
+def add_verify(verbs: Any) -> None:
+    """``verify``."""
+    help = "read every file of a results folder, and name what is damaged or does not belong there"
+    flag = add_verb(verbs, "verify", help, VERIFY_NOTES).add_argument
+    flag("results", nargs="?", default="results", help="results folder, or a file of records (default: results)")
+    help = "set damaged files aside, as *.damaged, and remove temporary files of killed processes"
+    flag("--repair", action="store_true", help=help)
+
+
+def add_merge(verbs: Any) -> None:
+    """``merge``."""
+    help = "copy the results of several folders, such as those of several machines, into one"
+    flag = add_verb(verbs, "merge", help, MERGE_NOTES).add_argument
+    flag("folders", nargs="+", metavar="RESULTS", help="results folders, or files of records, which hold no masks")
+    flag("-o", "--output", metavar="DIR", required=True, help="the folder that they go to; results in it stay")
 
 
 def add_time(verbs: Any) -> None:

@@ -118,6 +118,14 @@ class Store:
         if former is not None and former.identity != result.identity:
             self._remove(self.path_of(type(former), former.identity))
 
+    def copy(self, source: Path, target: Path) -> None:
+        """Store the content of the file `source` as the file `target` of this folder."""
+        try:
+            content = source.read_bytes()
+        except OSError as error:
+            raise UserError(f"{source} cannot be read ({reason(error)})") from error
+        self._write(target, content)
+
     def read_all(self, result_type: type[Result]) -> list[Result]:
         """All results of a type, in the order of their files; a damaged file is named and left out."""
         return list(self._read_all(result_type))
@@ -177,7 +185,7 @@ class Store:
         except OSError as error:
             raise UserError(f"{path} cannot be read ({reason(error)})") from error
         except ValueError as error:
-            aside = next(p for i in count() if not (p := path.with_suffix(f".damaged{i or ''}")).exists())
+            aside = free_name(path)
             try:
                 path.replace(aside)
             except FileNotFoundError:  # another process was faster
@@ -238,6 +246,11 @@ class Store:
                 evaluation = replace(record.evaluation, metrics=metrics[record.identity])
                 record = replace(record, evaluation=evaluation)
             yield record
+
+
+def free_name(path: Path) -> Path:
+    """The name beside `path` by which a damaged file is set aside, which nothing reads."""
+    return next(p for i in count() if not (p := path.with_suffix(f".damaged{i or ''}")).exists())
 
 
 def read(result_type: type[Result], path: Path) -> Result:

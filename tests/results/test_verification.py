@@ -1,0 +1,149 @@
+"""What is found wrong in a results folder, and what repairing does."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pai_bench.results import Layer, Record, Store, TrialMetrics
+from pai_bench.results.bits import SAMPLE_SIZE, mask_file, pack
+from pai_bench.results.verification import repair, verify
+from tests.report.records import altered, cost, drawn, fields_of, record, stored
+
+
+@pytest.fixture
+def store() -> Store:
+    """Two trials, one of them with a mask in its record, an evaluation and a cost."""
+    made = stored("r", [record(None, 0.0, 0, 0.9), drawn("snip", 0.5, 0, 0.9)])
+    made.write(TrialMetrics(identity=pruned(made).identity, metrics={}))
+    made.write(cost())
+    return made
+
+
+def pruned(store: Store) -> Record:
+    return next(one for one in store if one.trial["criterion"])
+
+
+def large(kept: int | None = None) -> Record:
+    """A record that holds a sample of its mask."""
+    mask = np.arange(SAMPLE_SIZE + 8) % 2 == 0
+    whole = {"a.weight": mask.reshape(2, -1)}
+    layer = Layer(
+        name="a.weight", size=mask.size, kept=int(mask.sum()) if kept is None else kept, shape=(2, mask.size // 2)
+    )
+    return altered(drawn("snip", 0.5, 1, 0.9), mask=pack(whole), whole_mask=mask_file(whole), layers=(layer,))
+
+
+def whys(store: Store) -> dict[str, str]:
+    return {problem.path.name: problem.why for problem in verify(store).problems}
+
+
+def test_a_whole_folder(store: Store) -> None:
+    store.write(large())
+    calls: list[tuple[int, int]] = []
+    found = verify(store, lambda done, total: calls.append((done, total)))
+    assert found.whole == {"trials": 3, "masks": 1, "evaluations": 1, "costs": 1}
+    assert (found.problems, found.without_checksum, found.set_aside, found.others) == ([], 0, 0, [])
+    assert calls == [(number, 6) for number in range(1, 7)]
+
+
+def test_a_file_of_earlier_versions_is_whole_without_a_checksum(store: Store) -> None:
+    path = store.path_of(Record, pruned(store).identity)
+    path.write_text(json.dumps(fields_of(path.read_text())))
+    found = verify(store)
+    assert (found.problems, found.without_checksum) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{", "Expecting property name"),
+        ("", "Expecting value"),
+        (None, "its content is not that of its checksum"),
+    ],
+)
+def test_a_damaged_file_is_set_aside_and_its_trial_is_missing(text: str | None, why: str, store: Store) -> None:
+    one = pruned(store)
+    path = store.path_of(Record, one.identity)
+    path.write_text(path.read_text().replace('"status": "done"', '"status": "failed"') if text is None else text)
+    found = verify(store)
+    assert [problem.path for problem in found.problems] == [path]
+    assert why in found.problems[0].why
+    done, left = repair(found.problems)
+    assert (done, left) == ({path: path.with_suffix(".damaged")}, [])
+    assert not path.exists()
+    again = verify(store)
+    assert again.set_aside == 1
+    assert [problem.why for problem in again.problems] == ["the evaluation of no trial here"]
+    path.write_text("{")
+    assert repair(verify(store).problems)[0][path] == path.with_suffix(".damaged1")
+
+
+def test_what_only_another_version_or_user_can_read_stays(store: Store) -> None:
+    path = store.path_of(Record, pruned(store).identity)
+    path.write_text('{"schema": 99}')
+    (problem,) = verify(store).problems
+    assert "schema 99 is newer" in problem.why
+    assert repair([problem]) == ({}, [problem])
+    path.unlink()
+    path.mkdir()
+    (problem,) = verify(store).problems
+    assert "it is a folder, not a file" in problem.why
+
+
+def test_what_does_not_belong_there(store: Store) -> None:
+    old, new = (store.trials / f".x.{name}.tmp" for name in ("old", "new"))
+    for path in (old, new, store.trials / "notes.txt", store.trials / "gone.mask.safetensors"):
+        path.touch()
+    os.utime(old, (time.time() - 4000,) * 2)
+    store.mask_of(pruned(store).identity).write_bytes(b"x")
+    found = verify(store)
+    assert {problem.path.name: problem.why for problem in found.problems} == {
+        old.name: "a temporary file of a killed process",
+        "gone.mask.safetensors": "the mask of no trial here",
+        store.mask_of(pruned(store).identity).name: "its trial has the whole mask in its record",
+    }
+    assert found.others == [store.trials / "notes.txt"]
+    done, left = repair(found.problems)
+    assert (done[old], left) == (None, [])
+    assert verify(store).problems == []
+    assert new.exists()
+    assert not old.exists()
+
+
+def test_a_mask_beside_its_record(store: Store) -> None:
+    store.write(one := large())
+    path = store.mask_of(one.identity)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert path.name in whys(store)
+    path.write_bytes(b"x")
+    assert "its mask is damaged" in whys(store)[path.name]
+    path.unlink()  # as of records that were written before whole masks were stored
+    assert whys(store) == {}
+    store.write(other := large(kept=5))
+    assert whys(store) == {
+        store.mask_of(
+            other.identity
+        ).name: "its mask is damaged (it keeps other numbers of connections than the record says)"
+    }
+
+
+def test_a_mask_in_its_record(store: Store) -> None:
+    one = pruned(store)
+    store.write(altered(one, mask="AAAA"))
+    assert "its mask is damaged (no mask" in whys(store)[f"{one.identity}.json"]
+
+
+def test_what_cannot_be_set_aside_is_left(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_given: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    store.path_of(Record, pruned(store).identity).write_text("{")
+    monkeypatch.setattr(Path, "replace", refused)
+    done, (problem,) = repair(verify(store).problems)
+    assert done == {}
+    assert problem.why.endswith("and cannot be set aside (Permission denied)")
