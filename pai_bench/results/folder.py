@@ -250,7 +250,7 @@ class Store:
 
 def free_name(path: Path) -> Path:
     """The name beside `path` by which a damaged file is set aside, which nothing reads."""
-    return next(p for i in count() if not (p := path.with_suffix(f".damaged{i or ''}")).exists())
+    return next(p for i in count() if not os.path.lexists(p := path.with_suffix(f".damaged{i or ''}")))
 
 
 def read(result_type: type[Result], path: Path) -> Result:

@@ -1,15 +1,33 @@
 """The results of several folders in one, such as those of several machines."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pai_bench.results import archive
 from pai_bench.results.folder import Store, read
+from pai_bench.results.measurements import TrialMetrics
 from pai_bench.results.records import Record
-from pai_bench.results.stored import LONGEST
-from pai_bench.results.verification import TYPES
-from pai_bench.support import infile
+from pai_bench.results.stored import Stored
+from pai_bench.results.verification import TYPES, check_mask, files
 from pai_bench.support.errors import UserError
+
+Key = tuple[type[Stored], str]
+"""A result: its type, and its identity."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a result is stored."""
+
+    store: Store
+    path: Path
+
+    def __str__(self) -> str:
+        return f"{self.store.label / self.path.parent.name / self.path.name}"
 
 
 def merge(
@@ -17,47 +35,95 @@ def merge(
 ) -> dict[str, int]:
     """Copy the results of all `sources`, with their masks, into the folder `target`; how many of each kind are new.
 
-    Results that are already there stay. If two folders hold different results of one name, nothing is written, and a
-    UserError names them: a trial that was run twice has other times, and nobody can say which is meant. Damaged files
-    are left out, and named in `Store.left_out` of their source.
+    Results that are already there stay. If two folders hold different results of one name, or the target one that
+    cannot be read, nothing is written, and a UserError names them: a trial that was run twice has other times, and
+    nobody can say which is meant. Damaged files of the sources are left out, and named in their `Store.left_out`. An
+    evaluation goes with the record of its trial.
     """
+    there = check_target(target)
+    chosen: dict[Key, Place] = {}
+    masks: dict[str, Place] = {}
+    for store in [*there, *sorted(sources, key=lambda store: store.archived)]:  # files of records hold no masks
+        own: dict[Key, Stored] = {}
+        for key, place in results(store):
+            try:
+                own[key] = read(key[0], place.path)
+                if key[0] is TrialMetrics and not belongs(own, key[1], chosen):
+                    raise ValueError("its trial is not merged from this folder")
+            except (ValueError, OSError) as error:
+                if store in there:
+                    raise UserError(f"{place} cannot be read ({error}), and nothing was written") from error
+                store.left_out[f"{key[0].folder}/{place.path.name}"] = str(error)
+                continue
+            check_same(own[key], place, chosen.setdefault(key, place))
+            if key[0] is Record and key[1] not in masks and has_mask(own[key], place):
+                masks[key[1]] = Place(store, store.mask_of(key[1]))
+    return copied(chosen, masks, Store(target, create=True), on_file)
+
+
+def check_target(target: Path) -> list[Store]:
+    """The folder that results go to, if it holds some; UserError if none can be put there."""
     if target.name.endswith(archive.SUFFIX):
         raise UserError(f"merge makes a folder, not a file of records: {target}")
-    stores = [*([Store(target)] if archive.has_results(target) else []), *sources]
-    chosen: dict[tuple[str, str], tuple[Store, Path]] = {}
-    differing: list[tuple[str, Store, Store]] = []
-    for store in stores:
-        for result_type in TYPES:
-            for path in sorted((store.path / result_type.folder).glob("*.json")):
-                key = result_type.folder, path.name
-                try:
-                    read(result_type, path)
-                    first = chosen.setdefault(key, (store, path))
-                    if infile.read(first[1], LONGEST) != infile.read(path, LONGEST):
-                        differing.append(("/".join(key), first[0], store))
-                except (ValueError, OSError) as error:
-                    store.left_out["/".join(key)] = str(error)
-    if differing:
-        name, former, latter = differing[0]
-        more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+    if archive.has_results(target):
+        return [Store(target)]
+    if archive.is_archive(target):
+        what = "holds a file of records, which would not be read beside results"
+        raise UserError(f"{target} {what}: name another folder")
+    return []
+
+
+def results(store: Store) -> Iterator[tuple[Key, Place]]:
+    """All results of a folder, those of trials before their evaluations."""
+    types = {result_type.folder: result_type for result_type in TYPES}
+    for path in files(store):
+        if path.suffix == ".json":
+            yield (types[path.parent.name], path.stem), Place(store, path)
+
+
+def belongs(own: dict[Key, Stored], identity: str, chosen: dict[Key, Place]) -> bool:
+    """Whether a folder's evaluation is of the trial that was chosen."""
+    record, place = own.get((Record, identity)), chosen.get((Record, identity))
+    return record is not None and place is not None and comparable(record) == comparable(read(Record, place.path))
+
+
+def comparable(result: Stored) -> Any:
+    """A result without its mask, which files of records leave out."""
+    return replace(result, pruning=replace(result.pruning, mask=None)) if isinstance(result, Record) else result
+
+
+def check_same(result: Stored, place: Place, first: Place) -> None:
+    """Raise UserError if a result differs from the `first` of that name."""
+    if place != first and comparable(result) != comparable(read(type(result), first.path)):
         raise UserError(
-            f"{name}{more} differ in {former.label} and {latter.label}, and nothing was written: remove those that you "
-            "do not want, or merge folders of different trials"
+            f"{place} differs from {first}, and nothing was written: remove the one that you do not want, or merge "
+            "folders of different trials"
         )
-    return copied(chosen, target, on_file)
+
+
+def has_mask(record: Any, place: Place) -> bool:
+    """Whether the whole mask of a trial lies beside its record; ValueError if it is damaged."""
+    if not os.path.lexists(place.store.mask_of(record.identity)):
+        return False
+    try:
+        check_mask(record, place.store)
+    except (ValueError, OSError, MemoryError) as error:
+        name = place.store.mask_of(record.identity).name
+        place.store.left_out[f"{Record.folder}/{name}"] = f"its mask is damaged ({error})"
+        return False
+    return True
 
 
 def copied(
-    chosen: dict[tuple[str, str], tuple[Store, Path]], target: Path, on_file: Callable[[int, int], None]
+    chosen: dict[Key, Place], masks: dict[str, Place], target: Store, on_file: Callable[[int, int], None]
 ) -> dict[str, int]:
-    """Write what was chosen into the folder `target`, each mask before its record."""
-    new = Store(target, create=True)
-    counts: dict[str, int] = {}
-    for number, ((folder, name), (store, path)) in enumerate(chosen.items(), 1):
-        if store.path != new.path:
-            if folder == Record.folder and (mask := store.mask_of(path.stem)).is_file():
-                new.copy(mask, new.mask_of(path.stem))
-            new.copy(path, new.path / folder / name)
-            counts[folder] = counts.get(folder, 0) + 1
+    """Write what was chosen into the folder `target`, each mask before its record; what is there stays."""
+    counts: defaultdict[str, int] = defaultdict(int)
+    for number, ((result_type, name), place) in enumerate(chosen.items(), 1):
+        if result_type is Record and name in masks and not os.path.lexists(target.mask_of(name)):
+            target.copy(masks[name].path, target.mask_of(name))
+        if not os.path.lexists(path := target.path_of(result_type, name)):
+            target.copy(place.path, path)
+            counts[result_type.folder] += 1
         on_file(number, len(chosen))
-    return counts
+    return dict(counts)

@@ -1,14 +1,21 @@
-"""Whether a results folder is whole: every file is read, and what does not belong there is named."""
+"""Whether a results folder is whole: every file is read, and what does not belong there is named.
+
+Other processes may write to the folder meanwhile: what they have not finished is no problem, and what is repaired is
+looked at again just before.
+"""
 
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pai_bench.results.bits import SAMPLE_SIZE
+import numpy as np
+
+from pai_bench.results.bits import SAMPLE_SIZE, unpack
 from pai_bench.results.collapses import Collapse
 from pai_bench.results.folder import Store, free_name
 from pai_bench.results.measurements import BenchmarkResult, Cost, TrialMetrics
@@ -33,7 +40,7 @@ class Problem:
     path: Path
     why: str
     cure: Cure = "set aside"
-    """What `repair` does with it; a file that is only not readable now is left where it is."""
+    """What `repair` does with it; what only another version or user can read is left where it is."""
 
 
 @dataclass
@@ -52,14 +59,14 @@ class Verification:
 
 
 def files(store: Store) -> list[Path]:
-    """All files of a results folder that can belong to it, those of trials first."""
+    """All files in the folders of results, those of trials first."""
     found: list[Path] = []
     for result_type in TYPES:
         folder = store.path / result_type.folder
         try:
-            found += sorted(folder / entry.name for entry in os.scandir(folder)) if os.path.isdir(folder) else []
+            found += sorted(folder / entry.name for entry in os.scandir(folder)) if os.path.lexists(folder) else []
         except OSError as error:
-            raise UserError(f"{folder} cannot be read ({reason(error)})") from error
+            raise UserError(f"{store.label / result_type.folder} cannot be read ({reason(error)})") from error
     return found
 
 
@@ -70,33 +77,36 @@ def verify(store: Store, on_file: Callable[[int, int], None] = lambda done, tota
     """
     found, paths = Verification(), files(store)
     found.problems += [Problem(store.path / name, why, "none") for name, why in store.left_out.items()]
-    trials = {path.name for path in paths if path.parent == store.trials}
     for number, path in enumerate(paths, 1):
-        found.problems += look_at(path, store, trials, found)
+        with suppress(FileNotFoundError):  # another process has removed it, or given it its name
+            found.problems += look_at(path, store, found)
         on_file(number, len(paths))
     return found
 
 
-def look_at(path: Path, store: Store, trials: set[str], found: Verification) -> Iterator[Problem]:
-    """What is wrong with a file; otherwise, it is counted."""
+def look_at(path: Path, store: Store, found: Verification) -> Iterator[Problem]:
+    """What is wrong with a file; otherwise, it is counted. FileNotFoundError if it is gone."""
     result_type = next(one for one in TYPES if one.folder == path.parent.name)
     if path.name.endswith(".tmp") and path.name.startswith("."):
-        if time.time() - path.stat().st_mtime > outfile.ABANDONED:  # others may be written just now
+        if is_old(path):
             yield Problem(path, "a temporary file of a killed process", "remove")
     elif ".damaged" in path.suffix:
         found.set_aside += 1
     elif path.name.endswith(MASK) and result_type is Record:
-        if f"{path.name.removesuffix(MASK)}.json" not in trials:
+        if not store.holds(path.name.removesuffix(MASK)) and is_old(path):
             yield Problem(path, "the mask of no trial here")
     elif path.suffix != ".json":
         found.others.append(path)
     else:
-        yield from look_at_result(path, result_type, store, trials, found)
+        yield from look_at_result(path, result_type, store, found)
 
 
-def look_at_result(
-    path: Path, result_type: type[Stored], store: Store, trials: set[str], found: Verification
-) -> Iterator[Problem]:
+def is_old(path: Path) -> bool:
+    """Whether no process can be about to write what belongs to a file."""
+    return time.time() - path.lstat().st_mtime > outfile.ABANDONED
+
+
+def look_at_result(path: Path, result_type: type[Stored], store: Store, found: Verification) -> Iterator[Problem]:
     """What is wrong with the file of a result, or with the mask beside it."""
     try:
         text = infile.read(path, LONGEST)
@@ -107,53 +117,70 @@ def look_at_result(
     except ValueError as error:
         yield Problem(path, str(error))
     except OSError as error:
+        if not os.path.lexists(path):
+            raise
         yield Problem(path, f"cannot be read ({reason(error)})", "none")
     else:
-        if isinstance(result, TrialMetrics) and path.name not in trials:
-            yield Problem(path, "the evaluation of no trial here")
+        if isinstance(result, TrialMetrics) and not store.holds(result.identity):
+            if is_old(path):
+                yield Problem(path, "the evaluation of no trial here")
             return
         found.whole[result_type.folder] += 1
         found.without_checksum += CHECKSUM not in json_object(text)
         if isinstance(result, Record):
-            yield from look_at_mask(result, store, trials, found)
+            yield from look_at_mask(result, store, found)
 
 
-def look_at_mask(record: Record, store: Store, trials: set[str], found: Verification) -> Iterator[Problem]:
+def look_at_mask(record: Record, store: Store, found: Verification) -> Iterator[Problem]:
     """What is wrong with the mask in a record, or in the file beside it."""
     path = store.mask_of(record.identity)
-    beside = path.name in trials
-    if beside and size_of(record) <= SAMPLE_SIZE:
-        yield Problem(path, "its trial has the whole mask in its record")
-    elif record.pruning.mask is not None:
-        try:
-            whole = stored_bits(record, store if beside else None)
-            if whole is not None and any(int(whole[one.name].sum()) != one.kept for one in record.pruning.layers):
-                raise ValueError("it keeps other numbers of connections than the record says")
-            found.whole.update(["masks"] if beside else [])
-        except ValueError as error:
-            yield Problem(path if beside else store.path_of(Record, record.identity), f"its mask is damaged ({error})")
-        except OSError as error:
-            yield Problem(path, f"cannot be read ({reason(error)})", "none")
+    beside, whole = os.path.lexists(path), size_of(record) <= SAMPLE_SIZE
+    if beside and (whole or record.pruning.mask is None):
+        why = "has no mask" if record.pruning.mask is None else "has the whole mask in its record"
+        yield Problem(path, f"its trial {why}")
+    if record.pruning.mask is None or not (whole or beside):
+        return
+    try:
+        check_mask(record, store)
+        found.whole.update(["masks"] if beside and not whole else [])
+    except (ValueError, MemoryError) as error:
+        yield Problem(store.path_of(Record, record.identity) if whole else path, f"its mask is damaged ({error})")
+    except OSError as error:
+        yield Problem(path, f"cannot be read ({reason(error)})", "none")
 
 
-def repair(problems: list[Problem]) -> tuple[dict[Path, Path | None], list[Problem]]:
+def check_mask(record: Record, store: Store) -> None:
+    """Raise ValueError if the mask of a record keeps other numbers of connections than it says, or is damaged."""
+    layers = record.pruning.layers
+    if size_of(record) <= SAMPLE_SIZE:  # whatever shapes it has, which some records do not say
+        bits = unpack(record.pruning.mask or "", size_of(record))
+        kept = [int(part.sum()) for part in np.split(bits, np.cumsum([layer.size for layer in layers])[:-1])]
+    else:
+        whole = stored_bits(record, store) or {}
+        kept = [int(whole[layer.name].sum()) for layer in layers if layer.name in whole]
+    if kept != [layer.kept for layer in layers]:
+        raise ValueError("it keeps other numbers of connections than the record says")
+
+
+def repair(store: Store, problems: Sequence[Problem]) -> dict[Path, Path | None]:
     """Set damaged files aside, under names that nothing reads, and remove temporary ones; what became of each.
 
-    Trials whose record is set aside run again. Also returns the problems that are left.
+    Trials whose record is set aside run again. Each file is looked at again before, and what cannot be moved stays.
     """
     done: dict[Path, Path | None] = {}
-    left: list[Problem] = []
-    for problem in problems:
-        try:
-            if problem.cure == "remove":
-                problem.path.unlink(missing_ok=True)
-                done[problem.path] = None
-            elif problem.cure == "set aside":
-                aside = free_name(problem.path)
-                problem.path.replace(aside)
-                done[problem.path] = aside
-            else:
-                left.append(problem)
-        except OSError as error:
-            left.append(Problem(problem.path, f"{problem.why}, and cannot be set aside ({reason(error)})", "none"))
-    return done, left
+    for path in dict.fromkeys(problem.path for problem in problems if problem.cure != "none"):
+        with suppress(OSError):
+            again = [one for one in found_again(path, store) if one.path == path]
+            if any(problem.cure == "remove" for problem in again):
+                path.unlink()
+                done[path] = None
+            elif any(problem.cure == "set aside" for problem in again):
+                done[path] = path.replace(free_name(path))
+    return done
+
+
+def found_again(path: Path, store: Store) -> list[Problem]:
+    """What is wrong now with a file, or with the mask beside the record."""
+    name = path.name.removesuffix(MASK)
+    places = [path, store.path_of(Record, name)] if path.name.endswith(MASK) else [path]
+    return [problem for place in places if os.path.lexists(place) for problem in look_at(place, store, Verification())]

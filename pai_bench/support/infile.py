@@ -9,7 +9,8 @@ def read(path: str | Path, limit: int) -> bytes:
     """The content of the file `path`; OSError as of `open`, ValueError for no file or more bytes than `limit`."""
     check(path)
     with open(path, "rb") as file:
-        content = file.read(limit + 1)
+        size = os.fstat(file.fileno()).st_size  # memory is taken for as much as may come, however large the limit
+        content = file.read(min(limit, size) + 1)
     if len(content) > limit:
         raise ValueError(f"it has more than {limit:,} bytes")
     return content

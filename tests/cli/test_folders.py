@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pai_bench.cli.entry import main
-from pai_bench.results import Record, Store
+from pai_bench.results import Record, Store, archive
 from tests.report.records import altered, drawn, stored
 
 
@@ -33,7 +33,7 @@ def test_a_damaged_file_is_named_and_repaired(results: Store, capsys: pytest.Cap
     assert main(["verify", "results", "--repair"]) == 0
     assert f": set aside as {path.stem}.damaged" in capsys.readouterr().out
     assert main(["verify"]) == 0
-    assert "damaged files that were set aside before (*.damaged*), and that nothing reads: 1" in capsys.readouterr().out
+    assert "damaged files that were set aside, and that nothing reads: 1" in capsys.readouterr().out
 
 
 def test_what_repair_cannot_mend(results: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,8 +57,24 @@ def test_results_that_differ_are_one_line(results: Store, capsys: pytest.Capture
     stored("other", [altered(one, train_seconds=9.0) for one in results])
     assert main(["merge", "results", "other", "-o", "both"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert " and 1 more differ in results and other, and nothing was written" in line
+    assert "differs from results/trials/" in line
+    assert "and nothing was written" in line
     assert not Path("both").exists()
     assert main(["verify", "nowhere"]) == 2
     assert "results folder nowhere does not exist" in capsys.readouterr().err
     assert results.path_of(Record, next(iter(results)).identity).exists()
+
+
+def test_a_file_of_records_is_verified_and_not_repaired(results: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    archive.pack(results.path, Path("records.jsonl.xz"))
+    assert main(["verify", "records.jsonl.xz"]) == 0
+    assert main(["verify", "records.jsonl.xz", "--repair"]) == 2
+    assert "records.jsonl.xz is a file of records, of which nothing can be set aside" in capsys.readouterr().err
+
+
+def test_characters_that_a_terminal_acts_on_are_escaped(results: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    (results.trials / "x\nall 3 files are whole\x1b[2K.json").write_text("{")
+    assert main(["verify"]) == 1
+    out = capsys.readouterr().out
+    assert "x\\nall 3 files are whole\\x1b[2K.json: Expecting property name" in out
+    assert "\x1b" not in out

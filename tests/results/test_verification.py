@@ -1,5 +1,6 @@
 """What is found wrong in a results folder, and what repairing does."""
 
+import dataclasses
 import json
 import os
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pai_bench.results import Layer, Record, Store, TrialMetrics
+from pai_bench.results import Layer, Record, Store, TrialMetrics, verification
 from pai_bench.results.bits import SAMPLE_SIZE, mask_file, pack
 from pai_bench.results.verification import repair, verify
 from tests.report.records import altered, cost, drawn, fields_of, record, stored
@@ -35,6 +36,10 @@ def large(kept: int | None = None) -> Record:
         name="a.weight", size=mask.size, kept=int(mask.sum()) if kept is None else kept, shape=(2, mask.size // 2)
     )
     return altered(drawn("snip", 0.5, 1, 0.9), mask=pack(whole), whole_mask=mask_file(whole), layers=(layer,))
+
+
+def make_old(path: Path) -> None:
+    os.utime(path, (time.time() - 4000,) * 2)
 
 
 def whys(store: Store) -> dict[str, str]:
@@ -72,14 +77,15 @@ def test_a_damaged_file_is_set_aside_and_its_trial_is_missing(text: str | None, 
     found = verify(store)
     assert [problem.path for problem in found.problems] == [path]
     assert why in found.problems[0].why
-    done, left = repair(found.problems)
-    assert (done, left) == ({path: path.with_suffix(".damaged")}, [])
+    assert repair(store, found.problems) == {path: path.with_suffix(".damaged")}
     assert not path.exists()
     again = verify(store)
-    assert again.set_aside == 1
-    assert [problem.why for problem in again.problems] == ["the evaluation of no trial here"]
+    assert (again.set_aside, again.problems) == (1, [])
+    make_old(store.path_of(TrialMetrics, one.identity))
+    assert [problem.why for problem in verify(store).problems] == ["the evaluation of no trial here"]
     path.write_text("{")
-    assert repair(verify(store).problems)[0][path] == path.with_suffix(".damaged1")
+    path.with_suffix(".damaged1").symlink_to("nowhere")
+    assert repair(store, verify(store).problems)[path] == path.with_suffix(".damaged2")
 
 
 def test_what_only_another_version_or_user_can_read_stays(store: Store) -> None:
@@ -87,7 +93,7 @@ def test_what_only_another_version_or_user_can_read_stays(store: Store) -> None:
     path.write_text('{"schema": 99}')
     (problem,) = verify(store).problems
     assert "schema 99 is newer" in problem.why
-    assert repair([problem]) == ({}, [problem])
+    assert repair(store, [problem]) == {}
     path.unlink()
     path.mkdir()
     (problem,) = verify(store).problems
@@ -98,7 +104,9 @@ def test_what_does_not_belong_there(store: Store) -> None:
     old, new = (store.trials / f".x.{name}.tmp" for name in ("old", "new"))
     for path in (old, new, store.trials / "notes.txt", store.trials / "gone.mask.safetensors"):
         path.touch()
-    os.utime(old, (time.time() - 4000,) * 2)
+    for path in (old, store.trials / "gone.mask.safetensors"):
+        make_old(path)
+    (store.trials / "new.mask.safetensors").touch()  # before its record
     store.mask_of(pruned(store).identity).write_bytes(b"x")
     found = verify(store)
     assert {problem.path.name: problem.why for problem in found.problems} == {
@@ -107,8 +115,7 @@ def test_what_does_not_belong_there(store: Store) -> None:
         store.mask_of(pruned(store).identity).name: "its trial has the whole mask in its record",
     }
     assert found.others == [store.trials / "notes.txt"]
-    done, left = repair(found.problems)
-    assert (done[old], left) == (None, [])
+    assert repair(store, found.problems)[old] is None
     assert verify(store).problems == []
     assert new.exists()
     assert not old.exists()
@@ -144,6 +151,36 @@ def test_what_cannot_be_set_aside_is_left(store: Store, monkeypatch: pytest.Monk
 
     store.path_of(Record, pruned(store).identity).write_text("{")
     monkeypatch.setattr(Path, "replace", refused)
-    done, (problem,) = repair(verify(store).problems)
-    assert done == {}
-    assert problem.why.endswith("and cannot be set aside (Permission denied)")
+    assert repair(store, verify(store).problems) == {}
+
+
+def test_what_another_process_is_writing_or_has_mended_is_left_alone(store: Store) -> None:
+    (store.trials / ".x.dangling.tmp").symlink_to("nowhere")
+    assert verify(store).problems == []
+    path = store.path_of(Record, pruned(store).identity)
+    good = path.read_bytes()
+    path.write_text("{")
+    problems = verify(store).problems
+    path.write_bytes(good)  # the trial has run again
+    assert repair(store, problems) == {}
+    gone = store.trials / "gone.mask.safetensors"
+    gone.touch()
+    make_old(gone)
+    problems = verify(store).problems
+    store.path_of(Record, "gone").write_text("{")
+    assert gone not in repair(store, problems)
+
+
+def test_files_that_vanish_meanwhile_are_no_problem(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = [*verification.files(store), store.trials / "gone.json", store.trials / ".gone.0.tmp"]
+    monkeypatch.setattr(verification, "files", lambda _store: listed)
+    assert verify(store).problems == []
+
+
+def test_a_record_without_shapes_is_whole(store: Store) -> None:
+    one = pruned(store)
+    layers = tuple(dataclasses.replace(layer, shape=()) for layer in one.pruning.layers)
+    store.write(altered(one, layers=layers))
+    assert verify(store).problems == []
+    store.write(altered(one, layers=(dataclasses.replace(layers[0], kept=1), *layers[1:])))
+    assert "it keeps other numbers of connections" in whys(store)[f"{one.identity}.json"]
