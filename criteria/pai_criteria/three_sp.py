@@ -45,6 +45,10 @@ class ThreeSP(StructuredCriterion):
     reduce: Literal["gate", "l2"] = added_later("gate")
 
     figure_style: ClassVar[tuple[str, str, str]] = ("#CC79A7", "^", "--")
+    own_reading: ClassVar[str] = (
+        "pai-bench's reading of the paper, whose abstract defines sensitivity per operation removed: the exact "
+        "numerator, and what becomes of shortcuts, were decided here"
+    )
 
     def score(self, model: MaskedModel, batch: Batch) -> Tensor:
         groups = model.groups

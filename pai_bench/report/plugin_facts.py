@@ -29,6 +29,7 @@ class CriterionFacts:
     figure_style: Look | None = None
     authors_choices: "tuple[AuthorsChoice, ...]" = ()
     authors_statements: "tuple[AuthorsStatement, ...]" = ()
+    own_reading: str = ""
     combined: bool = False
 
 
@@ -65,7 +66,7 @@ def criteria(methods: Iterable[str]) -> dict[str, CriterionFacts]:
 
 def facts_of(cls: "type[Criterion]") -> CriterionFacts:
     """What a report needs of a criterion's class."""
-    facts = cls.figure_style, cls.authors_choices, cls.authors_statements, cls.combined
+    facts = cls.figure_style, cls.authors_choices, cls.authors_statements, cls.own_reading, cls.combined
     return CriterionFacts(str(cls.schedule), cls.scope, *facts)
 
 

@@ -107,7 +107,7 @@ def describe_commit(record: Measured) -> str | None:
 
 
 def departures(records: Sequence[Record]) -> list[str]:
-    """Differences from the authors' code, criterion by criterion."""
+    """Differences from the authors' code, and what their papers leave open, criterion by criterion."""
     missing, trials = Counter[str](), Counter[str]()
     pruned = [record.trial for record in records if record.trial["criterion"] is not None]
     facts = plugin_facts.criteria(trial["criterion"]["name"] for trial in pruned)
@@ -117,7 +117,8 @@ def departures(records: Sequence[Record]) -> list[str]:
             line = f"{name}: its authors' code {choice.text}"
             trials[line] += 1
             missing[line] += not choice.is_made(options.get(choice.option))
-    return [
+    readings = [f"{name}: {one.own_reading}." for name, one in sorted(facts.items()) if one.own_reading]
+    return readings + [
         f"{line}; here it does not{'' if count == trials[line] else f', in {count} of {trials[line]} trials'}."
         for line, count in sorted(missing.items())
         if count

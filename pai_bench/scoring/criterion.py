@@ -87,6 +87,8 @@ class Criterion(CriterionOptions):
     """Choices in the authors' code that are not the defaults of this criterion's options."""
     authors_statements: ClassVar[tuple[AuthorsStatement, ...]] = ()
     """What the authors state of networks that their criterion makes smaller."""
+    own_reading: ClassVar[str] = ""
+    """What its source leaves open, and was decided here, to be read behind its name. Reports say so."""
     figure_style: ClassVar[tuple[str, str, str] | None] = None
     """Colour, marker and line style in figures, in matplotlib's notation; None: derived from the name."""
     formula_version: ClassVar[int] = 1
@@ -94,7 +96,8 @@ class Criterion(CriterionOptions):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for fact in ("name", "source", "former_name", "place", "authors_choices", "authors_statements", "figure_style"):
+        facts = "authors_choices", "authors_statements", "own_reading", "figure_style"
+        for fact in ("name", "source", "former_name", "place", *facts):
             if fact not in vars(cls):  # a subclass of a registered criterion is another criterion
                 setattr(cls, fact, getattr(Criterion, fact))
         if "later" in vars(cls):

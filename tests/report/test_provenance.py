@@ -24,6 +24,11 @@ def made(one: Record, **changes: Any) -> Record:
 CPU = "CPU; a cpu, 2 threads, Linux; torch 2"
 
 
+def test_what_a_paper_leaves_open_is_told() -> None:
+    (line,) = provenance.departures([record("3sp", 0.9, 0, 0.5), record("3sp:reduce=l2", 0.9, 0, 0.5)])
+    assert line.startswith("3sp: pai-bench's reading of the paper, whose abstract defines sensitivity per operation")
+
+
 def test_every_line_about_origins() -> None:
     environment = cost().environment
     origin: dict[str, Any] = {"command": "pai-bench `x`", "commit": "d"}
