@@ -19,7 +19,7 @@ Key = tuple[type[Stored], str]
 """A result: its type, and its identity."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Place:
     """Where a result is stored."""
 
@@ -57,7 +57,7 @@ def merge(
                 continue
             check_same(own[key], place, chosen.setdefault(key, place))
             if key[0] is Record and key[1] not in masks and has_mask(own[key], place):
-                masks[key[1]] = Place(store, store.mask_of(key[1]))
+                masks[key[1]] = Place(store=store, path=store.mask_of(key[1]))
     return copied(chosen, masks, Store(target, create=True), on_file)
 
 
@@ -78,7 +78,7 @@ def results(store: Store) -> Iterator[tuple[Key, Place]]:
     types = {result_type.folder: result_type for result_type in TYPES}
     for path in files(store):
         if path.suffix == ".json":
-            yield (types[path.parent.name], path.stem), Place(store, path)
+            yield (types[path.parent.name], path.stem), Place(store=store, path=path)
 
 
 def belongs(own: dict[Key, Stored], identity: str, chosen: dict[Key, Place]) -> bool:

@@ -33,7 +33,7 @@ MASK = ".mask.safetensors"
 Cure = Literal["set aside", "remove", "none"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Problem:
     """A file that is damaged, or that does not belong where it is."""
 
@@ -43,7 +43,7 @@ class Problem:
     """What `repair` does with it; what only another version or user can read is left where it is."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Verification:
     """What was found in a results folder."""
 
@@ -76,7 +76,7 @@ def verify(store: Store, on_file: Callable[[int, int], None] = lambda done, tota
     `on_file` is told how many files are done, and of how many.
     """
     found, paths = Verification(), files(store)
-    found.problems += [Problem(store.path / name, why, "none") for name, why in store.left_out.items()]
+    found.problems += [Problem(path=store.path / name, why=why, cure="none") for name, why in store.left_out.items()]
     for number, path in enumerate(paths, 1):
         with suppress(FileNotFoundError):  # another process has removed it, or given it its name
             found.problems += look_at(path, store, found)
@@ -89,12 +89,12 @@ def look_at(path: Path, store: Store, found: Verification) -> Iterator[Problem]:
     result_type = next(one for one in TYPES if one.folder == path.parent.name)
     if path.name.endswith(".tmp") and path.name.startswith("."):
         if is_old(path):
-            yield Problem(path, "a temporary file of a killed process", "remove")
+            yield Problem(path=path, why="a temporary file of a killed process", cure="remove")
     elif ".damaged" in path.suffix:
         found.set_aside += 1
     elif path.name.endswith(MASK) and result_type is Record:
         if not store.holds(path.name.removesuffix(MASK)) and is_old(path):
-            yield Problem(path, "the mask of no trial here")
+            yield Problem(path=path, why="the mask of no trial here")
     elif path.suffix != ".json":
         found.others.append(path)
     else:
@@ -113,17 +113,17 @@ def look_at_result(path: Path, result_type: type[Stored], store: Store, found: V
         result = result_type.from_json(text)
         result.check_name(path.stem)
     except NewerSchemaError as error:
-        yield Problem(path, str(error), "none")
+        yield Problem(path=path, why=str(error), cure="none")
     except ValueError as error:
-        yield Problem(path, str(error))
+        yield Problem(path=path, why=str(error))
     except OSError as error:
         if not os.path.lexists(path):
             raise
-        yield Problem(path, f"cannot be read ({reason(error)})", "none")
+        yield Problem(path=path, why=f"cannot be read ({reason(error)})", cure="none")
     else:
         if isinstance(result, TrialMetrics) and not store.holds(result.identity):
             if is_old(path):
-                yield Problem(path, "the evaluation of no trial here")
+                yield Problem(path=path, why="the evaluation of no trial here")
             return
         found.whole[result_type.folder] += 1
         found.without_checksum += CHECKSUM not in json_object(text)
@@ -137,16 +137,18 @@ def look_at_mask(record: Record, store: Store, found: Verification) -> Iterator[
     beside, whole = os.path.lexists(path), size_of(record) <= SAMPLE_SIZE
     if beside and (whole or record.pruning.mask is None):
         why = "has no mask" if record.pruning.mask is None else "has the whole mask in its record"
-        yield Problem(path, f"its trial {why}")
+        yield Problem(path=path, why=f"its trial {why}")
     if record.pruning.mask is None or not (whole or beside):
         return
     try:
         check_mask(record, store)
         found.whole.update(["masks"] if beside and not whole else [])
     except (ValueError, MemoryError) as error:
-        yield Problem(store.path_of(Record, record.identity) if whole else path, f"its mask is damaged ({error})")
+        yield Problem(
+            path=store.path_of(Record, record.identity) if whole else path, why=f"its mask is damaged ({error})"
+        )
     except OSError as error:
-        yield Problem(path, f"cannot be read ({reason(error)})", "none")
+        yield Problem(path=path, why=f"cannot be read ({reason(error)})", cure="none")
 
 
 def check_mask(record: Record, store: Store) -> None:
