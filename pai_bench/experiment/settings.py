@@ -74,7 +74,7 @@ class ScoringSettings:
     )
     min_per_layer: int | float = setting(
         0,
-        "connections, or for structured criteria units, that every layer keeps at least; below 1, a share of its own",
+        "connections, or for structured criteria units, that every layer keeps at least; below 1, the share of them",
         words=lambda least: f"at least {100 * least:g} % of each" if 0 < least < 1 else f"at least {least:g} per layer",
         least=0,
     )

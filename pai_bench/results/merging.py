@@ -44,19 +44,18 @@ def merge(
     chosen: dict[Key, Place] = {}
     masks: dict[str, Place] = {}
     for store in [*there, *sorted(sources, key=lambda store: store.archived)]:  # files of records hold no masks
-        own: dict[Key, Stored] = {}
         for key, place in results(store):
             try:
-                own[key] = read(key[0], place.path)
-                if key[0] is TrialMetrics and not belongs(own, key[1], chosen):
+                result = read(key[0], place.path)
+                if key[0] is TrialMetrics and not belongs(key[1], store, chosen):
                     raise ValueError("its trial is not merged from this folder")
             except (ValueError, OSError) as error:
                 if store in there:
                     raise UserError(f"{place} cannot be read ({error}), and nothing was written") from error
                 store.left_out[f"{key[0].folder}/{place.path.name}"] = str(error)
                 continue
-            check_same(own[key], place, chosen.setdefault(key, place))
-            if key[0] is Record and key[1] not in masks and has_mask(own[key], place):
+            check_same(result, place, chosen.setdefault(key, place))
+            if key[0] is Record and key[1] not in masks and has_mask(result, place):
                 masks[key[1]] = Place(store=store, path=store.mask_of(key[1]))
     return copied(chosen, masks, Store(target, create=True), on_file)
 
@@ -81,10 +80,12 @@ def results(store: Store) -> Iterator[tuple[Key, Place]]:
             yield (types[path.parent.name], path.stem), Place(store=store, path=path)
 
 
-def belongs(own: dict[Key, Stored], identity: str, chosen: dict[Key, Place]) -> bool:
+def belongs(identity: str, store: Store, chosen: dict[Key, Place]) -> bool:
     """Whether a folder's evaluation is of the trial that was chosen."""
-    record, place = own.get((Record, identity)), chosen.get((Record, identity))
-    return record is not None and place is not None and comparable(record) == comparable(read(Record, place.path))
+    path, place = store.path_of(Record, identity), chosen.get((Record, identity))
+    if place is None or f"{Record.folder}/{path.name}" in store.left_out or not path.exists():
+        return False
+    return bool(comparable(read(Record, path)) == comparable(read(Record, place.path)))
 
 
 def comparable(result: Stored) -> Any:
@@ -102,7 +103,7 @@ def check_same(result: Stored, place: Place, first: Place) -> None:
 
 
 def has_mask(record: Any, place: Place) -> bool:
-    """Whether the whole mask of a trial lies beside its record; ValueError if it is damaged."""
+    """Whether the whole mask of a trial lies beside its record; a damaged one is named, and left out."""
     if not os.path.lexists(place.store.mask_of(record.identity)):
         return False
     try:
