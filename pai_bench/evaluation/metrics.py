@@ -19,8 +19,8 @@ from pai_bench.support.failures import described
 from pai_bench.support.precision import arithmetic
 from pai_bench.support.randomness import random_state
 from pai_bench.support.registry import METRICS, metric
+from pai_bench.training.evaluation import evaluate_lanes
 from pai_bench.training.trainable_groups import SingleModel
-from pai_bench.training.trainer import evaluate_lanes
 
 Metric = Callable[[nn.Module, DataSet], float | Mapping[str, float]]
 """A function of a network in eval mode and of a data set whose training examples are those it was trained on."""

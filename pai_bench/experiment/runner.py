@@ -27,7 +27,8 @@ from pai_bench.support.memory import is_out_of_memory
 from pai_bench.support.randomness import random_state
 from pai_bench.training.equivalence import difference, draws_at_random
 from pai_bench.training.layout import channels_last_weights, prepare_layout
-from pai_bench.training.trainer import ENGINE, DivergedError, Engine, Epoch, History, Together
+from pai_bench.training.loop import Epoch, History
+from pai_bench.training.trainer import ENGINE, DivergedError, Engine, Together
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,8 @@ from pai_bench.support.identity import stream
 from pai_bench.support.randomness import random_state
 from pai_bench.support.timing import Measurement
 from pai_bench.training.batches import Order
-from pai_bench.training.trainer import Engine, Epoch, History, train, train_together
+from pai_bench.training.loop import Epoch, History
+from pai_bench.training.trainer import Engine, train, train_together
 
 logger = logging.getLogger(__name__)
 

@@ -40,7 +40,7 @@ class MaskEnforcer:
         self.weights = list(weights)
         self._by_layer = not all_at_once and any(weight.device.type == "cuda" for weight in weights)
         dtypes = [torch.bool if self._by_layer else weight.dtype for weight in weights]
-        self._masks = [
+        self.masks = [  # as they are applied: inverted, for a bool mask
             torch.empty_like(weight, dtype=dtype, requires_grad=False)
             for weight, dtype in zip(weights, dtypes, strict=True)
         ]
@@ -48,13 +48,17 @@ class MaskEnforcer:
 
     def replace(self, masks: Sequence[Tensor]) -> None:
         """Enforce other `masks` of the same weights, written into the same memory, which a recorded step refers to."""
-        for own, mask in zip(self._masks, masks, strict=True):
+        for own, mask in zip(self.masks, masks, strict=True):
             own.copy_(~mask if self._by_layer else mask)
+
+    def keeps(self) -> list[Tensor]:
+        """The present masks: which weights are kept (bool)."""
+        return [~mask if self._by_layer else mask.bool() for mask in self.masks]
 
     @torch.no_grad()
     def __call__(self) -> None:
         """Set the removed weights to zero."""
         if self._by_layer:
-            zero_(self.weights, self._masks)
+            zero_(self.weights, self.masks)
         elif self.weights:
-            foreach_mul_(self.weights, self._masks)
+            foreach_mul_(self.weights, self.masks)

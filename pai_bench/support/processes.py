@@ -38,23 +38,34 @@ def signals_as_interrupts() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
+Interrupts = list[tuple[int, FrameType | None]]
+"""Those that have come in a block: the arguments of the handler of each."""
+
+
 @contextmanager
-def interrupts_deferred() -> Iterator[None]:
+def interrupts_deferred(*, first_only: bool = False) -> Iterator[Interrupts]:
     """A block that an interrupt does not break off: the handler of its signal is called at its end.
 
+    The block can see in the list that it is given whether one has come. With `first_only`, a second one breaks it off.
     Blocking the signal is not enough: the system then gives it to another thread, and Python calls the handler in the
     main thread all the same. Where the signal is ignored, or has no handler of Python's, nothing is changed.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield []
         return
     current = {number: signal.getsignal(number) for number in (signal.SIGINT, *TERMINATION)}
     handlers = {number: handler for number, handler in current.items() if callable(handler)}
-    pending: list[tuple[int, FrameType | None]] = []
+    pending: Interrupts = []
+
+    def defer(number: int, frame: FrameType | None) -> None:
+        if pending and first_only:
+            handlers[signal.Signals(number)](number, frame)
+        pending.append((number, frame))
+
     for number in handlers:
-        signal.signal(number, lambda *interrupt: pending.append(interrupt))
+        signal.signal(number, defer)
     try:
-        yield
+        yield pending
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -1,7 +1,7 @@
-"""Random states: seeded for a block, and restored after it."""
+"""Random states: seeded for a block and restored after it, or kept as tensors."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -23,3 +23,26 @@ def random_state(seed: int) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy_state)
+
+
+def generator_states(device: torch.device) -> dict[str, torch.Tensor]:
+    """The states of the default generators of torch, Python and numpy, and of that of a CUDA `device`."""
+    _, words, gauss = random.getstate()
+    _, keys, *rest = np.random.get_state()
+    states = {
+        "torch": torch.get_rng_state(),
+        "python": torch.tensor([*words, gauss is not None, gauss or 0.0], dtype=torch.float64),
+        "numpy": torch.tensor([*map(float, keys), *map(float, rest)], dtype=torch.float64),
+    }
+    return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def restore_generators(states: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    """Set the default generators to the states that `generator_states` gave."""
+    torch.set_rng_state(states["torch"])
+    *words, has_gauss, gauss = states["python"].tolist()
+    random.setstate((random.getstate()[0], tuple(map(int, words)), gauss if has_gauss else None))
+    *keys, position, has_gauss, gauss = states["numpy"].tolist()
+    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), int(position), int(has_gauss), gauss))
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)

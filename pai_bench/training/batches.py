@@ -57,11 +57,22 @@ class Batches:
         self._labels = None if all(order.labels is None for order in orders) else torch.stack(own)
         self._streams = [torch.Generator().manual_seed(order.seed) for order in orders]
         self._drawn: list[Tensor] | None = None
+        self._before_draw = self.epoch_state = self._states()
+        """States of the generators of all trials, before the last draw and before that of the present epoch."""
         # each trial's own training images get mean 0 and standard deviation 1
         self.by_lane = self.inputs.dtype == torch.uint8 and any(chosen is not None for chosen in self.chosen)
         if self.by_lane:
             scales = [data.scale_of(chosen) for chosen in self.chosen]
             self._mean, self._std = (torch.stack(parts)[:, None] for parts in zip(*scales, strict=True))
+
+    def _states(self) -> Tensor:
+        return torch.stack([stream.get_state() for stream in self._streams])
+
+    def restore(self, states: Tensor) -> None:
+        """Begin the next epoch with generators in the `states` that `epoch_state` gave."""
+        for stream, state in zip(self._streams, states, strict=True):
+            stream.set_state(state.clone())  # torch crashes on rows of a matrix
+        self._drawn = None
 
     def draw_ahead(self) -> None:
         """Draw the order of the next epoch now, while the device may still be busy with the present one."""
@@ -70,7 +81,7 @@ class Batches:
 
     def _draw(self) -> list[Tensor]:
         """Indices of an epoch's examples, (lanes, examples), and their augmentation."""
-        count = self.per_epoch * self.protocol.batch_size
+        self._before_draw, count = self._states(), self.per_epoch * self.protocol.batch_size
         drawn = [torch.stack([torch.randperm(self.size, generator=stream)[:count] for stream in self._streams])]
         if self.protocol.augmentation == "flip-crop":
             changes = zip(*(draw_flips_and_shifts(count, PADDING, stream) for stream in self._streams), strict=True)
@@ -86,12 +97,14 @@ class Batches:
         device = self.targets.device
         return part.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else part
 
-    def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs (lanes, batch, ...), normalised, and targets (lanes, batch), batch by batch."""
+    def epoch(self, skipped: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs (lanes, batch, ...), normalised, and targets (lanes, batch), batch by batch, after those `skipped`."""
         drawn, self._drawn = self._drawn or self._draw(), None
-        batch = self.protocol.batch_size
+        self.epoch_state, batch = self._before_draw, self.protocol.batch_size
+        if skipped == self.per_epoch:
+            return
         # (batches, lanes, batch, ...), several batches at a time
-        parts = [part.unflatten(1, (-1, batch)).transpose(0, 1).split(self._at_once) for part in drawn]
+        parts = [part.unflatten(1, (-1, batch)).transpose(0, 1)[skipped:].split(self._at_once) for part in drawn]
         for places, *change in zip(*parts, strict=True):
             inputs = self.inputs_at(places, *change)
             yield from zip(inputs, self.targets_at(places), strict=True)

@@ -51,6 +51,11 @@ class Recorded:
         self._recordable = self._key not in unrecordable
 
     @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Those of the `Step`."""
+        return self.step.tensors
+
+    @property
     def is_recorded(self) -> bool:
         """Whether steps are replayed."""
         return self._graph is not None

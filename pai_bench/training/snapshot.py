@@ -25,13 +25,18 @@ def non_tensor_state(module: nn.Module, *, attributes: bool = False) -> list[obj
     Numbers, texts and containers, states of generators, and the identities of its parameters and buffers; with
     `attributes`, also of tensors in other attributes. Objects that cannot be compared differ from themselves.
     """
-    state: list[object] = [random_states()]
+    return [random_states(), *attributes_of(module, tensors=attributes)]
+
+
+def attributes_of(module: nn.Module, *, tensors: bool = False) -> list[object]:
+    """`non_tensor_state` without the states of generators; with `tensors`, also tensors in attributes."""
+    state: list[object] = []
     for part in module.modules():
         for name, value in vars(part).items():
             if isinstance(part, nn.RNNBase) and name in RNN_WEIGHT_LISTS:
                 continue
-            if name != "training" and (attributes or not isinstance(value, Tensor)):
-                state.append((name, comparable(value, tensors=attributes)))
+            if name != "training" and (tensors or not isinstance(value, Tensor)):
+                state.append((name, comparable(value, tensors=tensors)))
     return state
 
 

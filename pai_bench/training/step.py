@@ -28,12 +28,17 @@ class Step:
             torch.compiler.reset()  # else only the first few networks of a process would be compiled
             self._losses = torch.compile(program.losses, dynamic=False)
         self._ones = torch.ones(program.lanes, device=self.weights[0].device, dtype=self.weights[0].dtype)
-        # from zero, the first momentum is the first gradient
-        self._momenta = [torch.zeros_like(weight) if protocol.momentum else None for weight in self.weights]
+        names: tuple[str, ...] = ("momentum",) if protocol.momentum else ()  # from zero, the first is the gradient
         if protocol.optimizer == "adam":
-            self._averages = [torch.zeros_like(weight) for weight in self.weights]
-            self._squares = [torch.zeros_like(weight) for weight in self.weights]
-            self._counts = [torch.zeros((), device=weight.device) for weight in self.weights]
+            names = "average", "square"
+        self._memory = {name: [torch.zeros_like(weight) for weight in self.weights] for name in names}
+        if protocol.optimizer == "adam":
+            self._memory["count"] = [torch.zeros((), device=weight.device) for weight in self.weights]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What the optimiser keeps from step to step, by name."""
+        return {f"{name}.{i}": tensor for name, tensors in self._memory.items() for i, tensor in enumerate(tensors)}
 
     def __call__(self, inputs: Tensor, targets: Tensor, rate: float | Tensor) -> Tensor:
         """The losses (lanes,) before the step, at the learning rate `rate`."""
@@ -53,14 +58,15 @@ class Step:
     def _change(self, gradients: dict[int, Tensor], rate: float | Tensor) -> None:
         """Update the weights at the indices of `gradients`."""
         protocol, weights = self.protocol, [self.weights[i] for i in gradients]
+        memory = {name: [tensors[i] for i in gradients] for name, tensors in self._memory.items()}
         if protocol.optimizer == "adam":
             adam(
                 weights,
                 list(gradients.values()),
-                [self._averages[i] for i in gradients],
-                [self._squares[i] for i in gradients],
+                memory["average"],
+                memory["square"],
                 [],
-                [self._counts[i] for i in gradients],
+                memory["count"],
                 fused=True,
                 capturable=isinstance(rate, Tensor),
                 amsgrad=False,
@@ -75,7 +81,7 @@ class Step:
         sgd(
             weights,
             list(gradients.values()),
-            [self._momenta[i] for i in gradients],
+            [*memory["momentum"]] if memory else [None] * len(weights),
             fused=True,
             weight_decay=protocol.weight_decay,
             momentum=protocol.momentum,

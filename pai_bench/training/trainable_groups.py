@@ -36,6 +36,11 @@ class TrainableGroup(ABC):
     names: Sequence[str]
     """Parameters that masks cover, in the order of `enforcer`."""
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The parameters and buffers, which training changes in place, by name."""
+        return {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+
     def keeps(self, masks: "Masks") -> list[Tensor]:
         """The masks of the parameters that `enforcer` covers, in its order; `masks` are those of the networks."""
         for mask in masks:
@@ -56,6 +61,14 @@ class TrainableGroup(ABC):
     @abstractmethod
     def _keeps(self, masks: "Masks") -> list[Tensor]:
         """`keeps` without checks."""
+
+    def masks(self) -> list[Mapping[str, Tensor]]:
+        """The present mask of each network."""
+        return [dict(zip(self.names, keeps, strict=True)) for keeps in self._by_network(self.enforcer.keeps())]
+
+    def _by_network(self, keeps: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+        """The inverse of `_keeps`: the masks of each network, in the order of `names`."""
+        return [keeps]
 
     @abstractmethod
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -135,11 +148,18 @@ class StackedModels(TrainableGroup):
         self.names = [name for name in self.state if any(mask is not None and name in mask for mask in masks)]
         self.enforcer = MaskEnforcer([self.state[name] for name in self.names], self._keeps(masks))
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        return {**self.state, **self.buffers}
+
     def shape(self, name: str) -> torch.Size:
         return torch.Size(self.state[name].shape[1:])
 
     def _keeps(self, masks: Masks) -> list[Tensor]:
         return [torch.stack([kept_of(mask, name, self.state[name][0]) for mask in masks]) for name in self.names]
+
+    def _by_network(self, keeps: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+        return [[keep[lane] for keep in keeps] for lane in range(self.lanes)]
 
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
         logits = self._run(inputs, 0, training=True)
@@ -204,6 +224,9 @@ class Branches(TrainableGroup):
     def _keeps(self, masks: Masks) -> list[Tensor]:
         pairs = [(mask, branch.module) for mask, branch in zip(masks, self.branches, strict=True)]
         return [kept_of(mask, name, model.get_parameter(name)) for mask, model in pairs for name in self.names]
+
+    def _by_network(self, keeps: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+        return [keeps[i : i + len(self.names)] for i in range(0, len(keeps), max(1, len(self.names)))]
 
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
         return torch.cat(self._each(lambda i, branch: branch.losses(inputs[i : i + 1], targets[i : i + 1])))

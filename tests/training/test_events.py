@@ -13,7 +13,8 @@ from pai_bench.pruning import Pruner
 from pai_bench.training import events
 from pai_bench.training.batches import Order
 from pai_bench.training.events import Event, Pause
-from pai_bench.training.trainer import Engine, History, Together, train, train_together
+from pai_bench.training.loop import History
+from pai_bench.training.trainer import Engine, Together, train, train_together
 from tests.training.test_trainer import PROTOCOL, data, half_mask, model, plain_loop
 
 NAMES = ("0.weight", "4.weight")
@@ -137,7 +138,7 @@ def test_masks_stay_where_a_recorded_step_looks_for_them() -> None:
     network, places = model(), list[list[int]]()
 
     def note(pause: Pause) -> None:
-        places.append([mask.data_ptr() for mask in pause._program.enforcer._masks])
+        places.append([mask.data_ptr() for mask in pause._program.enforcer.masks])
 
     def replace(pause: Pause) -> None:
         pause.replace([half_mask(network, seed=2)])

@@ -87,7 +87,7 @@ class Device:
     @contextmanager
     def recorded_step(self) -> Iterator[None]:
         step = self.recorded.step
-        changed = [tensor for tensor in (*step.weights, *step._momenta) if tensor is not None]
+        changed = [*step.weights, *step.tensors.values()]
         before = [(tensor, tensor.detach().clone()) for tensor in changed]
         self.recording = True
         try:

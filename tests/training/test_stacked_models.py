@@ -15,9 +15,10 @@ import pai_bench as pb
 from pai_bench.data import Split
 from pai_bench.training import equivalence, layout, stacked_layers, trainable_groups
 from pai_bench.training.batches import Order
+from pai_bench.training.loop import History
 from pai_bench.training.protocol import Protocol
 from pai_bench.training.snapshot import non_tensor_state
-from pai_bench.training.trainer import History, train, train_together
+from pai_bench.training.trainer import train, train_together
 
 PROTOCOL = Protocol(name="test", epochs=2, batch_size=8, learning_rate=0.05, weight_decay=0.01)
 LANES = 3

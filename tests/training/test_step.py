@@ -15,10 +15,11 @@ from pai_bench.data import Split
 from pai_bench.training import recorded
 from pai_bench.training import step as steps
 from pai_bench.training.batches import Order
+from pai_bench.training.loop import History
 from pai_bench.training.protocol import Protocol
 from pai_bench.training.snapshot import non_tensor_state
 from pai_bench.training.trainable_groups import SingleModel
-from pai_bench.training.trainer import Engine, History, train, train_together
+from pai_bench.training.trainer import Engine, train, train_together
 
 PROTOCOL = Protocol(name="test", epochs=3, batch_size=8, learning_rate=0.05, weight_decay=0.01)
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)

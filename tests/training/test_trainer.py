@@ -12,8 +12,9 @@ from torch.nn import functional as F
 import pai_bench as pb
 from pai_bench.data import Split
 from pai_bench.evaluation import loss_and_accuracy
-from pai_bench.training import step, trainer
+from pai_bench.training import evaluation, step, trainer
 from pai_bench.training.batches import Batches, Order
+from pai_bench.training.loop import Epoch
 from pai_bench.training.protocol import Protocol, get_protocol
 from pai_bench.training.trainer import train, train_together
 
@@ -130,12 +131,12 @@ def test_evaluation_in_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     expected_loss = F.cross_entropy(logits, data().test.targets).item()
     expected = (logits.argmax(1) == data().test.targets).float().mean().item()
     for size in (1000, 4):
-        monkeypatch.setattr(trainer, "EVALUATION_BATCH", size)
+        monkeypatch.setattr(evaluation, "EVALUATION_BATCH", size)
         assert loss_and_accuracy(network, data(), data().test) == pytest.approx((expected_loss, expected))
 
 
 def test_the_curve_has_a_point_for_each_epoch() -> None:
-    seen: list[trainer.Epoch] = []
+    seen: list[Epoch] = []
     history = train(model(), data(), PROTOCOL, on_epoch=seen.append)
     assert seen == list(history.epochs)
     assert [epoch.epoch for epoch in seen] == [1, 2]
@@ -194,7 +195,7 @@ def test_as_many_examples_are_evaluated_at_once_as_memory_suffices_for(
     device: str, size: int, step: int, examples: int
 ) -> None:
     split = Split(torch.empty(2, size, device=device), torch.empty(2, device=device))
-    assert trainer.evaluated_at_once(split, step) == examples
+    assert evaluation.evaluated_at_once(split, step) == examples
 
 
 def test_convolutions_are_laid_out_channels_last_unless_asked_not_to() -> None:

@@ -1,0 +1,230 @@
+"""Steps and tests of networks that are trained together, from the first step or from a saved state."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pai_bench.data import DataSet
+from pai_bench.support.processes import Interrupts, interrupts_deferred
+from pai_bench.support.randomness import generator_states, restore_generators
+from pai_bench.training.batches import Batches
+from pai_bench.training.checkpoints import Saver, StateError, TrainingState, check_same
+from pai_bench.training.evaluation import evaluate_lanes, evaluated_at_once
+from pai_bench.training.protocol import Protocol
+from pai_bench.training.recorded import Recorded
+from pai_bench.training.snapshot import attributes_of
+from pai_bench.training.step import Step
+from pai_bench.training.trainable_groups import TrainableGroup
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Results of one epoch: the mean training loss of its steps, and loss and accuracy on the test set after it.
+
+    Losses are mean cross-entropies in nats; the accuracy is in [0, 1].
+    """
+
+    epoch: int
+    train_loss: float
+    test_loss: float
+    test_accuracy: float
+
+
+@dataclass(frozen=True)
+class History:
+    """The learning curve of a training, and its time in seconds, without evaluation.
+
+    Networks that were trained together share the seconds equally.
+    """
+
+    epochs: tuple[Epoch, ...]
+    seconds: float
+    images: int
+    diverged: str | None = None
+    """The first loss that was not finite, as a text; None if all were."""
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Training throughput; None if nothing was trained."""
+        return self.images / self.seconds if self.images else None
+
+
+OnEpochs = Callable[[Sequence[Epoch | None]], None]
+"""Called after each epoch with its results, None for a network whose losses are no longer finite."""
+
+
+class TrainingLoop:
+    """A training under way. Between two steps it can be saved, and another loop of the same settings resumes from it.
+
+    `pauses` are called after so many steps. Raises `StateError` if the saver's state is of another training.
+    """
+
+    def __init__(
+        self,
+        program: TrainableGroup,
+        data: DataSet,
+        protocol: Protocol,
+        batches: Batches,
+        step: Step | Recorded,
+        *,
+        pauses: Mapping[int, Callable[[int], None]],
+        on_epochs: OnEpochs,
+        saver: Saver | None,
+    ) -> None:
+        self.program, self.data, self.protocol, self.batches, self.step = program, data, protocol, batches, step
+        self.pauses, self.on_epochs, self.saver = pauses, on_epochs, saver
+        self.steps, self.done = protocol.steps(batches.size), 0
+        self.curves: list[list[Epoch]] = [[] for _ in range(program.lanes)]
+        self.trouble: list[str | None] = [None] * program.lanes
+        self._losses: list[Tensor] = []
+        """Of the steps of the present epoch."""
+        self._skipped = 0
+        """Batches of the first epoch that earlier processes have trained on."""
+        self._seconds, self._since = 0.0, 0.0
+        """Of all epochs before the present one, and when that began, pauses left out."""
+        self._own_state = attributes_of(program.module) if saver and self.steps else []
+        self._interrupts: Interrupts = []
+
+    def run(self) -> list[History]:
+        """Train to the end, or until one interrupt, before which the state is saved."""
+        self.program.enforcer()
+        if self.saver is not None and self.saver.state is not None:
+            self._restore(self.saver.state)
+        elif 0 in self.pauses:
+            self.pauses[0](0)
+        with interrupts_deferred(first_only=True) if self.saver else no_interrupts() as self._interrupts:
+            while (self.done < self.steps or self._losses) and None in self.trouble:
+                self._train_epoch()
+                self._end_epoch()
+        self.program.finish()
+        seconds, images = self._seconds / self.program.lanes, self.done * self.protocol.batch_size
+        return [
+            History(tuple(curve), seconds, images, why) for curve, why in zip(self.curves, self.trouble, strict=True)
+        ]
+
+    def _train_epoch(self) -> None:
+        """Take the steps of an epoch."""
+        self._since, skipped, self._skipped = time.perf_counter(), self._skipped, 0
+        if self.done == self.steps:  # saved after the last step
+            return
+        for inputs, targets in self.batches.epoch(skipped):
+            self._losses.append(self.step(inputs, targets, self.protocol.rate(self.done, self.steps)))
+            self.done += 1
+            if self.done in self.pauses:
+                with self._not_counted():
+                    self.pauses[self.done](self.done)
+            if self.saver is not None and (self._interrupts or self.saver.is_due()):
+                with self._not_counted():
+                    self._save(self.saver)
+                self._end_if_interrupted()
+            if self.done == self.steps:
+                break
+        if self.done < self.steps:
+            self.batches.draw_ahead()
+
+    @contextmanager
+    def _not_counted(self) -> Iterator[None]:
+        """A block whose time is none of training; the device has done all steps before it."""
+        self._losses[-1].sum().item()
+        before = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - before
+
+    def _end_epoch(self) -> None:
+        """Wait for the device, test the networks, and add to their curves."""
+        seen = torch.stack(self._losses).cpu()
+        self._seconds, self._since = self._seconds + time.perf_counter() - self._since, math.nan
+        for lane, bad in enumerate((~seen.isfinite()).int().T):
+            if bad.any() and self.trouble[lane] is None:
+                first, loss = self.done - len(seen) + int(bad.argmax()), float(seen[bad.argmax(), lane])
+                self.trouble[lane] = f"diverged at step {first + 1}: the training loss is {loss}"
+        tested = self._tested()
+        number = len(max(self.curves, key=len)) + 1
+        epochs = [Epoch(number, float(mean), *test) for mean, test in zip(seen.double().mean(0), tested, strict=True)]
+        for lane, epoch in enumerate(epochs):
+            # a step that made the last weights infinite shows here first
+            if self.trouble[lane] is None and not math.isfinite(epoch.test_loss):
+                self.trouble[lane] = f"diverged at step {self.done}: the test loss after it is {epoch.test_loss}"
+            if self.trouble[lane] is None:
+                self.curves[lane].append(epoch)
+        self._losses = []
+        self.on_epochs([None if bad else epoch for bad, epoch in zip(self.trouble, epochs, strict=True)])
+
+    def _tested(self) -> list[tuple[float, float]]:
+        """Loss and accuracy of each network on the test set; an interrupt ends it, and the state before is saved."""
+        split, batches, program = self.data.test, self.batches, self.program
+        at_once = evaluated_at_once(split, program.lanes * self.protocol.batch_size)
+
+        def on_batch() -> None:
+            if self.saver is not None and self._interrupts:
+                self._save(self.saver)
+                self._end_if_interrupted()
+
+        options = {"by_lane": batches.by_lane, "at_once": at_once}
+        return evaluate_lanes(program, split, batches.normalised, on_batch=on_batch, **options)
+
+    def _end_if_interrupted(self) -> None:
+        if self._interrupts:
+            raise KeyboardInterrupt
+
+    def _save(self, saver: Saver) -> None:
+        """Save the state, unless the networks have more of one than can be seen from outside."""
+        if attributes_of(self.program.module) == self._own_state:
+            saver.save(self._state())
+
+    def _tensors(self) -> dict[str, dict[str, Tensor]]:
+        """The tensors that are changed in place, by what they belong to."""
+        masks = self.program.enforcer.masks if self.pauses else []
+        return {
+            "network": self.program.tensors,
+            "optimizer": self.step.tensors,
+            "masks": {str(i): mask for i, mask in enumerate(masks)},
+        }
+
+    def _state(self) -> TrainingState:
+        tensors = self._tensors() | {
+            "generator": generator_states(self.batches.targets.device),
+            "training": {"order": self.batches.epoch_state, "losses": torch.stack(self._losses)},
+        }
+        elapsed = 0.0 if math.isnan(self._since) else time.perf_counter() - self._since
+        return TrainingState(
+            {f"{part}.{name}": tensor for part, named in tensors.items() for name, tensor in named.items()},
+            {
+                "step": self.done,
+                "steps": self.steps,
+                "seconds": self._seconds + elapsed,
+                "trouble": self.trouble,
+                "curves": [list(map(dataclasses.astuple, curve)) for curve in self.curves],
+            },
+        )
+
+    @torch.no_grad()
+    def _restore(self, state: TrainingState) -> None:
+        """Continue from a state; StateError if it is of another training, and then nothing is changed."""
+        device, values, training = self.batches.targets.device, state.values, state.part("training")
+        if values["steps"] != self.steps or len(values["curves"]) != self.program.lanes:
+            raise StateError("it is of a training of another length, or of other networks")
+        for name, tensors in self._tensors().items():
+            check_same(tensors, state.part(name), name)
+        for name, tensors in self._tensors().items():
+            for key, stored in state.part(name).items():
+                tensors[key].copy_(stored)
+        restore_generators(state.part("generator"), device)
+        self.batches.restore(training["order"])
+        self._losses = list(training["losses"].to(device))
+        self.done, self._seconds, self.trouble = values["step"], values["seconds"], list(values["trouble"])
+        self.curves = [[Epoch(*epoch) for epoch in curve] for curve in values["curves"]]
+        self._skipped = len(self._losses)
+        self.program.resume()
+
+
+@contextmanager
+def no_interrupts() -> Iterator[Interrupts]:
+    """A block that an interrupt breaks off."""
+    yield []
