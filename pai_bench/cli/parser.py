@@ -73,8 +73,8 @@ examples:
       a table of a paper, see `pai-bench list recipes`: its trials, hours and memory on this machine; then without
       --dry-run
 
-What is stored in --out is not run again: the same command runs what is missing.
-exit codes: 0; 1 a trial failed; 2 a mistake in the request; 130 interrupted"""
+What is stored in --out is not run again: the same command runs what is missing, and resumes what was being trained.
+exit codes: 0; 1 a trial failed; 2 a mistake in the request; 130 interrupted, or at its time limit"""
 
 VERIFY_NOTES = """\
 Of each file, the settings must be those that it is named by, and the content that of its checksum; of each mask, the
@@ -183,6 +183,8 @@ def add_run(verbs: Any) -> None:
     flag = verb.add_argument
     flag("--backend", metavar="NAME", default="auto", help=help)
     flag("--retry-failed", action="store_true", help="run failed trials again")
+    help = "end after this time, as 90s, 5m or 3h55m, with a checkpoint of what is trained then (default: no limit)"
+    flag("--time-limit", metavar="TIME", help=help)
     flag("--dry-run", action="store_true", help="list the trials, and what they will cost; run nothing")
     flag("--quick", action="store_true", help="a smoke run: the keys of the recipe `quick` on top")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pai_bench.cli.console import FAILED, INTERRUPTED, make_console, print_report, print_table
 from pai_bench.experiment import recipe
 from pai_bench.experiment.sweep import Sweep
+from pai_bench.support.durations import seconds_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,21 +27,29 @@ def run(arguments: argparse.Namespace) -> int:
     from pai_bench.execution.probe import close, prepared
     from pai_bench.experiment.resolve import Catalog
     from pai_bench.support.memory import keep_freed_memory
+    from pai_bench.support.processes import TimeLimit
     from pai_bench.training.protocol import DEFAULT
 
     find_backend(arguments.backend)  # before data are read
+    limit = TimeLimit(None if arguments.time_limit is None else seconds_of(arguments.time_limit, "--time-limit"))
     keep_freed_memory()
     console, catalogs = make_console(), list[tuple[Catalog, str]]()
     try:
-        with console.status("reading data and building networks"):
-            grids = sweeps(arguments)
-            if any(sweep.learning_rate is not None and sweep.protocol is None for sweep, _ in grids):
-                logger.warning("without --protocol, the learning rate is that of Adam (%s); short is SGD", DEFAULT)
-            for sweep, out in grids:
-                catalogs.append((prepared(sweep), out))
-                if len(grids) > 1:  # a process for each would be many
-                    close([catalogs[-1][0]])
-        return run_or_plan(console, catalogs, arguments)
+        with limit:
+            with console.status("reading data and building networks"):
+                grids = sweeps(arguments)
+                if any(sweep.learning_rate is not None and sweep.protocol is None for sweep, _ in grids):
+                    logger.warning("without --protocol, the learning rate is that of Adam (%s); short is SGD", DEFAULT)
+                for sweep, out in grids:
+                    catalogs.append((prepared(sweep), out))
+                    if len(grids) > 1:  # a process for each would be many
+                        close([catalogs[-1][0]])
+            return run_or_plan(console, catalogs, arguments)
+    except KeyboardInterrupt:
+        if not catalogs:
+            raise
+        print_interruption(console, catalogs, f"time limit of {arguments.time_limit}" if limit.is_reached else None)
+        return INTERRUPTED
     finally:
         close(catalog for catalog, _ in catalogs)
 
@@ -62,12 +71,7 @@ def run_or_plan(console: "Console", catalogs: "list[tuple[Catalog, str]]", argum
         if len(seconds) > 1:
             console.print(f"about {duration(sum(seconds))} for all {len(catalogs)} grids")
         return 0
-    try:
-        failed = run_grids(console, catalogs, arguments)
-    except KeyboardInterrupt:
-        print_interruption(console, catalogs)
-        return INTERRUPTED
-    if failed:
+    if failed := run_grids(console, catalogs, arguments):
         console.print(f"{plural(failed, 'trial')} failed; --retry-failed runs them again", style="red")
     return FAILED if failed else 0
 
@@ -89,13 +93,19 @@ def run_grids(console: "Console", catalogs: "list[tuple[Catalog, str]]", argumen
     return sum(record.status == "failed" for stored in by_folder.values() for record in stored.values())
 
 
-def print_interruption(console: "Console", catalogs: "list[tuple[Catalog, str]]") -> None:
-    """One line after an interrupt: what is stored, and what the same command will do."""
+def print_interruption(console: "Console", catalogs: "list[tuple[Catalog, str]]", limit: str | None) -> None:
+    """One line after an interrupt, or at a time limit: what is stored, and what the same command will do."""
+    from pai_bench.report.summary import plural
+    from pai_bench.results.checkpoints import FOLDER, CheckpointFolder
+
     wanted = {(Path(out).resolve(), trial.identity) for catalog, out in catalogs for trial in catalog.trials}
     stored = sum(os.path.isfile(Path(out) / "trials" / f"{identity}.json") for out, identity in wanted)
-    where = " and ".join(dict.fromkeys(out for _, out in catalogs))
+    folders = dict.fromkeys(out for _, out in catalogs)
+    where = " and ".join(folders)
     stored_trials = f"{stored} of {len(wanted)} trials are stored in {where}"
-    console.print(f"interrupted: {stored_trials}; the same command runs the rest")
+    saved = sum(len(checkpoint.trials) for out in folders for checkpoint in CheckpointFolder(Path(out) / FOLDER))
+    resumed = f", and {plural(saved, 'trial')} will resume from a checkpoint" if saved else ""
+    console.print(f"{limit or 'interrupted'}: {stored_trials}{resumed}; the same command runs the rest")
 
 
 def sweeps(arguments: argparse.Namespace) -> list[tuple[Sweep, str]]:

@@ -28,7 +28,7 @@ class Callbacks:
     on_epoch: Callable[[Trial, int], None]
     """When a trial begins to train (0), and with every epoch that it has finished."""
     on_records: Callable[[Cell, Sequence[Record], float], None]
-    """When a cell has been run: a record of each of its trials, and the seconds that they took together."""
+    """When trials of a cell have been run: a record of each, and the seconds that they took together."""
 
 
 class Backend(Protocol):

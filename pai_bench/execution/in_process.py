@@ -36,9 +36,10 @@ class InProcess:
         """As of every `Backend`."""
         for cell in cells:
             if missing := callbacks.still_missing(cell):
-                start = time.perf_counter()
-                records = self.runner.run_together(missing, callbacks.on_epoch, self.plan.engine(missing[0]))
-                callbacks.on_records(missing, records, time.perf_counter() - start)
+                start, engine = time.perf_counter(), self.plan.engine(missing[0])
+                for trials, records in self.runner.run_together(missing, callbacks.on_epoch, engine):
+                    callbacks.on_records(trials, records, time.perf_counter() - start)
+                    start = time.perf_counter()
 
 
 @backend("in-process", source="pai_bench")

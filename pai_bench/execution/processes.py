@@ -125,16 +125,21 @@ class Processes:
             index, number = content
             callbacks.on_epoch(worker.cell[index], number)
         elif message_type == "records":
-            cell, worker.cell = worker.cell, []
-            self._run.add(cell[0].model.name)
-            callbacks.on_records(cell, content, time.perf_counter() - worker.since)
+            indices, records = content
+            trials, seconds = [worker.cell[index] for index in indices], time.perf_counter() - worker.since
+            worker.since = time.perf_counter()
+            worker.finished |= {trial.identity for trial in trials}
+            if not worker.unfinished:
+                worker.begin([])
+            self._run.add(trials[0].model.name)
+            callbacks.on_records(trials, records, seconds)
 
     def _give_up(self, why: str, waiting: "deque[Cell]") -> None:
         """Leave all to this process, if the sweep sets no number of workers."""
         if self.runner.catalog.sweep.workers not in ("auto", 1):
             raise UserError(f"a worker process cannot run this sweep ({why}); use --workers 1")
         logger.warning("a worker process cannot run this sweep (%s); it runs in this process", why)
-        waiting.extendleft(worker.cell for worker in reversed(self._workers) if worker.cell)
+        waiting.extendleft(worker.unfinished for worker in reversed(self._workers) if worker.cell)
         self.close()
 
     def _handle_failed_start(self, worker: Worker, waiting: "deque[Cell]") -> bool:
@@ -167,7 +172,7 @@ class Processes:
                 except (pickle.PicklingError, AttributeError, TypeError) as error:
                     message = f"this sweep cannot be given to worker processes ({error}); use --workers 1"
                     raise UserError(message) from error
-                worker.cell, worker.since, worker.silent = missing, time.perf_counter(), 0.0
+                worker.begin(missing)
                 worker.send(("run", content))
 
     def _start(self) -> Worker:
@@ -181,18 +186,24 @@ class Processes:
         return worker
 
     def _send_plan(self, worker: Worker) -> None:
-        worker.send(("plan", (self.plan, self.runner.command)))
+        worker.send(("plan", (self.plan, self.runner.command, self.runner.checkpoints)))
 
     def _handle_dead_worker(self, worker: Worker, callbacks: Callbacks) -> list[Cell]:
         """The cells that a dead worker leaves to be run again; a trial that ends workers repeatedly has failed."""
         self._workers.remove(worker)
         how = worker.ended()
-        cell, names = worker.cell, ", ".join(trial.identity for trial in worker.cell)
+        cell = worker.unfinished
+        names = ", ".join(trial.identity for trial in cell)
+        checkpoints = self.runner.checkpoints
+        self._deaths.update([names])
+        if self._deaths[names] < ATTEMPTS and checkpoints and checkpoints.holds([trial.identity for trial in cell]):
+            logger.warning("a worker process died (%s) while it ran %s; it resumes from its checkpoint", how, names)
+            return [cell]
         if half := len(cell) // 2:  # the cause may be any of them, or memory that is too short for all
             logger.warning("a worker process died (%s) while it ran %s; once more, half of them at a time", how, names)
             return [cell[half:], cell[:half]]
         model = cell[0].model.name
-        self._deaths.update((names, model))
+        self._deaths.update([model])
         hopeless = self._deaths[model] > ATTEMPTS and model not in self._run
         again = self._deaths[names] < ATTEMPTS and not hopeless
         logger.warning("a worker process died (%s) while it ran %s%s", how, names, "; once more" if again else "")

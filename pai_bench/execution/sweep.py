@@ -2,19 +2,21 @@
 
 import dataclasses
 import logging
+import operator
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pai_bench.data import DataSet
-from pai_bench.execution.backend import Backend, Callbacks, find_backend
+from pai_bench.execution.backend import Backend, Callbacks, Cell, find_backend
 from pai_bench.execution.probe import close, prepared
 from pai_bench.experiment.resolve import Catalog
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.sweep import Sweep
 from pai_bench.experiment.trial import Trial
 from pai_bench.results import Record, Store, UnstorableError, as_frame
+from pai_bench.results.checkpoints import FOLDER, CheckpointFolder
 from pai_bench.support.arrays import with_torch_defaults
 from pai_bench.support.errors import UserError
 
@@ -96,7 +98,9 @@ def run_catalogs(
     listener, parts, earlier = listener or Listener(), list[_CatalogRun](), dict[Path, dict[str, bool]]()
     try:
         for catalog, out in pairs:
-            part = _CatalogRun(catalog, Store(out, create=True), Runner(catalog, command), listener)
+            store = Store(out, create=True)
+            runner = Runner(catalog, command, checkpoints=CheckpointFolder(store.path / FOLDER))
+            part = _CatalogRun(catalog, store, runner, listener)
             part.find_missing(earlier.setdefault(Path(out).resolve(), {}), retry_failed=retry_failed)
             parts.append(part)
         listener.on_planning(sum(len(part.missing) for part in parts))
@@ -130,6 +134,13 @@ class _CatalogRun:
         """Missing trials that an earlier catalog with the same folder has, too, and runs."""
         self.new = 0
         """Trials that no earlier catalog with the same folder has."""
+        self.wanted: set[str] = set()
+        """Identities of the missing trials."""
+        self.at_work: set[str] = set()
+        """Identities of those that are run now."""
+        self.checkpoints = CheckpointFolder(store.path / FOLDER)
+        self.resumed: set[tuple[str, ...]] = set()
+        """Identities of trials that resume together, from one checkpoint."""
 
     def find_missing(self, earlier: dict[str, bool], *, retry_failed: bool) -> None:
         """Find the missing trials; `earlier` has the trials of the folder so far, and whether they are missing."""
@@ -152,24 +163,51 @@ class _CatalogRun:
     def run(self) -> None:
         """Run the missing trials."""
         with self.backend:
-            planned = cells(self.missing, self.backend.plan.lanes)
-            self.backend.run(planned, Callbacks(self.still_missing, self.listener.on_epoch, self.on_records))
+            callbacks = Callbacks(self.still_missing, self.on_epoch, self.on_records)
+            self.backend.run(self.cells(), callbacks)
 
-    def still_missing(self, cell: Sequence[Trial]) -> list[Trial]:
-        """The trials of a cell that no other process on the same folder has stored meanwhile."""
+    def cells(self) -> list[Cell]:
+        """The missing trials as they are trained together: first those that have a checkpoint, as it was made."""
+        trials, missing = {trial.identity: trial for trial in self.catalog.trials}, set(map(identity, self.missing))
+        self.wanted = set(missing)
+        resumed = list[Cell]()
+        for names in [checkpoint.trials for checkpoint in self.checkpoints]:
+            if missing.isdisjoint(names):
+                if all(map(self.store.holds, names)):
+                    self.checkpoints.remove(names)
+            elif all(name in trials for name in names):
+                resumed.append([trials[name] for name in names])
+                missing -= set(names)
+        self.resumed = {tuple(map(identity, cell)) for cell in resumed}
+        return [*resumed, *cells([t for t in self.missing if t.identity in missing], self.backend.plan.lanes)]
+
+    def still_missing(self, cell: Cell) -> list[Trial]:
+        """The trials of a cell that no other process on the same folder has stored meanwhile.
+
+        Where some of a checkpoint are left, all its trials are run: they were trained together.
+        """
         missing = []
         for trial in cell:
             if self.records[trial.identity] is None and (record := self.read(trial)) is not None:
                 self.records[trial.identity] = record
                 self.listener.on_skip(trial)
-            else:
+            elif trial.identity in self.wanted:
                 missing.append(trial)
+                self.at_work.add(trial.identity)
                 self.listener.on_start(trial)
-        return missing
+        return list(cell) if missing and tuple(map(identity, cell)) in self.resumed else missing
 
-    def on_records(self, cell: Sequence[Trial], records: Sequence[Record], seconds: float) -> None:
-        """Store the records of a cell."""
+    def on_epoch(self, trial: Trial, epoch: int) -> None:
+        """Report the progress of a trial."""
+        if trial.identity in self.at_work:
+            self.listener.on_epoch(trial, epoch)
+
+    def on_records(self, cell: Cell, records: Sequence[Record], seconds: float) -> None:
+        """Store the records of some trials, but for those that were stored before, and remove their checkpoint."""
         for trial, record in zip(cell, records, strict=True):
+            if trial.identity not in self.at_work:
+                continue
+            self.at_work.remove(trial.identity)
             try:
                 self.store.write(record)
             except UnstorableError as error:
@@ -177,6 +215,7 @@ class _CatalogRun:
                 self.store.write(record)
             self.records[trial.identity] = without_mask(record)
             self.listener.on_finish(trial, record, seconds / len(cell))
+        self.checkpoints.remove(list(map(identity, cell)))
 
     def all_records(self) -> list[Record]:
         """The records of all trials that have one, also of those that an earlier catalog has run."""
@@ -190,6 +229,9 @@ class _CatalogRun:
                 *(self.store.path, len(lost), len(records), lost[0]),
             )
         return list(records.values())
+
+
+identity: Callable[[Trial], str] = operator.attrgetter("identity")
 
 
 def without_mask(record: Record) -> Record:

@@ -8,6 +8,7 @@ import faulthandler
 import functools
 import logging
 import pickle
+import signal
 import sys
 import threading
 import time
@@ -27,9 +28,11 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Serve until the connection is closed."""
-    connection = SharedConnection(connection_to_parent())
-    threading.Thread(target=connection.beat, daemon=True).start()
-    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has gone
+    # between two steps of a training, whose state is saved before
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt, EOFError, BrokenPipeError, ConnectionResetError):  # the parent has gone
+        connection = SharedConnection(connection_to_parent())
+        threading.Thread(target=connection.beat, daemon=True).start()
         serve(connection)
 
 
@@ -82,9 +85,9 @@ def serve(connection: SharedConnection) -> None:
     while True:
         message_type, content = connection.recv()
         if message_type == "plan":
-            plan, command = content
+            plan, command, checkpoints = content
             torch.set_num_threads(plan.threads)
-            runner = Runner(catalog, command, workers=plan.workers)
+            runner = Runner(catalog, command, workers=plan.workers, checkpoints=checkpoints)
             continue
         try:
             request = pickle.loads(content)
@@ -104,7 +107,8 @@ def serve(connection: SharedConnection) -> None:
         def on_epoch(trial: "Trial", epoch: int, cell: "list[Trial]" = request) -> None:
             connection.send(("epoch", (cell.index(trial), epoch)))
 
-        connection.send(("records", runner.run_together(request, on_epoch, plan.engine(request[0]))))
+        for trials, records in runner.run_together(request, on_epoch, plan.engine(request[0])):
+            connection.send(("records", ([request.index(trial) for trial in trials], records)))
 
 
 def check_trial(runner: "Runner", trial: "Trial") -> None:

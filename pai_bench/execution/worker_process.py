@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
@@ -23,8 +24,8 @@ logger = logging.getLogger(__name__)
 SILENCE = 120.0
 """Seconds without a message after which a worker must have been stopped, and is ended."""
 
-PATIENCE = 5.0
-"""Seconds that a worker has to end by itself."""
+PATIENCE = 10.0
+"""Seconds that a worker has to end by itself, and to save before what it trains."""
 
 LONGEST = 2**16
 """Bytes that are read of a crash report."""
@@ -39,12 +40,23 @@ class Worker:
     crash: IO[bytes] | None = None
     """Where `faulthandler` writes in which line it crashed."""
     cell: list[Trial] = field(default_factory=list)
+    finished: set[str] = field(default_factory=set)
+    """The trials of its cell of which it has sent the records, by identity."""
     ready: bool = False
     """Whether it has read the data of its first cell."""
     since: float = 0.0
     """When it began with its cell."""
     silent: float = 0.0
     """Seconds without a message in which this process has waited for one."""
+
+    @property
+    def unfinished(self) -> list[Trial]:
+        """The trials of its cell that are still to be run."""
+        return [trial for trial in self.cell if trial.identity not in self.finished]
+
+    def begin(self, cell: list[Trial]) -> None:
+        """Note that it is to run a cell; an empty one if it has none."""
+        self.cell, self.finished, self.since, self.silent = cell, set(), time.perf_counter(), 0.0
 
     def send(self, message: tuple[str, Any]) -> None:
         """Send a message. If the process is dead, its connection says so when it is read."""
@@ -112,8 +124,8 @@ def start(execution: Execution, data: Mapping[str, DataSet], threads: int) -> Wo
 def end(workers: Sequence[Worker]) -> None:
     """End some workers, each at the latest after `PATIENCE`."""
     for worker in workers:
+        worker.process.terminate()  # before it sees that nobody listens
         worker.close()
-        worker.process.terminate()
     for worker in workers:
         try:
             worker.process.wait(PATIENCE)

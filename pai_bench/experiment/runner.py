@@ -5,14 +5,16 @@ import logging
 import math
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
+from torch import nn
 
 from pai_bench.data import DataSet
 from pai_bench.experiment import stages
+from pai_bench.experiment.checkpoints import CheckpointStore, Restored, decode, encode, facts
 from pai_bench.experiment.inputs import Inputs
 from pai_bench.experiment.mask_summary import summarize_mask
 from pai_bench.experiment.resolve import Catalog
@@ -20,17 +22,23 @@ from pai_bench.experiment.scoring_probe import ScoringProbe
 from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.experiment.stages import Pruned
 from pai_bench.experiment.trial import Trial
+from pai_bench.masks import Mask
 from pai_bench.results import Environment, EpochRecord, Evaluation, Pruning, Record, Training, TrialProvenance, UsedData
 from pai_bench.support.environment import commit, describe, without_paths
 from pai_bench.support.failures import described, traceback_of
 from pai_bench.support.memory import is_out_of_memory
 from pai_bench.support.randomness import random_state
+from pai_bench.support.timing import Measurement
+from pai_bench.training.checkpoints import Saver, StateError, TrainingState
 from pai_bench.training.equivalence import difference, draws_at_random
 from pai_bench.training.layout import channels_last_weights, prepare_layout
 from pai_bench.training.loop import Epoch, History
 from pai_bench.training.trainer import ENGINE, DivergedError, Engine, Together
 
 logger = logging.getLogger(__name__)
+
+Finished = tuple[Sequence[Trial], Sequence[Record]]
+"""Trials that have ended, and the record of each."""
 
 PROBE = 8
 """Examples on which training together is compared with training one by one."""
@@ -47,8 +55,15 @@ class ListenerError(BaseException):
 class Runner:
     """Runs trials on the catalog's device, from their inputs through their stages to their records."""
 
-    def __init__(self, catalog: Catalog, command: str | None = None, *, workers: int = 1) -> None:
-        self.catalog, self.command, self.workers = catalog, command, workers
+    def __init__(
+        self,
+        catalog: Catalog,
+        command: str | None = None,
+        *,
+        workers: int = 1,
+        checkpoints: CheckpointStore | None = None,
+    ) -> None:
+        self.catalog, self.command, self.workers, self.checkpoints = catalog, command, workers, checkpoints
         self.inputs = Inputs(catalog.device, catalog.data)
         self.probe = ScoringProbe(self.inputs)
         self._obstacles: dict[tuple[DataSource, ModelSource, Together], str | None] = {}
@@ -62,15 +77,17 @@ class Runner:
     def run(self, trial: Trial, on_epoch: Callable[[int], None] = lambda _epoch: None) -> Record:
         """The record of `trial`; an error makes a record too, with status ``failed``."""
         engine = Engine(compile=self.catalog.sweep.compile)
-        (record,) = self.run_together([trial], lambda _trial, epoch: on_epoch(epoch), engine)
+        ((_, (record,)),) = self.run_together([trial], lambda _trial, epoch: on_epoch(epoch), engine)
         return record
 
     def run_together(
         self, trials: Sequence[Trial], on_epoch: Callable[[Trial, int], None], engine: Engine = ENGINE
-    ) -> list[Record]:
-        """The records of trials that share data, network and protocol, trained in one program where they are several.
+    ) -> Iterator[Finished]:
+        """Run trials that share data, network and protocol, trained in one program where they are several.
 
-        `on_epoch` is called when a trial begins to train (0), and with every epoch that it has finished.
+        Gives trials and their records as soon as they are there: those that are trained together, at once. `on_epoch`
+        is called when a trial begins to train (0), and with every epoch that it has finished. Trials that have a
+        checkpoint resume from it.
         """
 
         def report_epoch(trial: Trial, epoch: int) -> None:
@@ -80,15 +97,51 @@ class Runner:
                 raise ListenerError(error) from error
 
         try:
-            return self._run_together(trials, report_epoch, engine)
+            yield from self._run_together(trials, report_epoch, engine)
+            return
         except ListenerError as listener:
             raised = listener.error
         raise raised  # with what had caused it, and without the ListenerError
 
     def _run_together(
         self, trials: Sequence[Trial], on_epoch: Callable[[Trial, int], None], engine: Engine
-    ) -> list[Record]:
-        records: dict[str, Record] = {}
+    ) -> Iterator[Finished]:
+        state, waiting = None, deque[Sequence[Pruned]]()
+        if (restored := self._restored(trials)) is not None:
+            state, engine = restored.state, restored.engine
+            waiting.append(self._masked_alike(trials, restored))
+            for trial, curve in zip(trials, state.values["curves"], strict=True):
+                on_epoch(trial, len(curve))
+        else:
+            ready = yield from self._prepared(trials, on_epoch, engine)
+            waiting.extend(self._parts(ready, engine))
+        begun = False
+        while waiting:
+            part, names = waiting.popleft(), identities(trials)
+            try:
+                if begun:
+                    part = [self._prepare(made.trial) for made in part]
+                saver = self._saver(part, engine, state)
+                histories = stages.train_networks(self.inputs, part, on_epoch, engine, saver)
+            except StateError as error:
+                assert self.checkpoints is not None
+                self.checkpoints.set_aside(names, str(error))
+                waiting.append(part)
+                begun = True
+            except Exception as error:
+                waiting.extendleft(reversed(self._smaller(part, error)))
+                if len(part) == 1:
+                    yield [part[0].trial], [self.failure(part[0].trial, error)]
+                begun = engine.together == "branches"  # which are trained in place; a stack is a copy
+            else:
+                records = [self._finish(m, h, engine, len(part)) for m, h in zip(part, histories, strict=True)]
+                yield [made.trial for made in part], records
+            state = None
+
+    def _prepared(
+        self, trials: Sequence[Trial], on_epoch: Callable[[Trial, int], None], engine: Engine
+    ) -> Generator[Finished, None, list[Pruned]]:
+        """The networks that are to be trained, after the records of the others."""
         ready = []
         for trial in trials:
             logger.debug("trial %s", trial.identity)
@@ -96,30 +149,48 @@ class Runner:
                 made = self._prepare(trial)
                 on_epoch(trial, 0)
                 if made.skips_training:
-                    records[trial.identity] = self._finish(
-                        made, stages.train_alone(self.inputs, made, on_epoch, engine), engine
-                    )
+                    history = stages.train_alone(self.inputs, made, on_epoch, engine)
+                    record = self._finish(made, history, engine)
                 else:
                     ready.append(made)
+                    continue
             except Exception as error:
-                records[trial.identity] = self.failure(trial, error)
-        waiting = deque(self._parts(ready, engine))
-        begun = False
-        while waiting:
-            part = waiting.popleft()
-            try:
-                if begun:
-                    part = [self._prepare(made.trial) for made in part]
-                histories = stages.train_networks(self.inputs, part, on_epoch, engine)
-            except Exception as error:
-                waiting.extendleft(reversed(self._smaller(part, error)))
-                if len(part) == 1:
-                    records[part[0].trial.identity] = self.failure(part[0].trial, error)
-                begun = engine.together == "branches"  # which are trained in place; a stack is a copy
-                continue
-            for made, history in zip(part, histories, strict=True):
-                records[made.trial.identity] = self._finish(made, history, engine, len(part))
-        return [records[trial.identity] for trial in trials]
+                record = self.failure(trial, error)
+            yield [trial], [record]
+        return ready
+
+    def _restored(self, trials: Sequence[Trial]) -> Restored | None:
+        """What the checkpoint of exactly these trials holds; None if there is none of this version."""
+        if self.checkpoints is None or (content := self.checkpoints.read(identities(trials))) is None:
+            return None
+        try:
+            return decode(content, self._facts(trials), self.device)
+        except StateError as error:
+            self.checkpoints.set_aside(identities(trials), str(error))
+        return None
+
+    def _facts(self, trials: Sequence[Trial]) -> dict[str, Any]:
+        return facts(trials, [self.inputs.loaded(trial).checksum for trial in trials], self.device)
+
+    def _masked_alike(self, trials: Sequence[Trial], restored: Restored) -> list[Pruned]:
+        """The networks of some trials under the masks of their checkpoint."""
+        step, steps = (restored.state.values[name] for name in ("step", "steps"))
+        logger.info("%s resumes from its checkpoint after step %d of %d", trials[0].identity, step, steps)
+        made = zip(trials, restored.masks, restored.costs, strict=True)
+        return [self._masked(trial, self.inputs.model(trial), mask, cost) for trial, mask, cost in made]
+
+    def _saver(self, part: Sequence[Pruned], engine: Engine, state: TrainingState | None = None) -> Saver | None:
+        """What saves the training of a part from time to time; None if nothing is to be saved."""
+        every, checkpoints = self.catalog.sweep.checkpoint_seconds, self.checkpoints
+        if checkpoints is None or every is None:
+            return None
+        trials = [made.trial for made in part]
+        known = self._facts(trials)
+
+        def save(state: TrainingState) -> None:
+            checkpoints.write(identities(trials), encode(part, known, engine, state))
+
+        return Saver(save, every=every, state=state)
 
     def failure(self, trial: Trial, error: Exception) -> Record:
         """The record of a trial that an error has ended."""
@@ -130,7 +201,10 @@ class Runner:
     def _prepare(self, trial: Trial) -> Pruned:
         """All that comes before training."""
         model = self.inputs.model(trial)
-        mask, cost = self.probe.mask(trial, model)
+        return self._masked(trial, model, *self.probe.mask(trial, model))
+
+    def _masked(self, trial: Trial, model: nn.Module, mask: Mask | None, cost: Measurement | None) -> Pruned:
+        """A trial's network under a mask."""
         keep = self.catalog.sweep.train_disconnected
         return dataclasses.replace(stages.apply(self.inputs, trial, model, mask, train_disconnected=keep), cost=cost)
 
@@ -271,6 +345,11 @@ class Runner:
                 ),
             ),
         )
+
+
+def identities(trials: Sequence[Trial]) -> list[str]:
+    """Those of some trials."""
+    return [trial.identity for trial in trials]
 
 
 def _epoch_record(epoch: Epoch) -> EpochRecord:

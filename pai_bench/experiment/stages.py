@@ -24,6 +24,7 @@ from pai_bench.support.identity import stream
 from pai_bench.support.randomness import random_state
 from pai_bench.support.timing import Measurement
 from pai_bench.training.batches import Order
+from pai_bench.training.checkpoints import Saver
 from pai_bench.training.loop import Epoch, History
 from pai_bench.training.trainer import Engine, train, train_together
 
@@ -128,10 +129,12 @@ def apply(
     return dataclasses.replace(pruned, skips_training=True)
 
 
-def train_networks(inputs: Inputs, networks: Sequence[Pruned], on_epoch: OnEpoch, engine: Engine) -> list[History]:
+def train_networks(
+    inputs: Inputs, networks: Sequence[Pruned], on_epoch: OnEpoch, engine: Engine, saver: Saver | None = None
+) -> list[History]:
     """Train networks of one kind together, or the only one alone, in place."""
     if len(networks) == 1:
-        return [train_alone(inputs, networks[0], on_epoch, engine)]
+        return [train_alone(inputs, networks[0], on_epoch, engine, saver)]
     trials = [network.trial for network in networks]
 
     def on_epochs(epochs: Sequence[Epoch | None]) -> None:
@@ -147,10 +150,13 @@ def train_networks(inputs: Inputs, networks: Sequence[Pruned], on_epoch: OnEpoch
         orders=[Order(stream(trial.seed, "order"), inputs.chosen(trial), inputs.labels(trial)) for trial in trials],
         on_epoch=on_epochs,
         engine=engine,
+        saver=saver,
     )
 
 
-def train_alone(inputs: Inputs, network: Pruned, on_epoch: OnEpoch, engine: Engine) -> History:
+def train_alone(
+    inputs: Inputs, network: Pruned, on_epoch: OnEpoch, engine: Engine, saver: Saver | None = None
+) -> History:
     """Train one network in place; a disconnected one for no epoch."""
     trial = network.trial
     with random_state(stream(trial.seed, "training")):  # dropout and the like
@@ -162,6 +168,7 @@ def train_alone(inputs: Inputs, network: Pruned, on_epoch: OnEpoch, engine: Engi
             seed=stream(trial.seed, "order"),
             on_epoch=lambda epoch: on_epoch(trial, epoch.epoch),
             engine=dataclasses.replace(engine, compile=engine.compile and not network.skips_training),
+            saver=saver,
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_type_hints
 
 from pai_bench.experiment.settings import ScoringSettings, TrainingSettings, check_value, option
 from pai_bench.support import spec
+from pai_bench.support.durations import seconds_of
 from pai_bench.support.errors import UserError, check_least, no_sparsity
 from pai_bench.training.protocol import DEFAULT, DEFAULT_WITH_BATCH_NORM
 
@@ -85,6 +86,18 @@ class Execution:
     together: Literal["auto", "stacked", "branches"] = option(
         "auto", "how they are: as one stack of parameters, or as branches side by side; auto measures both on a GPU"
     )
+    checkpoint_every: str = option(
+        "5m",
+        "time after which a training is saved in the results folder, again and again, as 90s, 5m or 2h, from which it "
+        "resumes after a crash; never: not at all, also not when it is interrupted",
+    )
+
+    @property
+    def checkpoint_seconds(self) -> float | None:
+        """Seconds between two checkpoints; None for no checkpoints."""
+        if self.checkpoint_every == "never":
+            return None
+        return seconds_of(self.checkpoint_every, "checkpoint-every")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +129,7 @@ class Sweep(Execution, TrainingSettings, ProtocolSettings, ScoringSettings, Axes
             object.__setattr__(self, f.name, value)
             check_value(f.name, value, f.metadata)
         check_least(self.min_per_layer, "min-per-layer")
+        _ = self.checkpoint_seconds  # which refuses what is no duration
         for sparsity in self.sparsities:
             if not 0 <= sparsity < 1:
                 raise no_sparsity(sparsity, self.sparsity_of)

@@ -11,12 +11,16 @@ from contextlib import contextmanager
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from types import FrameType
+from typing import Self
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """Environment variables that say how many threads a library uses."""
 
 TERMINATION = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 """Signals that end a process: of a batch system, or of a terminal that is closed."""
+
+ALARM = [signal.SIGALRM] if hasattr(signal, "SIGALRM") else []
+"""The signal of `time_limit`."""
 
 HEARTBEAT = 5.0
 """Seconds between two messages by which a process says that it is alive."""
@@ -38,6 +42,28 @@ def signals_as_interrupts() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
+class TimeLimit:
+    """A block that ends as by an interrupt when it has taken so many seconds; for the main thread. None: no limit."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds, self.is_reached = seconds, False
+
+    def __enter__(self) -> Self:
+        if self.seconds is not None:
+            self._before = signal.signal(signal.SIGALRM, self._end)
+            signal.setitimer(signal.ITIMER_REAL, max(self.seconds, 1e-6))
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self.seconds is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, self._before)
+
+    def _end(self, _number: int, _frame: FrameType | None) -> None:
+        self.is_reached = True
+        raise KeyboardInterrupt
+
+
 Interrupts = list[tuple[int, FrameType | None]]
 """Those that have come in a block: the arguments of the handler of each."""
 
@@ -53,7 +79,7 @@ def interrupts_deferred(*, first_only: bool = False) -> Iterator[Interrupts]:
     if threading.current_thread() is not threading.main_thread():
         yield []
         return
-    current = {number: signal.getsignal(number) for number in (signal.SIGINT, *TERMINATION)}
+    current = {number: signal.getsignal(number) for number in (signal.SIGINT, *TERMINATION, *ALARM)}
     handlers = {number: handler for number, handler in current.items() if callable(handler)}
     pending: Interrupts = []
 

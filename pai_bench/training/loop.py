@@ -166,8 +166,9 @@ class TrainingLoop:
                 self._save(self.saver)
                 self._end_if_interrupted()
 
-        options = {"by_lane": batches.by_lane, "at_once": at_once}
-        return evaluate_lanes(program, split, batches.normalised, on_batch=on_batch, **options)
+        return evaluate_lanes(
+            program, split, batches.normalised, by_lane=batches.by_lane, at_once=at_once, on_batch=on_batch
+        )
 
     def _end_if_interrupted(self) -> None:
         if self._interrupts:

@@ -94,11 +94,42 @@ def test_what_a_worker_says() -> None:
     assert (worker.ready, pool._failed_starts) == (True, 0)  # as many may die in succession as before
     assert before <= worker.since <= time.perf_counter()
     pool._handle(worker, "epoch", (1, 3), callbacks)
-    pool._handle(worker, "records", ["a", "b"], callbacks)
-    assert notes[0] == ("epoch", (cell[1], 3))
-    ((kind, (of, records, seconds)),) = notes[1:]
-    assert (kind, of, records, worker.cell) == ("records", cell, ["a", "b"], [])
-    assert 0 <= seconds <= time.perf_counter() - before
+    pool._handle(worker, "records", ([1], ["b"]), callbacks)
+    assert (worker.cell, worker.unfinished) == (cell, cell[:1])
+    pool._handle(worker, "epoch", (0, 4), callbacks)
+    pool._handle(worker, "records", ([0], ["a"]), callbacks)
+    assert (worker.cell, worker.unfinished) == ([], [])
+    assert [note for note in notes if note[0] == "epoch"] == [("epoch", (cell[1], 3)), ("epoch", (cell[0], 4))]
+    parts = [note for kind, note in notes if kind == "records"]
+    assert [(of, records) for of, records, _ in parts] == [([cell[1]], ["b"]), ([cell[0]], ["a"])]
+    assert all(seconds >= 0 for *_, seconds in parts)
+    assert sum(seconds for *_, seconds in parts) <= time.perf_counter() - before
+
+
+def test_what_a_worker_has_finished_is_not_run_again() -> None:
+    callbacks, _ = noted()
+    pool = pool_of(worker := worker_of(-9))
+    worker.cell = cell = pool.runner.catalog.trials[:3]
+    pool._handle(worker, "records", ([0], ["a"]), callbacks)
+    assert pool._handle_dead_worker(worker, callbacks) == [cell[2:], cell[1:2]]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_checkpoint_is_resumed_once_where_a_worker_has_died(count: int, caplog: pytest.LogCaptureFixture) -> None:
+    callbacks, _ = noted()
+    pool = pool_of()
+    cell, asked = pool.runner.catalog.trials[:count], list[Any]()
+
+    def holds(trials: Any) -> bool:
+        asked.append(trials)
+        return True
+
+    pool.runner.checkpoints = SimpleNamespace(holds=holds)  # type: ignore[assignment]
+    for again in ([cell], [] if count == 1 else [cell[1:], cell[:1]]):
+        pool._workers.append(worker := worker_of(-9, cell))
+        assert pool._handle_dead_worker(worker, callbacks) == again
+    assert asked == [[trial.identity for trial in cell]]
+    assert caplog.messages[0].endswith("; it resumes from its checkpoint")
 
 
 def test_a_trial_and_a_network_that_end_workers_are_given_up(caplog: pytest.LogCaptureFixture) -> None:
@@ -128,7 +159,7 @@ def test_a_trial_and_a_network_that_end_workers_are_given_up(caplog: pytest.LogC
     reason = "RuntimeError: the worker process died (killed by signal 9)"
     assert record.error == f"{reason}; memory may have been short"
     assert 0 <= seconds < 10
-    pool._handle(worker_of(None, [one]), "records", [], callbacks)  # the network can be run
+    pool._handle(worker_of(None, [one]), "records", ([0], ["a"]), callbacks)  # the network can be run
     assert dies(three, 3) == []
     assert notes[-1][1][1][0].error == "RuntimeError: the worker process died (exit code 3)"
     *_, last = pool.runner.catalog.trials
@@ -161,13 +192,11 @@ def test_a_few_workers_may_die_as_they_begin(monkeypatch: pytest.MonkeyPatch, ca
 
 
 def test_giving_up_ends_all_workers_and_keeps_their_trials() -> None:
-    pool, waiting = (
-        pool_of(worker_of(None, "a"), worker_of(None), worker_of(None, "b"), sweep=named(workers=1)),
-        deque(["c"]),
-    )
-    workers = [*pool._workers]
+    a, b, c, *_ = resolve(named()).trials
+    pool = pool_of(worker_of(None, [a]), worker_of(None), worker_of(None, [b]), sweep=named(workers=1))
+    workers, waiting = [*pool._workers], deque([[c]])
     pool._give_up("why", waiting)  # type: ignore[arg-type]
-    assert list(waiting) == [["a"], ["b"], "c"]
+    assert list(waiting) == [[a], [b], [c]]
     assert pool._workers == []
     assert [worker.process.poll() for worker in workers] == [0, 0, 0]
 
@@ -194,7 +223,7 @@ def test_there_are_no_more_workers_than_planned(monkeypatch: pytest.MonkeyPatch)
         assert [worker.cell for worker in pool._workers] == [one, two]
         assert list(waiting) == rest
         assert [(set(given), threads) for _, given, threads in begun] == [(data, 3)] * 2
-        plan = ("plan", (pool.plan, "a command"))
+        plan = ("plan", (pool.plan, "a command", None))
         for worker in pool._workers:
             sent: Any = worker.connection
             assert sent.sent == [plan, ("run", pickle.dumps(worker.cell))]
@@ -219,7 +248,7 @@ def test_a_worker_that_was_handed_over_is_told_the_plan_and_no_failed_start(
     with pool:
         pool.run([cell], callbacks)
     assert [kind for kind, _ in sent] == ["plan", "run"]
-    assert sent[0][1] == (pool.plan, "a command")
+    assert sent[0][1] == (pool.plan, "a command", None)
     assert caplog.messages == [f"a worker process died (exit code 0) while it ran {cell[0].identity}; once more"]
     assert notes == []
 

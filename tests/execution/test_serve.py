@@ -79,7 +79,8 @@ def trials(**changes: Any) -> list[Trial]:
 def test_trials_are_run_as_planned() -> None:
     every = trials()
     plan = ExecutionPlan(workers=3, threads=1, engine_of={kind_of(every[0]): Engine(together="branches")})
-    messages = served(("plan", (plan, "a command")), ("run", pickle.dumps(every[:1])), ("run", pickle.dumps(every[1:])))
+    runs = [("run", pickle.dumps(part)) for part in (every[:1], every[1:])]
+    messages = served(("plan", (plan, "a command", None)), *runs)
     one, rest = len(every[:1]), len(every[1:])
     assert [message for message, _ in messages] == [
         *("ready", *["epoch"] * 2 * one, "records"),
@@ -87,7 +88,9 @@ def test_trials_are_run_as_planned() -> None:
     ]
     epochs = [content for message, content in messages if message == "epoch"]
     assert epochs == [(0, 0), (0, 1), *((i, epoch) for epoch in (0, 1) for i in range(rest))]
-    records = [record for message, content in messages if message == "records" for record in content]
+    parts = [content for message, content in messages if message == "records"]
+    assert [indices for indices, _ in parts] == [[0], list(range(rest))]
+    records = [record for _, records in parts for record in records]
     assert [record.status for record in records] == ["done"] * len(every)
     assert [record.identity for record in records] == [trial.identity for trial in every]
     for record in records:

@@ -31,7 +31,8 @@ def test_a_record_field_by_field(lanes: int) -> None:
     on_epoch: Any = lambda trial, epoch: epochs_seen.append((trial.criterion_name, epoch))  # noqa: E731
     trials = catalog.trials
     together = [trials] if lanes == 3 else [[trial] for trial in trials]
-    dense, snip, drawn = (record for part in together for record in worker.run_together(part, on_epoch))
+    parts = (records for cell in together for _, records in worker.run_together(cell, on_epoch))
+    dense, snip, drawn = (record for records in parts for record in records)
     assert sorted(epochs_seen) == [(name, epoch) for name in ("dense", "random", "snip") for epoch in (0, 1, 2)]
     for trial, record in zip(trials, (dense, snip, drawn), strict=True):
         assert (record.identity, record.trial) == (trial.identity, trial.configuration())

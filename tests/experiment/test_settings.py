@@ -47,7 +47,7 @@ def test_noisy_labels_in_lanes_are_those_of_each_trial_alone(fraction: float) ->
     apart, together = Runner(resolve(made)), Runner(resolve(made))
     trials = apart.catalog.trials
     alone = [apart.run(trial) for trial in trials]
-    lanes = together.run_together(trials, lambda _trial, _epoch: None)
+    ((_, lanes),) = together.run_together(trials, lambda _trial, _epoch: None)
     assert [record.provenance.lanes for record in lanes] == [len(trials)] * len(trials)
     for one, other in zip(alone, lanes, strict=True):
         losses = ([epoch.train_loss for epoch in record.training.curve] for record in (one, other))

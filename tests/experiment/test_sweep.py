@@ -352,7 +352,7 @@ def test_a_sweep_by_default() -> None:
     settings: dict[str, Any]
     axes = {"criteria": ("snip", "random"), "models": ("lenet",), "data": ("digits",), "sparsities": (0.95, 0.98)}
     axes |= {"variants": ("none",)}
-    execution = {"device": "auto", "workers": "auto", "lanes": "auto", "together": "auto"}
+    execution = {"device": "auto", "workers": "auto", "lanes": "auto", "together": "auto", "checkpoint_every": "5m"}
     settings = {"seeds": 3, "bn": "published", "precision": "fp32", "budget": 1.0, "init": "own", "target": "direct"}
     settings |= {"score_sampling": "balanced", "score_batches": 1, "sparsity_of": "weights", "repair": "none"}
     zero = ("label_noise", "validation", "min_per_layer", "keep_first", "keep_last", "train_disconnected", "compile")
