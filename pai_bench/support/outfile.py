@@ -62,15 +62,19 @@ def temporary(target: Path) -> Path:
 
 def remove_abandoned(folder: Path, stem: str = "") -> None:
     """Remove the temporary files of killed processes from a folder, those of one `stem` or all; or OSError."""
-    # their age is by the clock of the folder's file system, which may be that of another machine
+    now = time_of(folder)
+    for file in folder.glob(f"{glob.escape(stem)}.*.tmp"):
+        with suppress(OSError):  # another process was faster
+            if now - file.stat().st_mtime > ABANDONED:
+                file.unlink()
+
+
+def time_of(folder: Path) -> float:
+    """The time by the clock of a folder's file system, which may be that of another machine; or OSError."""
     clock = temporary(folder / "clock")
     try:
         clock.touch()
-        now = clock.stat().st_mtime
-        for file in folder.glob(f"{glob.escape(stem)}.*.tmp"):
-            with suppress(OSError):  # another process was faster
-                if now - file.stat().st_mtime > ABANDONED:
-                    file.unlink()
+        return clock.stat().st_mtime
     finally:
         with suppress(OSError):
             clock.unlink()
