@@ -15,9 +15,11 @@ from typing import Literal
 
 import numpy as np
 
+from pai_bench.results import claims
 from pai_bench.results.bits import SAMPLE_SIZE, unpack
 from pai_bench.results.collapses import Collapse
 from pai_bench.results.folder import Store, free_name
+from pai_bench.results.leftovers import find_leftovers, remove_leftovers
 from pai_bench.results.measurements import BenchmarkResult, Cost, TrialMetrics
 from pai_bench.results.records import Record
 from pai_bench.results.stored import CHECKSUM, LONGEST, NewerSchemaError, Stored, json_object
@@ -81,7 +83,18 @@ def verify(store: Store, on_file: Callable[[int, int], None] = lambda done, tota
         with suppress(FileNotFoundError):  # another process has removed it, or given it its name
             found.problems += look_at(path, store, found)
         on_file(number, len(paths))
+    found.problems += look_at_claims(store)
     return found
+
+
+def look_at_claims(store: Store) -> Iterator[Problem]:
+    """What killed processes have left among the claims."""
+    folder = store.path / claims.FOLDER
+    try:
+        reasons = find_leftovers(folder, store.holds, time.time()).reasons(folder)
+    except OSError as error:
+        raise UserError(f"{store.label / claims.FOLDER} cannot be read ({reason(error)})") from error
+    yield from (Problem(path=path, why=why, cure="remove") for path, why in reasons.items())
 
 
 def look_at(path: Path, store: Store, found: Verification) -> Iterator[Problem]:
@@ -169,8 +182,11 @@ def repair(store: Store, problems: Sequence[Problem]) -> dict[Path, Path | None]
 
     Trials whose record is set aside run again. Each file is looked at again before, and what cannot be moved stays.
     """
-    done: dict[Path, Path | None] = {}
-    for path in dict.fromkeys(problem.path for problem in problems if problem.cure != "none"):
+    folder = store.path / claims.FOLDER
+    paths = dict.fromkeys(problem.path for problem in problems if problem.cure != "none")
+    removed = remove_leftovers(folder, store.holds)
+    done: dict[Path, Path | None] = dict.fromkeys(path for path in paths if path in removed)
+    for path in (path for path in paths if path.parent != folder):
         with suppress(OSError):
             again = [one for one in found_again(path, store) if one.path == path]
             if any(problem.cure == "remove" for problem in again):

@@ -11,8 +11,11 @@ import pytest
 
 from pai_bench.results import Layer, Record, Store, TrialMetrics, verification
 from pai_bench.results.bits import SAMPLE_SIZE, mask_file, pack
+from pai_bench.results.claims import Claims
 from pai_bench.results.verification import repair, verify
+from pai_bench.support.errors import UserError
 from tests.report.records import altered, cost, drawn, fields_of, record, stored
+from tests.results.owners_by_hand import ended, write
 
 
 @pytest.fixture
@@ -184,3 +187,25 @@ def test_a_record_without_shapes_is_whole(store: Store) -> None:
     assert verify(store).problems == []
     store.write(altered(one, layers=(dataclasses.replace(layers[0], kept=1), *layers[1:])))
     assert "it keeps other numbers of connections" in whys(store)[f"{one.identity}.json"]
+
+
+def test_claims_of_a_process_that_has_ended_are_removed_and_no_others(store: Store) -> None:
+    folder, one = store.path / "claims", pruned(store)
+    with Claims(folder) as own:
+        assert own.claim(one.identity)
+        assert verify(store).problems == []
+        owner = write(folder, ended(), "t")
+        problems = verify(store).problems
+        assert {problem.path.name: (problem.why, problem.cure) for problem in problems} == {
+            f"{owner.id}.owner.json": ("the file of a process that has ended", "remove"),
+            "t.0": ("a claim of a process that has ended", "remove"),
+        }
+        assert repair(store, problems) == dict.fromkeys(problem.path for problem in problems)
+        assert verify(store).problems == []
+        assert own.holds(one.identity)
+
+
+def test_claims_that_cannot_be_read_are_named(store: Store) -> None:
+    (store.path / "claims").touch()
+    with pytest.raises(UserError, match=r"r/claims cannot be read \(Not a directory\)"):
+        verify(store)
