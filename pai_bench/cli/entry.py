@@ -16,6 +16,7 @@ from pai_bench.cli.listing import list_plugins
 from pai_bench.cli.masks import prune
 from pai_bench.cli.parser import divide, parser
 from pai_bench.cli.reports import compare, report
+from pai_bench.cli.status import status
 from pai_bench.cli.sweeps import run
 from pai_bench.support.environment import command, ignore_harmless_warnings
 from pai_bench.support.errors import UserError
@@ -25,6 +26,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": run,
     "report": report,
     "compare": compare,
+    "status": status,
     "verify": verify,
     "merge": merge,
     "time": time,
@@ -37,7 +39,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
 HEAVY = {
     **dict.fromkeys(("run", "time", "collapse", "prune"), "pai_bench.experiment.runner"),
     **dict.fromkeys(("report", "compare"), "pai_bench.report.page"),
-    **dict.fromkeys(("verify", "merge"), "pai_bench.results"),
+    **dict.fromkeys(("status", "verify", "merge"), "pai_bench.results"),
     **{"check": "pai_bench.analyses.conformance", "list": "pai_bench.scoring"},
 }
 """Verb -> what it imports that takes seconds."""

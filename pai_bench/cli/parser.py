@@ -76,6 +76,18 @@ examples:
 What is stored in --out is not run again: the same command runs what is missing, and resumes what was being trained.
 exit codes: 0; 1 a trial failed; 2 a mistake in the request; 130 interrupted, or at its time limit"""
 
+STATUS_NOTES = """\
+examples:
+  pai-bench status
+  pai-bench status results
+      on any machine that sees the folder: which processes run its trials, how far each is, and which have died
+
+Every process writes a few words about itself into RESULTS/claims, about every 5 seconds; this command waits until each
+has done so once more. The trials of a process that has died run with the next `pai-bench run` of the same sweep, or in
+one that is running: at once on the same machine, after a minute on others. Nothing is written to the folder.
+exit codes: 0 all processes are alive, or there is none; 1 one is not, or its file is damaged; 2 a mistake in the
+request; 130 interrupted"""
+
 VERIFY_NOTES = """\
 Of each file, the settings must be those that it is named by, and the content that of its checksum; of each mask, the
 numbers of connections those of its record. Nothing is changed without --repair. A trial whose record is set aside runs
@@ -106,6 +118,7 @@ examples:
   pai-bench list criteria                                      what there is
   pai-bench report results -o reports/mine.md                  report again from what is stored
   pai-bench compare results other-results                      the same trials on two machines
+  pai-bench status results                                     which processes run its trials, and how far they are
   pai-bench verify results                                     whether every stored file is whole
   pai-bench merge results other-results -o both                the trials of two machines in one folder
   pai-bench time --criteria snip,grasp --models vgg            what scoring costs
@@ -145,7 +158,7 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"pai-bench {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
-    for add in (add_run, add_report, add_compare, add_verify, add_merge, add_time, add_collapse, add_prune):
+    for add in (add_run, add_status, add_report, add_compare, add_verify, add_merge, add_time, add_collapse, add_prune):
         add(verbs)
     check = add_verb(verbs, "check", "hold a criterion, a third party's too, to the contract", CHECK_EXAMPLES)
     check.add_argument("criterion", help="NAME[:OPTION=VALUE]... or ./file.py:ClassName[:OPTION=VALUE]...")
@@ -189,6 +202,13 @@ def add_run(verbs: Any) -> None:
     flag("--quick", action="store_true", help="a smoke run: the keys of the recipe `quick` on top")
 
 
+def add_status(verbs: Any) -> None:
+    """``status``."""
+    help = "show which processes run trials of a results folder, and how far they are"
+    flag = add_verb(verbs, "status", help, STATUS_NOTES).add_argument
+    flag("results", nargs="?", default="results", help="results folder (default: results)")
+
+
 def add_report(verbs: Any) -> None:
     """``report``."""
     flag = add_verb(verbs, "report", "write the markdown report of a results folder; runs nothing").add_argument
@@ -225,7 +245,7 @@ def add_verify(verbs: Any) -> None:
     help = "read every file of a results folder, and name what is damaged or does not belong there"
     flag = add_verb(verbs, "verify", help, VERIFY_NOTES).add_argument
     flag("results", nargs="?", default="results", help="results folder, or a file of records (default: results)")
-    help = "set damaged files aside, as *.damaged, and remove temporary files of killed processes"
+    help = "set damaged files aside, as *.damaged, and remove what killed processes have left"
     flag("--repair", action="store_true", help=help)
 
 
