@@ -11,8 +11,8 @@ from rich.table import Column
 
 from pai_bench.execution.backend import Backend
 from pai_bench.execution.execution_plan import ExecutionPlan, kind_of
+from pai_bench.execution.listener import Listener
 from pai_bench.execution.measure import evaluation_steps, training_steps
-from pai_bench.execution.sweep import Listener
 from pai_bench.experiment.resolve import Catalog
 from pai_bench.experiment.trial import Trial
 from pai_bench.report.summary import plural
@@ -187,8 +187,15 @@ class Display(Listener):
 
     def on_skip(self, trial: Trial) -> None:
         self.forecasts_of[trial.identity].pop(0).drop(trial)
+        self.running.pop(trial.identity, None)
         self.done += 1
         self.live.update(self.task, completed=self.done)
+
+    def on_wait(self, trials: Sequence[Trial], owners: Sequence[str]) -> None:
+        self.running.clear()
+        self._show()
+        text = f"{plural(len(trials), 'trial')} left, run by {', '.join(owners) or 'other processes'}"
+        self.console.print(f"{text}: waiting for the results, or to take over what they leave")
 
     def on_end(self) -> None:
         self.status.stop()

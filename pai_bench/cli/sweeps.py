@@ -96,14 +96,14 @@ def run_grids(console: "Console", catalogs: "list[tuple[Catalog, str]]", argumen
 def print_interruption(console: "Console", catalogs: "list[tuple[Catalog, str]]", limit: str | None) -> None:
     """One line after an interrupt, or at a time limit: what is stored, and what the same command will do."""
     from pai_bench.report.summary import plural
-    from pai_bench.results.checkpoints import FOLDER, CheckpointFolder
+    from pai_bench.results.checkpoints import CheckpointFolder
 
     wanted = {(Path(out).resolve(), trial.identity) for catalog, out in catalogs for trial in catalog.trials}
     stored = sum(os.path.isfile(Path(out) / "trials" / f"{identity}.json") for out, identity in wanted)
     folders = dict.fromkeys(out for _, out in catalogs)
     where = " and ".join(folders)
     stored_trials = f"{stored} of {len(wanted)} trials are stored in {where}"
-    saved = sum(len(checkpoint.trials) for out in folders for checkpoint in CheckpointFolder(Path(out) / FOLDER))
+    saved = sum(len(checkpoint.trials) for out in folders for checkpoint in CheckpointFolder(Path(out)))
     resumed = f", and {plural(saved, 'trial')} will resume from a checkpoint" if saved else ""
     console.print(f"{limit or 'interrupted'}: {stored_trials}{resumed}; the same command runs the rest")
 

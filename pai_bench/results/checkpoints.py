@@ -46,10 +46,10 @@ class Checkpoint:
 
 
 class CheckpointFolder:
-    """The checkpoints in the folder `path`, each under the name of the first of its trials."""
+    """The checkpoints in the results folder `results`, each under the name of the first of its trials."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, results: Path) -> None:
+        self.path = results / FOLDER
         self._writable = True
 
     def path_of(self, trials: Sequence[str]) -> Path:

@@ -101,12 +101,15 @@ class Store:
         """Where the whole mask of a trial is stored whose record has a sample of it."""
         return self.trials / f"{identity}.mask.safetensors"
 
-    def write(self, result: Stored, *, former: Stored | None = None) -> None:
+    def write(self, result: Stored, *, former: Stored | None = None, is_new: bool = False) -> bool:
         """Store `result` whole or not at all, in place of an earlier one of the same identity, or of the `former`.
 
-        Raises UnstorableError if it could not be read again, and UserError if the folder cannot be written.
+        One that `is_new` takes no other's place: False if there is one. Raises UnstorableError if it could not be read
+        again, and UserError if the folder cannot be written.
         """
         text = text_of(result)
+        if is_new and self.holds(result.identity):
+            return False
         if isinstance(result, Record):
             mask = self.mask_of(result.identity)
             if result.pruning.whole_mask is not None:
@@ -114,9 +117,11 @@ class Store:
             else:
                 self._remove(mask)
             self._remove(self.path_of(TrialMetrics, result.identity))  # of the network that there was before
-        self._write(self.path_of(type(result), result.identity), text)
+        if not self._write(self.path_of(type(result), result.identity), text, is_new=is_new):
+            return False
         if former is not None and former.identity != result.identity:
             self._remove(self.path_of(type(former), former.identity))
+        return True
 
     def copy(self, source: Path, target: Path) -> None:
         """Store the content of the file `source` as the file `target` of this folder."""
@@ -151,15 +156,18 @@ class Store:
         logger.warning("%s cannot be read (%s) and is left out", self.label / name, error)
         self.left_out[name] = f"{type(error).__name__}" if isinstance(error, OSError) else str(error)
 
-    def _write(self, path: Path, content: str | bytes) -> None:
+    def _write(self, path: Path, content: str | bytes, *, is_new: bool = False) -> bool:
         try:
             if path.parent not in self._made:
                 path.parent.mkdir(exist_ok=True)
                 self._made.add(path.parent)
-            outfile.write_whole(path, content, durable=True)
+            outfile.write_whole(path, content, durable=True, is_new=is_new)
+        except FileExistsError:
+            return False
         except OSError as error:
             raise self._write_error(path.parent, error) from error
         self._written += path.suffix == ".json"
+        return True
 
     def _remove(self, path: Path) -> None:
         try:

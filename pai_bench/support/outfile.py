@@ -33,8 +33,11 @@ def write(path: str | Path, content: str | bytes, what: str) -> None:
         raise refusal(path, what, error) from error
 
 
-def write_whole(target: Path, content: str | bytes, *, durable: bool = False) -> None:
-    """Write a temporary file and rename it to `target`; a `durable` one is on the disk before that. Raises OSError."""
+def write_whole(target: Path, content: str | bytes, *, durable: bool = False, is_new: bool = False) -> None:
+    """Write a temporary file and rename it to `target`; a `durable` one is on the disk before that. Raises OSError.
+
+    For one that `is_new`, FileExistsError if there is such a file, also if another process has just made it.
+    """
     new = temporary(target)
     try:
         with new.open("xb") as file:
@@ -44,10 +47,22 @@ def write_whole(target: Path, content: str | bytes, *, durable: bool = False) ->
                 os.fsync(file.fileno())
         with suppress(FileNotFoundError):
             shutil.copymode(target, new)
-        new.replace(target)
+        (link if is_new else Path.replace)(new, target)
     finally:
         with suppress(OSError):  # it has its name by now, or the folder is gone, which is an error already
             new.unlink()
+
+
+def link(new: Path, target: Path) -> None:
+    """Give a file the name `target` beside its own; FileExistsError if there is one of that name."""
+    try:
+        os.link(new, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links: the best that it can do
+        if os.path.lexists(target):
+            raise FileExistsError(target) from None
+        new.replace(target)
 
 
 def stem(target: Path) -> str:

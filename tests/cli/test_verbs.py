@@ -229,7 +229,7 @@ def test_an_interrupt_counts_trials_of_several_grids_once(capsys: pytest.Capture
     (catalog, _), *_ = catalogs
     store = Store("r", create=True)
     store.write(Runner(catalog).failure(catalog.trials[0], RuntimeError("no")))
-    print_interruption(make_console(), catalogs)
+    print_interruption(make_console(), catalogs, None)
     expected = "interrupted: 1 of 5 trials are stored in r and r/ and s; the same command runs the rest"
     assert capsys.readouterr().out.splitlines() == [expected]
 

@@ -9,10 +9,10 @@ import torch
 
 from pai_bench.execution import autotune, measure, search
 from pai_bench.execution.autotune import choose
+from pai_bench.execution.catalog_run import cells
 from pai_bench.execution.execution_plan import ExecutionPlan
 from pai_bench.execution.measure import step_seconds
 from pai_bench.execution.search import Search
-from pai_bench.execution.sweep import cells
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial

@@ -124,7 +124,7 @@ def test_a_checkpoint_is_resumed_once_where_a_worker_has_died(count: int, caplog
         asked.append(trials)
         return True
 
-    pool.runner.checkpoints = SimpleNamespace(holds=holds)  # type: ignore[assignment]
+    pool.runner.checkpoints = SimpleNamespace(holds=holds)
     for again in ([cell], [] if count == 1 else [cell[1:], cell[:1]]):
         pool._workers.append(worker := worker_of(-9, cell))
         assert pool._handle_dead_worker(worker, callbacks) == again

@@ -1,0 +1,225 @@
+"""One catalog of a sweep: which of its trials are stored, which are to be run, and what becomes of them."""
+
+import dataclasses
+import logging
+import operator
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+from pai_bench.data import DataSet
+from pai_bench.execution.backend import Backend, Callbacks, Cell
+from pai_bench.execution.listener import Listener
+from pai_bench.experiment.resolve import Catalog
+from pai_bench.experiment.runner import Runner
+from pai_bench.experiment.trial import Trial
+from pai_bench.results import Record, Store, UnstorableError
+from pai_bench.results.checkpoints import CheckpointFolder
+from pai_bench.results.claims import Claims
+from pai_bench.support.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+POLL = 1.0
+"""Seconds between two looks at the trials that other processes run."""
+
+identity: Callable[[Trial], str] = operator.attrgetter("identity")
+
+
+class CatalogRun:
+    """One catalog of a run: which of its trials are stored, which are to be run, and which other processes run."""
+
+    backend: Backend
+
+    def __init__(self, catalog: Catalog, store: Store, runner: Runner, listener: Listener) -> None:
+        self.catalog, self.store, self.runner, self.listener = catalog, store, runner, listener
+        self.checkpoints = CheckpointFolder(store.path)
+        self.records: dict[str, Record | None] = {}
+        self.missing: list[Trial] = []
+        self.run_before: list[Trial] = []
+        """Missing trials that an earlier catalog with the same folder has, too, and runs."""
+        self.new = 0
+        """Trials that no earlier catalog with the same folder has."""
+        self.done = 0
+        """Trials that are not missing, or no longer."""
+        self._at_work: set[str] = set()
+        """Identities of trials that are run now."""
+        self._resumed: set[tuple[str, ...]] = set()
+        """Identities of trials that resume together, from one checkpoint."""
+        self._others: list[Trial] = []
+        """Trials that other processes run."""
+
+    def find_missing(self, earlier: dict[str, bool], *, retry_failed: bool) -> None:
+        """Find the missing trials; `earlier` has the trials of the folder so far, and whether they are missing."""
+        for trial in self.catalog.trials:
+            record = self.records[trial.identity] = self.read(trial)
+            refuse_other_data(record, self.runner.inputs.loaded(trial), self.store)
+            missing = record is None or run_again(record, self.catalog, retry_failed=retry_failed)
+            self.new += trial.identity not in earlier
+            if missing:
+                (self.run_before if earlier.get(trial.identity) else self.missing).append(trial)
+            earlier[trial.identity] = missing
+        self.done = len(self.catalog.trials) - len(self.missing)
+
+    def read(self, trial: Trial) -> Record | None:
+        """The stored record of a trial, also under a former identity."""
+        record, former = self.store.read(trial.identity), trial.former
+        if record is None and former is not None:
+            record = self.store.adopt(former.identity, trial.identity, trial.configuration())
+        return without_mask(record) if record else None
+
+    def run(self, claims: Claims) -> None:
+        """Run the missing trials, and at last wait for those that other processes run, or take them over."""
+        self._claims, self._wanted = claims, set(map(identity, self.missing))
+        callbacks = Callbacks(self.still_missing, self.on_epoch, self.on_records)
+        with self.backend:
+            planned = self.cells(self.missing)
+            while planned:
+                self.backend.run(planned, callbacks)
+                planned = self.cells(self._left_by_others())
+
+    def cells(self, missing: Sequence[Trial]) -> list[Cell]:
+        """Trials as they are trained together: first those that have a checkpoint, as it was made."""
+        trials, left = {trial.identity: trial for trial in self.catalog.trials}, set(map(identity, missing))
+        resumed = list[Cell]()
+        for names in [checkpoint.trials for checkpoint in self.checkpoints] if missing else ():
+            if all(map(self.store.holds, names)):
+                self.checkpoints.remove(names)
+            elif not left.isdisjoint(names) and all(name in trials for name in names):
+                resumed.append([trials[name] for name in names])
+                left -= set(names)
+        self._resumed |= {tuple(map(identity, cell)) for cell in resumed}
+        return [*resumed, *cells([trial for trial in missing if trial.identity in left], self.backend.plan.lanes)]
+
+    def still_missing(self, cell: Cell) -> list[Trial]:
+        """The trials of a cell that are claimed now: no other process runs them, or has stored them meanwhile.
+
+        Where some of a checkpoint are left, all its trials are run: they were trained together.
+        """
+        missing = []
+        for trial in cell:
+            if trial.identity not in self._wanted:
+                continue
+            if not self._claims.claim(trial.identity):
+                self._others.append(trial)
+            elif not self._is_stored(trial):
+                missing.append(trial)
+                self._at_work.add(trial.identity)
+                self.listener.on_start(trial)
+        return list(cell) if missing and tuple(map(identity, cell)) in self._resumed else missing
+
+    def _is_stored(self, trial: Trial) -> bool:
+        """Whether another process has stored a trial since it was read; if so, its claim is released."""
+        record, before = self.read(trial), self.records[trial.identity]
+        if record is None or record == before:
+            return False
+        self.records[trial.identity] = record
+        self._end(trial)
+        self.listener.on_skip(trial)
+        return True
+
+    def _end(self, trial: Trial) -> None:
+        """A trial is no longer missing."""
+        self.done += 1
+        self._claims.totals(self.done, len(self.catalog.trials))
+        self._claims.release(trial.identity)
+
+    def _left_by_others(self) -> list[Trial]:
+        """Trials that other processes have left, claimed; waits until there are some, or all are stored."""
+        seen: list[str] | None = None
+        while self._others:
+            others, self._others = self._others, []
+            free = []
+            for trial in others:
+                if not self._claims.claim(trial.identity):
+                    self._others.append(trial)
+                elif not self._is_stored(trial):
+                    free.append(trial)
+            if free:
+                return free
+            owners = sorted({str(owner) for t in self._others if (owner := self._claims.holder(t.identity))})
+            if self._others and owners != seen:
+                self.listener.on_wait(self._others, seen := owners)
+            time.sleep(POLL if self._others else 0)
+        return []
+
+    def on_epoch(self, trial: Trial, epoch: int) -> None:
+        """Report the progress of a trial."""
+        if trial.identity in self._at_work:
+            size = self.runner.inputs.loaded(trial).train_size(trial.train_fraction)
+            self._claims.progress(trial.identity, epoch, trial.protocol.passes(size))
+            self.listener.on_epoch(trial, epoch)
+
+    def on_records(self, cell: Cell, records: Sequence[Record], seconds: float) -> None:
+        """Store the records of some trials, but for those that were stored before, and remove their checkpoint."""
+        for trial, record in zip(cell, records, strict=True):
+            if trial.identity in self._at_work:
+                self._at_work.remove(trial.identity)
+                self._store(trial, record, seconds / len(cell))
+        if not any(trial in self._others for trial in cell):
+            self.checkpoints.remove(list(map(identity, cell)))
+
+    def _store(self, trial: Trial, record: Record, seconds: float) -> None:
+        """Store the record of a trial, unless another process has taken it over, or has been faster."""
+        if not self._claims.holds(trial.identity):
+            logger.warning("trial %s was taken over by another process: its result here is dropped", trial.identity)
+            self._others.append(trial)
+            return
+        is_new = self.records[trial.identity] is None
+        try:
+            written = self.store.write(record, is_new=is_new)
+        except UnstorableError as error:
+            record = self.runner.failure(trial, error)
+            written = self.store.write(record, is_new=is_new)
+        if not written:
+            self._is_stored(trial)
+            return
+        self.records[trial.identity] = without_mask(record)
+        self._end(trial)
+        self.listener.on_finish(trial, record, seconds)
+
+    def all_records(self) -> list[Record]:
+        """The records of all trials that have one, also of those that an earlier catalog has run."""
+        for trial in self.run_before:
+            self.records[trial.identity] = self.read(trial)
+        records = {identity: record for identity, record in self.records.items() if record is not None}
+        if lost := [identity for identity in records if not self.store.holds(identity)]:
+            logger.warning(
+                "results folder %s no longer holds %d of %d trials, such as %s: they were removed meanwhile; the same "
+                "command runs them again",
+                *(self.store.path, len(lost), len(records), lost[0]),
+            )
+        return list(records.values())
+
+
+def without_mask(record: Record) -> Record:
+    """A record for the memory, of which the masks of thousands of trials would be most."""
+    return dataclasses.replace(record, pruning=dataclasses.replace(record.pruning, mask=None, whole_mask=None))
+
+
+def cells(missing: Sequence[Trial], lanes: Callable[[Trial], int]) -> list[list[Trial]]:
+    """Trials that are trained together, as many as there are lanes, in the order of the first of each."""
+    groups: dict[object, list[list[Trial]]] = defaultdict(list)
+    all_cells: list[list[Trial]] = []
+    for trial in missing:
+        group = groups[trial.data, trial.model, trial.protocol, trial.train_fraction, trial.structured]
+        if not group or len(group[-1]) >= lanes(trial):
+            group.append([])
+            all_cells.append(group[-1])
+        group[-1].append(trial)
+    return all_cells
+
+
+def run_again(record: Record, catalog: Catalog, *, retry_failed: bool) -> bool:
+    """Whether a trial is to be run although it is stored."""
+    return {"failed": retry_failed, "disconnected": catalog.sweep.train_disconnected}.get(record.status, False)
+
+
+def refuse_other_data(record: Record | None, data: DataSet, store: Store) -> None:
+    """Raise UserError if a record is on a data set of the same name, but of another content."""
+    if record and (stored := record.provenance.data.checksum) != data.checksum:
+        raise UserError(
+            f"{store.path} holds results on {data.name} with checksum {stored}, but now it has {data.checksum}; "
+            "give another folder with --out"
+        )
