@@ -73,6 +73,9 @@ examples:
       a table of a paper, see `pai-bench list recipes`: its trials, hours and memory on this machine; then without
       --dry-run
 
+  pai-bench run recipe.toml --shard $SLURM_ARRAY_TASK_ID/8 --out part-$SLURM_ARRAY_TASK_ID --time-limit 3h55m
+      a job of an array: an eighth of the sweep, which ends in time and resumes with the same command
+
 What is stored in --out is not run again: the same command runs what is missing, and resumes what was being trained.
 exit codes: 0; 1 a trial failed; 2 a mistake in the request; 130 interrupted, or at its time limit"""
 
@@ -198,6 +201,11 @@ def add_run(verbs: Any) -> None:
     flag("--retry-failed", action="store_true", help="run failed trials again")
     help = "end after this time, as 90s, 5m or 3h55m, with a checkpoint of what is trained then (default: no limit)"
     flag("--time-limit", metavar="TIME", help=help)
+    help = (
+        "run only the I-th of N parts of the sweep, for jobs that share no folder, such as those of a job array; "
+        "`pai-bench merge` puts their results together. Jobs with one folder divide the trials without it"
+    )
+    flag("--shard", metavar="I/N", help=help)
     flag("--dry-run", action="store_true", help="list the trials, and what they will cost; run nothing")
     flag("--quick", action="store_true", help="a smoke run: the keys of the recipe `quick` on top")
 

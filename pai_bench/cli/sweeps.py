@@ -25,12 +25,14 @@ def run(arguments: argparse.Namespace) -> int:
     """``pai-bench run``."""
     from pai_bench.execution.backend import find_backend
     from pai_bench.execution.probe import close, prepared
+    from pai_bench.execution.shards import keep_shard, parse_shard
     from pai_bench.experiment.resolve import Catalog
     from pai_bench.support.memory import keep_freed_memory
     from pai_bench.support.processes import TimeLimit
     from pai_bench.training.protocol import DEFAULT
 
     find_backend(arguments.backend)  # before data are read
+    shard = None if arguments.shard is None else parse_shard(arguments.shard)
     limit = TimeLimit(None if arguments.time_limit is None else seconds_of(arguments.time_limit, "--time-limit"))
     keep_freed_memory()
     console, catalogs = make_console(), list[tuple[Catalog, str]]()
@@ -44,6 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
                     catalogs.append((prepared(sweep), out))
                     if len(grids) > 1:  # a process for each would be many
                         close([catalogs[-1][0]])
+                if shard is not None:
+                    keep_shard([catalog for catalog, _ in catalogs], shard)
             return run_or_plan(console, catalogs, arguments)
     except KeyboardInterrupt:
         if not catalogs:
@@ -59,6 +63,9 @@ def run_or_plan(console: "Console", catalogs: "list[tuple[Catalog, str]]", argum
     from pai_bench.report.summary import plural
     from pai_bench.report.tables import duration
 
+    if not any(catalog.trials for catalog, _ in catalogs):
+        console.print(f"shard {arguments.shard} has no trials: there are fewer than shards")
+        return 0
     if arguments.dry_run:
         seconds: list[float] = []
         planned = set[tuple[str, str]]()  # grids may share trials

@@ -9,6 +9,7 @@ from pai_bench.execution.backend import find_backend
 from pai_bench.execution.catalog_run import CatalogRun
 from pai_bench.execution.listener import Listener
 from pai_bench.execution.probe import close, prepared
+from pai_bench.execution.shards import keep_shard, parse_shard
 from pai_bench.experiment.resolve import Catalog
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.sweep import Sweep
@@ -30,15 +31,24 @@ def run(
     listener: Listener | None = None,
     command: str | None = None,
     backend: str = "auto",
+    shard: str | None = None,
 ) -> "pd.DataFrame":
     """Run the trials of `sweep` that the results folder `out` lacks; returns one row for each of its trials.
 
     `backend` is where they run: ``in-process``, ``processes``, another that is installed, or ``./file.py:FUNCTION``
     (`pai_bench.execution.backend`). By default it is one of the first two: workers, where they are faster or safer.
+    `shard`, ``I/N``, is the part of the sweep that this job runs of N that divide it (`pai_bench.execution.shards`).
+
+    Several processes that run a sweep with one folder divide its trials among them. What is being trained is saved
+    (`Sweep.checkpoint_every`), and resumed by whoever runs the trial next.
     """
     find_backend(backend)
+    part = None if shard is None else parse_shard(shard)
     options: dict[str, Any] = {"listener": listener, "command": command, "backend": backend}
-    return as_frame(run_catalog(prepared(sweep), out, retry_failed=retry_failed, **options))
+    catalog = prepared(sweep)
+    if part is not None:
+        keep_shard([catalog], part)
+    return as_frame(run_catalog(catalog, out, retry_failed=retry_failed, **options))
 
 
 def run_catalog(catalog: Catalog, out: str | Path, **options: Any) -> list[Record]:

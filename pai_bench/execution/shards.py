@@ -1,0 +1,38 @@
+"""Shards: the trials of a sweep divided among jobs that share no folder."""
+
+import re
+from collections.abc import Sequence
+
+from pai_bench.experiment.resolve import Catalog
+from pai_bench.support.errors import UserError
+from pai_bench.support.identity import digest
+
+Shard = tuple[int, int]
+"""Which one, from 1, of how many."""
+
+
+def parse_shard(text: str) -> Shard:
+    """The shard that ``I/N`` says; UserError for anything else."""
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
+    if match is None:
+        raise UserError(f"shard {text!r} is not I/N, such as 2/8: the second of eight")
+    index, count = map(int, match.groups())
+    if not 1 <= index <= count:
+        raise UserError(
+            f"shard {text} is out of range: of {count}, the first is 1/{count} and the last {count}/{count}"
+        )
+    return index, count
+
+
+def keep_shard(catalogs: Sequence[Catalog], shard: Shard) -> None:
+    """Leave only the trials of a shard in the catalogs of a sweep.
+
+    All jobs of a sweep divide it alike: trials are dealt out in the order of the hashes of their identities, so that
+    shards differ by one trial at most, and none gets all trials of one criterion. A trial of several catalogs is in one
+    shard.
+    """
+    index, count = shard
+    identities = {trial.identity for catalog in catalogs for trial in catalog.trials}
+    kept = set(sorted(identities, key=lambda identity: (digest(identity), identity))[index - 1 :: count])
+    for catalog in catalogs:
+        catalog.trials = [trial for trial in catalog.trials if trial.identity in kept]
