@@ -1,8 +1,10 @@
 """From a trial to its record."""
 
 import dataclasses
+import gc
 import logging
 import math
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -29,6 +31,7 @@ from pai_bench.support.failures import described, traceback_of
 from pai_bench.support.memory import is_out_of_memory
 from pai_bench.support.randomness import random_state
 from pai_bench.support.timing import Measurement
+from pai_bench.support.transient import passes
 from pai_bench.training.checkpoints import Saver, StateError, TrainingState
 from pai_bench.training.equivalence import difference, draws_at_random
 from pai_bench.training.layout import channels_last_weights, prepare_layout
@@ -39,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 Finished = tuple[Sequence[Trial], Sequence[Record]]
 """Trials that have ended, and the record of each."""
+
+PAUSES = (5.0, 30.0)
+"""Seconds before each further run of a trial that failed by an error that may pass."""
 
 PROBE = 8
 """Examples on which training together is compared with training one by one."""
@@ -67,6 +73,10 @@ class Runner:
         self.inputs = Inputs(catalog.device, catalog.data)
         self.probe = ScoringProbe(self.inputs)
         self._obstacles: dict[tuple[DataSource, ModelSource, Together], str | None] = {}
+        self._passing: set[str] = set()
+        """Trials that an error has ended that may pass."""
+        self._hopeless: set[tuple[DataSource, ModelSource, str]] = set()
+        """Networks and methods of which the last trial has failed after all pauses: another pause would be in vain."""
         self.measured_steps: dict[object, tuple[float, int]] = {}
 
     @property
@@ -97,7 +107,14 @@ class Runner:
                 raise ListenerError(error) from error
 
         try:
-            yield from self._run_together(trials, report_epoch, engine)
+            again = list[tuple[Trial, Record]]()
+            for ended, records in self._run_together(trials, report_epoch, engine):
+                if self._passing.isdisjoint(identities(ended)):
+                    yield ended, records
+                else:
+                    again += zip(ended, records, strict=True)
+            for trial, record in again:  # now that nothing holds the memory of the others
+                yield [trial], [self._run_again(trial, record, report_epoch, engine)]
             return
         except ListenerError as listener:
             raised = listener.error
@@ -131,7 +148,7 @@ class Runner:
             except Exception as error:
                 waiting.extendleft(reversed(self._smaller(part, error)))
                 if len(part) == 1:
-                    yield [part[0].trial], [self.failure(part[0].trial, error)]
+                    yield [part[0].trial], [self._failed(part[0].trial, error)]
                 begun = engine.together == "branches"  # which are trained in place; a stack is a copy
             else:
                 records = [self._finish(m, h, engine, len(part)) for m, h in zip(part, histories, strict=True)]
@@ -155,7 +172,7 @@ class Runner:
                     ready.append(made)
                     continue
             except Exception as error:
-                record = self.failure(trial, error)
+                record = self._failed(trial, error)
             yield [trial], [record]
         return ready
 
@@ -191,6 +208,33 @@ class Runner:
             checkpoints.write(identities(trials), encode(part, known, engine, state))
 
         return Saver(save, every=every, state=state)
+
+    def _failed(self, trial: Trial, error: Exception) -> Record:
+        """The record of a trial that an error has ended, which is noted if it may pass."""
+        record = self.failure(trial, error)
+        if passes(error):
+            self._passing.add(trial.identity)
+            forget_frames(error)
+        return record
+
+    def _run_again(
+        self, trial: Trial, record: Record, on_epoch: Callable[[Trial, int], None], engine: Engine
+    ) -> Record:
+        """The record of a trial, run again after a pause while what ended it may pass, with its memory freed."""
+        network = trial.data, trial.model, trial.method
+        for pause in () if network in self._hopeless else PAUSES:
+            if trial.identity not in self._passing:
+                break
+            self._passing.remove(trial.identity)
+            logger.warning("trial %s failed (%s); once more in %g s", trial.identity, record.error, pause)
+            gc.collect()  # files that are still open, too
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            time.sleep(pause)
+            ((_, (record,)),) = self._run_together([trial], on_epoch, engine)
+        (self._hopeless.add if trial.identity in self._passing else self._hopeless.discard)(network)
+        self._passing.discard(trial.identity)
+        return record
 
     def failure(self, trial: Trial, error: Exception) -> Record:
         """The record of a trial that an error has ended."""
