@@ -17,6 +17,7 @@ from pai_bench.execution.worker_process import Worker, end, start
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
 from pai_bench.support.errors import UserError
+from pai_bench.support.logs import log_received
 from pai_bench.support.processes import HEARTBEAT, interrupts_deferred
 from pai_bench.support.registry import backend
 
@@ -124,6 +125,8 @@ class Processes:
         elif message_type == "epoch":
             index, number = content
             callbacks.on_epoch(worker.cell[index], number)
+        elif message_type == "log":
+            log_received(content)
         elif message_type == "records":
             indices, records = content
             trials, seconds = [worker.cell[index] for index in indices], time.perf_counter() - worker.since

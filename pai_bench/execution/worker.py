@@ -66,6 +66,7 @@ def serve(connection: SharedConnection) -> None:
     from pai_bench.experiment.resolve import Catalog
     from pai_bench.experiment.runner import Runner
     from pai_bench.support.environment import ignore_harmless_warnings, select_device
+    from pai_bench.support.logs import Sender
     from pai_bench.support.memory import keep_freed_memory
 
     functions: dict[str, Callable[..., object]]
@@ -76,7 +77,7 @@ def serve(connection: SharedConnection) -> None:
     ignore_harmless_warnings()
     try:
         level, execution, data = pickle.loads(connection.recv_bytes())
-        logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
+        logging.basicConfig(level=level, format="%(message)s", handlers=(Sender(connection.send),))
         catalog = Catalog(select_device(execution.device), execution, data=data)
     except Exception as error:
         connection.send(("unfit", f"{type(error).__name__}: {error}"))

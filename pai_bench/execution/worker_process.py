@@ -17,6 +17,7 @@ from pai_bench.experiment.sweep import Execution
 from pai_bench.experiment.trial import Trial
 from pai_bench.support import processes
 from pai_bench.support.failures import crash_location
+from pai_bench.support.logs import level_to_send, log_received
 from pai_bench.support.processes import HEARTBEAT
 
 logger = logging.getLogger(__name__)
@@ -64,12 +65,14 @@ class Worker:
             self.connection.send(message)
 
     def receive(self) -> tuple[str, Any]:
-        """The next message that is more than a heartbeat; an EOFError or OSError if the process is dead."""
+        """The next message that is no heartbeat, and no log record; an EOFError or OSError if the process is dead."""
         message: tuple[str, Any] = ("alive", None)
         self.silent = 0.0
-        while message[0] == "alive":
+        while message[0] in ("alive", "log"):
             if self.connection.poll(HEARTBEAT):
                 message, self.silent = self.connection.recv(), 0.0
+                if message[0] == "log":
+                    log_received(message[1])
             elif self.has_ended():
                 raise EOFError
             else:
@@ -109,7 +112,7 @@ class Worker:
 def start(execution: Execution, data: Mapping[str, DataSet], threads: int) -> Worker:
     """A process that runs trials as `execution` says; it is sent the `data` that it cannot load by a name."""
     execution = Execution(**{f.name: getattr(execution, f.name) for f in fields(Execution)})  # without the sweep's axes
-    content = pickle.dumps((logging.getLogger().level, execution, dict(data)))  # torch would share memory
+    content = pickle.dumps((level_to_send(), execution, dict(data)))  # torch would share memory
     crash = tempfile.TemporaryFile()  # noqa: SIM115  # read and closed when the process has ended
     try:
         worker = Worker(*processes.start("pai_bench.execution.worker", threads, crash.fileno()), crash)

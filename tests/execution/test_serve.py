@@ -22,6 +22,7 @@ from pai_bench.experiment.resolve import Inspection, resolve
 from pai_bench.experiment.sweep import Execution
 from pai_bench.experiment.trial import Trial
 from pai_bench.support import environment, memory
+from pai_bench.support.logs import Sender
 from pai_bench.support.registry import INITIALISATIONS
 from pai_bench.training.trainer import Engine
 from tests.execution.sweeps import named
@@ -202,4 +203,5 @@ def test_a_worker_is_made_ready_to_train_and_to_tell_how_it_crashes(begun: list[
     assert served() == []
     assert (77, ("all_threads", False)) in begun  # the file in which this process looks for a crash
     assert {("memory",), ("warnings",)} <= {*begun}
-    assert (("level", logging.WARNING), ("format", "%(levelname)s: %(message)s")) in begun
+    assert begun[-1][:2] == (("level", logging.WARNING), ("format", "%(message)s"))
+    assert isinstance(begun[-1][2][1][0], Sender)  # to the parent

@@ -134,7 +134,7 @@ def test_a_worker_is_told_how_trials_run_and_given_data(monkeypatch: pytest.Monk
     assert made.crash is not None
     assert asked == [("pai_bench.execution.worker", 2, made.crash.fileno())]
     level, how, data = pickle.loads(connection.sent[0])
-    assert (level, type(how), how.lanes, data) == (logging.getLogger().level, Execution, 3, {"own": "data"})
+    assert (level, type(how), how.lanes, data) == (logging.INFO, Execution, 3, {"own": "data"})
     assert {f.name for f in fields(how)} == set(vars(how))
     assert (made.cell, made.ready, made.since, made.silent) == ([], False, 0.0, 0.0)
     made.close()
