@@ -73,6 +73,9 @@ class CatalogRun:
         """Run the missing trials, and at last wait for those that other processes run, or take them over."""
         self._claims, self._wanted = claims, set(map(identity, self.missing))
         callbacks = Callbacks(self.still_missing, self.on_epoch, self.on_records)
+        trials = f"{len(self.missing)} of {len(self.records)} trials"
+        how = f"{self.catalog.device}, {self.backend.description}, threads: {self.backend.plan.threads}"
+        logger.info("%s: %s to run on %s", self.store.path, trials, how)
         with self.backend:
             planned = self.cells(self.missing)
             while planned:
@@ -106,6 +109,7 @@ class CatalogRun:
             elif not self._is_stored(trial):
                 missing.append(trial)
                 self._at_work.add(trial.identity)
+                logger.info("begin %s", trial.identity)
                 self.listener.on_start(trial)
         return list(cell) if missing and tuple(map(identity, cell)) in self._resumed else missing
 
@@ -115,6 +119,7 @@ class CatalogRun:
         if record is None or record == before:
             return False
         self.records[trial.identity] = record
+        logger.info("stored by another process: %s", trial.identity)
         self._end(trial)
         self.listener.on_skip(trial)
         return True
@@ -177,6 +182,7 @@ class CatalogRun:
             return
         self.records[trial.identity] = without_mask(record)
         self._end(trial)
+        log_end(record, seconds)
         self.listener.on_finish(trial, record, seconds)
 
     def all_records(self) -> list[Record]:
@@ -196,6 +202,12 @@ class CatalogRun:
 def without_mask(record: Record) -> Record:
     """A record for the memory, of which the masks of thousands of trials would be most."""
     return dataclasses.replace(record, pruning=dataclasses.replace(record.pruning, mask=None, whole_mask=None))
+
+
+def log_end(record: Record, seconds: float) -> None:
+    """Log how a trial has ended."""
+    why = f"\n{record.traceback or record.error}".rstrip() if record.status == "failed" else ""
+    logger.info("%s %s after %.1f s%s", record.status, record.identity, seconds, why)
 
 
 def cells(missing: Sequence[Trial], lanes: Callable[[Trial], int]) -> list[list[Trial]]:

@@ -5,10 +5,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pai_bench.execution.backend import find_backend
+from pai_bench.execution.backend import MakeBackend, find_backend
 from pai_bench.execution.catalog_run import CatalogRun
 from pai_bench.execution.listener import Listener
 from pai_bench.execution.probe import close, prepared
+from pai_bench.execution.run_log import RunLog
 from pai_bench.execution.shards import keep_shard, parse_shard
 from pai_bench.experiment.resolve import Catalog
 from pai_bench.experiment.runner import Runner
@@ -75,30 +76,38 @@ def run_catalogs(
     make_backend = find_backend(backend)
     listener, parts, earlier = listener or Listener(), list[CatalogRun](), dict[Path, dict[str, bool]]()
     try:
-        for catalog, out in pairs:
-            store = Store(out, create=True)
-            runner = Runner(catalog, command, checkpoints=CheckpointFolder(store.path))
-            part = CatalogRun(catalog, store, runner, listener)
-            part.find_missing(earlier.setdefault(Path(out).resolve(), {}), retry_failed=retry_failed)
-            parts.append(part)
-        listener.on_planning(sum(len(part.missing) for part in parts))
-        for part in parts:
-            part.backend = make_backend(part.runner, part.missing)
-            part.runner.inputs.release()
-            if len(parts) > 1:
-                close([part.catalog])
-        for part in parts:
-            listener.on_begin(part.catalog, part.backend, part.new, part.missing)
-        listener.on_ready()
-        with claims_on([part.store for part in parts if part.missing], command) as claims:
+        with RunLog() as log:
+            for catalog, out in pairs:
+                store = Store(out, create=True)
+                runner = Runner(catalog, command, checkpoints=CheckpointFolder(store.path))
+                part = CatalogRun(catalog, store, runner, listener)
+                part.find_missing(earlier.setdefault(Path(out).resolve(), {}), retry_failed=retry_failed)
+                parts.append(part)
+            if folders := [part.store.path for part in parts if part.missing]:
+                log.open(folders, command)
+            listener.on_planning(sum(len(part.missing) for part in parts))
+            _plan(parts, make_backend)
             for part in parts:
-                if part.missing:
-                    part.run(claims[part.store.path.resolve()])
-                part.runner.inputs.release()
-        return [part.all_records() for part in parts]
+                listener.on_begin(part.catalog, part.backend, part.new, part.missing)
+            listener.on_ready()
+            with claims_on([part.store for part in parts if part.missing], command) as claims:
+                for part in parts:
+                    if part.missing:
+                        part.run(claims[part.store.path.resolve()])
+                    part.runner.inputs.release()
+            return [part.all_records() for part in parts]
     finally:
         listener.on_end()
         close(catalog for catalog, _ in pairs)
+
+
+def _plan(parts: Sequence[CatalogRun], make_backend: MakeBackend) -> None:
+    """Determine how each part is run."""
+    for part in parts:
+        part.backend = make_backend(part.runner, part.missing)
+        part.runner.inputs.release()
+        if len(parts) > 1:
+            close([part.catalog])
 
 
 @contextmanager
