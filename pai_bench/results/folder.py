@@ -1,5 +1,6 @@
 """The results folder: one JSON file per finished trial, written beside its final name and renamed."""
 
+import errno
 import logging
 import os
 import shutil
@@ -176,10 +177,12 @@ class Store:
             raise self._write_error(path.parent, error) from error
 
     def _write_error(self, folder: Path, error: OSError) -> UserError:
-        why = reason(error)
+        why, cure = reason(error), ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            cure = f"; {self._written} results of this run are stored: make room, and the same command runs the rest"
         if not os.path.isdir(folder):
             why = f"{folder.name}/ is gone, and with it all results in it, {self._written} of them of this run"
-        return UserError(f"results folder {self.path} can no longer be written ({why})")
+        return UserError(f"results folder {self.path} can no longer be written ({why}){cure}")
 
     def read(self, identity: str) -> Record | None:
         """The record of a trial, or None. A damaged file is named, set aside and counts as missing."""

@@ -221,6 +221,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file": (a_file, "trials/ is gone, and with it all results in it, 2 of them of this run"),
     "read-only": (lambda _out: None, "Read-only file system"),
     "full": (lambda _out: None, "No space left on device"),
+    "over quota": (lambda _out: None, "Disk quota exceeded"),
 }
 
 
@@ -230,8 +231,10 @@ def test_a_folder_that_can_no_longer_be_written(
 ) -> None:
     """Root may write to any folder: what a read-only file system, or a full one, raises is raised by hand."""
     write, written = Store.write, []
-    codes = {"read-only": errno.EROFS, "full": errno.ENOSPC}
+    codes = {"read-only": errno.EROFS, "full": errno.ENOSPC, "over quota": errno.EDQUOT}
     change, message = DAMAGES[damage]
+    stored = "; 2 results of this run are stored: make room, and the same command runs the rest"
+    cure = stored if damage in ("full", "over quota") else ""
 
     def then_damage(self: Store, record: Record) -> None:
         write(self, record)
@@ -248,7 +251,7 @@ def test_a_folder_that_can_no_longer_be_written(
 
     monkeypatch.setattr(Store, "write", then_damage)
     line = one_line(["run", *LINE, "--seeds", "3", "--out", "r"], capsys)
-    assert line == f"pai-bench: results folder r can no longer be written ({message})"
+    assert line == f"pai-bench: results folder r can no longer be written ({message}){cure}"
     assert len(written) == 2
     if damage in codes:
         assert {record.identity for record in Store("r")} == set(written)
