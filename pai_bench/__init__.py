@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pai_bench.data import DataSet, load_data
-    from pai_bench.execution import run
+    from pai_bench.execution import Listener, run
     from pai_bench.experiment.masks import initial_weights, read_mask, remake_mask
     from pai_bench.experiment.sweep import Sweep
     from pai_bench.graph import Connectivity, connectivity
@@ -37,6 +37,7 @@ _HOMES = {
     "DataSet": "pai_bench.data",
     "GroupMask": "pai_bench.groups",
     "Groups": "pai_bench.groups",
+    "Listener": "pai_bench.execution",
     "Mask": "pai_bench.masks",
     "MaskedModel": "pai_bench.scoring",
     "Pruner": "pai_bench.pruning",
@@ -75,6 +76,7 @@ __all__ = [
     "DataSet",
     "GroupMask",
     "Groups",
+    "Listener",
     "Mask",
     "MaskedModel",
     "Pruner",

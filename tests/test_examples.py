@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import pai_bench as pb
 from pai_bench.cli.entry import main
 from pai_bench.cli.parser import parser
 from pai_bench.experiment import recipe
+from pai_bench.results import Store
 from pai_bench.support.registry import CRITERIA
 
 ROOT = Path(__file__).parents[1]
@@ -87,6 +89,57 @@ def test_training_with_events_in_the_documentation_runs(capsys: pytest.CaptureFi
     (block,) = blocks(ROOT / "docs" / "training.md", "python")
     exec(block, {})  # as a reader would
     assert capsys.readouterr().out == "0.950\n"
+
+
+class Service:
+    """In place of TensorBoard and Weights & Biases: notes what runs are given, by the name of the run."""
+
+    def __init__(self, notes: dict[str, list[Any]], name: str) -> None:
+        self.notes = notes.setdefault(Path(name).name, [])
+        self.summary: dict[str, Any] = {}
+
+    def __enter__(self) -> "Service":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.notes.append("end")
+
+    def add_text(self, name: str, text: str) -> None:
+        self.notes.append((name, text))
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.notes.append((name, value, step))
+
+    def log(self, values: dict[str, float], *, step: int) -> None:
+        self.notes.extend((name, value, step) for name, value in values.items())
+
+    def finish(self, *, exit_code: int) -> None:
+        self.notes.extend([*self.summary.items(), exit_code, "end"])
+
+
+@pytest.mark.parametrize("name", ["TensorBoardListener", "WandbListener"])
+def test_the_listeners_of_the_documentation_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: dict[str, list[Any]] = {}
+    writers = SimpleNamespace(SummaryWriter=lambda folder: Service(notes, folder))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", writers)
+    wandb = SimpleNamespace(init=lambda *, project, name, config, reinit: Service(notes, name))
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    (block,) = (block for block in blocks(ROOT / "docs" / "extending.md", "python") if f"class {name}" in block)
+    exec(block, {})  # as a reader would
+    records = list(Store("results/watched"))
+    assert sorted(notes) == sorted(record.identity for record in records)
+    assert len(records) == 2
+    for record in records:
+        noted = notes[record.identity]
+        for epoch in record.training.curve:
+            assert ("test_accuracy", epoch.test_accuracy, epoch.epoch) in noted
+            assert ("train_loss", epoch.train_loss, epoch.epoch) in noted
+        assert ("status", "done") in noted
+        assert (("progress", 2, 2) if name == "TensorBoardListener" else ("finished_epochs", 2)) in noted
+        assert noted[-1] == "end"
 
 
 def test_the_examples_of_structured_pruning_run() -> None:
