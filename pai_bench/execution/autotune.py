@@ -12,6 +12,7 @@ from pai_bench.execution.measure import evaluation_steps, measured_step, trainin
 from pai_bench.execution.search import Search
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
+from pai_bench.support.environment import devices_of
 from pai_bench.support.memory import free_bytes
 from pai_bench.training.trainer import Engine
 
@@ -31,7 +32,8 @@ def choose(runner: Runner, missing: Sequence[Trial], *, workers: int | str | Non
     """How to run the `missing` trials: as the sweep says, and where it says ``auto``, by measured training steps.
 
     A backend may give another number of `workers` than the sweep. Workers share the threads of the processor. They are
-    used if that is faster than all threads for one trial, or for lanes; not for a sweep that takes seconds.
+    used if that is faster than all threads for one trial, or for lanes; not for a sweep that takes seconds. Where a
+    machine has several GPUs, there is one worker for each, unless the sweep names one of them.
     """
     sweep, tuner = runner.catalog.sweep, Tuner(runner, missing)
     number = sweep.workers if workers is None else workers
@@ -40,7 +42,7 @@ def choose(runner: Runner, missing: Sequence[Trial], *, workers: int | str | Non
     here = tuner.plan(1, 1)
     if sweep.lanes != 1 and (sweep.lanes != "auto" or tuner.seconds(here) >= 2 * START_UP):
         here = tuner.plan(1, sweep.lanes)
-    possible = runner.device.type == "cpu" and runner.catalog.by_name and os.name == "posix"
+    possible = (runner.device.type == "cpu" or tuner.devices > 1) and runner.catalog.by_name and os.name == "posix"
     if not possible or tuner.seconds(here) < 2 * START_UP or (most := tuner.most_workers()) < 2:
         return here
     in_workers = tuner.plan(most, sweep.lanes)
@@ -54,10 +56,13 @@ class Tuner:
         self.runner, self.kinds, self.threads = runner, kinds(missing), torch.get_num_threads()
         self.memory = WORKER + sum(data.nbytes for data in runner.catalog.data.values())
         """Bytes that a worker takes besides its training."""
+        self.devices = len(devices_of(runner.catalog.sweep.device))
+        """Among which workers are divided."""
 
     def plan(self, workers: int, lanes: int | str) -> ExecutionPlan:
         """The fastest plan with so many workers."""
-        share, memory = max(1, self.threads // workers), free_bytes(self.runner.device) // workers
+        share = max(1, self.threads // workers)
+        memory = free_bytes(self.runner.device) // -(-workers // self.devices)
         memory -= self.memory if workers > 1 else 0
         lanes_of, engine_of, seconds_of = {}, {}, {}
         for kind, (trial, count) in self.kinds.items():
@@ -77,7 +82,9 @@ class Tuner:
         return total
 
     def most_workers(self) -> int:
-        """How many workers the processor, the trials and the memory allow."""
+        """How many workers the processor, the trials and the memory allow; of GPUs, one each."""
+        if self.devices > 1:
+            return min(self.devices, sum(count for _, count in self.kinds.values()))
         size = self.memory + max(self._training_bytes(trial, count) for trial, count in self.kinds.values())
         fitting = free_bytes(self.runner.device) // size
         if fitting < 2:

@@ -72,6 +72,7 @@ class CatalogRun:
     def run(self, claims: Claims) -> None:
         """Run the missing trials, and at last wait for those that other processes run, or take them over."""
         self._claims, self._wanted = claims, set(map(identity, self.missing))
+        claims.totals(self.done, len(self.catalog.trials))
         callbacks = Callbacks(self.still_missing, self.on_epoch, self.on_records)
         trials = f"{len(self.missing)} of {len(self.records)} trials"
         how = f"{self.catalog.device}, {self.backend.description}, threads: {self.backend.plan.threads}"

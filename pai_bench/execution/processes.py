@@ -1,4 +1,4 @@
-"""The backend of worker processes that share the processor of this machine."""
+"""The backend of worker processes that share the processor of this machine, or its GPUs."""
 
 import logging
 import pickle
@@ -16,6 +16,7 @@ from pai_bench.execution.in_process import InProcess
 from pai_bench.execution.worker_process import Worker, end, start
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
+from pai_bench.support.environment import devices_of
 from pai_bench.support.errors import UserError
 from pai_bench.support.logs import log_received
 from pai_bench.support.processes import HEARTBEAT, interrupts_deferred
@@ -180,10 +181,12 @@ class Processes:
 
     def _start(self) -> Worker:
         """A new worker, which loads the data of its trials itself, but for those that have no name."""
-        catalog = self.runner.catalog
+        catalog, devices = self.runner.catalog, devices_of(self.runner.catalog.sweep.device)
+        busy = Counter(worker.device for worker in self._workers)
+        device = min(devices, key=lambda name: busy[name])
         own = {trial.data.name for trial in catalog.trials if not isinstance(trial.data.reference, str)}
         with interrupts_deferred():
-            worker = start(catalog.sweep, {name: catalog.data[name] for name in own}, self.plan.threads)
+            worker = start(catalog.sweep, {name: catalog.data[name] for name in own}, self.plan.threads, device)
             self._workers.append(worker)
         self._send_plan(worker)
         return worker

@@ -18,9 +18,7 @@ def parse_shard(text: str) -> Shard:
         raise UserError(f"shard {text!r} is not I/N, such as 2/8: the second of eight")
     index, count = map(int, match.groups())
     if not 1 <= index <= count:
-        raise UserError(
-            f"shard {text} is out of range: of {count}, the first is 1/{count} and the last {count}/{count}"
-        )
+        raise UserError(f"shard {text} is out of range: the first of {count} is 1/{count}, the last {count}/{count}")
     return index, count
 
 

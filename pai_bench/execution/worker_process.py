@@ -40,6 +40,8 @@ class Worker:
     connection: Connection
     crash: IO[bytes] | None = None
     """Where `faulthandler` writes in which line it crashed."""
+    device: str = "auto"
+    """Where it runs trials."""
     cell: list[Trial] = field(default_factory=list)
     finished: set[str] = field(default_factory=set)
     """The trials of its cell of which it has sent the records, by identity."""
@@ -109,13 +111,19 @@ class Worker:
             self.crash.close()
 
 
-def start(execution: Execution, data: Mapping[str, DataSet], threads: int) -> Worker:
-    """A process that runs trials as `execution` says; it is sent the `data` that it cannot load by a name."""
-    execution = Execution(**{f.name: getattr(execution, f.name) for f in fields(Execution)})  # without the sweep's axes
+def start(execution: Execution, data: Mapping[str, DataSet], threads: int, device: str | None = None) -> Worker:
+    """A process that runs trials as `execution` says, or on another `device`.
+
+    It is sent the `data` that it cannot load by a name.
+    """
+    settings = {f.name: getattr(execution, f.name) for f in fields(Execution)}  # without the sweep's axes
+    execution = Execution(**settings | ({} if device is None else {"device": device}))
     content = pickle.dumps((level_to_send(), execution, dict(data)))  # torch would share memory
     crash = tempfile.TemporaryFile()  # noqa: SIM115  # read and closed when the process has ended
     try:
-        worker = Worker(*processes.start("pai_bench.execution.worker", threads, crash.fileno()), crash)
+        worker = Worker(
+            *processes.start("pai_bench.execution.worker", threads, crash.fileno()), crash, execution.device
+        )
     except BaseException:  # an interrupt, too
         crash.close()
         raise

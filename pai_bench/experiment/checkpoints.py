@@ -44,7 +44,7 @@ class CheckpointStore(Protocol):
 
 
 @dataclass(frozen=True)
-class Restored:
+class Saved:
     """What a checkpoint holds: masks and their costs, by network, the state of the training, and how it was trained."""
 
     masks: Sequence[Mask | None]
@@ -78,7 +78,7 @@ def encode(networks: Sequence[Pruned], facts: Mapping[str, Any], engine: Engine,
     return safetensors.torch.save(whole, {VALUES: text, CHECKSUM: checksum(seen, text)})
 
 
-def decode(content: bytes, expected: Mapping[str, Any], device: torch.device) -> Restored:
+def decode(content: bytes, expected: Mapping[str, Any], device: torch.device) -> Saved:
     """What the content of a file holds; StateError if its facts are not those `expected`."""
     tensors = safetensors.torch.load(content)
     size = int.from_bytes(content[:8], "little")
@@ -89,7 +89,7 @@ def decode(content: bytes, expected: Mapping[str, Any], device: torch.device) ->
     state = TrainingState(tensors, values["state"])
     masks = [read_mask(state.part(MASK.format(lane)), one, device) for lane, one in enumerate(values["masks"])]
     costs = [cost and Measurement(**cost) for cost in values["costs"]]
-    return Restored(masks, costs, state, Engine(**values["engine"]))
+    return Saved(masks, costs, state, Engine(**values["engine"]))
 
 
 def described(mask: Mask | None) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from torch import nn
 
 from pai_bench.data import DataSet
 from pai_bench.experiment import stages
-from pai_bench.experiment.checkpoints import CheckpointStore, Restored, decode, encode, facts
+from pai_bench.experiment.checkpoints import CheckpointStore, decode, encode, facts
 from pai_bench.experiment.inputs import Inputs
 from pai_bench.experiment.mask_summary import summarize_mask
 from pai_bench.experiment.resolve import Catalog
@@ -125,8 +125,8 @@ class Runner:
     ) -> Iterator[Finished]:
         state, waiting = None, deque[Sequence[Pruned]]()
         if (restored := self._restored(trials)) is not None:
-            state, engine = restored.state, restored.engine
-            waiting.append(self._masked_alike(trials, restored))
+            part, state, engine = restored
+            waiting.append(part)
             for trial, curve in zip(trials, state.values["curves"], strict=True):
                 on_epoch(trial, len(curve))
         else:
@@ -176,25 +176,27 @@ class Runner:
             yield [trial], [record]
         return ready
 
-    def _restored(self, trials: Sequence[Trial]) -> Restored | None:
-        """What the checkpoint of exactly these trials holds; None if there is none of this version."""
+    def _restored(self, trials: Sequence[Trial]) -> tuple[Sequence[Pruned], TrainingState, Engine] | None:
+        """The networks of exactly these trials, the state of their training and how they are trained, as saved.
+
+        None if they have no checkpoint; one that cannot be used is set aside.
+        """
         if self.checkpoints is None or (content := self.checkpoints.read(identities(trials))) is None:
             return None
         try:
-            return decode(content, self._facts(trials), self.device)
-        except StateError as error:
-            self.checkpoints.set_aside(identities(trials), str(error))
-        return None
+            saved = decode(content, self._facts(trials), self.device)
+            pairs = zip(trials, saved.masks, saved.costs, strict=True)
+            part = [self._masked(trial, self.inputs.model(trial), mask, cost) for trial, mask, cost in pairs]
+        except Exception as error:  # the trials themselves will fail by it, or not
+            why = str(error) if isinstance(error, StateError) else f"cannot be used ({described(error)})"
+            self.checkpoints.set_aside(identities(trials), why)
+            return None
+        step, steps = (saved.state.values[name] for name in ("step", "steps"))
+        logger.info("%s resumes from its checkpoint after step %d of %d", trials[0].identity, step, steps)
+        return part, saved.state, saved.engine
 
     def _facts(self, trials: Sequence[Trial]) -> dict[str, Any]:
         return facts(trials, [self.inputs.loaded(trial).checksum for trial in trials], self.device)
-
-    def _masked_alike(self, trials: Sequence[Trial], restored: Restored) -> list[Pruned]:
-        """The networks of some trials under the masks of their checkpoint."""
-        step, steps = (restored.state.values[name] for name in ("step", "steps"))
-        logger.info("%s resumes from its checkpoint after step %d of %d", trials[0].identity, step, steps)
-        made = zip(trials, restored.masks, restored.costs, strict=True)
-        return [self._masked(trial, self.inputs.model(trial), mask, cost) for trial, mask, cost in made]
 
     def _saver(self, part: Sequence[Pruned], engine: Engine, state: TrainingState | None = None) -> Saver | None:
         """What saves the training of a part from time to time; None if nothing is to be saved."""

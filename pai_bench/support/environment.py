@@ -47,6 +47,15 @@ def select_device(name: str) -> "torch.device":
     return torch.device(name)
 
 
+def devices_of(name: str) -> list[str]:
+    """The devices among which workers are divided: all GPUs of the machine for ``auto`` or ``cuda``, if it has some."""
+    import torch
+
+    if select_device(name) == torch.device("cuda"):
+        return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return [name]
+
+
 def describe(device: "torch.device") -> dict[str, Any]:
     """Versions, operating system, processor, threads and accelerator, and how an accelerator is held to one result."""
     import torch

@@ -61,6 +61,14 @@ def test_workers_are_taken_where_a_thread_alone_is_more_than_half_as_fast(monkey
     assert choose_by(monkeypatch, {(2, 1): 1.0, (1, 1): 2.0}).workers == 1
 
 
+def test_a_machine_with_several_gpus_has_a_worker_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autotune, "devices_of", lambda _name: ["cuda:0", "cuda:1", "cuda:2"])
+    monkeypatch.setattr(autotune, "free_bytes", lambda _device: 2**31)  # of each
+    found = choose_by(monkeypatch, {(2, 1): 1.0, (1, 1): 1.2, (1, 2): 0.7, (2, 2): 0.9}, taken=2**27)
+    assert (found.workers, found.threads, lanes_of(found)) == (3, 1, [2])
+    assert list(found.seconds_of.values()) == [pytest.approx(0.7 / 2 / 3)]
+
+
 def test_lanes_are_doubled_as_long_as_that_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     table = {(2, 1): 1.0, (2, 2): 0.5, (2, 4): 0.3, (2, 8): 0.29, (2, 16): 0.1, (1, 1): 1.0}
     found = choose_by(monkeypatch, table)

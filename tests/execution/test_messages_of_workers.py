@@ -205,9 +205,9 @@ def test_there_are_no_more_workers_than_planned(monkeypatch: pytest.MonkeyPatch)
     """Each has what it is to run, unless that is stored by now, with the data that have no name."""
     begun: list[Any] = []
 
-    def start(execution: Any, data: Any, threads: int) -> Worker:
-        begun.append((execution, data, threads))
-        return worker_of(None, silent=3.0)
+    def start(execution: Any, data: Any, threads: int, device: str) -> Worker:
+        begun.append((device, data, threads))
+        return worker_of(None, silent=3.0, device=device)
 
     monkeypatch.setattr("pai_bench.execution.processes.start", start)
     stored = [False, True, False]
@@ -222,12 +222,32 @@ def test_there_are_no_more_workers_than_planned(monkeypatch: pytest.MonkeyPatch)
         pool._hand_out(waiting, callbacks)  # type: ignore[arg-type]
         assert [worker.cell for worker in pool._workers] == [one, two]
         assert list(waiting) == rest
-        assert [(set(given), threads) for _, given, threads in begun] == [(data, 3)] * 2
+        assert [(device, set(given), threads) for device, given, threads in begun] == [("cpu", data, 3)] * 2
         plan = ("plan", (pool.plan, "a command", None))
         for worker in pool._workers:
             sent: Any = worker.connection
             assert sent.sent == [plan, ("run", pickle.dumps(worker.cell))]
             assert worker.silent == 0.0
+
+
+def test_workers_are_divided_among_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pai_bench.execution.processes.devices_of", lambda _name: ["cuda:0", "cuda:1", "cuda:2"])
+    starts = iter([worker_of(None, device=f"cuda:{index}") for index in (0, 2, 1, 0)])
+    devices = list[str]()
+
+    def start(_execution: Any, _data: Any, _threads: int, device: str) -> Worker:
+        devices.append(device)
+        return next(starts)
+
+    monkeypatch.setattr("pai_bench.execution.processes.start", start)
+    pool = pool_of(worker_of(None, device="cuda:1"))
+    for _ in range(2):
+        pool._start()
+    assert devices == ["cuda:0", "cuda:2"]
+    pool._workers.pop(0)  # that of cuda:1 has died
+    for _ in range(2):
+        pool._start()
+    assert devices[2:] == ["cuda:1", "cuda:0"]
 
 
 def test_a_worker_that_was_handed_over_is_told_the_plan_and_no_failed_start(

@@ -291,23 +291,6 @@ def test_results_on_other_data_of_the_same_name_are_refused() -> None:
         pb.run(sweep(data=[other]), out="r")
 
 
-def test_what_another_process_stored_meanwhile_is_not_run_again() -> None:
-    skipped: list[str] = []
-
-    class Busy(Count):
-        def on_start(self, trial: Trial) -> None:
-            if not self.ran:
-                run_catalog(resolve(sweep()), "r")  # the other process does everything
-
-        def on_skip(self, trial: Trial) -> None:
-            skipped.append(trial.identity)
-
-    count = Busy()
-    records = run_catalog(resolve(sweep()), "r", listener=count)
-    assert len(count.ran) == 1
-    assert [record.identity for record in records] == [*count.ran, *skipped]
-
-
 def test_a_loss_that_explodes_in_the_last_step_is_a_failure() -> None:
     frame = pb.run(sweep(epochs=1, batch_size=240, learning_rate=1e38, seeds=1), out="r")
     assert frame.error.str.contains("diverged at step 1: the test loss after it").all()

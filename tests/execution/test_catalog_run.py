@@ -1,0 +1,368 @@
+"""Trials that other processes run, have stored, or leave: claims, checkpoints and shards of a sweep."""
+
+import itertools
+import os
+import shutil
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pai_bench as pb
+from pai_bench.execution import catalog_run, run_catalog
+from pai_bench.execution.listener import Listener
+from pai_bench.execution.shards import keep_shard, parse_shard
+from pai_bench.experiment.resolve import resolve
+from pai_bench.experiment.trial import Trial
+from pai_bench.results import Record, Store
+from pai_bench.results.checkpoints import CheckpointFolder
+from pai_bench.results.claims import Claims
+from tests.execution.sweeps import named
+from tests.experiment.test_runner import Count, Fails, sweep
+
+STRUCTURED: dict[str, Any] = {"criteria": ["snap", "cnip"], "models": ["lenet-300-100"], "data": ["digits"]}
+
+
+def outcome(folder: str) -> dict[str, Any]:
+    """What must not depend on interrupts or on other processes."""
+    return {
+        one.identity: (one.status, one.error, one.training.curve, one.evaluation, one.pruning.mask)
+        for one in Store(folder)
+    }
+
+
+class Notes(Count):
+    """Also notes what was skipped, and what was waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.skipped, self.waited = list[str](), list[tuple[int, Sequence[str]]]()
+
+    def on_skip(self, trial: Trial) -> None:
+        self.skipped.append(trial.identity)
+
+    def on_wait(self, trials: Sequence[Trial], owners: Sequence[str]) -> None:
+        self.waited.append((len(trials), owners))
+
+
+class Interrupts(Notes):
+    """Interrupts the process when it has trained so many epochs of all trials."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.left, self.begun = after, set[str]()
+
+    def on_epoch(self, trial: Trial, epoch: int) -> None:
+        self.left -= trial.identity in self.begun
+        self.begun.add(trial.identity)
+        if self.left == 0:
+            self.left -= 1
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lanes": 1},
+        {"lanes": 4, "criteria": ["snip", "random", Fails()], "sparsities": [0.5, 0.99]},
+        {"lanes": 1, "protocol": "quick", "sparsities": [0.8], "seeds": 1, **STRUCTURED},
+        {"lanes": 1, "variants": ["reinit"], "init": "vs-x"},
+    ],
+    ids=["alone", "stacked", "structured", "variant"],
+)
+def test_an_interrupted_sweep_resumes_what_it_was_training(changes: dict[str, Any]) -> None:
+    """Again and again, wherever it is interrupted: each trial ends as in a sweep that was never interrupted."""
+    whole = Count()
+    run_catalog(resolve(sweep(**changes)), "whole", listener=whole)
+    ran, resumed, epochs = list[str](), 0, itertools.cycle((2, 3, 5, 4, 2, 1))
+    while True:
+        listener = Interrupts(next(epochs))
+        try:
+            run_catalog(resolve(sweep(**changes)), "r", listener=listener)
+        except KeyboardInterrupt:
+            checkpoints = list(CheckpointFolder(Path("r")))
+            resumed += len(checkpoints)
+            assert all(0 < checkpoint.step <= checkpoint.steps for checkpoint in checkpoints)
+            assert not any(Path(f"r/trials/{name}.json").exists() for one in checkpoints for name in one.trials)
+            ran += listener.ran
+        else:
+            break
+    assert sorted(ran + listener.ran) == sorted(whole.ran)
+    assert resumed >= 3
+    assert outcome("r") == outcome("whole")
+    assert list(Path("r/checkpoints").iterdir()) == list(Path("r/claims").iterdir()) == []
+
+
+def test_a_stack_of_which_some_are_stored_resumes_whole() -> None:
+    """As if killed while it stored the first: the others end as beside it, and the first one's record stays."""
+    run_catalog(resolve(sweep(lanes=3)), "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run_catalog(resolve(sweep(lanes=3)), "r", listener=Interrupts(3))
+    (checkpoint,) = CheckpointFolder(Path("r"))
+    assert len(checkpoint.trials) == 3
+    stored = Path(shutil.copy(f"whole/trials/{checkpoint.trials[1]}.json", "r/trials"))
+    before, listener = stored.stat().st_mtime_ns, Count()
+    run_catalog(resolve(sweep(lanes=3)), "r", listener=listener)
+    assert checkpoint.trials[1] not in listener.ran
+    assert stored.stat().st_mtime_ns == before
+    assert outcome("r") == outcome("whole")
+    assert {record.provenance.lanes for record in Store("r")} == {3}
+
+
+def test_without_checkpoints_a_trial_begins_again() -> None:
+    keys: dict[str, Any] = {"lanes": 1, "checkpoint_every": "never"}
+    with pytest.raises(KeyboardInterrupt):
+        run_catalog(resolve(sweep(**keys)), "r", listener=Interrupts(2))
+    assert not Path("r/checkpoints").exists()
+    run_catalog(resolve(sweep(**keys)), "r")
+    run_catalog(resolve(sweep(**keys)), "whole")
+    assert outcome("r") == outcome("whole")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda content: content[:-1], "is damaged (its content is not that of its checksum)"),
+        (lambda content: content[:-1] + bytes([content[-1] ^ 1]), "is damaged (its content is not that of its check"),
+        (lambda content: content.replace(b'"step\\": ', b'"step\\":1'), "is damaged (its content is not that of its"),
+        (lambda _content: b"", "is damaged ("),
+        (lambda _content: b"\xff" * 100, "is damaged ("),
+        (lambda _content: (2).to_bytes(8, "little") + b"[]", "is damaged ("),
+    ],
+)
+def test_a_damaged_checkpoint_is_set_aside(damage: Any, said: str, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_catalog(resolve(sweep(lanes=1)), "r", listener=Interrupts(2))
+    (checkpoint,) = CheckpointFolder(Path("r"))
+    checkpoint.path.write_bytes(damage(checkpoint.path.read_bytes()))
+    caplog.clear()
+    run_catalog(resolve(sweep(lanes=1)), "r")
+    (message,) = (one for one in caplog.messages if "checkpoint" in one)
+    assert message.startswith(f"checkpoint {checkpoint.path} {said}")
+    assert message.endswith(f"set aside as {checkpoint.path.stem}.damaged, its trials begin again")
+    run_catalog(resolve(sweep(lanes=1)), "whole")
+    assert outcome("r") == outcome("whole")
+
+
+def test_a_checkpoint_of_another_version_is_set_aside(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_catalog(resolve(sweep(lanes=1)), "r", listener=Interrupts(2))
+    monkeypatch.setattr("pai_bench.experiment.checkpoints.FORMAT", 2)
+    run_catalog(resolve(sweep(lanes=1)), "r")
+    (message,) = (one for one in caplog.messages if "checkpoint" in one)
+    assert "is of another format: 1, here 2: set aside as " in message
+    assert len(list(Path("r/checkpoints").glob("*.damaged"))) == 1
+
+
+def test_a_checkpoint_of_fewer_trials_waits_for_a_sweep_that_has_all() -> None:
+    """A sweep that has not all of its trials begins its own again, and leaves the file."""
+    with pytest.raises(KeyboardInterrupt):
+        run_catalog(resolve(sweep(lanes=3)), "r", listener=Interrupts(3))
+    (checkpoint,) = CheckpointFolder(Path("r"))
+    listener = Count()
+    run_catalog(resolve(sweep(lanes=3, criteria=["random"], seeds=1)), "r", listener=listener)
+    assert set(listener.ran) & set(checkpoint.trials)
+    assert len(list(Store("r"))) == 2
+
+
+def other(folder: str) -> Claims:
+    """What another process would have: it lives, but not as this process does."""
+    Path(folder, "trials").mkdir(parents=True, exist_ok=True)
+    return Claims(Path(folder, "claims"), expiry=60)
+
+
+def test_trials_of_another_process_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All others are run meanwhile; what the other process has stored, or left, is looked at again."""
+    pb.run(sweep(), out="whole")
+    names = [trial.identity for trial in resolve(sweep()).trials]
+    stored, left, *rest = names
+    naps = list[float]()
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 2:
+            shutil.copy(f"whole/trials/{stored}.json", "r/trials")
+            there.release(stored)
+        if len(naps) == 3:
+            there.release(left)
+
+    monkeypatch.setattr(catalog_run.time, "sleep", sleep)
+    with other("r") as there:
+        assert there.claim(stored)
+        assert there.claim(left)
+        listener = Notes()
+        records = run_catalog(resolve(sweep()), "r", listener=listener)
+    assert listener.ran == [*rest, left]
+    assert listener.skipped == [stored]
+    assert listener.waited == [(2, [str(there.owner)])]
+    assert [record.identity for record in records] == names
+    assert naps == [catalog_run.POLL] * 3
+    assert outcome("r") == outcome("whole")
+
+
+def test_a_checkpoint_of_another_process_is_its_own_as_long_as_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then all of it is taken over."""
+    run_catalog(resolve(sweep(lanes=3)), "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run_catalog(resolve(sweep(lanes=3)), "r", listener=Interrupts(3))
+    (checkpoint,) = CheckpointFolder(Path("r"))
+    with other("r") as there:
+        for name in checkpoint.trials:
+            assert there.claim(name)
+        monkeypatch.setattr(catalog_run.time, "sleep", lambda _seconds: [*map(there.release, checkpoint.trials)])
+        listener = Notes()
+        run_catalog(resolve(sweep(lanes=3)), "r", listener=listener)
+    assert listener.ran[-3:] == list(checkpoint.trials)
+    assert outcome("r") == outcome("whole")
+
+
+def test_who_has_lost_its_claim_drops_its_result(caplog: pytest.LogCaptureFixture) -> None:
+    """Another process has taken the trial over, and stored it."""
+    pb.run(sweep(), out="whole")
+    first = resolve(sweep()).trials[0].identity
+
+    class Stopped(Notes):
+        def on_epoch(self, trial: Trial, epoch: int) -> None:
+            if trial.identity == first and epoch == 1:
+                for claim in Path("r/claims").glob(f"{first}.*"):
+                    claim.unlink()
+                shutil.copy(f"whole/trials/{first}.json", "r/trials")
+
+    listener = Stopped()
+    run_catalog(resolve(sweep(lanes=1)), "r", listener=listener)
+    assert listener.skipped == [first]
+    assert first not in listener.ran
+    assert Path(f"r/trials/{first}.json").read_bytes() == Path(f"whole/trials/{first}.json").read_bytes()
+    assert f"trial {first} was taken over by another process: its result here is dropped" in caplog.messages
+
+
+def test_a_record_that_is_there_already_stays() -> None:
+    """Of a process that knows nothing of claims, say."""
+    pb.run(sweep(), out="whole")
+    first = resolve(sweep()).trials[0].identity
+
+    class Busy(Notes):
+        def on_epoch(self, trial: Trial, epoch: int) -> None:
+            if trial.identity == first and epoch == 1:
+                shutil.copy(f"whole/trials/{first}.json", "r/trials")
+
+    listener = Busy()
+    run_catalog(resolve(sweep(lanes=1)), "r", listener=listener)
+    assert listener.skipped == [first]
+    assert Path(f"r/trials/{first}.json").read_bytes() == Path(f"whole/trials/{first}.json").read_bytes()
+
+
+def test_a_failed_trial_that_another_process_has_run_again_is_not_run_once_more() -> None:
+    pb.run(sweep(criteria=[Fails()]), out="r")
+    failed = [record.identity for record in Store("r") if record.status == "failed"]
+    catalog = resolve(sweep(criteria=[Fails()]))
+
+    class Busy(Notes):
+        def on_planning(self, trials: int) -> None:
+            run_catalog(resolve(sweep(criteria=[Fails()])), "r", retry_failed=True)
+
+    listener = Busy()
+    run_catalog(catalog, "r", listener=listener, retry_failed=True)
+    assert (listener.ran, sorted(listener.skipped)) == ([], sorted(failed))
+
+
+def test_what_is_claimed_and_done_is_told_to_the_others() -> None:
+    seen = list[Any]()
+
+    class Looks(Listener):
+        def on_epoch(self, trial: Trial, epoch: int) -> None:
+            seen.append((trial.identity, epoch, claims.owner.done, claims.owner.total))
+
+    made: list[Claims] = []
+    begin = Claims.__enter__
+
+    def enter(self: Claims) -> Claims:
+        made.append(self)
+        return begin(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Claims, "__enter__", enter)
+        patch.setattr(Looks, "on_begin", lambda *_: None)
+        listener = Looks()
+        claims: Any = type("Late", (), {"owner": property(lambda _self: made[0].owner)})()
+        run_catalog(resolve(sweep(lanes=1)), "r", listener=listener)
+    assert [(done, total) for _, epoch, done, total in seen if epoch == 3] == [
+        (0, None),
+        *((n, 6) for n in range(1, 6)),
+    ]
+
+
+@pytest.mark.parametrize("shards", [1, 2, 4, 6])
+def test_shards_divide_all_trials_of_all_grids_and_none_twice(shards: int) -> None:
+    def catalogs() -> Any:
+        return [resolve(named(criteria=criteria)) for criteria in (["snip"], ["random", "er"])]
+
+    whole = {trial.identity for catalog in catalogs() for trial in catalog.trials}
+    parts = list[set[str]]()
+    for index in range(1, shards + 1):
+        keep_shard(mine := catalogs(), (index, shards))
+        parts.append({trial.identity for catalog in mine for trial in catalog.trials})
+        for catalog, all_of in zip(mine, catalogs(), strict=True):
+            kept = set(map(id, catalog.trials))
+            assert [t.identity for t in catalog.trials] == [
+                t.identity for t in all_of.trials if t.identity in parts[-1]
+            ]
+            assert len(kept) == len(catalog.trials)
+    assert set().union(*parts) == whole
+    assert sum(map(len, parts)) == len(whole)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_shards_together_are_the_sweep() -> None:
+    pb.run(sweep(), out="whole")
+    for index in (1, 2, 3):
+        pb.run(sweep(), out="r", shard=f"{index}/3")
+    assert outcome("r") == outcome("whole")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0/8", "shard 0/8 is out of range: the first of 8 is 1/8, the last 8/8"),
+        ("9/8", "shard 9/8 is out of range"),
+        ("0/0", "shard 0/0 is out of range"),
+        ("2", "shard '2' is not I/N, such as 2/8: the second of eight"),
+        ("-1/8", "is not I/N"),
+        ("1/2/3", "is not I/N"),
+        ("a/b", "is not I/N"),
+        ("1/9999999", "is not I/N"),
+    ],
+)
+def test_what_is_no_shard(text: str, said: str) -> None:
+    with pytest.raises(pb.UserError) as error:
+        parse_shard(text)
+    assert said in str(error.value)
+    assert parse_shard(" 2/8 ") == (2, 8)
+
+
+def test_a_record_written_by_two_is_that_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the file system has no links."""
+    pb.run(sweep(seeds=1), out="r")
+    first, second, *_ = Store("r")
+    store = Store("s", create=True)
+    assert store.write(first, is_new=True)
+
+    def refuse(*_paths: Any) -> None:
+        raise OSError("no links here")
+
+    for links in (os.link, refuse):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "link", links)
+            patch.setattr(Store, "holds", lambda *_args: False)  # it comes between
+            before = store.path_of(Record, first.identity).read_bytes()
+            assert not store.write(first, is_new=True)
+            assert store.path_of(Record, first.identity).read_bytes() == before
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", refuse)
+        assert store.write(second, is_new=True)
+    assert [one.identity for one in Store("s")] == sorted([first.identity, second.identity])
+    assert not list(Path("s/trials").glob(".*"))
