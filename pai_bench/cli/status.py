@@ -3,6 +3,7 @@
 import argparse
 import os
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from pai_bench.support.processes import HEARTBEAT
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pai_bench.results.checkpoints import Checkpoint
     from pai_bench.results.owners import Owner
 
 WATCH = 1.2 * HEARTBEAT
@@ -34,6 +36,7 @@ RUNNING, DEAD = "running", "dead: its process is gone"
 def status(arguments: argparse.Namespace) -> int:
     """``pai-bench status``."""
     from pai_bench.results import Record, Store, claims
+    from pai_bench.results.checkpoints import CheckpointFolder
 
     console, results = make_console(), Path(arguments.results)
     trials, folder = results / Record.folder, results / claims.FOLDER
@@ -52,6 +55,7 @@ def status(arguments: argparse.Namespace) -> int:
     console.print(f"{printable(str(results))}: {stored} stored", soft_wrap=True)
     print_owners(console, states)
     print_running(console, [owner for owner, state in states if state != DEAD])
+    print_checkpoints(console, CheckpointFolder(results))
     for path, why in damaged.items():
         line = f"{printable(str(path))} cannot be read: {printable(why)}"
         console.print(line, style="red", soft_wrap=True)
@@ -111,6 +115,18 @@ def print_running(console: "Console", found: "list[Owner]") -> None:
             epoch = f"{trial.epoch:,} of {trial.epochs:,}" if trial.epochs else ""
             shown = printable(trial.identity), epoch, printable(str(owner)), duration(trial.since, owner.written)
             rows.append([*shown])
+    if len(rows) > 1:
+        print_table(console, rows, numbers=slice(1, 2))
+
+
+def print_checkpoints(console: "Console", checkpoints: "Iterable[Checkpoint]") -> None:
+    """A table of the trials that resume from a checkpoint if their process ends."""
+    rows = [["checkpoint", "step"]]
+    for checkpoint in checkpoints:
+        more = len(checkpoint.trials) - 1
+        beside = f" and {more:,} beside it" if more else ""
+        step = f"{checkpoint.step:,} of {checkpoint.steps:,}"
+        rows.append([printable(checkpoint.trials[0]) + beside, step])
     if len(rows) > 1:
         print_table(console, rows, numbers=slice(1, 2))
 

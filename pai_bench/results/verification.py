@@ -15,8 +15,9 @@ from typing import Literal
 
 import numpy as np
 
-from pai_bench.results import claims
+from pai_bench.results import checkpoints, claims
 from pai_bench.results.bits import SAMPLE_SIZE, unpack
+from pai_bench.results.checkpoints import CheckpointFolder
 from pai_bench.results.collapses import Collapse
 from pai_bench.results.folder import Store, free_name
 from pai_bench.results.leftovers import find_leftovers, remove_leftovers
@@ -63,12 +64,12 @@ class Verification:
 def files(store: Store) -> list[Path]:
     """All files in the folders of results, those of trials first."""
     found: list[Path] = []
-    for result_type in TYPES:
-        folder = store.path / result_type.folder
+    for name in (*(result_type.folder for result_type in TYPES), checkpoints.FOLDER):
+        folder = store.path / name
         try:
             found += sorted(folder / entry.name for entry in os.scandir(folder)) if os.path.lexists(folder) else []
         except OSError as error:
-            raise UserError(f"{store.label / result_type.folder} cannot be read ({reason(error)})") from error
+            raise UserError(f"{store.label / name} cannot be read ({reason(error)})") from error
     return found
 
 
@@ -99,7 +100,7 @@ def look_at_claims(store: Store) -> Iterator[Problem]:
 
 def look_at(path: Path, store: Store, found: Verification) -> Iterator[Problem]:
     """What is wrong with a file; otherwise, it is counted. FileNotFoundError if it is gone."""
-    result_type = next(one for one in TYPES if one.folder == path.parent.name)
+    result_type = next((one for one in TYPES if one.folder == path.parent.name), None)
     if path.name.endswith(".tmp") and path.name.startswith("."):
         if is_old(path):
             yield Problem(path=path, why="a temporary file of a killed process", cure="remove")
@@ -108,10 +109,31 @@ def look_at(path: Path, store: Store, found: Verification) -> Iterator[Problem]:
     elif path.name.endswith(MASK) and result_type is Record:
         if not store.holds(path.name.removesuffix(MASK)) and is_old(path):
             yield Problem(path=path, why="the mask of no trial here")
-    elif path.suffix != ".json":
+    elif result_type is None and path.suffix == checkpoints.SUFFIX:
+        yield from look_at_checkpoint(path, store, found)
+    elif result_type is None or path.suffix != ".json":
         found.others.append(path)
     else:
         yield from look_at_result(path, result_type, store, found)
+
+
+def look_at_checkpoint(path: Path, store: Store, found: Verification) -> Iterator[Problem]:
+    """What is wrong with a checkpoint."""
+    try:
+        trials = checkpoints.check(infile.read(path, path.stat().st_size))["trials"]
+        if path != CheckpointFolder(store.path).path_of(trials):
+            raise ValueError("its trials are not those that the file is named by")
+    except checkpoints.DAMAGED as error:
+        yield Problem(path=path, why=f"a damaged checkpoint ({error})")
+    except OSError as error:
+        if not os.path.lexists(path):
+            raise
+        yield Problem(path=path, why=f"cannot be read ({reason(error)})", cure="none")
+    else:
+        if all(map(store.holds, trials)) and is_old(path):
+            yield Problem(path=path, why="a checkpoint of trials that are stored", cure="remove")
+        else:
+            found.whole[checkpoints.FOLDER] += 1
 
 
 def is_old(path: Path) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pai_bench.results import Store
+from pai_bench.results.checkpoints import CheckpointFolder
 from pai_bench.support import processes
 from pai_bench.support.outfile import ABANDONED, temporary
 
@@ -35,6 +36,25 @@ def test_a_sweep_that_is_asked_to_end_says_how_to_go_on(number: signal.Signals, 
     assert f"interrupted: {stored} of 120 trials are stored in {tmp_path}; the same command runs the rest" in rest
     while is_there(sweep.pid):  # until the whole session has ended
         time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_sweep_ends_at_its_time_limit_with_a_checkpoint(workers: str, tmp_path: Path) -> None:
+    """A long trial is not lost, however often the limit comes before its end."""
+    command = [*RUN, "--seeds", "1", "--epochs", "3000", "--sparsities", "0.5", "--workers", workers]
+    command += ["--out", str(tmp_path), "--log-level", "info", "--time-limit"]
+    done = subprocess.run([*command, "8s"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    trials = "1 trial" if workers == "1" else "2 trials"
+    assert done.returncode == 130
+    expected = f"time limit of 8s: 0 of 2 trials are stored in {tmp_path}, and {trials} will resume from a checkpoint"
+    assert f"{expected}; the same command runs the rest" in done.stdout
+    steps = [checkpoint.step for checkpoint in CheckpointFolder(tmp_path)]
+    assert len(steps) == int(workers)
+    again = subprocess.run([*command, "8s"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    for step in steps:
+        assert f"resumes from its checkpoint after step {step} of " in again.stdout
+    assert all(checkpoint.step > min(steps) for checkpoint in CheckpointFolder(tmp_path))
 
 
 def is_there(group: int) -> bool:

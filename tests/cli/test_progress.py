@@ -217,6 +217,27 @@ def test_what_stands_below_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
         assert not (line.startswith("[") and "left" in line)
 
 
+def test_trials_of_other_processes_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = Scenario(terminal=False, monkeypatch=monkeypatch)
+    display, trials = scenario.display, scenario.trials
+    display.on_start(trials[0])
+    display.on_wait(trials[:2], ["a:7", "b:1"])
+    display.on_wait(trials[:1], [])
+    what = "waiting for the results, or to take over what they leave"
+    assert scenario.lines[-2:] == [
+        f"2 trials left, run by a:7, b:1: {what}",
+        f"1 trial left, run by other processes: {what}",
+    ]
+    assert display.running == {}
+
+
+def test_a_trial_that_another_process_has_stored_runs_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = Scenario(terminal=True, monkeypatch=monkeypatch)
+    scenario.display.on_start(scenario.trials[0])
+    scenario.display.on_skip(scenario.trials[0])
+    assert (scenario.below[0], scenario.display.running) == ("blobs tiny dense seed 0: starting", {})
+
+
 def test_a_trial_of_no_epochs_is_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     scenario = Scenario(terminal=True, monkeypatch=monkeypatch, epochs=0)
     scenario.display.on_start(scenario.trials[0])

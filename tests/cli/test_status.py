@@ -16,6 +16,7 @@ from pai_bench.results.owners import Running
 from pai_bench.support.process_identity import this_process
 from tests.report.records import drawn, stored
 from tests.results.owners_by_hand import ended, write
+from tests.results.test_verification import checkpoint
 
 FOLDER = Path("results/claims")
 
@@ -56,6 +57,19 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
         " | ".join(map(str.strip, line.strip("│┃").replace("┃", "│").split("│")))
         for line in out
         if line[0] not in "┏┡└"
+    ]
+
+
+def test_checkpoints_and_how_far_they_are(results: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint(results, "digits-snip")
+    checkpoint(results, "digits-er", *(f"trial-{number}" for number in range(1200)))
+    assert main(["status"]) == 0
+    assert lines(capsys) == [
+        "results: 2 trials are stored",
+        "checkpoint | step",
+        "digits-er and 1,200 beside it | 3 of 9",
+        "digits-snip | 3 of 9",
+        "nothing runs here",
     ]
 
 

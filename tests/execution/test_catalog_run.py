@@ -90,7 +90,7 @@ def test_an_interrupted_sweep_resumes_what_it_was_training(changes: dict[str, An
         else:
             break
     assert sorted(ran + listener.ran) == sorted(whole.ran)
-    assert resumed >= 3
+    assert resumed >= 2
     assert outcome("r") == outcome("whole")
     assert list(Path("r/checkpoints").iterdir()) == list(Path("r/claims").iterdir()) == []
 

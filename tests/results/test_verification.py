@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pai_bench.results import Layer, Record, Store, TrialMetrics, verification
+from pai_bench.results import Layer, Record, Store, TrialMetrics, checkpoints, verification
 from pai_bench.results.bits import SAMPLE_SIZE, mask_file, pack
+from pai_bench.results.checkpoints import CheckpointFolder
 from pai_bench.results.claims import Claims
 from pai_bench.results.verification import repair, verify
 from pai_bench.support.errors import UserError
@@ -209,3 +210,41 @@ def test_claims_that_cannot_be_read_are_named(store: Store) -> None:
     (store.path / "claims").touch()
     with pytest.raises(UserError, match=r"r/claims cannot be read \(Not a directory\)"):
         verify(store)
+
+
+def checkpoint(store: Store, *trials: str) -> Path:
+    """A checkpoint of some trials, without tensors."""
+    values = json.dumps({"trials": trials, "state": {"step": 3, "steps": 9}})
+    metadata = {"values": values, "checksum": checkpoints.checksum({}, values)}
+    head = json.dumps({"__metadata__": metadata}).encode()
+    folder = CheckpointFolder(store.path)
+    folder.write(trials, len(head).to_bytes(8, "little") + head)
+    return folder.path_of(trials)
+
+
+def test_checkpoints(store: Store) -> None:
+    """Those of trials that are stored have no use any more; a young one is about to be removed by who stored them."""
+    names = sorted(one.identity for one in store)
+    whole, young, old = checkpoint(store, "a", names[0]), checkpoint(store, names[0]), checkpoint(store, names[1])
+    renamed = checkpoint(store, "b").rename(whole.with_name("c.safetensors"))
+    damaged = checkpoint(store, "d")
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    (store.path / "checkpoints" / "note.txt").touch()
+    (store.path / "checkpoints" / "e.damaged").touch()
+    make_old(old)
+    (found,) = [verify(store)]
+    assert found.whole["checkpoints"] == 2
+    assert (found.set_aside, [path.name for path in found.others]) == (1, ["note.txt"])
+    assert {problem.path: (problem.why.partition(" (")[0], problem.cure) for problem in found.problems} == {
+        old: ("a checkpoint of trials that are stored", "remove"),
+        renamed: ("a damaged checkpoint", "set aside"),
+        damaged: ("a damaged checkpoint", "set aside"),
+    }
+    assert repair(store, found.problems) == {
+        old: None,
+        renamed: renamed.with_suffix(".damaged"),
+        damaged: damaged.with_suffix(".damaged"),
+    }
+    assert [one.trials for one in CheckpointFolder(store.path)] == [("a", names[0]), (names[0],)]
+    assert young.exists()
+    assert verify(store).problems == []

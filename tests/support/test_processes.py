@@ -190,3 +190,40 @@ def test_signals_that_end_a_process_end_it_as_an_interrupt_does() -> None:
     finally:
         for number, handler in zip((signal.SIGTERM, signal.SIGHUP), before, strict=True):
             signal.signal(number, handler)
+
+
+def test_a_time_limit_ends_a_block_as_an_interrupt_does() -> None:
+    """Not while it may not be broken off; and nothing is left of it after the block."""
+    before, done = signal.getsignal(signal.SIGALRM), list[str]()
+    start = time.monotonic()
+    with processes.TimeLimit(0.1) as limit, pytest.raises(KeyboardInterrupt), processes.interrupts_deferred() as seen:
+        while not seen:
+            assert time.monotonic() < start + 30
+        done.append("whole")
+    assert (limit.is_reached, done) == (True, ["whole"])
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    with processes.TimeLimit(0), pytest.raises(KeyboardInterrupt):  # reached as it begins
+        time.sleep(30)
+    for seconds in (None, 30.0):
+        with processes.TimeLimit(seconds) as limit:
+            pass
+        assert not limit.is_reached
+
+
+def test_a_second_interrupt_breaks_off_what_waits_for_the_first_only() -> None:
+    done = list[str]()
+
+    def interrupted(*, first_only: bool) -> None:
+        with processes.interrupts_deferred(first_only=first_only) as seen:
+            signal.raise_signal(signal.SIGINT)
+            assert len(seen) == 1
+            signal.raise_signal(signal.SIGINT)
+            done.append("whole")
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(first_only=True)
+    assert done == []
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(first_only=False)
+    assert done == ["whole"]
