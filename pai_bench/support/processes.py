@@ -51,7 +51,7 @@ class TimeLimit:
     def __enter__(self) -> Self:
         if self.seconds is not None:
             self._before = signal.signal(signal.SIGALRM, self._end)
-            signal.setitimer(signal.ITIMER_REAL, max(self.seconds, 1e-6))
+            signal.setitimer(signal.ITIMER_REAL, max(self.seconds, 0.01))  # 0 is none
         return self
 
     def __exit__(self, *_error: object) -> None:

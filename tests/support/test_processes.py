@@ -196,14 +196,19 @@ def test_a_time_limit_ends_a_block_as_an_interrupt_does() -> None:
     """Not while it may not be broken off; and nothing is left of it after the block."""
     before, done = signal.getsignal(signal.SIGALRM), list[str]()
     start = time.monotonic()
-    with processes.TimeLimit(0.1) as limit, pytest.raises(KeyboardInterrupt), processes.interrupts_deferred() as seen:
-        while not seen:
-            assert time.monotonic() < start + 30
-        done.append("whole")
+
+    def work() -> None:
+        with processes.interrupts_deferred() as seen:
+            while not seen:
+                assert time.monotonic() < start + 30
+            done.append("whole")
+
+    with processes.TimeLimit(0.1) as limit, pytest.raises(KeyboardInterrupt):
+        work()
     assert (limit.is_reached, done) == (True, ["whole"])
     assert signal.getsignal(signal.SIGALRM) is before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
-    with processes.TimeLimit(0), pytest.raises(KeyboardInterrupt):  # reached as it begins
+    with pytest.raises(KeyboardInterrupt), processes.TimeLimit(0):  # reached as it begins
         time.sleep(30)
     for seconds in (None, 30.0):
         with processes.TimeLimit(seconds) as limit:
