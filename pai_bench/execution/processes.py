@@ -4,13 +4,14 @@ import logging
 import pickle
 import signal
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from multiprocessing.connection import wait
 from typing import Any, Self
 
 from pai_bench.execution.autotune import choose
 from pai_bench.execution.backend import Backend, Callbacks, Cell
+from pai_bench.execution.deaths import Deaths
 from pai_bench.execution.execution_plan import ExecutionPlan
 from pai_bench.execution.in_process import InProcess
 from pai_bench.execution.worker_process import Worker, end, start
@@ -23,9 +24,6 @@ from pai_bench.support.processes import HEARTBEAT, interrupts_deferred
 from pai_bench.support.registry import backend
 
 logger = logging.getLogger(__name__)
-
-ATTEMPTS = 2
-"""Runs of a trial whose worker dies; one, if more workers died of its network, and none has run it."""
 
 STARTS = 3
 """Workers that may die as they begin, in succession, before the sweep runs with fewer."""
@@ -44,10 +42,7 @@ class Processes:
         self.runner, self.plan = runner, plan
         self._workers: list[Worker] = []
         self._most_workers, self._failed_starts = plan.workers, 0
-        self._run: set[str] = set()
-        """Networks of which a worker has run a trial."""
-        self._deaths: Counter[str] = Counter()
-        """Of workers that ran a single trial, by its identity and by its network."""
+        self._deaths = Deaths(runner)
 
     @property
     def description(self) -> str:
@@ -135,7 +130,7 @@ class Processes:
             worker.finished |= {trial.identity for trial in trials}
             if not worker.unfinished:
                 worker.begin([])
-            self._run.add(trials[0].model.name)
+            self._deaths.on_finish(trials[0])
             callbacks.on_records(trials, records, seconds)
 
     def _give_up(self, why: str, waiting: "deque[Cell]") -> None:
@@ -199,22 +194,8 @@ class Processes:
         self._workers.remove(worker)
         how = worker.ended()
         cell = worker.unfinished
-        names = ", ".join(trial.identity for trial in cell)
-        checkpoints = self.runner.checkpoints
-        self._deaths.update([names])
-        if self._deaths[names] < ATTEMPTS and checkpoints and checkpoints.holds([trial.identity for trial in cell]):
-            logger.warning("a worker process died (%s) while it ran %s; it resumes from its checkpoint", how, names)
-            return [cell]
-        if half := len(cell) // 2:  # the cause may be any of them, or memory that is too short for all
-            logger.warning("a worker process died (%s) while it ran %s; once more, half of them at a time", how, names)
-            return [cell[half:], cell[:half]]
-        model = cell[0].model.name
-        self._deaths.update([model])
-        hopeless = self._deaths[model] > ATTEMPTS and model not in self._run
-        again = self._deaths[names] < ATTEMPTS and not hopeless
-        logger.warning("a worker process died (%s) while it ran %s%s", how, names, "; once more" if again else "")
-        if again:
-            return [cell]
+        if again := self._deaths.cells_to_run(cell, how):
+            return again
         # where memory is short, the system kills the process that has most of it
         hint = "; memory may have been short" if worker.process.returncode == -signal.SIGKILL else ""
         failure = self.runner.failure(cell[0], RuntimeError(f"the worker process died ({how}){hint}"))
