@@ -193,11 +193,13 @@ def add_run(verbs: Any) -> None:
     add_recipe(verb)
     add_keys(verb, *(f.name for f in dataclasses.fields(Sweep)))
     help = (
-        "where trials run: in-process, processes, one of an installed package, or ./file.py:FUNCTION; auto is workers "
-        "where they are faster or safer, and otherwise this process (default: auto)"
+        "where trials run: in-process, processes, ray, one of an installed package, or ./file.py:FUNCTION; auto is "
+        "workers where they are faster or safer, and otherwise this process (default: auto)"
     )
     flag = verb.add_argument
     flag("--backend", metavar="NAME", default="auto", help=help)
+    help = "run on the Ray cluster at ADDRESS, HOST:PORT; auto: on that of RAY_ADDRESS, or on one started here"
+    flag("--ray", metavar="auto|ADDRESS", help=help)
     flag("--retry-failed", action="store_true", help="run failed trials again")
     help = "end after this time, as 90s, 5m or 3h55m, with a checkpoint of what is trained then (default: no limit)"
     flag("--time-limit", metavar="TIME", help=help)
@@ -331,6 +333,17 @@ def add_keys(verb: Parser, *names: str) -> None:
 
 class Entries(str):
     """The text of a list of names, which is divided when all flags are known, since a path may hold commas."""
+
+
+def backend_name(arguments: argparse.Namespace) -> str:
+    """The name of the backend that ``--backend`` or ``--ray`` asks for."""
+    given: str = arguments.backend
+    if arguments.ray is None:
+        return given
+    name = "ray" if arguments.ray == "auto" else f"ray:{arguments.ray}"
+    if given not in ("auto", name):
+        raise UserError(f"--ray {arguments.ray} is --backend {name}, and --backend {given} is given: give one of them")
+    return name
 
 
 def divide(arguments: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pai_bench.cli.console import FAILED, INTERRUPTED, make_console, print_report, print_table
+from pai_bench.cli.parser import backend_name
 from pai_bench.experiment import recipe
 from pai_bench.experiment.sweep import Sweep
 from pai_bench.support.durations import seconds_of
@@ -31,6 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pai_bench.support.processes import TimeLimit
     from pai_bench.training.protocol import DEFAULT
 
+    arguments.backend = backend_name(arguments)
     find_backend(arguments.backend)  # before data are read
     shard = None if arguments.shard is None else parse_shard(arguments.shard)
     limit = TimeLimit(None if arguments.time_limit is None else seconds_of(arguments.time_limit, "--time-limit"))
