@@ -4,7 +4,7 @@ import logging
 import pickle
 import signal
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from multiprocessing.connection import wait
 from typing import Any, Self

@@ -23,6 +23,7 @@ from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.sweep import Execution
 from pai_bench.experiment.trial import Trial
 from pai_bench.support.errors import UserError
+from pai_bench.support.logs import level_to_send
 from pai_bench.support.processes import interrupts_deferred
 from pai_bench.support.registry import backend
 
@@ -73,7 +74,7 @@ class RayCluster:
         self.runner, self.plan, self.address, self._nodes = runner, plan, address, nodes
         self._tasks: dict[int, Task] = {}
         self._deaths, self._losses = Deaths(runner), Counter[str]()
-        self._refreshed = 0.0
+        self._refreshed, self._numbers = 0.0, itertools.count()
 
     @property
     def description(self) -> str:
@@ -117,15 +118,15 @@ class RayCluster:
         values = {f.name: getattr(sweep, f.name) for f in dataclasses.fields(Execution)}
         execution = Execution(**values | {"device": self.runner.device.type})
         data = {name: ray.put(packed(data)) for name, data in catalog.data.items()}
-        return Setup(execution, self.plan, self.runner.command, logging.getLogger().level, data, self._queue)
+        return Setup(execution, self.plan, self.runner.command, level_to_send(), data, self._queue)
 
     def run(self, cells: Sequence[Cell], callbacks: Callbacks) -> None:
         """As of every `Backend`."""
-        waiting, numbers = deque(cells), itertools.count()
+        waiting = deque(cells)
         while waiting or self._tasks:
             while waiting and len(self._tasks) < self._most_tasks():
                 if cell := callbacks.still_missing(waiting.popleft()):
-                    number = next(numbers)
+                    number = next(self._numbers)
                     self._tasks[number] = self._submit(number, cell)
             ended, messages = self._receive()
             for message in messages:
