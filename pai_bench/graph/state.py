@@ -76,7 +76,7 @@ class ReachState:
 
     def key(self, tensor: Tensor) -> Key:
         """The key that identifies a tensor of the trace."""
-        return self._keys.get(id(tensor)) or key(tensor)
+        return self._keys[id(tensor)]
 
     def binarize(self, count: Tensor) -> Tensor:
         """A reach, from counts of ways."""

@@ -308,19 +308,20 @@ class WholeFunctions(TorchFunctionMode):
         finally:
             self.recorder.paused = False
         first = args[0] if args else kwargs["input"]
-        weight = kwargs.get("weight", args[2] if func is F.rms_norm and len(args) > 2 else None)
-        name, arguments = "normalisation", {"input": first, "weight": weight, "dims": normalised(func, args, kwargs)}
         if func is F.one_hot:  # which looks at its tokens to see whether they are in range
             name, arguments = "one_hot", {"self": first}
+        else:
+            dims = normalised(func, args, kwargs)
+            name, arguments = "normalisation", {"input": first, "weight": kwargs.get("weight"), "dims": dims}
         self.recorder.operations.append(Operation(name, func, arguments, [result], self.recorder.running[-1]))
         return result
 
 
 def normalised(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
-    """The dimensions over which one of `NORMALISATIONS` takes its statistics."""
+    """The dimensions over which one of `NORMALISATIONS` takes its statistics; torch passes their options by name."""
     if func is F.rms_norm:
-        return tuple(range(-len(kwargs.get("normalized_shape", args[1] if len(args) > 1 else ())), 0))
-    dim = kwargs.get("dim", args[2] if len(args) > 2 else 1) if func is F.normalize else 1
+        return tuple(range(-len(args[1]), 0))
+    dim = kwargs.get("dim", 1)
     return (dim,) if isinstance(dim, int) else tuple(dim)
 
 

@@ -227,7 +227,7 @@ def reduced(ties: Ties, operation: Operation) -> Numbers:
     if isinstance(given.get("other"), Tensor):  # the larger of two
         return pointwise(ties, operation)
     numbers, dims = ties.numbers(operation.given[0]), given.get("dim")
-    if numbers is None or len(operation.given) > 1:
+    if numbers is None:
         return None
     dims = [dims] if isinstance(dims, int) else list(dims or range(numbers.dim()))
     ties.fix_mixed(numbers, dims, f"{operation} is taken over units")
@@ -239,7 +239,7 @@ def reduced(ties: Ties, operation: Operation) -> Numbers:
 @rule("logcumsumexp")
 def _along_a_dimension(ties: Ties, operation: Operation) -> Numbers:
     numbers, dim = ties.numbers(operation.given[0]), operation.arguments.get("dim", -1)
-    if numbers is None or len(operation.given) > 1:
+    if numbers is None:
         return None
     ties.fix_mixed(numbers, [dim], f"{operation} is taken over units")
     return [numbers.amax(dim, keepdim=True)] * len(operation.results)

@@ -1,6 +1,6 @@
 """What is written down of a forward pass, and the state of torch in it and after it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,6 +100,25 @@ def test_whether_a_value_may_stop_another_one(function: Callable[[Any, Tensor], 
     assert trace(model, torch.zeros(2, 4)).has_gates is gates
 
 
+@pytest.mark.parametrize(
+    ("function", "dims"),
+    [
+        (lambda x: F.normalize(x), (1,)),
+        (lambda x: F.normalize(x, 2.0), (1,)),
+        (lambda x: F.normalize(x, 2.0, 0), (0,)),
+        (lambda x: F.normalize(x, dim=-1), (-1,)),
+        (lambda x: F.normalize(x, 2.0, (0, 2)), (0, 2)),  # type: ignore[arg-type]
+        (lambda x: F.rms_norm(x, (3, 4)), (-2, -1)),
+        (lambda x: F.rms_norm(x, normalized_shape=(4,)), (-1,)),
+        (lambda x: F.local_response_norm(x, 2), (1,)),
+        (lambda x: F.local_response_norm(x, 2, 0.1, 0.5), (1,)),
+    ],
+)
+def test_dimensions_over_which_statistics_are_taken(function: Callable[[Tensor], Tensor], dims: Sequence[int]) -> None:
+    (operation,) = trace(Net(lambda net, x: function(x)), torch.ones(2, 3, 4)).operations
+    assert (operation.name, operation.arguments["dims"]) == ("normalisation", dims)
+
+
 def test_memories_that_are_written_after_they_were_read() -> None:
     def run(net: Any, x: Tensor) -> Tensor:
         read, only_written, viewed = net.a(x), torch.zeros(2, 4), torch.zeros(2, 4)
@@ -119,6 +138,7 @@ def test_memories_that_are_written_after_they_were_read() -> None:
     [
         (lambda x: F.one_hot(x, 7), True),
         (lambda x: F.one_hot(x, num_classes=7), True),
+        (lambda x: F.one_hot(input=x, num_classes=7), True),
         (lambda x: F.one_hot(x, -1), False),
         (lambda x: F.one_hot(x), False),
     ],

@@ -26,6 +26,12 @@ def over(y: Tensor) -> Tensor:
     return y
 
 
+def written_to(function: Any, y: Tensor, values: Tensor) -> Tensor:
+    """`values`, to which a function over tokens has written its first result."""
+    function(y, dim=1, out=(values, torch.empty(values.shape, dtype=torch.long)))
+    return values
+
+
 CASES: dict[str, tuple[Function, dict[str, Any], Tensor, str]] = {
     "two layers": (
         lambda m, x: m.b(m.a(x)),
@@ -159,6 +165,12 @@ CASES: dict[str, tuple[Function, dict[str, Any], Tensor, str]] = {
         TOKENS,
         "a.weight 0 ab, a.weight 1 ...., b.weight 0 .., b.weight 1 ab, p 2 ab",
     ),
+    "a map in one row": (
+        lambda m, x: m.b(m.a(x) * m.p.flatten()),
+        {"a": L(4, 6, bias=False), "p": parameter(2, 3), "b": L(6, 2, bias=False)},
+        X,
+        "a.weight 0 ......, a.weight 1 ...., b.weight 0 .., b.weight 1 ......, p 0 .., p 1 ...",
+    ),
     "a constant is added": (
         lambda m, x: m.b(m.a(x) + torch.ones(3)),
         {"a": L(4, 3, bias=False), "b": L(3, 2, bias=False)},
@@ -176,6 +188,24 @@ CASES: dict[str, tuple[Function, dict[str, Any], Tensor, str]] = {
         {"a": L(4, 3, bias=False), "b": L(3, 2, bias=False)},
         X,
         "a.weight 0 ..., a.weight 1 ...., b.weight 0 .., b.weight 1 ...",
+    ),
+    "a weight upside down": (
+        lambda m, x: m.b(F.linear(x, m.w.flip(0))),
+        {"w": parameter(3, 4), "b": L(3, 2, bias=False)},
+        X,
+        "w 0 ..., w 1 ...., b.weight 0 .., b.weight 1 ...",
+    ),
+    "a weight of two factors": (
+        lambda m, x: m.b(F.linear(x, m.w @ m.v)),
+        {"w": parameter(3, 4), "v": parameter(4, 4), "b": L(3, 2, bias=False)},
+        X,
+        "w 0 ..., w 1 ...., v 0 ...., v 1 ...., b.weight 0 .., b.weight 1 ...",
+    ),
+    "softmax over a weight's columns": (
+        lambda m, x: m.b(F.linear(x, m.w.softmax(1))),
+        {"w": parameter(3, 4), "b": L(3, 2, bias=False)},
+        X,
+        "w 0 ..., w 1 ...., b.weight 0 .., b.weight 1 ...",
     ),
     "softmax over tokens": (
         lambda m, x: m.b(m.a(x).softmax(1)),
@@ -200,6 +230,18 @@ CASES: dict[str, tuple[Function, dict[str, Any], Tensor, str]] = {
         {"a": L(4, 3, bias=False), "b": L(3, 2, bias=False)},
         TOKENS,
         "a.weight 0 ..., a.weight 1 ...., b.weight 0 .., b.weight 1 ...",
+    ),
+    "the largest of all tokens, written to a tensor": (
+        lambda m, x: m.b(written_to(torch.max, m.a(x), torch.empty(1, 3))),
+        {"a": L(4, 3, bias=False), "b": L(3, 2, bias=False)},
+        TOKENS,
+        "a.weight 0 abc, a.weight 1 ...., b.weight 0 .., b.weight 1 abc",
+    ),
+    "tokens in order, written to a tensor": (
+        lambda m, x: m.b(written_to(torch.sort, m.a(x), torch.empty(1, 3, 3))),
+        {"a": L(4, 3, bias=False), "b": L(3, 2, bias=False)},
+        TOKENS,
+        "a.weight 0 abc, a.weight 1 ...., b.weight 0 .., b.weight 1 abc",
     ),
     "the larger of two": (
         lambda m, x: m.c(torch.max(m.a(x), m.b(x))),
