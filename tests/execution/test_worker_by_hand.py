@@ -73,8 +73,8 @@ ALIVE, NEWS = ("alive", None), ("epoch", (0, 1))
 
 @pytest.fixture(autouse=True)
 def _beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_process, "HEARTBEAT", 2.0)
-    monkeypatch.setattr(worker_process, "SILENCE", 6.0)
+    monkeypatch.setattr(worker_process, "HEARTBEAT", 1.0)
+    monkeypatch.setattr(worker_process, "SILENCE", 3.0)
 
 
 def test_news_are_waited_for_and_signs_of_life_are_none(caplog: pytest.LogCaptureFixture) -> None:
@@ -87,11 +87,19 @@ def test_news_are_waited_for_and_signs_of_life_are_none(caplog: pytest.LogCaptur
 
 
 def test_a_process_that_is_silent_for_three_beats_is_ended(caplog: pytest.LogCaptureFixture) -> None:
-    process = Process()
-    with pytest.raises(EOFError):
-        worker(Connection(ALIVE, None, None, None, None), process).receive()
+    silent = worker(Connection(ALIVE, None, None, None, NEWS), process := Process())
+    assert silent.receive() == NEWS  # which came too late
     assert process.asked == ["kill"]
-    assert caplog.messages == ["a worker process has sent no message for 6 s and is killed"]
+    with pytest.raises(EOFError):
+        silent.receive()
+    assert caplog.messages == ["a worker process has sent no message for 3 s and is killed"]
+
+
+def test_a_process_that_takes_long_to_die_is_not_killed_at_every_beat() -> None:
+    dying = worker(Connection(), process := Process())
+    for _ in range(5):
+        dying.add_silence(1.0)
+    assert process.asked == ["kill"]
 
 
 @pytest.mark.parametrize(("code", "left", "ended"), [(None, (), False), (0, (), True), (0, (NEWS,), False)])

@@ -1,6 +1,7 @@
 """Initial weights, label noise and validation sets, from a sweep's settings to what is trained and tested."""
 
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from pai_bench.analyses.collapse import Settings
 from pai_bench.data import Split
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
+from pai_bench.experiment.settings import ScoringSettings, TrainingSettings, completed, names
 from pai_bench.experiment.sweep import Sweep
+from pai_bench.support.spec import identity_fields
 from pai_bench.training.batches import Batches, Order
 from pai_bench.training.protocol import get_protocol
 from pai_bench.training.trainer import train
@@ -24,6 +27,18 @@ def test_identities_change_with_a_setting_and_stay_without() -> None:
     assert plain == same
     for other in ({"init": "vs-x"}, {"label_noise": 0.1}, {"validation": 0.1}):
         assert not plain & {trial.identity for trial in resolve(sweep(**other)).trials}
+
+
+@pytest.mark.parametrize(
+    ("declaring", "first"),
+    [(ScoringSettings, {"scope", "score_batch", "score_sampling"}), (TrainingSettings, {"train_fraction"})],
+)
+def test_settings_of_the_first_results_are_always_stored_and_others_completed(declaring: Any, first: set[str]) -> None:
+    """At its default, each is either stored or added when a result is read, never both."""
+    assert set(identity_fields(declaring(), declaring)) == first
+    assert completed({}).keys() & set(names(declaring)) == set(names(declaring)) - first
+    other = dict.fromkeys(names(declaring), "another")
+    assert completed(other) == completed({}) | other
 
 
 def test_criteria_see_true_labels_and_networks_the_noisy_ones_of_their_seed() -> None:

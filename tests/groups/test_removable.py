@@ -95,6 +95,18 @@ def test_values_do_not_grow_in_deep_networks() -> None:
     assert not any(forward_hooks(module)[1] for module in network.modules())
 
 
+def test_statistics_fit_what_a_norm_takes_first() -> None:
+    """Of two calls, with values of size 3 and 30; what is never called, or takes only zeros, stays as it is."""
+    network = Net(lambda m, x: (m.n(x), m.n(10 * x), m.zeros(0 * x)), n=nn.BatchNorm1d(2), zeros=nn.BatchNorm1d(2))
+    network.unused = nn.BatchNorm1d(2)
+    for norm in (network.n, network.zeros, network.unused):
+        norm.running_mean, norm.running_var = torch.tensor([0.5, 1.5]), torch.tensor([0.5, 1.5])
+    scale_statistics(network.eval(), torch.tensor([[3.0, -3.0]]))
+    assert (network.n.running_mean.tolist(), network.n.running_var.tolist()) == ([-1.5, 1.5], [4.5, 13.5])
+    for norm in (network.zeros, network.unused):
+        assert (norm.running_mean.tolist(), norm.running_var.tolist()) == ([0.5, 1.5], [0.5, 1.5])
+
+
 def test_the_callers_autocast_and_functional_dropout_change_nothing() -> None:
     network = Net(
         lambda m, x: m.b(torch.dropout(torch.relu(m.a(x)), 0.5, True)), a=nn.Linear(5, 16), b=nn.Linear(16, 3)

@@ -105,6 +105,17 @@ def test_what_could_not_be_read_again_is_not_written(changes: dict[str, Any]) ->
         store.write(dataclasses.replace(benchmark(), seconds=-1.0))
 
 
+def test_a_result_as_long_as_is_read_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    record, store = drawn("snip", 0.5, 0, 0.9), Store("r", create=True)
+    longest = len(record.to_json())
+    monkeypatch.setattr("pai_bench.results.folder.LONGEST", longest)
+    store.write(record)
+    assert store.read(record.identity) == record
+    monkeypatch.setattr("pai_bench.results.folder.LONGEST", longest - 1)
+    with pytest.raises(UnstorableError, match=f"it has more than {longest - 1:,} bytes"):
+        store.write(record)
+
+
 def test_options_and_settings_of_any_size_are_stored() -> None:
     """Seeds of criteria go up to 2**63; of how a network is trained, no more is asked than that it is read again."""
     keys: dict[str, Any] = {"criteria": ["random:seed=6148914691236517205"], "weight_decay": 1e-301}
