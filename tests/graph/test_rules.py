@@ -46,6 +46,7 @@ REDUCED: dict[str, Callable[[Tensor], Tensor]] = {
     "so far in rows": lambda x: x.view(2, 2).cumsum(0),
     "in order": lambda x: x.view(2, 2).sort(1)[0],
     "interpolated": lambda x: F.interpolate(x[None], size=3, mode="linear"),
+    "several products": lambda x: torch.addbmm(torch.zeros(2, 1), x.view(2, 2, 1), torch.ones(2, 1, 1)),
     "a quotient of constants": lambda x: torch.tensor([1.0, 0.0]) / x[:, 2:],
     "by a constant": lambda x: x / torch.tensor([1.0, 2.0, 3.0, 4.0]),
 }
@@ -147,6 +148,20 @@ def test_a_number_of_paths_beyond_what_floats_hold() -> None:
     model = Net(doubled, a=nn.Linear(4, 4))
     found = pb.connectivity(model, {"a.weight": torch.ones(4, 4, dtype=torch.bool)}, torch.zeros(1, 4))
     assert found.log10_paths == pytest.approx(math.log10(16) + 600 * math.log10(2))
+
+
+def test_paths_beside_those_for_which_all_numbers_are_scaled() -> None:
+    """4 x 2^88 paths lead to each of 4 units, which floats hold, and to these twice as many, and as many again."""
+
+    def doubled(net: Any, x: Tensor) -> Any:
+        y = net.a(x)
+        for _ in range(88):
+            y = y + y
+        return (y + y) + y
+
+    model = Net(doubled, a=nn.Linear(4, 4))
+    found = pb.connectivity(model, {"a.weight": torch.ones(4, 4, dtype=torch.bool)}, torch.zeros(1, 4))
+    assert found.log10_paths == pytest.approx(math.log10(3 * 16) + 88 * math.log10(2))
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def test_places_in_memory(order: Callable[[Tensor], Tensor]) -> None:
 @pytest.fixture
 def made() -> tuple[nn.Sequential, Ties]:
     network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    network.register_buffer("one", torch.ones(1).expand(4))
+    network.register_buffer("one", torch.ones(1).expand(2))
     return network, Ties(trace(network.eval(), torch.zeros(1, 3)), dict(network.named_modules()))
 
 

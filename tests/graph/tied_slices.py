@@ -75,6 +75,12 @@ CASES: dict[str, tuple[Function, dict[str, Any], Tensor, str]] = {
         TOKENS,
         "a.weight 0 abc, a.weight 1 ...., b.weight 0 abc, b.weight 1 ...., c.weight 0 .., c.weight 1 abc",
     ),
+    "a token before others": (
+        lambda m, x: m.b(torch.cat([m.p, m.a(x)], 1)),
+        {"a": L(4, 3, bias=False), "p": parameter(1, 1, 3), "b": L(3, 2, bias=False)},
+        TOKENS,
+        "a.weight 0 abc, a.weight 1 ...., b.weight 0 .., b.weight 1 abc, p 2 abc",
+    ),
     "units beside each other": (
         lambda m, x: m.c(torch.cat([m.a(x), m.b(x)], 2)),
         {"a": L(4, 2, bias=False), "b": L(4, 3, bias=False), "c": L(5, 2, bias=False)},
@@ -200,6 +206,12 @@ CASES: dict[str, tuple[Function, dict[str, Any], Tensor, str]] = {
         {"w": parameter(3, 4), "v": parameter(4, 4), "b": L(3, 2, bias=False)},
         X,
         "w 0 ..., w 1 ...., v 0 ...., v 1 ...., b.weight 0 .., b.weight 1 ...",
+    ),
+    "a weight that data scale in place": (
+        lambda m, x: m.b(F.linear(x, (m.w * m.g).mul_(x[0]))),
+        {"w": parameter(3, 4), "g": parameter(3, 1), "b": L(3, 2, bias=False)},
+        X,
+        "w 0 ..., w 1 ...., g 0 ..., b.weight 0 .., b.weight 1 ...",
     ),
     "softmax over a weight's columns": (
         lambda m, x: m.b(F.linear(x, m.w.softmax(1))),

@@ -54,6 +54,11 @@ FOUND: dict[str, tuple[Callable[[Any, Tensor], Tensor], dict[str, tuple[int, ...
         {"token": (1, 4), "scale": (4,), "shift": (1, 4)},
         [],
     ),
+    "normalised in two dimensions": (
+        lambda m, x: m.fc(F.layer_norm(x.view(-1, 2, 2), (2, 2), m.g, m.s).flatten(1)),
+        {"g": (2, 2), "s": (2, 2)},
+        [],
+    ),
     "looked up": (lambda m, x: m.fc(x + m.table[x.argmax(1)]), {"table": (4, 4)}, []),
 }
 
