@@ -242,7 +242,7 @@ class Ties:
     def fix_mixed(self, numbers: Tensor, dims: Sequence[int], reason: str) -> None:
         """Fix what is not of one unit along some dimensions, when all ties are known: a statistic is taken over it."""
         dims = tuple(dim % numbers.dim() for dim in dims) if numbers.dim() else ()
-        if dims and numbers.numel():
+        if numbers.numel():
             numbers, _ = without_repeats(numbers, numbers)
             self._mixed.append((numbers.clone(), dims, reason))
 

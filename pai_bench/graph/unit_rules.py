@@ -229,6 +229,8 @@ def reduced(ties: Ties, operation: Operation) -> Numbers:
     numbers, dims = ties.numbers(operation.given[0]), given.get("dim")
     if numbers is None:
         return None
+    if not numbers.numel():  # of nothing: a constant
+        return []
     dims = [dims] if isinstance(dims, int) else list(dims or range(numbers.dim()))
     ties.fix_mixed(numbers, dims, f"{operation} is taken over units")
     carried = numbers.amax(dims) if dims else numbers
@@ -241,6 +243,8 @@ def _along_a_dimension(ties: Ties, operation: Operation) -> Numbers:
     numbers, dim = ties.numbers(operation.given[0]), operation.arguments.get("dim", -1)
     if numbers is None:
         return None
+    if not numbers.numel():
+        return []
     ties.fix_mixed(numbers, [dim], f"{operation} is taken over units")
     return [numbers.amax(dim, keepdim=True)] * len(operation.results)
 

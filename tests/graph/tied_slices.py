@@ -231,6 +231,18 @@ CASES: dict[str, tuple[Function, dict[str, Any], Tensor, str]] = {
         TOKENS,
         "a.weight 0 ..., a.weight 1 ...., b.weight 0 .., b.weight 1 ...",
     ),
+    "the sum of no tokens": (
+        lambda m, x: m.b(m.a(x) + m.a(x)[:, 3:].sum(1, keepdim=True)),
+        {"a": L(4, 3, bias=False), "b": L(3, 2, bias=False)},
+        TOKENS,
+        "a.weight 0 abc, a.weight 1 ...., b.weight 0 .., b.weight 1 abc",
+    ),
+    "softmax over no tokens": (
+        lambda m, x: m.b(torch.cat([m.a(x), m.a(x)[:, 3:].softmax(1)], 1)),
+        {"a": L(4, 3, bias=False), "b": L(3, 2, bias=False)},
+        TOKENS,
+        "a.weight 0 abc, a.weight 1 ...., b.weight 0 .., b.weight 1 abc",
+    ),
     "a mean over tokens": (
         lambda m, x: m.b(m.a(x).mean(1)),
         {"a": L(4, 3, bias=False), "b": L(3, 2, bias=False)},
@@ -266,6 +278,18 @@ CASES: dict[str, tuple[Function, dict[str, Any], Tensor, str]] = {
         {"a": L(4, 3, bias=False), "n": nn.LayerNorm(3), "b": L(3, 2, bias=False)},
         X,
         "a.weight 0 ..., a.weight 1 ...., n.weight 0 ..., n.bias 0 ..., b.weight 0 .., b.weight 1 ...",
+    ),
+    "a norm over no tokens": (
+        lambda m, x: m.b(torch.cat([m.a(x), F.normalize(m.a(x)[:, 3:])], 1)),
+        {"a": L(4, 3, bias=False), "b": L(3, 2, bias=False)},
+        TOKENS,
+        "a.weight 0 abc, a.weight 1 ...., b.weight 0 .., b.weight 1 abc",
+    ),
+    "a mean of all": (
+        lambda m, x: m.b(m.a(x) - m.a(x).mean() + m.c(x).mean().softmax(0)),
+        {"a": L(4, 3, bias=False), "b": L(3, 2, bias=False), "c": L(4, 2, bias=False)},
+        TOKENS,
+        "a.weight 0 ..., a.weight 1 ...., b.weight 0 .., b.weight 1 ..., c.weight 0 .., c.weight 1 ....",
     ),
     "a norm of each unit": (
         lambda m, x: m.b(m.n(m.a(x))),
