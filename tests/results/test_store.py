@@ -279,6 +279,13 @@ def test_a_mask_that_cannot_be_read_is_named_and_nothing_is_renamed(tmp_path: Pa
     assert store.read(one.identity) is None
 
 
+def test_a_file_that_vanishes_before_it_is_copied_is_named(tmp_path: Path) -> None:
+    store, one = Store(tmp_path / "r", create=True), record(0)
+    with pytest.raises(pb.UserError, match=r"gone.json cannot be read \(No such file or directory\)"):
+        store.copy(tmp_path / "gone.json", store.path_of(type(one), one.identity))
+    assert store.read(one.identity) is None
+
+
 def test_the_file_of_a_whole_mask_may_have_a_bit_for_each_weight_and_its_head(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ from pai_bench.experiment import stages
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
 from pai_bench.results import BenchmarkResult, Collapse, Cost, Store, UnstorableError, archive, bits
+from pai_bench.results.configurations import check_settings
 from pai_bench.results.stored import LONGEST, with_checksum
 from tests.cli.test_odd_input import SMALL
 from tests.experiment.test_runner import blobs, sweep
@@ -142,17 +143,23 @@ def test_a_trial_whose_result_cannot_be_stored_has_failed(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "named"),
     [
-        {"seeds": [2**62 + 1]},
-        {"sparsities": [1e-310]},
-        {"label_noise": 1e-301},
-        {"data": [dataclasses.replace(blobs(), name="a\udcff")]},
+        ({"seeds": [2**62 + 1]}, "seed 4611686018427387905"),
+        ({"sparsities": [1e-310]}, "sparsity 1e-310"),
+        ({"label_noise": 1e-301}, "label_noise 1e-301"),
+        ({"data": [dataclasses.replace(blobs(), name="a\udcff")]}, "data 'a\\\\udcff'"),
     ],
 )
-def test_settings_that_no_record_can_hold_are_refused_before_anything_runs(changes: dict[str, Any]) -> None:
-    with pytest.raises(pb.UserError, match=r"could not be stored: .*; texts must be Unicode, numbers 0 or"):
+def test_settings_that_no_record_can_hold_are_refused_before_anything_runs(changes: Any, named: str) -> None:
+    with pytest.raises(pb.UserError, match=rf"could not be stored: {named}; texts must be Unicode, numbers 0 or"):
         resolve(sweep(**changes))
+
+
+def test_all_values_outside_of_their_ranges_are_named() -> None:
+    trial = {**drawn("snip", 0.5, 0, 0.9).trial, "seed": -1, "score_batch": 0, "sparsity": 1}
+    with pytest.raises(pb.UserError, match="trial x could not be stored: seed -1, score_batch 0, sparsity 1;"):
+        check_settings("x", trial)
 
 
 class Odd(nn.Module):

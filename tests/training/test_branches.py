@@ -16,7 +16,7 @@ from pai_bench.training import trainable_groups
 from pai_bench.training.batches import Order
 from pai_bench.training.equivalence import draws_at_random
 from pai_bench.training.protocol import Protocol
-from pai_bench.training.trainable_groups import Branches
+from pai_bench.training.trainable_groups import Branches, StackedModels, TrainableGroup
 from pai_bench.training.trainer import Engine, train, train_together
 
 PROTOCOL = Protocol(name="test", epochs=2, batch_size=8, learning_rate=0.05, weight_decay=0.01)
@@ -58,6 +58,17 @@ def test_a_branch_is_its_network_alone_bit_for_bit(name: str, changes: dict[str,
         assert [e.train_loss for e in first.epochs] == [e.train_loss for e in second.epochs]
         assert [e.test_accuracy for e in first.epochs] == [e.test_accuracy for e in second.epochs]
         assert [e.test_loss for e in first.epochs] == pytest.approx([e.test_loss for e in second.epochs], rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", [Branches, StackedModels])
+def test_each_network_of_several_has_its_masks(kind: type[TrainableGroup]) -> None:
+    models = networks("lenet-300-100")
+    first, *others = masks_of(models)
+    whole, *found = kind(models, [first, *others]).masks()  # type: ignore[call-arg]
+    assert all(bool(keep.all()) for keep in whole.values())
+    for mask, expected in zip([whole, *found], [whole, *others], strict=True):
+        assert mask.keys() == expected.keys()  # type: ignore[union-attr]
+        assert all(torch.equal(keep, expected[name]) for name, keep in mask.items())  # type: ignore[index]
 
 
 def test_a_diverging_branch_does_no_harm() -> None:

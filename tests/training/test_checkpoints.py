@@ -6,6 +6,7 @@ import os
 import random
 import signal
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -212,6 +213,30 @@ def test_what_takes_long_to_save_is_saved_less_often(monkeypatch: pytest.MonkeyP
     assert not saver.is_due()
     now[0] += 0.2
     assert saver.is_due()
+
+
+def test_seconds_are_those_of_training_alone_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step takes one second, a test, an event and saving take many."""
+    clock, saved, steps = [50.0], list[TrainingState](), ALL.steps(len(images().train.targets))
+    monkeypatch.setattr("pai_bench.training.loop.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def wait(seconds: float) -> None:
+        clock[0] += seconds
+
+    def run(saver: Saver) -> float:
+        model = network(0)
+        model.register_forward_pre_hook(lambda module, _inputs: wait(1 if module.training else 100))
+        events = [Event(2, lambda _pause: wait(1000))]
+        (history,) = train_together([model], images(), ALL, masks=[None], orders=[Order(0)], saver=saver, events=events)
+        return history.seconds
+
+    watched = states_of(saved)
+    keep = watched.save
+    watched.save = lambda state: (wait(10), keep(state))[1]  # type: ignore[method-assign]
+    assert run(watched) == steps
+    assert [state.values["seconds"] for state in saved] == list(range(1, steps + 1))
+    for state in saved:
+        assert run(Saver(print, every=1e9, state=state)) == steps
 
 
 def test_states_of_generators() -> None:
