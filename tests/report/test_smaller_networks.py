@@ -179,6 +179,9 @@ def test_ticks_have_room(drawings: list[Any]) -> None:
     axes = drawings[0].axes[0]
     share_axis(axes, [2.0, 100.0])
     assert [label.get_text() for label in axes.get_xticklabels()] == ["2", "5", "20", "50"]
+    for start in (0.01, 0.1, 1.0, 10.0):
+        share_axis(axes, [start, 10 * start])
+        assert [label.get_text() for label in axes.get_xticklabels()] == [f"{start * n:g}" for n in (1, 2, 5, 10)]
     share_axis(axes, [])
     assert axes.get_xlim() == (0.8, 125)
 
