@@ -1,12 +1,13 @@
 """Numbers of slices, by hand: what views of parameters run along, and what is tied to what."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pai_bench.graph.ties import NONE, Axis, Ties, coordinates, differ, without_repeats
+from pai_bench.graph.ties import NONE, Axis, Ties, broadcast_over, coordinates, differ, without_repeats
 from pai_bench.graph.tracing import trace
 
 ROWS = torch.tensor([[1, 1], [2, 2]])
@@ -23,6 +24,32 @@ def test_only_dimensions_that_change_are_left() -> None:
     assert (first.tolist(), second.tolist()) == ([[1], [2]], [[3], [3]])
     first, second = without_repeats(ROWS.T, ROWS)
     assert (first.tolist(), second.tolist()) == ([[1, 2], [1, 2]], [[1, 1], [2, 2]])
+
+
+@pytest.mark.parametrize(
+    ("few", "many", "broadcast", "copied"),
+    [
+        ([[5]], [[5]], False, False),
+        ([[5]], [[1, 2]], True, True),
+        ([[1, 2]], [[5]], False, False),
+        ([[5, 6]], [[1, 2]], False, False),
+        ([[5, 5]], [[1, 2]], False, True),
+        ([[5], [6]], [[1, 2]], True, True),
+        ([[5], [6]], [[1, 2], [1, 2]], False, False),
+        ([[5], [5]], [[1, 2], [1, 2]], True, True),
+        ([[5], [5]], [[1, 2], [3, 4]], False, True),
+        ([5, 5, 5], [[1, 2, 3], [4, 5, 6]], False, True),
+        ([[[5]], [[6]]], [[1, 2], [3, 4]], True, True),
+    ],
+)
+def test_whether_a_unit_meets_several(few: list[Any], many: list[Any], broadcast: bool, copied: bool) -> None:
+    first, second = torch.tensor(few), torch.tensor(many)
+    assert (broadcast_over(first, second), broadcast_over(first, second, copied=True)) == (broadcast, copied)
+
+
+def test_a_unit_that_is_expanded_has_one_place() -> None:
+    one, two = torch.tensor([[5]]).expand(1, 2), torch.tensor([[1, 2]])
+    assert (broadcast_over(one, two), broadcast_over(one.contiguous(), two)) == (True, False)
 
 
 @pytest.mark.parametrize("order", [lambda w: w, lambda w: w.transpose(0, 2).contiguous().transpose(0, 2)])

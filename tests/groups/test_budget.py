@@ -228,9 +228,11 @@ def added_up(m: Any, x: Tensor) -> Tensor:
                   a=nn.Linear(14, 10), b=nn.Linear(10, 3)), 4, 14 + 10, [3, 3, 3, 3, 1], 4 * 7 + 10, 1),
         (Net(lambda m, x: m.b(m.e(x) + m.a(*[m.e(x)] * 3)[0]), e=nn.Linear(4, 8),
                   a=nn.MultiheadAttention(8, 4, add_zero_attn=True), b=nn.Linear(8, 3)), 4, 0, [1, 6, 1], 8 + 4 + 8, 0),
+        (Net(lambda m, x: m.b(m.a(*[m.e(x)] * 3)[0]), e=nn.Linear(4, 8), a=nn.MultiheadAttention(8, 1),
+                  b=nn.Linear(8, 3)), 4, 16, [1, 24, 1], 8 + 1 + 8, 1),
         (Net(added_up, a=nn.Linear(4, 8), c=nn.Linear(8, 8), d=nn.Linear(8, 3)), 4, 8, [1, 1], 8 + 8, 2),
     ],
-    ids=["LSTM", "LSTM and a layer norm", "GRU and a layer norm", "attention that stays", "h + f(h)"],
+    ids=["LSTM", "LSTM and a layer norm", "GRU and a layer norm", "attention that stays", "one head", "h + f(h)"],
 )  # fmt: skip
 def test_units_count_alike_whether_or_not_they_are_fixed(
     network: nn.Module, shape: int, free: int, rows: list[int], nodes: int, of_a_group: int
