@@ -101,6 +101,8 @@ COUNTED: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "beside each other": (lambda y: torch.cat([y, y[:, :2]], 1), 24),
     "in one place": (lambda y: torch.zeros(1, 2).index_add(1, torch.tensor([0, 0, 1, 1]), y), 16),
     "times a constant": (lambda y: y * torch.tensor([1.0, 0.0, 2.0, 0.0]), 8),
+    "times a normalised constant": (lambda y: y * F.normalize(torch.tensor([[1.0, 0.0, 2.0, 0.0]])), 8),
+    "times the code of a constant": (lambda y: y * F.one_hot(torch.tensor(2), 4), 4),
     "by a constant": (lambda y: y / 3, 16),
     "plus a constant": (lambda y: y + 1, 16),
     "normalised": (lambda y: F.layer_norm(y, (4,)), 16),

@@ -117,6 +117,8 @@ def test_whether_a_value_may_stop_another_one(function: Callable[[Any, Tensor], 
 def test_dimensions_over_which_statistics_are_taken(function: Callable[[Tensor], Tensor], dims: Sequence[int]) -> None:
     (operation,) = trace(Net(lambda net, x: function(x)), torch.ones(2, 3, 4)).operations
     assert (operation.name, operation.arguments["dims"]) == ("normalisation", dims)
+    of = operation
+    assert (of.in_place, of.is_view, of.copies_view, of.pointwise, of.random) == (False,) * 5
 
 
 def test_memories_that_are_written_after_they_were_read() -> None:
