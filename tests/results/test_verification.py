@@ -13,6 +13,9 @@ from pai_bench.results import Layer, Record, Store, TrialMetrics, checkpoints, v
 from pai_bench.results.bits import SAMPLE_SIZE, mask_file, pack
 from pai_bench.results.checkpoints import CheckpointFolder
 from pai_bench.results.claims import Claims
+
+
+from pai_bench.results.stored_masks import stored_bits
 from pai_bench.results.verification import repair, verify
 from pai_bench.support.errors import UserError
 from tests.report.records import altered, cost, drawn, fields_of, record, stored
@@ -32,9 +35,9 @@ def pruned(store: Store) -> Record:
     return next(one for one in store if one.trial["criterion"])
 
 
-def large(kept: int | None = None) -> Record:
-    """A record that holds a sample of its mask."""
-    mask = np.arange(SAMPLE_SIZE + 8) % 2 == 0
+def large(kept: int | None = None, size: int = SAMPLE_SIZE + 8) -> Record:
+    """A record that holds a sample of its mask, unless that has fewer places."""
+    mask = np.arange(size) % 2 == 0
     whole = {"a.weight": mask.reshape(2, -1)}
     layer = Layer(
         name="a.weight", size=mask.size, kept=int(mask.sum()) if kept is None else kept, shape=(2, mask.size // 2)
@@ -57,6 +60,23 @@ def test_a_whole_folder(store: Store) -> None:
     assert found.whole == {"trials": 3, "masks": 1, "evaluations": 1, "costs": 1}
     assert (found.problems, found.without_checksum, found.set_aside, found.others) == ([], 0, 0, [])
     assert calls == [(number, 6) for number in range(1, 7)]
+
+
+def test_the_largest_mask_that_a_record_holds_and_the_smallest_beside_one(store: Store) -> None:
+    for size, beside in ((SAMPLE_SIZE, False), (SAMPLE_SIZE + 2, True)):
+        store.write(one := large(size=size))
+        expected = np.arange(size).reshape(2, -1) % 2 == 0
+        assert (one.pruning.whole_mask is not None) == store.mask_of(one.identity).is_file() == beside
+        for held, of in ((one, None), (store.get(one.identity), store)):
+            found = stored_bits(held, of)
+            assert found is not None
+            assert np.array_equal(found["a.weight"], expected)
+        assert (stored_bits(store.get(one.identity), None) is None) == beside
+        assert (verify(store).problems, verify(store).whole["masks"]) == ([], int(beside))
+        store.write(wrong := large(kept=5, size=size))
+        (why,) = whys(store).values()
+        assert why == "its mask is damaged (it keeps other numbers of connections than the record says)"
+        assert wrong.identity == one.identity
 
 
 def test_a_file_of_earlier_versions_is_whole_without_a_checksum(store: Store) -> None:

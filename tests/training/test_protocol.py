@@ -48,6 +48,37 @@ def test_settings_give_the_protocol_again(name: str) -> None:
     assert again.settings() == settings
 
 
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({}, "3 epochs"),
+        ({"epochs": 1}, "1 epoch"),
+        ({"iterations": 1}, "1 iteration"),
+        ({"iterations": 2000}, "2,000 iterations"),
+        ({"budget": 0.5}, "3 epochs (50 % of the protocol's length)"),
+        ({"batch_size": 7}, "batch 7"),
+        ({}, "SGD"),
+        ({"optimizer": "adam"}, "Adam"),
+        ({}, "learning rate 0.1 (constant)"),
+        ({"lr_schedule": "cosine"}, "learning rate 0.1 (cosine)"),
+        ({"lr_schedule": "steps", "milestones": (0.5, 0.75)}, "learning rate 0.1 (steps at 0.5, 0.75, times 0.1)"),
+        ({}, "momentum 0.9"),
+        ({"nesterov": True}, "Nesterov momentum 0.9"),
+        ({"weight_decay": 0.25}, "weight decay 0.25"),
+        ({"augmentation": "flip-crop"}, "mirrored and shifted images"),
+        ({"augmentation": "flip-0.2"}, "a fifth of the images mirrored"),
+        ({"clip_norm": 2.5}, "gradients of norm 2.5 at most"),
+        ({"precision": "bf16"}, "in bf16"),
+    ],
+)
+def test_a_description_has_a_part_for_each_setting(changes: dict[str, Any], part: str) -> None:
+    plain = Protocol(name="", epochs=3, batch_size=10, learning_rate=0.1, lr_schedule="constant", momentum=0.9)
+    protocol = dataclasses.replace(plain, **changes)
+    assert part in protocol.parts()
+    assert bool(changes) == (part not in plain.parts())
+    assert protocol.describe() == ", ".join(protocol.parts())
+
+
 def test_published_ones() -> None:
     """Learning rates at the steps that the papers name."""
     snip = get_protocol("snip-mnist")
