@@ -162,6 +162,7 @@ def test_the_figure(drawings: list[Any]) -> None:
     assert names(last)[1] == "ms, forward pass of 128 examples,\na cpu, 2 threads"
     assert [point[0] for point in points(last)["snap"]] == [125, 250]
     assert last.get_xscale() == "linear"
+    assert all(3 < figure.get_figheight() / rows < 4 for figure, rows in zip(drawings, (1, 2), strict=True))
     (legend,) = drawings[1].legends
     assert [text.get_text() for text in legend.get_texts()] == ["dense", "snap"]
 

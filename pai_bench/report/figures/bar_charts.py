@@ -82,7 +82,7 @@ def mask_costs(comparison: Comparison, path: Path) -> bool:
         speed = speed.mask(smaller, usual)
     steps = rows.score_seconds * speed / comparison.batch_size
     medians = steps.groupby(rows.method).median()
-    values = medians[medians > 0].reindex([m for m in comparison.methods if medians[m] > 0])
+    values = medians.reindex([m for m in comparison.methods if medians[m] > 0])
     if not len(values):
         return False
     styles, start = looks(comparison.methods, comparison.facts.criteria), values.min() / 2
