@@ -130,11 +130,13 @@ def test_small_steps_alone_are_taken_together_on_a_processor(seconds: float, net
     assert search({**table, (1, "stacked", False): 9.0})[0].best("auto")[0] == 2
 
 
-def test_what_cannot_be_measured_is_trained_alone() -> None:
+def test_what_cannot_be_measured_is_trained_alone(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
     broken: Table = {(1, "stacked", True): -1.0}
     lanes: int | str
     for lanes in ("auto", 1, 3):
         assert search(dict(broken), refused=("stacked", "branches"))[0].best(lanes) == (1, Engine(), 0.0)
+    assert [message.partition(":")[0] for message in caplog.messages].count("a step of net cannot be measured") == 3
 
 
 def test_one_at_a_time_is_no_number_that_could_be_refused(caplog: pytest.LogCaptureFixture) -> None:

@@ -184,6 +184,23 @@ def test_operations_of_products_are_of_one_example() -> None:
         assert groups.flops == {"qkv.weight": 2 * 4 * 5 * 36, "o.weight": 2 * 4 * 12 * 3}
 
 
+def test_operations_of_products_that_stay_are_other_ones() -> None:
+    """Of 5 tokens with 6, the last of which is zero, as 4 heads of 2: their number is in the code of the layer."""
+    attention = nn.MultiheadAttention(8, 4, add_zero_attn=True, batch_first=True)
+    groups, _ = groups_of(filled(Net(lambda m, x: m.b(m.a(x, x, x)[0]), a=attention, b=nn.Linear(8, 3))), (1, 5, 8))
+    assert groups.count == 0
+    assert groups.products == ()
+    assert groups.other_flops == 2 * (2 * 4 * 5 * 6 * 2)
+
+
+@pytest.mark.parametrize("steps", [2, 3])
+def test_units_of_recurrent_layers_are_hidden_after_two_steps_already(steps: int) -> None:
+    network = Net(lambda m, x: m.o(m.r(x)[0][-1]), r=nn.LSTM(5, 4), o=nn.Linear(4, 3))
+    groups, _ = groups_of(filled(network), (steps, 1, 5))
+    assert groups.count == 4
+    assert bool(groups.gated.all())
+
+
 def doubled_if_small(m: Any, x: Tensor) -> Tensor:
     """Of the example, the sum of 16 sigmoids is never below 1.5; of 2 of them, it can be."""
     h = m.a(x).sigmoid()
