@@ -14,9 +14,11 @@ import pai_bench as pb
 from pai_bench.cli.entry import main
 from pai_bench.execution.backend import Callbacks
 from pai_bench.execution.in_process import in_process
+from pai_bench.execution.sweep import Listener
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
-from pai_bench.results import Store
+from pai_bench.experiment.trial import Trial
+from pai_bench.results import Record, Store
 from tests.execution.sweeps import named
 
 BACKWARDS = """
@@ -31,6 +33,23 @@ class Backwards(InProcess):
 
 def backwards(runner, missing):
     return Backwards(runner, choose(runner, missing, workers=1))
+"""
+
+TWICE = """
+import dataclasses
+import pai_bench as pb
+from pai_bench.execution import InProcess, choose
+
+class Twice(InProcess):
+    def run(self, cells, callbacks):
+        def give(cell, records, seconds):
+            callbacks.on_records(cell, records, seconds)
+            callbacks.on_records(cell, [dataclasses.replace(one, status="failed") for one in records], seconds)
+
+        super().run(cells, dataclasses.replace(callbacks, on_records=give))
+
+def twice(runner, missing):
+    return Twice(runner, choose(runner, missing, workers=1))
 """
 
 NOTES = """
@@ -89,6 +108,18 @@ def test_a_backend_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert "[1/4] digits lenet-300-100 random 0.5 seed 1" in said
     assert "[4/4] digits lenet-300-100 dense seed 0" in said
     assert [one.status for one in Store("results")] == ["done"] * 4
+
+
+def test_records_that_a_backend_gives_again_are_left_out() -> None:
+    Path("mine.py").write_text(TWICE)
+    finished = list[str]()
+
+    class Notes(Listener):
+        def on_finish(self, trial: Trial, record: Record, seconds: float) -> None:
+            finished.append(f"{trial.identity} {record.status}")
+
+    pb.run(named(seeds=1, epochs=0), out="r", backend="./mine.py:twice", listener=Notes())
+    assert sorted(finished) == sorted(f"{one.identity} done" for one in Store("r"))
 
 
 def test_a_backend_of_an_installed_package() -> None:

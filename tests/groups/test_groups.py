@@ -29,6 +29,16 @@ def test_the_groups_that_remain_are_those_of_the_smaller_network(name: str) -> N
     }
 
 
+def test_slices_that_are_fixed_beside_others_stay_fixed_in_what_remains() -> None:
+    """A layer reads two units, two values of the input, and three units, of which the second is removed."""
+    layers = {"a": nn.Linear(2, 2), "b": nn.Linear(2, 3), "c": nn.Linear(7, 3)}
+    groups = find_groups(Net(lambda m, x: m.c(torch.cat([m.a(x), x, m.b(x)], 1)), **layers), torch.ones(1, 2))
+    assert groups.by_axis[Axis("c.weight", 1)].tolist() == [0, 1, -1, -1, 2, 3, 4]
+    left = GroupMask(groups, torch.arange(5) != 3).remaining()
+    assert left.count == 4
+    assert left.by_axis[Axis("c.weight", 1)].tolist() == [0, 1, -1, -1, 2, 3]
+
+
 def test_products_without_their_heads_are_gone() -> None:
     _, groups, _ = made("attention of one's own")
     assert len(groups.products) == 2

@@ -209,6 +209,15 @@ def test_units_are_tried_with_the_example_where_random_values_fail(
     assert ("fails without some" in caplog.text) == counting
 
 
+def test_random_values_show_what_an_example_of_zeros_hides() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y: Tensor = m.b(m.a(x).relu()) + x.sum() * len(m.a.weight)
+        return y
+
+    network = filled(Net(forward, a=nn.Linear(6, 8), b=nn.Linear(8, 3)))
+    assert find_groups(network, torch.zeros(1, 6, dtype=torch.float64)).count == 0
+
+
 def test_a_network_that_takes_no_random_weights_raises_nothing() -> None:
     def forward(m: Any, x: Tensor) -> Tensor:
         y: Tensor = m.b(m.a(x).relu())
