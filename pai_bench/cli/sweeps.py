@@ -65,7 +65,7 @@ def run_or_plan(console: "Console", catalogs: "list[tuple[Catalog, str]]", argum
     from pai_bench.report.summary import plural
     from pai_bench.report.tables import duration
 
-    if not any(catalog.trials for catalog, _ in catalogs):
+    if arguments.shard is not None and not any(catalog.trials for catalog, _ in catalogs):
         console.print(f"shard {arguments.shard} has no trials: there are fewer than shards")
         return 0
     if arguments.dry_run:

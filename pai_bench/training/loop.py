@@ -1,6 +1,7 @@
 """Steps and tests of networks that are trained together, from the first step or from a saved state."""
 
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,9 +19,11 @@ from pai_bench.training.checkpoints import Saver, StateError, TrainingState, che
 from pai_bench.training.evaluation import evaluate_lanes, evaluated_at_once
 from pai_bench.training.protocol import Protocol
 from pai_bench.training.recorded import Recorded
-from pai_bench.training.snapshot import attributes_of
+from pai_bench.training.snapshot import own_state
 from pai_bench.training.step import Step
 from pai_bench.training.trainable_groups import TrainableGroup
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class TrainingLoop:
         """Batches of the first epoch that earlier processes have trained on."""
         self._seconds, self._since = 0.0, 0.0
         """Of all epochs before the present one, and when that began, pauses left out."""
-        self._own_state = attributes_of(program.module) if saver and self.steps else []
+        self._own_state = own_state(program.module) if saver and self.steps else []
         self._interrupts: Interrupts = []
 
     def run(self) -> list[History]:
@@ -119,9 +122,9 @@ class TrainingLoop:
             if self.done in self.pauses:
                 with self._not_counted():
                     self.pauses[self.done](self.done)
-            if self.saver is not None and (self._interrupts or self.saver.is_due()):
+            if self._interrupts or (self.saver is not None and self.saver.is_due()):
                 with self._not_counted():
-                    self._save(self.saver)
+                    self._save()
                 self._end_if_interrupted()
             if self.done == self.steps:
                 break
@@ -162,8 +165,8 @@ class TrainingLoop:
         at_once = evaluated_at_once(split, program.lanes * self.protocol.batch_size)
 
         def on_batch() -> None:
-            if self.saver is not None and self._interrupts:
-                self._save(self.saver)
+            if self._interrupts:
+                self._save()
                 self._end_if_interrupted()
 
         return evaluate_lanes(
@@ -174,10 +177,15 @@ class TrainingLoop:
         if self._interrupts:
             raise KeyboardInterrupt
 
-    def _save(self, saver: Saver) -> None:
-        """Save the state, unless the networks have more of one than can be seen from outside."""
-        if attributes_of(self.program.module) == self._own_state:
-            saver.save(self._state())
+    def _save(self) -> None:
+        """Save the state, unless the networks have more of one than their parameters and buffers."""
+        if self.saver is None:
+            return
+        if own_state(self.program.module) == self._own_state:
+            self.saver.save(self._state())
+            return
+        logger.warning("%s keeps a state of its own: it has no checkpoints", type(self.program.module).__name__)
+        self.saver = None
 
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
         """The tensors that are changed in place, by what they belong to."""

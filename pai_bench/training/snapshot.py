@@ -40,6 +40,12 @@ def attributes_of(module: nn.Module, *, tensors: bool = False) -> list[object]:
     return state
 
 
+def own_state(module: nn.Module) -> list[object]:
+    """What a network has beside its parameters, its buffers and the states of generators, to be compared with later."""
+    plain = (value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor))
+    return [*attributes_of(module, tensors=True), [value._version for value in plain]]
+
+
 def comparable(value: object, *, tensors: bool) -> object:
     """An object that is equal for equal values; without `tensors`, all tensors are equal."""
     if isinstance(value, weakref.ref):

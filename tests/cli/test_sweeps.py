@@ -32,6 +32,7 @@ def test_processes_that_have_inspected_networks_are_closed(monkeypatch: pytest.M
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sweeps, "run_or_plan", interrupted)
+    monkeypatch.setattr(sweeps, "print_interruption", lambda *_arguments: None)
     assert main(["run", "--criteria", "snip"]) == 130
     assert closed == ["the catalog"]
 

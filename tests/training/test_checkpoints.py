@@ -163,18 +163,44 @@ def test_an_interrupt_in_a_test_is_answered_with_the_state_before_it() -> None:
     assert same(resumed[1], expected[1])
 
 
-def test_networks_that_count_in_python_are_not_saved() -> None:
-    class Counts(nn.Linear):
-        calls = 0
+class Counts(nn.Linear):
+    """Counts its calls in an attribute: a number, a tensor that is replaced, or one that is changed in place."""
 
-        def forward(self, input: Tensor) -> Tensor:
-            self.calls += 1
-            return super().forward(input) / self.calls
+    def __init__(self, count: Any, *, in_place: bool = False) -> None:
+        super().__init__(144, 3)
+        self.count, self.in_place = count, in_place
 
+    def forward(self, input: Tensor) -> Tensor:
+        if self.in_place:
+            self.count.add_(1)
+        else:
+            self.count = self.count + 1
+        return super().forward(input) / self.count
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [lambda: Counts(0), lambda: Counts(torch.zeros(())), lambda: Counts(torch.zeros(()), in_place=True)],
+    ids=["number", "tensor", "in place"],
+)
+def test_networks_with_a_state_of_their_own_are_not_saved(counts: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Interrupts end them all the same."""
     saved = list[TrainingState]()
-    model = nn.Sequential(*network(0)[:5], Counts(144, 3))  # type: ignore[index]
-    trained([model], states_of(saved))
-    assert saved == []
+    expected = trained([nn.Sequential(*network(0)[:5], counts())], None)  # type: ignore[index]
+    watched = trained([nn.Sequential(*network(0)[:5], counts())], states_of(saved))  # type: ignore[index]
+    assert (saved, watched[0]) == ([], expected[0])
+    assert caplog.messages == ["Sequential keeps a state of its own: it has no checkpoints"]
+    steps = list[int]()
+
+    def interrupt(pause: Pause) -> None:
+        steps.append(pause.step)
+        if pause.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    events = [Event(number, interrupt) for number in (3, 4, 5)]
+    with pytest.raises(KeyboardInterrupt):
+        trained([nn.Sequential(*network(0)[:5], counts())], states_of(saved), events=events)  # type: ignore[index]
+    assert (steps, saved) == ([3, 4], [])
 
 
 @pytest.mark.parametrize(
