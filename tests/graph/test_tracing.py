@@ -140,7 +140,7 @@ def test_memories_that_are_written_after_they_were_read() -> None:
     [
         (lambda x: F.one_hot(x, 7), True),
         (lambda x: F.one_hot(x, num_classes=7), True),
-        (lambda x: F.one_hot(input=x, num_classes=7), True),
+        (lambda x: F.one_hot(input=x, num_classes=7), True),  # type: ignore[call-arg]  # as torch takes it
         (lambda x: F.one_hot(x, -1), False),
         (lambda x: F.one_hot(x), False),
     ],

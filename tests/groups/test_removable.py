@@ -1,6 +1,7 @@
 """Which groups can be removed, by trying: what networks count on, in which mode, and with which values."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -97,14 +98,14 @@ def test_values_do_not_grow_in_deep_networks() -> None:
 
 def test_statistics_fit_what_a_norm_takes_first() -> None:
     """Of two calls, with values of size 3 and 30; what is never called, or takes only zeros, stays as it is."""
-    network = Net(lambda m, x: (m.n(x), m.n(10 * x), m.zeros(0 * x)), n=nn.BatchNorm1d(2), zeros=nn.BatchNorm1d(2))
-    network.unused = nn.BatchNorm1d(2)
-    for norm in (network.n, network.zeros, network.unused):
-        norm.running_mean, norm.running_var = torch.tensor([0.5, 1.5]), torch.tensor([0.5, 1.5])
+    first, zeros, unused = norms = [nn.BatchNorm1d(2) for _ in range(3)]
+    statistics = [[norm.get_buffer(name) for name in ("running_mean", "running_var")] for norm in norms]
+    for buffer in itertools.chain(*statistics):
+        buffer.copy_(torch.tensor([0.5, 1.5]))
+    network = Net(lambda m, x: (m.n(x), m.n(10 * x), m.zeros(0 * x)), n=first, zeros=zeros, unused=unused)
     scale_statistics(network.eval(), torch.tensor([[3.0, -3.0]]))
-    assert (network.n.running_mean.tolist(), network.n.running_var.tolist()) == ([-1.5, 1.5], [4.5, 13.5])
-    for norm in (network.zeros, network.unused):
-        assert (norm.running_mean.tolist(), norm.running_var.tolist()) == ([0.5, 1.5], [0.5, 1.5])
+    same = [[0.5, 1.5]] * 2
+    assert [[buffer.tolist() for buffer in of] for of in statistics] == [[[-1.5, 1.5], [4.5, 13.5]], same, same]
 
 
 def test_the_callers_autocast_and_functional_dropout_change_nothing() -> None:

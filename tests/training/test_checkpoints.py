@@ -258,7 +258,12 @@ def test_seconds_are_those_of_training_alone_before_and_after(monkeypatch: pytes
 
     watched = states_of(saved)
     keep = watched.save
-    watched.save = lambda state: (wait(10), keep(state))[1]  # type: ignore[method-assign]
+
+    def save(state: TrainingState) -> None:
+        keep(state)
+        wait(10)
+
+    watched.save = save  # type: ignore[method-assign]
     assert run(watched) == steps
     assert [state.values["seconds"] for state in saved] == list(range(1, steps + 1))
     for state in saved:

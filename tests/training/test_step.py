@@ -260,11 +260,11 @@ def test_of_what_a_network_keeps_tensors_may_be_left_out() -> None:
 def test_lists_of_weights_of_recurrent_layers_alone_are_left_out() -> None:
     layer, other = nn.LSTM(2, 2), nn.Linear(2, 2)
     for module, same in ((layer, True), (other, False)):
-        module._flat_weights = [torch.ones(1)]  # type: ignore[assignment]
+        module._flat_weights = [torch.ones(1)]
         before = non_tensor_state(module, attributes=True)
-        module._flat_weights = [torch.ones(1)]  # type: ignore[assignment]
+        module._flat_weights = [torch.ones(1)]
         assert (non_tensor_state(module, attributes=True) == before) == same
-        module.calls = 1  # type: ignore[assignment]
+        module.calls = 1
         assert non_tensor_state(module, attributes=True) != before
 
 
