@@ -215,10 +215,8 @@ def _reduction(state: ReachState, operation: Operation) -> Any:
     """A result depends on all that it is taken over."""
     if isinstance(operation.arguments.get("other"), Tensor):  # the larger of two
         return pointwise(state, operation)
-    reach, dims = reach_or_zero(state, operation.arguments["self"]), operation.arguments.get("dim")
-    if dims is None or dims == []:
-        dims = list(range(reach.dim()))
-    binarized = state.binarize(reach.sum(dims) if reach.dim() else reach)
+    reach = reach_or_zero(state, operation.arguments["self"])
+    binarized = state.binarize(reach.sum(operation.arguments.get("dim")))  # as in it, None or [] are all
     return [binarized.reshape(result.shape) for result in operation.results]
 
 

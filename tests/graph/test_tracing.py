@@ -73,6 +73,16 @@ def test_operations_are_named_with_their_modules_and_what_they_do() -> None:
     assert kinds["addmm", "b"] == (False, False, False, False, False)
 
 
+def test_functions_that_are_not_taken_apart_are_named_with_their_modules() -> None:
+    def run(_net: Any, x: Tensor) -> Tensor:
+        F.one_hot(torch.tensor(x.long().tolist()), 3)
+        return F.normalize(x)
+
+    found = traced(lambda net, x: net.a(x), a=nn.Sequential(nn.ReLU(), Net(run)))
+    named = [str(one) for one in found.operations if one.name in ("normalisation", "one_hot", "_local_scalar_dense")]
+    assert named == ["_local_scalar_dense in 'a.1'", "one_hot in 'a.1'", "normalisation in 'a.1'"]
+
+
 def test_copies_of_views_and_random_numbers() -> None:
     found = traced(lambda net, x: torch.squeeze_copy(F.dropout(x, training=True)) * torch.rand(4))
     flags_of = {o.name: (o.copies_view, o.random) for o in found.operations}

@@ -153,6 +153,18 @@ CASES: dict[str, tuple[Function, dict[str, Any], Tensor, str]] = {
         X,
         "w 0 abcd, w 1 ...., b.weight 0 .., b.weight 1 bcd",
     ),
+    "a weight for all examples": (
+        lambda m, x: m.b(torch.bmm(x, m.w[None])),
+        {"w": parameter(4, 3), "b": L(3, 2, bias=False)},
+        TOKENS,
+        "w 0 ...., w 1 abc, b.weight 0 .., b.weight 1 abc",
+    ),
+    "units times a value of the input": (
+        lambda m, x: m.b(m.a(x) * x[:, :1]),
+        {"a": L(4, 3, bias=False), "b": L(3, 2, bias=False)},
+        X,
+        "a.weight 0 abc, a.weight 1 ...., b.weight 0 .., b.weight 1 abc",
+    ),
     "units of two values": (
         lambda m, x: m.c(m.a(x) * m.b(x)),
         {"a": L(4, 3, bias=False), "b": L(4, 3, bias=False), "c": L(3, 2, bias=False)},
