@@ -65,7 +65,7 @@ def test_the_cost_of_several_grids_is_added_up(
 ) -> None:
     monkeypatch.setattr(sweeps, "print_estimate", lambda *_arguments: 30.0)
     catalog = resolve(sweep(seeds=1))
-    arguments = Namespace(dry_run=True, retry_failed=False, backend="auto")
+    arguments = Namespace(dry_run=True, retry_failed=False, backend="auto", shard=None)
     assert run_or_plan(make_console(), [(catalog, out) for out in outs], arguments) == 0
     assert ("grids" in (out := capsys.readouterr().out)) is bool(said)
     assert said in out
@@ -84,7 +84,7 @@ def test_effective_sparsity_is_explained_where_it_is_shown(
 
 
 def test_failed_trials_are_counted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = Namespace(dry_run=False)
+    arguments = Namespace(dry_run=False, shard=None)
     for failed, code, said in ((0, 0, ""), (1, 1, "1 trial failed; --retry-failed runs them again\n")):
         monkeypatch.setattr(sweeps, "run_grids", lambda *_arguments, failed=failed: failed)
         assert run_or_plan(make_console(), [], arguments) == code

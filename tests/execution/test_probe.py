@@ -286,7 +286,7 @@ def test_what_a_process_says_of_a_network(
     here = inspect_network(sweep, catalog.data["digits"], model)
     assert probe.inspect(sweep, source, catalog.data["digits"], model) == (found or here)
     assert (probe.usable, probe.hand_over() is worker) == (usable, runs)
-    assert worker.notes == (["closed", "ended", "waited for"] if messages == [("unfit", "why")] else [])
+    assert worker.notes == (["ended", "closed", "waited for"] if messages == [("unfit", "why")] else [])
     died = f"model {model} ends the process that runs it on digits (exit code 3)"
     assert caplog.messages == ([died] if found and not runs else [])
     ((kind, question),) = worker.sent
@@ -316,7 +316,7 @@ def test_a_process_is_taken_where_it_can_read_the_sweep_and_ended_after_a_mistak
     assert prepared(crashing("good")).isolated_process is None  # it has died
     with pytest.raises(pb.UserError, match="batch size 5000 is larger"):
         prepared(crashing("good", batch_size=5000))
-    assert wrong.notes == ["closed", "ended", "waited for"]
+    assert wrong.notes == ["ended", "closed", "waited for"]
     assert answering == []
     with monkeypatch.context() as patch:
         patch.setattr(processes, "can_start", lambda: False)

@@ -13,8 +13,6 @@ from pai_bench.results import Layer, Record, Store, TrialMetrics, checkpoints, v
 from pai_bench.results.bits import SAMPLE_SIZE, mask_file, pack
 from pai_bench.results.checkpoints import CheckpointFolder
 from pai_bench.results.claims import Claims
-
-
 from pai_bench.results.stored_masks import stored_bits
 from pai_bench.results.verification import repair, verify
 from pai_bench.support.errors import UserError
