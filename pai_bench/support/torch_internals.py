@@ -255,3 +255,8 @@ def release_failed_pool(device: int, pool: Any) -> None:
     for undo in (torch._C._cuda_endAllocateToPool, torch._C._cuda_releasePool):
         with suppress(RuntimeError):  # the recording failed before or after what is undone here
             undo(device, pool)
+
+
+def changes_in_place(tensor: Tensor) -> int:
+    """How many times a tensor was changed in place; those who share its memory count, too."""
+    return tensor._version

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pai_bench.support.torch_internals import RNN_WEIGHT_LISTS
+from pai_bench.support.torch_internals import RNN_WEIGHT_LISTS, changes_in_place
 
 
 def random_states(device: torch.device | None = None) -> bytes:
@@ -43,7 +43,7 @@ def attributes_of(module: nn.Module, *, tensors: bool = False) -> list[object]:
 def own_state(module: nn.Module) -> list[object]:
     """What a network has beside its parameters, its buffers and the states of generators, to be compared with later."""
     plain = (value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor))
-    return [*attributes_of(module, tensors=True), [value._version for value in plain]]
+    return [*attributes_of(module, tensors=True), list(map(changes_in_place, plain))]
 
 
 def comparable(value: object, *, tensors: bool) -> object:

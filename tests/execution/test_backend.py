@@ -14,7 +14,7 @@ import pai_bench as pb
 from pai_bench.cli.entry import main
 from pai_bench.execution.backend import Callbacks
 from pai_bench.execution.in_process import in_process
-from pai_bench.execution.sweep import Listener
+from pai_bench.execution.listener import Listener
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial

@@ -190,7 +190,7 @@ def test_trials_of_another_process_are_waited_for(monkeypatch: pytest.MonkeyPatc
         if len(naps) == 3:
             there.release(left)
 
-    monkeypatch.setattr(catalog_run.time, "sleep", sleep)
+    monkeypatch.setattr("pai_bench.execution.catalog_run.time.sleep", sleep)
     with other("r") as there:
         assert there.claim(stored)
         assert there.claim(left)
@@ -213,7 +213,7 @@ def test_a_checkpoint_of_another_process_is_its_own_as_long_as_it_lives(monkeypa
     with other("r") as there:
         for name in checkpoint.trials:
             assert there.claim(name)
-        monkeypatch.setattr(catalog_run.time, "sleep", lambda _seconds: [*map(there.release, checkpoint.trials)])
+        monkeypatch.setattr("pai_bench.execution.catalog_run.time.sleep", lambda _seconds: [*map(there.release, checkpoint.trials)])
         listener = Notes()
         run_catalog(resolve(sweep(lanes=3)), "r", listener=listener)
     assert listener.ran[-3:] == list(checkpoint.trials)

@@ -26,6 +26,17 @@ def test_functions_are_those_of_torch_themselves() -> None:
     assert internals.lazy_clone is torch._lazy_clone
 
 
+def test_changes_in_place_are_counted() -> None:
+    tensor = torch.zeros(4)
+    before = internals.changes_in_place(tensor)
+    _ = tensor + 1
+    assert internals.changes_in_place(tensor) == before
+    tensor.add_(1)
+    assert internals.changes_in_place(tensor) == before + 1
+    tensor[:2].mul_(2)
+    assert internals.changes_in_place(tensor) == before + 2
+
+
 def test_importing_it_does_not_import_the_compiler() -> None:
     code = (
         "import sys, pai_bench.support.torch_internals as t; print('torch._dynamo' in sys.modules, t.compiler_in_use())"

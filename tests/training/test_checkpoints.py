@@ -175,7 +175,8 @@ class Counts(nn.Linear):
             self.count.add_(1)
         else:
             self.count = self.count + 1
-        return super().forward(input) / self.count
+        output: Tensor = super().forward(input) / self.count
+        return output
 
 
 @pytest.mark.parametrize(
