@@ -213,7 +213,12 @@ def test_a_checkpoint_of_another_process_is_its_own_as_long_as_it_lives(monkeypa
     with other("r") as there:
         for name in checkpoint.trials:
             assert there.claim(name)
-        monkeypatch.setattr("pai_bench.execution.catalog_run.time.sleep", lambda _seconds: [*map(there.release, checkpoint.trials)])
+
+        def sleep(_seconds: float) -> None:
+            for name in checkpoint.trials:
+                there.release(name)
+
+        monkeypatch.setattr("pai_bench.execution.catalog_run.time.sleep", sleep)
         listener = Notes()
         run_catalog(resolve(sweep(lanes=3)), "r", listener=listener)
     assert listener.ran[-3:] == list(checkpoint.trials)
