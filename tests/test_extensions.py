@@ -68,7 +68,7 @@ ENTRY_POINTS = "".join(
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
     """A folder with an installed package: the example of the documentation, and `OTHERS`."""
-    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (example, *_) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "their_package.py").write_text(example)
     for group, text in OTHERS.items():
         (tmp_path / f"their_{group}.py").write_text(text)

@@ -110,6 +110,7 @@ class Runner:
             again = list[tuple[Trial, Record]]()
             for ended, records in self._run_together(trials, report_epoch, engine):
                 if self._passing.isdisjoint(identities(ended)):
+                    self._hopeless.difference_update(map(network_and_method, ended))
                     yield ended, records
                 else:
                     again += zip(ended, records, strict=True)
@@ -223,7 +224,7 @@ class Runner:
         self, trial: Trial, record: Record, on_epoch: Callable[[Trial, int], None], engine: Engine
     ) -> Record:
         """The record of a trial, run again after a pause while what ended it may pass, with its memory freed."""
-        network = trial.data, trial.model, trial.method
+        network = network_and_method(trial)
         for pause in () if network in self._hopeless else PAUSES:
             if trial.identity not in self._passing:
                 break
@@ -396,6 +397,11 @@ class Runner:
 def identities(trials: Sequence[Trial]) -> list[str]:
     """Those of some trials."""
     return [trial.identity for trial in trials]
+
+
+def network_and_method(trial: Trial) -> tuple[DataSource, ModelSource, str]:
+    """What decides whether a trial is too large."""
+    return trial.data, trial.model, trial.method
 
 
 def _epoch_record(epoch: Epoch) -> EpochRecord:

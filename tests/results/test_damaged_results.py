@@ -11,6 +11,7 @@ import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -236,8 +237,8 @@ def test_a_folder_that_can_no_longer_be_written(
     stored = "; 2 results of this run are stored: make room, and the same command runs the rest"
     cure = stored if damage in ("full", "over quota") else ""
 
-    def then_damage(self: Store, record: Record) -> None:
-        write(self, record)
+    def then_damage(self: Store, record: Record, **options: Any) -> bool:
+        assert write(self, record, **options)
         written.append(record.identity)
         if len(written) == 2:
             change(self.path)
@@ -246,8 +247,9 @@ def test_a_folder_that_can_no_longer_be_written(
                 def refused(*_: object, **__: object) -> None:
                     raise OSError(codes[damage], os.strerror(codes[damage]))
 
-                monkeypatch.setattr(Path, "replace", refused)
-                monkeypatch.setattr(Path, "unlink", refused)
+                for module, name in ((Path, "replace"), (Path, "unlink"), (os, "link")):
+                    monkeypatch.setattr(module, name, refused)
+        return True
 
     monkeypatch.setattr(Store, "write", then_damage)
     line = one_line(["run", *LINE, "--seeds", "3", "--out", "r"], capsys)
@@ -264,12 +266,13 @@ def test_results_that_are_removed_while_a_sweep_runs_are_told(
 ) -> None:
     write = Store.write
 
-    def then_remove(self: Store, record: Record) -> None:
-        write(self, record)
+    def then_remove(self: Store, record: Record, **options: Any) -> bool:
+        assert write(self, record, **options)
         paths = list(self.trials.glob("*.json"))
         if len(paths) == 3:
             for path in paths[:2]:
                 path.unlink()
+        return True
 
     monkeypatch.setattr(Store, "write", then_remove)
     frame = pb.run(sweep(seeds=1, epochs=0, criteria=["random"], sparsities=[0.5, 0.7, 0.9]), out="r")

@@ -186,9 +186,13 @@ class Counts(nn.Linear):
 )
 def test_networks_with_a_state_of_their_own_are_not_saved(counts: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Interrupts end them all the same."""
+
+    def fresh() -> nn.Module:
+        with random_state(0):
+            return nn.Sequential(*network(0)[:5], counts())  # type: ignore[index]
+
     saved = list[TrainingState]()
-    expected = trained([nn.Sequential(*network(0)[:5], counts())], None)  # type: ignore[index]
-    watched = trained([nn.Sequential(*network(0)[:5], counts())], states_of(saved))  # type: ignore[index]
+    expected, watched = trained([fresh()], None), trained([fresh()], states_of(saved))
     assert (saved, watched[0]) == ([], expected[0])
     assert caplog.messages == ["Sequential keeps a state of its own: it has no checkpoints"]
     steps = list[int]()
@@ -200,7 +204,7 @@ def test_networks_with_a_state_of_their_own_are_not_saved(counts: Any, caplog: p
 
     events = [Event(number, interrupt) for number in (3, 4, 5)]
     with pytest.raises(KeyboardInterrupt):
-        trained([nn.Sequential(*network(0)[:5], counts())], states_of(saved), events=events)  # type: ignore[index]
+        trained([fresh()], states_of(saved), events=events)
     assert (steps, saved) == ([3, 4], [])
 
 
