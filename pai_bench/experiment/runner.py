@@ -3,40 +3,33 @@
 import dataclasses
 import gc
 import logging
-import math
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import torch
 from torch import nn
 
-from pai_bench.data import DataSet
 from pai_bench.experiment import stages
 from pai_bench.experiment.checkpoints import CheckpointStore, decode, encode, facts
 from pai_bench.experiment.inputs import Inputs
-from pai_bench.experiment.mask_summary import summarize_mask
+from pai_bench.experiment.obstacles import Obstacles
+from pai_bench.experiment.record_maker import RecordMaker
 from pai_bench.experiment.resolve import Catalog
 from pai_bench.experiment.scoring_probe import ScoringProbe
 from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.experiment.stages import Pruned
 from pai_bench.experiment.trial import Trial
 from pai_bench.masks import Mask
-from pai_bench.results import Environment, EpochRecord, Evaluation, Pruning, Record, Training, TrialProvenance, UsedData
-from pai_bench.support.environment import commit, describe, without_paths
-from pai_bench.support.failures import described, traceback_of
+from pai_bench.results import Record
+from pai_bench.support.failures import described
 from pai_bench.support.memory import is_out_of_memory
-from pai_bench.support.randomness import random_state
 from pai_bench.support.timing import Measurement
 from pai_bench.support.transient import passes
 from pai_bench.training.checkpoints import Saver, StateError, TrainingState
-from pai_bench.training.equivalence import difference, draws_at_random
-from pai_bench.training.layout import channels_last_weights, prepare_layout
-from pai_bench.training.loop import Epoch, History
-from pai_bench.training.trainer import ENGINE, DivergedError, Engine, Together
+from pai_bench.training.trainer import ENGINE, Engine, Together
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +38,6 @@ Finished = tuple[Sequence[Trial], Sequence[Record]]
 
 PAUSES = (5.0, 30.0)
 """Seconds before each further run of a trial that failed by an error that may pass."""
-
-PROBE = 8
-"""Examples on which training together is compared with training one by one."""
 
 
 class ListenerError(BaseException):
@@ -72,7 +62,8 @@ class Runner:
         self.catalog, self.command, self.workers, self.checkpoints = catalog, command, workers, checkpoints
         self.inputs = Inputs(catalog.device, catalog.data)
         self.probe = ScoringProbe(self.inputs)
-        self._obstacles: dict[tuple[DataSource, ModelSource, Together], str | None] = {}
+        self._records = RecordMaker(self.inputs, command, workers=workers)
+        self._obstacles = Obstacles(catalog, self.inputs)
         self._passing: set[str] = set()
         """Trials that an error has ended that may pass."""
         self._hopeless: set[tuple[DataSource, ModelSource, str]] = set()
@@ -152,7 +143,7 @@ class Runner:
                     yield [part[0].trial], [self._failed(part[0].trial, error)]
                 begun = engine.together == "branches"  # which are trained in place; a stack is a copy
             else:
-                records = [self._finish(m, h, engine, len(part)) for m, h in zip(part, histories, strict=True)]
+                records = [self._records.record(m, h, engine, len(part)) for m, h in zip(part, histories, strict=True)]
                 yield [made.trial for made in part], records
             state = None
 
@@ -168,7 +159,7 @@ class Runner:
                 on_epoch(trial, 0)
                 if made.skips_training:
                     history = stages.train_alone(self.inputs, made, on_epoch, engine)
-                    record = self._finish(made, history, engine)
+                    record = self._records.record(made, history, engine)
                 else:
                     ready.append(made)
                     continue
@@ -241,9 +232,15 @@ class Runner:
 
     def failure(self, trial: Trial, error: Exception) -> Record:
         """The record of a trial that an error has ended."""
-        logger.debug("trial %s failed", trial.identity, exc_info=error)
-        message = described(error).encode("utf-8", "replace").decode()  # halves of characters could not be stored
-        return self._record(trial, "failed", error=without_paths(message), traceback=traceback_of(error))
+        return self._records.failure(trial, error)
+
+    def provenance(self) -> dict[str, Any]:
+        """What results say of where they come from."""
+        return self._records.provenance()
+
+    def obstacle(self, trial: Trial, together: Together = "stacked") -> str | None:
+        """Why networks like that of a trial cannot be trained `together`; None if they can."""
+        return self._obstacles.obstacle(trial, together)
 
     def _prepare(self, trial: Trial) -> Pruned:
         """All that comes before training."""
@@ -277,122 +274,6 @@ class Runner:
         logger.warning("%d networks failed together (%s); trying one by one", len(part), error)
         return [[made] for made in part]
 
-    def obstacle(self, trial: Trial, together: Together = "stacked") -> str | None:
-        """Why networks like that of a trial cannot be trained `together`; None if they can."""
-        if (key := (trial.data, trial.model, together)) not in self._obstacles:
-            isolated = self.catalog.isolated_process
-            data = self.inputs.data(trial) if isolated is None else None  # what fails there is no obstacle
-            try:
-                if isolated is not None:
-                    self._obstacles[key] = isolated.query("obstacle", trial, together)
-                elif data is not None:
-                    self._obstacles[key] = self._difference(trial, together, data)
-            except Exception as error:  # whatever torch.vmap says of operations that it does not know
-                self._obstacles[key] = str(error) if isolated is not None else str(error).partition("\n")[0]
-        return self._obstacles[key]
-
-    def _difference(self, trial: Trial, together: Together, data: DataSet) -> str | None:
-        """What is different when two networks like that of a trial are trained `together`; None if nothing is."""
-        # with the network's own initial weights: steps from others may diverge, which would show nothing
-        trials = [dataclasses.replace(trial, seed=seed, init="own") for seed in (0, 1)]
-        spread = torch.linspace(0, len(data.train.targets) - 1, PROBE).long().to(self.device)
-        inputs, targets = (tensor[spread.to(tensor.device)] for tensor in data.train)
-        examples = data.normalised(inputs)
-        with random_state(0):
-            apart, joint = ([self.inputs.model(trial) for trial in trials] for _ in range(2))
-            prepare_layout([*apart, *joint], examples)
-            if together == "branches":
-                return draws_at_random(joint, examples, targets)
-            return difference(apart, joint, examples, targets)
-
-    def _finish(self, made: Pruned, history: History, engine: Engine, lanes: int = 1) -> Record:
-        """The record of a network that was trained by `engine`, beside others in `lanes`."""
-        trial, model, links = made.trial, made.model, made.connectivity
-        dense = self.inputs.model(trial) if trial.structured else model  # of which its mask is
-        inputs, cost = self.inputs, made.cost
-        if history.diverged is not None:
-            return self.failure(trial, DivergedError(history.diverged))
-        test_loss, test_accuracy = stages.final_test(inputs, made, history)
-        why = None
-        if made.skips_training and links is not None:
-            why = f"no path from input to output, cut first in {links.first_cut}; not trained"
-        return self._record(
-            trial,
-            "disconnected" if made.skips_training else "done",
-            lanes=lanes,
-            engine=engine,
-            channels_last=bool(channels_last_weights(model)),
-            error=why,
-            pruning=dataclasses.replace(
-                summarize_mask(dense, made.mask, links, inputs.flops(trial, dense), inputs.prunable(trial, dense)),
-                score_seconds=cost.seconds if cost else None,
-                score_peak_bytes=cost.peak_bytes if cost else None,
-                batch_norm=inputs.batch_norm(trial, dense),
-            ),
-            training=Training(
-                train_seconds=history.seconds,
-                images_per_second=history.images_per_second,
-                curve=tuple(map(_epoch_record, history.epochs)),
-            ),
-            evaluation=Evaluation(test_accuracy=test_accuracy, test_loss=_finite(test_loss)),
-        )
-
-    def provenance(self) -> dict[str, Any]:
-        """The command, the state of the code that runs it, and the time, which tells the newer of two versions."""
-        revision, dirty = commit()
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        return {"command": self.command, "commit": revision, "dirty": dirty, "finished": now}
-
-    def _record(
-        self,
-        trial: Trial,
-        status: str,
-        *,
-        lanes: int = 1,
-        engine: Engine = ENGINE,
-        channels_last: bool | None = None,
-        pruning: Pruning | None = None,
-        training: Training | None = None,
-        evaluation: Evaluation | None = None,
-        error: str | None = None,
-        traceback: str | None = None,
-    ) -> Record:
-        data = self.inputs.loaded(trial)
-        unclear = trial.model.unclear if trial.prunable is None else ()
-        epochs = 0 if status == "disconnected" else trial.protocol.passes(data.train_size(trial.train_fraction))
-        return Record(
-            identity=trial.identity,
-            trial=trial.configuration(),
-            status=status,  # type: ignore[arg-type]
-            error=error,
-            traceback=traceback,
-            device=self.device.type,
-            pruning=dataclasses.replace(pruning or Pruning(), not_scored=unclear),
-            training=dataclasses.replace(training or Training(), epochs=epochs),
-            evaluation=dataclasses.replace(
-                evaluation or Evaluation(),
-                chance_loss=self.inputs.chance_loss(trial),
-                chance_accuracy=self.inputs.chance_accuracy(trial),
-            ),
-            environment=Environment(**describe(self.device)),
-            provenance=TrialProvenance(
-                **self.provenance(),
-                workers=self.workers,
-                lanes=lanes,
-                together=engine.together if lanes > 1 else None,
-                channels_last=channels_last,
-                compiled=engine.compile,
-                data=UsedData(
-                    label=data.label,
-                    checksum=data.checksum,
-                    shape=tuple(data.input_shape),
-                    classes=data.num_classes,
-                    train=len(data.train.targets),
-                    test=len(data.test.targets),
-                ),
-            ),
-        )
-
 
 def identities(trials: Sequence[Trial]) -> list[str]:
     """Those of some trials."""
@@ -402,15 +283,6 @@ def identities(trials: Sequence[Trial]) -> list[str]:
 def network_and_method(trial: Trial) -> tuple[DataSource, ModelSource, str]:
     """What decides whether a trial is too large."""
     return trial.data, trial.model, trial.method
-
-
-def _epoch_record(epoch: Epoch) -> EpochRecord:
-    train_loss, test_loss = _finite(epoch.train_loss), _finite(epoch.test_loss)
-    return EpochRecord(epoch=epoch.epoch, train_loss=train_loss, test_loss=test_loss, test_accuracy=epoch.test_accuracy)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def forget_frames(error: BaseException | None) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 import pai_bench as pb
 from pai_bench.execution import Listener, run_catalog
-from pai_bench.experiment import runner
+from pai_bench.experiment import record_maker
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.trial import Trial
 from pai_bench.results import Record, Store
@@ -107,7 +107,7 @@ def test_a_clock_that_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
             seconds.append(seconds_of)
 
     monkeypatch.setattr(time, "time", lambda: Back.now().timestamp())
-    monkeypatch.setattr(runner, "datetime", Back)
+    monkeypatch.setattr(record_maker, "datetime", Back)
     start = time.perf_counter()
     records = run_catalog(resolve(sweep()), "r", listener=Times())
     took = time.perf_counter() - start
