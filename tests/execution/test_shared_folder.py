@@ -80,12 +80,12 @@ def test_what_a_stopped_process_has_begun_is_taken_over_and_stays(tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", [mode for mode in MODES if mode.name != "Ray"], ids=lambda mode: mode.name)
+@pytest.mark.parametrize("mode", MODES[1:4], ids=lambda mode: mode.name)
 def test_kills_at_random_moments_lose_nothing(mode: Any, tmp_path: Path) -> None:
 
     assert start(tmp_path / "whole", mode.settings).wait() == 0
-    count = interrupted(mode, tmp_path / "r", 4, results(tmp_path / "whole"), random.Random(0))
-    assert count.kills >= 4
+    count = interrupted(mode, tmp_path / "r", 3, results(tmp_path / "whole"), random.Random(0))
+    assert count.kills >= 3
     assert (count.changed, count.twice, count.different) == (set(), [], [])
 
 
