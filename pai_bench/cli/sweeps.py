@@ -108,13 +108,14 @@ def print_interruption(console: "Console", catalogs: "list[tuple[Catalog, str]]"
     from pai_bench.results.checkpoints import CheckpointFolder
 
     wanted = {(Path(out).resolve(), trial.identity) for catalog, out in catalogs for trial in catalog.trials}
-    stored = sum(os.path.isfile(Path(out) / "trials" / f"{identity}.json") for out, identity in wanted)
+    left = {(out, name) for out, name in wanted if not os.path.isfile(out / "trials" / f"{name}.json")}
     folders = dict.fromkeys(out for _, out in catalogs)
     where = " and ".join(folders)
-    stored_trials = f"{stored} of {len(wanted)} trials are stored in {where}"
-    saved = sum(len(checkpoint.trials) for out in folders for checkpoint in CheckpointFolder(Path(out)))
+    checkpoints = [(Path(out).resolve(), one) for out in folders for one in CheckpointFolder(Path(out))]
+    saved = len({(out, name) for out, one in checkpoints for name in one.trials} & left)
+    stored = f"{len(wanted) - len(left)} of {len(wanted)} trials are stored in {where}"
     resumed = f", and {plural(saved, 'trial')} will resume from a checkpoint" if saved else ""
-    console.print(f"{limit or 'interrupted'}: {stored_trials}{resumed}; the same command runs the rest")
+    console.print(f"{limit or 'interrupted'}: {stored}{resumed}; the same command runs the rest")
 
 
 def sweeps(arguments: argparse.Namespace) -> list[tuple[Sweep, str]]:

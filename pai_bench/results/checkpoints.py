@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pai_bench.results.folder import free_name
+from pai_bench.results.folder import CHECKPOINTS, free_name
 from pai_bench.support import infile, outfile
 from pai_bench.support.errors import reason
 
 logger = logging.getLogger(__name__)
 
-FOLDER, SUFFIX = "checkpoints", ".safetensors"
+SUFFIX = ".safetensors"
 
 FORMAT = 1
 """Version of what a checkpoint holds; another one cannot be resumed from."""
@@ -49,7 +49,7 @@ class CheckpointFolder:
     """The checkpoints in the results folder `results`, each under the name of the first of its trials."""
 
     def __init__(self, results: Path) -> None:
-        self.path = results / FOLDER
+        self.path = results / CHECKPOINTS
         self._writable = True
 
     def path_of(self, trials: Sequence[str]) -> Path:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+CHECKPOINTS = "checkpoints"
+"""Where trials that are trained are saved, in a results folder."""
+
 Result = TypeVar("Result", bound=Stored)
 
 
@@ -69,7 +72,7 @@ class Store:
                 f"results folder {self.path} cannot be written ({reason(error)}); give another with --out"
             ) from error
         self._made.add(self.trials)
-        for folder in self.folders:
+        for folder in (*self.folders, self.path / CHECKPOINTS):
             with suppress(OSError):  # nothing may have to be written there
                 outfile.remove_abandoned(folder)
 

@@ -19,7 +19,7 @@ from pai_bench.results import checkpoints, claims
 from pai_bench.results.bits import SAMPLE_SIZE, unpack
 from pai_bench.results.checkpoints import CheckpointFolder
 from pai_bench.results.collapses import Collapse
-from pai_bench.results.folder import Store, free_name
+from pai_bench.results.folder import CHECKPOINTS, Store, free_name
 from pai_bench.results.leftovers import find_leftovers, remove_leftovers
 from pai_bench.results.measurements import BenchmarkResult, Cost, TrialMetrics
 from pai_bench.results.records import Record
@@ -64,7 +64,7 @@ class Verification:
 def files(store: Store) -> list[Path]:
     """All files in the folders of results, those of trials first."""
     found: list[Path] = []
-    for name in (*(result_type.folder for result_type in TYPES), checkpoints.FOLDER):
+    for name in (*(result_type.folder for result_type in TYPES), CHECKPOINTS):
         folder = store.path / name
         try:
             found += sorted(folder / entry.name for entry in os.scandir(folder)) if os.path.lexists(folder) else []
@@ -133,7 +133,7 @@ def look_at_checkpoint(path: Path, store: Store, found: Verification) -> Iterato
         if all(map(store.holds, trials)) and is_old(path):
             yield Problem(path=path, why="a checkpoint of trials that are stored", cure="remove")
         else:
-            found.whole[checkpoints.FOLDER] += 1
+            found.whole[CHECKPOINTS] += 1
 
 
 def is_old(path: Path) -> bool:

@@ -34,7 +34,7 @@ class StateError(ValueError):
 class Saver:
     """Saves the state of a training: `every` so many seconds, and when it is interrupted.
 
-    `state` is that from which the training resumes, if there is one.
+    `state` is that from which the training resumes, if there is one; it is emptied when that is done.
     """
 
     def __init__(

@@ -99,6 +99,7 @@ class TrainingLoop:
         self.program.enforcer()
         if self.saver is not None and self.saver.state is not None:
             self._restore(self.saver.state)
+            self.saver.state = TrainingState({}, {})  # its tensors are no longer needed
         elif 0 in self.pauses:
             self.pauses[0](0)
         with interrupts_deferred(first_only=True) if self.saver else no_interrupts() as self._interrupts:

@@ -29,6 +29,7 @@ from pai_bench.support.environment import versions
 from pai_bench.support.errors import UserError
 from pai_bench.support.registry import CRITERIA, DATA, MODELS, Registry
 from tests.experiment.test_runner import sweep
+from tests.results.test_verification import checkpoint
 
 
 @pytest.mark.parametrize(
@@ -232,6 +233,12 @@ def test_an_interrupt_counts_trials_of_several_grids_once(capsys: pytest.Capture
     print_interruption(make_console(), catalogs, None)
     expected = "interrupted: 1 of 5 trials are stored in r and r/ and s; the same command runs the rest"
     assert capsys.readouterr().out.splitlines() == [expected]
+    stored, first, *_ = (trial.identity for trial in (*catalog.trials, *catalogs[1][0].trials))
+    checkpoint(store, "of another sweep")
+    checkpoint(store, first, stored, "of another sweep")  # it was stored just now
+    print_interruption(make_console(), catalogs, "time limit of 5m")
+    expected = "time limit of 5m: 1 of 5 trials are stored in r and r/ and s, and 1 trial will resume from a checkpoint"
+    assert capsys.readouterr().out.splitlines() == [f"{expected}; the same command runs the rest"]
 
 
 def test_rows_of_checks() -> None:
