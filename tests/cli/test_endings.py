@@ -127,13 +127,14 @@ def test_processes_of_the_same_number_write_to_other_places(monkeypatch: pytest.
 
 def test_what_killed_processes_had_begun_to_write_is_removed(tmp_path: Path) -> None:
     store = Store(tmp_path, create=True)
-    (store.path / "costs").mkdir()
-    cost = store.path / "costs" / ".cost.json.3f.tmp"
+    for folder in ("costs", "checkpoints"):
+        (store.path / folder).mkdir()
+    cost, checkpoint = store.path / "costs" / ".cost.json.3f.tmp", store.path / "checkpoints" / ".a.safetensors.4f.tmp"
     old, young, other = (store.trials / name for name in (".old.1f.tmp", ".young.2f.tmp", "old.json"))
-    for file in (old, young, other, cost):
+    for file in (old, young, other, cost, checkpoint):
         file.touch()
-    for file in (old, other, cost):
+    for file in (old, other, cost, checkpoint):
         os.utime(file, (time.time() - ABANDONED - 60,) * 2)
     Store(tmp_path, create=True)
-    assert [file.exists() for file in (old, young, other, cost)] == [False, True, True, False]
+    assert [file.exists() for file in (old, young, other, cost, checkpoint)] == [False, True, True, False, False]
     assert sorted(file.name for file in store.trials.iterdir()) == [".young.2f.tmp", "old.json"]
