@@ -17,6 +17,7 @@ from pai_bench.results import Record, Store, UnstorableError
 from pai_bench.results.checkpoints import CheckpointFolder
 from pai_bench.results.claims import Claims
 from pai_bench.support.errors import UserError
+from pai_bench.support.processes import interrupts_deferred
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +44,15 @@ class CatalogRun:
         """Trials that no earlier catalog with the same folder has."""
         self.done = 0
         """Trials that are not missing, or no longer."""
+        self._trials = {trial.identity: trial for trial in catalog.trials}
+        self._wanted: set[str] = set()
+        """Identities of the trials that are still missing."""
         self._at_work: set[str] = set()
-        """Identities of trials that are run now."""
+        """Identities of those that are run now."""
         self._resumed: set[tuple[str, ...]] = set()
         """Identities of trials that resume together, from one checkpoint."""
-        self._others: list[Trial] = []
-        """Trials that other processes run."""
+        self._others: dict[str, Trial] = {}
+        """Missing trials that other processes run, or that resume later, by identity."""
 
     def find_missing(self, earlier: dict[str, bool], *, retry_failed: bool) -> None:
         """Find the missing trials; `earlier` has the trials of the folder so far, and whether they are missing."""
@@ -82,40 +86,68 @@ class CatalogRun:
             while planned:
                 self.backend.run(planned, callbacks)
                 planned = self.cells(self._left_by_others())
+        for cell in self._saved():
+            if all(self.store.holds(trial.identity) for trial in cell):
+                self.checkpoints.remove(names_of(cell))
+
+    def _saved(self) -> list[Cell]:
+        """The trials of each checkpoint that has only trials of this catalog, as they were trained together."""
+        cells = [checkpoint.trials for checkpoint in self.checkpoints]
+        return [
+            [self._trials[name] for name in names] for names in cells if all(name in self._trials for name in names)
+        ]
 
     def cells(self, missing: Sequence[Trial]) -> list[Cell]:
         """Trials as they are trained together: first those that have a checkpoint, as it was made."""
-        trials, left = {trial.identity: trial for trial in self.catalog.trials}, set(map(identity, missing))
-        resumed = list[Cell]()
-        for names in [checkpoint.trials for checkpoint in self.checkpoints] if missing else ():
-            if all(map(self.store.holds, names)):
-                self.checkpoints.remove(names)
-            elif not left.isdisjoint(names) and all(name in trials for name in names):
-                resumed.append([trials[name] for name in names])
-                left -= set(names)
-        self._resumed |= {tuple(map(identity, cell)) for cell in resumed}
-        return [*resumed, *cells([trial for trial in missing if trial.identity in left], self.backend.plan.lanes)]
+        left, resumed = {trial.identity: trial for trial in missing}, list[Cell]()
+        for cell in self._saved() if missing else ():
+            if any(trial.identity in left for trial in cell):
+                resumed.append(cell)
+                for trial in cell:
+                    left.pop(trial.identity, None)
+        self._resumed |= set(map(names_of, resumed))
+        return [*resumed, *cells(list(left.values()), self.backend.plan.lanes)]
 
     def still_missing(self, cell: Cell) -> list[Trial]:
         """The trials of a cell that are claimed now: no other process runs them, or has stored them meanwhile.
 
-        Where some of a checkpoint are left, all its trials are run: they were trained together.
+        Those of a checkpoint are run together, as they were trained: all or none, also where some are stored.
         """
-        missing = []
-        for trial in cell:
-            if trial.identity not in self._wanted:
-                continue
-            if not self._claims.claim(trial.identity):
-                self._others.append(trial)
-            elif not self._is_stored(trial):
-                missing.append(trial)
-                self._at_work.add(trial.identity)
-                logger.info("begin %s", trial.identity)
-                self.listener.on_start(trial)
-        return list(cell) if missing and tuple(map(identity, cell)) in self._resumed else missing
+        names = names_of(cell)
+        if names in self._resumed:
+            return self._claim_together(cell)
+        beside = {trial.identity for saved in self._saved() if names_of(saved) != names for trial in saved}
+        wanted = [trial for trial in cell if trial.identity in self._wanted]
+        self._others |= {trial.identity: trial for trial in wanted if trial.identity in beside}
+        return [trial for trial in wanted if trial.identity not in beside and self._claim(trial)]
 
-    def _is_stored(self, trial: Trial) -> bool:
-        """Whether another process has stored a trial since it was read; if so, its claim is released."""
+    def _claim_together(self, cell: Cell) -> list[Trial]:
+        """All trials of a checkpoint, if this process gets the claim of the first, by which others leave them alone."""
+        wanted = [trial for trial in cell if trial.identity in self._wanted]
+        if wanted and not self._claims.claim(cell[0].identity):
+            self._others |= {trial.identity: trial for trial in wanted}
+            return []
+        claimed = [trial for trial in wanted if self._claim(trial)]
+        if claimed:
+            return list(cell)
+        if cell[0].identity not in self._at_work:
+            self._claims.release(cell[0].identity)
+        return []
+
+    def _claim(self, trial: Trial) -> bool:
+        """Whether a trial is to be run here now."""
+        if not self._claims.claim(trial.identity):
+            self._others[trial.identity] = trial
+            return False
+        if self._skip_if_stored(trial):
+            return False
+        self._at_work.add(trial.identity)
+        logger.info("begin %s", trial.identity)
+        self.listener.on_start(trial)
+        return True
+
+    def _skip_if_stored(self, trial: Trial) -> bool:
+        """Skip a missing trial if another process has stored it since it was read; whether it has."""
         record, before = self.read(trial), self.records[trial.identity]
         if record is None or record == before:
             return False
@@ -127,26 +159,30 @@ class CatalogRun:
 
     def _end(self, trial: Trial) -> None:
         """A trial is no longer missing."""
+        self._wanted.discard(trial.identity)
+        self._others.pop(trial.identity, None)
         self.done += 1
         self._claims.totals(self.done, len(self.catalog.trials))
         self._claims.release(trial.identity)
 
     def _left_by_others(self) -> list[Trial]:
-        """Trials that other processes have left, claimed; waits until there are some, or all are stored."""
+        """Trials that other processes have left; waits until there are some, or all are stored."""
         seen: list[str] | None = None
         while self._others:
-            others, self._others = self._others, []
-            free = []
-            for trial in others:
-                if not self._claims.claim(trial.identity):
-                    self._others.append(trial)
-                elif not self._is_stored(trial):
-                    free.append(trial)
+            for trial in list(self._others.values()):
+                self._skip_if_stored(trial)
+            first = {trial.identity: cell[0].identity for cell in self._saved() for trial in cell}
+            held, free = set[str](), list[Trial]()
+            for name, trial in self._others.items():
+                owners = [self._claims.holder(one) for one in dict.fromkeys((name, first.get(name, name)))]
+                held |= {str(owner) for owner in owners if owner is not None}
+                free += [trial] if owners.count(None) == len(owners) else []
             if free:
+                for trial in free:
+                    del self._others[trial.identity]
                 return free
-            owners = sorted({str(owner) for t in self._others if (owner := self._claims.holder(t.identity))})
-            if self._others and owners != seen:
-                self.listener.on_wait(self._others, seen := owners)
+            if self._others and sorted(held) != seen:
+                self.listener.on_wait(list(self._others.values()), seen := sorted(held))
             time.sleep(POLL if self._others else 0)
         return []
 
@@ -158,33 +194,45 @@ class CatalogRun:
             self.listener.on_epoch(trial, epoch)
 
     def on_records(self, cell: Cell, records: Sequence[Record], seconds: float) -> None:
-        """Store the records of some trials, but for those that were stored before, and remove their checkpoint."""
-        for trial, record in zip(cell, records, strict=True):
-            if trial.identity in self._at_work:
-                self._at_work.remove(trial.identity)
-                self._store(trial, record, seconds / len(cell))
-        if not any(trial in self._others for trial in cell):
-            self.checkpoints.remove(list(map(identity, cell)))
+        """Store the records of some trials, but for those that were stored before, and remove their checkpoint.
+
+        All of them are stored before an interrupt ends the sweep.
+        """
+        with interrupts_deferred(first_only=True):
+            for trial, record in zip(cell, records, strict=True):
+                if trial.identity in self._at_work or (trial.identity in self._others and self._claim(trial)):
+                    self._at_work.discard(trial.identity)
+                    self._store(trial, record, seconds / len(cell))
+            if self._others.keys().isdisjoint(map(identity, cell)):
+                self.checkpoints.remove(names_of(cell))
+            self._claims.release(cell[0].identity)
 
     def _store(self, trial: Trial, record: Record, seconds: float) -> None:
         """Store the record of a trial, unless another process has taken it over, or has been faster."""
-        if not self._claims.holds(trial.identity):
+        if not self._claims.holds(trial.identity) and not self._claims.claim(trial.identity):
             logger.warning("trial %s was taken over by another process: its result here is dropped", trial.identity)
-            self._others.append(trial)
+            self._others[trial.identity] = trial
             return
-        is_new = self.records[trial.identity] is None
+        if self._skip_if_stored(trial):
+            logger.warning("trial %s was stored by another process: its result here is dropped", trial.identity)
+            return
         try:
-            written = self.store.write(record, is_new=is_new)
+            record = self._written(trial, record)
         except UnstorableError as error:
-            record = self.runner.failure(trial, error)
-            written = self.store.write(record, is_new=is_new)
-        if not written:
-            self._is_stored(trial)
-            return
-        self.records[trial.identity] = without_mask(record)
-        self._end(trial)
-        log_end(record, seconds)
-        self.listener.on_finish(trial, record, seconds)
+            record = self._written(trial, self.runner.failure(trial, error))
+        if trial.identity in self._wanted:
+            self.records[trial.identity] = without_mask(record)
+            self._end(trial)
+            log_end(record, seconds)
+            self.listener.on_finish(trial, record, seconds)
+
+    def _written(self, trial: Trial, record: Record) -> Record:
+        """Write a record, but not over one that has come meanwhile, unless that cannot be read."""
+        is_new = self.records[trial.identity] is None
+        while not self.store.write(record, is_new=is_new):
+            if self._skip_if_stored(trial):
+                break
+        return record
 
     def all_records(self) -> list[Record]:
         """The records of all trials that have one, also of those that an earlier catalog has run."""
@@ -198,6 +246,11 @@ class CatalogRun:
                 *(self.store.path, len(lost), len(records), lost[0]),
             )
         return list(records.values())
+
+
+def names_of(cell: Cell) -> tuple[str, ...]:
+    """The identities of the trials of a cell."""
+    return tuple(map(identity, cell))
 
 
 def without_mask(record: Record) -> Record:

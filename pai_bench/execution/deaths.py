@@ -38,6 +38,8 @@ class Deaths:
             return [cell]
         if half := len(cell) // 2:  # the cause may be any of them, or memory that is too short for all
             logger.warning("a worker process died (%s) while it ran %s; once more, half of them at a time", how, names)
+            if checkpoints:  # or else all would resume together
+                checkpoints.remove([trial.identity for trial in cell])
             return [cell[half:], cell[:half]]
         model = cell[0].model.name
         self._deaths.update([model])

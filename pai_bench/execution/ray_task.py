@@ -102,6 +102,9 @@ class SentCheckpoints:
         """Whether a checkpoint of exactly these trials came with the cell."""
         return self.read(trials) is not None
 
+    def remove(self, trials: Sequence[str]) -> None:
+        """The driver removes it."""
+
     def set_aside(self, trials: Sequence[str], why: str) -> None:
         """Let the driver set the checkpoint aside."""
         self._outbox.send("set aside", (tuple(trials), why))

@@ -39,6 +39,9 @@ class CheckpointStore(Protocol):
     def holds(self, trials: Sequence[str]) -> bool:
         """Whether there is a checkpoint of exactly these trials."""
 
+    def remove(self, trials: Sequence[str]) -> None:
+        """Remove the checkpoint of exactly these trials, if there is one."""
+
     def set_aside(self, trials: Sequence[str], why: str) -> None:
         """Keep a checkpoint from being read again, and say `why`."""
 

@@ -16,6 +16,7 @@ from typing import Any
 from pai_bench.results.folder import CHECKPOINTS, free_name
 from pai_bench.support import infile, outfile
 from pai_bench.support.errors import reason
+from pai_bench.support.identity import digest
 
 logger = logging.getLogger(__name__)
 
@@ -46,15 +47,17 @@ class Checkpoint:
 
 
 class CheckpointFolder:
-    """The checkpoints in the results folder `results`, each under the name of the first of its trials."""
+    """The checkpoints in the results folder `results`, each under a name that its trials give."""
 
     def __init__(self, results: Path) -> None:
         self.path = results / CHECKPOINTS
         self._writable = True
 
     def path_of(self, trials: Sequence[str]) -> Path:
-        """The file of the checkpoint of some trials."""
-        return self.path / f"{trials[0]}{SUFFIX}"
+        """The file of the checkpoint of exactly these trials."""
+        first, *others = trials
+        beside = f"+{len(others)}-{digest(list(trials))}" if others else ""
+        return self.path / f"{first}{beside}{SUFFIX}"
 
     def write(self, trials: Sequence[str], content: bytes) -> None:
         """Store a checkpoint, whole or not at all, in place of an earlier one; a warning if that cannot be done."""

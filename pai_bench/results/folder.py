@@ -4,8 +4,9 @@ import errno
 import logging
 import os
 import shutil
+import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 logger = logging.getLogger(__name__)
+
+PAUSES = (1.0, 5.0, 30.0)
+"""Seconds before a result is written once more after an error that may pass."""
 
 CHECKPOINTS = "checkpoints"
 """Where trials that are trained are saved, in a results folder."""
@@ -111,21 +115,27 @@ class Store:
         One that `is_new` takes no other's place: False if there is one. Raises UnstorableError if it could not be read
         again, and UserError if the folder cannot be written.
         """
-        text = text_of(result)
-        if is_new and self.holds(result.identity):
+        text, path = text_of(result), self.path_of(type(result), result.identity)
+        if is_new and os.path.lexists(path):
             return False
-        if isinstance(result, Record):
-            mask = self.mask_of(result.identity)
-            if result.pruning.whole_mask is not None:
-                self._write(mask, result.pruning.whole_mask)
-            else:
-                self._remove(mask)
-            self._remove(self.path_of(TrialMetrics, result.identity))  # of the network that there was before
-        if not self._write(self.path_of(type(result), result.identity), text, is_new=is_new):
+        mask = result.pruning.whole_mask if isinstance(result, Record) else None
+        if mask is not None and not self._has(self.mask_of(result.identity), mask):
+            self._write(self.mask_of(result.identity), mask)
+        if not self._write(path, text, is_new=is_new):
             return False
+        if isinstance(result, Record):  # what belongs to the network that there was before
+            if mask is None:
+                self._remove(self.mask_of(result.identity))
+            self._remove(self.path_of(TrialMetrics, result.identity))
         if former is not None and former.identity != result.identity:
             self._remove(self.path_of(type(former), former.identity))
         return True
+
+    def _has(self, path: Path, content: bytes) -> bool:
+        """Whether a file has this content."""
+        with suppress(OSError, ValueError):
+            return infile.read(path, len(content)) == content
+        return False
 
     def copy(self, source: Path, target: Path) -> None:
         """Store the content of the file `source` as the file `target` of this folder."""
@@ -165,13 +175,25 @@ class Store:
             if path.parent not in self._made:
                 path.parent.mkdir(exist_ok=True)
                 self._made.add(path.parent)
-            outfile.write_whole(path, content, durable=True, is_new=is_new)
+            self._try(lambda: outfile.write_whole(path, content, durable=True, is_new=is_new))
         except FileExistsError:
             return False
         except OSError as error:
             raise self._write_error(path.parent, error) from error
         self._written += path.suffix == ".json"
         return True
+
+    def _try(self, write: Callable[[], None]) -> None:
+        """Write, and once more after each pause while an error may pass, as of a network file system."""
+        for pause in PAUSES:
+            try:
+                return write()
+            except OSError as error:
+                if error.errno not in outfile.PASSING:
+                    raise
+                logger.warning("%s cannot be written (%s); once more in %g s", self.path, reason(error), pause)
+                time.sleep(pause)
+        return write()
 
     def _remove(self, path: Path) -> None:
         try:

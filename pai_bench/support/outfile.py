@@ -1,5 +1,6 @@
 """Writing files whole or not at all; those that a user names through symbolic links, and over regular files alone."""
 
+import errno
 import glob
 import os
 import secrets
@@ -13,6 +14,12 @@ from pai_bench.support.errors import UserError, reason
 
 ABANDONED = 3600
 """Age in seconds at which a temporary file must be that of a killed process: writing it takes less than one."""
+
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+"""Errors of too many open files, in this process or on the machine; of no memory; of no further process."""
+
+PASSING = (*SHORTAGES, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
+"""These, and those of a network file system while its server does not answer, or after it has started again."""
 
 LONGEST_STEM = 50
 """Characters of a file's name in that of its temporary file, whose name is limited, too."""

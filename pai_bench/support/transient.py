@@ -1,16 +1,10 @@
 """Errors that pass: memory, open files or processes that others use up for a while, and network file systems."""
 
-import errno
 import os
 from collections.abc import Iterator
 
 from pai_bench.support.memory import is_out_of_memory
-
-SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
-"""Too many open files, in this process or on the machine; no memory; no further process."""
-
-NETWORK = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
-"""What a network file system says while its server does not answer, or after it has started again."""
+from pai_bench.support.outfile import PASSING, SHORTAGES
 
 TEXTS = ("can't start new thread", *(f"{os.strerror(code)} ({code})" for code in SHORTAGES))
 """In messages of Python's threads, and of torch where the system refuses something."""
@@ -23,7 +17,7 @@ def passes(error: BaseException) -> bool:
 
 def _passes(error: BaseException) -> bool:
     if isinstance(error, OSError):
-        return error.errno in (*SHORTAGES, *NETWORK)
+        return error.errno in PASSING
     if not isinstance(error, Exception):
         return False
     return is_out_of_memory(error) or (isinstance(error, RuntimeError) and any(text in str(error) for text in TEXTS))
