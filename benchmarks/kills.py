@@ -4,8 +4,8 @@
 
 In each mode, a small sweep runs in as many processes as the mode says, all of which are killed and started again until
 the kills are used up; then they run to the end. Counted are finished trials that a later run changed or lost, trials
-that finished more than once, and the seconds of training that were lost in each kill: the age of the newest checkpoint
-of what was being trained. The records at the end are compared with those of an uninterrupted run.
+that finished more than once, and the seconds of training that were lost in each kill: for each trial at work, since its
+checkpoint, or since its training began. The records at the end are compared with those of an uninterrupted run.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from pai_bench.results import Record, Store
+from pai_bench.results.checkpoints import CheckpointFolder
 from pai_bench.results.claims import FOLDER as CLAIMS
 
 EVERY = 0.5
@@ -73,6 +74,7 @@ MODES = (
     Mode("stacks of four", 1, {"workers": 1, "lanes": 4}),
     Mode("two processes", 2, ONE),
     Mode("four processes", 4, ONE),
+    Mode("two with stacks", 2, {"workers": 1, "lanes": 4}),
     Mode("Ray", 1, {"workers": "auto", "lanes": 1, "backend": "ray"}),
 )
 
@@ -127,10 +129,10 @@ def lost_seconds(out: Path, begun: float, killed: float) -> list[float]:
             first.setdefault(identity, when)
         elif what == "finish":
             first.pop(identity, None)
-    done = records(out)
-    saved = [file.stat().st_mtime for file in (out / "checkpoints").glob("*.safetensors")]
-    last = max([when for when in saved if when >= begun], default=begun)
-    return [killed - max(when, last) for identity, when in first.items() if identity not in done]
+    done, saved = records(out), dict[str, float]()
+    for checkpoint in CheckpointFolder(out):
+        saved |= dict.fromkeys(checkpoint.trials, checkpoint.path.stat().st_mtime)
+    return [killed - max(when, saved.get(name, begun)) for name, when in first.items() if name not in done]
 
 
 def kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:

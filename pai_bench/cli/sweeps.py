@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
                     keep_shard([catalog for catalog, _ in catalogs], shard)
             return run_or_plan(console, catalogs, arguments)
     except KeyboardInterrupt:
-        if not catalogs:
+        if not (limit.is_reached or catalogs):
             raise
         print_interruption(console, catalogs, f"time limit of {arguments.time_limit}" if limit.is_reached else None)
         return INTERRUPTED
@@ -110,7 +110,7 @@ def print_interruption(console: "Console", catalogs: "list[tuple[Catalog, str]]"
     wanted = {(Path(out).resolve(), trial.identity) for catalog, out in catalogs for trial in catalog.trials}
     left = {(out, name) for out, name in wanted if not os.path.isfile(out / "trials" / f"{name}.json")}
     folders = dict.fromkeys(out for _, out in catalogs)
-    where = " and ".join(folders)
+    where = " and ".join(folders) or "the results folder"
     checkpoints = [(Path(out).resolve(), one) for out in folders for one in CheckpointFolder(Path(out))]
     saved = len({(out, name) for out, one in checkpoints for name in one.trials} & left)
     stored = f"{len(wanted) - len(left)} of {len(wanted)} trials are stored in {where}"

@@ -75,6 +75,8 @@ class RayCluster:
         self._tasks: dict[int, Task] = {}
         self._deaths, self._losses = Deaths(runner), Counter[str]()
         self._refreshed, self._numbers = 0.0, itertools.count()
+        self._inbox = deque[Message]()
+        """Messages that have come, and are not yet handled."""
 
     @property
     def description(self) -> str:
@@ -122,15 +124,15 @@ class RayCluster:
 
     def run(self, cells: Sequence[Cell], callbacks: Callbacks) -> None:
         """As of every `Backend`."""
-        waiting = deque(cells)
+        waiting, self._callbacks = deque(cells), callbacks
         while waiting or self._tasks:
             while waiting and len(self._tasks) < self._most_tasks():
                 if cell := callbacks.still_missing(waiting.popleft()):
                     number = next(self._numbers)
                     self._tasks[number] = self._submit(number, cell)
-            ended, messages = self._receive()
-            for message in messages:
-                self._handle(message, callbacks)
+            ended = self._receive()
+            while self._inbox:
+                self._handle(self._inbox.popleft(), callbacks)
             for number in ended:
                 waiting.extendleft(self._end(number, callbacks))
 
@@ -154,21 +156,21 @@ class RayCluster:
         checkpoint = checkpoints.read(names) if checkpoints else None
         return Task(cell, self._run_cell.remote([self._setup], number, content, checkpoint))
 
-    def _receive(self) -> tuple[list[int], list[Message]]:
-        """The tasks that have ended, and the messages that have come, all of those tasks among them."""
+    def _receive(self) -> list[int]:
+        """The tasks that have ended, after putting the messages that have come, all of theirs, into the inbox."""
         import ray
         from ray.util.queue import Empty
 
-        messages: list[bytes] = []
         with interrupts_deferred():  # what is taken out of the queue is not lost
+            messages: list[bytes] = []
             references = [task.reference for task in self._tasks.values()]
             done = set(ray.wait(references, num_returns=len(references), timeout=0)[0]) if references else ()
             if not done:
                 with suppress(Empty):
                     messages.append(self._queue.get(timeout=POLL))
             messages += self._queue.get_nowait_batch(self._queue.qsize())
-        ended = [number for number, task in self._tasks.items() if task.reference in done]
-        return ended, [pickle.loads(message) for message in messages]
+            self._inbox += map(pickle.loads, messages)
+        return [number for number, task in self._tasks.items() if task.reference in done]
 
     def _handle(self, message: Message, callbacks: Callbacks) -> None:
         """Act on a message of a task."""
@@ -226,11 +228,11 @@ class RayCluster:
             ray.cancel(task.reference, recursive=False)
         deadline = time.monotonic() + PATIENCE
         while self._tasks and time.monotonic() < deadline:
-            ended, messages = self._receive()
-            for _, message_type, content in messages:
-                self._store(message_type, content)
+            ended = self._receive()
+            while self._inbox:
+                self._handle(self._inbox.popleft(), self._callbacks)
             for number in ended:
-                del self._tasks[number]
+                self._tasks.pop(number, None)
         for task in self._tasks.values():
             ray.cancel(task.reference, force=True)
         self._tasks.clear()

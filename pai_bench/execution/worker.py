@@ -30,6 +30,8 @@ def main() -> None:
     """Serve until the connection is closed."""
     # between two steps of a training, whose state is saved before
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the parent ends its workers
     with suppress(KeyboardInterrupt, EOFError, BrokenPipeError, ConnectionResetError):  # the parent has gone
         connection = SharedConnection(connection_to_parent())
         threading.Thread(target=connection.beat, daemon=True).start()
@@ -106,7 +108,8 @@ def serve(connection: SharedConnection) -> None:
             ready = True
 
         def on_epoch(trial: "Trial", epoch: int, cell: "list[Trial]" = request) -> None:
-            connection.send(("epoch", (cell.index(trial), epoch)))
+            with suppress(OSError):  # the parent has gone, and this process is about to end
+                connection.send(("epoch", (cell.index(trial), epoch)))
 
         for trials, records in runner.run_together(request, on_epoch, plan.engine(request[0])):
             connection.send(("records", ([request.index(trial) for trial in trials], records)))

@@ -1,6 +1,7 @@
 """Checkpoints of trials: their masks, and the state of their training, as one file."""
 
 import dataclasses
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from pai_bench.groups.stored import GROUPS
 from pai_bench.masks import Mask
 from pai_bench.results.checkpoints import CHECKSUM, FORMAT, VALUES, checksum
 from pai_bench.support.environment import versions
+from pai_bench.support.identity import digest
 from pai_bench.support.timing import Measurement
 from pai_bench.training.checkpoints import StateError, TrainingState
 from pai_bench.training.trainer import Engine
@@ -62,9 +64,20 @@ def facts(trials: Sequence[Trial], checksums: Sequence[str], device: torch.devic
         "format": FORMAT,
         "trials": [trial.identity for trial in trials],
         "data": list(checksums),
+        "networks": [source_of(trial.model.reference) for trial in trials],
         "device": device.type,
         "versions": {name: version for name, version in versions().items() if name in ("pai-bench", "torch")},
     }
+
+
+def source_of(reference: object) -> str:
+    """A hash of the source of what builds a network, if it is not named: a notebook may change it between two runs."""
+    if isinstance(reference, str):
+        return ""
+    try:
+        return digest(inspect.getsource(reference))  # type: ignore[arg-type]  # it raises for other objects
+    except (OSError, TypeError):
+        return ""
 
 
 def encode(networks: Sequence[Pruned], facts: Mapping[str, Any], engine: Engine, state: TrainingState) -> bytes:

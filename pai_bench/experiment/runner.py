@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import logging
+import math
 import time
 import traceback
 from collections import deque
@@ -115,7 +116,7 @@ class Runner:
     def _run_together(
         self, trials: Sequence[Trial], on_epoch: Callable[[Trial, int], None], engine: Engine
     ) -> Iterator[Finished]:
-        state, waiting = None, deque[Sequence[Pruned]]()
+        state, waiting, planned = None, deque[Sequence[Pruned]](), engine
         if (restored := self._restored(trials)) is not None:
             part, state, engine = restored
             waiting.append(part)
@@ -136,12 +137,12 @@ class Runner:
                 assert self.checkpoints is not None
                 self.checkpoints.set_aside(names, str(error))
                 waiting.append(part)
-                begun = True
+                begun, engine = True, planned
             except Exception as error:
                 waiting.extendleft(reversed(self._smaller(part, error)))
                 if len(part) == 1:
                     yield [part[0].trial], [self._failed(part[0].trial, error)]
-                begun = engine.together == "branches"  # which are trained in place; a stack is a copy
+                begun = begun or engine.together == "branches"  # which are trained in place; a stack is a copy
             else:
                 records = [self._records.record(m, h, engine, len(part)) for m, h in zip(part, histories, strict=True)]
                 yield [made.trial for made in part], records
@@ -175,15 +176,28 @@ class Runner:
         """
         if self.checkpoints is None or (content := self.checkpoints.read(identities(trials))) is None:
             return None
-        try:
-            saved = decode(content, self._facts(trials), self.device)
-            pairs = zip(trials, saved.masks, saved.costs, strict=True)
-            part = [self._masked(trial, self.inputs.model(trial), mask, cost) for trial, mask, cost in pairs]
-        except Exception as error:  # the trials themselves will fail by it, or not
-            why = str(error) if isinstance(error, StateError) else f"cannot be used ({described(error)})"
-            self.checkpoints.set_aside(identities(trials), why)
-            return None
-        step, steps = (saved.state.values[name] for name in ("step", "steps"))
+        for pause in (*PAUSES, None):
+            try:
+                return self._masked_again(trials, content)
+            except Exception as error:  # whatever it is, the trials can begin again
+                if pause is None or not passes(error):
+                    why = str(error) if isinstance(error, StateError) else f"cannot be used ({described(error)})"
+                    self.checkpoints.set_aside(identities(trials), why)
+                    return None
+                logger.warning("a checkpoint cannot be read (%s); once more in %g s", described(error), pause)
+                time.sleep(pause)
+        return None
+
+    def _masked_again(self, trials: Sequence[Trial], content: bytes) -> tuple[Sequence[Pruned], TrainingState, Engine]:
+        """`_restored` of the content of a checkpoint; an error if it is not of these trials as they are now."""
+        saved = decode(content, self._facts(trials), self.device)
+        pairs = zip(trials, saved.masks, saved.costs, strict=True)
+        part = [self._masked(trial, self.inputs.model(trial), mask, cost) for trial, mask, cost in pairs]
+        if any(made.skips_training for made in part):
+            raise StateError("is of a disconnected network, which is not trained now")
+        step, steps, curves = (saved.state.values[name] for name in ("step", "steps", "curves"))
+        if len(curves) != len(part):
+            raise StateError(f"has {len(curves)} learning curves of {len(part)} networks")
         logger.info("%s resumes from its checkpoint after step %d of %d", trials[0].identity, step, steps)
         return part, saved.state, saved.engine
 
@@ -194,12 +208,19 @@ class Runner:
         """What saves the training of a part from time to time; None if nothing is to be saved."""
         every, checkpoints = self.catalog.sweep.checkpoint_seconds, self.checkpoints
         if checkpoints is None or every is None:
-            return None
+            return None if state is None else Saver(lambda _state: None, every=math.inf, state=state)
         trials = [made.trial for made in part]
-        known = self._facts(trials)
+        known, refused = self._facts(trials), set[str]()
 
         def save(state: TrainingState) -> None:
-            checkpoints.write(identities(trials), encode(part, known, engine, state))
+            try:
+                checkpoints.write(identities(trials), encode(part, known, engine, state))
+            except Exception as error:  # the training itself may go well
+                if (why := described(error)) not in refused:
+                    logger.warning(
+                        "trial %s cannot be saved (%s): it goes on without a checkpoint", trials[0].identity, why
+                    )
+                refused.add(why)
 
         return Saver(save, every=every, state=state)
 

@@ -48,6 +48,8 @@ class Claims:
         self.folder, self.expiry, self.beat, self.clock = folder, expiry, beat, clock
         self.lost: str | None = None
         """Why claims cannot be kept any more; then every trial can be claimed."""
+        self._troubled = False
+        """Whether an error that may pass was told."""
         self.owner = owners.this_owner(command)
         self._running: dict[str, Running] = {}
         self._seen: dict[str, tuple[int | None, float]] = {}
@@ -79,8 +81,7 @@ class Claims:
         try:
             claimed = self.lost is not None or self._claim(identity)
         except OSError as error:
-            self._lose(error)
-            claimed = True
+            claimed = self._lose(error)  # if it passes, the trial is asked for again
         if claimed:
             with self._lock:
                 self._running.setdefault(identity, Running(identity=plain_text(identity), since=owners.now()))
@@ -100,7 +101,7 @@ class Claims:
             return self.lost is not None or claim_files.row(self.folder, identity)[-1:] == [self.owner.id]
         except OSError as error:
             self._lose(error)
-            return True
+            return True  # a record is not written over another one
 
     def release(self, identity: str) -> None:
         """Let others have a trial; nothing happens if they have it already."""
@@ -176,10 +177,16 @@ class Claims:
         except OSError as error:
             self._lose(error)
 
-    def _lose(self, error: OSError) -> None:
+    def _lose(self, error: OSError) -> bool:
+        """Whether claims can no longer be kept, because of an error that will not pass; it is told once."""
+        passing = error.errno in outfile.PASSING
         with self._lock:
-            if self.lost is not None:
-                return
-            self.lost = reason(error)
-        what = "this process goes on without them, and others may run the same trials"
+            if self.lost is not None or (passing and self._troubled):
+                return self.lost is not None
+            self._troubled, self.lost = True, None if passing else reason(error)
+        if passing:
+            logger.warning("claims in %s cannot be kept now (%s): they are tried again", self.folder, reason(error))
+            return False
+        what = "this process continues without them, and others may run the same trials"
         logger.warning("claims in %s can no longer be kept (%s): %s", self.folder, self.lost, what)
+        return True

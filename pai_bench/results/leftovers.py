@@ -51,7 +51,10 @@ def find_leftovers(folder: Path, stored: Callable[[str], bool], now: float) -> L
     for identity, path in claimed.items():
         row = claim_files.row(folder, identity)
         newest = row[-1] if row else claim_files.owner_in(path)
-        if newest in ended or (newest not in known and (stored(identity) or is_old(path, now))):
+        path = claim_files.path_of(folder, identity, len(row) - 1) if row else path
+        # an owner that was not there when the folder was listed may be by now
+        is_known = newest in known or bool(newest and os.path.lexists(owners.path_of(folder, newest)))
+        if newest in ended or (not is_known and (stored(identity) or is_old(path, now))):
             found.rows.update({identity: row} if row else {})
             found.files.update({} if row else {path: CLAIM})
     return found

@@ -63,7 +63,10 @@ def encoded(owner: Owner) -> bytes:
 
 def read(path: Path) -> Owner:
     """The owner that a file describes; OSError, or ValueError if it is damaged."""
-    owner = msgspec.json.decode(infile.read(path, LONGEST), type=Owner)
+    try:
+        owner = msgspec.json.decode(infile.read(path, LONGEST), type=Owner)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     if owner.id != path.name.removesuffix(SUFFIX):
         raise ValueError("it is of another process than its name says")
     return owner

@@ -59,6 +59,8 @@ class Verification:
     others: list[Path] = field(default_factory=list)
     """Files that no result is in, and that nothing reads."""
     problems: list[Problem] = field(default_factory=list)
+    now: float = field(default_factory=time.time)
+    """By which the age of files is told."""
 
 
 def files(store: Store) -> list[Path]:
@@ -102,12 +104,12 @@ def look_at(path: Path, store: Store, found: Verification) -> Iterator[Problem]:
     """What is wrong with a file; otherwise, it is counted. FileNotFoundError if it is gone."""
     result_type = next((one for one in TYPES if one.folder == path.parent.name), None)
     if path.name.endswith(".tmp") and path.name.startswith("."):
-        if is_old(path):
+        if is_old(path, found):
             yield Problem(path=path, why="a temporary file of a killed process", cure="remove")
     elif ".damaged" in path.suffix:
         found.set_aside += 1
     elif path.name.endswith(MASK) and result_type is Record:
-        if not store.holds(path.name.removesuffix(MASK)) and is_old(path):
+        if not store.holds(path.name.removesuffix(MASK)) and is_old(path, found):
             yield Problem(path=path, why="the mask of no trial here")
     elif result_type is None and path.suffix == checkpoints.SUFFIX:
         yield from look_at_checkpoint(path, store, found)
@@ -130,15 +132,15 @@ def look_at_checkpoint(path: Path, store: Store, found: Verification) -> Iterato
             raise
         yield Problem(path=path, why=f"cannot be read ({reason(error)})", cure="none")
     else:
-        if all(map(store.holds, trials)) and is_old(path):
+        if all(map(store.holds, trials)) and is_old(path, found):
             yield Problem(path=path, why="a checkpoint of trials that are stored", cure="remove")
         else:
             found.whole[CHECKPOINTS] += 1
 
 
-def is_old(path: Path) -> bool:
+def is_old(path: Path, found: Verification) -> bool:
     """Whether no process can be about to write what belongs to a file."""
-    return time.time() - path.lstat().st_mtime > outfile.ABANDONED
+    return found.now - path.lstat().st_mtime > outfile.ABANDONED
 
 
 def look_at_result(path: Path, result_type: type[Stored], store: Store, found: Verification) -> Iterator[Problem]:
@@ -157,7 +159,7 @@ def look_at_result(path: Path, result_type: type[Stored], store: Store, found: V
         yield Problem(path=path, why=f"cannot be read ({reason(error)})", cure="none")
     else:
         if isinstance(result, TrialMetrics) and not store.holds(result.identity):
-            if is_old(path):
+            if is_old(path, found):
                 yield Problem(path=path, why="the evaluation of no trial here")
             return
         found.whole[result_type.folder] += 1
@@ -208,9 +210,12 @@ def repair(store: Store, problems: Sequence[Problem]) -> dict[Path, Path | None]
     paths = dict.fromkeys(problem.path for problem in problems if problem.cure != "none")
     removed = remove_leftovers(folder, store.holds)
     done: dict[Path, Path | None] = dict.fromkeys(path for path in paths if path in removed)
+    now = time.time()
+    with suppress(OSError):  # the clock of the folder's file system, since that of this machine may differ
+        now = outfile.time_of(store.path)
     for path in (path for path in paths if path.parent != folder):
         with suppress(OSError):
-            again = [one for one in found_again(path, store) if one.path == path]
+            again = [one for one in found_again(path, store, now) if one.path == path]
             if any(problem.cure == "remove" for problem in again):
                 path.unlink()
                 done[path] = None
@@ -219,8 +224,13 @@ def repair(store: Store, problems: Sequence[Problem]) -> dict[Path, Path | None]
     return done
 
 
-def found_again(path: Path, store: Store) -> list[Problem]:
+def found_again(path: Path, store: Store, now: float) -> list[Problem]:
     """What is wrong now with a file, or with the mask beside the record."""
     name = path.name.removesuffix(MASK)
     places = [path, store.path_of(Record, name)] if path.name.endswith(MASK) else [path]
-    return [problem for place in places if os.path.lexists(place) for problem in look_at(place, store, Verification())]
+    return [
+        problem
+        for place in places
+        if os.path.lexists(place)
+        for problem in look_at(place, store, Verification(now=now))
+    ]

@@ -7,6 +7,8 @@ from pai_bench.support.errors import UserError
 SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 """Of each unit, the longest first."""
 
+LONGEST = 10_000 * SECONDS["d"]
+
 PATTERN = re.compile("".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in SECONDS))
 
 
@@ -15,4 +17,7 @@ def seconds_of(text: str, label: str) -> float:
     match = PATTERN.fullmatch(text.strip().lower())
     if match is None or not any(match.groups()):
         raise UserError(f"{label} {text!r} is no duration: write it as 90s, 5m, 2h or 3h55m")
-    return sum(float(number or 0) * size for number, size in zip(match.groups(), SECONDS.values(), strict=True))
+    seconds = sum(float(number or 0) * size for number, size in zip(match.groups(), SECONDS.values(), strict=True))
+    if not 0 < seconds <= LONGEST:
+        raise UserError(f"{label} {text!r} must be longer than nothing, and at most {LONGEST // SECONDS['d']:,} days")
+    return seconds

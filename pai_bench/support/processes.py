@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -64,29 +64,53 @@ class TimeLimit:
         raise KeyboardInterrupt
 
 
-Interrupts = list[tuple[int, FrameType | None]]
-"""Those that have come in a block: the arguments of the handler of each."""
+class Interrupts:
+    """The interrupts that have come in a block of `interrupts_deferred`; true if there are some."""
+
+    def __init__(self, handlers: Mapping[int, Callable[[int, FrameType | None], object]]) -> None:
+        self._handlers = handlers
+        self._pending: list[tuple[int, FrameType | None]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._pending)
+
+    def add(self, number: int, frame: FrameType | None) -> None:
+        """Another one has come."""
+        self._pending.append((number, frame))
+
+    def has(self, number: int) -> bool:
+        """Whether one of this signal has come."""
+        return any(number == other for other, _ in self._pending)
+
+    def handle(self) -> None:
+        """Call the handler of the first one, which mostly raises KeyboardInterrupt, and forget all."""
+        pending, self._pending = self._pending, []
+        if pending:
+            self._handlers[pending[0][0]](*pending[0])
 
 
 @contextmanager
 def interrupts_deferred(*, first_only: bool = False) -> Iterator[Interrupts]:
     """A block that an interrupt does not break off: the handler of its signal is called at its end.
 
-    The block can see in the list that it is given whether one has come. With `first_only`, a second one breaks it off.
-    Blocking the signal is not enough: the system then gives it to another thread, and Python calls the handler in the
-    main thread all the same. Where the signal is ignored, or has no handler of Python's, nothing is changed.
+    The block is given the interrupts that have come, and may have them handled. With `first_only`, a second SIGINT, by
+    which a user means it, breaks it off. Blocking the signal is not enough: the system then gives it to another thread,
+    and Python calls the handler in the main thread all the same. Where the signal is ignored, or has no handler of
+    Python's, nothing is changed.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield []
+        yield Interrupts({})
         return
     current = {number: signal.getsignal(number) for number in (signal.SIGINT, *TERMINATION, *ALARM)}
-    handlers = {number: handler for number, handler in current.items() if callable(handler)}
-    pending: Interrupts = []
+    handlers: dict[int, Callable[[int, FrameType | None], object]] = {
+        number: handler for number, handler in current.items() if callable(handler) and ends(number, handler)
+    }
+    pending = Interrupts(handlers)
 
     def defer(number: int, frame: FrameType | None) -> None:
-        if pending and first_only:
+        if first_only and number == signal.SIGINT and pending.has(number):
             handlers[signal.Signals(number)](number, frame)
-        pending.append((number, frame))
+        pending.add(number, frame)
 
     for number in handlers:
         signal.signal(number, defer)
@@ -95,8 +119,12 @@ def interrupts_deferred(*, first_only: bool = False) -> Iterator[Interrupts]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        if pending:
-            handlers[signal.Signals(pending[0][0])](*pending[0])
+        pending.handle()
+
+
+def ends(number: int, handler: object) -> bool:
+    """Whether a handler is of a signal that ends the process: SIGALRM is, if it is that of a time limit."""
+    return number not in ALARM or isinstance(getattr(handler, "__self__", None), TimeLimit)
 
 
 def start(module: str, threads: int, *files: int) -> tuple[subprocess.Popen[bytes], Connection]:

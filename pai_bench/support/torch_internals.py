@@ -133,6 +133,9 @@ NON_PERSISTENT_BUFFERS = "_non_persistent_buffers_set"
 COMPILED_CALL = "_compiled_call_impl"
 """The attribute that is called in place of a module's own code, as `nn.Module.compile` and `intercept_calls` set it."""
 
+REGISTERED_TENSORS = ("_parameters", "_buffers")
+"""Attributes of a module: its parameters and its buffers, by name."""
+
 RNN_WEIGHT_LISTS = ("_flat_weights", "_flat_weight_refs")
 """Attributes in which recurrent layers keep their parameters once more; every functional call leaves other ones."""
 

@@ -92,13 +92,16 @@ class TrainingLoop:
         self._seconds, self._since = 0.0, 0.0
         """Of all epochs before the present one, and when that began, pauses left out."""
         self._own_state = own_state(program.module) if saver and self.steps else []
-        self._interrupts: Interrupts = []
+        self._interrupts = Interrupts({})
 
     def run(self) -> list[History]:
         """Train to the end, or until one interrupt, before which the state is saved."""
         self.program.enforcer()
         if self.saver is not None and self.saver.state is not None:
-            self._restore(self.saver.state)
+            try:
+                self._restore(self.saver.state)
+            except (KeyError, TypeError, IndexError) as error:
+                raise StateError(f"a part of it is missing or malformed: {error!r}") from error
             self.saver.state = TrainingState({}, {})  # its tensors are no longer needed
         elif 0 in self.pauses:
             self.pauses[0](0)
@@ -106,6 +109,7 @@ class TrainingLoop:
             while (self.done < self.steps or self._losses) and None in self.trouble:
                 self._train_epoch()
                 self._end_epoch()
+            self._answer_interrupts()
         self.program.finish()
         seconds, images = self._seconds / self.program.lanes, self.done * self.protocol.batch_size
         return [
@@ -126,7 +130,7 @@ class TrainingLoop:
             if self._interrupts or (self.saver is not None and self.saver.is_due()):
                 with self._not_counted():
                     self._save()
-                self._end_if_interrupted()
+                    self._interrupts.handle()
             if self.done == self.steps:
                 break
         if self.done < self.steps:
@@ -165,25 +169,27 @@ class TrainingLoop:
         split, batches, program = self.data.test, self.batches, self.program
         at_once = evaluated_at_once(split, program.lanes * self.protocol.batch_size)
 
+        generators = generator_states(self.batches.targets.device) if self.saver is not None else None
+
         def on_batch() -> None:
-            if self._interrupts:
-                self._save()
-                self._end_if_interrupted()
+            self._answer_interrupts(generators)
 
         return evaluate_lanes(
             program, split, batches.normalised, by_lane=batches.by_lane, at_once=at_once, on_batch=on_batch
         )
 
-    def _end_if_interrupted(self) -> None:
+    def _answer_interrupts(self, generators: Mapping[str, Tensor] | None = None) -> None:
+        """Save the state, with `generators` as they were before a test, and let an interrupt do what it does."""
         if self._interrupts:
-            raise KeyboardInterrupt
+            self._save(generators)
+            self._interrupts.handle()
 
-    def _save(self) -> None:
+    def _save(self, generators: Mapping[str, Tensor] | None = None) -> None:
         """Save the state, unless the networks have more of one than their parameters and buffers."""
         if self.saver is None:
             return
         if own_state(self.program.module) == self._own_state:
-            self.saver.save(self._state())
+            self.saver.save(self._state(generators))
             return
         logger.warning("%s keeps a state of its own: it has no checkpoints", type(self.program.module).__name__)
         self.saver = None
@@ -197,11 +203,15 @@ class TrainingLoop:
             "masks": {str(i): mask for i, mask in enumerate(masks)},
         }
 
-    def _state(self) -> TrainingState:
-        tensors = self._tensors() | {
-            "generator": generator_states(self.batches.targets.device),
-            "training": {"order": self.batches.epoch_state, "losses": torch.stack(self._losses)},
-        }
+    def _training(self) -> dict[str, Tensor]:
+        """The order of the present epoch, and its losses."""
+        device = self.batches.targets.device
+        losses = torch.stack(self._losses) if self._losses else torch.empty(0, self.program.lanes, device=device)
+        return {"order": self.batches.epoch_state, "losses": losses}
+
+    def _state(self, generators: Mapping[str, Tensor] | None) -> TrainingState:
+        generators = generator_states(self.batches.targets.device) if generators is None else generators
+        tensors = self._tensors() | {"generator": dict(generators), "training": self._training()}
         elapsed = 0.0 if math.isnan(self._since) else time.perf_counter() - self._since
         return TrainingState(
             {f"{part}.{name}": tensor for part, named in tensors.items() for name, tensor in named.items()},
@@ -217,24 +227,35 @@ class TrainingLoop:
     @torch.no_grad()
     def _restore(self, state: TrainingState) -> None:
         """Continue from a state; StateError if it is of another training, and then nothing is changed."""
-        device, values, training = self.batches.targets.device, state.values, state.part("training")
-        if values["steps"] != self.steps or len(values["curves"]) != self.program.lanes:
-            raise StateError("it is of a training of another length, or of other networks")
-        for name, tensors in self._tensors().items():
+        device, training = self.batches.targets.device, state.part("training")
+        for name, tensors in (*self._tensors().items(), ("generator", generator_states(device))):
             check_same(tensors, state.part(name), name)
+        order, losses = (self._training()[name] for name in ("order", "losses"))
+        check_same({"order": order, "losses": losses[:0]}, training | {"losses": training["losses"][:0]}, "training")
+        done, curves = self._progress(state)
         for name, tensors in self._tensors().items():
             for key, stored in state.part(name).items():
                 tensors[key].copy_(stored)
-        restore_generators(state.part("generator"), device)
+        if self.program.lanes == 1:  # several networks that are trained together draw nothing
+            restore_generators(state.part("generator"), device)
         self.batches.restore(training["order"])
         self._losses = list(training["losses"].to(device))
-        self.done, self._seconds, self.trouble = values["step"], values["seconds"], list(values["trouble"])
-        self.curves = [[Epoch(*epoch) for epoch in curve] for curve in values["curves"]]
+        self.done, self.curves = done, curves
+        self._seconds, self.trouble = float(state.values["seconds"]), list(state.values["trouble"])
         self._skipped = len(self._losses)
         self.program.resume()
+
+    def _progress(self, state: TrainingState) -> tuple[int, list[list[Epoch]]]:
+        """The steps that are done, and the curves so far; StateError if they are of another training."""
+        values, lanes = state.values, self.program.lanes
+        if (steps := values["steps"]) != self.steps or not 0 <= values["step"] <= steps:
+            raise StateError(f"it is after step {values['step']} of {steps}, and this training has {self.steps}")
+        if not len(values["curves"]) == len(values["trouble"]) == lanes:
+            raise StateError(f"it is of {len(values['curves'])} networks, and here are {lanes}")
+        return values["step"], [[Epoch(*epoch) for epoch in curve] for curve in values["curves"]]
 
 
 @contextmanager
 def no_interrupts() -> Iterator[Interrupts]:
     """A block that an interrupt breaks off."""
-    yield []
+    yield Interrupts({})

@@ -2,7 +2,9 @@
 
 import pickle
 import random
+import types
 import weakref
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pai_bench.support.torch_internals import RNN_WEIGHT_LISTS, changes_in_place
+from pai_bench.support.torch_internals import REGISTERED_TENSORS, RNN_WEIGHT_LISTS, changes_in_place
 
 
 def random_states(device: torch.device | None = None) -> bytes:
@@ -40,10 +42,41 @@ def attributes_of(module: nn.Module, *, tensors: bool = False) -> list[object]:
     return state
 
 
+REGISTERED = (*REGISTERED_TENSORS, "training", *RNN_WEIGHT_LISTS)
+"""Attributes of a module whose content a training state holds, or that do not matter."""
+
+FUNCTIONS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, type)
+
+
 def own_state(module: nn.Module) -> list[object]:
-    """What a network has beside its parameters, its buffers and the states of generators, to be compared with later."""
-    plain = (value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor))
-    return [*attributes_of(module, tensors=True), list(map(changes_in_place, plain))]
+    """What a network has beside its parameters, its buffers and the states of generators, to be compared with later.
+
+    Also what it keeps in containers, in modules that are not registered, and in callable objects.
+    """
+    seen = {id(part) for part in module.modules()}
+    attributes = [(name, value) for part in module.modules() for name, value in vars(part).items()]
+    return [(name, state_of(value, seen)) for name, value in attributes if name not in REGISTERED]
+
+
+def state_of(value: object, seen: set[int]) -> object:
+    """An object that is equal as long as a value is the same and unchanged; those `seen` are the same."""
+    value = value() if isinstance(value, weakref.ref) else value
+    if isinstance(value, Tensor):
+        return SameObject(value), changes_in_place(value)
+    if isinstance(value, torch.Generator):
+        return bytes(value.get_state().tolist())
+    if isinstance(value, FUNCTIONS) or id(value) in seen:
+        return SameObject(value)
+    if isinstance(value, Mapping):
+        return [(state_of(key, seen), state_of(part, seen)) for key, part in value.items()]
+    if isinstance(value, (list, tuple, deque)):
+        return [state_of(part, seen) for part in value]
+    if isinstance(value, nn.Module) or callable(value):
+        return SameObject(value), state_of(getattr(value, "__dict__", {}), {*seen, id(value)})
+    try:
+        return pickle.dumps(value)
+    except Exception:  # its class may raise anything
+        return object()
 
 
 def comparable(value: object, *, tensors: bool) -> object:

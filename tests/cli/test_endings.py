@@ -59,6 +59,35 @@ def test_a_sweep_ends_at_its_time_limit_with_a_checkpoint(workers: str, tmp_path
     assert all(checkpoint.step > min(steps) for checkpoint in CheckpointFolder(tmp_path))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_the_whole_group_leaves_a_checkpoint_of_each_worker(number: int, tmp_path: Path) -> None:
+    """As a batch system ends a job, or a terminal is closed."""
+    command = [
+        *RUN,
+        "--seeds",
+        "1",
+        "--epochs",
+        "3000",
+        "--sparsities",
+        "0.5",
+        "--workers",
+        "2",
+        "--out",
+        str(tmp_path),
+    ]
+    command += ["--checkpoint-every", "1s"]
+    sweep = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    folder = CheckpointFolder(tmp_path)
+    while len(before := list(folder)) < 2:  # until both train
+        assert sweep.poll() is None
+        time.sleep(0.1)
+    os.killpg(sweep.pid, number)
+    assert sweep.wait(60) == 130
+    after = list(folder)
+    assert all(new.step > old.step for old, new in zip(before, after, strict=True))
+
+
 def is_there(group: int) -> bool:
     """Whether a group of processes has one that runs."""
     try:

@@ -1,5 +1,6 @@
 """Trials that other processes run, have stored, or leave: claims, checkpoints and shards of a sweep."""
 
+import errno
 import itertools
 import os
 import shutil
@@ -16,7 +17,7 @@ from pai_bench.execution.listener import Listener
 from pai_bench.execution.shards import keep_shard, parse_shard
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.trial import Trial
-from pai_bench.results import Record, Store
+from pai_bench.results import Record, Store, TrialMetrics
 from pai_bench.results.checkpoints import CheckpointFolder
 from pai_bench.results.claims import Claims
 from tests.execution.sweeps import named
@@ -242,7 +243,7 @@ def test_who_has_lost_its_claim_drops_its_result(caplog: pytest.LogCaptureFixtur
     assert listener.skipped == [first]
     assert first not in listener.ran
     assert Path(f"r/trials/{first}.json").read_bytes() == Path(f"whole/trials/{first}.json").read_bytes()
-    assert f"trial {first} was taken over by another process: its result here is dropped" in caplog.messages
+    assert f"trial {first} was stored by another process: its result here is dropped" in caplog.messages
 
 
 def test_a_record_that_is_there_already_stays() -> None:
@@ -368,3 +369,147 @@ def test_a_record_written_by_two_is_that_of_the_first(monkeypatch: pytest.Monkey
         assert store.write(second, is_new=True)
     assert [one.identity for one in Store("s")] == sorted([first.identity, second.identity])
     assert not list(Path("s/trials").glob(".*"))
+
+
+def interrupted_stack(lanes: int = 3) -> tuple[str, ...]:
+    """The trials of the checkpoint that an interrupted sweep leaves in the folder ``r``."""
+    with pytest.raises(KeyboardInterrupt):
+        run_catalog(resolve(sweep(lanes=lanes)), "r", listener=Interrupts(3))
+    (checkpoint,) = CheckpointFolder(Path("r"))
+    return checkpoint.trials
+
+
+@pytest.mark.parametrize("held", [0, 1, 2])
+def test_a_stack_is_claimed_by_its_first_trial_and_stored_once(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process holds one trial of the checkpoint for a while, and leaves it without a result."""
+    run_catalog(resolve(sweep(lanes=3)), "whole")
+    trials, written = interrupted_stack(), list[str]()
+    write = Store.write
+
+    def noted(self: Store, result: Any, **options: Any) -> bool:
+        written.append(result.identity)
+        return write(self, result, **options)
+
+    monkeypatch.setattr(Store, "write", noted)
+    with other("r") as there:
+        assert there.claim(trials[held])
+        monkeypatch.setattr("pai_bench.execution.catalog_run.time.sleep", lambda _seconds: there.release(trials[held]))
+        listener = Notes()
+        run_catalog(resolve(sweep(lanes=3)), "r", listener=listener)
+    names = [trial.identity for trial in resolve(sweep()).trials]
+    assert sorted(written) == sorted(listener.ran) == sorted(names)
+    assert listener.skipped == []
+    assert [record.status for record in Store("r")] == ["done"] * len(names)
+    assert list(Path("r/checkpoints").iterdir()) == []
+    if held == 0:  # the whole stack waited
+        assert outcome("r") == outcome("whole")
+
+
+def test_a_checkpoint_that_another_process_leaves_meanwhile_is_resumed() -> None:
+    """Of a stack that this process would have run one by one."""
+    run_catalog(resolve(sweep(lanes=3)), "whole")
+    trials = interrupted_stack()
+    (checkpoint,) = CheckpointFolder(Path("r"))
+    hidden = checkpoint.path.rename("hidden")
+
+    class Late(Notes):
+        def on_start(self, trial: Trial) -> None:
+            if hidden.exists() and trial.identity not in trials:
+                hidden.rename(checkpoint.path)
+
+    listener = Late()
+    sweeps = sweep(lanes=1, criteria=["random", "snip"])  # the others of the checkpoint come later
+    last = [trial.identity for trial in resolve(sweeps).trials]
+    run_catalog(resolve(sweeps), "r", listener=listener)
+    assert sorted(listener.ran) == sorted(last)
+    assert {record.provenance.lanes for record in Store("r") if record.identity in trials} <= {1, 3}
+    assert list(Path("r/checkpoints").iterdir()) == []
+
+
+def test_a_checkpoint_of_a_trial_that_is_run_again_is_resumed() -> None:
+    """Its old record is still there, until the new one takes its place."""
+    keys: dict[str, Any] = {"criteria": ["er"], "sparsities": [0.999], "seeds": 1, "lanes": 1}
+    pb.run(sweep(**keys), out="r")
+    (name,) = (record.identity for record in Store("r") if record.status == "disconnected")
+    with pytest.raises(KeyboardInterrupt):
+        run_catalog(resolve(sweep(**keys, train_disconnected=True)), "r", listener=Interrupts(1))
+    (checkpoint,) = CheckpointFolder(Path("r"))
+    assert checkpoint.trials == (name,)
+    pb.run(sweep(criteria=["random"], seeds=1), out="r")
+    assert [one.trials for one in CheckpointFolder(Path("r"))] == [(name,)]
+    listener = Notes()
+    run_catalog(resolve(sweep(**keys, train_disconnected=True)), "r", listener=listener)
+    assert listener.ran == [name]
+    assert {record.status for record in Store("r")} == {"done"}
+    assert list(Path("r/checkpoints").iterdir()) == []
+
+
+def test_an_interrupt_while_results_are_stored_loses_none() -> None:
+    class Late(Notes):
+        def on_finish(self, trial: Trial, record: Record, seconds: float) -> None:
+            if not self.ran:
+                os.kill(os.getpid(), signal.SIGINT)
+            super().on_finish(trial, record, seconds)
+
+    listener = Late()
+    with pytest.raises(KeyboardInterrupt):
+        run_catalog(resolve(sweep(lanes=6)), "r", listener=listener)
+    assert len(listener.ran) == len(list(Store("r"))) == 6
+
+
+def test_an_interrupt_after_the_last_epoch_loses_nothing() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_catalog(resolve(sweep(lanes=6)), "r", listener=Interrupts(18))  # three epochs of six trials
+    (checkpoint,) = CheckpointFolder(Path("r"))
+    assert checkpoint.step == checkpoint.steps
+    run_catalog(resolve(sweep(lanes=6)), "r")
+    run_catalog(resolve(sweep(lanes=6)), "whole")
+    assert outcome("r") == outcome("whole")
+
+
+def test_what_cannot_be_saved_is_trained_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_arguments: Any) -> bytes:
+        raise KeyError("a dtype that safetensors does not have")
+
+    monkeypatch.setattr("pai_bench.experiment.runner.encode", fails)
+    records = run_catalog(resolve(sweep(lanes=1, seeds=1, checkpoint_every="0.0001s")), "r")
+    assert {record.status for record in records} == {"done"}
+    told = [text for text in caplog.messages if "cannot be saved" in text]
+    assert len(told) == len(records)
+    assert told[0].startswith(f"trial {records[0].identity} cannot be saved (KeyError: ")
+
+
+def test_a_record_is_written_again_after_an_error_that_passes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    link, naps, times = os.link, list[float](), 2
+
+    def stale(*paths: Any) -> None:
+        nonlocal times
+        times -= 1
+        if times >= 0:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        link(*paths)
+
+    monkeypatch.setattr("pai_bench.results.folder.outfile.link", stale)
+    monkeypatch.setattr("pai_bench.results.folder.time.sleep", naps.append)
+    records = run_catalog(resolve(sweep(lanes=6)), "r")
+    assert len(records) == len(list(Store("r"))) == 6
+    assert naps == [1.0, 5.0]
+
+
+def test_the_loser_of_a_race_leaves_the_mask_and_the_evaluation_of_the_winner(monkeypatch: pytest.MonkeyPatch) -> None:
+    pb.run(sweep(seeds=1), out="r")
+    store = Store("r")
+    record = next(one for one in store if one.trial["criterion"])
+    store.write(TrialMetrics(identity=record.identity, metrics={}))
+    store.mask_of(record.identity).write_bytes(b"of the winner")
+    before = {path: path.read_bytes() for path in Path("r").rglob("*") if path.is_file()}
+    lexists = os.path.lexists
+    with monkeypatch.context() as patch:
+        patch.setattr("pai_bench.results.folder.os.path.lexists", lambda path: False)  # the other one comes after this
+        patch.setattr("pai_bench.support.outfile.os.path.lexists", lexists)
+        assert not store.write(record, is_new=True)
+    assert {path: path.read_bytes() for path in Path("r").rglob("*") if path.is_file()} == before

@@ -124,12 +124,15 @@ def test_a_checkpoint_is_resumed_once_where_a_worker_has_died(count: int, caplog
         asked.append(trials)
         return True
 
-    pool.runner.checkpoints = SimpleNamespace(holds=holds)
+    removed = list[Any]()
+    store: Any = SimpleNamespace(holds=holds, remove=removed.append)
+    pool.runner.checkpoints = store
     for again in ([cell], [] if count == 1 else [cell[1:], cell[:1]]):
         pool._workers.append(worker := worker_of(-9, cell))
         assert pool._handle_dead_worker(worker, callbacks) == again
     assert asked == [[trial.identity for trial in cell]]
     assert caplog.messages[0].endswith("; it resumes from its checkpoint")
+    assert removed == ([] if count == 1 else asked)  # or else the halves would resume together
 
 
 def test_a_trial_and_a_network_that_end_workers_are_given_up(caplog: pytest.LogCaptureFixture) -> None:

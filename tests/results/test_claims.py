@@ -322,7 +322,7 @@ def test_without_its_folder_a_process_goes_on_without_claims(
         assert own.holds("u")
         own.release("t")
     (message,) = caplog.messages
-    assert message.startswith(f"claims in claims can no longer be kept ({why}): this process goes on without them")
+    assert message.startswith(f"claims in claims can no longer be kept ({why}): this process continues without them")
     assert not FOLDER.exists() or harm is protect
 
 

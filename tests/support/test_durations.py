@@ -19,3 +19,10 @@ def test_what_is_none(text: str) -> None:
     with pytest.raises(UserError) as error:
         seconds_of(text, "limit")
     assert str(error.value) == f"limit {text!r} is no duration: write it as 90s, 5m, 2h or 3h55m"
+
+
+@pytest.mark.parametrize("text", ["0s", "0h0m", "99999999999999999999d", "10001d"])
+def test_what_is_too_short_or_too_long(text: str) -> None:
+    with pytest.raises(UserError) as error:
+        seconds_of(text, "limit")
+    assert str(error.value) == f"limit {text!r} must be longer than nothing, and at most 10,000 days"

@@ -26,6 +26,13 @@ def test_functions_are_those_of_torch_themselves() -> None:
     assert internals.lazy_clone is torch._lazy_clone
 
 
+def test_where_a_module_keeps_its_parameters_and_buffers() -> None:
+    layer = nn.BatchNorm1d(2)
+    parameters, buffers = (vars(layer)[name] for name in internals.REGISTERED_TENSORS)
+    assert parameters == dict(layer.named_parameters())
+    assert list(buffers) == [name for name, _ in layer.named_buffers()]
+
+
 def test_changes_in_place_are_counted() -> None:
     tensor = torch.zeros(4)
     before = internals.changes_in_place(tensor)

@@ -140,6 +140,29 @@ def test_an_interrupt_is_answered_after_the_step_with_a_state(number: int) -> No
     assert [state.values["step"] for state in saved] == [4]
 
 
+def test_a_handler_that_only_counts_does_not_end_a_training() -> None:
+    """The state is saved, and training goes on; a handler of SIGALRM is none of ours, and is called at once."""
+    saved, calls, expected = list[TrainingState](), list[int](), trained([network(0)], None)
+    saver = states_of(saved)
+    saver.is_due = lambda: False  # type: ignore[method-assign]
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)}
+
+    def interrupt(pause: Pause) -> None:
+        os.kill(os.getpid(), signal.SIGTERM if pause.step == 4 else signal.SIGALRM)
+        calls.append(0)
+
+    try:
+        for number in before:
+            signal.signal(number, lambda number, _frame: calls.append(number))
+        resumed = trained([network(0)], saver, events=[Event(3, interrupt), Event(4, interrupt)])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert calls == [signal.SIGALRM, 0, 0, signal.SIGTERM]
+    assert [state.values["step"] for state in saved] == [4]
+    assert same(resumed[1], expected[1])
+
+
 def test_an_interrupt_in_a_test_is_answered_with_the_state_before_it() -> None:
     saved = list[TrainingState]()
     saver, expected = states_of(saved), trained([network(0)], None)
@@ -179,10 +202,41 @@ class Counts(nn.Linear):
         return output
 
 
+class Hides(nn.Linear):
+    """Has a tensor in a list, or modules that it does not register, which each call changes."""
+
+    def __init__(self, *hidden: Any) -> None:
+        super().__init__(144, 3)
+        self.hidden = list(hidden)
+
+    def forward(self, input: Tensor) -> Tensor:
+        output: Tensor = super().forward(input)
+        for one in self.hidden:
+            output = one(output) if callable(one) else output / one.add_(1)
+        return output
+
+
+class Ramp:
+    """A function with a counter."""
+
+    calls = 0
+
+    def __call__(self, input: Tensor) -> Tensor:
+        self.calls += 1
+        return input * self.calls
+
+
 @pytest.mark.parametrize(
     "counts",
-    [lambda: Counts(0), lambda: Counts(torch.zeros(())), lambda: Counts(torch.zeros(()), in_place=True)],
-    ids=["number", "tensor", "in place"],
+    [
+        lambda: Counts(0),
+        lambda: Counts(torch.zeros(())),
+        lambda: Counts(torch.zeros(()), in_place=True),
+        lambda: Hides(torch.zeros(())),
+        lambda: Hides(nn.BatchNorm1d(3)),
+        lambda: Hides(Ramp()),
+    ],
+    ids=["number", "tensor", "in place", "in a list", "not registered", "callable"],
 )
 def test_networks_with_a_state_of_their_own_are_not_saved(counts: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Interrupts end them all the same."""
@@ -212,7 +266,7 @@ def test_networks_with_a_state_of_their_own_are_not_saved(counts: Any, caplog: p
     ("change", "error"),
     [
         ({"momentum": 0.0}, "another optimizer: momentum.0"),
-        ({"epochs": 4}, "another length"),
+        ({"epochs": 4}, "after step 4 of 12, and this training has 16"),
         ({"optimizer": "adam"}, "another optimizer: average.0"),
     ],
 )
