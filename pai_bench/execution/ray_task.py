@@ -19,7 +19,6 @@ import torch
 from pai_bench import __version__
 from pai_bench.data import DataSet
 from pai_bench.execution.execution_plan import ExecutionPlan
-from pai_bench.execution.worker import check_trial
 from pai_bench.experiment.resolve import Catalog
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.sweep import Execution
@@ -141,6 +140,8 @@ def prepared(reference: "ObjectRef[Setup]") -> tuple[Setup, Runner]:
 def run_cell(references: "Sequence[ObjectRef[Setup]]", number: int, content: bytes, checkpoint: bytes | None) -> None:
     """Run the trials in `content`, which is the cell with that number, perhaps from a `checkpoint`."""
     import ray
+
+    from pai_bench.execution.worker import check_trial  # not before: worker processes run that module
 
     setup, runner = prepared(references[0])
     torch.set_num_threads(setup.plan.threads)
