@@ -34,8 +34,11 @@ EVERY = 0.5
 LONGEST = 6.0
 """Seconds until a process is killed, at most: of these, two are for its start."""
 
+EPOCHS, STEPS = 25, 1050
+"""Of each trial."""
+
 SWEEP = {"criteria": ["snip", "random"], "models": ["lenet-300-100"], "sparsities": [0.9, 0.98], "seeds": 2}
-SWEEP |= {"epochs": 25, "device": "cpu", "checkpoint_every": f"{EVERY}s"}
+SWEEP |= {"epochs": EPOCHS, "device": "cpu", "checkpoint_every": f"{EVERY}s"}
 
 PROCESS = """
 import json, os, sys, time
@@ -86,8 +89,8 @@ class Count:
     kills: int = 0
     changed: set[str] = field(default_factory=set)
     """Trials whose stored record was changed or lost."""
-    lost: list[float] = field(default_factory=list)
-    """Seconds of training that each kill has lost, of each trial."""
+    lost: list[tuple[float, int]] = field(default_factory=list)
+    """Seconds and steps of training that each kill has lost, of each trial."""
     twice: list[str] = field(default_factory=list)
     """Trials that finished more than once."""
     different: list[str] = field(default_factory=list)
@@ -121,18 +124,24 @@ def events(out: Path) -> list[list[Any]]:
     return [json.loads(line) for line in lines if line.endswith("]")]
 
 
-def lost_seconds(out: Path, begun: float, killed: float) -> list[float]:
-    """For each trial that was being trained at a kill: seconds since its training began here, or was last saved."""
-    first: dict[str, float] = {}
-    for _, when, what, identity, *_ in events(out):
-        if when >= begun and what == "epoch":
+def lost(out: Path, begun: float, killed: float) -> list[tuple[float, int]]:
+    """What a kill has lost of each trial that was being trained: seconds since it was saved, and steps, at most.
+
+    It was in the epoch after the last one that was noted, and resumes after the step of its checkpoint.
+    """
+    first, epochs = dict[str, float](), dict[str, int]()
+    for _, when, what, identity, *more in events(out):
+        if what == "epoch" and when >= begun:
             first.setdefault(identity, when)
-        elif what == "finish":
-            first.pop(identity, None)
-    done, saved = records(out), dict[str, float]()
-    for checkpoint in CheckpointFolder(out):
-        saved |= dict.fromkeys(checkpoint.trials, checkpoint.path.stat().st_mtime)
-    return [killed - max(when, saved.get(name, begun)) for name, when in first.items() if name not in done]
+            epochs[identity] = more[0]
+    saved = {name: checkpoint for checkpoint in CheckpointFolder(out) for name in checkpoint.trials}
+    found, done = [], records(out)
+    for name in first.keys() - done.keys():
+        when, step, steps = first[name], 0, STEPS
+        if (checkpoint := saved.get(name)) is not None:
+            when, step, steps = max(when, checkpoint.path.stat().st_mtime), checkpoint.step, checkpoint.steps
+        found.append((killed - when, min(steps, (epochs[name] + 1) * steps // EPOCHS) - step))
+    return found
 
 
 def kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -154,7 +163,7 @@ def interrupted(mode: Mode, out: Path, kills: int, expected: Mapping[str, Any], 
         killed = [process for process in running if process.poll() is None]
         kill(killed)
         count.kills += len(killed)
-        count.lost += lost_seconds(target, begun, time.time()) if killed else []
+        count.lost += lost(target, begun, time.time()) if killed else []
         now = records(target)
         count.changed |= {name for name, content in before.items() if now.get(name) != content}
         before = now
@@ -179,11 +188,12 @@ def finish(out: Path, count: Count, expected: Mapping[str, Any]) -> None:
 
 def table(counts: Mapping[str, Count]) -> str:
     """What was counted, in markdown."""
-    head = "| mode | kills | trials | changed or lost | finished twice | different at the end | most seconds lost |"
-    lines = [head, "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
+    head = "| mode | kills | trials | changed or lost | finished twice | different at the end | most seconds lost | "
+    lines = [head + "steps done again, at most |", "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
     for name, one in counts.items():
         numbers = (one.kills, one.trials, len(one.changed), len(one.twice), len(one.different))
-        lines.append(f"| {name} | {' | '.join(map(str, numbers))} | {max(one.lost, default=0.0):.2f} |")
+        seconds, steps = max((s for s, _ in one.lost), default=0.0), sum(steps for _, steps in one.lost)
+        lines.append(f"| {name} | {' | '.join(map(str, numbers))} | {seconds:.2f} | {steps:,} |")
     return "\n".join(lines) + "\n"
 
 

@@ -80,7 +80,7 @@ def test_what_a_stopped_process_has_begun_is_taken_over_and_stays(tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", [MODES[1], MODES[5]], ids=lambda mode: mode.name)
+@pytest.mark.parametrize("mode", [MODES[5]], ids=lambda mode: mode.name)
 def test_kills_at_random_moments_lose_nothing(mode: Any, tmp_path: Path) -> None:
 
     assert start(tmp_path / "whole", mode.settings).wait() == 0
