@@ -31,8 +31,8 @@ from pai_bench.results.claims import FOLDER as CLAIMS
 EVERY = 0.5
 """Seconds between two checkpoints."""
 
-LONGEST = 6.0
-"""Seconds until a process is killed, at most: of these, two are for its start."""
+LONGEST, START = 6.0, 2.0
+"""Seconds until processes are killed, at most, of which two are for the start; and for that of each further process."""
 
 EPOCHS, STEPS = 25, 1050
 """Of each trial."""
@@ -157,7 +157,7 @@ def interrupted(mode: Mode, out: Path, kills: int, expected: Mapping[str, Any], 
     while True:
         target, begun, last = Path(f"{out}-{number}"), time.time(), count.kills >= kills
         running = [start(target, mode.settings) for _ in range(mode.processes)]
-        deadline = time.monotonic() + (1e9 if last else draw.uniform(1.0, LONGEST))
+        deadline = time.monotonic() + (1e9 if last else draw.uniform(1.0, LONGEST + START * (mode.processes - 1)))
         while time.monotonic() < deadline and any(process.poll() is None for process in running):
             time.sleep(0.02)
         killed = [process for process in running if process.poll() is None]
