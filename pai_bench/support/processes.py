@@ -20,7 +20,7 @@ TERMINATION = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") el
 """Signals that end a process: of a batch system, or of a terminal that is closed."""
 
 ALARM = [signal.SIGALRM] if hasattr(signal, "SIGALRM") else []
-"""The signal of `time_limit`."""
+"""The signal of `TimeLimit`."""
 
 HEARTBEAT = 5.0
 """Seconds between two messages by which a process says that it is alive."""

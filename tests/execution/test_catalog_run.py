@@ -1,4 +1,4 @@
-"""Trials that other processes run, have stored, or leave: claims, checkpoints and shards of a sweep."""
+"""Trials that other processes run, have stored, or leave: claims and checkpoints of a sweep."""
 
 import errno
 import itertools
@@ -14,13 +14,11 @@ import pytest
 import pai_bench as pb
 from pai_bench.execution import catalog_run, run_catalog
 from pai_bench.execution.listener import Listener
-from pai_bench.execution.shards import keep_shard, parse_shard
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.trial import Trial
 from pai_bench.results import Record, Store, TrialMetrics
 from pai_bench.results.checkpoints import CheckpointFolder
 from pai_bench.results.claims import Claims
-from tests.execution.sweeps import named
 from tests.experiment.test_runner import Count, Fails, sweep
 
 STRUCTURED: dict[str, Any] = {"criteria": ["snap", "cnip"], "models": ["lenet-300-100"], "data": ["digits"]}
@@ -297,54 +295,6 @@ def test_what_is_claimed_and_done_is_told_to_the_others() -> None:
         claims: Any = type("Late", (), {"owner": property(lambda _self: made[0].owner)})()
         run_catalog(resolve(sweep(lanes=1)), "r", listener=listener)
     assert [(done, total) for _, epoch, done, total in seen if epoch == 3] == [(number, 6) for number in range(6)]
-
-
-@pytest.mark.parametrize("shards", [1, 2, 4, 6])
-def test_shards_divide_all_trials_of_all_grids_and_none_twice(shards: int) -> None:
-    def catalogs() -> Any:
-        return [resolve(named(criteria=criteria)) for criteria in (["snip"], ["random", "er"])]
-
-    whole = {trial.identity for catalog in catalogs() for trial in catalog.trials}
-    parts = list[set[str]]()
-    for index in range(1, shards + 1):
-        keep_shard(mine := catalogs(), (index, shards))
-        parts.append({trial.identity for catalog in mine for trial in catalog.trials})
-        for catalog, all_of in zip(mine, catalogs(), strict=True):
-            kept = set(map(id, catalog.trials))
-            assert [t.identity for t in catalog.trials] == [
-                t.identity for t in all_of.trials if t.identity in parts[-1]
-            ]
-            assert len(kept) == len(catalog.trials)
-    assert set().union(*parts) == whole
-    assert sum(map(len, parts)) == len(whole)
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
-
-
-def test_shards_together_are_the_sweep() -> None:
-    pb.run(sweep(), out="whole")
-    for index in (1, 2, 3):
-        pb.run(sweep(), out="r", shard=f"{index}/3")
-    assert outcome("r") == outcome("whole")
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("0/8", "shard 0/8 is out of range: the first of 8 is 1/8, the last 8/8"),
-        ("9/8", "shard 9/8 is out of range"),
-        ("0/0", "shard 0/0 is out of range"),
-        ("2", "shard '2' is not I/N, such as 2/8: the second of eight"),
-        ("-1/8", "is not I/N"),
-        ("1/2/3", "is not I/N"),
-        ("a/b", "is not I/N"),
-        ("1/9999999", "is not I/N"),
-    ],
-)
-def test_what_is_no_shard(text: str, said: str) -> None:
-    with pytest.raises(pb.UserError) as error:
-        parse_shard(text)
-    assert said in str(error.value)
-    assert parse_shard(" 2/8 ") == (2, 8)
 
 
 def test_a_record_written_by_two_is_that_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
