@@ -17,10 +17,10 @@ from pai_bench.support.randomness import generator_states, restore_generators
 from pai_bench.training.batches import Batches
 from pai_bench.training.checkpoints import Saver, StateError, TrainingState, check_same
 from pai_bench.training.evaluation import evaluate_lanes, evaluated_at_once
+from pai_bench.training.events import Action, Events
+from pai_bench.training.networks import Networks
 from pai_bench.training.protocol import Protocol
-from pai_bench.training.recorded import Recorded
 from pai_bench.training.snapshot import own_state
-from pai_bench.training.step import Step
 from pai_bench.training.trainable_groups import TrainableGroup
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class History:
-    """The learning curve of a training, and its time in seconds, without evaluation.
+    """The learning curve of a training, and its time in seconds, without evaluation and events.
 
     Networks that were trained together share the seconds equally.
     """
@@ -51,6 +51,8 @@ class History:
     images: int
     diverged: str | None = None
     """The first loss that was not finite, as a text; None if all were."""
+    event_seconds: float = 0.0
+    """Of events, which the time of training leaves out; shared equally, too."""
 
     @property
     def images_per_second(self) -> float | None:
@@ -65,34 +67,39 @@ OnEpochs = Callable[[Sequence[Epoch | None]], None]
 class TrainingLoop:
     """A training under way. Between two steps it can be saved, and another loop of the same settings resumes from it.
 
-    `pauses` are called after so many steps. Raises `StateError` if the saver's state is of another training.
+    Raises `StateError` if the saver's state is of another training.
     """
 
     def __init__(
         self,
-        program: TrainableGroup,
+        networks: Networks,
         data: DataSet,
         protocol: Protocol,
         batches: Batches,
-        step: Step | Recorded,
         *,
-        pauses: Mapping[int, Callable[[int], None]],
+        events: Events,
         on_epochs: OnEpochs,
         saver: Saver | None,
     ) -> None:
-        self.program, self.data, self.protocol, self.batches, self.step = program, data, protocol, batches, step
-        self.pauses, self.on_epochs, self.saver = pauses, on_epochs, saver
+        self.networks, self.data, self.protocol, self.batches = networks, data, protocol, batches
+        self.events, self.on_epochs, self.saver = events, on_epochs, saver
         self.steps, self.done = protocol.steps(batches.size), 0
-        self.curves: list[list[Epoch]] = [[] for _ in range(program.lanes)]
-        self.trouble: list[str | None] = [None] * program.lanes
+        self.curves: list[list[Epoch]] = [[] for _ in range(self.program.lanes)]
+        self.trouble: list[str | None] = [None] * self.program.lanes
         self._losses: list[Tensor] = []
         """Of the steps of the present epoch."""
         self._skipped = 0
         """Batches of the first epoch that earlier processes have trained on."""
         self._seconds, self._since = 0.0, 0.0
         """Of all epochs before the present one, and when that began, pauses left out."""
-        self._own_state = own_state(program.module) if saver and self.steps else []
+        self._event_seconds = 0.0
+        self._own_state = own_state(self.program.module) if saver and self.steps else []
         self._interrupts = Interrupts({})
+
+    @property
+    def program(self) -> TrainableGroup:
+        """What computes the networks."""
+        return self.networks.program
 
     def run(self) -> list[History]:
         """Train to the end, or until one interrupt, before which the state is saved."""
@@ -103,8 +110,8 @@ class TrainingLoop:
             except (KeyError, TypeError, IndexError) as error:
                 raise StateError(f"a part of it is missing or malformed: {error!r}") from error
             self.saver.state = TrainingState({}, {})  # its tensors are no longer needed
-        elif 0 in self.pauses:
-            self.pauses[0](0)
+        else:
+            self._act(self.events.after)
         with interrupts_deferred(first_only=True) if self.saver else no_interrupts() as self._interrupts:
             while (self.done < self.steps or self._losses) and None in self.trouble:
                 self._train_epoch()
@@ -112,8 +119,10 @@ class TrainingLoop:
             self._answer_interrupts()
         self.program.finish()
         seconds, images = self._seconds / self.program.lanes, self.done * self.protocol.batch_size
+        spent = self._event_seconds / self.program.lanes
         return [
-            History(tuple(curve), seconds, images, why) for curve, why in zip(self.curves, self.trouble, strict=True)
+            History(tuple(curve), seconds, images, why, spent)
+            for curve, why in zip(self.curves, self.trouble, strict=True)
         ]
 
     def _train_epoch(self) -> None:
@@ -122,11 +131,11 @@ class TrainingLoop:
         if self.done == self.steps:  # saved after the last step
             return
         for inputs, targets in self.batches.epoch(skipped):
-            self._losses.append(self.step(inputs, targets, self.protocol.rate(self.done, self.steps)))
+            gradients = self._step(inputs, targets)
             self.done += 1
-            if self.done in self.pauses:
+            if self.done in self.events.after:
                 with self._not_counted():
-                    self.pauses[self.done](self.done)
+                    self._act(self.events.after, gradients)
             if self._interrupts or (self.saver is not None and self.saver.is_due()):
                 with self._not_counted():
                     self._save()
@@ -135,6 +144,31 @@ class TrainingLoop:
                 break
         if self.done < self.steps:
             self.batches.draw_ahead()
+
+    def _step(self, inputs: Tensor, targets: Tensor) -> dict[int, Tensor] | None:
+        """Take a step, or let events take its place; its gradients, if an event after it needs them."""
+        step, rate = self.networks.step, self.protocol.rate(self.done, self.steps)
+        if self.done in self.events.instead:
+            losses, gradients = step.plain.gradients(inputs, targets)
+            self._losses.append(losses)
+            with self._not_counted():
+                self._act(self.events.instead, gradients)
+        elif self.done + 1 in self.events.with_gradients:
+            losses, gradients = step.plain.gradients(inputs, targets)
+            self._losses.append(losses)
+            kept = {i: gradient.clone() for i, gradient in gradients.items()}  # a step may change them
+            step.plain.take(gradients, rate)
+            return kept
+        else:
+            self._losses.append(step(inputs, targets, rate))
+        return None
+
+    def _act(self, events: Mapping[int, Sequence[Action]], gradients: Mapping[int, Tensor] | None = None) -> None:
+        """Let the events act that there are after the present number of steps, and take their time."""
+        if self.done in events:
+            start = time.perf_counter()
+            self.networks.act(events[self.done], done=self.done, steps=self.steps, gradients=gradients)
+            self._event_seconds += time.perf_counter() - start
 
     @contextmanager
     def _not_counted(self) -> Iterator[None]:
@@ -196,10 +230,10 @@ class TrainingLoop:
 
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
         """The tensors that are changed in place, by what they belong to."""
-        masks = self.program.enforcer.masks if self.pauses else []
+        masks = self.program.enforcer.masks if self.events else []
         return {
             "network": self.program.tensors,
-            "optimizer": self.step.tensors,
+            "optimizer": self.networks.step.tensors,
             "masks": {str(i): mask for i, mask in enumerate(masks)},
         }
 
@@ -219,6 +253,7 @@ class TrainingLoop:
                 "step": self.done,
                 "steps": self.steps,
                 "seconds": self._seconds + elapsed,
+                "event_seconds": self._event_seconds,
                 "trouble": self.trouble,
                 "curves": [list(map(dataclasses.astuple, curve)) for curve in self.curves],
             },
@@ -242,7 +277,10 @@ class TrainingLoop:
         self._losses = list(training["losses"].to(device))
         self.done, self.curves = done, curves
         self._seconds, self.trouble = float(state.values["seconds"]), list(state.values["trouble"])
+        self._event_seconds = float(state.values.get("event_seconds", 0.0))  # which earlier states do not have
         self._skipped = len(self._losses)
+        if self.events:
+            self.networks.masks = list(self.program.masks())
         self.program.resume()
 
     def _progress(self, state: TrainingState) -> tuple[int, list[list[Epoch]]]:

@@ -51,6 +51,11 @@ class Recorded:
         self._recordable = self._key not in unrecordable
 
     @property
+    def plain(self) -> Step:
+        """The step that is recorded."""
+        return self.step
+
+    @property
     def tensors(self) -> dict[str, Tensor]:
         """Those of the `Step`."""
         return self.step.tensors

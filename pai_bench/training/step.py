@@ -1,9 +1,10 @@
 """A training step: losses, gradients, the optimiser's kernel, and the masks, without waiting for the device."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
@@ -40,20 +41,67 @@ class Step:
         """What the optimiser keeps from step to step, by name."""
         return {f"{name}.{i}": tensor for name, tensors in self._memory.items() for i, tensor in enumerate(tensors)}
 
+    @property
+    def plain(self) -> "Step":
+        """The step itself; of a recorded one, that which was recorded."""
+        return self
+
     def __call__(self, inputs: Tensor, targets: Tensor, rate: float | Tensor) -> Tensor:
         """The losses (lanes,) before the step, at the learning rate `rate`."""
+        losses, gradients = self.gradients(inputs, targets)
+        self.take(gradients, rate)
+        return losses
+
+    def gradients(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+        """The losses (lanes,), and their gradients by index of the weight, for those that have one."""
         losses = self._losses(inputs, targets)
         gradients = torch.autograd.grad(losses, self.weights, self._ones, allow_unused=True)
         self.program.join()
         with torch.no_grad():
             # as in torch's own optimisers, a weight without a gradient has no decay and no momentum
             pairs = {i: (self.weights[i], g) for i, g in enumerate(gradients) if g is not None}
-            laid_out = {i: laid_out_like(gradient, weight) for i, (weight, gradient) in pairs.items()}
-            if self.protocol.clip_norm is not None:
-                self.program.clip(laid_out, self.protocol.clip_norm)
-            self._change(laid_out, rate)
+            return losses.detach(), {i: laid_out_like(gradient, weight) for i, (weight, gradient) in pairs.items()}
+
+    @torch.no_grad()
+    def take(self, gradients: dict[int, Tensor], rate: float | Tensor) -> None:
+        """The step itself, by the given gradients, which may be changed."""
+        if self.protocol.clip_norm is not None:
+            self.program.clip(gradients, self.protocol.clip_norm)
+        self._change(gradients, rate)
         self.enforcer()
-        return losses.detach()
+
+    def by_network(self, gradients: Mapping[int, Tensor]) -> list[dict[str, Tensor]]:
+        """Gradients by parameter, of each network."""
+        by_weight = {id(self.weights[i]): gradient for i, gradient in gradients.items()}
+        return self.program.by_network([by_weight.get(id(weight)) for weight in self.program.parameters])
+
+    @torch.no_grad()
+    def forget(self, kept: Mapping[int, Tensor], *, everything: bool = False) -> None:
+        """Set to zero what the optimiser keeps of removed weights: `kept` has a mask by the id of a weight tensor."""
+        if everything:
+            for tensor in self.tensors.values():
+                tensor.zero_()
+            return
+        for name, tensors in self._memory.items():
+            if name != "count":
+                for weight, memory in zip(self.weights, tensors, strict=True):
+                    if (keep := kept.get(id(weight))) is not None:
+                        memory.mul_(keep)
+
+    def sliced(self, model: nn.Module, shrink: Callable[[nn.Module], nn.Module]) -> dict[str, Tensor]:
+        """What the optimiser keeps, of the network that `shrink` makes of `model`, the only one; as `tensors`."""
+        names = [name for name, weight in model.named_parameters() if weight.requires_grad]
+        found = dict[str, Tensor]()
+        for part, tensors in self._memory.items():
+            sliced: Sequence[Tensor] = tensors
+            if part != "count":
+                carrier = copy.deepcopy(model)
+                for name, memory in zip(names, tensors, strict=True):
+                    carrier.get_parameter(name).data = memory.clone()
+                smaller = shrink(carrier)
+                sliced = [smaller.get_parameter(name).detach() for name in names]
+            found |= {f"{part}.{i}": tensor for i, tensor in enumerate(sliced)}
+        return found
 
     def _change(self, gradients: dict[int, Tensor], rate: float | Tensor) -> None:
         """Update the weights at the indices of `gradients`."""

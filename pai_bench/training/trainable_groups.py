@@ -71,6 +71,10 @@ class TrainableGroup(ABC):
         return [keeps]
 
     @abstractmethod
+    def by_network(self, tensors: Sequence[Tensor | None]) -> list[dict[str, Tensor]]:
+        """Tensors that are like `parameters`, or missing, for each network by the names of its parameters."""
+
+    @abstractmethod
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy (lanes,) in training mode, of inputs (lanes, batch, ...) and targets (lanes, batch)."""
 
@@ -111,6 +115,10 @@ class SingleModel(TrainableGroup):
     def _keeps(self, masks: Masks) -> list[Tensor]:
         (mask,) = masks
         return [kept_of(mask, name, self.module.get_parameter(name)) for name in self.names]
+
+    def by_network(self, tensors: Sequence[Tensor | None]) -> list[dict[str, Tensor]]:
+        pairs = zip(self.module.named_parameters(), tensors, strict=True)
+        return [{name: tensor for (name, _), tensor in pairs if tensor is not None}]
 
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
         self._be(training=True)
@@ -160,6 +168,10 @@ class StackedModels(TrainableGroup):
 
     def _by_network(self, keeps: Sequence[Tensor]) -> list[Sequence[Tensor]]:
         return [[keep[lane] for keep in keeps] for lane in range(self.lanes)]
+
+    def by_network(self, tensors: Sequence[Tensor | None]) -> list[dict[str, Tensor]]:
+        pairs = [(name, tensor) for name, tensor in zip(self.state, tensors, strict=True) if tensor is not None]
+        return [{name: tensor[lane] for name, tensor in pairs} for lane in range(self.lanes)]
 
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
         logits = self._run(inputs, 0, training=True)
@@ -227,6 +239,11 @@ class Branches(TrainableGroup):
 
     def _by_network(self, keeps: Sequence[Tensor]) -> list[Sequence[Tensor]]:
         return [keeps[i : i + len(self.names)] for i in range(0, len(keeps), max(1, len(self.names)))]
+
+    def by_network(self, tensors: Sequence[Tensor | None]) -> list[dict[str, Tensor]]:
+        each = len(tensors) // self.lanes
+        parts = [tensors[lane * each : (lane + 1) * each] for lane in range(self.lanes)]
+        return [branch.by_network(part)[0] for branch, part in zip(self.branches, parts, strict=True)]
 
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
         return torch.cat(self._each(lambda i, branch: branch.losses(inputs[i : i + 1], targets[i : i + 1])))

@@ -11,11 +11,13 @@ from pai_bench.support.errors import UserError, unknown
 from pai_bench.support.precision import arithmetic
 from pai_bench.training.batches import Batches, Order
 from pai_bench.training.checkpoints import Saver
-from pai_bench.training.events import Event, Pause, by_step
+from pai_bench.training.events import Event, Events
 from pai_bench.training.layout import prepare_layout
 from pai_bench.training.loop import Epoch, History, TrainingLoop
+from pai_bench.training.networks import Networks
 from pai_bench.training.protocol import Protocol
-from pai_bench.training.recorded import step_for
+from pai_bench.training.recorded import Recorded, step_for
+from pai_bench.training.step import Step
 from pai_bench.training.trainable_groups import Branches, Masks, SingleModel, StackedModels, TrainableGroup
 
 Together = Literal["stacked", "branches"]
@@ -115,23 +117,12 @@ def train_together(
     """
     device = data.train.targets.device
     with arithmetic(protocol.precision, device):
-        program = engine.program(models, masks, data.normalised(data.train.inputs[:2]))
-        step = step_for(program, protocol, device, compile=engine.compile)
+
+        def make(models: Sequence[nn.Module], masks: Masks) -> tuple[TrainableGroup, Step | Recorded]:
+            program = engine.program(models, masks, data.normalised(data.train.inputs[:2]))
+            return program, step_for(program, protocol, device, compile=engine.compile)
+
         batches = Batches(data, orders, protocol)
-        steps = protocol.steps(batches.size)
-        actions, now = by_step(events, steps), list(masks)
-
-        def pause(done: int) -> None:
-            program.finish()
-            if saver is not None and saver.state is not None:  # whose masks are those of earlier events
-                now[:] = program.masks()
-            event = Pause(program, models, now, done, steps)
-            for action in actions[done]:
-                action(event)
-            now[:] = event.masks
-            program.resume()
-
-        pauses = dict.fromkeys(actions, pause)
-        return TrainingLoop(
-            program, data, protocol, batches, step, pauses=pauses, on_epochs=on_epoch, saver=saver
-        ).run()
+        planned = Events(events, protocol.steps(batches.size))
+        networks = Networks(models, masks, make)
+        return TrainingLoop(networks, data, protocol, batches, events=planned, on_epochs=on_epoch, saver=saver).run()

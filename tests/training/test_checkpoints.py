@@ -65,7 +65,9 @@ def trained(
         histories = train_together(
             models, images(), protocol, masks=masks, orders=orders, saver=saver, events=events, engine=Engine(**options)
         )
-    return [dataclasses.replace(history, seconds=0.0) for history in histories], [m.state_dict() for m in models]
+    return [dataclasses.replace(history, seconds=0.0, event_seconds=0.0) for history in histories], [
+        m.state_dict() for m in models
+    ]
 
 
 def same(one: list[dict[str, Tensor]], other: list[dict[str, Tensor]]) -> bool:
