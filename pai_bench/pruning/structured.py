@@ -1,9 +1,13 @@
 """Structured pruning: from the scores of groups to those that stay, in one or many cuts."""
 
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
 import torch
 from torch import nn
 
-from pai_bench.groups import GroupMask, Groups, shrink
+from pai_bench.groups import Axis, GroupMask, Groups, shrink
 from pai_bench.groups.budget import Budget, SparsityOf, keep_share, ranked_by_layer, units_of_layers
 from pai_bench.groups.combined import CombinedMask, composed, keep_items, keep_weights
 from pai_bench.masks import Mask, Schedule, Scope
@@ -56,6 +60,62 @@ def check_sort(criterion: Criterion, sparsity_of: SparsityOf, options: PruningOp
             raise UserError(f"{option} has no meaning for {criterion}, which ranks single weights and units together")
 
 
+@dataclass(frozen=True, kw_only=True)
+class GroupPruner:
+    """Cuts the groups of a network by a criterion, one cut at a time. The network itself is not changed.
+
+    Parameters are those of `prune_groups`.
+    """
+
+    criterion: StructuredCriterion
+    groups: Groups
+    sparsity: float
+    sparsity_of: SparsityOf = "weights"
+    scope: Scope = "global"
+    min_per_layer: float = 0
+    variant: Variant = NO_VARIANT
+    draw: Draw | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_least(self.min_per_layer)
+
+    def cut(self, network: nn.Module, mask: GroupMask, batch: BatchLike, density: float) -> GroupMask:
+        """The mask of one cut of `network`, from which `mask` has been removed, to a `density` of the whole one.
+
+        It is a mask of the groups that the network still has; with `mask`, it is ``composed(mask, cut)``.
+        """
+        remaining, again = mask.remaining(), None if self.draw is None else shrunk_draw(self.draw, mask)
+        with GroupScorer(self.criterion, network, remaining, seed=self.seed, draw=again) as scorer:
+            scores = scorer.score(as_batch(batch), left := mask.shrunk())
+        scores = -scores if self.variant.inverted else scores
+        if isinstance(self.criterion, CombinedCriterion):
+            return combined_cut(self.criterion, remaining, scores, density * self._dense, left)
+        scores = ranked_by_layer(remaining, scores) if self.scope == "layerwise" else scores
+        return keep_share(
+            remaining,
+            scores,
+            density,
+            sparsity_of=self.sparsity_of,
+            least=self._least,
+            dense=self._dense,
+            asked=1 - self.sparsity,
+        )
+
+    @cached_property
+    def _dense(self) -> float:
+        """What the whole network has."""
+        return Budget(self.groups, torch.arange(0)).left(self.sparsity_of, 0)
+
+    @cached_property
+    def _least(self) -> dict[Axis, int]:
+        """The units that each layer keeps at least."""
+        return {
+            axis: max(1, at_least(self.min_per_layer, len(free) + fixed))
+            for axis, (free, fixed) in units_of_layers(self.groups).items()
+        }
+
+
 def prune_groups(
     model: nn.Module,
     batch: BatchLike,
@@ -63,44 +123,23 @@ def prune_groups(
     sparsity: float,
     groups: Groups,
     schedule: Schedule,
-    *,
-    sparsity_of: SparsityOf = "weights",
-    scope: Scope = "global",
-    min_per_layer: float = 0,
-    variant: Variant = NO_VARIANT,
-    draw: Draw | None = None,
-    seed: int = 0,
+    **options: Any,
 ) -> GroupMask:
     """The groups that stay after all cuts of a schedule; the smaller network is scored again before each.
 
     `sparsity` is the share of weights, units or operations of the dense network that is removed, at least: groups are
     removed one after the other, lowest score first, until what is left is no more than asked for. With the scope
     ``layerwise``, they are the lowest of each layer, the same share of each. Of each layer at least `min_per_layer`
-    units stay, or below 1 that share of them, and at least one.
+    units stay, or below 1 that share of them, and at least one. `options` are those of `GroupPruner`.
 
     Of a `CombinedCriterion`, it is the share of weights, exactly, and the result is a `CombinedMask`.
     """
-    batch, density = as_batch(batch), 1 - checked_sparsity(sparsity, sparsity_of)
-    mask = groups.all_kept()
-    dense = Budget(groups, torch.arange(0)).left(sparsity_of, 0)
-    check_least(min_per_layer)
-    least = {
-        axis: max(1, at_least(min_per_layer, len(free) + fixed))
-        for axis, (free, fixed) in units_of_layers(groups).items()
-    }
-    for share in schedule.densities(density):
-        remaining, again = mask.remaining(), None if draw is None else shrunk_draw(draw, mask)
+    sparsity = checked_sparsity(sparsity, options.get("sparsity_of", "weights"))
+    pruner, mask = GroupPruner(criterion=criterion, groups=groups, sparsity=sparsity, **options), groups.all_kept()
+    for density in schedule.densities(1 - sparsity):
         network = model if bool(mask.kept_groups.all()) else shrink(model, mask)
-        with GroupScorer(criterion, network, remaining, seed=seed, draw=again) as scorer:
-            scores = scorer.score(batch, left := mask.shrunk())
-        scores = -scores if variant.inverted else scores
-        if isinstance(criterion, CombinedCriterion):
-            cut: GroupMask = combined_cut(criterion, remaining, scores, share * dense, left)
-        else:
-            scores = ranked_by_layer(remaining, scores) if scope == "layerwise" else scores
-            cut = keep_share(remaining, scores, share, sparsity_of=sparsity_of, least=least, dense=dense, asked=density)
-        mask = composed(mask, cut)
-    return shuffled(mask, seed) if variant.name == "shuffle" else mask
+        mask = composed(mask, pruner.cut(network, mask, batch, density))
+    return shuffled(mask, pruner.seed) if pruner.variant.name == "shuffle" else mask
 
 
 def shuffled(mask: GroupMask, seed: int) -> GroupMask:
