@@ -8,8 +8,8 @@ from pai_bench.experiment.trial import Trial
 from pai_bench.masks import OneShot, Schedule
 from pai_bench.support.registry import CRITERIA, PROTOCOLS
 
-UNSTRUCTURED = [plugin.name for plugin in CRITERIA.plugins() if not plugin.target.structured]
-"""Criteria of single weights."""
+UNSTRUCTURED = [p.name for p in CRITERIA.plugins() if not (p.target.structured or p.name == "gmp")]
+"""Criteria of single weights that prune before training."""
 
 COMBINED = [plugin.name for plugin in CRITERIA.plugins() if plugin.target.combined]
 """Criteria of groups and single weights."""

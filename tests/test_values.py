@@ -18,7 +18,7 @@ from pai_bench.report.summary import Comparison
 from pai_bench.scoring.options import CriterionOptions
 from pai_bench.training.protocol import Protocol
 
-STATEFUL = {"Catalog", "Group", "Measurement", "Operands", "Registry", "Search", "Verification", "Worker"}
+STATEFUL = {"Catalog", "ChangeLog", "Group", "Measurement", "Operands", "Registry", "Search", "Verification", "Worker"}
 """Dataclasses that are filled while something is done; another ``Search`` is a value."""
 
 APART = {"pai_bench.__main__", "pai_bench.registry"}

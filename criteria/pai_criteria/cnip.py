@@ -10,6 +10,7 @@ from pai_bench.scoring import (
     Batch,
     CombinedCriterion,
     CombinedScores,
+    DuringOrBefore,
     MaskedModel,
     gate_sensitivity,
 )
@@ -55,8 +56,10 @@ class CNIP(CombinedCriterion):
 
 @criterion("cnip-it", source="Verdenius et al. 2020, arXiv:2006.00896")
 @dataclass(frozen=True)
-class CNIPit(CNIP):
+class CNIPit(CNIP, DuringOrBefore):
     """score = |w * g| and |sum of w * g| as of CNIP, on the smaller network without what earlier cuts have removed.
+
+    * ``when``, ``delay``, ``every``: whether cuts are made before or during training, as of ``snip-it``.
 
     Source: Verdenius et al. 2020, arXiv:2006.00896.
     """

@@ -11,6 +11,7 @@ from pai_bench.scoring import (
     AuthorsChoice,
     AuthorsStatement,
     Batch,
+    DuringOrBefore,
     MaskedModel,
     StructuredCriterion,
     gate_sensitivity,
@@ -55,8 +56,10 @@ class SNAP(StructuredCriterion):
 
 @criterion("snap-it", source="Verdenius et al. 2020, arXiv:2006.00896")
 @dataclass(frozen=True)
-class SNAPit(SNAP):
+class SNAPit(SNAP, DuringOrBefore):
     """score = |dL/dc| as of SNAP, on the smaller network: without the units that earlier cuts have removed.
+
+    * ``when``, ``delay``, ``every``: whether cuts are made before or during training, as of ``snip-it``.
 
     Source: Verdenius et al. 2020, arXiv:2006.00896.
     """

@@ -5,15 +5,18 @@ from typing import ClassVar
 
 from pai_bench import criterion
 from pai_bench.masks import Halving, Schedule
-from pai_bench.scoring import AuthorsChoice, Batch, Criterion, MaskedModel, Scores
+from pai_bench.scoring import AuthorsChoice, Batch, DuringOrBefore, MaskedModel, Scores
 
 
 @criterion("snip-it", source="Verdenius et al. 2020, arXiv:2006.00896")
 @dataclass(frozen=True)
-class SNIPit(Criterion):
+class SNIPit(DuringOrBefore):
     """score = |w * g / L| on the masked network, with g = dL/dw: the elasticity of the loss.
 
     Removed connections stay removed. Scores are at least 0.
+
+    * ``when``: ``before`` training, or ``during`` it, dense at first: cut i = 1, 2, ... after ``delay + i * every``
+      epochs of the published training.
 
     Verdenius et al. 2020, arXiv:2006.00896.
     """

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pai_bench.groups import find_groups
-from pai_bench.masks import Scope
+from pai_bench.masks import Mask, Scope
 from pai_bench.networks.private_copy import BATCH_NORMS, fingerprints
-from pai_bench.pruning import prune
+from pai_bench.pruning.options import PruningOptions
+from pai_bench.pruning.prune import all_cuts
 from pai_bench.scoring import Batch, Criterion, Scorer, get_criterion, prunable_parameters, redraw_
 from pai_bench.scoring.scorer import checked
 from pai_bench.scoring.structured import CombinedScores, score_groups
@@ -146,7 +148,7 @@ def no_side_effects(criterion: Criterion, model: nn.Module, batch: Batch) -> Non
     misfit, mislabelled = Batch(batch.inputs[..., :1], batch.targets), Batch(batch.inputs, batch.targets + 9)
     actions: dict[str, Callable[[], object]] = {
         "score": lambda: criterion.score(model, batch),
-        "prune": lambda: prune(model, batch, criterion, 0.5, schedule="linear:steps=2"),
+        "prune": lambda: pruned(model, batch, criterion, 0.5, schedule="linear:steps=2"),
         "score, on inputs that do not fit,": lambda: criterion.score(model, misfit),
         "score, on targets out of range,": lambda: criterion.score(model, mislabelled),
     }
@@ -159,13 +161,18 @@ def no_side_effects(criterion: Criterion, model: nn.Module, batch: Batch) -> Non
             raise CheckError(f"{name} changes {', '.join(changed)}; work on copies, and leave the guard of score on")
 
 
+def pruned(model: nn.Module, batch: Batch, criterion: Criterion, sparsity: float, **options: Any) -> Mask:
+    """The mask by the scores of a criterion, also of one that prunes during training."""
+    return all_cuts(model, batch, criterion, sparsity, PruningOptions(**options))
+
+
 def exact_count(criterion: Criterion, model: nn.Module, batch: Batch) -> None:
     """Pruning keeps ``round((1 - s) * n)`` connections in every scope, and by the criterion's own schedule."""
     size = sum(parameter.numel() for parameter in prunable_parameters(model, biases=criterion.biases).values())
     scopes: tuple[Scope | None, ...] = (None, "global", "layerwise")  # None: the criterion's own
     ways: list[tuple[float, Scope | None, str | None]] = [(0.8, None, None), *product((0.3, 0.9), scopes, ["one-shot"])]
     for sparsity, scope, schedule in ways:
-        kept = prune(model, batch, criterion, sparsity, scope=scope, schedule=schedule).kept
+        kept = pruned(model, batch, criterion, sparsity, scope=scope, schedule=schedule).kept
         if kept != (wanted := round((1 - sparsity) * size)):
             how = f"sparsity {sparsity}, scope {scope or criterion.scope}, schedule {schedule or criterion.schedule}"
             raise CheckError(f"{how}: {kept} of {size} connections are kept, not {wanted}")
@@ -202,9 +209,9 @@ def keeps_the_loss(criterion: Criterion, model: nn.Module, batch: Batch) -> None
     for seed in range(8):
         drawn = redraw_(model, seed)
         for variant, differences in changes.items():
-            mask = prune(drawn, batch, criterion, 0.1, schedule="one-shot", scope="global", variant=variant)
-            pruned = mask.apply_(copy.deepcopy(drawn))
-            differences.append(abs(loss(pruned, batch, criterion) - loss(drawn, batch, criterion)))
+            mask = pruned(drawn, batch, criterion, 0.1, schedule="one-shot", scope="global", variant=variant)
+            sparse = mask.apply_(copy.deepcopy(drawn))
+            differences.append(abs(loss(sparse, batch, criterion) - loss(drawn, batch, criterion)))
     lowest, highest = map(fmean, changes.values())
     if lowest >= highest:
         raise CheckError(
@@ -217,8 +224,8 @@ def loss_scale(criterion: Criterion, model: nn.Module, batch: Batch) -> None:
     """A loss ten times as large gives the same mask."""
     large = dataclasses.replace(batch, loss=lambda output, targets: 10 * LOSSES[criterion.loss](output, targets))
     plain = dataclasses.replace(criterion, loss="cross-entropy")  # a batch's own loss takes the place of this
-    small_mask = prune(model, batch, criterion, 0.5, schedule="one-shot")
-    large_mask = prune(model, large, plain, 0.5, schedule="one-shot")
+    small_mask = pruned(model, batch, criterion, 0.5, schedule="one-shot")
+    large_mask = pruned(model, large, plain, 0.5, schedule="one-shot")
     expect_same(small_mask, large_mask, "the mask changes when the loss is multiplied by 10")
 
 
@@ -248,7 +255,7 @@ def deterministic_groups(criterion: Criterion, model: nn.Module, batch: Batch) -
 def smaller_networks(criterion: Criterion, model: nn.Module, batch: Batch) -> None:
     """The networks that earlier cuts have made smaller can be scored and cut again."""
     if find_groups(model, batch.inputs[:1]).count:
-        prune(model, batch, criterion, 0.1, schedule="linear:steps=2")
+        pruned(model, batch, criterion, 0.1, schedule="linear:steps=2")
 
 
 def data_free_groups(criterion: Criterion, model: nn.Module, batch: Batch) -> None:

@@ -269,7 +269,7 @@ def cells(missing: Sequence[Trial], lanes: Callable[[Trial], int]) -> list[list[
     groups: dict[object, list[list[Trial]]] = defaultdict(list)
     all_cells: list[list[Trial]] = []
     for trial in missing:
-        group = groups[trial.data, trial.model, trial.protocol, trial.train_fraction, trial.structured]
+        group = groups[trial.data, trial.model, trial.protocol, trial.train_fraction, trial.training_kind]
         if not group or len(group[-1]) >= lanes(trial):
             group.append([])
             all_cells.append(group[-1])

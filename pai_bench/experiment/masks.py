@@ -70,6 +70,8 @@ def remake_mask(
     if record.trial["criterion"] is None or record.pruning.mask is None:
         return read_mask(record)
     trial, runner = trial_of(record, data_dir, device)
+    if trial.changes_mask:
+        raise UserError(f"the mask of trial {record.identity} changed during training: only a new run makes it again")
     assert trial.schedule is not None
     mask = mask_maker(runner.inputs, trial, runner.inputs.model(trial))(trial.schedule)
     sizes = {layer.name: layer.size for layer in record.pruning.layers}

@@ -10,6 +10,7 @@ from pai_bench.experiment import stages
 from pai_bench.experiment.inputs import Inputs
 from pai_bench.experiment.mask_summary import summarize_mask
 from pai_bench.experiment.stages import Pruned
+from pai_bench.experiment.training_cost import ChangeLog
 from pai_bench.experiment.trial import Trial
 from pai_bench.results import Environment, EpochRecord, Evaluation, Pruning, Record, Training, TrialProvenance, UsedData
 from pai_bench.support.environment import commit, describe, without_paths
@@ -27,8 +28,11 @@ class RecordMaker:
     def __init__(self, inputs: Inputs, command: str | None, *, workers: int) -> None:
         self.inputs, self.command, self.workers = inputs, command, workers
 
-    def record(self, made: Pruned, history: History, engine: Engine, lanes: int = 1) -> Record:
-        """The record of a network that was trained by `engine`, beside others in `lanes`."""
+    def record(self, made: Pruned, history: History, log: ChangeLog | None, engine: Engine, lanes: int = 1) -> Record:
+        """The record of a network that was trained by `engine`, beside others in `lanes`.
+
+        `log` is what is known of the changes of its mask; None if it was not trained.
+        """
         trial, model, links = made.trial, made.model, made.connectivity
         dense = self.inputs.model(trial) if trial.structured else model  # of which its mask is
         inputs, cost = self.inputs, made.cost
@@ -54,7 +58,8 @@ class RecordMaker:
             training=Training(
                 train_seconds=history.seconds,
                 images_per_second=history.images_per_second,
-                curve=tuple(map(_epoch_record, history.epochs)),
+                curve=tuple(_epoch_record(epoch, log) for epoch in history.epochs),
+                **_changes(history, log),
             ),
             evaluation=Evaluation(test_accuracy=test_accuracy, test_loss=_finite(test_loss)),
         )
@@ -122,9 +127,25 @@ class RecordMaker:
         return self._make(trial, "failed", error=without_paths(message), traceback=traceback_of(error))
 
 
-def _epoch_record(epoch: Epoch) -> EpochRecord:
+def _changes(history: History, log: ChangeLog | None) -> dict[str, Any]:
+    """What a record says of the operations of training, and of the changes of the mask meanwhile."""
+    if log is None:
+        return {}
+    found: dict[str, Any] = {"training_flops": log.training_flops(log.timeline.steps)}
+    if log.events:
+        found |= {"events": len(log.events), "event_steps": tuple(log.events), "event_seconds": history.event_seconds}
+    return found
+
+
+def _epoch_record(epoch: Epoch, log: ChangeLog | None) -> EpochRecord:
     train_loss, test_loss = _finite(epoch.train_loss), _finite(epoch.test_loss)
-    return EpochRecord(epoch=epoch.epoch, train_loss=train_loss, test_loss=test_loss, test_accuracy=epoch.test_accuracy)
+    return EpochRecord(
+        epoch=epoch.epoch,
+        train_loss=train_loss,
+        test_loss=test_loss,
+        test_accuracy=epoch.test_accuracy,
+        sparsity=log.sparsity_after(epoch.epoch) if log is not None and log.events else None,
+    )
 
 
 def _finite(value: float) -> float | None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from pai_bench.data import DataSet
 from pai_bench.data.augment import check_images
+from pai_bench.experiment.moments import check_moments
 from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.experiment.sweep import Execution, Sweep, refuse_duplicates
 from pai_bench.experiment.trial import Trial, expand, fraction
@@ -134,6 +135,8 @@ def resolve(sweep: Sweep, inspector: Inspector | None = None) -> Catalog:
     catalog.trials = expand(sweep, criteria, networks, variants)
     for trial in catalog.trials:
         check_settings(trial.identity, trial.configuration())
+        if trial.seed == sweep.seed_list[0]:
+            check_moments(trial, catalog.data[trial.data.name].train_size(trial.train_fraction))
     return catalog
 
 

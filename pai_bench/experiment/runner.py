@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from pai_bench.experiment import stages
+from pai_bench.experiment.changes import MaskChanges
 from pai_bench.experiment.checkpoints import CheckpointStore, decode, encode, facts
 from pai_bench.experiment.inputs import Inputs
 from pai_bench.experiment.obstacles import Obstacles
@@ -131,8 +132,10 @@ class Runner:
             try:
                 if begun:
                     part = [self._prepare(made.trial) for made in part]
-                saver = self._saver(part, engine, state)
-                histories = stages.train_networks(self.inputs, part, on_epoch, engine, saver)
+                changes = MaskChanges(self.inputs, part)
+                saver = self._saver(part, changes, engine, state)
+                histories = stages.train_networks(self.inputs, part, on_epoch, engine, saver, changes.events)
+                part = changes.finished(part)
             except StateError as error:
                 assert self.checkpoints is not None
                 self.checkpoints.set_aside(names, str(error))
@@ -144,8 +147,10 @@ class Runner:
                     yield [part[0].trial], [self._failed(part[0].trial, error)]
                 begun = begun or engine.together == "branches"  # which are trained in place; a stack is a copy
             else:
-                records = [self._records.record(m, h, engine, len(part)) for m, h in zip(part, histories, strict=True)]
-                yield [made.trial for made in part], records
+                logs = [lane.log for lane in changes.lanes]
+                made = zip(part, histories, logs, strict=True)
+                records = [self._records.record(*one, engine, len(part)) for one in made]
+                yield [network.trial for network in part], records
             state = None
 
     def _prepared(
@@ -160,7 +165,7 @@ class Runner:
                 on_epoch(trial, 0)
                 if made.skips_training:
                     history = stages.train_alone(self.inputs, made, on_epoch, engine)
-                    record = self._records.record(made, history, engine)
+                    record = self._records.record(made, history, None, engine)
                 else:
                     ready.append(made)
                     continue
@@ -204,9 +209,13 @@ class Runner:
     def _facts(self, trials: Sequence[Trial]) -> dict[str, Any]:
         return facts(trials, [self.inputs.loaded(trial).checksum for trial in trials], self.device)
 
-    def _saver(self, part: Sequence[Pruned], engine: Engine, state: TrainingState | None = None) -> Saver | None:
+    def _saver(
+        self, part: Sequence[Pruned], changes: MaskChanges, engine: Engine, state: TrainingState | None = None
+    ) -> Saver | None:
         """What saves the training of a part from time to time; None if nothing is to be saved."""
         every, checkpoints = self.catalog.sweep.checkpoint_seconds, self.checkpoints
+        if state is not None:
+            changes.restore(state)
         if checkpoints is None or every is None:
             return None if state is None else Saver(lambda _state: None, every=math.inf, state=state)
         trials = [made.trial for made in part]
@@ -214,7 +223,8 @@ class Runner:
 
         def save(state: TrainingState) -> None:
             try:
-                checkpoints.write(identities(trials), encode(part, known, engine, state))
+                content = encode(changes.now(part), known, engine, changes.added_to(state))
+                checkpoints.write(identities(trials), content)
             except Exception as error:  # the training itself may go well
                 if (why := described(error)) not in refused:
                     logger.warning(

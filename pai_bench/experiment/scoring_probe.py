@@ -23,8 +23,8 @@ class ScoringProbe:
         self._peaks: dict[object, int | None] = {}
 
     def mask(self, trial: Trial, model: nn.Module) -> tuple[Mask | None, Measurement | None]:
-        """The trial's mask and what it cost, after a warm-up; nothing for the dense reference."""
-        if trial.criterion is None or trial.schedule is None:
+        """The trial's mask and what it cost, after a warm-up; nothing for a network that is dense at first."""
+        if trial.criterion is None or trial.schedule is None or trial.begins_dense:
             return None, None
         key = trial.data, trial.model, trial.method
         make = mask_maker(self.inputs, trial, model)

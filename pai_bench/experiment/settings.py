@@ -92,6 +92,11 @@ class ScoringSettings:
     )
     keep_first: bool = setting(False, "leave the first of the prunable layers whole")
     keep_last: bool = setting(False, "leave the last of the prunable layers whole")
+    prune_at: str = setting(
+        "0",
+        "when to prune: after so many steps of dense training, 500, or a share of them, 2%; 0 is before training",
+        words=lambda when: f"pruned after {when.replace('%', ' %')} of the {'' if '%' in when else 'training '}steps",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

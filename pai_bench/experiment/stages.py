@@ -25,6 +25,7 @@ from pai_bench.support.randomness import random_state
 from pai_bench.support.timing import Measurement
 from pai_bench.training.batches import Order
 from pai_bench.training.checkpoints import Saver
+from pai_bench.training.events import Event
 from pai_bench.training.loop import Epoch, History
 from pai_bench.training.trainer import Engine, train, train_together
 
@@ -58,6 +59,8 @@ def mask_maker(inputs: Inputs, trial: Trial, model: nn.Module) -> Callable[..., 
     All that comes before scoring, such as the score batch, is done here, and not in what this returns.
     """
     assert trial.criterion is not None
+    if trial.criterion.begins_dense:
+        raise UserError(f"{trial.criterion} prunes during training, and nothing before it")
     criterion, batch, draw = trial.criterion, inputs.score_batch(trial, inputs.data(trial)), inputs.draw(trial)
     if isinstance(criterion, StructuredCriterion):
         return functools.partial(
@@ -109,10 +112,24 @@ def connect(inputs: Inputs, trial: Trial, model: nn.Module, mask: Mask | None) -
         return None
 
 
+def nothing_removed(inputs: Inputs, trial: Trial, model: nn.Module) -> Mask:
+    """The mask of a network that is dense at first."""
+    if trial.structured:
+        return inputs.free_groups(trial, model).all_kept()
+    return Mask.whole({name: model.get_parameter(name) for name in inputs.prunable(trial, model)})
+
+
 def apply(
     inputs: Inputs, trial: Trial, model: nn.Module, mask: Mask | None, *, train_disconnected: bool = False
 ) -> Pruned:
-    """A trial's network under its mask; disconnected ones are not trained unless `train_disconnected`."""
+    """A trial's network under its mask; disconnected ones are not trained unless `train_disconnected`.
+
+    A mask that changes in training is there from the beginning, and nothing is known of it before the end.
+    """
+    if trial.changes_mask:
+        whole = mask or nothing_removed(inputs, trial, model)
+        small = shrink(model, whole) if isinstance(whole, GroupMask) else model
+        return Pruned(trial, small, whole, None, skips_training=False)
     paths = connect(inputs, trial, model, mask)
     redraws = trial.variant is not None and trial.variant.redraws
     if redraws:
@@ -130,11 +147,16 @@ def apply(
 
 
 def train_networks(
-    inputs: Inputs, networks: Sequence[Pruned], on_epoch: OnEpoch, engine: Engine, saver: Saver | None = None
+    inputs: Inputs,
+    networks: Sequence[Pruned],
+    on_epoch: OnEpoch,
+    engine: Engine,
+    saver: Saver | None = None,
+    events: Sequence[Event] = (),
 ) -> list[History]:
     """Train networks of one kind together, or the only one alone, in place."""
     if len(networks) == 1:
-        return [train_alone(inputs, networks[0], on_epoch, engine, saver)]
+        return [train_alone(inputs, networks[0], on_epoch, engine, saver, events)]
     trials = [network.trial for network in networks]
 
     def on_epochs(epochs: Sequence[Epoch | None]) -> None:
@@ -151,11 +173,17 @@ def train_networks(
         on_epoch=on_epochs,
         engine=engine,
         saver=saver,
+        events=events,
     )
 
 
 def train_alone(
-    inputs: Inputs, network: Pruned, on_epoch: OnEpoch, engine: Engine, saver: Saver | None = None
+    inputs: Inputs,
+    network: Pruned,
+    on_epoch: OnEpoch,
+    engine: Engine,
+    saver: Saver | None = None,
+    events: Sequence[Event] = (),
 ) -> History:
     """Train one network in place; a disconnected one for no epoch."""
     trial = network.trial
@@ -169,6 +197,7 @@ def train_alone(
             on_epoch=lambda epoch: on_epoch(trial, epoch.epoch),
             engine=dataclasses.replace(engine, compile=engine.compile and not network.skips_training),
             saver=saver,
+            events=events,
         )
 
 

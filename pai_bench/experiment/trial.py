@@ -64,6 +64,23 @@ class Trial(TrainingSettings, ScoringSettings):
         return self.criterion is not None and self.criterion.structured
 
     @property
+    def changes_mask(self) -> bool:
+        """Whether its mask changes while the network is trained."""
+        return self.prune_at != "0" or (self.criterion is not None and self.criterion.during)
+
+    @property
+    def begins_dense(self) -> bool:
+        """Whether nothing is removed before the first step."""
+        return self.prune_at != "0" or (self.criterion is not None and self.criterion.begins_dense)
+
+    @property
+    def training_kind(self) -> str:
+        """The same for trials that may be trained together, as far as it depends on what prunes them."""
+        if not self.structured:
+            return self.criterion_name if getattr(self.criterion, "replaces_step", False) else "masked"
+        return self.identity if self.changes_mask else "smaller"
+
+    @property
     def method(self) -> str:
         """The criterion, and the variant if it is not the plain one."""
         return self.criterion_name if self.variant_name == "none" else f"{self.criterion_name} + {self.variant_name}"

@@ -1,5 +1,7 @@
 """Pruning at initialisation, composed of criterion, schedule, selection and mask."""
 
+from typing import Any
+
 from torch import nn
 
 from pai_bench.groups import find_groups
@@ -14,6 +16,7 @@ from pai_bench.scoring import BatchLike, Criterion, StructuredCriterion, get_cri
 from pai_bench.scoring.batch import Loss, as_batch
 from pai_bench.scoring.redraw import Draw
 from pai_bench.support import spec
+from pai_bench.support.errors import UserError
 
 
 def prune(
@@ -57,18 +60,36 @@ def prune(
     Raises `UserError` for unknown names, values out of range and batches that do not fit the model, and its subclass
     `CriterionError` for scores that cannot be ranked.
     """
-    seed = spec.convert(seed, int, "seed")
-    chosen, batch = get_criterion(criterion), as_batch(batch, loss)
+    if (chosen := get_criterion(criterion)).begins_dense:
+        raise UserError(f"{chosen} prunes during training: pai_bench.run, or pai-bench run, trains the network, too")
     options = PruningOptions(
         schedule=schedule, scope=scope, variant=variant, target=target, min_per_layer=min_per_layer, repair=repair
     )
-    check_sort(chosen, sparsity_of, options, chosen=prunable is not None)
-    if isinstance(chosen, StructuredCriterion):
-        resolved = options.of(chosen)
+    which: dict[str, Any] = {"prunable": prunable, "sparsity_of": sparsity_of, "draw": draw, "seed": seed}
+    return all_cuts(model, as_batch(batch, loss), chosen, sparsity, options, **which)
+
+
+def all_cuts(
+    model: nn.Module,
+    batch: BatchLike,
+    criterion: Criterion,
+    sparsity: float,
+    options: PruningOptions,
+    *,
+    prunable: Prunable | None = None,
+    sparsity_of: SparsityOf = "weights",
+    draw: Draw | None = None,
+    seed: int = 0,
+) -> Mask:
+    """`prune`, also by the scores of a method that prunes during training."""
+    seed, batch = spec.convert(seed, int, "seed"), as_batch(batch)
+    check_sort(criterion, sparsity_of, options, chosen=prunable is not None)
+    if isinstance(criterion, StructuredCriterion):
+        resolved = options.of(criterion)
         return prune_groups(
             model,
             batch,
-            chosen,
+            criterion,
             sparsity,
             find_groups(model, batch.inputs[:1]),
             resolved.schedule,
@@ -79,5 +100,5 @@ def prune(
             draw=draw,
             seed=seed,
         )
-    with Pruner(model, chosen, options, prunable=prunable, draw=draw, seed=seed) as pruner:
+    with Pruner(model, criterion, options, prunable=prunable, draw=draw, seed=seed) as pruner:
         return pruner.to(batch, sparsity)

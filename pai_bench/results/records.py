@@ -21,6 +21,7 @@ KEYS = (
     *("achieved_sparsity", "effective_sparsity", "node_sparsity", "weight_sparsity", "flop_sparsity", "fixed"),
     *("connected", "dead_layers", "first_cut", "severed_shortcuts"),
     *("score_seconds", "score_peak_bytes", "train_seconds", "images_per_second", "epochs", "device", "batch_norm"),
+    *("training_flops", "events", "event_steps", "event_seconds"),
     *("chance_loss", "chance_accuracy", "flops", "not_prunable", "not_scored", "mask", "layers", "curve"),
     *("environment", "provenance", "schema"),
 )
@@ -129,6 +130,9 @@ class Record(Stored):
             "node_sparsity": pruning.node_sparsity,
             "weight_sparsity": pruning.weight_sparsity,
             "flop_sparsity": pruning.flop_sparsity,
+            "training_flops": self.training.training_flops,
+            "events": self.training.events,
+            "event_seconds": self.training.event_seconds,
             "train_loss": curve[-1].train_loss if curve else None,
             "chance_loss": evaluation.chance_loss,
             "chance_accuracy": evaluation.chance_accuracy,

@@ -76,6 +76,8 @@ class EpochRecord:
     train_loss: Number | None
     test_loss: Number | None
     test_accuracy: Share
+    sparsity: Share | None = field(default=None, metadata=IF_ANY)
+    """Of a method that prunes during training: share of the connections that are removed after it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,15 @@ class Training:
     images_per_second: Amount | None = None
     """Of training alone, without evaluation."""
     epochs: Count | None = None
+    training_flops: Amount | None = field(default=None, metadata=IF_ANY)
+    """Floating-point operations of all steps: three forward passes of what was left of the network, and more for dense
+    gradients, if products with removed weights are not made."""
+    events: Count | None = field(default=None, metadata=IF_ANY)
+    """How many times the mask was changed during training."""
+    event_steps: tuple[int, ...] = field(default=(), metadata=IF_ANY)
+    """After how many steps each time."""
+    event_seconds: Amount | None = field(default=None, metadata=IF_ANY)
+    """Time of these changes, scoring included, which `train_seconds` leaves out."""
     curve: tuple[EpochRecord, ...] = ()
 
 

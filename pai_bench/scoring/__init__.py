@@ -8,6 +8,7 @@ from pai_bench.networks.layers import prunable_parameters
 from pai_bench.networks.private_copy import BatchNormMode
 from pai_bench.scoring.batch import Batch, BatchLike, Scores
 from pai_bench.scoring.criterion import AuthorsChoice, AuthorsStatement, Criterion
+from pai_bench.scoring.during import Change, DuringOrBefore, DuringTraining, Moment, Timeline
 from pai_bench.scoring.lookup import get_criterion
 from pai_bench.scoring.masked_model import MaskedModel
 from pai_bench.scoring.redraw import redraw_
@@ -25,15 +26,20 @@ __all__ = [
     "Batch",
     "BatchLike",
     "BatchNormMode",
+    "Change",
     "CombinedCriterion",
     "CombinedScores",
     "Criterion",
     "CriterionError",
+    "DuringOrBefore",
+    "DuringTraining",
     "Groups",
     "MaskedModel",
+    "Moment",
     "Scorer",
     "Scores",
     "StructuredCriterion",
+    "Timeline",
     "added_later",
     "consumer_sum",
     "convolve_single_example",

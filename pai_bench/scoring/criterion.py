@@ -129,6 +129,16 @@ class Criterion(CriterionOptions):
         refuse_undecorated(type(self))
         super().__post_init__()
 
+    @property
+    def during(self) -> bool:
+        """Whether it changes the mask during training, too (`pai_bench.scoring.DuringTraining`)."""
+        return False
+
+    @property
+    def begins_dense(self) -> bool:
+        """Whether it removes nothing before the first step of training."""
+        return False
+
     @abstractmethod
     def score(self, model: Any, batch: Any) -> Scores | Any:  # of a structured criterion, a tensor
         """Saliencies of all prunable weights of `model`: parameter name -> tensor of its shape and device.

@@ -29,10 +29,13 @@ def test_published_defaults() -> None:
         "erk": ("one-shot", "quota", "eval"),
         "force": ("exponential:steps=60:returns=true", "global", "train"),
         "grasp": ("one-shot", "global", "train"),
+        "gmp": ("one-shot", "layerwise", "eval"),
         "group": ("one-shot", "global", "eval"),
         "iter-snip": ("exponential:steps=60", "global", "train"),
         "magnitude": ("one-shot", "global", "eval"),
         "random": ("one-shot", "global", "eval"),
+        "rigl": ("one-shot", "quota", "eval"),
+        "set": ("one-shot", "quota", "eval"),
         "snap": ("one-shot", "global", "eval"),
         "snap-it": ("halving:steps=5", "global", "eval"),
         "snip": ("one-shot", "global", "eval"),
@@ -42,7 +45,7 @@ def test_published_defaults() -> None:
     }
     assert pb.get_criterion("grasp").temperature == 200  # type: ignore[attr-defined]
     without_data = {name for name, one in criteria.items() if not one.uses_data}
-    assert without_data == {"er", "erk", "magnitude", "random", "structured-random", "synflow"}
+    assert without_data == {*("er", "erk", "gmp", "magnitude", "random", "rigl", "set", "structured-random", "synflow")}
 
 
 @dataclass(frozen=True)

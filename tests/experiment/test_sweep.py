@@ -161,6 +161,9 @@ def test_a_variant_is_in_the_name_of_a_trial() -> None:
 
 
 IDENTITIES = {
+    "gmp": "digits-lenet-300-100-gmp-0.9-s0-bb53ff91c176",
+    "rigl": "digits-lenet-300-100-rigl-0.9-s0-5b7d3e4a796b",
+    "set": "digits-lenet-300-100-set-0.9-s0-937bedefecea",
     "dense": "digits-lenet-300-100-dense-0-s0-bc48ac4499ad",
     "cnip": "digits-lenet-300-100-cnip-0.9-s0-c0eb8726fb8e",
     "cnip-it": "digits-lenet-300-100-cnip-it-0.9-s0-24d047127c33",
@@ -354,7 +357,13 @@ def test_a_sweep_by_default() -> None:
     axes |= {"variants": ("none",)}
     execution = {"device": "auto", "workers": "auto", "lanes": "auto", "together": "auto", "checkpoint_every": "5m"}
     settings = {"seeds": 3, "bn": "published", "precision": "fp32", "budget": 1.0, "init": "own", "target": "direct"}
-    settings |= {"score_sampling": "balanced", "score_batches": 1, "sparsity_of": "weights", "repair": "none"}
+    settings |= {
+        "score_sampling": "balanced",
+        "score_batches": 1,
+        "prune_at": "0",
+        "sparsity_of": "weights",
+        "repair": "none",
+    }
     zero = ("label_noise", "validation", "min_per_layer", "keep_first", "keep_last", "train_disconnected", "compile")
     undecided = ["schedule", "protocol", "epochs", "batch_size", "learning_rate", "weight_decay", "train_fraction"]
     undecided += ["scope", "score_batch", "prunable", "data_dir"]

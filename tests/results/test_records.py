@@ -215,12 +215,13 @@ def test_the_form_of_a_file() -> None:
 
 def test_every_field_has_its_place_in_the_file() -> None:
     shares = {"node_sparsity": 0.5, "weight_sparsity": 0.6, "flop_sparsity": 0.7}
-    one = altered(record("snip", 0.9, 0, None), traceback="Traceback", fixed={"a": "why"}, **shares)
+    during = {"training_flops": 1e9, "events": 1, "event_steps": (5,), "event_seconds": 0.5}
+    one = altered(record("snip", 0.9, 0, None), traceback="Traceback", fixed={"a": "why"}, **shares, **during)
     assert sorted(flattened(one)) == sorted(KEYS)
     assert list(fields_of(one.to_json())) == list(KEYS)
     assert Record.from_json(one.to_json()) == one
     bare = fields_of(record("snip", 0.9, 0, 0.5).to_json())
-    assert {*KEYS} - bare.keys() == {"traceback", "fixed", *shares}  # which are not there where they are empty
+    assert {*KEYS} - bare.keys() == {"traceback", "fixed", *shares, *during}  # which are not there where they are empty
 
 
 def test_what_is_wrong_with_a_file_is_said_in_a_line() -> None:

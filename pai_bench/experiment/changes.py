@@ -1,0 +1,217 @@
+"""Masks that change while networks are trained: how, and what is known of it afterwards."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pai_bench.experiment import stages
+from pai_bench.experiment.inputs import Inputs
+from pai_bench.experiment.moments import moments, timeline
+from pai_bench.experiment.stages import Pruned
+from pai_bench.experiment.training_cost import ChangeLog
+from pai_bench.groups import GroupMask, shrink
+from pai_bench.groups.combined import composed
+from pai_bench.masks import Mask
+from pai_bench.masks.cutting import cut
+from pai_bench.pruning.pruner import by_scope, scored
+from pai_bench.pruning.structured import GroupPruner
+from pai_bench.scoring import Batch, Change, DuringTraining, Moment, Scores, StructuredCriterion
+from pai_bench.support.identity import stream
+from pai_bench.training.checkpoints import TrainingState
+from pai_bench.training.events import Event, Pause
+
+STATE = "method"
+"""What the state of methods is called in a saved training."""
+
+
+class MaskChanges:
+    """The changes of the masks of networks that are trained together, each by its own method or by none."""
+
+    def __init__(self, inputs: Inputs, networks: Sequence[Pruned]) -> None:
+        self.lanes = [Lane(inputs, network) for network in networks]
+
+    @property
+    def events(self) -> list[Event]:
+        """The events of their training."""
+        methods = [lane.method for lane in self.lanes if lane.method is not None]
+        of_steps = {
+            "gradients": any(method.needs_gradients for method in methods),
+            "replaces_step": any(method.replaces_step for method in methods),
+        }
+        return [Event(step, self._act, **of_steps) for step in sorted({m for lane in self.lanes for m in lane.moments})]
+
+    def _act(self, pause: Pause) -> None:
+        acting = [(number, lane) for number, lane in enumerate(self.lanes) if pause.step in lane.moments]
+        if any(lane.structured for _, lane in acting):
+            ((_, lane),) = acting
+            lane.shrink(pause)
+            return
+        masks, weights = list(pause.masks), list[Mapping[str, Tensor]]({} for _ in self.lanes)
+        for number, lane in acting:
+            change = lane.change(pause, number)
+            masks[number], weights[number] = change.mask, change.weights or {}
+        pause.replace(masks, weights=weights if any(weights) else ())
+
+    def finished(self, networks: Sequence[Pruned]) -> list[Pruned]:
+        """The networks as they are after training, under their last masks."""
+        return [lane.finished(network) for lane, network in zip(self.lanes, networks, strict=True)]
+
+    def now(self, networks: Sequence[Pruned]) -> list[Pruned]:
+        """The networks as they are to be saved: with their present masks."""
+        return [
+            dataclasses.replace(network, mask=lane.mask) for lane, network in zip(self.lanes, networks, strict=True)
+        ]
+
+    def added_to(self, state: TrainingState) -> TrainingState:
+        """The state of a training, with that of the methods."""
+        kept = {f"{STATE}.{i}.{name}": t for i, lane in enumerate(self.lanes) for name, t in lane.state.items()}
+        logs = [lane.log.entries for lane in self.lanes]
+        return TrainingState({**state.tensors, **kept}, {**state.values, "changes": logs})
+
+    def restore(self, state: TrainingState) -> None:
+        """Continue from the state of a training, with that of the methods."""
+        for lane, entries in zip(self.lanes, state.values.get("changes", ()), strict=False):  # earlier ones have none
+            lane.log.entries = [list(entry) for entry in entries]
+        for name, tensor in state.part(STATE).items():
+            number, _, key = name.partition(".")
+            self.lanes[int(number)].state[key] = tensor.to(self.lanes[int(number)].device)
+
+
+class Lane:
+    """The changes of one network's mask."""
+
+    def __init__(self, inputs: Inputs, network: Pruned) -> None:
+        self.inputs, self.trial, self.mask, self.model = inputs, network.trial, network.mask, network.model
+        self.device, self.state = inputs.device, dict[str, Tensor]()
+        criterion = self.trial.criterion
+        self.method = criterion if isinstance(criterion, DuringTraining) and criterion.during else None
+        self.structured = self.trial.structured
+        used = inputs.loaded(self.trial).train_size(self.trial.train_fraction)
+        self.moments = [] if network.skips_training else moments(self.trial, used)
+        self.timeline = timeline(self.trial, used)
+        dense = inputs.model(self.trial) if self.structured else network.model
+        self._dense = None if network.skips_training else inputs.flops(self.trial, dense)
+        self.log = ChangeLog(
+            self.timeline, self.trial.protocol.batch_size, None if self._dense is None else self._dense.total
+        )
+        if not network.skips_training:
+            self.log.note(0, self.mask, self._dense)
+
+    def change(self, pause: Pause, number: int) -> Change:
+        """The change of the mask of the network with that number, at an event."""
+        self.model = pause.models[number]
+        if self.method is None:
+            made: Any = self._pruned_at_once()
+        else:
+            made = self.method.change(self._moment(pause, number))
+        change = made if isinstance(made, Change) else Change(made)
+        self.mask = Mask(dict(change.mask))
+        self._note(pause)
+        return change
+
+    def _note(self, pause: Pause) -> None:
+        """Note what the mask leaves from an event on."""
+        method = self.method
+        in_place = method is not None and method.replaces_step
+        gradients = method is not None and method.needs_gradients
+        self.log.note(pause.step + in_place, self.mask, self._dense, dense_gradients=gradients)
+
+    def shrink(self, pause: Pause) -> None:
+        """Make the network smaller at an event."""
+        (self.model,) = pause.models
+        assert isinstance(self.mask, GroupMask)
+        made: GroupMask = self._pruned_at_once() if self.method is None else self.method.change(self._moment(pause, 0))
+        self.mask = composed(self.mask, made)
+        self._note(pause)
+        pause.shrink(functools.partial(shrink, mask=made), self.mask.shrunk(), reset=False)
+        assert pause.successor is not None
+        self.model = pause.successor.model
+
+    def _pruned_at_once(self) -> Any:
+        """The mask of all cuts of the trial's schedule, made of the network as it is."""
+        assert self.trial.schedule is not None
+        return stages.mask_maker(self.inputs, self.trial, self.model)(self.trial.schedule)
+
+    def _moment(self, pause: Pause, number: int) -> Moment:
+        """What the method is given."""
+        assert self.mask is not None
+        names, model = list(self.mask), self.model
+        parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        gradients = pause.gradients[number] if pause.gradients else {}
+        generator = torch.Generator().manual_seed(stream(self.trial.seed, f"change-{pause.step}"))
+        return Moment(
+            step=pause.step,
+            number=self.moments.index(pause.step),
+            density=1 - self.trial.sparsity,
+            timeline=self.timeline,
+            mask=self.mask.to(self.device),
+            weights={name: parameters[name] for name in names if name in parameters},
+            gradients={name: gradients[name] for name in names if name in gradients},
+            state=self.state,
+            random=generator,
+            score=self._score,
+            select=self._select,
+            cut=self._cut,
+            initial=functools.partial(self._initial, pause.step),
+        )
+
+    def _initial(self, step: int) -> dict[str, Tensor]:
+        drawn = self.inputs.model(self.trial, f"change-{step}")
+        assert self.mask is not None
+        return {name: drawn.get_parameter(name).detach() for name in self.mask}
+
+    def _score(self) -> Scores:
+        return self._scores(1.0)
+
+    def _scores(self, density: float) -> Scores:
+        """The scores of the network as it is, which a cut to a `density` ranks by."""
+        assert self.mask is not None
+        with self.inputs.scorer(self.trial, self.model, stream(self.trial.seed, "scores")) as scorer:
+            return scored(scorer, self._batch, density, self.mask.to(self.device))
+
+    @functools.cached_property
+    def _batch(self) -> Batch:
+        """The trial's score batch."""
+        return self.inputs.score_batch(self.trial, self.inputs.data(self.trial))
+
+    def _select(self, scores: Scores, density: float, *, returns: bool = False) -> Mask:
+        criterion, trial = self.trial.criterion, self.trial
+        assert criterion is not None
+        return cut(
+            scores,
+            density,
+            alive=None if returns or self.mask is None else self.mask.to(self.device),
+            division=by_scope(criterion, {name: score.shape for name, score in scores.items()}, trial.scope),
+            min_per_layer=trial.min_per_layer,
+            ties=criterion.ties,
+        )
+
+    def _cut(self, density: float) -> Mask:
+        if not isinstance(self.mask, GroupMask):
+            return self._select(self._scores(density), density)
+        trial, criterion = self.trial, self.trial.criterion
+        assert isinstance(criterion, StructuredCriterion)
+        pruner = GroupPruner(
+            criterion=criterion,
+            groups=self.mask.groups,
+            sparsity=trial.sparsity,
+            sparsity_of=trial.sparsity_of,
+            scope=trial.scope,
+            min_per_layer=trial.min_per_layer,
+            draw=self.inputs.draw(trial),
+            seed=stream(trial.seed, "scores"),
+        )
+        return pruner.cut(self.model, self.mask, self._batch, density)
+
+    def finished(self, network: Pruned) -> Pruned:
+        """The network after training."""
+        if not self.moments:
+            return network
+        dense = self.inputs.model(self.trial)
+        paths = stages.connect(self.inputs, self.trial, dense, self.mask)
+        model = self.model if self.structured else network.model
+        return dataclasses.replace(network, model=model, mask=self.mask, connectivity=paths)
