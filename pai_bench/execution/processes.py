@@ -123,6 +123,8 @@ class Processes:
             callbacks.on_epoch(worker.cell[index], number)
         elif message_type == "log":
             log_received(content)
+        elif message_type == "taken over":
+            worker.begin([])
         elif message_type == "records":
             indices, records = content
             trials, seconds = [worker.cell[index] for index in indices], time.perf_counter() - worker.since

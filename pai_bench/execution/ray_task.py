@@ -10,7 +10,7 @@ import pickle
 import socket
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +103,10 @@ class SentCheckpoints:
 
     def remove(self, trials: Sequence[str]) -> None:
         """The driver removes it."""
+
+    def claimed(self, trials: Iterable[str]) -> frozenset[str]:
+        """None: the driver ends this task if it loses a claim."""
+        return frozenset()
 
     def set_aside(self, trials: Sequence[str], why: str) -> None:
         """Let the driver set the checkpoint aside."""

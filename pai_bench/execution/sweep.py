@@ -16,7 +16,6 @@ from pai_bench.experiment.resolve import Catalog
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.sweep import Sweep
 from pai_bench.results import Record, Store, as_frame
-from pai_bench.results.checkpoints import CheckpointFolder
 from pai_bench.results.claims import FOLDER, Claims
 from pai_bench.results.leftovers import remove_leftovers
 from pai_bench.support.arrays import with_torch_defaults
@@ -80,8 +79,7 @@ def run_catalogs(
         with RunLog() as log:
             for catalog, out in pairs:
                 store = Store(out, create=True)
-                runner = Runner(catalog, command, checkpoints=CheckpointFolder(store.path))
-                part = CatalogRun(catalog, store, runner, listener)
+                part = CatalogRun(catalog, store, Runner(catalog, command), listener)
                 part.find_missing(earlier.setdefault(Path(out).resolve(), {}), retry_failed=retry_failed)
                 parts.append(part)
             if folders := [part.store.path for part in parts if part.missing]:

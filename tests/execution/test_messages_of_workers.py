@@ -106,6 +106,14 @@ def test_what_a_worker_says() -> None:
     assert sum(seconds for *_, seconds in parts) <= time.perf_counter() - before
 
 
+def test_a_worker_whose_trials_were_taken_over_is_free() -> None:
+    callbacks, notes = noted()
+    pool = pool_of(worker := worker_of(None))
+    worker.begin(pool.runner.catalog.trials[:2])
+    pool._handle(worker, "taken over", None, callbacks)
+    assert (worker.cell, notes) == ([], [])
+
+
 def test_what_a_worker_has_finished_is_not_run_again() -> None:
     callbacks, _ = noted()
     pool = pool_of(worker := worker_of(-9))

@@ -1,0 +1,104 @@
+"""What the driver of a Ray cluster does with messages of tasks; the cluster is a fake."""
+
+import pickle
+from collections.abc import Iterable
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+
+from pai_bench.execution import Callbacks, ExecutionPlan, RayCluster
+from pai_bench.execution.ray_backend import Task
+from pai_bench.experiment.resolve import resolve
+from pai_bench.experiment.runner import Runner
+from pai_bench.experiment.takeover import ClaimedTrials
+from tests.execution.sweeps import named
+
+pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
+
+
+class FakeCluster:
+    """The queue of a cluster, its tasks, which are named by numbers, and the checkpoints of the driver."""
+
+    def __init__(self) -> None:
+        self.messages, self.ended, self.cancelled = list[bytes](), set[Any](), list[tuple[Any, bool]]()
+        self.written, self.taken_over = list[tuple[Any, bytes]](), set[str]()
+
+    def send(self, number: int, message_type: str, content: Any) -> None:
+        self.messages.append(pickle.dumps((number, message_type, content)))
+
+    def get(self, timeout: float) -> bytes:
+        return self.messages.pop(0)
+
+    def qsize(self) -> int:
+        return len(self.messages)
+
+    def get_nowait_batch(self, number: int) -> list[bytes]:
+        taken, self.messages = self.messages[:number], self.messages[number:]
+        return taken
+
+    def wait(self, references: list[Any], **_options: Any) -> tuple[list[Any], list[Any]]:
+        return [one for one in references if one in self.ended], []
+
+    def cancel(self, reference: Any, *, force: bool, recursive: bool) -> None:
+        self.cancelled.append((reference, force))
+
+    def write(self, trials: Any, content: bytes) -> None:
+        self.written.append((trials, content))
+
+    def claimed(self, trials: Iterable[str]) -> frozenset[str]:
+        return frozenset(trials) - self.taken_over
+
+    def holds(self, _trials: Any) -> bool:
+        return False
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
+    fake = FakeCluster()
+    monkeypatch.setattr("ray.wait", fake.wait)
+    monkeypatch.setattr("ray.cancel", fake.cancel)
+    return fake
+
+
+def driver(cluster: FakeCluster, tasks: int = 1) -> tuple[RayCluster, Callbacks, list[Any]]:
+    """A driver that has given so many tasks of one trial to a cluster, callbacks, and what these note."""
+    runner: Any = Runner(resolve(named(epochs=0)))
+    runner.checkpoints, notes = cluster, list[Any]()
+    backend = RayCluster(runner, ExecutionPlan(), None, [{"CPU": 1}])
+    backend._queue = cluster  # type: ignore[assignment]
+    backend._callbacks = callbacks = Callbacks(
+        list,
+        lambda trial, epoch: notes.append((trial.identity, epoch)),
+        lambda cell, records, _seconds: notes.append((cell[0].identity, *records)),
+    )
+    for number, trial in enumerate(runner.catalog.trials[:tasks]):
+        submit(backend, cluster, number, trial)
+    return backend, callbacks, notes
+
+
+def submit(backend: RayCluster, cluster: FakeCluster, number: int, trial: Any) -> None:
+    """Give a task to a cluster."""
+    reference: Any = number
+    backend._tasks[number] = Task([trial], reference, ClaimedTrials(cluster, [trial.identity]))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("message_type", "content"), [("epoch", (0, 2)), ("checkpoint", None)], ids=["epoch", "checkpoint"]
+)
+def test_a_task_of_which_another_process_has_taken_over_a_trial_ends(
+    message_type: str, content: Any, cluster: FakeCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is written, and later messages are dropped."""
+    backend, callbacks, notes = driver(cluster)
+    name = backend._tasks[0].cell[0].identity
+    backend._handle((0, "epoch", (0, 1)), callbacks)
+    backend._handle((0, "checkpoint", ((name,), b"old")), callbacks)
+    cluster.taken_over.add(name)
+    backend._handle((0, message_type, content or ((name,), b"new")), callbacks)
+    backend._handle((0, "records", ([0], ["a record"], 1.0)), callbacks)
+    assert notes == [(name, 1)]
+    assert cluster.written == [((name,), b"old")]
+    assert cluster.cancelled == [(0, True)]
+    assert backend._tasks == {}
+    assert caplog.messages == [f"another process has taken over {name}: it is no longer trained here"]
