@@ -212,6 +212,8 @@ class RayCluster:
         elif message_type == "checkpoint" and checkpoints is not None:
             task.claimed.check(content[0])
             checkpoints.write(*content)
+        elif message_type == "remove" and checkpoints is not None:
+            checkpoints.remove(content)
         elif message_type == "set aside" and checkpoints is not None:
             checkpoints.set_aside(*content)
         else:

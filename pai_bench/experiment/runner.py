@@ -295,6 +295,8 @@ class Runner:
         """What is tried after networks could not be trained together: halves if memory was short, or one by one."""
         if len(part) == 1:
             return []
+        if self.checkpoints:  # or else the next sweep would resume all together, and fail again
+            self.checkpoints.remove(identities([made.trial for made in part]))
         if is_out_of_memory(error):
             logger.warning("no memory for %d networks at once; trying half of them", len(part))
             if self.device.type == "cuda":

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import pai_bench as pb
 from pai_bench.execution import catalog_run, run_catalog
 from pai_bench.execution.listener import Listener
+from pai_bench.experiment import stages
+from pai_bench.experiment.inputs import Inputs
 from pai_bench.experiment.resolve import resolve
+from pai_bench.experiment.stages import Pruned
 from pai_bench.experiment.trial import Trial
 from pai_bench.results import Record, Store, TrialMetrics, claim_files
 from pai_bench.results.checkpoints import CheckpointFolder
@@ -201,6 +205,27 @@ def test_trials_of_another_process_are_waited_for(monkeypatch: pytest.MonkeyPatc
     assert [record.identity for record in records] == names
     assert naps == [catalog_run.POLL] * 3
     assert outcome("r") == outcome("whole")
+
+
+def test_halves_of_a_stack_for_which_memory_is_short_resume_as_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not as the stack that was there before, for which memory would be short again."""
+    trials, train = interrupted_stack(), stages.train_networks
+
+    def short(inputs: Inputs, networks: Sequence[Pruned], *options: Any) -> Any:
+        if len(networks) > 2:
+            raise torch.OutOfMemoryError("no memory")
+        return train(inputs, networks, *options)
+
+    monkeypatch.setattr(stages, "train_networks", short)
+    halves = list[tuple[str, ...]]()
+    for after in (3, 1):
+        with pytest.raises(KeyboardInterrupt):
+            run_catalog(resolve(sweep(lanes=3)), "r", listener=Interrupts(after))
+        halves += [checkpoint.trials for checkpoint in CheckpointFolder(Path("r"))]
+    assert halves == [trials[:1], trials[1:2]]
+    run_catalog(resolve(sweep(lanes=3)), "r")
+    assert {record.status for record in Store("r")} == {"done"}
+    assert list(Path("r/checkpoints").iterdir()) == []
 
 
 def test_a_checkpoint_of_another_process_is_its_own_as_long_as_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,14 @@
 import pickle
 from collections.abc import Iterable
 from importlib.util import find_spec
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pai_bench.execution import Callbacks, ExecutionPlan, RayCluster
 from pai_bench.execution.ray_backend import Task
+from pai_bench.execution.ray_task import SentCheckpoints
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.takeover import ClaimedTrials
@@ -23,6 +25,7 @@ class FakeCluster:
     def __init__(self) -> None:
         self.messages, self.ended, self.cancelled = list[bytes](), set[Any](), list[tuple[Any, bool]]()
         self.written, self.taken_over = list[tuple[Any, bytes]](), set[str]()
+        self.removed, self.set_aside_for = list[Any](), list[tuple[Any, str]]()
 
     def send(self, number: int, message_type: str, content: Any) -> None:
         self.messages.append(pickle.dumps((number, message_type, content)))
@@ -45,6 +48,12 @@ class FakeCluster:
 
     def write(self, trials: Any, content: bytes) -> None:
         self.written.append((trials, content))
+
+    def remove(self, trials: Any) -> None:
+        self.removed.append(trials)
+
+    def set_aside(self, trials: Any, why: str) -> None:
+        self.set_aside_for.append((trials, why))
 
     def claimed(self, trials: Iterable[str]) -> frozenset[str]:
         return frozenset(trials) - self.taken_over
@@ -81,6 +90,20 @@ def submit(backend: RayCluster, cluster: FakeCluster, number: int, trial: Any) -
     """Give a task to a cluster."""
     reference: Any = number
     backend._tasks[number] = Task([trial], reference, ClaimedTrials(cluster, [trial.identity]))  # type: ignore[arg-type]
+
+
+def test_files_of_checkpoints_are_those_of_the_driver(cluster: FakeCluster) -> None:
+    backend, callbacks, _ = driver(cluster)
+    send: Any = lambda message_type, content: backend._handle((0, message_type, content), callbacks)  # noqa: E731
+    checkpoints = SentCheckpoints(SimpleNamespace(send=send), ["a", "b"], None)  # type: ignore[arg-type]
+    checkpoints.write(["a", "b"], b"content")
+    checkpoints.remove(["a", "b"])
+    checkpoints.set_aside(["c"], "is damaged")
+    assert (cluster.written, cluster.removed, cluster.set_aside_for) == (
+        [(("a", "b"), b"content")],
+        [("a", "b")],
+        [(("c",), "is damaged")],
+    )
 
 
 @pytest.mark.parametrize(
