@@ -25,6 +25,14 @@ from tests.execution.sweeps import named
 from tests.experiment.test_runner import sweep as small
 
 
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that are made, which take no time."""
+    made: list[float] = []
+    monkeypatch.setattr(time, "sleep", made.append)
+    return made
+
+
 class FakeProcess:
     """A process that has ended with a code, or runs (None)."""
 
@@ -175,6 +183,19 @@ def test_a_trial_and_a_network_that_end_workers_are_given_up(caplog: pytest.LogC
     assert notes[-1][1][1][0].error == "RuntimeError: the worker process died (exit code 3)"
     *_, last = pool.runner.catalog.trials
     assert dies(last) == [[last]]
+
+
+def test_no_worker_is_started_at_once_where_the_system_kills_them(pauses: list[float]) -> None:
+    """Memory may be short: it is the longer pause from the second on, until a trial ends."""
+    callbacks, _ = noted()
+    pool = pool_of()
+    every = pool.runner.catalog.trials
+    for codes in ((-9, -9, -11, -9), (-9,)):
+        for code in codes:
+            pool._workers.append(worker := worker_of(code, every))
+            assert pool._handle_dead_worker(worker, callbacks)
+        pool._handle(worker_of(None, every), "records", ([0], ["a"]), callbacks)
+    assert pauses == [5.0, 30.0, 30.0, 5.0]
 
 
 def test_what_a_worker_ran_together_is_halved_when_it_dies() -> None:
