@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pai_bench.execution.backend import MakeBackend, find_backend
 from pai_bench.execution.catalog_run import CatalogRun
-from pai_bench.execution.free_space import check_free_space, record_bytes
+from pai_bench.execution.free_space import check_free_space, checkpoint_bytes, record_bytes
 from pai_bench.execution.listener import Listener
 from pai_bench.execution.probe import close, prepared
 from pai_bench.execution.run_log import RunLog
@@ -105,7 +105,9 @@ def _plan(parts: Sequence[CatalogRun], make_backend: MakeBackend) -> None:
     needed = []
     for part in parts:
         part.backend = make_backend(part.runner, part.missing)
-        needed.append((part.store.path, record_bytes(part.runner, part.missing)))
+        size = record_bytes(part.runner, part.missing)
+        size += checkpoint_bytes(part.runner, part.missing, part.backend.plan)
+        needed.append((part.store.path, size))
         part.runner.inputs.release()
         if len(parts) > 1:
             close([part.catalog])
