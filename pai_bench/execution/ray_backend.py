@@ -132,8 +132,7 @@ class RayCluster:
                     number = next(self._numbers)
                     self._tasks[number] = self._submit(number, cell)
             ended = self._receive()
-            while self._inbox:
-                self._handle(self._inbox.popleft(), callbacks)
+            self._handle_inbox()
             for number in ended:
                 waiting.extendleft(self._end(number, callbacks))
 
@@ -173,6 +172,12 @@ class RayCluster:
             messages += self._queue.get_nowait_batch(self._queue.qsize())
             self._inbox += map(pickle.loads, messages)
         return [number for number, task in self._tasks.items() if task.reference in done]
+
+    def _handle_inbox(self) -> None:
+        """Act on the messages that have come, each to its end."""
+        while self._inbox:
+            with interrupts_deferred(first_only=True):
+                self._handle(self._inbox.popleft(), self._callbacks)
 
     def _handle(self, message: Message, callbacks: Callbacks) -> None:
         """Act on a message of a task; end a task of which another process has taken over a trial."""
@@ -244,8 +249,7 @@ class RayCluster:
         deadline = time.monotonic() + PATIENCE
         while self._tasks and time.monotonic() < deadline:
             ended = self._receive()
-            while self._inbox:
-                self._handle(self._inbox.popleft(), self._callbacks)
+            self._handle_inbox()
             for number in ended:
                 self._tasks.pop(number, None)
         for task in self._tasks.values():

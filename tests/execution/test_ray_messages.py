@@ -1,6 +1,9 @@
 """What the driver of a Ray cluster does with messages of tasks; the cluster is a fake."""
 
+import itertools
+import os
 import pickle
+import signal
 from collections.abc import Iterable
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -22,7 +25,8 @@ pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not ins
 class FakeCluster:
     """The queue of a cluster, its tasks, which are named by numbers, and the checkpoints of the driver."""
 
-    def __init__(self) -> None:
+    def __init__(self, empty: type[Exception]) -> None:
+        self.empty = empty
         self.messages, self.ended, self.cancelled = list[bytes](), set[Any](), list[tuple[Any, bool]]()
         self.written, self.taken_over = list[tuple[Any, bytes]](), set[str]()
         self.removed, self.set_aside_for = list[Any](), list[tuple[Any, str]]()
@@ -31,6 +35,8 @@ class FakeCluster:
         self.messages.append(pickle.dumps((number, message_type, content)))
 
     def get(self, timeout: float) -> bytes:
+        if not self.messages:
+            raise self.empty
         return self.messages.pop(0)
 
     def qsize(self) -> int:
@@ -44,7 +50,10 @@ class FakeCluster:
         return [one for one in references if one in self.ended], []
 
     def cancel(self, reference: Any, *, force: bool, recursive: bool) -> None:
+        """It sends a last checkpoint, and ends."""
         self.cancelled.append((reference, force))
+        self.send(reference, "checkpoint", ((reference,), b"last"))
+        self.ended.add(reference)
 
     def write(self, trials: Any, content: bytes) -> None:
         self.written.append((trials, content))
@@ -64,7 +73,10 @@ class FakeCluster:
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
-    fake = FakeCluster()
+    from ray.util.queue import Empty
+
+    fake = FakeCluster(Empty)
+    monkeypatch.setattr("pai_bench.execution.ray_cluster.present_nodes", lambda: [{"CPU": 1}])
     monkeypatch.setattr("ray.wait", fake.wait)
     monkeypatch.setattr("ray.cancel", fake.cancel)
     return fake
@@ -125,3 +137,63 @@ def test_a_task_of_which_another_process_has_taken_over_a_trial_ends(
     assert cluster.cancelled == [(0, True)]
     assert backend._tasks == {}
     assert caplog.messages == [f"another process has taken over {name}: it is no longer trained here"]
+
+
+def test_an_interrupt_loses_nothing_that_has_come(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what is handled, nor what waits, nor what tasks send at their end."""
+    backend, callbacks, notes = driver(cluster, tasks=3)
+    first, second, third = (task.cell[0].identity for task in backend._tasks.values())
+    cluster.send(0, "records", ([0], ["of the first"], 1.0))
+    cluster.send(1, "epoch", (0, 1))
+    cluster.send(1, "checkpoint", ((second,), b"before"))
+    cluster.send(2, "records", ([0], ["of the third"], 1.0))
+    with monkeypatch.context() as patch:
+        patch.setattr(backend._deaths, "on_finish", lambda _trial: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            backend.run([], callbacks)
+    assert notes == [(first, "of the first")]
+    backend._cancel()
+    assert notes == [(first, "of the first"), (second, 1), (third, "of the third")]
+    assert cluster.written == [((second,), b"before"), ((1,), b"last")]
+    assert cluster.cancelled == [(1, False), (2, False)]
+
+
+def test_tasks_that_do_not_end_are_ended(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, _, _ = driver(cluster)
+    monkeypatch.setattr("pai_bench.execution.ray_backend.PATIENCE", 0.1)
+    monkeypatch.setattr(
+        "ray.cancel", lambda reference, *, force, recursive: cluster.cancelled.append((reference, force))
+    )
+    backend._cancel()
+    assert cluster.cancelled == [(0, False), (0, True)]
+    assert backend._tasks == {}
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_messages_of_a_lost_task_are_none_of_its_successor(
+    finished: bool, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its node may have been out of reach only. What came before it was lost counts."""
+    backend, callbacks, notes = driver(cluster)
+    (cell, name), submitted = (backend._tasks[0].cell, backend._tasks[0].cell[0].identity), list[int]()
+    backend._numbers = itertools.count(1)
+    monkeypatch.setattr("pai_bench.execution.ray_cluster.how_ended", lambda _reference: ("a node was lost", False))
+
+    def submit_again(number: int, again: Any) -> Task:
+        assert again == cell
+        submitted.append(number)
+        for late in (("epoch", (0, 7)), ("checkpoint", ((name,), b"old")), ("records", ([0], ["old"], 1.0))):
+            cluster.send(0, *late)
+        cluster.send(number, "epoch", (0, 2))
+        cluster.send(number, "records", ([0], ["new"], 1.0))
+        return Task(again, number, ClaimedTrials(None, []))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(backend, "_submit", submit_again)
+    cluster.send(0, "epoch", (0, 1))
+    if finished:
+        cluster.send(0, "records", ([0], ["old"], 1.0))
+    cluster.ended.add(0)
+    backend.run([], callbacks)
+    assert notes == [(name, 1), (name, "old")] if finished else [(name, 1), (name, 2), (name, "new")]
+    assert submitted == [] if finished else [1]
+    assert cluster.written == []
