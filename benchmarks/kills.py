@@ -31,7 +31,7 @@ from pai_bench.results.checkpoints import CheckpointFolder
 from pai_bench.results.claims import FOLDER as CLAIMS
 
 EVERY = 0.5
-"""Seconds between two checkpoints."""
+"""Seconds between two checkpoints, at least: with Ray, one takes so long that there are several seconds."""
 
 LONGEST, START = 6.0, 2.0
 """Seconds until processes are killed, at most, of which two are for the start; and for that of each further process."""

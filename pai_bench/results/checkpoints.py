@@ -100,10 +100,11 @@ class CheckpointFolder:
         return frozenset(trial for trial in trials if self._is_claimed(trial))
 
     def _is_claimed(self, trial: str) -> bool:
+        folder = self.path.parent / CLAIMS
         try:
-            return claim_files.row(self.path.parent / CLAIMS, trial)[-1:] == [self.owner]
+            return claim_files.row(folder, trial)[-1:] == [self.owner] or not folder.exists()
         except OSError:
-            return True  # nobody else can claim it now
+            return True  # as without the folder, nobody else can claim it now
 
     def set_aside(self, trials: Sequence[str], why: str) -> None:
         """Rename a checkpoint, so that nothing reads it."""

@@ -313,6 +313,19 @@ def test_who_has_lost_its_claim_trains_and_saves_no_longer(
     assert list(Path("r/claims").iterdir()) == []
 
 
+def test_a_trial_does_not_begin_again_where_all_claims_disappear() -> None:
+    epochs = list[int]()
+
+    class Removes(Notes):
+        def on_epoch(self, trial: Trial, epoch: int) -> None:
+            epochs.append(epoch)
+            if epoch == 1:
+                shutil.rmtree("r/claims", ignore_errors=True)
+
+    run_catalog(resolve(sweep(lanes=1, seeds=1, criteria=["random"])), "r", listener=Removes())
+    assert epochs == [0, 1, 2, 3] * 2
+
+
 def test_a_record_that_is_there_already_stays() -> None:
     """Of a process that knows nothing of claims, say."""
     pb.run(sweep(), out="whole")
