@@ -10,6 +10,7 @@ checkpoint, or since its training began. The records at the end are compared wit
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -19,7 +20,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,13 +31,16 @@ from pai_bench.results.checkpoints import CheckpointFolder
 from pai_bench.results.claims import FOLDER as CLAIMS
 
 EVERY = 0.5
-"""Seconds between two checkpoints."""
+"""Seconds between two checkpoints, at least: with Ray, one takes so long that there are several seconds."""
 
 LONGEST, START = 6.0, 2.0
 """Seconds until processes are killed, at most, of which two are for the start; and for that of each further process."""
 
 EPOCHS, STEPS = 25, 1050
 """Of each trial."""
+
+MARK = "PAI_BENCH_KILLS"
+"""An environment variable by which all processes on a results folder are found: Ray's have groups of their own."""
 
 SWEEP = {"criteria": ["snip", "random"], "models": ["lenet-300-100"], "sparsities": [0.9, 0.98], "seeds": 2}
 SWEEP |= {"epochs": EPOCHS, "device": "cpu", "checkpoint_every": f"{EVERY}s"}
@@ -68,6 +73,8 @@ class Mode:
     name: str
     processes: int
     settings: Mapping[str, Any]
+    slow_start: bool = False
+    """Whether the time until a kill is counted from the first epoch on."""
 
 
 ONE: Mapping[str, Any] = {"workers": 1, "lanes": 1}
@@ -78,7 +85,7 @@ MODES = (
     Mode("two processes", 2, ONE),
     Mode("four processes", 4, ONE),
     Mode("two with stacks", 2, {"workers": 1, "lanes": 4}),
-    Mode("Ray", 1, {"workers": "auto", "lanes": 1, "backend": "ray"}),
+    Mode("Ray", 1, {"workers": "auto", "lanes": 1, "backend": "ray"}, slow_start=True),
 )
 
 
@@ -99,10 +106,10 @@ class Count:
 
 
 def start(out: Path, settings: Mapping[str, Any]) -> subprocess.Popen[bytes]:
-    """A process that runs the sweep, in a group of its own."""
+    """A process that runs the sweep."""
     command = [sys.executable, "-c", PROCESS, str(out), f"{out}.log", json.dumps({**SWEEP, **settings})]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, env=environment)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", MARK: str(out)}
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
 
 
 def records(out: Path) -> dict[str, str]:
@@ -144,11 +151,31 @@ def lost(out: Path, begun: float, killed: float) -> list[tuple[float, int]]:
     return found
 
 
-def kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End processes, and all that they have started, at once."""
-    for process in processes:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def kill(out: Path) -> None:
+    """End the processes on a folder, and all that they have started, at once."""
+    while marked := processes_on(out):
+        for number in marked:
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+
+
+def processes_on(out: Path) -> list[int]:
+    """The numbers of the processes that run a sweep with a folder."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            found += [int(folder.name)] if f"{MARK}={out}\0".encode() in (folder / "environ").read_bytes() else []
+    return found
+
+
+def until_killed(mode: Mode, out: Path, begun: float, draw: random.Random) -> Iterator[None]:
+    """Moments until the processes on a folder are to be killed."""
+    longest = LONGEST + START * (mode.processes - 1)
+    while mode.slow_start and not any(what == "epoch" and when >= begun for _, when, what, *_ in events(out)):
+        yield
+    deadline = time.monotonic() + draw.uniform(1.0, longest)
+    while time.monotonic() < deadline:
+        yield
 
 
 def interrupted(mode: Mode, out: Path, kills: int, expected: Mapping[str, Any], draw: random.Random) -> Count:
@@ -157,11 +184,14 @@ def interrupted(mode: Mode, out: Path, kills: int, expected: Mapping[str, Any], 
     while True:
         target, begun, last = Path(f"{out}-{number}"), time.time(), count.kills >= kills
         running = [start(target, mode.settings) for _ in range(mode.processes)]
-        deadline = time.monotonic() + (1e9 if last else draw.uniform(1.0, LONGEST + START * (mode.processes - 1)))
-        while time.monotonic() < deadline and any(process.poll() is None for process in running):
+        for _ in itertools.repeat(None) if last else until_killed(mode, target, begun, draw):
+            if all(process.poll() is not None for process in running):
+                break
             time.sleep(0.02)
         killed = [process for process in running if process.poll() is None]
-        kill(killed)
+        kill(target)
+        for process in killed:
+            process.wait()
         count.kills += len(killed)
         count.lost += lost(target, begun, time.time()) if killed else []
         now = records(target)
@@ -208,6 +238,7 @@ def main() -> None:
     modes = [mode for mode in MODES if not arguments.modes or mode.name in arguments.modes.split(",")]
     draw, counts = random.Random(arguments.seed), dict[str, Count]()
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["RAY_TMPDIR"] = folder
         for mode in modes:
             whole = Path(folder, f"whole {mode.name}")
             assert start(whole, mode.settings).wait() == 0, mode.name

@@ -116,7 +116,7 @@ class Service:
     def log(self, values: dict[str, float], *, step: int) -> None:
         self.notes.extend((name, value, step) for name, value in values.items())
 
-    def finish(self, *, exit_code: int) -> None:
+    def finish(self, *, exit_code: int = 0) -> None:
         self.notes.extend([*self.summary.items(), exit_code, "end"])
 
 
@@ -128,7 +128,8 @@ def test_the_listeners_of_the_documentation_run(name: str, monkeypatch: pytest.M
     wandb = SimpleNamespace(init=lambda *, project, name, config, reinit: Service(notes, name))
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     (block,) = (block for block in blocks(ROOT / "docs" / "extending.md", "python") if f"class {name}" in block)
-    exec(block, {})  # as a reader would
+    variables: dict[str, Any] = {}
+    exec(block, variables)  # as a reader would
     records = list(Store("results/watched"))
     assert sorted(notes) == sorted(record.identity for record in records)
     assert len(records) == 2
@@ -140,6 +141,13 @@ def test_the_listeners_of_the_documentation_run(name: str, monkeypatch: pytest.M
         assert ("status", "done") in noted
         assert (("progress", 2, 2) if name == "TensorBoardListener" else ("finished_epochs", 2)) in noted
         assert noted[-1] == "end"
+    listener, trial = variables[name]("x"), SimpleNamespace(identity="other", configuration=dict)
+    for called in (listener.on_skip, listener.on_start, listener.on_skip):  # a trial may be skipped before it starts
+        called(trial)
+    assert notes["other"][-1] == "end"
+    ended = len(notes["other"])
+    listener.on_end()
+    assert len(notes["other"]) == ended
 
 
 def test_the_examples_of_structured_pruning_run() -> None:

@@ -46,7 +46,10 @@ class Backend(Protocol):
     def __exit__(self, *error: object) -> None: ...
 
     def run(self, cells: Sequence[Cell], callbacks: Callbacks) -> None:
-        """Run all `cells`. A trial that fails is a record, too (`pai_bench.experiment.runner.Runner.failure`)."""
+        """Run all `cells`. A trial that fails is a record, too (`pai_bench.experiment.runner.Runner.failure`).
+
+        Trials of which no record comes are those that another process has taken over; they run again if it leaves them.
+        """
 
 
 MakeBackend = Callable[[Runner, Sequence[Trial]], Backend]

@@ -35,7 +35,6 @@ class CatalogRun:
 
     def __init__(self, catalog: Catalog, store: Store, runner: Runner, listener: Listener) -> None:
         self.catalog, self.store, self.runner, self.listener = catalog, store, runner, listener
-        self.checkpoints = CheckpointFolder(store.path)
         self.records: dict[str, Record | None] = {}
         self.missing: list[Trial] = []
         self.run_before: list[Trial] = []
@@ -76,6 +75,7 @@ class CatalogRun:
     def run(self, claims: Claims) -> None:
         """Run the missing trials, and at last wait for those that other processes run, or take them over."""
         self._claims, self._wanted = claims, set(map(identity, self.missing))
+        self.checkpoints = self.runner.checkpoints = CheckpointFolder(self.store.path, claims.owner.id)
         claims.totals(self.done, len(self.catalog.trials))
         callbacks = Callbacks(self.still_missing, self.on_epoch, self.on_records)
         trials = f"{len(self.missing)} of {len(self.records)} trials"
@@ -85,6 +85,7 @@ class CatalogRun:
             planned = self.cells(self.missing)
             while planned:
                 self.backend.run(planned, callbacks)
+                self._leave_taken_over()
                 planned = self.cells(self._left_by_others())
         for cell in self._saved():
             if all(self.store.holds(trial.identity) for trial in cell):
@@ -164,6 +165,12 @@ class CatalogRun:
         self.done += 1
         self._claims.totals(self.done, len(self.catalog.trials))
         self._claims.release(trial.identity)
+
+    def _leave_taken_over(self) -> None:
+        """Leave the trials of which no records have come to others, which have taken over at least one of each cell."""
+        self._claims.release_all()
+        left, self._at_work = self._at_work & self._wanted, set()
+        self._others |= {name: trial for name, trial in self._trials.items() if name in left}
 
     def _left_by_others(self) -> list[Trial]:
         """Trials that other processes have left; waits until there are some, or all are stored."""

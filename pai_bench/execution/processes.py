@@ -15,7 +15,7 @@ from pai_bench.execution.deaths import Deaths
 from pai_bench.execution.execution_plan import ExecutionPlan
 from pai_bench.execution.in_process import InProcess
 from pai_bench.execution.worker_process import Worker, end, start
-from pai_bench.experiment.runner import Runner
+from pai_bench.experiment.runner import PAUSES, Runner
 from pai_bench.experiment.trial import Trial
 from pai_bench.support.environment import devices_of
 from pai_bench.support.errors import UserError
@@ -42,7 +42,8 @@ class Processes:
         self.runner, self.plan = runner, plan
         self._workers: list[Worker] = []
         self._most_workers, self._failed_starts = plan.workers, 0
-        self._deaths = Deaths(runner)
+        self._deaths, self._kills = Deaths(runner), 0
+        """Workers that were killed since the last record came."""
 
     @property
     def description(self) -> str:
@@ -123,6 +124,8 @@ class Processes:
             callbacks.on_epoch(worker.cell[index], number)
         elif message_type == "log":
             log_received(content)
+        elif message_type == "taken over":
+            worker.begin([])
         elif message_type == "records":
             indices, records = content
             trials, seconds = [worker.cell[index] for index in indices], time.perf_counter() - worker.since
@@ -131,6 +134,7 @@ class Processes:
             if not worker.unfinished:
                 worker.begin([])
             self._deaths.on_finish(trials[0])
+            self._kills = 0
             callbacks.on_records(trials, records, seconds)
 
     def _give_up(self, why: str, waiting: "deque[Cell]") -> None:
@@ -193,11 +197,15 @@ class Processes:
         """The cells that a dead worker leaves to be run again; a trial that ends workers repeatedly has failed."""
         self._workers.remove(worker)
         how = worker.ended()
-        cell = worker.unfinished
-        if again := self._deaths.cells_to_run(cell, how):
-            return again
         # where memory is short, the system kills the process that has most of it
-        hint = "; memory may have been short" if worker.process.returncode == -signal.SIGKILL else ""
+        cell, killed = worker.unfinished, worker.process.returncode == -signal.SIGKILL
+        if again := self._deaths.cells_to_run(cell, how):
+            if killed:
+                pause, self._kills = PAUSES[min(self._kills, len(PAUSES) - 1)], self._kills + 1
+                logger.info("memory may be short: no worker is given trials for %g s", pause)
+                time.sleep(pause)
+            return again
+        hint = "; memory may have been short" if killed else ""
         failure = self.runner.failure(cell[0], RuntimeError(f"the worker process died ({how}){hint}"))
         callbacks.on_records(cell, [failure], time.perf_counter() - worker.since)
         return []

@@ -21,6 +21,7 @@ from pai_bench.execution.ray_cluster import Node
 from pai_bench.execution.ray_task import Setup, packed, run_cell
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.sweep import Execution
+from pai_bench.experiment.takeover import ClaimedTrials, TakenOverError
 from pai_bench.experiment.trial import Trial
 from pai_bench.support.errors import UserError
 from pai_bench.support.logs import level_to_send
@@ -54,8 +55,8 @@ LOSSES = 10
 class Task:
     """A cell that was given to the cluster."""
 
-    def __init__(self, cell: Sequence[Trial], reference: "ObjectRef[None]") -> None:
-        self.cell, self.reference, self.finished = cell, reference, set[str]()
+    def __init__(self, cell: Sequence[Trial], reference: "ObjectRef[None]", claimed: ClaimedTrials) -> None:
+        self.cell, self.reference, self.claimed, self.finished = cell, reference, claimed, set[str]()
 
     @property
     def unfinished(self) -> list[Trial]:
@@ -131,8 +132,7 @@ class RayCluster:
                     number = next(self._numbers)
                     self._tasks[number] = self._submit(number, cell)
             ended = self._receive()
-            while self._inbox:
-                self._handle(self._inbox.popleft(), callbacks)
+            self._handle_inbox()
             for number in ended:
                 waiting.extendleft(self._end(number, callbacks))
 
@@ -154,7 +154,8 @@ class RayCluster:
             raise UserError(f"this sweep cannot be given to a Ray cluster ({error}); use --workers 1") from error
         checkpoints, names = self.runner.checkpoints, [trial.identity for trial in cell]
         checkpoint = checkpoints.read(names) if checkpoints else None
-        return Task(cell, self._run_cell.remote([self._setup], number, content, checkpoint))
+        claimed = ClaimedTrials(checkpoints, names)
+        return Task(cell, self._run_cell.remote([self._setup], number, content, checkpoint), claimed)
 
     def _receive(self) -> list[int]:
         """The tasks that have ended, after putting the messages that have come, all of theirs, into the inbox."""
@@ -172,13 +173,31 @@ class RayCluster:
             self._inbox += map(pickle.loads, messages)
         return [number for number, task in self._tasks.items() if task.reference in done]
 
+    def _handle_inbox(self) -> None:
+        """Act on the messages that have come, each to its end."""
+        while self._inbox:
+            with interrupts_deferred(first_only=True):
+                self._handle(self._inbox.popleft(), self._callbacks)
+
     def _handle(self, message: Message, callbacks: Callbacks) -> None:
-        """Act on a message of a task."""
+        """Act on a message of a task; end a task of which another process has taken over a trial."""
         number, message_type, content = message
-        if (task := self._tasks.get(number)) is None or self._store(message_type, content):
+        if (task := self._tasks.get(number)) is None:
             return  # a task of which there is nothing to do any more may run on a node that was only out of reach
+        try:
+            if not self._store(task, message_type, content):
+                self._progress(number, message_type, content, callbacks)
+        except TakenOverError as error:
+            logger.warning("%s", error)
+            del self._tasks[number]
+            cancel(task, force=True)
+
+    def _progress(self, number: int, message_type: str, content: Any, callbacks: Callbacks) -> None:
+        """Act on a message about the progress of the trials of a task."""
+        task = self._tasks[number]
         if message_type == "epoch":
             index, epoch = content
+            task.claimed.check([task.cell[index].identity])
             callbacks.on_epoch(task.cell[index], epoch)
         elif message_type == "records":
             indices, records, seconds = content
@@ -189,14 +208,17 @@ class RayCluster:
                 del self._tasks[number]
             callbacks.on_records(trials, records, seconds)
 
-    def _store(self, message_type: str, content: Any) -> bool:
+    def _store(self, task: Task, message_type: str, content: Any) -> bool:
         """Act on a message that is about files or the log, not about the progress of trials; whether it was one."""
         checkpoints = self.runner.checkpoints
         if message_type == "log":
             name, level, text = content
             logging.getLogger(name).log(level, "%s", text)
         elif message_type == "checkpoint" and checkpoints is not None:
+            task.claimed.check(content[0])
             checkpoints.write(*content)
+        elif message_type == "remove" and checkpoints is not None:
+            checkpoints.remove(content)
         elif message_type == "set aside" and checkpoints is not None:
             checkpoints.set_aside(*content)
         else:
@@ -222,20 +244,24 @@ class RayCluster:
 
     def _cancel(self) -> None:
         """End all tasks: those that train send a checkpoint before."""
-        import ray
-
         for task in self._tasks.values():
-            ray.cancel(task.reference, recursive=False)
+            cancel(task)
         deadline = time.monotonic() + PATIENCE
         while self._tasks and time.monotonic() < deadline:
             ended = self._receive()
-            while self._inbox:
-                self._handle(self._inbox.popleft(), self._callbacks)
+            self._handle_inbox()
             for number in ended:
                 self._tasks.pop(number, None)
         for task in self._tasks.values():
-            ray.cancel(task.reference, force=True)
+            cancel(task, force=True)
         self._tasks.clear()
+
+
+def cancel(task: Task, *, force: bool = False) -> None:
+    """End a task as by an interrupt, or with `force` its process."""
+    import ray
+
+    ray.cancel(task.reference, force=force, recursive=False)
 
 
 def make(address: str | None, runner: Runner, missing: Sequence[Trial]) -> RayCluster:

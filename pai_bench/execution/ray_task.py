@@ -1,7 +1,8 @@
 """What runs on the nodes of a Ray cluster: one cell of trials, which reads and writes no file of the sweep.
 
 Its messages go to the driver through a queue: ``("epoch", (index, epoch))``, ``("records", (indices, records,
-seconds))``, ``("checkpoint", (trials, content))``, ``("set aside", (trials, why))``, ``("log", (name, level, text))``.
+seconds))``, ``("checkpoint", (trials, content))``, ``("remove", trials)``, ``("set aside", (trials, why))``,
+``("log", (name, level, text))``.
 """
 
 import functools
@@ -10,7 +11,7 @@ import pickle
 import socket
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +103,12 @@ class SentCheckpoints:
         return self.read(trials) is not None
 
     def remove(self, trials: Sequence[str]) -> None:
-        """The driver removes it."""
+        """Let the driver remove a checkpoint."""
+        self._outbox.send("remove", tuple(trials))
+
+    def claimed(self, trials: Iterable[str]) -> frozenset[str]:
+        """None: the driver ends this task if it loses a claim."""
+        return frozenset()
 
     def set_aside(self, trials: Sequence[str], why: str) -> None:
         """Let the driver set the checkpoint aside."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pai_bench.execution.backend import MakeBackend, find_backend
 from pai_bench.execution.catalog_run import CatalogRun
-from pai_bench.execution.free_space import check_free_space, record_bytes
+from pai_bench.execution.free_space import check_free_space, checkpoint_bytes, record_bytes
 from pai_bench.execution.listener import Listener
 from pai_bench.execution.probe import close, prepared
 from pai_bench.execution.run_log import RunLog
@@ -16,7 +16,6 @@ from pai_bench.experiment.resolve import Catalog
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.sweep import Sweep
 from pai_bench.results import Record, Store, as_frame
-from pai_bench.results.checkpoints import CheckpointFolder
 from pai_bench.results.claims import FOLDER, Claims
 from pai_bench.results.leftovers import remove_leftovers
 from pai_bench.support.arrays import with_torch_defaults
@@ -80,8 +79,7 @@ def run_catalogs(
         with RunLog() as log:
             for catalog, out in pairs:
                 store = Store(out, create=True)
-                runner = Runner(catalog, command, checkpoints=CheckpointFolder(store.path))
-                part = CatalogRun(catalog, store, runner, listener)
+                part = CatalogRun(catalog, store, Runner(catalog, command), listener)
                 part.find_missing(earlier.setdefault(Path(out).resolve(), {}), retry_failed=retry_failed)
                 parts.append(part)
             if folders := [part.store.path for part in parts if part.missing]:
@@ -107,7 +105,9 @@ def _plan(parts: Sequence[CatalogRun], make_backend: MakeBackend) -> None:
     needed = []
     for part in parts:
         part.backend = make_backend(part.runner, part.missing)
-        needed.append((part.store.path, record_bytes(part.runner, part.missing)))
+        size = record_bytes(part.runner, part.missing)
+        size += checkpoint_bytes(part.runner, part.missing, part.backend.plan)
+        needed.append((part.store.path, size))
         part.runner.inputs.release()
         if len(parts) > 1:
             close([part.catalog])

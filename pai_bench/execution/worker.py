@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pai_bench.experiment.sources import DataSource, ModelSource
     from pai_bench.experiment.sweep import Sweep
     from pai_bench.experiment.trial import Trial
+    from pai_bench.training.trainer import Engine
 
 
 def main() -> None:
@@ -106,13 +107,22 @@ def serve(connection: SharedConnection) -> None:
         if not ready:
             connection.send(("ready", None))
             ready = True
+        run_cell(connection, runner, request, plan.engine(request[0]))
 
-        def on_epoch(trial: "Trial", epoch: int, cell: "list[Trial]" = request) -> None:
-            with suppress(OSError):  # the parent has gone, and this process is about to end
-                connection.send(("epoch", (cell.index(trial), epoch)))
 
-        for trials, records in runner.run_together(request, on_epoch, plan.engine(request[0])):
-            connection.send(("records", ([request.index(trial) for trial in trials], records)))
+def run_cell(connection: SharedConnection, runner: "Runner", cell: "list[Trial]", engine: "Engine") -> None:
+    """Run the trials of a cell, of which another process may take over some meanwhile."""
+
+    def on_epoch(trial: "Trial", epoch: int) -> None:
+        with suppress(OSError):  # the parent has gone, and this process is about to end
+            connection.send(("epoch", (cell.index(trial), epoch)))
+
+    sent = 0
+    for trials, records in runner.run_together(cell, on_epoch, engine):
+        connection.send(("records", ([cell.index(trial) for trial in trials], records)))
+        sent += len(trials)
+    if sent < len(cell):
+        connection.send(("taken over", None))
 
 
 def check_trial(runner: "Runner", trial: "Trial") -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,6 +43,9 @@ class CheckpointStore(Protocol):
 
     def remove(self, trials: Sequence[str]) -> None:
         """Remove the checkpoint of exactly these trials, if there is one."""
+
+    def claimed(self, trials: Iterable[str]) -> frozenset[str]:
+        """Those of some trials that the process that runs the sweep has claimed."""
 
     def set_aside(self, trials: Sequence[str], why: str) -> None:
         """Keep a checkpoint from being read again, and say `why`."""

@@ -23,6 +23,7 @@ from pai_bench.experiment.resolve import Catalog
 from pai_bench.experiment.scoring_probe import ScoringProbe
 from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.experiment.stages import Pruned
+from pai_bench.experiment.takeover import ClaimedTrials, TakenOverError
 from pai_bench.experiment.trial import Trial
 from pai_bench.masks import Mask
 from pai_bench.results import Record
@@ -66,6 +67,7 @@ class Runner:
         self.probe = ScoringProbe(self.inputs)
         self._records = RecordMaker(self.inputs, command, workers=workers)
         self._obstacles = Obstacles(catalog, self.inputs)
+        self._claimed = ClaimedTrials(None, [])
         self._passing: set[str] = set()
         """Trials that an error has ended that may pass."""
         self._hopeless: set[tuple[DataSource, ModelSource, str]] = set()
@@ -90,10 +92,12 @@ class Runner:
 
         Gives trials and their records as soon as they are there: those that are trained together, at once. `on_epoch`
         is called when a trial begins to train (0), and with every epoch that it has finished. Trials that have a
-        checkpoint resume from it.
+        checkpoint resume from it. If another process has taken over some of them, the others have no records, either.
         """
+        self._claimed = ClaimedTrials(self.checkpoints, identities(trials))
 
         def report_epoch(trial: Trial, epoch: int) -> None:
+            self._claimed.check([trial.identity])
             try:
                 on_epoch(trial, epoch)
             except Exception as error:
@@ -109,6 +113,9 @@ class Runner:
                     again += zip(ended, records, strict=True)
             for trial, record in again:  # now that nothing holds the memory of the others
                 yield [trial], [self._run_again(trial, record, report_epoch, engine)]
+            return
+        except TakenOverError as error:
+            logger.warning("%s", error)
             return
         except ListenerError as listener:
             raised = listener.error
@@ -224,6 +231,7 @@ class Runner:
         def save(state: TrainingState) -> None:
             try:
                 content = encode(changes.now(part), known, engine, changes.added_to(state))
+                self._claimed.check(identities(trials))
                 checkpoints.write(identities(trials), content)
             except Exception as error:  # the training itself may go well
                 if (why := described(error)) not in refused:
@@ -296,6 +304,8 @@ class Runner:
         """What is tried after networks could not be trained together: halves if memory was short, or one by one."""
         if len(part) == 1:
             return []
+        if self.checkpoints:  # or else the next sweep would resume all together, and fail again
+            self.checkpoints.remove(identities([made.trial for made in part]))
         if is_out_of_memory(error):
             logger.warning("no memory for %d networks at once; trying half of them", len(part))
             if self.device.type == "cuda":

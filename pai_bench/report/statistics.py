@@ -38,6 +38,9 @@ POINTS: Bounds = (-100.0, 100.0)
 
 RESAMPLES = 9_999
 
+AT_ONCE = 2**23
+"""Numbers of resamples that are in memory at once: 64 MiB."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -93,7 +96,7 @@ def bca(x: NDArray[np.float64]) -> tuple[float, float]:
     Hesterberg (2015, Am. Stat. 69:371).
     """
     n, mean = len(x), x.mean()
-    means, d = shares(n) @ x, x - mean
+    means, d = resampled_means(x), x - mean
     excess = np.round(means - mean, DIGITS)
     below = (np.count_nonzero(excess < 0) + np.count_nonzero(excess <= 0)) / (2 * len(means))
     z0 = special.ndtri(below)  # finite: of ten values, a third of the means leave out the most extreme one
@@ -101,6 +104,15 @@ def bca(x: NDArray[np.float64]) -> tuple[float, float]:
     z = z0 + np.array([-1, 1]) * math.sqrt(n / (n - 1)) * t_quantile(n - 1)
     low, high = np.quantile(means, special.ndtr(z0 + z / (1 - a * z)))
     return float(low), float(high)
+
+
+def resampled_means(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean of each of RESAMPLES resamples of `x`, (RESAMPLES,)."""
+    n, rows, generator = len(x), max(1, AT_ONCE // len(x)), np.random.default_rng(0)
+    if rows >= RESAMPLES:
+        return shares(n) @ x
+    sizes = [min(rows, RESAMPLES - first) for first in range(0, RESAMPLES, rows)]
+    return np.concatenate([x[generator.integers(n, size=(size, n))].mean(1) for size in sizes])
 
 
 @cache

@@ -7,12 +7,14 @@ import hashlib
 import json
 import logging
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pai_bench.results import claim_files
+from pai_bench.results.claims import FOLDER as CLAIMS
 from pai_bench.results.folder import CHECKPOINTS, free_name
 from pai_bench.support import infile, outfile
 from pai_bench.support.errors import reason
@@ -47,10 +49,13 @@ class Checkpoint:
 
 
 class CheckpointFolder:
-    """The checkpoints in the results folder `results`, each under a name that its trials give."""
+    """The checkpoints in the results folder `results`, each under a name that its trials give.
 
-    def __init__(self, results: Path) -> None:
-        self.path = results / CHECKPOINTS
+    `owner` is the process that writes them, by the name in its claims.
+    """
+
+    def __init__(self, results: Path, owner: str = "") -> None:
+        self.path, self.owner = results / CHECKPOINTS, owner
         self._writable = True
 
     def path_of(self, trials: Sequence[str]) -> Path:
@@ -89,6 +94,17 @@ class CheckpointFolder:
             path = self.path_of(trials)
             return summary(path, head_of(path)).trials == tuple(trials)
         return False
+
+    def claimed(self, trials: Iterable[str]) -> frozenset[str]:
+        """Those of some trials that the owner has claimed."""
+        return frozenset(trial for trial in trials if self._is_claimed(trial))
+
+    def _is_claimed(self, trial: str) -> bool:
+        folder = self.path.parent / CLAIMS
+        try:
+            return claim_files.row(folder, trial)[-1:] == [self.owner] or not folder.exists()
+        except OSError:
+            return True  # as without the folder, nobody else can claim it now
 
     def set_aside(self, trials: Sequence[str], why: str) -> None:
         """Rename a checkpoint, so that nothing reads it."""

@@ -69,8 +69,7 @@ class Claims:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        for identity in list(self._running):
-            self.release(identity)
+        self.release_all()
         self._end.set()
         self._thread.join(self.beat)  # not for ever: the disk may hang
         with suppress(OSError):
@@ -111,6 +110,11 @@ class Claims:
             row = claim_files.row(self.folder, identity)
             if row[-1:] == [self.owner.id]:
                 claim_files.remove(self.folder, identity, len(row))
+
+    def release_all(self) -> None:
+        """Let others have all trials that this process has."""
+        for identity in list(self._running):
+            self.release(identity)
 
     def holder(self, identity: str) -> Owner | None:
         """Who runs a trial now, this process too; None if nobody does, or its claim has expired."""

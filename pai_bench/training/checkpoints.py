@@ -42,6 +42,8 @@ class Saver:
     ) -> None:
         self._save, self._every, self.state = save, every, state
         self._next = time.monotonic() + every
+        self._took = 0.0
+        """Seconds that the last save took."""
 
     def is_due(self) -> bool:
         """Whether it is time to save."""
@@ -52,7 +54,9 @@ class Saver:
         start = time.monotonic()
         self._save(state)
         now = time.monotonic()
-        self._next = now + max(self._every, (now - start) / MOST_SHARE)
+        # a single slow one, the first of a process, say, or while a disk is busy, tells nothing of the next
+        usual, self._took = min(self._took, now - start), now - start
+        self._next = now + max(self._every, usual / MOST_SHARE)
 
 
 def check_same(tensors: Mapping[str, Tensor], stored: Mapping[str, Tensor], what: str) -> None:

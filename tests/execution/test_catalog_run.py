@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import pai_bench as pb
 from pai_bench.execution import catalog_run, run_catalog
 from pai_bench.execution.listener import Listener
+from pai_bench.experiment import stages
+from pai_bench.experiment.inputs import Inputs
 from pai_bench.experiment.resolve import resolve
+from pai_bench.experiment.stages import Pruned
 from pai_bench.experiment.trial import Trial
-from pai_bench.results import Record, Store, TrialMetrics
+from pai_bench.results import Record, Store, TrialMetrics, claim_files
 from pai_bench.results.checkpoints import CheckpointFolder
 from pai_bench.results.claims import Claims
 from tests.experiment.test_runner import Count, Fails, sweep
@@ -203,6 +207,27 @@ def test_trials_of_another_process_are_waited_for(monkeypatch: pytest.MonkeyPatc
     assert outcome("r") == outcome("whole")
 
 
+def test_halves_of_a_stack_for_which_memory_is_short_resume_as_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not as the stack that was there before, for which memory would be short again."""
+    trials, train = interrupted_stack(), stages.train_networks
+
+    def short(inputs: Inputs, networks: Sequence[Pruned], *options: Any) -> Any:
+        if len(networks) > 2:
+            raise torch.OutOfMemoryError("no memory")
+        return train(inputs, networks, *options)
+
+    monkeypatch.setattr(stages, "train_networks", short)
+    halves = list[tuple[str, ...]]()
+    for after in (3, 1):
+        with pytest.raises(KeyboardInterrupt):
+            run_catalog(resolve(sweep(lanes=3)), "r", listener=Interrupts(after))
+        halves += [checkpoint.trials for checkpoint in CheckpointFolder(Path("r"))]
+    assert halves == [trials[:1], trials[1:2]]
+    run_catalog(resolve(sweep(lanes=3)), "r")
+    assert {record.status for record in Store("r")} == {"done"}
+    assert list(Path("r/checkpoints").iterdir()) == []
+
+
 def test_a_checkpoint_of_another_process_is_its_own_as_long_as_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
     """Then all of it is taken over."""
     run_catalog(resolve(sweep(lanes=3)), "whole")
@@ -225,13 +250,13 @@ def test_a_checkpoint_of_another_process_is_its_own_as_long_as_it_lives(monkeypa
 
 
 def test_who_has_lost_its_claim_drops_its_result(caplog: pytest.LogCaptureFixture) -> None:
-    """Another process has taken the trial over, and stored it."""
+    """Another process has taken the trial over, and stored it, when this one has just trained it."""
     pb.run(sweep(), out="whole")
     first = resolve(sweep()).trials[0].identity
 
     class Stopped(Notes):
         def on_epoch(self, trial: Trial, epoch: int) -> None:
-            if trial.identity == first and epoch == 1:
+            if trial.identity == first and epoch == 3:
                 for claim in Path("r/claims").glob(f"{first}.*"):
                     claim.unlink()
                 shutil.copy(f"whole/trials/{first}.json", "r/trials")
@@ -242,6 +267,63 @@ def test_who_has_lost_its_claim_drops_its_result(caplog: pytest.LogCaptureFixtur
     assert first not in listener.ran
     assert Path(f"r/trials/{first}.json").read_bytes() == Path(f"whole/trials/{first}.json").read_bytes()
     assert f"trial {first} was stored by another process: its result here is dropped" in caplog.messages
+
+
+@pytest.mark.parametrize(("lanes", "taken"), [(1, 1), (3, 3), (3, 1)])
+@pytest.mark.parametrize("every", ["0.0001s", "1h"])
+def test_who_has_lost_its_claim_trains_and_saves_no_longer(
+    lanes: int, taken: int, every: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the new owner saves is not overwritten; later, the trials are taken back from it, and resume."""
+    run_catalog(resolve(sweep(lanes=lanes)), "whole")
+    catalog = resolve(sweep(lanes=lanes, checkpoint_every=every))
+    names = [trial.identity for trial in catalog.trials][:lanes]
+    monkeypatch.setattr("pai_bench.training.checkpoints.MOST_SHARE", 1e9)  # saved after each step
+    epochs, saved, naps = list[int](), list[dict[str, bytes]](), list[float]()
+
+    class Stopped(Notes):
+        def on_epoch(self, trial: Trial, epoch: int) -> None:
+            if trial.identity == names[0] and not naps:
+                epochs.append(epoch)
+                if epoch == 1:
+                    for name in names[:taken]:
+                        row = claim_files.row(there.folder, name)
+                        assert claim_files.take(there.folder, name, row, there.owner.id)
+                    saved.append(checkpoints())
+
+    def checkpoints() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in Path("r").glob("checkpoints/*")}
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        saved.append(checkpoints())
+        for name in names[:taken]:
+            there.release(name)
+
+    monkeypatch.setattr("pai_bench.execution.catalog_run.time.sleep", sleep)
+    with other("r") as there:
+        run_catalog(catalog, "r", listener=Stopped())
+    assert epochs == [0, 1]
+    assert saved[0] == saved[1]
+    assert bool(saved[0]) == (every != "1h")
+    assert {record.status for record in Store("r")} == {"done"}
+    if lanes == taken:  # or else some are trained with fewer others
+        assert outcome("r") == outcome("whole")
+    assert checkpoints() == {}
+    assert list(Path("r/claims").iterdir()) == []
+
+
+def test_a_trial_does_not_begin_again_where_all_claims_disappear() -> None:
+    epochs = list[int]()
+
+    class Removes(Notes):
+        def on_epoch(self, trial: Trial, epoch: int) -> None:
+            epochs.append(epoch)
+            if epoch == 1:
+                shutil.rmtree("r/claims", ignore_errors=True)
+
+    run_catalog(resolve(sweep(lanes=1, seeds=1, criteria=["random"])), "r", listener=Removes())
+    assert epochs == [0, 1, 2, 3] * 2
 
 
 def test_a_record_that_is_there_already_stays() -> None:

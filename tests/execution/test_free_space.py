@@ -10,11 +10,13 @@ import pytest
 
 import pai_bench as pb
 from pai_bench.cli.entry import main
-from pai_bench.execution import free_space, run_catalogs
-from pai_bench.execution.free_space import check_free_space, record_bytes, text_of
+from pai_bench.execution import ExecutionPlan, free_space, run_catalogs
+from pai_bench.execution.autotune import choose
+from pai_bench.execution.free_space import check_free_space, checkpoint_bytes, record_bytes, text_of
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
 from pai_bench.results import Store
+from pai_bench.results.checkpoints import CheckpointFolder
 from tests.experiment.test_runner import sweep
 
 
@@ -33,7 +35,7 @@ def test_what_has_no_room_is_refused_before_it_runs(free: list[int], capsys: pyt
     assert main(line) == 2
     error = capsys.readouterr().err
     need = re.fullmatch(
-        r"pai-bench: the results need about ([\d.]+) KiB in results, where 4.9 KiB are free; (.*)\n", error
+        r"pai-bench: results and checkpoints need about ([\d.]+) KiB in results, where 4.9 KiB are free; (.*)\n", error
     )
     assert need is not None
     assert 5 < float(need[1]) < 100
@@ -62,6 +64,29 @@ def test_what_is_needed_is_what_is_written() -> None:
     pb.run(sweep(epochs=2), out="r")
     written = sum(file.stat().st_size for file in Path("r/trials").iterdir())
     assert 0.5 * written < need < 3 * written
+
+
+@pytest.mark.parametrize("protocol", ["snip-mnist-code", "short", "short-adam"])  # none, one and two of an optimiser
+def test_checkpoints_need_room_too(protocol: str, free: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each twice: the old one stays until the new one is there."""
+    keys: dict[str, Any] = {"models": ["lenet-300-100"], "data": ["digits"], "protocol": protocol, "epochs": 1}
+    catalog = resolve(sweep(**keys, seeds=1, lanes=3, checkpoint_every="0.001s"))
+    need = checkpoint_bytes(runner := Runner(catalog), catalog.trials, choose(runner, catalog.trials, workers=1))
+    free[0] = need + record_bytes(runner, catalog.trials) - 1
+    with pytest.raises(pb.UserError, match="results and checkpoints need about"):
+        run_catalogs([(catalog, "r")], backend="in-process")
+    free[0] += 1
+    written, write = list[int](), CheckpointFolder.write
+
+    def noted(self: CheckpointFolder, trials: Any, content: bytes) -> None:
+        written.append(len(content))
+        write(self, trials, content)
+
+    monkeypatch.setattr(CheckpointFolder, "write", noted)
+    run_catalogs([(catalog, "r")], backend="in-process")
+    assert 2 * max(written) == pytest.approx(need, rel=0.1)
+    never = resolve(sweep(**keys, checkpoint_every="never"))
+    assert checkpoint_bytes(Runner(never), never.trials, ExecutionPlan()) == 0
 
 
 def test_what_cannot_be_estimated_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,14 @@ from tests.execution.sweeps import named
 from tests.experiment.test_runner import sweep as small
 
 
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that are made, which take no time."""
+    made: list[float] = []
+    monkeypatch.setattr(time, "sleep", made.append)
+    return made
+
+
 class FakeProcess:
     """A process that has ended with a code, or runs (None)."""
 
@@ -106,6 +114,14 @@ def test_what_a_worker_says() -> None:
     assert sum(seconds for *_, seconds in parts) <= time.perf_counter() - before
 
 
+def test_a_worker_whose_trials_were_taken_over_is_free() -> None:
+    callbacks, notes = noted()
+    pool = pool_of(worker := worker_of(None))
+    worker.begin(pool.runner.catalog.trials[:2])
+    pool._handle(worker, "taken over", None, callbacks)
+    assert (worker.cell, notes) == ([], [])
+
+
 def test_what_a_worker_has_finished_is_not_run_again() -> None:
     callbacks, _ = noted()
     pool = pool_of(worker := worker_of(-9))
@@ -167,6 +183,19 @@ def test_a_trial_and_a_network_that_end_workers_are_given_up(caplog: pytest.LogC
     assert notes[-1][1][1][0].error == "RuntimeError: the worker process died (exit code 3)"
     *_, last = pool.runner.catalog.trials
     assert dies(last) == [[last]]
+
+
+def test_no_worker_is_started_at_once_where_the_system_kills_them(pauses: list[float]) -> None:
+    """Memory may be short: it is the longer pause from the second on, until a trial ends."""
+    callbacks, _ = noted()
+    pool = pool_of()
+    every = pool.runner.catalog.trials
+    for codes in ((-9, -9, -11, -9), (-9,)):
+        for code in codes:
+            pool._workers.append(worker := worker_of(code, every))
+            assert pool._handle_dead_worker(worker, callbacks)
+        pool._handle(worker_of(None, every), "records", ([0], ["a"]), callbacks)
+    assert pauses == [5.0, 30.0, 30.0, 5.0]
 
 
 def test_what_a_worker_ran_together_is_halved_when_it_dies() -> None:

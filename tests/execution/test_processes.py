@@ -24,6 +24,11 @@ from pai_bench.support import processes
 from tests.execution.sweeps import DIES, named
 
 
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pai_bench.execution.processes.PAUSES", (0.1,))
+
+
 @pytest.mark.parametrize(("times", "status"), [(1, "done"), (2, "failed")])
 def test_a_worker_that_dies_is_replaced_and_its_trial_tried_once_more(
     times: int, status: str, caplog: pytest.LogCaptureFixture

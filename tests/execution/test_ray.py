@@ -30,6 +30,7 @@ from pai_bench.execution.ray_cluster import description, slots, threads_of
 from pai_bench.execution.ray_task import Setup, packed, unpacked
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
+from pai_bench.experiment.takeover import ClaimedTrials
 from pai_bench.experiment.trial import Trial
 from pai_bench.results import Record
 from tests.execution.sweeps import DIES, named
@@ -340,7 +341,7 @@ def test_a_trial_whose_nodes_are_lost_again_and_again_has_failed(monkeypatch: py
     waiting: list[Any] = [cell]
     reference: Any = None
     while waiting:
-        backend._tasks[runs] = Task(waiting.pop(), reference)
+        backend._tasks[runs] = Task(waiting.pop(), reference, ClaimedTrials(None, []))
         waiting += backend._end(runs, callbacks)
         runs += 1
     assert runs == LOSSES + ATTEMPTS

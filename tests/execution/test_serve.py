@@ -100,6 +100,17 @@ def test_trials_are_run_as_planned() -> None:
 
 
 @pytest.mark.usefixtures("begun")
+def test_a_trial_that_another_process_has_taken_over_ends() -> None:
+    first, second, *_ = trials(epochs=2)
+    claims = iter([{first.identity, second.identity}, {first.identity}, set[str](), {second.identity}])
+    checkpoints = SimpleNamespace(claimed=lambda _trials: next(claims, {second.identity}), read=lambda _trials: None)
+    runs = [("run", pickle.dumps([trial])) for trial in (first, second)]
+    messages = served(("plan", (ExecutionPlan(), "a command", checkpoints)), *runs)
+    kinds = [message for message, _ in messages if message != "log"]
+    assert kinds == ["ready", "epoch", "taken over", *["epoch"] * 3, "records"]
+
+
+@pytest.mark.usefixtures("begun")
 def test_what_does_not_fit_is_told_and_the_worker_goes_on() -> None:
     (_, trial, *_) = trials(init="rn")
     gone = dataclasses.replace(trial, model=dataclasses.replace(trial.model, reference="gone"))

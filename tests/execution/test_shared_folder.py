@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.kills import MODES, events, interrupted, records, results, start
+from benchmarks.kills import MARK, MODES, events, interrupted, kill, processes_on, records, results, start
 
 PROCESS = """
 import functools, json, sys
@@ -77,6 +77,19 @@ def test_what_a_stopped_process_has_begun_is_taken_over_and_stays(tmp_path: Path
     assert (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns) == before
     begin(tmp_path / "whole").communicate(timeout=100)
     assert results(tmp_path / "r") == results(tmp_path / "whole")
+
+
+def test_a_kill_reaches_what_has_a_session_of_its_own(tmp_path: Path) -> None:
+    """As the processes of Ray."""
+    code = "import subprocess, time; subprocess.Popen(['sleep', '99'], start_new_session=True); print(flush=True)"
+    command, environment = [sys.executable, "-c", f"{code}; time.sleep(99)"], os.environ | {MARK: str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert len(processes_on(tmp_path)) == 2
+        kill(tmp_path)
+        assert process.wait() == -signal.SIGKILL
+    assert processes_on(tmp_path) == []
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from pai_bench.report import statistics
 from pai_bench.report.statistics import (
     FEWEST_RANKED,
     LEVEL,
@@ -61,6 +62,16 @@ def test_bootstrap_intervals_are_those_of_scipy(n: int) -> None:
     width = expected.high - expected.low
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.03 * width)
     assert estimate(x) == found  # the same every time
+
+
+def test_many_values_are_resampled_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In little memory, with the interval that all resamples at once have, but for their chance."""
+    x = np.random.default_rng(1).exponential(size=500)
+    whole = estimate(x)
+    monkeypatch.setattr(statistics, "shares", None)
+    monkeypatch.setattr(statistics, "AT_ONCE", 500 * 1000)
+    assert statistics.resampled_means(x).shape == (statistics.RESAMPLES,)
+    assert statistics.bca(x) == pytest.approx((whole.low, whole.high), abs=0.05 * (whole.high - whole.low))
 
 
 def test_values_without_spread() -> None:
