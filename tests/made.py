@@ -8,7 +8,7 @@ from pai_bench.experiment.trial import Trial
 from pai_bench.masks import OneShot, Schedule
 from pai_bench.support.registry import CRITERIA, PROTOCOLS
 
-UNSTRUCTURED = [p.name for p in CRITERIA.plugins() if not (p.target.structured or p.name == "gmp")]
+UNSTRUCTURED = [p.name for p in CRITERIA.plugins() if not (p.target.structured or p.name in ("gmp", "imp"))]
 """Criteria of single weights that prune before training."""
 
 COMBINED = [plugin.name for plugin in CRITERIA.plugins() if plugin.target.combined]

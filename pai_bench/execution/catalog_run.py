@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from pai_bench.data import DataSet
 from pai_bench.execution.backend import Backend, Callbacks, Cell
+from pai_bench.execution.levels import Levels
 from pai_bench.execution.listener import Listener
 from pai_bench.experiment.resolve import Catalog
 from pai_bench.experiment.runner import Runner
@@ -16,6 +17,7 @@ from pai_bench.experiment.trial import Trial
 from pai_bench.results import Record, Store, UnstorableError
 from pai_bench.results.checkpoints import CheckpointFolder
 from pai_bench.results.claims import Claims
+from pai_bench.results.networks import NetworkFolder
 from pai_bench.support.errors import UserError
 from pai_bench.support.processes import interrupts_deferred
 
@@ -52,6 +54,8 @@ class CatalogRun:
         """Identities of trials that resume together, from one checkpoint."""
         self._others: dict[str, Trial] = {}
         """Missing trials that other processes run, or that resume later, by identity."""
+        self._levels = Levels(self._trials, NetworkFolder(store.path))
+        runner.networks = self._levels.networks
 
     def find_missing(self, earlier: dict[str, bool], *, retry_failed: bool) -> None:
         """Find the missing trials; `earlier` has the trials of the folder so far, and whether they are missing."""
@@ -82,14 +86,27 @@ class CatalogRun:
         how = f"{self.catalog.device}, {self.backend.description}, threads: {self.backend.plan.threads}"
         logger.info("%s: %s to run on %s", self.store.path, trials, how)
         with self.backend:
-            planned = self.cells(self.missing)
-            while planned:
+            planned = self.cells(self._ready(self.missing))
+            while planned or self._levels.waiting:
                 self.backend.run(planned, callbacks)
                 self._leave_taken_over()
-                planned = self.cells(self._left_by_others())
+                planned = self.cells(self._ready(self._left_by_others()))
+        self._levels.remove_networks(self.store.holds)
         for cell in self._saved():
             if all(self.store.holds(trial.identity) for trial in cell):
                 self.checkpoints.remove(names_of(cell))
+
+    def _ready(self, missing: Sequence[Trial]) -> list[Trial]:
+        """Those of the missing trials that can begin; levels whose parents have failed have failed, too."""
+        ready, failed = self._levels.ready(missing, self._wanted, self.records)
+        for trial, why in failed:
+            if self._claim(trial):
+                self.on_records([trial], [self.runner.failure(trial, UserError(why))], 0.0)
+        return ready
+
+    def _to_run(self, cell: Cell) -> list[Trial]:
+        """The trials of a cell that are missing, or whose network is."""
+        return [trial for trial in cell if trial.identity in self._wanted or trial.identity in self._levels.again]
 
     def _saved(self) -> list[Cell]:
         """The trials of each checkpoint that has only trials of this catalog, as they were trained together."""
@@ -118,13 +135,13 @@ class CatalogRun:
         if names in self._resumed:
             return self._claim_together(cell)
         beside = {trial.identity for saved in self._saved() if names_of(saved) != names for trial in saved}
-        wanted = [trial for trial in cell if trial.identity in self._wanted]
+        wanted = self._to_run(cell)
         self._others |= {trial.identity: trial for trial in wanted if trial.identity in beside}
         return [trial for trial in wanted if trial.identity not in beside and self._claim(trial)]
 
     def _claim_together(self, cell: Cell) -> list[Trial]:
         """All trials of a checkpoint, if this process gets the claim of the first, by which others leave them alone."""
-        wanted = [trial for trial in cell if trial.identity in self._wanted]
+        wanted = self._to_run(cell)
         if wanted and not self._claims.claim(cell[0].identity):
             self._others |= {trial.identity: trial for trial in wanted}
             return []
@@ -144,7 +161,8 @@ class CatalogRun:
             return False
         self._at_work.add(trial.identity)
         logger.info("begin %s", trial.identity)
-        self.listener.on_start(trial)
+        if trial.identity in self._wanted:
+            self.listener.on_start(trial)
         return True
 
     def _skip_if_stored(self, trial: Trial) -> bool:
@@ -198,7 +216,8 @@ class CatalogRun:
         if trial.identity in self._at_work:
             size = self.runner.inputs.loaded(trial).train_size(trial.train_fraction)
             self._claims.progress(trial.identity, epoch, trial.protocol.passes(size))
-            self.listener.on_epoch(trial, epoch)
+            if trial.identity in self._wanted:
+                self.listener.on_epoch(trial, epoch)
 
     def on_records(self, cell: Cell, records: Sequence[Record], seconds: float) -> None:
         """Store the records of some trials, but for those that were stored before, and remove their checkpoint.
@@ -216,6 +235,10 @@ class CatalogRun:
 
     def _store(self, trial: Trial, record: Record, seconds: float) -> None:
         """Store the record of a trial, unless another process has taken it over, or has been faster."""
+        if trial.identity not in self._wanted:  # it is stored, and its network was missing
+            self._levels.on_network(trial)
+            self._claims.release(trial.identity)
+            return
         if not self._claims.holds(trial.identity) and not self._claims.claim(trial.identity):
             logger.warning("trial %s was taken over by another process: its result here is dropped", trial.identity)
             self._others[trial.identity] = trial

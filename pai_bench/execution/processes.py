@@ -191,7 +191,8 @@ class Processes:
         return worker
 
     def _send_plan(self, worker: Worker) -> None:
-        worker.send(("plan", (self.plan, self.runner.command, self.runner.checkpoints)))
+        runner = self.runner
+        worker.send(("plan", (self.plan, runner.command, runner.checkpoints, runner.networks)))
 
     def _handle_dead_worker(self, worker: Worker, callbacks: Callbacks) -> list[Cell]:
         """The cells that a dead worker leaves to be run again; a trial that ends workers repeatedly has failed."""

@@ -154,8 +154,11 @@ class RayCluster:
             raise UserError(f"this sweep cannot be given to a Ray cluster ({error}); use --workers 1") from error
         checkpoints, names = self.runner.checkpoints, [trial.identity for trial in cell]
         checkpoint = checkpoints.read(names) if checkpoints else None
+        kept = self.runner.networks
+        found = {name: kept.read(name) for trial in cell for name in trial.needs} if kept is not None else {}
+        networks = {name: network for name, network in found.items() if network is not None}
         claimed = ClaimedTrials(checkpoints, names)
-        return Task(cell, self._run_cell.remote([self._setup], number, content, checkpoint), claimed)
+        return Task(cell, self._run_cell.remote([self._setup], number, content, checkpoint, networks), claimed)
 
     def _receive(self) -> list[int]:
         """The tasks that have ended, after putting the messages that have come, all of theirs, into the inbox."""
@@ -221,6 +224,8 @@ class RayCluster:
             checkpoints.remove(content)
         elif message_type == "set aside" and checkpoints is not None:
             checkpoints.set_aside(*content)
+        elif message_type == "network" and self.runner.networks is not None:
+            self.runner.networks.write(*content)
         else:
             return False
         return True

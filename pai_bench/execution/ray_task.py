@@ -2,7 +2,7 @@
 
 Its messages go to the driver through a queue: ``("epoch", (index, epoch))``, ``("records", (indices, records,
 seconds))``, ``("checkpoint", (trials, content))``, ``("remove", trials)``, ``("set aside", (trials, why))``,
-``("log", (name, level, text))``.
+``("network", (name, content))``, ``("log", (name, level, text))``.
 """
 
 import functools
@@ -115,6 +115,21 @@ class SentCheckpoints:
         self._outbox.send("set aside", (tuple(trials), why))
 
 
+class SentNetworks:
+    """A `NetworkStore` of one cell: the driver has put in what it begins with, and stores what is written."""
+
+    def __init__(self, outbox: Outbox, networks: Mapping[str, bytes]) -> None:
+        self._outbox, self._networks = outbox, networks
+
+    def write(self, name: str, content: bytes) -> None:
+        """Send a network to the driver."""
+        self._outbox.send("network", (name, content))
+
+    def read(self, name: str) -> bytes | None:
+        """A network that came with the cell."""
+        return self._networks.get(name)
+
+
 class SentLogs(logging.Handler):
     """Sends what is logged to the driver, which the user sees."""
 
@@ -143,8 +158,17 @@ def prepared(reference: "ObjectRef[Setup]") -> tuple[Setup, Runner]:
     return setup, Runner(catalog, setup.command, workers=setup.plan.workers)
 
 
-def run_cell(references: "Sequence[ObjectRef[Setup]]", number: int, content: bytes, checkpoint: bytes | None) -> None:
-    """Run the trials in `content`, which is the cell with that number, perhaps from a `checkpoint`."""
+def run_cell(
+    references: "Sequence[ObjectRef[Setup]]",
+    number: int,
+    content: bytes,
+    checkpoint: bytes | None,
+    networks: Mapping[str, bytes],
+) -> None:
+    """Run the trials in `content`, which is the cell with that number, perhaps from a `checkpoint`.
+
+    `networks` are those that they begin with.
+    """
     import ray
 
     from pai_bench.execution.worker import check_trial  # not before: worker processes run that module
@@ -158,6 +182,7 @@ def run_cell(references: "Sequence[ObjectRef[Setup]]", number: int, content: byt
         check_trial(runner, trial)
     outbox, index = Outbox(setup.queue, number), {trial.identity: place for place, trial in enumerate(cell)}
     runner.checkpoints = SentCheckpoints(outbox, list(index), checkpoint)
+    runner.networks = SentNetworks(outbox, networks)
     logging.getLogger().addHandler(logs := SentLogs(outbox))
 
     def on_epoch(trial: Trial, epoch: int) -> None:

@@ -1,7 +1,7 @@
 """Shards: the trials of a sweep divided among jobs that share no folder."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pai_bench.experiment.resolve import Catalog
 from pai_bench.support.errors import UserError
@@ -27,10 +27,21 @@ def keep_shard(catalogs: Sequence[Catalog], shard: Shard) -> None:
 
     All jobs of a sweep divide it alike: trials are dealt out in the order of the hashes of their identities, so that
     shards differ by one trial at most, and none gets all trials of one criterion. A trial of several catalogs is in one
-    shard.
+    shard, and the levels of iterative pruning are in that of the dense network that they begin with.
     """
     index, count = shard
-    identities = {trial.identity for catalog in catalogs for trial in catalog.trials}
-    kept = set(sorted(identities, key=lambda identity: (digest(identity), identity))[index - 1 :: count])
+    parents = {trial.identity: trial.needs[:1] for catalog in catalogs for trial in catalog.trials}
+    kept = set(sorted(set(map(first_of(parents), parents)), key=lambda name: (digest(name), name))[index - 1 :: count])
     for catalog in catalogs:
-        catalog.trials = [trial for trial in catalog.trials if trial.identity in kept]
+        catalog.trials = [trial for trial in catalog.trials if first_of(parents)(trial.identity) in kept]
+
+
+def first_of(parents: Mapping[str, Sequence[str]]) -> Callable[[str], str]:
+    """What gives the trial that a trial begins with at last; most begin with none."""
+
+    def first(identity: str) -> str:
+        while parents.get(identity):
+            (identity,) = parents[identity]
+        return identity
+
+    return first

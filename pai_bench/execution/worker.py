@@ -89,9 +89,10 @@ def serve(connection: SharedConnection) -> None:
     while True:
         message_type, content = connection.recv()
         if message_type == "plan":
-            plan, command, checkpoints = content
+            plan, command, checkpoints, networks = content
             torch.set_num_threads(plan.threads)
-            runner = Runner(catalog, command, workers=plan.workers, checkpoints=checkpoints)
+            kept = {"checkpoints": checkpoints, "networks": networks}
+            runner = Runner(catalog, command, workers=plan.workers, **kept)
             continue
         try:
             request = pickle.loads(content)

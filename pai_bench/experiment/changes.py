@@ -10,6 +10,8 @@ from torch import Tensor
 
 from pai_bench.experiment import stages
 from pai_bench.experiment.inputs import Inputs
+from pai_bench.experiment.kept_networks import Cost, NetworkStore, encode
+from pai_bench.experiment.levels import AT
 from pai_bench.experiment.moments import moments, timeline
 from pai_bench.experiment.stages import Pruned
 from pai_bench.experiment.training_cost import ChangeLog
@@ -31,8 +33,10 @@ STATE = "method"
 class MaskChanges:
     """The changes of the masks of networks that are trained together, each by its own method or by none."""
 
-    def __init__(self, inputs: Inputs, networks: Sequence[Pruned]) -> None:
+    def __init__(self, inputs: Inputs, networks: Sequence[Pruned], kept: NetworkStore | None = None) -> None:
         self.lanes = [Lane(inputs, network) for network in networks]
+        self._kept = kept
+        """Where networks are kept for other trials."""
 
     @property
     def events(self) -> list[Event]:
@@ -42,7 +46,16 @@ class MaskChanges:
             "gradients": any(method.needs_gradients for method in methods),
             "replaces_step": any(method.replaces_step for method in methods),
         }
-        return [Event(step, self._act, **of_steps) for step in sorted({m for lane in self.lanes for m in lane.moments})]
+        steps = sorted({step for lane in self.lanes for step in lane.moments})
+        kept = sorted({step for lane in self.lanes for step in lane.kept_at}) if self._kept is not None else []
+        return [*(Event(step, self._keep) for step in kept), *(Event(step, self._act, **of_steps) for step in steps)]
+
+    def _keep(self, pause: Pause) -> None:
+        """Keep networks as they are after this step for the trials that begin with them."""
+        assert self._kept is not None
+        for lane, model, mask in zip(self.lanes, pause.models, pause.masks, strict=True):
+            if (name := lane.kept_at.get(pause.step)) is not None:
+                self._kept.write(name, encode(model, mask, Cost()))
 
     def _act(self, pause: Pause) -> None:
         acting = [(number, lane) for number, lane in enumerate(self.lanes) if pause.step in lane.moments]
@@ -99,7 +112,10 @@ class Lane:
             self.timeline, self.trial.protocol.batch_size, None if self._dense is None else self._dense.total
         )
         if not network.skips_training:
-            self.log.note(0, self.mask, self._dense)
+            self.log.note(network.start, self.mask, self._dense)
+        names = (name for name in self.trial.keeps if AT in name)
+        self.kept_at = {int(name.rpartition(AT)[2]): name for name in names}
+        """Number of steps -> the name under which the network is kept then."""
 
     def change(self, pause: Pause, number: int) -> Change:
         """The change of the mask of the network with that number, at an event."""

@@ -2,7 +2,6 @@
 
 from pai_bench.experiment.trial import Trial
 from pai_bench.scoring import DuringTraining, Timeline
-from pai_bench.support import spec
 from pai_bench.support.errors import UserError
 
 
@@ -16,7 +15,7 @@ def timeline(trial: Trial, examples: int) -> Timeline:
 def moments(trial: Trial, examples: int) -> list[int]:
     """After how many steps its mask changes during training; UserError for what does not fit into the training."""
     if trial.prune_at != "0":
-        return [pruning_step(trial.prune_at, timeline(trial, examples))]
+        return [timeline(trial, examples).step_of(trial.prune_at, "prune-at")]
     if isinstance(trial.criterion, DuringTraining) and trial.criterion.during:
         return trial.criterion.checked_moments(timeline(trial, examples))
     return []
@@ -40,16 +39,3 @@ def check_moments(trial: Trial, examples: int) -> None:
     for name in (name for name, is_given in policies.items() if is_given and trial.criterion.during):
         value = getattr(trial, name)
         raise UserError(f"{name} {value} is for all cuts at once: {trial.criterion} prunes during training")
-
-
-def pruning_step(when: str, training: Timeline) -> int:
-    """The number of steps that ``500`` or ``2%`` stands for, in 1..steps."""
-    if when.endswith("%"):
-        share: float = spec.convert(when.removesuffix("%"), float, "prune-at") / 100
-        if not 0 < share <= 1:
-            raise UserError(f"prune-at {when} is outside (0, 100%]: it is a share of the steps of training")
-        return max(1, round(share * training.steps))
-    step: int = training.after(spec.convert(when, int, "prune-at"))
-    if not 0 < step <= training.steps:
-        raise UserError(f"prune-at {when} is not within the {training.steps:,} steps of training")
-    return step

@@ -60,6 +60,7 @@ class RecordMaker:
                 images_per_second=history.images_per_second,
                 curve=tuple(_epoch_record(epoch, log) for epoch in history.epochs),
                 **_changes(history, log),
+                **_levels(made, history, log),
             ),
             evaluation=Evaluation(test_accuracy=test_accuracy, test_loss=_finite(test_loss)),
         )
@@ -131,10 +132,18 @@ def _changes(history: History, log: ChangeLog | None) -> dict[str, Any]:
     """What a record says of the operations of training, and of the changes of the mask meanwhile."""
     if log is None:
         return {}
-    found: dict[str, Any] = {"training_flops": log.training_flops(log.timeline.steps)}
+    found: dict[str, Any] = {"training_flops": log.training_flops()}
     if log.events:
         found |= {"events": len(log.events), "event_steps": tuple(log.events), "event_seconds": history.event_seconds}
     return found
+
+
+def _levels(made: Pruned, history: History, log: ChangeLog | None) -> dict[str, Any]:
+    """What all trainings up to a level of iterative pruning have cost."""
+    if made.beginning is None:
+        return {}
+    cost = made.beginning.cost.plus(log.training_flops() if log else 0.0, history.seconds)
+    return {"trainings": cost.trainings, "total_training_flops": cost.flops, "total_train_seconds": cost.seconds}
 
 
 def _epoch_record(epoch: Epoch, log: ChangeLog | None) -> EpochRecord:

@@ -13,6 +13,7 @@ from torch import nn
 
 from pai_bench.data import DataSet
 from pai_bench.data.augment import check_images
+from pai_bench.experiment.levels import check_levels, with_levels
 from pai_bench.experiment.moments import check_moments
 from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.experiment.sweep import Execution, Sweep, refuse_duplicates
@@ -44,6 +45,8 @@ class Inspection:
     """Its weights outside of the usual layers."""
     unclear: tuple[str, ...] = ()
     """Parameters from which weights may be computed, and which are not scored."""
+    connections: int = 0
+    """How many there are to prune."""
 
 
 class IsolatedProcess(TypingProtocol):
@@ -91,8 +94,11 @@ def inspect_network(
     on_built(built)
     check_fit(model, source.name, data)
     traced, unclear = traced_parameters(model, data.example(), warn=sweep.prunable is None)
-    prunable_names(model, traced, patterns=sweep.prunable, keep_first=sweep.keep_first, keep_last=sweep.keep_last)
-    return dataclasses.replace(built, traced=traced, unclear=unclear)
+    names = prunable_names(
+        model, traced, patterns=sweep.prunable, keep_first=sweep.keep_first, keep_last=sweep.keep_last
+    )
+    connections = sum(model.get_parameter(name).numel() for name in names)
+    return dataclasses.replace(built, traced=traced, unclear=unclear, connections=connections)
 
 
 @with_torch_defaults
@@ -109,7 +115,7 @@ def resolve(sweep: Sweep, inspector: Inspector | None = None) -> Catalog:
     refuse_duplicates("models", [source.name for source in models])
     sources = [_data(catalog, sweep, reference) for reference in sweep.data]
     refuse_duplicates("data", [source.name for source in sources])
-    networks = []
+    networks, sizes = [], []
     for source in sources:
         data = catalog.data[source.name]
         for model in models:
@@ -119,6 +125,7 @@ def resolve(sweep: Sweep, inspector: Inspector | None = None) -> Catalog:
             version = model_version(model.reference, data.input_shape)
             inspected = dataclasses.replace(model, version=version, traced=known.traced, unclear=known.unclear)
             networks.append((source, inspected, protocol, batch))
+            sizes.append((source, inspected, known.connections))
     variants = [get_variant(reference) for reference in sweep.variants]
     refuse_duplicates("variants", [str(variant) for variant in variants])
     for (criterion, _), variant in itertools.product(criteria, variants):
@@ -132,11 +139,17 @@ def resolve(sweep: Sweep, inspector: Inspector | None = None) -> Catalog:
         )
         chosen = sweep.prunable is not None or sweep.keep_first or sweep.keep_last
         check_sort(criterion, sweep.sparsity_of, options, chosen=chosen)
-    catalog.trials = expand(sweep, criteria, networks, variants)
+    connections = {(source.name, model.name): count for source, model, count in sizes}
+
+    def examples(trial: Trial) -> int:
+        return catalog.data[trial.data.name].train_size(trial.train_fraction)
+
+    catalog.trials = with_levels(expand(sweep, criteria, networks, variants), examples)
     for trial in catalog.trials:
         check_settings(trial.identity, trial.configuration())
         if trial.seed == sweep.seed_list[0]:
-            check_moments(trial, catalog.data[trial.data.name].train_size(trial.train_fraction))
+            check_moments(trial, examples(trial))
+            check_levels(trial, connections[trial.data.name, trial.model.name])
     return catalog
 
 

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from pai_bench.experiment import stages
+from pai_bench.experiment import kept_networks, levels, stages
 from pai_bench.experiment.changes import MaskChanges
 from pai_bench.experiment.checkpoints import CheckpointStore, decode, encode, facts
 from pai_bench.experiment.inputs import Inputs
+from pai_bench.experiment.kept_networks import Cost, NetworkStore
 from pai_bench.experiment.obstacles import Obstacles
 from pai_bench.experiment.record_maker import RecordMaker
 from pai_bench.experiment.resolve import Catalog
@@ -61,8 +62,10 @@ class Runner:
         *,
         workers: int = 1,
         checkpoints: CheckpointStore | None = None,
+        networks: NetworkStore | None = None,
     ) -> None:
         self.catalog, self.command, self.workers, self.checkpoints = catalog, command, workers, checkpoints
+        self.networks = networks
         self.inputs = Inputs(catalog.device, catalog.data)
         self.probe = ScoringProbe(self.inputs)
         self._records = RecordMaker(self.inputs, command, workers=workers)
@@ -139,7 +142,7 @@ class Runner:
             try:
                 if begun:
                     part = [self._prepare(made.trial) for made in part]
-                changes = MaskChanges(self.inputs, part)
+                changes = MaskChanges(self.inputs, part, self.networks)
                 saver = self._saver(part, changes, engine, state)
                 histories = stages.train_networks(self.inputs, part, on_epoch, engine, saver, changes.events)
                 part = changes.finished(part)
@@ -155,8 +158,10 @@ class Runner:
                 begun = begun or engine.together == "branches"  # which are trained in place; a stack is a copy
             else:
                 logs = [lane.log for lane in changes.lanes]
-                made = zip(part, histories, logs, strict=True)
-                records = [self._records.record(*one, engine, len(part)) for one in made]
+                ended = list(zip(part, histories, logs, strict=True))
+                records = [self._records.record(*one, engine, len(part)) for one in ended]
+                for network, record in zip(part, records, strict=True):
+                    self._keep(network, record)
                 yield [network.trial for network in part], records
             state = None
 
@@ -173,6 +178,7 @@ class Runner:
                 if made.skips_training:
                     history = stages.train_alone(self.inputs, made, on_epoch, engine)
                     record = self._records.record(made, history, None, engine)
+                    self._keep(made, record)
                 else:
                     ready.append(made)
                     continue
@@ -204,7 +210,10 @@ class Runner:
         """`_restored` of the content of a checkpoint; an error if it is not of these trials as they are now."""
         saved = decode(content, self._facts(trials), self.device)
         pairs = zip(trials, saved.masks, saved.costs, strict=True)
-        part = [self._masked(trial, self.inputs.model(trial), mask, cost) for trial, mask, cost in pairs]
+        part = [
+            self._prepare(trial) if trial.needs else self._masked(trial, self.inputs.model(trial), mask, cost)
+            for trial, mask, cost in pairs
+        ]
         if any(made.skips_training for made in part):
             raise StateError("is of a disconnected network, which is not trained now")
         step, steps, curves = (saved.state.values[name] for name in ("step", "steps", "curves"))
@@ -283,6 +292,9 @@ class Runner:
 
     def _prepare(self, trial: Trial) -> Pruned:
         """All that comes before training."""
+        if trial.needs:
+            begun = levels.begin(self.inputs, trial, self.networks)
+            return dataclasses.replace(self._masked(trial, begun.model, begun.mask, begun.measurement), beginning=begun)
         model = self.inputs.model(trial)
         return self._masked(trial, model, *self.probe.mask(trial, model))
 
@@ -290,6 +302,15 @@ class Runner:
         """A trial's network under a mask."""
         keep = self.catalog.sweep.train_disconnected
         return dataclasses.replace(stages.apply(self.inputs, trial, model, mask, train_disconnected=keep), cost=cost)
+
+    def _keep(self, network: Pruned, record: Record) -> None:
+        """Keep a trained network for the trials that begin with it."""
+        trial = network.trial
+        if self.networks is not None and trial.identity in trial.keeps and record.status != "failed":
+            training = record.training
+            before = Cost() if network.beginning is None else network.beginning.cost
+            cost = before.plus(training.training_flops, training.train_seconds or 0.0)
+            self.networks.write(trial.identity, kept_networks.encode(network.model, network.mask, cost))
 
     def _parts(self, ready: Sequence[Pruned], engine: Engine) -> list[Sequence[Pruned]]:
         """All at once, or one by one where they cannot share a program."""

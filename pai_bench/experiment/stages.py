@@ -5,6 +5,7 @@ import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -27,7 +28,11 @@ from pai_bench.training.batches import Order
 from pai_bench.training.checkpoints import Saver
 from pai_bench.training.events import Event
 from pai_bench.training.loop import Epoch, History
+from pai_bench.training.protocol import Protocol
 from pai_bench.training.trainer import Engine, train, train_together
+
+if TYPE_CHECKING:
+    from pai_bench.experiment.levels import Beginning
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +51,18 @@ class Pruned:
     skips_training: bool
     cost: Measurement | None = None
     """Of making the mask, where somebody has measured it."""
+    beginning: "Beginning | None" = None
+    """Of a level of iterative pruning, what it begins with."""
+
+    @property
+    def start(self) -> int:
+        """Steps that are left out at the beginning."""
+        return 0 if self.beginning is None else self.beginning.start
+
+    @property
+    def protocol(self) -> Protocol:
+        """How it is trained."""
+        return self.trial.protocol if self.beginning is None else self.beginning.protocol
 
     @property
     def training_mask(self) -> Mask | None:
@@ -167,13 +184,14 @@ def train_networks(
     return train_together(
         [network.model for network in networks],
         inputs.whole(trials[0]),
-        trials[0].protocol,
+        networks[0].protocol,
         masks=[network.training_mask for network in networks],
         orders=[Order(stream(trial.seed, "order"), inputs.chosen(trial), inputs.labels(trial)) for trial in trials],
         on_epoch=on_epochs,
         engine=engine,
         saver=saver,
         events=events,
+        start=networks[0].start,
     )
 
 
@@ -191,13 +209,14 @@ def train_alone(
         return train(
             network.model,
             inputs.data(trial, noisy=True),
-            trial.protocol.lasting(0) if network.skips_training else trial.protocol,
+            network.protocol.lasting(0) if network.skips_training else network.protocol,
             mask=network.training_mask,
             seed=stream(trial.seed, "order"),
             on_epoch=lambda epoch: on_epoch(trial, epoch.epoch),
             engine=dataclasses.replace(engine, compile=engine.compile and not network.skips_training),
             saver=saver,
             events=events,
+            start=0 if network.skips_training else network.start,
         )
 
 

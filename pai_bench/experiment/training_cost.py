@@ -1,5 +1,6 @@
 """What training costs whose network changes: operations of all steps, and the sparsity after each epoch."""
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,19 +41,19 @@ class ChangeLog:
         density: float = [density for step, density, *_ in self.entries if step <= done][-1]
         return 1 - density
 
-    def training_flops(self, steps: int) -> float | None:
-        """Operations of so many steps: three forward passes of what was left then, for each example of a batch.
+    def training_flops(self) -> float | None:
+        """Operations of all steps: three forward passes of what was left then, for each example of a batch.
 
         A step with dense gradients costs ``2 * f_S + f_D``, with the passes f_S of what is left and f_D of the dense
         network (Evci et al. 2020, arXiv:1911.11134, appendix H).
         """
         if self.dense_flops is None:
             return None
-        total, ends = 0.0, [*(step for step, *_ in self.entries[1:]), steps]
+        total, ends = 0.0, [*(step for step, *_ in self.entries[1:]), self.timeline.steps]
         for (begin, _, forward, _), end in zip(self.entries, ends, strict=True):
-            total += PASSES * forward * max(0, min(end, steps) - min(begin, steps))
-        for (_, _, forward, _), (step, _, _, dense_gradients) in zip(self.entries, self.entries[1:], strict=False):
-            total += (self.dense_flops - forward) * (dense_gradients and step <= steps)
+            total += PASSES * forward * (end - begin)
+        for (_, _, forward, _), (_, _, _, dense_gradients) in itertools.pairwise(self.entries):
+            total += (self.dense_flops - forward) * dense_gradients
         return total * self.batch_size
 
 

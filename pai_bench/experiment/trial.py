@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -41,6 +41,10 @@ class Trial(TrainingSettings, ScoringSettings):
     train_fraction: float = 1.0
     other_names: tuple[tuple[str, str], ...] = ()
     """Names of criteria, and those that stand for them in the configuration."""
+    needs: tuple[str, ...] = field(default=(), compare=False)
+    """Names of the networks that it begins with (`pai_bench.experiment.levels`)."""
+    keeps: tuple[str, ...] = field(default=(), compare=False)
+    """Names under which it keeps its network for others: trained, or after some steps."""
 
     @cached_property
     def criterion_name(self) -> str:
@@ -77,7 +81,8 @@ class Trial(TrainingSettings, ScoringSettings):
     def training_kind(self) -> str:
         """The same for trials that may be trained together, as far as it depends on what prunes them."""
         if not self.structured:
-            return self.criterion_name if getattr(self.criterion, "replaces_step", False) else "masked"
+            apart = getattr(self.criterion, "replaces_step", False) or self.needs
+            return self.criterion_name if apart else "masked"
         return self.identity if self.changes_mask else "smaller"
 
     @property

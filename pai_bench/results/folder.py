@@ -33,6 +33,9 @@ PAUSES = (1.0, 5.0, 30.0)
 CHECKPOINTS = "checkpoints"
 """Where trials that are trained are saved, in a results folder."""
 
+NETWORKS = "networks"
+"""Where networks are kept that other trials begin with."""
+
 Result = TypeVar("Result", bound=Stored)
 
 
@@ -76,7 +79,7 @@ class Store:
                 f"results folder {self.path} cannot be written ({reason(error)}); give another with --out"
             ) from error
         self._made.add(self.trials)
-        for folder in (*self.folders, self.path / CHECKPOINTS):
+        for folder in (*self.folders, self.path / CHECKPOINTS, self.path / NETWORKS):
             with suppress(OSError):  # nothing may have to be written there
                 outfile.remove_abandoned(folder)
 

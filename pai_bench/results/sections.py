@@ -91,6 +91,11 @@ class Training:
     training_flops: Amount | None = field(default=None, metadata=IF_ANY)
     """Floating-point operations of all steps: three forward passes of what was left of the network, and more for dense
     gradients, if products with removed weights are not made."""
+    trainings: Count | None = field(default=None, metadata=IF_ANY)
+    """Of iterative pruning: how many trainings there were up to and with this one, that of the dense network too."""
+    total_training_flops: Amount | None = field(default=None, metadata=IF_ANY)
+    """Operations of all of these."""
+    total_train_seconds: Amount | None = field(default=None, metadata=IF_ANY)
     events: Count | None = field(default=None, metadata=IF_ANY)
     """How many times the mask was changed during training."""
     event_steps: tuple[int, ...] = field(default=(), metadata=IF_ANY)

@@ -9,6 +9,7 @@ from pai_bench.networks.private_copy import BatchNormMode
 from pai_bench.scoring.batch import Batch, BatchLike, Scores
 from pai_bench.scoring.criterion import AuthorsChoice, AuthorsStatement, Criterion
 from pai_bench.scoring.during import Change, DuringOrBefore, DuringTraining, Moment, Timeline
+from pai_bench.scoring.iterative import IterativePruning, Rewind
 from pai_bench.scoring.lookup import get_criterion
 from pai_bench.scoring.masked_model import MaskedModel
 from pai_bench.scoring.redraw import redraw_
@@ -34,8 +35,10 @@ __all__ = [
     "DuringOrBefore",
     "DuringTraining",
     "Groups",
+    "IterativePruning",
     "MaskedModel",
     "Moment",
+    "Rewind",
     "Scorer",
     "Scores",
     "StructuredCriterion",

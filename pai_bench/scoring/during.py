@@ -12,6 +12,7 @@ from torch import Tensor
 from pai_bench.masks import Mask
 from pai_bench.scoring.batch import Scores
 from pai_bench.scoring.criterion import Criterion
+from pai_bench.support import spec
 from pai_bench.support.errors import UserError
 from pai_bench.support.spec import added_later
 
@@ -32,6 +33,19 @@ class Timeline:
     def after(self, published: float) -> int:
         """The time of so many steps in the published training: ``max(1, round(budget * published))``."""
         return max(1, round(self.budget * published))
+
+    def step_of(self, when: str, what: str) -> int:
+        """The time that ``500`` or ``2%`` stands for, in 0..steps; UserError, which calls it `what`, if it is none."""
+        if when.endswith("%"):
+            share: float = spec.convert(when.removesuffix("%"), float, what) / 100
+            if not 0 <= share <= 1:
+                raise UserError(f"{what} {when} is outside [0, 100%]: it is a share of the steps of training")
+            return max(1, round(share * self.steps)) if share else 0
+        steps: int = spec.convert(when, int, what)
+        step = self.after(steps) if steps else 0
+        if steps < 0 or step > self.steps:
+            raise UserError(f"{what} {when} is not within the {self.steps:,} steps of training")
+        return step
 
     def after_epochs(self, published: float) -> int:
         """The time of so many epochs in the published training."""

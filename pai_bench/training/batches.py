@@ -74,6 +74,12 @@ class Batches:
             stream.set_state(state.clone())  # torch crashes on rows of a matrix
         self._drawn = None
 
+    def skip(self, count: int) -> int:
+        """Leave out the first batches: whole epochs are drawn and dropped; how many are left out of the next one."""
+        for _ in range(count // self.per_epoch if count else 0):
+            self._draw()
+        return count % self.per_epoch if count else 0
+
     def draw_ahead(self) -> None:
         """Draw the order of the next epoch now, while the device may still be busy with the present one."""
         if self._drawn is None:

@@ -67,6 +67,7 @@ OnEpochs = Callable[[Sequence[Epoch | None]], None]
 class TrainingLoop:
     """A training under way. Between two steps it can be saved, and another loop of the same settings resumes from it.
 
+    With `start`, so many steps were taken before: rates and batches are those of the following ones.
     Raises `StateError` if the saver's state is of another training.
     """
 
@@ -80,16 +81,18 @@ class TrainingLoop:
         events: Events,
         on_epochs: OnEpochs,
         saver: Saver | None,
+        start: int = 0,
     ) -> None:
         self.networks, self.data, self.protocol, self.batches = networks, data, protocol, batches
         self.events, self.on_epochs, self.saver = events, on_epochs, saver
-        self.steps, self.done = protocol.steps(batches.size), 0
+        self.steps, self.start = protocol.steps(batches.size), start
+        self.done = start
         self.curves: list[list[Epoch]] = [[] for _ in range(self.program.lanes)]
         self.trouble: list[str | None] = [None] * self.program.lanes
         self._losses: list[Tensor] = []
         """Of the steps of the present epoch."""
         self._skipped = 0
-        """Batches of the first epoch that earlier processes have trained on."""
+        """Batches of the first epoch on which earlier processes have trained, or that come before the start."""
         self._seconds, self._since = 0.0, 0.0
         """Of all epochs before the present one, and when that began, pauses left out."""
         self._event_seconds = 0.0
@@ -111,6 +114,7 @@ class TrainingLoop:
                 raise StateError(f"a part of it is missing or malformed: {error!r}") from error
             self.saver.state = TrainingState({}, {})  # its tensors are no longer needed
         else:
+            self._skipped = self.batches.skip(self.start)
             self._act(self.events.after)
         with interrupts_deferred(first_only=True) if self.saver else no_interrupts() as self._interrupts:
             while (self.done < self.steps or self._losses) and None in self.trouble:
@@ -118,7 +122,7 @@ class TrainingLoop:
                 self._end_epoch()
             self._answer_interrupts()
         self.program.finish()
-        seconds, images = self._seconds / self.program.lanes, self.done * self.protocol.batch_size
+        seconds, images = self._seconds / self.program.lanes, (self.done - self.start) * self.protocol.batch_size
         spent = self._event_seconds / self.program.lanes
         return [
             History(tuple(curve), seconds, images, why, spent)
@@ -187,7 +191,7 @@ class TrainingLoop:
                 first, loss = self.done - len(seen) + int(bad.argmax()), float(seen[bad.argmax(), lane])
                 self.trouble[lane] = f"diverged at step {first + 1}: the training loss is {loss}"
         tested = self._tested()
-        number = len(max(self.curves, key=len)) + 1
+        number = self.start // max(1, self.batches.per_epoch) + len(max(self.curves, key=len)) + 1
         epochs = [Epoch(number, float(mean), *test) for mean, test in zip(seen.double().mean(0), tested, strict=True)]
         for lane, epoch in enumerate(epochs):
             # a step that made the last weights infinite shows here first
@@ -278,7 +282,7 @@ class TrainingLoop:
         self.done, self.curves = done, curves
         self._seconds, self.trouble = float(state.values["seconds"]), list(state.values["trouble"])
         self._event_seconds = float(state.values.get("event_seconds", 0.0))  # which earlier states do not have
-        self._skipped = len(self._losses)
+        self._skipped = (done - 1) % self.batches.per_epoch + 1 if self._losses else 0  # of the epoch that it is in
         if self.events:
             self.networks.masks = list(self.program.masks())
         self.program.resume()
@@ -286,7 +290,7 @@ class TrainingLoop:
     def _progress(self, state: TrainingState) -> tuple[int, list[list[Epoch]]]:
         """The steps that are done, and the curves so far; StateError if they are of another training."""
         values, lanes = state.values, self.program.lanes
-        if (steps := values["steps"]) != self.steps or not 0 <= values["step"] <= steps:
+        if (steps := values["steps"]) != self.steps or not self.start <= values["step"] <= steps:
             raise StateError(f"it is after step {values['step']} of {steps}, and this training has {self.steps}")
         if not len(values["curves"]) == len(values["trouble"]) == lanes:
             raise StateError(f"it is of {len(values['curves'])} networks, and here are {lanes}")

@@ -67,13 +67,15 @@ def train(
     engine: Engine = ENGINE,
     events: Sequence[Event] = (),
     saver: Saver | None = None,
+    start: int = 0,
 ) -> History:
     """Train `model` in place on `data`, both on one device, and evaluate it after each epoch.
 
     Weights that `mask` removes are exactly 0.0 before the first and after each step. The order of the examples depends
     on `seed` alone. Each epoch takes ``len(train) // batch_size`` whole batches; the rest is left out of that epoch.
     `on_epoch` is called after each epoch. `events` run between two steps, and may replace the mask
-    (`pai_bench.training.events`). `saver` saves the state of the training, and may have one to resume from.
+    (`pai_bench.training.events`). `saver` saves the state of the training, and may have one to resume from. With
+    `start`, training begins after so many steps: with the learning rate and the batches of those that follow.
 
     Raises `DivergedError` if a loss is not finite, and `UserError` for a protocol that does not fit the data.
     """
@@ -92,6 +94,7 @@ def train(
         engine=engine,
         events=events,
         saver=saver,
+        start=start,
     )
     if history.diverged is not None:
         raise DivergedError(history.diverged)
@@ -109,6 +112,7 @@ def train_together(
     engine: Engine = ENGINE,
     events: Sequence[Event] = (),
     saver: Saver | None = None,
+    start: int = 0,
 ) -> list[History]:
     """Train several networks of the same architecture in place, together, each as `train` would train it alone.
 
@@ -125,4 +129,7 @@ def train_together(
         batches = Batches(data, orders, protocol)
         planned = Events(events, protocol.steps(batches.size))
         networks = Networks(models, masks, make)
-        return TrainingLoop(networks, data, protocol, batches, events=planned, on_epochs=on_epoch, saver=saver).run()
+        loop = TrainingLoop(
+            networks, data, protocol, batches, events=planned, on_epochs=on_epoch, saver=saver, start=start
+        )
+        return loop.run()

@@ -31,6 +31,7 @@ def test_published_defaults() -> None:
         "grasp": ("one-shot", "global", "train"),
         "gmp": ("one-shot", "layerwise", "eval"),
         "group": ("one-shot", "global", "eval"),
+        "imp": ("one-shot", "global", "eval"),
         "iter-snip": ("exponential:steps=60", "global", "train"),
         "magnitude": ("one-shot", "global", "eval"),
         "random": ("one-shot", "global", "eval"),
@@ -45,7 +46,9 @@ def test_published_defaults() -> None:
     }
     assert pb.get_criterion("grasp").temperature == 200  # type: ignore[attr-defined]
     without_data = {name for name, one in criteria.items() if not one.uses_data}
-    assert without_data == {*("er", "erk", "gmp", "magnitude", "random", "rigl", "set", "structured-random", "synflow")}
+    assert without_data == {
+        *("er", "erk", "gmp", "imp", "magnitude", "random", "rigl", "set", "structured-random", "synflow")
+    }
 
 
 @dataclass(frozen=True)

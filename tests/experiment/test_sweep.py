@@ -162,6 +162,7 @@ def test_a_variant_is_in_the_name_of_a_trial() -> None:
 
 IDENTITIES = {
     "gmp": "digits-lenet-300-100-gmp-0.9-s0-bb53ff91c176",
+    "imp": "digits-lenet-300-100-imp-0.9-s0-e3baa2644b25",
     "rigl": "digits-lenet-300-100-rigl-0.9-s0-5b7d3e4a796b",
     "set": "digits-lenet-300-100-set-0.9-s0-937bedefecea",
     "dense": "digits-lenet-300-100-dense-0-s0-bc48ac4499ad",

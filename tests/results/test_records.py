@@ -216,6 +216,7 @@ def test_the_form_of_a_file() -> None:
 def test_every_field_has_its_place_in_the_file() -> None:
     shares = {"node_sparsity": 0.5, "weight_sparsity": 0.6, "flop_sparsity": 0.7}
     during = {"training_flops": 1e9, "events": 1, "event_steps": (5,), "event_seconds": 0.5}
+    during |= {"trainings": 2, "total_training_flops": 2e9, "total_train_seconds": 1.5}
     one = altered(record("snip", 0.9, 0, None), traceback="Traceback", fixed={"a": "why"}, **shares, **during)
     assert sorted(flattened(one)) == sorted(KEYS)
     assert list(fields_of(one.to_json())) == list(KEYS)

@@ -1,0 +1,78 @@
+"""Networks that are kept for other trials: parameters, buffers and mask, and what they have cost, as one file."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from pai_bench.support.errors import UserError
+
+WEIGHTS, MASK, COST = "network.", "mask.", "cost"
+"""What the names of tensors begin with, and the key of the metadata."""
+
+
+class NetworkStore(Protocol):
+    """Where networks are kept, by name."""
+
+    def write(self, name: str, content: bytes) -> None:
+        """Keep a network, in place of an earlier one."""
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a network's file, if there is one."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What all trainings up to a network have cost together: how many there were, operations and seconds."""
+
+    trainings: int = 0
+    flops: float | None = 0.0
+    seconds: float = 0.0
+
+    def plus(self, flops: float | None, seconds: float) -> "Cost":
+        """With one more training."""
+        total = None if self.flops is None or flops is None else self.flops + flops
+        return Cost(self.trainings + 1, total, self.seconds + seconds)
+
+
+@dataclass(frozen=True)
+class KeptNetwork:
+    """A network that was kept."""
+
+    tensors: Mapping[str, Tensor]
+    """Its parameters and buffers."""
+    mask: Mapping[str, Tensor]
+    """What of it is left, by parameter; empty if all is."""
+    cost: Cost
+
+    def load_into(self, model: nn.Module) -> nn.Module:
+        """Set the parameters and buffers of a network of the same architecture."""
+        model.load_state_dict(dict(self.tensors), strict=True)
+        return model
+
+
+def encode(model: nn.Module, mask: Mapping[str, Tensor] | None, cost: Cost) -> bytes:
+    """The content of the file of a network."""
+    named = {WEIGHTS + name: tensor for name, tensor in model.state_dict().items()}
+    named |= {MASK + name: kept for name, kept in (mask or {}).items()}
+    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named.items()}
+    return safetensors.torch.save(whole, {COST: json.dumps(asdict(cost))})
+
+
+def decode(content: bytes | None, name: str, device: torch.device) -> KeptNetwork:
+    """The network in a file; UserError if there is none, or it is damaged."""
+    if content is None:
+        raise UserError(f"the network {name}, which this trial begins with, is not there: run the same command again")
+    try:
+        tensors = {key: tensor.to(device) for key, tensor in safetensors.torch.load(content).items()}
+        size = int.from_bytes(content[:8], "little")
+        cost = Cost(**json.loads(json.loads(content[8 : 8 + size])["__metadata__"][COST]))
+    except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise UserError(f"the network {name}, which this trial begins with, is damaged: {error}") from error
+    parts = [{k.removeprefix(of): t for k, t in tensors.items() if k.startswith(of)} for of in (WEIGHTS, MASK)]
+    return KeptNetwork(parts[0], parts[1], cost)

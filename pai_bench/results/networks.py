@@ -1,0 +1,53 @@
+"""Trained networks in a results folder, which other trials begin with."""
+
+import logging
+from contextlib import suppress
+from pathlib import Path
+
+from pai_bench.results.folder import NETWORKS
+from pai_bench.support import infile, outfile
+from pai_bench.support.errors import reason
+
+logger = logging.getLogger(__name__)
+
+SUFFIX = ".safetensors"
+
+
+class NetworkFolder:
+    """The networks in the results folder `results`, by name."""
+
+    def __init__(self, results: Path) -> None:
+        self.path = results / NETWORKS
+
+    def path_of(self, name: str) -> Path:
+        """The file of a network."""
+        return self.path / f"{name}{SUFFIX}"
+
+    def write(self, name: str, content: bytes) -> None:
+        """Keep a network, whole or not at all; a warning if that cannot be done."""
+        try:
+            self.path.mkdir(exist_ok=True)
+            outfile.write_whole(self.path_of(name), content)
+        except OSError as error:
+            logger.warning("network %s cannot be kept in %s (%s)", name, self.path, reason(error))
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a network's file, if there is one."""
+        path = self.path_of(name)
+        try:
+            return infile.read(path, path.stat().st_size)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            logger.warning("network %s cannot be read (%s)", path, reason(error))
+            return None
+
+    def holds(self, name: str) -> bool:
+        """Whether there is a file of that name."""
+        return self.path_of(name).is_file()
+
+    def remove(self, name: str) -> None:
+        """Remove a network that nobody needs any more, and the folder with the last one."""
+        with suppress(OSError):
+            self.path_of(name).unlink()
+            self.path.rmdir()

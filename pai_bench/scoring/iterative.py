@@ -1,0 +1,41 @@
+"""Criteria that are applied to trained networks, which are then trained again, level by level."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from pai_bench.scoring.criterion import Criterion
+from pai_bench.scoring.during import Timeline
+
+
+@dataclass(frozen=True)
+class Rewind:
+    """What a level begins with. The optimiser begins anew."""
+
+    step: int = 0
+    """The step of the first training whose schedule and order of examples it continues with."""
+    weights: bool = True
+    """Whether all parameters and buffers are those of that step, too; or as the level before has trained them."""
+    last_rate: bool = False
+    """Whether it trains at the last learning rate throughout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IterativePruning(Criterion):
+    """A criterion whose sparsity is reached in levels. Level 0 is the trained dense network.
+
+    Each further level scores the network that the level before has trained, keeps the highest scores among what is
+    left, and trains again. A level is a trial of the sparsity that it keeps, so that trials of higher sparsities share
+    it. A subclass implements `score`, `sparsity_before` and `beginning`.
+    """
+
+    @property
+    def begins_dense(self) -> bool:
+        return True
+
+    @abstractmethod
+    def sparsity_before(self, sparsity: float) -> float:
+        """The sparsity of the level before that of a `sparsity`; 0 is the dense network."""
+
+    @abstractmethod
+    def beginning(self, timeline: Timeline) -> Rewind:
+        """What a level begins with. UserError for what does not fit the training."""
