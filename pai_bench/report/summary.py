@@ -182,7 +182,17 @@ def by_counted(group: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """
     dense = group.criterion == DENSE
     for unit in group.sparsity_of[~dense].unique() if not dense.all() else [None]:
-        yield group[dense | (group.sparsity_of == unit)]
+        yield without_levels(group[dense | (group.sparsity_of == unit)])
+
+
+def without_levels(group: pd.DataFrame) -> pd.DataFrame:
+    """Trials without those of iterative pruning that are only on the way: at sparsities that no other method has.
+
+    Where there is no other method, they are all shown.
+    """
+    iterative = group.criterion.isin(group.criterion[group.trainings.notna()])
+    asked = group.sparsity[~iterative & (group.criterion != DENSE)].unique()
+    return group if not len(asked) else group[~iterative | group.sparsity.isin(asked)]
 
 
 def comparison(group: pd.DataFrame, protocol_parts: tuple[str, ...]) -> Comparison:

@@ -261,3 +261,17 @@ def test_a_title_of_more_than_five_lines_ends_early() -> None:
     *lines, fourth, last = axes.title.get_text().split("\n")
     assert ("".join(lines), fourth, last) == ("w" * 90, "a", "…")  # in place of b
     assert len(lines) == 3
+
+
+def test_levels_of_iterative_pruning_on_the_way_are_left_out() -> None:
+    """At sparsities that no other method has; by itself, such a method is shown at all of its levels."""
+
+    def level(sparsity: float, trainings: int) -> Record:
+        return record("imp", sparsity, 0, 0.9, trainings=trainings)
+
+    levels = [record("dense", 0.0, 0, 0.9), level(0.5, 2), level(0.75, 3), level(0.8, 4)]
+    (alone,) = comparisons(as_frame(levels))
+    assert alone.sparsities == (0.5, 0.75, 0.8)
+    (beside,) = comparisons(as_frame([*levels, record("snip", 0.8, 0, 0.8), record("snip", 0.9, 0, 0.7)]))
+    assert beside.sparsities == (0.8, 0.9)
+    assert [place for place in beside.cells if place[0] == "imp"] == [("imp", 0.8)]
