@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,12 +38,19 @@ class MaskChanges:
     @property
     def events(self) -> list[Event]:
         """The events of their training."""
-        methods = [lane.method for lane in self.lanes if lane.method is not None]
-        of_steps = {
-            "gradients": any(method.needs_gradients for method in methods),
-            "replaces_step": any(method.replaces_step for method in methods),
-        }
-        return [Event(step, self._act, **of_steps) for step in sorted({m for lane in self.lanes for m in lane.moments})]
+        acting = defaultdict[int, list[DuringTraining]](list)
+        for lane in self.lanes:
+            for step in lane.moments:
+                acting[step] += [] if lane.method is None else [lane.method]
+        return [
+            Event(
+                step,
+                self._act,
+                gradients=any(method.needs_gradients for method in methods),
+                replaces_step=any(method.replaces_step for method in methods),
+            )
+            for step, methods in sorted(acting.items())
+        ]
 
     def _act(self, pause: Pause) -> None:
         acting = [(number, lane) for number, lane in enumerate(self.lanes) if pause.step in lane.moments]

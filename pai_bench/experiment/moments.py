@@ -49,7 +49,8 @@ def pruning_step(when: str, training: Timeline) -> int:
         if not 0 < share <= 1:
             raise UserError(f"prune-at {when} is outside (0, 100%]: it is a share of the steps of training")
         return max(1, round(share * training.steps))
-    step: int = training.after(spec.convert(when, int, "prune-at"))
-    if not 0 < step <= training.steps:
+    published: int = spec.convert(when, int, "prune-at")
+    step = training.after(published)
+    if published < 1 or step > training.steps:
         raise UserError(f"prune-at {when} is not within the {training.steps:,} steps of training")
     return step
