@@ -19,7 +19,7 @@ class GMP(DuringTraining):
 
     * ``first``: s0, the sparsity at t0.
     * ``begin``, ``end``: t0 and t1, as shares of the steps.
-    * ``every``: D, in steps; 0 for a hundredth of the training.
+    * ``every``: D, in steps of the published training, which a budget scales; 0 for a hundredth of the training.
     * ``returns``: whether removed weights keep the value that they had, and return when others fall below it, as in
       TensorFlow's code.
 
@@ -50,9 +50,15 @@ class GMP(DuringTraining):
 
     def moments(self, timeline: Timeline) -> Sequence[int]:
         begin, end = self._interval(timeline)
-        if (target := 1 - timeline.densities[-1]) < self.first:
-            raise UserError(f"{self}: first={self.first:g} is above the sparsity {target:g}, which it rises to")
-        return [*range(begin, end, self.every or max(1, timeline.steps // 100)), end]
+        *earlier, last = timeline.densities
+        if earlier:
+            raise UserError(
+                f"{self} has its own times and sparsities: it takes no schedule, as this of {len(earlier) + 1} cuts"
+            )
+        if last > 1 - self.first:
+            raise UserError(f"{self}: first={self.first:g} is above the sparsity {1 - last:g}, which it rises to")
+        every = timeline.after(self.every) if self.every else max(1, timeline.steps // 100)
+        return [*range(begin, end, every), end]
 
     def _interval(self, timeline: Timeline) -> tuple[int, int]:
         return round(self.begin * timeline.steps), round(self.end * timeline.steps)

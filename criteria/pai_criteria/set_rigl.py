@@ -8,12 +8,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from pai_bench import criterion
+from pai_bench import UserError, criterion
 from pai_bench.masks import Scope
 from pai_bench.scoring import Batch, Change, DuringTraining, MaskedModel, Moment, Scores, Timeline
 
 FIRST = 10**6
 """How much more of its size the first layer gets than others, to be kept whole."""
+
+CURE = "give a smaller every, a larger until, or more epochs"
 
 
 @criterion("set", source="Mocanu et al. 2018, arXiv:1707.04780, as in the code of Evci et al. 2020")
@@ -92,7 +94,10 @@ class SET(DuringTraining):
 
     def moments(self, timeline: Timeline) -> Sequence[int]:
         every = timeline.epoch if self.every == "epoch" else timeline.after(self.every)
-        return range(every, math.ceil(self._end(timeline)), every)
+        end = self._end(timeline)
+        if timeline.steps and every >= end:
+            raise UserError(f"{self}: no change comes, the first after {every} steps, the last before {end:g}: {CURE}")
+        return range(every, math.ceil(end), every)
 
     def _end(self, timeline: Timeline) -> float:
         return self.until * timeline.steps
@@ -104,7 +109,9 @@ class SET(DuringTraining):
         return self.alpha / 2 * (1 + math.cos(math.pi * step / self._end(timeline)))
 
     def change(self, moment: Moment) -> Change:
-        share, mask = self.fraction(moment.step, moment.timeline), {}
+        share, mask, first = self.fraction(moment.step, moment.timeline), {}, next(iter(moment.mask))
+        if self.first_layer == "dense" and not bool(moment.mask[first].all()):
+            raise UserError(f"{self}: {first!r} has more weights than are to be kept in all: it cannot be dense")
         for name, active in moment.mask.items():
             wanted = moment.gradients[name].abs() if self.grow == "gradient" else self._uniform(moment, active)
             mask[name] = active if bool(active.all()) else self.exchanged(moment.weights[name], active, wanted, share)

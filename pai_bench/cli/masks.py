@@ -79,6 +79,10 @@ def prune(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> tuple[str, str | None]:
     """The files to write: the mask or smaller network, and the weights; UserError for what cannot be written."""
+    from pai_bench.scoring import get_criterion
+
+    if (criterion := get_criterion(arguments.criteria)).begins_dense:
+        raise UserError(f"{criterion} prunes during training: pai-bench run trains the network, too")
     if arguments.seed < 0:
         raise UserError(f"seed {arguments.seed} must not be negative")
     what = SMALLER if arguments.shrink else MASK

@@ -64,6 +64,8 @@ examples:
   pai-bench run --criteria snip,random --models lenet,vgg
       the whole comparison on handwritten digits, offline, in a few minutes
   pai-bench run --criteria snip,grasp:temperature=1,synflow --models resnet-20 --data cifar10 --seeds 5
+  pai-bench run --criteria snip,gmp,rigl,snip-it:when=during:delay=0:every=1 --models lenet-300-100
+      before training, and during it; --prune-at 10% prunes by other criteria after a tenth of the steps
   pai-bench run --criteria ./mine.py:Mine,snip --models torchvision:resnet18 --data folder:pets
   pai-bench run recipe.toml --epochs 5
       a sweep from a file; flags override its keys, which are called like them
@@ -315,7 +317,8 @@ def add_prune(verbs: Any) -> None:
     flag("--save-weights", metavar="FILE", help=help)
     help = "none, shuffle, global-shuffle, reinit, invert or quota:NAME (default: none)"
     flag("--variant", dest="variants", metavar="VARIANT", default="none", help=help)
-    add_keys(verb, *names(ScoringSettings), "schedule", "bn", "device", "data_dir")
+    before_training = [name for name in names(ScoringSettings) if name != "prune_at"]
+    add_keys(verb, *before_training, "schedule", "bn", "device", "data_dir")
 
 
 def add_recipe(verb: Parser) -> None:
@@ -374,7 +377,7 @@ def is_there(entry: str, folders: Sequence[Path]) -> bool:
 
 def add_key(verb: Parser, name: str, help: str, default: Any, flag: str | None = None) -> None:
     """The flag of a field of `Sweep`. A flag that is not given leaves no trace, so that a recipe's value stands."""
-    flag, to = flag or "--" + name.replace("_", "-"), recipe.KEYS[name]
+    flag, to, help = flag or "--" + name.replace("_", "-"), recipe.KEYS[name], help.replace("%", "%%")
     add = functools.partial(verb.add_argument, flag, dest=name, default=argparse.SUPPRESS)
     if name in recipe.AXES:
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,14 +42,21 @@ class MaskChanges:
     @property
     def events(self) -> list[Event]:
         """The events of their training."""
-        methods = [lane.method for lane in self.lanes if lane.method is not None]
-        of_steps = {
-            "gradients": any(method.needs_gradients for method in methods),
-            "replaces_step": any(method.replaces_step for method in methods),
-        }
-        steps = sorted({step for lane in self.lanes for step in lane.moments})
+        acting = defaultdict[int, list[DuringTraining]](list)
+        for lane in self.lanes:
+            for step in lane.moments:
+                acting[step] += [] if lane.method is None else [lane.method]
+        events = [
+            Event(
+                step,
+                self._act,
+                gradients=any(method.needs_gradients for method in methods),
+                replaces_step=any(method.replaces_step for method in methods),
+            )
+            for step, methods in sorted(acting.items())
+        ]
         kept = sorted({step for lane in self.lanes for step in lane.kept_at}) if self._kept is not None else []
-        return [*(Event(step, self._keep) for step in kept), *(Event(step, self._act, **of_steps) for step in steps)]
+        return [*(Event(step, self._keep) for step in kept), *events]
 
     def _keep(self, pause: Pause) -> None:
         """Keep networks as they are after this step for the trials that begin with them."""

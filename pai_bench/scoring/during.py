@@ -136,9 +136,9 @@ class DuringTraining(Criterion):
     def checked_moments(self, timeline: Timeline) -> list[int]:
         """The moments, if they are in order and within the training; else a `UserError` that names the method."""
         moments = [int(moment) for moment in self.moments(timeline)]
-        last = timeline.steps - self.replaces_step
-        if moments != sorted(set(moments)) or any(not 0 <= moment <= last for moment in moments):
-            raise UserError(f"{self} gives moments that are not in order or not within the {timeline.steps} steps")
+        first, last = int(self.needs_gradients and not self.replaces_step), timeline.steps - self.replaces_step
+        if moments != sorted(set(moments)) or any(not first <= moment <= last for moment in moments):
+            raise UserError(f"{self} gives moments that are not in order, or not in {first}..{last} steps of training")
         return moments
 
 

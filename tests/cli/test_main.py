@@ -182,6 +182,8 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["--version"], "pai-bench "),
         (["--help"], "examples:"),
         (["run", "--help"], "--seeds N"),
+        (["run", "--help"], "or a share of them, 2%;"),
+        (["prune", "--help"], "--sparsity-of"),
     ):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
@@ -218,6 +220,15 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "--batch-size", "5000"], "batch size 5000 is larger than the 1347 training examples"),
         (["run", "--bn", "both"], "--bn both is not one of published, train, eval"),
         (["run", "--workers", "many"], "--workers many is neither a whole number nor auto"),
+        (
+            ["run", "--dry-run", "--criteria", "snip-it:when=during"],
+            "its 7 cuts end after 32 epochs, and training has 10",
+        ),
+        (["run", "--dry-run", "--criteria", "rigl", "--epochs", "3"], "no change comes, the first after 100 steps"),
+        (["run", "--dry-run", "--criteria", "snip-it:delay=1"], "delay and every are for when=during"),
+        (["run", "--dry-run", "--criteria", "gmp", "--prune-at", "5"], "gmp has its own times"),
+        (["run", "--dry-run", "--criteria", "snip", "--prune-at=-5"], "prune-at -5 is not within the 420 steps"),
+        (["run", "--dry-run", "--criteria", "gmp", "--variants", "shuffle"], "gmp prunes during it"),
         (["run", "missing.toml"], "no recipe file missing.toml"),
         (["report", "missing"], "results folder missing does not exist"),
         (["report", "empty"], "results folder empty has no results"),
@@ -225,6 +236,8 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["prune", "--model", "lenet", "--sparsity", "2"], "sparsity 2 is outside [0, 1)"),
         ([*PRUNE, "-o", "file/m"], "the mask cannot be written to file/m"),
         ([*PRUNE, "-o", "."], "to ., which is a folder"),
+        ([*PRUNE, "--criterion", "gmp"], "gmp prunes during training: pai-bench run trains the network, too"),
+        ([*PRUNE, "--prune-at", "5"], "unrecognized arguments: --prune-at 5"),
         ([*PRUNE, "--save-weights", "/dev/null"], "cannot be written to /dev/null, which is a device"),
         ([*PRUNE, "--save-weights", "./m"], "mask and weights cannot both be written to m"),
         (["list", "everything"], "invalid choice: 'everything'"),
