@@ -34,7 +34,7 @@ class GMP(DuringTraining):
 
     uses_data: ClassVar[bool] = False
     scope: ClassVar[Scope] = "layerwise"
-    figure_style: ClassVar[tuple[str, str, str]] = ("#E69F00", "v", "--")
+    figure_style: ClassVar[tuple[str, str, str]] = ("#E69F00", "X", "--")
 
     def __post_init__(self) -> None:
         super().__post_init__()

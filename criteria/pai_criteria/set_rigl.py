@@ -59,7 +59,7 @@ class SET(DuringTraining):
     uses_data: ClassVar[bool] = False
     """The mask at the start depends on none."""
     scope: ClassVar[Scope] = "quota"
-    figure_style: ClassVar[tuple[str, str, str]] = ("#000000", "P", "--")
+    figure_style: ClassVar[tuple[str, str, str]] = ("#000000", "D", "--")
 
     def __post_init__(self) -> None:
         super().__post_init__()

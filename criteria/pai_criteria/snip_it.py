@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from pai_bench import criterion
 from pai_bench.masks import Halving, Schedule
-from pai_bench.scoring import AuthorsChoice, Batch, DuringOrBefore, MaskedModel, Scores
+from pai_bench.scoring import AuthorsChoice, AuthorsStatement, Batch, DuringOrBefore, MaskedModel, Scores
 
 
 @criterion("snip-it", source="Verdenius et al. 2020, arXiv:2006.00896")
@@ -27,6 +27,15 @@ class SNIPit(DuringOrBefore):
     authors_choices: ClassVar[tuple[AuthorsChoice, ...]] = (
         AuthorsChoice("score_batches", "scores 5 batches of 512 examples", (5,)),
         AuthorsChoice("loss", "applies the negative log-likelihood to raw logits, a bug", ("nll",)),
+    )
+
+    authors_statements: ClassVar[tuple[AuthorsStatement, ...]] = (
+        AuthorsStatement(
+            "cifar10",
+            "snip-it-resnet-18",
+            "for their ResNet-18 without 98 % of the weights: 0 % of accuracy lost if it is pruned during training, "
+            "4 % if before (the README of their code)",
+        ),
     )
 
     def score(self, model: MaskedModel, batch: Batch) -> Scores:

@@ -95,7 +95,11 @@ class ScoringSettings:
     prune_at: str = setting(
         "0",
         "when to prune: after so many steps of dense training, 500, or a share of them, 2%; 0 is before training",
-        words=lambda when: f"pruned after {when.replace('%', ' %')} of the {'' if '%' in when else 'training '}steps",
+        words=lambda when: (
+            f"pruned after {when.replace('%', ' %')}{' of the' * ('%' in when)} steps"
+            if when != "0"
+            else "pruned before training"
+        ),
     )
 
 

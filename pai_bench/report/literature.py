@@ -111,10 +111,10 @@ def as_published(rows: pd.DataFrame, facts: Mapping[str, CriterionFacts] | None 
         return True
     name, _ = without_options(first.criterion)
     own = (plugin_facts.criteria([name]) if facts is None else facts).get(name, CriterionFacts())
-    settings = ("variant", "schedule", "scope", "target", "min_per_layer", "repair", "prunable")
+    settings = ("variant", "schedule", "scope", "target", "min_per_layer", "repair", "prunable", "prune_at")
     used = tuple(first[setting] for setting in settings)
     all_classes = not str(first.score_sampling).startswith("class-")
-    return all_classes and used == ("none", own.schedule, own.scope, "direct", 0, "none", "usual")
+    return all_classes and used == ("none", own.schedule, own.scope, "direct", 0, "none", "usual", "0")
 
 
 def table(matches: Sequence[Match]) -> Table:

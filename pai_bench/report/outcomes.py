@@ -84,6 +84,30 @@ def left_of_smaller(rows: pd.DataFrame, combined: Callable[[str], bool]) -> pd.D
     )
 
 
+def changed_during_training(rows: pd.DataFrame) -> Flags:
+    """Whether the mask was changed between steps of training."""
+    flags: Flags = numbers(rows, "events") > 0
+    return flags
+
+
+def examples_seen(rows: pd.DataFrame) -> "pd.Series[float]":
+    """How many examples a training has gone through, each time counted."""
+    return rows.train_seconds.astype(float) * rows.images_per_second.astype(float)
+
+
+def dense_training_flops(rows: pd.DataFrame) -> "pd.Series[float]":
+    """Operations of a training of the dense network on as many examples: three forward passes of each."""
+    return 3 * rows.flops.astype(float) * examples_seen(rows)
+
+
+def training_flops(rows: pd.DataFrame, left: "pd.Series[float]") -> "pd.Series[float]":
+    """Operations of all steps, as stored; of earlier records, the share `left` of those of a dense training.
+
+    Earlier records are of masks that did not change during training.
+    """
+    return rows.training_flops.astype(float).fillna(left * dense_training_flops(rows))
+
+
 def collapsed(rows: pd.DataFrame) -> Flags:
     """Whether a trial is disconnected, or at chance in its loss or accuracy."""
     return disconnected(rows) | untrained(rows) | guessing(rows)

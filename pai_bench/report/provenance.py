@@ -171,6 +171,7 @@ def limits(comparison: Comparison, pairs: Sequence[Pair]) -> list[str]:
     return [
         *limits_of_tests(comparison, pairs),
         *gaps(comparison),
+        *unequal_training(comparison),
         *limits_of_training(comparison, pairs),
         *broken_networks(comparison),
         *limits_of_pairs(comparison, pairs),
@@ -221,6 +222,13 @@ def gaps(comparison: Comparison) -> Iterator[str]:
     if not comparison.dense.accuracies:
         why = "the dense reference failed" if comparison.dense.failed else "no dense reference"
         yield f"{why}: nothing says what pruning costs in accuracy."
+
+
+def unequal_training(comparison: Comparison) -> Iterator[str]:
+    """Methods that change the mask during training are compared at equal sparsity, and not at equal cost."""
+    during = comparison.rows.method[outcomes.changed_during_training(comparison.rows)].unique()
+    if len(during):
+        yield f"masks change during training ({', '.join(during)}): equal sparsity does not mean equal training FLOPs."
 
 
 def limits_of_training(comparison: Comparison, pairs: Sequence[Pair]) -> Iterator[str]:

@@ -2,11 +2,9 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from pai_bench.experiment.settings import ScoringSettings, completed, names
 from pai_bench.experiment.trial import DENSE
@@ -28,6 +26,11 @@ CAPTION = (
     "FLOPs are 3 x these x the examples seen, without scoring. Times are medians over seeds."
 )
 
+AT_THE_END = (
+    " Where units are removed during training, that is what is left at the end, and training FLOPs are those of all "
+    "steps."
+)
+
 DIFFERENT = (
     "The dense networks and the smaller ones were not trained in the same way (one at a time, several in one program, "
     "or in several processes), which times depend on. `pai-bench time` compares them by turns."
@@ -47,7 +50,8 @@ def parts(
     rows = comparison.rows[outcomes.smaller(comparison.rows)]
     if not len(rows):
         return []
-    text = ["### Smaller networks", CAPTION, tables.markdown(table(comparison))]
+    caption = CAPTION + AT_THE_END * bool(outcomes.changed_during_training(rows).any())
+    text = ["### Smaller networks", caption, tables.markdown(table(comparison))]
     if comparison.trained and comparison.label_noise != 1:
         accuracy_by_size(comparison, latencies(comparison, records, costs), folder / path)
         caption = "Test accuracy against what is left of the network"
@@ -56,7 +60,7 @@ def parts(
     dense = [records[identity] for identity in comparison.dense.identities]
     if dense and {*map(describe_concurrency, dense)} != {*map(describe_concurrency, own)}:
         text.append(DIFFERENT)
-    lines = [*also_masked(comparison), *statements(comparison), *fixed(own)]
+    lines = [*also_masked(comparison), *statements(comparison, rows.method.unique()), *fixed(own)]
     return [*text, tables.bullets(lines)] if lines else text
 
 
@@ -66,7 +70,10 @@ def table(comparison: Comparison) -> tables.Table:
     rows = rows.astype(dict.fromkeys(["flops", "train_seconds", "images_per_second"], float)).reset_index(drop=True)
     dense = rows[rows.criterion == DENSE]
     left = outcomes.left_of_smaller(rows, comparison.facts.combined)
-    rows = rows.assign(drop=metrics.drop(rows, dense), operations=training_flops(rows, left.FLOPs))
+    rows = rows.assign(drop=metrics.drop(rows, dense), operations=outcomes.training_flops(rows, left.FLOPs))
+    # what is left at the end says nothing of a training that began with a larger network
+    whole = outcomes.dense_training_flops(rows) / rows.operations
+    fewer = (1 / left.FLOPs).mask(outcomes.changed_during_training(rows), whole)
     body = []
     for method, sparsity, places in by_cell(rows):
         own = rows.iloc[places]
@@ -78,33 +85,18 @@ def table(comparison: Comparison) -> tables.Table:
             {
                 "criterion": method,
                 "sparsity": f"{sparsity:.10g}",
-                "nodes left": percent(shares.nodes),
-                "weights left": percent(shares.weights),
-                "FLOPs left": percent(shares.FLOPs),
-                "below dense, points": written(own["drop"].mean(), "{:.2f}".format),
+                "nodes left": tables.percent(shares.nodes),
+                "weights left": tables.percent(shares.weights),
+                "FLOPs left": tables.percent(shares.FLOPs),
+                "below dense, points": tables.written(own["drop"].mean(), "{:.2f}".format),
                 "training": tables.duration(seconds),
-                "images/s": written(own.images_per_second.median(), "{:,.0f}".format),
-                "times faster": written(dense.train_seconds.median() / seconds, tables.three_digits),
-                "training FLOPs": written(own.operations.mean(), "{:.3g}".format),
-                "times fewer": written((1 / shares.FLOPs).mean(), tables.three_digits),
+                "images/s": tables.written(own.images_per_second.median(), "{:,.0f}".format),
+                "times faster": tables.written(dense.train_seconds.median() / seconds, tables.three_digits),
+                "training FLOPs": tables.written(own.operations.mean(), "{:.3g}".format),
+                "times fewer": tables.written(fewer.iloc[places].mean(), tables.three_digits),
             }
         )
     return tables.from_rows(sorted(body, key=lambda row: row["criterion"] != DENSE))
-
-
-def training_flops(rows: pd.DataFrame, left: "pd.Series[float]") -> "pd.Series[float]":
-    """Operations of a training: 3 x those that are left of a forward pass of one example x the examples seen."""
-    return 3 * rows.flops * left * rows.train_seconds * rows.images_per_second
-
-
-def percent(shares: "pd.Series[float]") -> str:
-    """The mean of some shares in per cent; empty where none is known."""
-    return written(100 * shares.mean(), tables.three_digits)
-
-
-def written(value: float, form: Callable[[float], str]) -> str:
-    """A number as `form` writes it; empty if it is not known."""
-    return "" if pd.isna(value) else form(value)
 
 
 def also_masked(comparison: Comparison) -> Iterator[str]:
@@ -118,9 +110,9 @@ def also_masked(comparison: Comparison) -> Iterator[str]:
             yield f"{name} removes single weights, too: {what}."
 
 
-def statements(comparison: Comparison) -> Iterator[str]:
-    """What the authors of the criteria state of such a network on the same data."""
-    for name in dict.fromkeys(map(criterion_of, comparison.methods)):
+def statements(comparison: Comparison, methods: Iterable[str]) -> Iterator[str]:
+    """What the authors of the criteria of some methods state of such a network on the same data."""
+    for name in dict.fromkeys(map(criterion_of, methods)):
         for one in comparison.facts.criteria.get(name, CriterionFacts()).authors_statements:
             if one.data == comparison.facts.data and one.model in comparison.model:
                 yield f"{name}: its authors state {one.text}."

@@ -107,6 +107,16 @@ def cost(comparison: Comparison) -> Table:
     return [head, *body]
 
 
+def percent(shares: "pd.Series[float]") -> str:
+    """The mean of some shares in per cent; empty where none is known."""
+    return written(100 * shares.mean(), three_digits)
+
+
+def written(value: float, form: Callable[[float], str]) -> str:
+    """A number as `form` writes it; empty if it is not known."""
+    return "" if pd.isna(value) else form(value)
+
+
 def three_digits(value: float) -> str:
     """A number with three significant digits; large ones without an exponent, 1,230 and not 1.23e+03."""
     return f"{float(f'{value:.3g}'):,.0f}" if 999.5 <= abs(value) < 1e15 else f"{value:.3g}"

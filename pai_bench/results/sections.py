@@ -77,7 +77,7 @@ class EpochRecord:
     test_loss: Number | None
     test_accuracy: Share
     sparsity: Share | None = field(default=None, metadata=IF_ANY)
-    """Of a method that prunes during training: share of the connections that are removed after it."""
+    """Of a method that prunes during training: share of the connections that are removed after it; None for 0, too."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,7 @@ class AuthorsChoice:
 
 @dataclass(frozen=True)
 class AuthorsStatement:
-    """What a criterion's authors state of its smaller networks. Reports show it beside results of such a network."""
+    """What a criterion's authors state of networks that it prunes. Reports show it beside results of such a network."""
 
     data: str
     """The registered name of the data set."""
@@ -86,7 +86,7 @@ class Criterion(CriterionOptions):
     authors_choices: ClassVar[tuple[AuthorsChoice, ...]] = ()
     """Choices in the authors' code that are not the defaults of this criterion's options."""
     authors_statements: ClassVar[tuple[AuthorsStatement, ...]] = ()
-    """What the authors state of networks that their criterion makes smaller."""
+    """What the authors state of networks that their criterion makes smaller, or prunes during training."""
     own_reading: ClassVar[str] = ""
     """What its source leaves open, and was decided here, to be read behind its name. Reports say so."""
     figure_style: ClassVar[tuple[str, str, str] | None] = None

@@ -119,7 +119,7 @@ def test_networks_that_were_trained_in_other_ways(drawings: list[Any]) -> None:
 )
 def test_what_the_authors_state(data: str, model: str, shown: bool) -> None:
     records = [smaller(name, 0.5, 0, 0.8, trial={"data": data, "model": model}) for name in ("snap-it", "snap")]
-    lines = list(smaller_networks.statements(compared(records)))
+    lines = list(smaller_networks.statements(compared(records), ("snap-it", "snap")))
     assert [line[:60] for line in lines] == ["snap-it: its authors state for their VGG-16 without 93 % of "] * shown
 
 

@@ -17,7 +17,7 @@ LEAST_HEIGHT = 0.2
 
 
 def pareto(comparison: Comparison, sparsity: float, path: Path) -> bool:
-    """Accuracy at one sparsity against the seconds of scoring and training together.
+    """Accuracy at one sparsity against the seconds of scoring, also during training, and training together.
 
     Training is the median over all trials of the comparison: masks do not change what a step costs. That of smaller
     networks is the median of their own. A line joins the criteria that no other one beats in both. Returns whether
@@ -30,7 +30,8 @@ def pareto(comparison: Comparison, sparsity: float, path: Path) -> bool:
     points = {}
     for method, own in rows.groupby("method"):
         seconds = own.train_seconds.astype(float).median() if outcomes.smaller(own).any() else training
-        total = seconds + own.score_seconds.astype(float).median()
+        spent = own[["score_seconds", "event_seconds"]].astype(float).sum(axis=1, min_count=1)
+        total = seconds + spent.median()
         if method in comparison.methods and not np.isnan(total):
             points[str(method)] = float(total), 100 * float(own.test_accuracy.mean())
     if not points:

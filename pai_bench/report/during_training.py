@@ -1,0 +1,91 @@
+"""The part of a section about pruning during training: when masks are made and changed, and what the training costs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from pai_bench.experiment.trial import DENSE
+from pai_bench.report import outcomes, tables
+from pai_bench.report.figures.during_training import accuracy_by_cost, sparsity_by_epoch
+from pai_bench.report.provenance import describe_concurrency
+from pai_bench.report.smaller_networks import statements
+from pai_bench.report.summary import Comparison, by_cell
+from pai_bench.results import Record
+
+CAPTION = (
+    "When each method prunes, in completed steps of training, and what that training costs. Training FLOPs are those "
+    "of all steps, a mean over seeds, and their share of what the dense network takes for as many examples: three "
+    "forward passes of what is left of the network at each step, and for a step with dense gradients (`rigl`) two of "
+    "what is left and one of the dense network. They count no product with a removed weight, though usual hardware "
+    "computes it. Times are medians over seeds: all steps, all scoring before the first step, and all changes of the "
+    "mask during training with their scoring."
+)
+
+DIFFERENT = (
+    "Not all of these networks were trained in the same way (one at a time, several in one program, or in several "
+    "processes), which times depend on."
+)
+
+
+def parts(
+    comparison: Comparison, records: Mapping[str, Record], folder: Path, by_cost: Path, by_epoch: Path
+) -> list[str]:
+    """Paragraphs, a table and two figures, drawn below `folder`; none if no mask was changed during training."""
+    if not outcomes.changed_during_training(comparison.rows).any():
+        return []
+    rows = costs(comparison)
+    text = ["### Pruning during training", CAPTION, tables.markdown(table(comparison, rows, records))]
+    if comparison.label_noise != 1:
+        accuracy_by_cost(comparison, rows, folder / by_cost)
+        text.append(tables.image(f"Test accuracy against the cost of training, {comparison.title}", by_cost))
+    sparsity_by_epoch(comparison, records, folder / by_epoch)
+    caption = f"Sparsity after each epoch, at sparsity {comparison.sparsities[-1]:.10g}"
+    text.append(tables.image(f"{caption}, {comparison.title}", by_epoch))
+    if len({describe_concurrency(records[identity]) for identity in rows.identity}) > 1:
+        text.append(DIFFERENT)
+    stated = list(statements(comparison, comparison.rows.method[~outcomes.smaller(comparison.rows)].unique()))
+    return [*text, tables.bullets(stated)] if stated else text
+
+
+def costs(comparison: Comparison) -> pd.DataFrame:
+    """The trials that were trained, with operations of the whole training, their share of dense ones, and seconds."""
+    rows = comparison.rows[comparison.rows.status == "done"].reset_index(drop=True)
+    timed = ["score_seconds", "train_seconds", "event_seconds"]
+    rows = rows.astype(dict.fromkeys(timed, float))
+    left = outcomes.left_of_smaller(rows, comparison.facts.combined).FLOPs
+    operations, dense = outcomes.training_flops(rows, left), outcomes.dense_training_flops(rows)
+    return rows.assign(operations=operations, share=operations / dense, seconds=rows[timed].sum(axis=1))
+
+
+def table(comparison: Comparison, rows: pd.DataFrame, records: Mapping[str, Record]) -> tables.Table:
+    """A row for the dense network, and for each method at each sparsity: those that prune earlier come first."""
+    body = []
+    for method, sparsity, places in by_cell(rows):
+        own = rows.iloc[places]
+        steps = records[own.identity.iloc[0]].training.event_steps
+        cells = {
+            "criterion": method,
+            "sparsity": f"{sparsity:.10g}",
+            "prunes": "" if method == DENSE else when(own.iloc[0], steps),
+            "changes": str(len(steps) or ""),
+            "training FLOPs": tables.written(own.operations.mean(), "{:.3g}".format),
+            "of dense, %": tables.percent(own.share),
+            "training": tables.duration(own.train_seconds.median()),
+            "scoring": tables.duration(own.score_seconds.median()),
+            "time of changes": tables.duration(own.event_seconds.median()),
+            "test accuracy, %": str(comparison.cell(method, sparsity)),
+        }
+        begins_dense = pd.isna(own.score_seconds.iloc[0])
+        body.append(((method != DENSE, sparsity, bool(steps), begins_dense), cells))
+    return tables.from_rows([cells for _, cells in sorted(body, key=lambda entry: entry[0])])
+
+
+def when(row: pd.Series, steps: tuple[int, ...]) -> str:
+    """When the mask of a trial was made, and after how many steps it was changed."""
+    if not steps:
+        return "before training"
+    total = round(row.train_seconds * row.images_per_second / row.batch_size)
+    span = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
+    during = f"during training, after {span} of {total:,} steps"
+    return during if pd.isna(row.score_seconds) else f"before and {during}"
