@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pai_bench.experiment import stages
 from pai_bench.experiment.inputs import Inputs
 from pai_bench.experiment.kept_networks import Cost, NetworkStore, encode
 from pai_bench.experiment.levels import AT
 from pai_bench.experiment.moments import moments, timeline
+from pai_bench.experiment.stability import Stability
 from pai_bench.experiment.stages import Pruned
 from pai_bench.experiment.training_cost import ChangeLog
 from pai_bench.groups import GroupMask, shrink
@@ -67,6 +68,9 @@ class MaskChanges:
 
     def _act(self, pause: Pause) -> None:
         acting = [(number, lane) for number, lane in enumerate(self.lanes) if pause.step in lane.moments]
+        acting = [(number, lane) for number, lane in acting if lane.is_due(pause, pause.models[number])]
+        if not acting:
+            return
         if any(lane.structured for _, lane in acting):
             ((_, lane),) = acting
             lane.shrink(pause)
@@ -136,6 +140,15 @@ class Lane:
         self.mask = Mask(dict(change.mask))
         self._note(pause)
         return change
+
+    def is_due(self, pause: Pause, model: nn.Module) -> bool:
+        """Whether the mask is changed at this moment; of a network that is pruned when it has settled, once."""
+        if self.trial.prune_when != "stable":
+            return True
+        if self.log.events:
+            return False
+        has_settled = Stability(self.state).has_settled(model, self.inputs.model(self.trial))
+        return has_settled or pause.step == self.moments[-1]
 
     def _note(self, pause: Pause) -> None:
         """Note what the mask leaves from an event on."""

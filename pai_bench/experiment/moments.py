@@ -1,5 +1,6 @@
 """When the mask of a trial changes: before the first step of training, or after some steps of it."""
 
+from pai_bench.experiment.stability import checks
 from pai_bench.experiment.trial import Trial
 from pai_bench.scoring import DuringTraining, Timeline
 from pai_bench.support.errors import UserError
@@ -14,8 +15,12 @@ def timeline(trial: Trial, examples: int) -> Timeline:
 
 def moments(trial: Trial, examples: int) -> list[int]:
     """After how many steps its mask changes during training; UserError for what does not fit into the training."""
-    if trial.prune_at != "0":
-        return [timeline(trial, examples).step_of(trial.prune_at, "prune-at")]
+    if trial.prune_when == "stable" and trial.criterion is not None:
+        return checks(timeline(trial, examples).steps)
+    if trial.prunes_later:
+        if not (step := timeline(trial, examples).step_of(trial.prune_at, "prune-at")):
+            raise UserError(f"prune-at {trial.prune_at} is before training: leave it out")
+        return [step]
     if isinstance(trial.criterion, DuringTraining) and trial.criterion.during:
         return trial.criterion.checked_moments(timeline(trial, examples))
     return []
@@ -27,13 +32,14 @@ def check_moments(trial: Trial, examples: int) -> None:
     if not trial.changes_mask:
         return
     assert trial.criterion is not None
-    if trial.prune_at != "0" and trial.criterion.during:
-        raise UserError(
-            f"prune-at {trial.prune_at} is for criteria that prune once: {trial.criterion} has its own times"
-        )
+    given = f"prune-when {trial.prune_when}" if trial.prune_when == "stable" else f"prune-at {trial.prune_at}"
+    if trial.prune_when == "stable" and trial.prune_at != "0":
+        raise UserError(f"prune-at {trial.prune_at} and prune-when stable both say when to prune: give one")
+    if trial.prunes_later and (trial.criterion.during or trial.criterion.begins_dense):
+        raise UserError(f"{given} is for criteria that prune at once: {trial.criterion} has its own times")
     redraws = trial.variant is not None and trial.variant.redraws
     if trial.variant_name != "none" and (trial.criterion.during or redraws):
-        what = f"{trial.criterion} prunes" if trial.criterion.during else f"prune-at {trial.prune_at} is"
+        what = f"{trial.criterion} prunes" if trial.criterion.during else f"{given} is"
         raise UserError(f"variant {trial.variant_name} is for pruning before training: {what} during it")
     policies = {"target": trial.target != "direct", "repair": trial.repair != "none"}
     for name in (name for name, is_given in policies.items() if is_given and trial.criterion.during):

@@ -101,6 +101,12 @@ class ScoringSettings:
             else "pruned before training"
         ),
     )
+    prune_when: Literal["given", "stable"] = setting(
+        "given",
+        "stable: prune as soon as the distance of the weights from their start settles, at the latest after half of "
+        "the steps",
+        words=lambda when: "pruned when the weights settle" if when == "stable" else "pruned at a given time",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,12 +70,17 @@ class Trial(TrainingSettings, ScoringSettings):
     @property
     def changes_mask(self) -> bool:
         """Whether its mask changes while the network is trained."""
-        return self.prune_at != "0" or (self.criterion is not None and self.criterion.during)
+        return self.prunes_later or (self.criterion is not None and self.criterion.during)
 
     @property
     def begins_dense(self) -> bool:
         """Whether nothing is removed before the first step."""
-        return self.prune_at != "0" or (self.criterion is not None and self.criterion.begins_dense)
+        return self.prunes_later or (self.criterion is not None and self.criterion.begins_dense)
+
+    @property
+    def prunes_later(self) -> bool:
+        """Whether a criterion that prunes at once does so after some steps."""
+        return self.criterion is not None and (self.prune_at != "0" or self.prune_when == "stable")
 
     @property
     def training_kind(self) -> str:

@@ -12,7 +12,7 @@ from torch import nn
 
 import pai_bench as pb
 from pai_bench.data import Split
-from pai_bench.experiment.moments import moments, pruning_step, timeline
+from pai_bench.experiment.moments import moments, timeline
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.trial import Trial
 from pai_bench.scoring import Batch, DuringTraining, MaskedModel, Moment, Scores, Timeline
@@ -111,14 +111,18 @@ def test_the_timeline_of_a_trial() -> None:
         ),
         ("snip", {"prune_at": "161"}, "prune-at 161 is not within the 160 steps of training"),
         ("snip", {"prune_at": "-5"}, "prune-at -5 is not within the 160 steps of training"),
-        ("snip", {"prune_at": "00"}, "prune-at 00 is not within the 160 steps of training"),
-        ("snip", {"prune_at": "0%"}, "prune-at 0% is outside (0, 100%]: it is a share of the steps of training"),
-        ("snip", {"prune_at": "101%"}, "prune-at 101% is outside (0, 100%]: it is a share of the steps of training"),
+        ("snip", {"prune_at": "00"}, "prune-at 00 is before training: leave it out"),
+        ("snip", {"prune_at": "0%"}, "prune-at 0% is before training: leave it out"),
+        ("snip", {"prune_at": "101%"}, "prune-at 101% is outside [0, 100%]: it is a share of the steps of training"),
         ("snip", {"prune_at": "nan%"}, "prune-at=nan is not a finite number"),
         ("snip", {"prune_at": "half"}, "prune-at=half is not a whole number"),
         ("snip", {"prune_at": "1.5"}, "prune-at=1.5 is not a whole number"),
-        ("gmp", {"prune_at": "5"}, "prune-at 5 is for criteria that prune once: gmp has its own times"),
-        ("set:every=2", {"prune_at": "5"}, "prune-at 5 is for criteria that prune once: set:every=2 has its own times"),
+        ("gmp", {"prune_at": "5"}, "prune-at 5 is for criteria that prune at once: gmp has its own times"),
+        (
+            "set:every=2",
+            {"prune_at": "5"},
+            "prune-at 5 is for criteria that prune at once: set:every=2 has its own times",
+        ),
         ("gmp", {"variants": ["shuffle"]}, "variant shuffle is for pruning before training: gmp prunes during it"),
         (
             "snip",
@@ -137,7 +141,7 @@ def test_what_does_not_fit_is_refused_before_anything_runs(criterion: str, keys:
 
 
 def test_a_share_is_rounded_to_steps() -> None:
-    assert [pruning_step(f"{share}%", Timeline(10, 5)) for share in (1, 15, 16, 99)] == [1, 2, 2, 10]
+    assert [Timeline(10, 5).step_of(f"{share}%", "prune-at") for share in (1, 15, 16, 99)] == [1, 2, 2, 10]
 
 
 @dataclass(frozen=True)

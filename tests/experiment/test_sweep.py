@@ -362,6 +362,7 @@ def test_a_sweep_by_default() -> None:
         "score_sampling": "balanced",
         "score_batches": 1,
         "prune_at": "0",
+        "prune_when": "given",
         "sparsity_of": "weights",
         "repair": "none",
     }
