@@ -89,7 +89,7 @@ def run_catalogs(
             for part in parts:
                 listener.on_begin(part.catalog, part.backend, part.new, part.missing)
             listener.on_ready()
-            with claims_on([part.store for part in parts if part.missing], command) as claims:
+            with claims_on(parts, command) as claims:
                 for part in parts:
                     if part.missing:
                         part.run(claims[part.store.path.resolve()])
@@ -115,11 +115,10 @@ def _plan(parts: Sequence[CatalogRun], make_backend: MakeBackend) -> None:
 
 
 @contextmanager
-def claims_on(stores: Sequence[Store], command: str | None) -> Iterator[dict[Path, Claims]]:
-    """A block with this process's claims on the trials of each of some results folders."""
+def claims_on(parts: Sequence[CatalogRun], command: str | None) -> Iterator[dict[Path, Claims]]:
+    """A block with this process's claims on the trials of each results folder that lacks some."""
+    for part in parts:  # each, since a process may have been killed after its last trial
+        remove_leftovers(part.store.path / FOLDER, part.store.holds)
     with ExitStack() as stack:
-        claims: dict[Path, Claims] = {}
-        for path, store in {store.path.resolve(): store for store in stores}.items():
-            remove_leftovers(path / FOLDER, store.holds)
-            claims[path] = stack.enter_context(Claims(path / FOLDER, command=command))
-        yield claims
+        folders = dict.fromkeys(part.store.path.resolve() for part in parts if part.missing)
+        yield {path: stack.enter_context(Claims(path / FOLDER, command=command)) for path in folders}

@@ -24,6 +24,7 @@ from pai_bench.results import Record, Store, TrialMetrics, claim_files
 from pai_bench.results.checkpoints import CheckpointFolder
 from pai_bench.results.claims import Claims
 from tests.experiment.test_runner import Count, Fails, sweep
+from tests.results.owners_by_hand import ended, write
 
 STRUCTURED: dict[str, Any] = {"criteria": ["snap", "cnip"], "models": ["lenet-300-100"], "data": ["digits"]}
 
@@ -377,6 +378,13 @@ def test_what_is_claimed_and_done_is_told_to_the_others() -> None:
         claims: Any = type("Late", (), {"owner": property(lambda _self: made[0].owner)})()
         run_catalog(resolve(sweep(lanes=1)), "r", listener=listener)
     assert [(done, total) for _, epoch, done, total in seen if epoch == 3] == [(number, 6) for number in range(6)]
+
+
+def test_what_a_process_has_left_that_was_killed_after_its_last_trial_is_removed() -> None:
+    pb.run(sweep(), out="r")
+    write(Path("r/claims"), ended(), next(iter(Store("r"))).identity)
+    pb.run(sweep(), out="r")
+    assert list(Path("r/claims").iterdir()) == []
 
 
 def test_a_record_written_by_two_is_that_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
