@@ -23,7 +23,7 @@ from pai_bench.masks import Mask
 from pai_bench.masks.cutting import cut
 from pai_bench.pruning.pruner import by_scope, scored
 from pai_bench.pruning.structured import GroupPruner
-from pai_bench.scoring import Batch, Change, DuringTraining, Moment, Scores, StructuredCriterion
+from pai_bench.scoring import Batch, Change, CriterionError, DuringTraining, Moment, Scores, StructuredCriterion
 from pai_bench.support.identity import stream
 from pai_bench.training.checkpoints import TrainingState
 from pai_bench.training.events import Event, Pause
@@ -137,7 +137,12 @@ class Lane:
         else:
             made = self.method.change(self._moment(pause, number))
         change = made if isinstance(made, Change) else Change(made)
-        self.mask = Mask(dict(change.mask))
+        mask = Mask(dict(change.mask))
+        if differ := sorted(set(mask) ^ set(self.mask or ())):
+            raise CriterionError(
+                f"{self.trial.criterion}: {differ[0]!r} is in one of the masks before and after a change alone"
+            )
+        self.mask = mask
         self._note(pause)
         return change
 

@@ -170,8 +170,10 @@ class TrainingLoop:
     def _act(self, events: Mapping[int, Sequence[Action]], gradients: Mapping[int, Tensor] | None = None) -> None:
         """Let the events act that there are after the present number of steps, and take their time."""
         if self.done in events:
-            start = time.perf_counter()
+            start, before = time.perf_counter(), self.program.module
             self.networks.act(events[self.done], done=self.done, steps=self.steps, gradients=gradients)
+            if self.program.module is not before and self.saver is not None and own_state(before) == self._own_state:
+                self._own_state = own_state(self.program.module)  # whose layers are smaller
             self._event_seconds += time.perf_counter() - start
 
     @contextmanager
@@ -270,7 +272,8 @@ class TrainingLoop:
         for name, tensors in (*self._tensors().items(), ("generator", generator_states(device))):
             check_same(tensors, state.part(name), name)
         order, losses = (self._training()[name] for name in ("order", "losses"))
-        check_same({"order": order, "losses": losses[:0]}, training | {"losses": training["losses"][:0]}, "training")
+        shape = training["losses"][:0].to(losses.dtype)  # of networks in float64, they are float64 once there are some
+        check_same({"order": order, "losses": losses[:0]}, training | {"losses": shape}, "training")
         done, curves = self._progress(state)
         for name, tensors in self._tensors().items():
             for key, stored in state.part(name).items():

@@ -21,7 +21,7 @@ from tests.experiment.plain_training import PlainTraining, prepared, runner_of, 
 
 ADAM: dict[str, Any] = {"protocol": "short-adam", "learning_rate": 0.005}
 OPTIMISERS = pytest.mark.parametrize("optimiser", [{}, ADAM], ids=["momentum", "adam"])
-LAYERS = {"1": "3", "3": "5"}
+LAYERS = {"2": "4", "4": "6"}
 """The layers of the network whose outputs are units, and those that read them."""
 
 
@@ -30,7 +30,7 @@ class PlainUnits(PlainTraining):
 
     def __init__(self, runner: Runner, trial: Trial) -> None:
         super().__init__(runner, trial)
-        self.mask |= {f"{layer}.bias": torch.ones(size, dtype=torch.bool) for layer, size in (("1", 12), ("3", 8))}
+        self.mask |= {f"{layer}.bias": torch.ones(size, dtype=torch.bool) for layer, size in (("2", 12), ("4", 8))}
         self.alive = {layer: torch.ones(len(self.mask[f"{layer}.bias"]), dtype=torch.bool) for layer in LAYERS}
 
     def remove_units(self, kept: int) -> None:
