@@ -13,6 +13,7 @@ SOURCE = "He et al. 2016, arXiv:1512.03385"
 CODES = "with the shortcuts of OpenLTH and of Tanaka et al. 2020, arXiv:2006.05467"
 DOUBLE = "with the width and shortcuts of Wang et al. 2020, arXiv:2002.07376"
 WIDE_SOURCE = "Zagoruyko & Komodakis 2016, arXiv:1605.07146"
+RIGL = "Evci et al. 2020, arXiv:1911.11134"
 
 
 class PaddedShortcut(nn.Module):
@@ -76,19 +77,24 @@ class Bottleneck(nn.Module):
 
 
 class PreactivatedBlock(nn.Module):
-    """BN and ReLU before each of two 3x3 convolutions, around a shortcut: a 1x1 convolution where the width changes."""
+    """BN and ReLU before each of two 3x3 convolutions, around a shortcut: a 1x1 convolution where the width changes.
 
-    def __init__(self, channels: int, features: int, stride: int) -> None:
+    With a probability of `dropout`, an input of the second convolution is left out.
+    """
+
+    def __init__(self, channels: int, features: int, stride: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv1 = nn.Conv2d(channels, features, 3, stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(features)
         self.conv2 = nn.Conv2d(features, features, 3, padding=1, bias=False)
         self.shortcut = nn.Conv2d(channels, features, 1, stride, bias=False) if channels != features else None
+        self.dropout = nn.Dropout(dropout) if dropout else None
 
     def forward(self, x: Tensor) -> Tensor:
         active = F.relu(self.bn1(x))
-        out = self.conv2(F.relu(self.bn2(self.conv1(active))))
+        inner = F.relu(self.bn2(self.conv1(active)))
+        out = self.conv2(inner if self.dropout is None else self.dropout(inner))
         result: Tensor = out + (x if self.shortcut is None else self.shortcut(active))
         return result
 
@@ -134,17 +140,21 @@ def resnet(
         return sequential(layers | {"fc": nn.Linear(block.GROWTH * widths[-1], num_classes)}, "vs-h")
 
 
-def wide_resnet(depth: int, widening: int) -> None:
-    """Register WRN-`depth`-`widening`, without dropout: a 3x3 stem, three groups of blocks, average pooling."""
+def wide_resnet(depth: int, widening: int, *, dropout: float = 0.0) -> None:
+    """Register WRN-`depth`-`widening`, perhaps with dropout: a 3x3 stem, three groups of blocks, average pooling."""
     blocks = (depth - 4) // 6
-    description = f"Three groups of {blocks} pre-activated blocks, {widening} times as wide as ResNet-20."
+    description = f"Three groups of {blocks} pre-activated blocks, {widening} times as wide as ResNet-20"
+    description += f", with a dropout of {dropout:g}." if dropout else "."
     widths = [widening * channels for channels in (16, 32, 64)]
+    name, source = f"wrn-{depth}-{widening}", WIDE_SOURCE
+    if dropout:
+        name, source = f"{name}-dropout", f"{source}, with the dropout of the code of {RIGL}"
 
-    @variant(f"wrn-{depth}-{widening}", description, source=WIDE_SOURCE)
+    @variant(name, description, source=source)
     def build(input_shape: InputShape, num_classes: int) -> nn.Module:
         channels = image_shape(input_shape)[0]
         layers: dict[str, nn.Module] = {"conv": nn.Conv2d(channels, 16, 3, padding=1, bias=False)}
-        layers |= groups([blocks] * 3, widths, 16, PreactivatedBlock)
+        layers |= groups([blocks] * 3, widths, 16, partial(PreactivatedBlock, dropout=dropout))
         layers |= {"bn": nn.BatchNorm2d(widths[-1]), "relu": nn.ReLU(), "pool": nn.AdaptiveAvgPool2d(1)}
         return sequential(layers | {"flatten": nn.Flatten(), "fc": nn.Linear(widths[-1], num_classes)}, "vs-h")
 
@@ -171,5 +181,6 @@ for _depth, _blocks in ((18, (2, 2, 2, 2)), (34, (3, 4, 6, 3)), (50, (3, 4, 6, 3
         widths=(64, 128, 256, 512),
         block=Bottleneck if _depth == 50 else BasicBlock,
     )
-for _depth, _widening in ((16, 8), (16, 10), (22, 8)):
+for _depth, _widening in ((16, 8), (16, 10), (22, 8), (22, 2)):
     wide_resnet(_depth, _widening)
+wide_resnet(22, 2, dropout=0.3)

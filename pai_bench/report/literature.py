@@ -110,7 +110,8 @@ def as_published(rows: pd.DataFrame, facts: Mapping[str, CriterionFacts] | None 
     if first.criterion == DENSE:
         return True
     name, _ = without_options(first.criterion)
-    own = (plugin_facts.criteria([name]) if facts is None else facts).get(name, CriterionFacts())
+    known = plugin_facts.criteria([name]) if facts is None else facts
+    own = known.get(plugin_facts.criterion_of(name), CriterionFacts())
     settings = ("variant", "schedule", "scope", "target", "min_per_layer", "repair", "prunable", "prune_at")
     used = tuple(first[setting] for setting in settings)
     all_classes = not str(first.score_sampling).startswith("class-")

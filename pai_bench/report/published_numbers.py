@@ -62,8 +62,8 @@ def read(name: str) -> tuple[Published, ...]:
             source=row["source"],
             table=row["table"],
             data=row["dataset"],
-            model=network(row["source"], row["dataset"], row["model"]),
-            criterion=row["criterion"],
+            model=our_name("model", row["source"], row["dataset"], row["model"]),
+            criterion=our_name("criterion", row["source"], row["dataset"], row["criterion"]),
             sparsity=float(row["sparsity_percent"]) / 100,
             accuracy=100 - float(row["value"]) if row["metric"] == "test_error_percent" else float(row["value"]),
             deviation=float(row["std"] or "nan"),
@@ -87,6 +87,10 @@ def of_source(name: str, source: str, data: str) -> list[dict[str, str]]:
     return [row for row in rows(name) if source.startswith(row["source"]) and data == row["dataset"]]
 
 
-def network(source: str, data: str, name: str) -> str:
-    """The name by which the network of a source is registered."""
-    return next((row["ours"] for row in of_source("networks.csv", source, data) if row["model"] == name), name)
+NAMES = {"model": "networks.csv", "criterion": "criteria.csv"}
+"""Column of the published numbers -> the file that says which of ours each name in it stands for."""
+
+
+def our_name(column: str, source: str, data: str, name: str) -> str:
+    """The name by which the network, or the criterion, of a source is registered."""
+    return next((row["ours"] for row in of_source(NAMES[column], source, data) if row[column] == name), name)

@@ -276,6 +276,38 @@ BUILT_IN = {
             augmentation="flip-crop",
         ),
     ),
+    # times 0.2 after 30,000, 60,000 and 90,000 iterations, of 250 epochs. The code does not decay batch norm or biases,
+    # reflects images at their edges before it shifts them, and normalises each by its own mean and deviation
+    "Evci et al. 2020, arXiv:1911.11134, section 4.3, as their code has it": (
+        Protocol(
+            name="rigl-cifar",
+            nesterov=True,
+            epochs=0,
+            iterations=97_656,
+            batch_size=128,
+            learning_rate=0.1,
+            lr_schedule="steps",
+            milestones=(0.3072, 0.6144, 0.9216),
+            gamma=0.2,
+            augmentation="flip-crop",
+        ),
+    ),
+    # the same on 45,000 images, so that 250 epochs have 88,000 iterations
+    "Sundar & Dwaraknath 2021, arXiv:2103.15767, as their code has it": (
+        Protocol(
+            name="rigl-cifar-reproduced",
+            nesterov=True,
+            epochs=0,
+            iterations=88_000,
+            batch_size=128,
+            learning_rate=0.1,
+            lr_schedule="steps",
+            milestones=(0.3409, 0.68181),
+            gamma=0.2,
+            augmentation="flip-crop",
+            train_fraction=0.9,
+        ),
+    ),
 }
 """Source -> its protocols."""
 

@@ -1,13 +1,16 @@
 """Recipes: keys, grids, and messages that name the key."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pai_bench.experiment import recipe
-from pai_bench.scoring import get_criterion
+from pai_bench.experiment.moments import pruning_step
+from pai_bench.scoring import DuringTraining, Timeline, get_criterion
 from pai_bench.support.errors import UserError
 from pai_bench.support.registry import MODELS, PROTOCOLS
+from pai_bench.training.protocol import DEFAULT, get_protocol
 
 
 def write(text: str) -> str:
@@ -101,6 +104,45 @@ def test_recipes_of_structured_criteria(name: str, counted: str) -> None:
     assert grid.get("sparsity_of", "weights") == counted
     assert all(model in MODELS for model in grid["models"])
     assert grid["protocol"] in PROTOCOLS
+
+
+def changes(grid: dict[str, Any], examples: int) -> dict[str, tuple[float, float]]:
+    """At which shares of the training each method of a grid changes its mask first and last."""
+    protocol = get_protocol(grid.get("protocol", DEFAULT), epochs=grid.get("epochs")).scaled(grid.get("budget", 1.0))
+    used = round(grid.get("train_fraction", 1.0) * examples)
+    steps, found = protocol.steps(used), {}
+    for name in grid["criteria"]:
+        method = get_criterion(name)
+        densities = tuple(method.schedule.densities(1 - grid["sparsities"][-1]))
+        training = Timeline(steps, used // protocol.batch_size, protocol.budget, densities)
+        if isinstance(method, DuringTraining) and method.during:
+            times = method.checked_moments(training)
+            found[name] = times[0] / steps, times[-1] / steps
+        elif "prune_at" in grid:
+            found[name] = (pruning_step(grid["prune_at"], training) / steps,) * 2
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "examples", "expected"),
+    [
+        ("snip-it-during", 50_000, {"snip-it:loss=nll:when=during:delay=5": (9 / 80, 33 / 80)}),
+        ("rigl", 50_000, {"set": (0.001, 0.75), "rigl": (0.001, 0.75), "gmp": (0.2, 0.75)}),
+        ("efficient-convnets", 50_000, {"group:of=magnitude": (71 / 80, 71 / 80)}),
+        ("before-during-after", 60_000, {"snip-it:when=during:delay=1:every=1": (0.1, 0.4), "gmp": (0.2, 0.75)}),
+    ],
+)
+def test_when_recipes_prune_during_training(name: str, examples: int, expected: dict[str, tuple[float, float]]) -> None:
+    found = changes(recipe.load(name).grids[0], examples)
+    assert {key: found[key] for key in expected} == {key: pytest.approx(x, abs=2e-3) for key, x in expected.items()}
+
+
+def test_both_parts_of_before_during_after_compare_the_same_methods_at_the_same_times() -> None:
+    mnist, cifar = recipe.load("before-during-after").grids
+    assert [name.split(":")[0] for name in mnist["criteria"]] == [name.split(":")[0] for name in cifar["criteria"]]
+    at = [changes(grid, n) for grid, n in ((mnist, 60_000), (cifar, 50_000))]
+    ends = [[last for _, last in one.values()] for one in at]
+    assert ends[0] == pytest.approx(ends[1], abs=0.01)
 
 
 def test_what_is_replaced_need_not_be_there() -> None:

@@ -100,13 +100,15 @@ def cifar(blocks: int, width: int, *, padded: bool) -> list[str]:
     return resnet(width, groups)
 
 
-def wide(blocks: int, widening: int) -> list[str]:
+def wide(blocks: int, widening: int, dropout: str = "") -> list[str]:
     found = ["conv:16c3p1"]
     for group, base in enumerate((16, 32, 64), 1):
         n = base * widening
         for block in range(1, blocks + 1):
             stride = "s2" if group > 1 and block == 1 else ""
-            text = f"bn1:B conv1:{n}c3{stride}p1 bn2:B conv2:{n}c3p1" + f" shortcut:{n}c1{stride}" * (block == 1)
+            text = (
+                f"bn1:B conv1:{n}c3{stride}p1 bn2:B conv2:{n}c3p1" + f" shortcut:{n}c1{stride}" * (block == 1) + dropout
+            )
             found += [f"block{group}_{block}.{layer}" for layer in text.split()]
     return [*found, "bn:B", "relu:R", "pool:G1", "flatten:F", "fc:10L"]
 
@@ -196,6 +198,8 @@ RESNET_50 = [
         ("wrn-16-8", CIFAR, wide(2, 8)),
         ("wrn-16-10", CIFAR, wide(2, 10)),
         ("wrn-22-8", CIFAR, wide(3, 8)),
+        ("wrn-22-2", CIFAR, wide(3, 2)),
+        ("wrn-22-2-dropout", CIFAR, wide(3, 2, " dropout:D0.3")),
         ("snip-it-mlp-5", MNIST, mlp(512, "bn{0}:B act{0}:Y0.05 drop{0}:D0.3")),
         (
             *("snip-it-lenet-5", MNIST),
@@ -337,6 +341,10 @@ def test_recurrent_networks_read_rows_of_all_channels(kind: str, gates: int, siz
         ("gru-s", "Rows of an image through a linear layer and a GRU layer of 128 units."),
         ("resnet-50", "Four groups of 16 blocks, 1x1 shortcuts; a 3x3 stem without pooling."),
         ("wrn-22-8", "Three groups of 3 pre-activated blocks, 8 times as wide as ResNet-20."),
+        (
+            "wrn-22-2-dropout",
+            "Three groups of 3 pre-activated blocks, 2 times as wide as ResNet-20, with a dropout of 0.3.",
+        ),
     ],
 )
 def test_what_is_said_of_networks(name: str, text: str) -> None:
@@ -362,6 +370,9 @@ def test_sources_of_residual_networks() -> None:
         "resnet-20-identity": he,
         "resnet-20-double-identity": f"{he}, twice as wide",
         "resnet-20": f"{he}, {codes}, arXiv:2006.05467",
+        "wrn-22-2": "Zagoruyko & Komodakis 2016, arXiv:1605.07146",
+        "wrn-22-2-dropout": "Zagoruyko & Komodakis 2016, arXiv:1605.07146, with the dropout of the code of Evci et al. "
+        "2020, arXiv:1911.11134",
         "resnet-20-double": f"{he}, with the width and shortcuts of Wang et al. 2020, arXiv:2002.07376",
     }
     assert {name: MODELS.find(name)[0].source for name in sources} == sources

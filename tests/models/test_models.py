@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import pai_bench as pb
+from pai_bench.graph.flops import flops
 from pai_bench.models.create import model_version
 from pai_bench.scoring import prunable_parameters
 from pai_bench.support.registry import MODELS, PROTOCOLS
@@ -71,6 +72,32 @@ def counts(name: str, shape: tuple[int, ...], classes: int) -> tuple[int, int]:
 )
 def test_parameter_counts(name: str, shape: tuple[int, ...], classes: int, total: int, prunable: int) -> None:
     assert counts(name, shape, classes) == (total, prunable)
+
+
+@pytest.mark.parametrize("name", ["wrn-22-2", "wrn-22-2-dropout"])
+def test_wide_residual_networks_by_hand(name: str) -> None:
+    """WRN-22-2: three blocks in each group, whose widths are doubled twice, while sides are halved twice."""
+    widths, sides = ((16, 32), (32, 64), (64, 128)), (32, 16, 8)
+    weights = [9 * (a * b + 5 * b * b) + a * b for a, b in widths]  # with a 1x1 convolution as the first shortcut
+    norms = 2 * (sum(a + 5 * b for a, b in widths) + 128)
+    assert weights == [51_200, 204_800, 819_200]
+    assert counts(name, CIFAR, 10) == (1_076_912 + norms + 10, 432 + sum(weights) + 1_280) == (1_079_642, 1_076_912)
+    model = pb.create_model(name, input_shape=CIFAR, num_classes=10, seed=0).eval()
+    products = 32 * 32 * 432 + sum(side**2 * n for side, n in zip(sides, weights, strict=True)) + 1_280
+    assert flops(model, torch.zeros(1, *CIFAR)).total == 2 * products == 315_460_096
+
+
+def test_dropout_of_wide_residual_networks() -> None:
+    """It is between the convolutions of a block, and only in training."""
+    models = [
+        pb.create_model(name, input_shape=CIFAR, num_classes=10, seed=0) for name in ("wrn-22-2", "wrn-22-2-dropout")
+    ]
+    x = torch.randn(8, *CIFAR, generator=torch.Generator().manual_seed(0))
+    plain, dropout = (model.eval()(x) for model in models)
+    assert torch.equal(plain, dropout)
+    with torch.random.fork_rng():
+        plain, dropout = (model.train()(x) for model in models)
+    assert not torch.equal(plain, dropout)
 
 
 @pytest.mark.slow

@@ -80,7 +80,6 @@ OTHER_NETWORKS = {
         "vgg-16-bn-tiny",
         "wide-resnet-18",
         "resnet-110",
-        "wrn-22-2",
     ),
 }
 """Names that are not, or not yet, those of a network that is here."""
@@ -145,6 +144,26 @@ def test_networks_of_a_paper_stand_under_our_name() -> None:
     (comparison,) = comparisons(as_frame([drawn("snip", 0.9, seed, 0.5, trial=trial) for seed in range(3)]))
     (found,) = literature.match_published(comparison)
     assert found.theirs.source.startswith("arXiv:2006.05467")
+
+
+@pytest.mark.parametrize(
+    ("name", "published"), [("rigl", 93.1), ("set", 92.9), ("rigl:layers=uniform:first-layer=dense", 92.6)]
+)
+def test_criteria_of_a_paper_stand_under_our_name(name: str, published: float) -> None:
+    trial = {"data": "cifar10", "model": "wrn-22-2-dropout", "scope": "quota"}
+    (comparison,) = comparisons(as_frame([drawn(name, 0.8, seed, 0.9, trial=trial) for seed in range(3)]))
+    (found,) = literature.match_published(comparison)
+    assert (found.theirs.accuracy, found.theirs.protocol) == (published, "rigl-cifar-reproduced")
+    (other,) = comparisons(as_frame([drawn(name, 0.8, 0, 0.9, trial=trial | {"model": "wrn-22-2"})]))
+    assert not literature.match_published(other)
+
+
+def test_masks_that_are_made_during_training_do_not_stand_beside_those_made_before() -> None:
+    trial = {"data": "mnist", "model": "lenet-300-100"}
+    (usual,) = comparisons(as_frame([drawn("snip", 0.95, 0, 0.98, trial=trial)]))
+    (late,) = comparisons(as_frame([drawn("snip", 0.95, 0, 0.98, trial=trial | {"prune_at": "50%"})]))
+    assert literature.match_published(usual)
+    assert not literature.match_published(late)
 
 
 @pytest.mark.parametrize(

@@ -238,8 +238,8 @@ def test_published_files_are_read_as_they_are() -> None:
     assert one.protocol == "snip-mnist-adam"
     assert published(source="arXiv:1810.02340", data="cifar10").protocol == "snip-cifar"
     assert published(source="x arXiv:1810.02340").protocol is None
-    assert published_numbers.network("any", "imagenet", "resnet-50") == "resnet-50 (7x7 stem)"
-    assert published_numbers.network("any", "cifar10", "resnet-50") == "resnet-50"
+    assert published_numbers.our_name("model", "any", "imagenet", "resnet-50") == "resnet-50 (7x7 stem)"
+    assert published_numbers.our_name("model", "any", "cifar10", "resnet-50") == "resnet-50"
     assert not published(selection="last of max").best_on_test
 
 

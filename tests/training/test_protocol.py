@@ -138,6 +138,7 @@ def test_the_least_that_a_protocol_may_have() -> None:
 
 STEPS = {"lr_schedule": "steps", "milestones": (0.25, 0.5, 0.75)}
 CIFAR = {"batch_size": 128, "learning_rate": 0.1, "lr_schedule": "steps", "augmentation": "flip-crop"}
+RIGL = CIFAR | {"nesterov": True, "gamma": 0.2}
 PUBLISHED: dict[str, dict[str, Any]] = {
     # Lee et al. 2019, section 5: SGD with momentum 0.9, batch 100 or 128, rate 0.1, decay 0.0005
     "snip-mnist": {"iterations": 100_000, "batch_size": 100, "learning_rate": 0.1, "train_fraction": 0.9} | STEPS,
@@ -159,6 +160,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "synflow-cifar": CIFAR | {"epochs": 160, "milestones": (0.375, 0.75), "nesterov": True, "weight_decay": 0.0001},
     # Frankle et al. 2021, appendix: 160 epochs, drops at 80 and 120, decay 0.0001
     "openlth-resnet20": CIFAR | {"epochs": 160, "milestones": (0.5, 0.75), "weight_decay": 0.0001},
+    # Evci et al. 2020: 250 epochs of 50,000 images; Sundar & Dwaraknath 2021: of 45,000, the last batch smaller
+    "rigl-cifar": RIGL | {"iterations": 250 * 50_000 // 128, "milestones": (0.3072, 0.6144, 0.9216)},
+    "rigl-cifar-reproduced": RIGL | {"iterations": 88_000, "milestones": (0.3409, 0.68181), "train_fraction": 0.9},
 }
 USUAL: dict[str, Any] = {
     **{"epochs": 0, "momentum": 0.9, "weight_decay": 0.0005, "gamma": 0.1, "iterations": None, "optimizer": "sgd"},
@@ -171,6 +175,14 @@ USUAL: dict[str, Any] = {
 def test_every_number_of_the_published_ones(name: str) -> None:
     found = dataclasses.asdict(get_protocol(name))
     assert found | {"unstated": ""} == USUAL | PUBLISHED[name] | {"name": name}
+
+
+@pytest.mark.parametrize("name", ["rigl-cifar", "rigl-cifar-reproduced"])
+def test_rates_of_rigl_fall_every_30_000_steps(name: str) -> None:
+    protocol = get_protocol(name)
+    steps = protocol.steps(50_000)
+    rates = [protocol.rate(step, steps) for step in range(steps)]
+    assert [i for i in range(1, steps) if rates[i] != rates[i - 1]] == list(range(30_000, steps, 30_000))
 
 
 def test_our_own_ones() -> None:
