@@ -276,6 +276,19 @@ BUILT_IN = {
             augmentation="flip-crop",
         ),
     ),
+    # as their code has it, which decays batch norm and biases, too
+    "Renda et al. 2020, arXiv:2003.02389, ResNets on CIFAR-10": (
+        Protocol(
+            name="rewinding-cifar",
+            epochs=182,
+            batch_size=128,
+            learning_rate=0.1,
+            weight_decay=2e-4,
+            lr_schedule="steps",
+            milestones=(91 / 182, 136 / 182),
+            augmentation="flip-crop",
+        ),
+    ),
     # times 0.2 after 30,000, 60,000 and 90,000 iterations, of 250 epochs. The code does not decay batch norm or biases,
     # reflects images at their edges before it shifts them, and normalises each by its own mean and deviation
     "Evci et al. 2020, arXiv:1911.11134, section 4.3, as their code has it": (

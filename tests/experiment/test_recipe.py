@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from pai_bench.experiment import recipe
-from pai_bench.experiment.moments import pruning_step
 from pai_bench.scoring import DuringTraining, Timeline, get_criterion
 from pai_bench.support.errors import UserError
 from pai_bench.support.registry import MODELS, PROTOCOLS
@@ -119,7 +118,7 @@ def changes(grid: dict[str, Any], examples: int) -> dict[str, tuple[float, float
             times = method.checked_moments(training)
             found[name] = times[0] / steps, times[-1] / steps
         elif "prune_at" in grid:
-            found[name] = (pruning_step(grid["prune_at"], training) / steps,) * 2
+            found[name] = (training.step_of(grid["prune_at"], "prune-at") / steps,) * 2
     return found
 
 
@@ -129,7 +128,7 @@ def changes(grid: dict[str, Any], examples: int) -> dict[str, tuple[float, float
         ("snip-it-during", 50_000, {"snip-it:loss=nll:when=during:delay=5": (9 / 80, 33 / 80)}),
         ("rigl", 50_000, {"set": (0.001, 0.75), "rigl": (0.001, 0.75), "gmp": (0.2, 0.75)}),
         ("efficient-convnets", 50_000, {"group:of=magnitude": (71 / 80, 71 / 80)}),
-        ("before-during-after", 60_000, {"snip-it:when=during:delay=1:every=1": (0.1, 0.4), "gmp": (0.2, 0.75)}),
+        ("before-during-after", 60_000, {"snip-it:when=during": (0.1, 0.4), "gmp": (0.2, 0.75)}),
     ],
 )
 def test_when_recipes_prune_during_training(name: str, examples: int, expected: dict[str, tuple[float, float]]) -> None:

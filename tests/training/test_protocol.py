@@ -160,6 +160,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "synflow-cifar": CIFAR | {"epochs": 160, "milestones": (0.375, 0.75), "nesterov": True, "weight_decay": 0.0001},
     # Frankle et al. 2021, appendix: 160 epochs, drops at 80 and 120, decay 0.0001
     "openlth-resnet20": CIFAR | {"epochs": 160, "milestones": (0.5, 0.75), "weight_decay": 0.0001},
+    # Renda et al. 2020: 182 epochs, drops at 91 and 136, decay 0.0002
+    "rewinding-cifar": CIFAR | {"epochs": 182, "milestones": (91 / 182, 136 / 182), "weight_decay": 0.0002},
     # Evci et al. 2020: 250 epochs of 50,000 images; Sundar & Dwaraknath 2021: of 45,000, the last batch smaller
     "rigl-cifar": RIGL | {"iterations": 250 * 50_000 // 128, "milestones": (0.3072, 0.6144, 0.9216)},
     "rigl-cifar-reproduced": RIGL | {"iterations": 88_000, "milestones": (0.3409, 0.68181), "train_fraction": 0.9},
