@@ -79,7 +79,8 @@ class MaskChanges:
         for number, lane in acting:
             change = lane.change(pause, number)
             masks[number], weights[number] = change.mask, change.weights or {}
-        pause.replace(masks, weights=weights if any(weights) else ())
+        reset = any(lane.resets for _, lane in acting)  # such methods are trained together with their like alone
+        pause.replace(masks, weights=weights if any(weights) else (), reset=reset)
 
     def finished(self, networks: Sequence[Pruned]) -> list[Pruned]:
         """The networks as they are after training, under their last masks."""
@@ -146,6 +147,11 @@ class Lane:
         self._note(pause)
         return change
 
+    @property
+    def resets(self) -> bool:
+        """Whether the optimiser begins anew at a change."""
+        return self.method is not None and self.method.optimizer_state == "reset"
+
     def is_due(self, pause: Pause, model: nn.Module) -> bool:
         """Whether the mask is changed at this moment; of a network that is pruned when it has settled, once."""
         if self.trial.prune_when != "stable":
@@ -169,7 +175,7 @@ class Lane:
         made: GroupMask = self._pruned_at_once() if self.method is None else self.method.change(self._moment(pause, 0))
         self.mask = composed(self.mask, made)
         self._note(pause)
-        pause.shrink(functools.partial(shrink, mask=made), self.mask.shrunk(), reset=False)
+        pause.shrink(functools.partial(shrink, mask=made), self.mask.shrunk(), reset=self.resets)
         assert pause.successor is not None
         self.model = pause.successor.model
 

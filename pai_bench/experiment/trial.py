@@ -86,7 +86,8 @@ class Trial(TrainingSettings, ScoringSettings):
     def training_kind(self) -> str:
         """The same for trials that may be trained together, as far as it depends on what prunes them."""
         if not self.structured:
-            apart = getattr(self.criterion, "replaces_step", False) or self.needs
+            resets = getattr(self.criterion, "optimizer_state", "keep") == "reset"
+            apart = getattr(self.criterion, "replaces_step", False) or resets or self.needs
             return self.criterion_name if apart else "masked"
         return self.identity if self.changes_mask else "smaller"
 

@@ -102,8 +102,13 @@ class DuringTraining(Criterion):
 
     A subclass implements `moments` and `change`, and as every criterion `score`. Before the first step, the mask is
     made by `score` as of any criterion, unless `begins_dense`. Removed weights stay zero, and what the optimiser keeps
-    of them is zero, too; that of all others is kept.
+    of them is zero, too.
+
+    * ``optimizer_state``: whether what the optimiser keeps of all other weights stays at a change (``keep``), or the
+      optimiser begins anew (``reset``).
     """
+
+    optimizer_state: Literal["keep", "reset"] = added_later("keep")
 
     @property
     def during(self) -> bool:

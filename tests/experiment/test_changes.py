@@ -206,3 +206,22 @@ def test_rigl_beside_the_optimisers_step() -> None:
 
         plain.after[step] = exchange
     compare(runner, trial, plain)
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_the_optimiser_begins_anew_at_each_cut_where_asked(lanes: int) -> None:
+    runner, (_, trial) = runner_of(["gmp:optimizer-state=reset"], mlp)
+    plain = PlainTraining(runner, trial)
+    plan_gmp(plain, returns=False, layerwise=True)
+    for step, cut in list(plain.after.items()):
+
+        def act(cut: Callable[[], None] = cut) -> None:
+            cut()
+            plain.optimizer.state.clear()
+
+        plain.after[step] = act
+    found = trained(runner, [trial] * lanes)
+    expected = plain.run()
+    for network in found:
+        same(network.model, expected)
+    assert trial.training_kind == "gmp:optimizer-state=reset"  # not together with others
