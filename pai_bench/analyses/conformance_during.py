@@ -36,8 +36,9 @@ class InDouble(nn.Sequential):
     """Layers in float64, for examples in float32: what a method decides does not depend on the order of sums."""
 
     def forward(self, input: Tensor) -> Tensor:
-        output: Tensor = super().forward(input.double())
-        return output
+        for layer in self:
+            input = layer(input.double())
+        return input
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def trials_of(criterion: Criterion, model: nn.Module, batch: Batch) -> tuple[Run
     def network(_shape: tuple[int, ...], _classes: int) -> nn.Module:
         return InDouble(*copy.deepcopy(model))  # type: ignore[misc]  # all networks of the suite are sequential
 
-    examples = batch.inputs.float(), batch.targets
+    examples: Any = (batch.inputs.float(), batch.targets)
     settings: dict[str, Any] = {"sparsities": [SPARSITY], "seeds": 2, "score_batch": len(batch.targets)}
     settings |= {"protocol": "short", "batch_size": BATCH, "device": "cpu"}
     for epochs in LENGTHS:

@@ -5,6 +5,7 @@ from fractions import Fraction
 import pytest
 import torch
 from pai_criteria.gmp import GMP
+from torch import Tensor
 
 import pai_bench as pb
 from pai_bench.scoring import Change, Timeline
@@ -53,8 +54,8 @@ def test_counts_follow_the_cube(sparsity: float, first: float) -> None:
 
 def test_removed_weights_return_with_their_values_when_others_fall_below() -> None:
     """Of six weights two stay; what is removed keeps the value that it had when it was removed."""
-    gmp, line, state = GMP(begin=0.0, end=1.0, every=1, first=0.5, returns=True), timeline(3, 1 / 3), {}
-    mask = {"w": torch.ones(6, dtype=torch.bool)}
+    gmp, line = GMP(begin=0.0, end=1.0, every=1, first=0.5, returns=True), timeline(3, 1 / 3)
+    state, mask = dict[str, Tensor](), {"w": torch.ones(6, dtype=torch.bool)}
 
     def changed(step: int, *weights: float) -> Change:
         values = {"w": torch.tensor(weights)}

@@ -1,5 +1,6 @@
 """Small trials, trained as the harness does it, and by hand: one step of torch's own optimisers after the other."""
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -117,14 +118,17 @@ class PlainTraining:
         """Those of the mean cross-entropy, also at removed weights, which are zero."""
         self.optimizer.zero_grad()
         self.loss = F.cross_entropy(self.network(inputs), targets)
-        self.loss.backward()  # type: ignore[no-untyped-call]
+        self.loss.backward()
         return {name: p.grad.clone() for name, p in self.network.named_parameters() if p.grad is not None}
 
     def products(self) -> dict[str, Tensor]:
-        """The products of weights and gradients on the score batch, batch norm in evaluation mode."""
+        """The products of weights and gradients on the score batch, batch norm as the criterion has it."""
         batch = self.inputs.score_batch(self.trial, self.inputs.data(self.trial))
-        self.network.eval()
+        before = copy.deepcopy(dict(self.network.named_buffers()))
+        self.network.train(self.trial.criterion is not None and self.trial.criterion.bn == "train")
         gradients = self.gradients(batch.inputs, batch.targets)
+        for name, buffer in self.network.named_buffers():
+            buffer.copy_(before[name])
         return {name: gradients[name] * p.detach() for name, p in self.network.named_parameters()}
 
     def weights(self) -> dict[str, Tensor]:
@@ -152,13 +156,14 @@ class PlainTraining:
 
 def highest(scores: Named, count: int, among: Named) -> dict[str, Tensor]:
     """The highest scores of all layers together."""
-    mask = first_of(*(torch.cat([t.flatten() for t in of]) for of in (scores.values(),)), count, flat(among))
+    mask = first_of(flat(scores), count, flat(among))
     parts = mask.split([score.numel() for score in scores.values()])
     return {name: part.view_as(scores[name]) for name, part in zip(scores, parts, strict=True)}
 
 
-def flat(mask: Named) -> Tensor:
-    return torch.cat([keep.flatten() for keep in mask.values()])
+def flat(tensors: Named) -> Tensor:
+    """All values, one layer after the other."""
+    return torch.cat([tensor.flatten() for tensor in tensors.values()])
 
 
 def divided(count: int, sizes: Iterable[int]) -> list[int]:
@@ -175,9 +180,7 @@ def same(network: nn.Module, expected: nn.Module) -> None:
     """The same weights and running statistics, up to the order of sums."""
     found = network.state_dict()
     for name, tensor in expected.state_dict().items():
-        torch.testing.assert_close(
-            found[name], tensor, atol=1e-11, rtol=1e-9, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        torch.testing.assert_close(found[name], tensor, atol=1e-11, rtol=1e-9)
 
 
 def runner_of(

@@ -100,10 +100,12 @@ def test_snip_it_during_training(network: Callable[..., nn.Module]) -> None:
 
 
 @NETWORKS
-@pytest.mark.parametrize(("criterion", "cuts"), [("snip", ["0.8"]), ("snip-it", ["0.5", "0.65", "0.8"])])
+@pytest.mark.parametrize(
+    ("criterion", "cuts"), [("snip", ["0.8"]), ("snip:bn=train", ["0.8"]), ("snip-it", ["0.5", "0.65", "0.8"])]
+)
 def test_pruning_after_some_steps(network: Callable[..., nn.Module], criterion: str, cuts: list[str]) -> None:
     """All cuts of a schedule after a quarter of the training."""
-    keys: dict[str, Any] = {} if criterion == "snip" else {"schedule": "halving:steps=1"}
+    keys: dict[str, Any] = {"schedule": "halving:steps=1"} if criterion == "snip-it" else {}
     runner, (_, trial) = runner_of([criterion], network, prune_at="25%", **keys)
     plain = PlainTraining(runner, trial)
 
