@@ -1,7 +1,7 @@
 """Trials whose masks change, trained together with others, resumed from checkpoints, and in worker processes."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -86,6 +86,9 @@ class Stored:
 
     def remove(self, _trials: Sequence[str]) -> None:
         raise AssertionError("the folder's own matter")
+
+    def claimed(self, trials: Iterable[str]) -> frozenset[str]:
+        return frozenset(trials)
 
     def set_aside(self, _trials: Sequence[str], why: str) -> None:
         raise AssertionError(why)

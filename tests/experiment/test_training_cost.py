@@ -140,7 +140,7 @@ def test_units_and_single_weights() -> None:
 def test_a_network_that_cannot_be_followed_has_no_count() -> None:
     log = ChangeLog(Timeline(8, 4), 10, None)
     log.note(0, None, None)
-    assert log.training_flops(8) is None
+    assert log.training_flops() is None
     assert log.sparsity_after(1) == 0
     assert log.events == []
 
