@@ -8,8 +8,11 @@ from pai_bench.experiment.trial import Trial
 from pai_bench.masks import OneShot, Schedule
 from pai_bench.support.registry import CRITERIA, PROTOCOLS
 
-UNSTRUCTURED = [p.name for p in CRITERIA.plugins() if not (p.target.structured or p.name in ("gmp", "imp"))]
-"""Criteria of single weights that prune before training."""
+LATER = ("gmp", "imp", "rigl", "set")
+"""Methods that prune during training."""
+
+UNSTRUCTURED = [p.name for p in CRITERIA.plugins() if not (p.target.structured or p.name in LATER)]
+"""Criteria of single weights that prune before training alone."""
 
 COMBINED = [plugin.name for plugin in CRITERIA.plugins() if plugin.target.combined]
 """Criteria of groups and single weights."""

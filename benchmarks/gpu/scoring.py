@@ -23,13 +23,14 @@ from pai_bench.masks.cutting import cut as one_cut
 from pai_bench.pruning.pruner import by_scope, scored
 from pai_bench.pruning.variant import VARIANTS
 from pai_bench.results import Cost
-from pai_bench.scoring import MaskedModel, Scorer, prunable_parameters
+from pai_bench.scoring import MaskedModel, Scorer, get_criterion, prunable_parameters
 from pai_bench.support.registry import CRITERIA, SCHEDULES
 
 
 def criteria() -> list[str]:
-    """Names of all criteria that are registered."""
-    return [plugin.name for plugin in CRITERIA.plugins() if not plugin.target.structured]
+    """Names of all criteria of single weights that are registered, and prune before training alone."""
+    made = {plugin.name: get_criterion(plugin.name) for plugin in CRITERIA.plugins() if not plugin.target.structured}
+    return [name for name, criterion in made.items() if not (criterion.during or criterion.begins_dense)]
 
 
 def schedules(steps: int | None = None) -> list[Schedule]:
