@@ -227,3 +227,19 @@ def test_the_optimiser_begins_anew_at_each_cut_where_asked(lanes: int) -> None:
     for network in found:
         same(network.model, expected)
     assert trial.training_kind == "gmp:optimizer-state=reset"  # not together with others
+
+
+@pytest.mark.parametrize(
+    ("criterion", "keys"),
+    [
+        ("gmp:biases=true", {}),
+        ("snip-it:biases=true:when=during:delay=0:every=1", {"schedule": "linear:steps=3"}),
+        ("snip:biases=true", {"prune_at": "5"}),
+    ],
+)
+def test_biases_are_pruned_too_where_asked(criterion: str, keys: dict[str, Any]) -> None:
+    runner, (_, trial) = runner_of([criterion], mlp, **keys)
+    (found,) = trained(runner, [trial])
+    assert found.mask is not None
+    assert sorted(found.mask) == sorted(name for name, _ in found.model.named_parameters())
+    assert found.mask.kept == round(0.2 * found.mask.size)
