@@ -79,6 +79,7 @@ class CatalogRun:
     def run(self, claims: Claims) -> None:
         """Run the missing trials, and at last wait for those that other processes run, or take them over."""
         self._claims, self._wanted = claims, set(map(identity, self.missing))
+        self._read_again()
         self.checkpoints = self.runner.checkpoints = CheckpointFolder(self.store.path, claims.owner.id)
         claims.totals(self.done, len(self.catalog.trials))
         callbacks = Callbacks(self.still_missing, self.on_epoch, self.on_records)
@@ -264,10 +265,13 @@ class CatalogRun:
                 break
         return record
 
+    def _read_again(self) -> None:
+        """Read the records of trials that an earlier catalog has run meanwhile."""
+        self.records |= {trial.identity: self.read(trial) for trial in self.run_before}
+
     def all_records(self) -> list[Record]:
         """The records of all trials that have one, also of those that an earlier catalog has run."""
-        for trial in self.run_before:
-            self.records[trial.identity] = self.read(trial)
+        self._read_again()
         records = {identity: record for identity, record in self.records.items() if record is not None}
         if lost := [identity for identity in records if not self.store.holds(identity)]:
             logger.warning(

@@ -8,6 +8,7 @@ import pytest
 from torch import nn
 
 import pai_bench as pb
+from pai_bench.execution import run_catalogs
 from pai_bench.execution.shards import keep_shard
 from pai_bench.experiment.resolve import resolve
 from pai_bench.results import Store
@@ -53,6 +54,15 @@ def test_a_level_that_is_added_trains_again_what_was_not_kept() -> None:
     assert {name: content for name, content in stored().items() if name in before} == before
     assert outcome("r") == outcome("whole")
     assert not Path("r", "networks").exists()
+
+
+def test_catalogs_with_one_folder_share_levels() -> None:
+    """The second trains again what the first did not keep for it."""
+    pairs = [(resolve(imp(sparsities=[sparsity], seeds=1)), "r") for sparsity in (0.5, 0.8)]
+    _, records = run_catalogs(pairs)
+    assert [(record.status, record.error) for record in records] == [("done", None)] * 4
+    pb.run(imp(seeds=1), out="whole")
+    assert outcome("r") == outcome("whole")
 
 
 def test_levels_of_a_level_that_has_failed_have_failed() -> None:
