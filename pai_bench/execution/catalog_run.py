@@ -188,7 +188,7 @@ class CatalogRun:
     def _leave_taken_over(self) -> None:
         """Leave the trials of which no records have come to others, which have taken over at least one of each cell."""
         self._claims.release_all()
-        left, self._at_work = self._at_work & self._wanted, set()
+        left, self._at_work = self._at_work & (self._wanted | self._levels.again.keys()), set()
         self._others |= {name: trial for name, trial in self._trials.items() if name in left}
 
     def _left_by_others(self) -> list[Trial]:

@@ -1,6 +1,7 @@
 """Levels of iterative pruning in a sweep: in order, resumed, extended, with workers, stacked, divided in shards."""
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pai_bench as pb
 from pai_bench.execution import run_catalogs
 from pai_bench.execution.shards import keep_shard
 from pai_bench.experiment.resolve import resolve
+from pai_bench.experiment.runner import Finished, Runner
+from pai_bench.experiment.trial import Trial
 from pai_bench.results import Store
 from tests.execution.sweeps import named
 from tests.execution.test_catalog_run import outcome
@@ -63,6 +66,20 @@ def test_catalogs_with_one_folder_share_levels() -> None:
     assert [(record.status, record.error) for record in records] == [("done", None)] * 4
     pb.run(imp(seeds=1), out="whole")
     assert outcome("r") == outcome("whole")
+
+
+def test_a_trial_that_is_trained_again_may_be_taken_over_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    pb.run(imp(sparsities=[0.5], seeds=1), out="r")
+    run, lost = Runner.run_together, list[Trial]()
+
+    def run_together(self: Runner, trials: Sequence[Trial], *options: Any) -> Iterator[Finished]:
+        if lost:
+            yield from run(self, trials, *options)
+        lost.extend(trials)
+
+    monkeypatch.setattr(Runner, "run_together", run_together)
+    assert set(pb.run(imp(seeds=1), out="r").status) == {"done"}
+    assert lost[0].criterion is None
 
 
 def test_levels_of_a_level_that_has_failed_have_failed() -> None:
