@@ -91,8 +91,8 @@ class CatalogRun:
             while planned or self._levels.waiting:
                 self.backend.run(planned, callbacks)
                 self._leave_taken_over()
+                self._levels.remove_networks(self.store.holds)
                 planned = self.cells(self._ready(self._left_by_others()))
-        self._levels.remove_networks(self.store.holds)
         for cell in self._saved():
             if all(self.store.holds(trial.identity) for trial in cell):
                 self.checkpoints.remove(names_of(cell))
