@@ -243,3 +243,23 @@ def test_biases_are_pruned_too_where_asked(criterion: str, keys: dict[str, Any])
     assert found.mask is not None
     assert sorted(found.mask) == sorted(name for name, _ in found.model.named_parameters())
     assert found.mask.kept == round(0.2 * found.mask.size)
+
+
+class Spare(nn.Sequential):
+    """Does not use its last layer."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.Sequential(*list(self)[:-1])(input)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_rigl_takes_no_gradient_of_an_unused_layer_for_zero(lanes: int) -> None:
+    def spare(shape: tuple[int, ...], classes: int) -> nn.Module:
+        return Spare(*mlp(shape, classes), nn.Linear(4, 4).double())  # type: ignore[misc]
+
+    runner, (_, trial) = runner_of(["rigl:every=4:layers=uniform"], spare)
+    before = prepared(runner, trial).mask
+    for found in trained(runner, [trial] * lanes):
+        assert found.mask is not None
+        assert before is not None
+        assert found.mask.kept_per_layer() == before.kept_per_layer()
