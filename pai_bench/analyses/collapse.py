@@ -87,7 +87,9 @@ def identify_search(configuration: Mapping[str, Any]) -> str:
 
 
 def check_counts(criterion: Criterion) -> None:
-    """Refuse a criterion that does not keep exactly as many connections as it is asked for."""
+    """Refuse a criterion that does not keep exactly as many connections as it is asked for, before training."""
+    if criterion.begins_dense:
+        raise UserError(f"{criterion} prunes during training: a search is of networks that are not trained")
     if criterion.combined:
         raise UserError(f"{criterion} removes whole units, too: a search is of masks of single weights alone")
     if criterion.structured:

@@ -23,6 +23,9 @@ def time(arguments: argparse.Namespace) -> int:
     console = make_console()
     with console.status("reading data and building networks"):
         catalog = resolve(Sweep(**flags, seeds=1))
+    for criterion in (trial.criterion for trial in catalog.trials):
+        if criterion is not None and criterion.begins_dense:
+            raise UserError(f"{criterion} prunes during training: what is timed is pruning before it")
     store, runner = Store(arguments.out, create=True), Runner(catalog, arguments.command)
     trials = [trial for trial in catalog.trials if trial.criterion is not None]
     measured, steps, failed = list[Cost](), dict[object, float](), False

@@ -317,7 +317,7 @@ def add_prune(verbs: Any) -> None:
     flag("--save-weights", metavar="FILE", help=help)
     help = "none, shuffle, global-shuffle, reinit, invert or quota:NAME (default: none)"
     flag("--variant", dest="variants", metavar="VARIANT", default="none", help=help)
-    before_training = [name for name in names(ScoringSettings) if name != "prune_at"]
+    before_training = [name for name in names(ScoringSettings) if name not in ("prune_at", "prune_when")]
     add_keys(verb, *before_training, "schedule", "bn", "device", "data_dir")
 
 

@@ -79,6 +79,7 @@ class CatalogRun:
     def run(self, claims: Claims) -> None:
         """Run the missing trials, and at last wait for those that other processes run, or take them over."""
         self._claims, self._wanted = claims, set(map(identity, self.missing))
+        self._read_again()
         self.checkpoints = self.runner.checkpoints = CheckpointFolder(self.store.path, claims.owner.id)
         claims.totals(self.done, len(self.catalog.trials))
         callbacks = Callbacks(self.still_missing, self.on_epoch, self.on_records)
@@ -90,8 +91,8 @@ class CatalogRun:
             while planned or self._levels.waiting:
                 self.backend.run(planned, callbacks)
                 self._leave_taken_over()
+                self._levels.remove_networks(self.store.holds)
                 planned = self.cells(self._ready(self._left_by_others()))
-        self._levels.remove_networks(self.store.holds)
         for cell in self._saved():
             if all(self.store.holds(trial.identity) for trial in cell):
                 self.checkpoints.remove(names_of(cell))
@@ -187,7 +188,7 @@ class CatalogRun:
     def _leave_taken_over(self) -> None:
         """Leave the trials of which no records have come to others, which have taken over at least one of each cell."""
         self._claims.release_all()
-        left, self._at_work = self._at_work & self._wanted, set()
+        left, self._at_work = self._at_work & (self._wanted | self._levels.again.keys()), set()
         self._others |= {name: trial for name, trial in self._trials.items() if name in left}
 
     def _left_by_others(self) -> list[Trial]:
@@ -264,10 +265,13 @@ class CatalogRun:
                 break
         return record
 
+    def _read_again(self) -> None:
+        """Read the records of trials that an earlier catalog has run meanwhile."""
+        self.records |= {trial.identity: self.read(trial) for trial in self.run_before}
+
     def all_records(self) -> list[Record]:
         """The records of all trials that have one, also of those that an earlier catalog has run."""
-        for trial in self.run_before:
-            self.records[trial.identity] = self.read(trial)
+        self._read_again()
         records = {identity: record for identity, record in self.records.items() if record is not None}
         if lost := [identity for identity in records if not self.store.holds(identity)]:
             logger.warning(

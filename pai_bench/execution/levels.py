@@ -87,5 +87,5 @@ class Levels:
     def remove_networks(self, is_stored: Callable[[str], bool]) -> None:
         """Remove the networks that no trial of the sweep needs any more."""
         for name, readers in self._readers.items():
-            if all(is_stored(trial.identity) for trial in readers):
+            if all(is_stored(trial.identity) and trial.identity not in self.again for trial in readers):
                 self.networks.remove(name)

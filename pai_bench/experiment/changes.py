@@ -189,7 +189,10 @@ class Lane:
         assert self.mask is not None
         names, model = list(self.mask), self.model
         parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
-        gradients = pause.gradients[number] if pause.gradients else {}
+        gradients = dict(pause.gradients[number]) if pause.gradients else {}
+        for name in names if gradients else ():
+            if name not in gradients:  # of a layer that the network does not use
+                gradients[name] = torch.zeros_like(parameters[name])
         generator = torch.Generator().manual_seed(stream(self.trial.seed, f"change-{pause.step}"))
         return Moment(
             step=pause.step,

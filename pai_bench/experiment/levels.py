@@ -103,9 +103,18 @@ def chain(trial: Trial) -> list[Trial]:
 
 
 def check_levels(trial: Trial, connections: int) -> None:
-    """Raise UserError if there are more levels than connections: one of them would remove nothing."""
+    """Raise UserError for options that levels do not have, and for a level that would remove nothing."""
     if not isinstance(trial.criterion, IterativePruning) or not trial.sparsity:
         return
+    cuts = len(trial.schedule.densities(1 - trial.sparsity)) if trial.schedule else 1
+    not_of_levels = {
+        f"target {trial.target}": trial.target != "direct",
+        f"repair {trial.repair}": trial.repair != "none",
+        f"variant {trial.variant_name}": trial.variant is not None and trial.variant.quota is not None,
+        f"a schedule of {cuts} cuts": cuts > 1,
+    }
+    for option in (option for option, is_given in not_of_levels.items() if is_given):
+        raise UserError(f"{option} has no meaning for {trial.criterion}, which prunes in levels")
     kept = [connections, *(kept_count(1 - level.sparsity, connections) for level in chain(trial))]
     for before, after in itertools.pairwise(kept):
         if after >= before:

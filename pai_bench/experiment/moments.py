@@ -16,7 +16,9 @@ def timeline(trial: Trial, examples: int) -> Timeline:
 def moments(trial: Trial, examples: int) -> list[int]:
     """After how many steps its mask changes during training; UserError for what does not fit into the training."""
     if trial.prune_when == "stable" and trial.criterion is not None:
-        return checks(timeline(trial, examples).steps)
+        if not (steps := timeline(trial, examples).steps):
+            raise UserError("prune-when stable is for a network that is trained: training has no steps")
+        return checks(steps)
     if trial.prunes_later:
         if not (step := timeline(trial, examples).step_of(trial.prune_at, "prune-at")):
             raise UserError(f"prune-at {trial.prune_at} is before training: leave it out")

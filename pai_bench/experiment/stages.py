@@ -133,7 +133,8 @@ def nothing_removed(inputs: Inputs, trial: Trial, model: nn.Module) -> Mask:
     """The mask of a network that is dense at first."""
     if trial.structured:
         return inputs.free_groups(trial, model).all_kept()
-    return Mask.whole({name: model.get_parameter(name) for name in inputs.prunable(trial, model)})
+    biases = trial.criterion is not None and trial.criterion.biases
+    return Mask.whole({name: model.get_parameter(name) for name in inputs.prunable(trial, model, biases=biases)})
 
 
 def apply(

@@ -40,6 +40,8 @@ class Timeline:
             share: float = spec.convert(when.removesuffix("%"), float, what) / 100
             if not 0 <= share <= 1:
                 raise UserError(f"{what} {when} is outside [0, 100%]: it is a share of the steps of training")
+            if share and not self.steps:
+                raise UserError(f"{what} {when} is a share of the steps of training, which has none")
             return max(1, round(share * self.steps)) if share else 0
         steps: int = spec.convert(when, int, what)
         step = self.after(steps) if steps else 0

@@ -154,6 +154,7 @@ def test_smaller_networks_are_timed_at_several_sparsities(capsys: pytest.Capture
         (["--criteria", "snipp"], "unknown criterion 'snipp'"),
         (["--sparsity", "95"], "sparsity 95 is outside"),
         (["--models", "vggg"], "unknown model"),
+        (["--criteria", "snip,imp"], "imp prunes during training: what is timed is pruning before it"),
         (["--seconds", "nan"], "seconds nan finite"),
     ],
 )

@@ -238,6 +238,8 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         ([*PRUNE, "-o", "."], "to ., which is a folder"),
         ([*PRUNE, "--criterion", "gmp"], "gmp prunes during training: pai-bench run trains the network, too"),
         ([*PRUNE, "--prune-at", "5"], "unrecognized arguments: --prune-at 5"),
+        ([*PRUNE, "--prune-when", "stable"], "unrecognized arguments: --prune-when stable"),
+        (["collapse", "--criteria", "snip,gmp"], "gmp prunes during training: a search is of networks that are not"),
         ([*PRUNE, "--save-weights", "/dev/null"], "cannot be written to /dev/null, which is a device"),
         ([*PRUNE, "--save-weights", "./m"], "mask and weights cannot both be written to m"),
         (["list", "everything"], "invalid choice: 'everything'"),

@@ -1,6 +1,7 @@
 """Levels of iterative pruning in a sweep: in order, resumed, extended, with workers, stacked, divided in shards."""
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,11 @@ import pytest
 from torch import nn
 
 import pai_bench as pb
+from pai_bench.execution import run_catalogs
 from pai_bench.execution.shards import keep_shard
 from pai_bench.experiment.resolve import resolve
+from pai_bench.experiment.runner import Finished, Runner
+from pai_bench.experiment.trial import Trial
 from pai_bench.results import Store
 from tests.execution.sweeps import named
 from tests.execution.test_catalog_run import outcome
@@ -53,6 +57,29 @@ def test_a_level_that_is_added_trains_again_what_was_not_kept() -> None:
     assert {name: content for name, content in stored().items() if name in before} == before
     assert outcome("r") == outcome("whole")
     assert not Path("r", "networks").exists()
+
+
+def test_catalogs_with_one_folder_share_levels() -> None:
+    """The second trains again what the first did not keep for it."""
+    pairs = [(resolve(imp(sparsities=[sparsity], seeds=1)), "r") for sparsity in (0.5, 0.8)]
+    _, records = run_catalogs(pairs)
+    assert [(record.status, record.error) for record in records] == [("done", None)] * 4
+    pb.run(imp(seeds=1), out="whole")
+    assert outcome("r") == outcome("whole")
+
+
+def test_a_trial_that_is_trained_again_may_be_taken_over_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    pb.run(imp(sparsities=[0.5], seeds=1), out="r")
+    run, lost = Runner.run_together, list[Trial]()
+
+    def run_together(self: Runner, trials: Sequence[Trial], *options: Any) -> Iterator[Finished]:
+        if lost:
+            yield from run(self, trials, *options)
+        lost.extend(trials)
+
+    monkeypatch.setattr(Runner, "run_together", run_together)
+    assert set(pb.run(imp(seeds=1), out="r").status) == {"done"}
+    assert lost[0].criterion is None
 
 
 def test_levels_of_a_level_that_has_failed_have_failed() -> None:
@@ -121,7 +148,7 @@ def test_an_interrupted_level_resumes() -> None:
     with pytest.raises(KeyboardInterrupt):
         pb.run(imp(seeds=1, lanes=1, checkpoint_every="0.001s"), out="r", listener=Interrupt())
     assert len(stored()) == 2
-    assert len(list(Path("r", "networks").iterdir())) == 3  # trained, of step 1, and of level 1
+    assert len(list(Path("r", "networks").iterdir())) == 2  # of step 1, and of level 1
     pb.run(imp(seeds=1, lanes=1), out="r")
     assert outcome("r") == outcome("whole")
     records = {json.loads(content)["trial"]["sparsity"]: json.loads(content) for content in stored().values()}

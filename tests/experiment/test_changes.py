@@ -227,3 +227,39 @@ def test_the_optimiser_begins_anew_at_each_cut_where_asked(lanes: int) -> None:
     for network in found:
         same(network.model, expected)
     assert trial.training_kind == "gmp:optimizer-state=reset"  # not together with others
+
+
+@pytest.mark.parametrize(
+    ("criterion", "keys"),
+    [
+        ("gmp:biases=true", {}),
+        ("snip-it:biases=true:when=during:delay=0:every=1", {"schedule": "linear:steps=3"}),
+        ("snip:biases=true", {"prune_at": "5"}),
+    ],
+)
+def test_biases_are_pruned_too_where_asked(criterion: str, keys: dict[str, Any]) -> None:
+    runner, (_, trial) = runner_of([criterion], mlp, **keys)
+    (found,) = trained(runner, [trial])
+    assert found.mask is not None
+    assert sorted(found.mask) == sorted(name for name, _ in found.model.named_parameters())
+    assert found.mask.kept == round(0.2 * found.mask.size)
+
+
+class Spare(nn.Sequential):
+    """Does not use its last layer."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.Sequential(*list(self)[:-1])(input)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_rigl_takes_no_gradient_of_an_unused_layer_for_zero(lanes: int) -> None:
+    def spare(shape: tuple[int, ...], classes: int) -> nn.Module:
+        return Spare(*mlp(shape, classes), nn.Linear(4, 4).double())  # type: ignore[misc]
+
+    runner, (_, trial) = runner_of(["rigl:every=4:layers=uniform"], spare)
+    before = prepared(runner, trial).mask
+    for found in trained(runner, [trial] * lanes):
+        assert found.mask is not None
+        assert before is not None
+        assert found.mask.kept_per_layer() == before.kept_per_layer()

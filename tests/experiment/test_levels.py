@@ -208,6 +208,15 @@ def test_what_is_refused() -> None:
     ):
         with pytest.raises(pb.UserError, match=message):
             trials_of(criterion)
+    for options, message in (
+        ({"epochs": 0}, "imp: k 2% is a share of the steps of training, which has none"),
+        ({"target": "effective"}, "target effective has no meaning for imp, which prunes in levels"),
+        ({"repair": "effective-only"}, "repair effective-only has no meaning for imp, which"),
+        ({"variants": ["quota:snip"]}, "variant quota:snip has no meaning for imp, which"),
+        ({"schedule": "linear:steps=3"}, "a schedule of 3 cuts has no meaning for imp, which"),
+    ):
+        with pytest.raises(pb.UserError, match=message):
+            trials_of("imp", (0.2,), **options)
     with pytest.raises(pb.UserError, match=r"imp has more levels than connections: with \d+ left of tiny, one would"):
         trials_of("imp", (0.99,))
     with pytest.raises(pb.UserError, match="imp prunes during training"):

@@ -115,6 +115,12 @@ def test_the_timeline_of_a_trial() -> None:
         ("snip", {"prune_at": "0%"}, "prune-at 0% is before training: leave it out"),
         ("snip", {"prune_at": "101%"}, "prune-at 101% is outside [0, 100%]: it is a share of the steps of training"),
         ("snip", {"prune_at": "nan%"}, "prune-at=nan is not a finite number"),
+        ("snip", {"prune_at": "2%", "epochs": 0}, "prune-at 2% is a share of the steps of training, which has none"),
+        (
+            "snip",
+            {"prune_when": "stable", "epochs": 0},
+            "prune-when stable is for a network that is trained: training has no steps",
+        ),
         ("snip", {"prune_at": "half"}, "prune-at=half is not a whole number"),
         ("snip", {"prune_at": "1.5"}, "prune-at=1.5 is not a whole number"),
         ("gmp", {"prune_at": "5"}, "prune-at 5 is for criteria that prune at once: gmp has its own times"),
