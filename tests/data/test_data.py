@@ -1,10 +1,6 @@
-"""Data sets: sizes, splits, normalisation, score batches, files of every kind, and damaged ones."""
+"""Data sets: sizes, splits, normalisation, score batches."""
 
-import dataclasses
-import io
-import struct
 import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +8,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 import pai_bench as pb
-from pai_bench.data import Split, downloads
+from pai_bench.data import Split
 from pai_bench.data.digits import raw_digits
 from pai_bench.training import trainer
 from pai_bench.training.protocol import get_protocol
-from tests.data.files import PETS, png, write_folder
 
 
 def small(seed: int = 0) -> pb.DataSet:
@@ -116,184 +110,6 @@ def test_what_is_not_a_data_set() -> None:
             pb.DataSet("bad", Split(*train), Split(*test))
 
 
-def write_idx(path: Path, array: np.ndarray) -> None:
-    """A file of MNIST's format."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(
-        struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
-    )
-
-
-def write_mnist(root: Path) -> None:
-    """A tiny MNIST where torchvision looks for it."""
-    for part, count in (("train", 30), ("t10k", 10)):
-        folder = root / "MNIST" / "raw"
-        write_idx(folder / f"{part}-images-idx3-ubyte", np.arange(count * 784).reshape(count, 28, 28) % 251)
-        write_idx(folder / f"{part}-labels-idx1-ubyte", np.arange(count) % 10)
-
-
-def test_mnist_from_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_mnist(tmp_path)
-    data = pb.load_data("mnist", data_dir=tmp_path)
-    assert (data.name, data.input_shape, len(data.train.targets)) == ("mnist", (1, 28, 28), 30)
-    assert data.train.inputs[1].flatten()[:3].tolist() == [784 % 251, 785 % 251, 786 % 251]
-    monkeypatch.setenv("PAI_BENCH_DATA", str(tmp_path))
-    assert pb.load_data("mnist").checksum == data.checksum
-
-
-@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
-@pytest.mark.parametrize("keep", [0, 10, 200])
-def test_a_truncated_or_missing_file_is_named(name: str, keep: int, tmp_path: Path) -> None:
-    write_mnist(tmp_path)
-    path = tmp_path / "MNIST" / "raw" / name
-    path.write_bytes(path.read_bytes()[: min(keep, path.stat().st_size - 1)])
-    with pytest.raises(pb.UserError, match=r"MNIST: the files in .*raw are incomplete or damaged"):
-        pb.load_data("mnist", data_dir=tmp_path)
-    path.unlink()
-    with pytest.raises(pb.UserError, match=r"MNIST: the files in .*raw are incomplete or damaged"):
-        pb.load_data("mnist", data_dir=tmp_path)
-
-
-def test_a_failed_download_says_how_to_help_oneself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision.datasets import mnist
-
-    def no_network(*_args: object, **_options: object) -> None:
-        raise mnist.URLError("no network")
-
-    monkeypatch.setattr(mnist, "download_and_extract_archive", no_network)
-    with pytest.raises(pb.UserError, match=r"MNIST: .* download failed .*--data-dir or PAI_BENCH_DATA"):
-        pb.load_data("mnist", data_dir=tmp_path)
-
-
-MORE = PETS | {"train/dog/2.png": png(6)}
-
-
-def test_a_folder_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = pb.load_data(f"folder:{write_folder(tmp_path / 'pets', PETS)}")
-    assert data.name == f"folder:pets@{data.checksum[:8]}"
-    assert data.input_shape == (3, 2, 3)
-    assert data.train.targets.tolist() == [0, 0, 1]
-    assert data.train.inputs[:, 0, 0, 0].tolist() == [1, 2, 3]
-    assert data.test.inputs[:, 0, 0, 0].tolist() == [4, 5]
-    relative = pb.load_data("folder:pets", data_dir=tmp_path)
-    assert relative.name == data.name
-    other = write_folder(tmp_path / "here", {f"pets/{name}": content for name, content in MORE.items()})
-    monkeypatch.chdir(other)
-    for data_dir in (None, tmp_path):  # the current folder comes first
-        assert len(pb.load_data("folder:pets", data_dir=data_dir).train.targets) == 4
-
-
-def test_grey_images_have_one_channel(tmp_path: Path) -> None:
-    files = {f"{part}/{name}/1.png": png(9, "L") for part in ("train", "test") for name in ("a", "b")}
-    assert pb.load_data(f"folder:{write_folder(tmp_path / 'grey', files)}").input_shape == (1, 2, 3)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            {"train/cat/3.png": png(1, size=(4, 4))},
-            r"train/cat/3.png is \(4, 4, 3\), but train/cat/1.png is \(2, 3, 3\)",
-        ),
-        ({"train/cat/3.png": b"nonsense"}, r"train/cat/3.png cannot be read as an image"),
-        ({"train/cat/3.ppm": b"P6\n"}, r"train/cat/3.ppm cannot be read as an image"),
-        ({"train/cat/3.png": png(1, "I;16")}, r"train/cat/3.png has pixels of mode I;16; images need 8 bits"),
-        ({"train/cow/1.gif": b""}, r"has no images \(.bmp, .jpeg.*\) in train/cow/: remove that class, or add some"),
-        ({"train/cat/3.png": png(1)[:40]}, r"train/cat/3.png cannot be read as an image"),
-        ({"val/bird/1.png": png(1)}, r"class 'bird' of val/bird/1.png has no training images"),
-    ],
-)
-def test_a_folder_with_a_bad_file(change: dict[str, bytes], message: str, tmp_path: Path) -> None:
-    with pytest.raises(pb.UserError, match=message):
-        pb.load_data(f"folder:{write_folder(tmp_path / 'pets', PETS | change)}")
-
-
-def test_a_folder_without_images(tmp_path: Path) -> None:
-    with pytest.raises(pb.UserError, match="does not exist"):
-        pb.load_data(f"folder:{tmp_path / 'none'}")
-    with pytest.raises(pb.UserError, match=r"has no images in train/CLASS"):
-        pb.load_data(f"folder:{tmp_path}")
-    with pytest.raises(pb.UserError, match="has no images in test or val/CLASS"):
-        pb.load_data(f"folder:{write_folder(tmp_path / 'a', {'train/cat/1.png': png(1)})}")
-    with pytest.raises(pb.UserError, match=r"has one class, 'cat', in train/"):
-        pb.load_data(f"folder:{write_folder(tmp_path / 'b', {'train/cat/1.png': png(1), 'test/cat/1.png': png(2)})}")
-
-
-def test_cifar10_from_an_archive_of_images_is_labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with tarfile.open(tmp_path / "cifar10-images.tar.gz", "w:gz") as tar:
-        for name, content in (PETS | {"train/cat/._1.png": b"what a system leaves behind"}).items():
-            info = tarfile.TarInfo(f"cifar10-images/{name.replace('val', 'test')}")
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    with pytest.raises(pb.UserError, match=r"has 3 training and 2 test images, not 50,000 and 10,000; delete it"):
-        pb.load_data("cifar10", data_dir=tmp_path)
-    monkeypatch.setattr(downloads, "CIFAR10_FACTS", dataclasses.replace(downloads.CIFAR10_FACTS, train=3, test=2))
-    data = pb.load_data("cifar10", data_dir=tmp_path)
-    assert (data.name, data.label, data.num_classes) == ("cifar10-jpeg", "CIFAR-10 (JPEG)", 10)
-    assert data.train.inputs[:, 0, 0, 0].tolist() == [1, 2, 3]
-
-
-@pytest.mark.parametrize("keep", [0.1, 0.5, 0.9])
-def test_a_truncated_archive_is_named(keep: float, tmp_path: Path) -> None:
-    path = tmp_path / "cifar10-images.tar.gz"
-    noise = np.random.default_rng(0)
-    with tarfile.open(path, "w:gz") as tar:
-        for i in range(20):
-            info = tarfile.TarInfo(f"cifar10-images/{'train' if i % 2 else 'test'}/cat/{i}.bmp")
-            file = io.BytesIO()
-            Image.fromarray(noise.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(file, "BMP")
-            info.size = len(file.getvalue())
-            file.seek(0)
-            tar.addfile(info, file)
-    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
-    with pytest.raises(pb.UserError, match=r"cifar10-images.tar.gz is truncated or no tar archive"):
-        pb.load_data("cifar10", data_dir=tmp_path)
-
-
-def test_hidden_folders_are_no_classes(tmp_path: Path) -> None:
-    files = PETS | {"train/.ipynb_checkpoints/1.png": png(1), "train/cat/.trash/2.png": png(2)}
-    assert pb.load_data(f"folder:{write_folder(tmp_path / 'pets', files)}").num_classes == 2
-    files = PETS | {f"{part}/.ipynb_checkpoints/1.txt": b"notes" for part in ("train", "test")}
-    assert len(pb.load_data(f"folder:{write_folder(tmp_path / 'more', files)}").test.targets) == 2  # those of val
-
-
-def test_only_the_test_images_are_for_the_test_and_only_trained_classes_count(tmp_path: Path) -> None:
-    files = PETS | {"test/cat/1.png": png(50), "test/dog/deep/2.png": png(51), "unlabeled/zebra/1.png": png(1)}
-    data = pb.load_data(f"folder:{write_folder(tmp_path / 'three', files)}")
-    assert data.num_classes == 2
-    assert data.test.inputs[:, 0, 0, 0].tolist() == [50, 51]
-    unlabelled = PETS | {"test/images/1.png": png(7)}
-    assert len(pb.load_data(f"folder:{write_folder(tmp_path / 'tiny', unlabelled)}").test.targets) == 2
-
-
-def test_links_in_folders_of_images_are_followed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    plain = pb.load_data(f"folder:{write_folder(tmp_path / 'plain' / 'pets', PETS)}")
-    kept = write_folder(tmp_path / "kept", PETS)
-    linked = write_folder(tmp_path / "pets", {"train/cat/2.png": PETS["train/cat/2.png"], "train/cat/a/.hidden": b""})
-    (linked / "train/cat/1").symlink_to(kept / "train/cat/1.png")  # no name of an image
-    (linked / "train/cat/1.png").symlink_to(kept / "train/cat/1.png")
-    (linked / "train/dog").symlink_to(kept / "train/dog")
-    (linked / "val").symlink_to("../kept/val")
-    found = pb.load_data(f"folder:{linked}")
-    assert found.checksum == plain.checksum
-    assert found.name == plain.name
-    (linked / "train/cat/more").symlink_to(kept / "train/dog")
-    assert pb.load_data(f"folder:{linked}").train.targets.tolist() == [0, 0, 0, 1]
-    (linked / "train/cat/broken.png").symlink_to("nowhere")
-    assert pb.load_data(f"folder:{linked}").train.targets.tolist() == [0, 0, 0, 1]
-    assert "broken.png is left out: it is a link to nothing" in caplog.text
-
-
-@pytest.mark.parametrize("target", ["..", "../..", "../../..", ".", "../../../elsewhere"])
-def test_links_in_a_circle_are_named(target: str, tmp_path: Path) -> None:
-    root = write_folder(tmp_path / "pets", PETS)
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "back").symlink_to(root / "train")
-    (root / "train/cat/circle").symlink_to(target)
-    with pytest.raises(pb.UserError, match=r"(circle|back) leads back to a folder that it is in: remove the link"):
-        pb.load_data(f"folder:{root}")
-
-
 def test_inputs_that_are_no_images_stay_as_they_are() -> None:
     tokens = Split(torch.randint(0, 9, (6, 4)), torch.tensor([0, 1, 0, 1, 0, 1], dtype=torch.int32))
     data = pb.DataSet("tokens", tokens, tokens)
@@ -371,41 +187,6 @@ def test_label_noise_is_uniform_over_classes_and_as_frequent_as_asked() -> None:
     assert not torch.equal(noisy, data.noisy(0.6, seed=2).train.targets)
     assert torch.equal(noisy, data.noisy(0.6, seed=1).train.targets)
     assert data.noisy(0.0, seed=1) is data
-
-
-def test_only_the_formats_of_images_that_are_named_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of another format called .png: EPS would start Ghostscript."""
-    from PIL import EpsImagePlugin
-
-    eps = io.BytesIO()
-    Image.new("RGB", (3, 2)).save(eps, "eps")
-    started: list[object] = []
-    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args: started.append(args))
-    root = write_folder(tmp_path / "d", {f"{p}/{c}/1.png": png(1) for p in ("train", "test") for c in "ab"})
-    (root / "train" / "a" / "2.png").write_bytes(eps.getvalue())
-    with pytest.raises(pb.UserError, match=r"train/a/2.png cannot be read as an image"):
-        pb.load_data(f"folder:{root}")
-    assert not started
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "ppm", "pgm", "tif", "webp"])
-def test_every_named_format_is_decoded(suffix: str, tmp_path: Path) -> None:
-    image = io.BytesIO()
-    kind = {"jpg": "jpeg", "tif": "tiff", "pgm": "ppm"}.get(suffix, suffix)
-    Image.new("L" if suffix == "pgm" else "RGB", (4, 4)).save(image, kind)
-    files = {f"{part}/{label}/1.{suffix}": image.getvalue() for part in ("train", "test") for label in "ab"}
-    assert len(pb.load_data(f"folder:{write_folder(tmp_path / 'd', files)}").train.targets) == 2
-
-
-def test_mnist_is_not_read_from_processed(tmp_path: Path) -> None:
-    """Where old versions of torchvision kept what they had decoded, anybody may have put anything."""
-    write_mnist(tmp_path)
-    before = pb.load_data("mnist", data_dir=tmp_path).checksum
-    (tmp_path / "MNIST" / "processed").mkdir()
-    for name in ("training", "test"):
-        other = torch.zeros(5, 28, 28, dtype=torch.uint8), torch.arange(5)
-        torch.save(other, tmp_path / "MNIST" / "processed" / f"{name}.pt")
-    assert pb.load_data("mnist", data_dir=tmp_path).checksum == before
 
 
 def test_random_numbers_of_a_function_of_ones_own_are_the_same_in_every_process() -> None:

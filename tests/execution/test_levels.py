@@ -15,8 +15,8 @@ from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Finished, Runner
 from pai_bench.experiment.trial import Trial
 from pai_bench.results import Store
+from tests.execution.interrupts import outcome
 from tests.execution.sweeps import named
-from tests.execution.test_catalog_run import outcome
 from tests.experiment.test_runner import Count, sweep
 
 

@@ -7,8 +7,8 @@ import pytest
 import pai_bench as pb
 from pai_bench.execution.shards import keep_shard, parse_shard
 from pai_bench.experiment.resolve import resolve
+from tests.execution.interrupts import outcome
 from tests.execution.sweeps import named
-from tests.execution.test_catalog_run import outcome
 from tests.experiment.test_runner import sweep
 
 

@@ -10,8 +10,11 @@ from torch import Tensor, nn
 from pai_bench.graph.connectivity import Connections
 from pai_bench.graph.ties import Axis
 from pai_bench.graph.units import Units
+from tests.graph import tied_channels, tied_slices
 from tests.graph.kinds import Net
-from tests.graph.tied_slices import CASES, TOKENS, L
+from tests.graph.tied_slices import TOKENS, L
+
+CASES = tied_slices.CASES | tied_channels.CASES
 
 
 def units_of(network: nn.Module, example: Tensor) -> Units:

@@ -1,192 +1,25 @@
-"""Tables in other formats, likeness of masks, benchmarks, and what documents say of results that are not as usual."""
+"""What documents say of results that are not as usual."""
 
 import csv
 import io
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
 
 from pai_bench.cli.entry import main
-from pai_bench.report import metrics, pytest_benchmark
 from pai_bench.report.figures.accuracy import ends as figure_ends
 from pai_bench.report.page import write_report
-from pai_bench.report.similarity import similarity
 from pai_bench.report.summary import comparisons
-from pai_bench.results import Layer, as_frame, bits
-from pai_bench.results.bits import pack, unpack
-from pai_bench.support.errors import UserError
+from pai_bench.results import as_frame
 from pai_bench.training.protocol import get_protocol
 from tests.made import Choice
 from tests.report.records import altered, drawn, fields_of, record, stored
 from tests.report.test_pairs import full
 
 pytestmark = pytest.mark.usefixtures("drawings")  # what figures show is tested elsewhere
-
-
-def test_intervals_of_accuracies_end_at_100() -> None:
-    records = [record("snip", 0.9, seed, accuracy) for seed, accuracy in enumerate((0.97, 0.99, 1.0))]
-    (row,) = metrics.frame(comparisons(as_frame(records))).to_dict("records")
-    assert row["accuracy_high"] == row["best_accuracy_high"] == 100
-    assert 90 < row["accuracy_low"] < 97
-
-
-@pytest.mark.parametrize(
-    ("name", "column", "values", "low", "high"),
-    [
-        ("direct_sparsity", "achieved_sparsity", (0.0, 0.5, 1.0), 0, 1),
-        ("effective_sparsity", "effective_sparsity", (0.0, 0.5, 1.0), 0, 1),
-        ("flops_kept", "flops_kept", (0.0, 50.0, 100.0), 0, 100),
-        ("score_seconds", "score_seconds", (0.1, 0.1, 5.0), 0, math.inf),
-        ("accuracy", "test_accuracy", (0.0, 0.5, 1.0), 0, 100),
-    ],
-)
-def test_intervals_end_where_a_metric_ends(
-    name: str, column: str, values: tuple[float, ...], low: float, high: float
-) -> None:
-    frame = as_frame([record("snip", 0.9, seed, 0.5) for seed in range(3)])
-    frame[column], frame["flops"] = values, 100.0
-    (row,) = metrics.frame(comparisons(frame)).to_dict("records")
-    assert row[f"{name}_low"] == low
-    assert row[f"{name}_high"] == high or (high == math.inf and row[f"{name}_high"] > max(values))
-
-
-def test_differences_from_the_dense_network_end_at_100_points() -> None:
-    dense = [record(None, 0.0, seed, accuracy) for seed, accuracy in enumerate((1.0, 0.5, 0.0))]
-    pruned = [record("snip", 0.9, seed, accuracy) for seed, accuracy in enumerate((0.0, 0.5, 1.0))]
-    row = metrics.frame(comparisons(as_frame([*dense, *pruned]))).to_dict("records")[-1]
-    assert (row["drop_low"], row["drop"], row["drop_high"]) == (-100, 0, 100)
-
-
-def test_columns_and_ratios_of_them() -> None:
-    rows = pd.DataFrame({"part": [1.0, None], "whole": [4.0, 2.0]})
-    for values, first in ((metrics.column("part"), 1), (metrics.column("part", 100), 100)):
-        np.testing.assert_array_equal(values(rows, rows), [first, np.nan])
-    np.testing.assert_array_equal(metrics.ratio("part", "whole")(rows, rows), [25, np.nan])
-
-
-def test_metrics_by_hand() -> None:
-    records = [drawn(None, 0.0, s, 0.9 + 0.01 * s) for s in range(3)] + [drawn("snip", 0.8, s, 0.8) for s in range(3)]
-    (row,) = metrics.frame(list(comparisons(as_frame(records)))).query("criterion == 'snip'").to_dict("records")
-    assert row["accuracy"] == pytest.approx(80)
-    assert row["drop"] == pytest.approx(11)  # 10, 11, 12 points below the dense network of the same seed
-    assert row["drop_sd"] == pytest.approx(1)
-    assert row["drop_high"] - row["drop"] == pytest.approx(4.302652729911275 / math.sqrt(3))
-    # 2 x 80 and 2 x 15 operations, each times the share of its layer that is kept
-    kept = [sum(2 * layer.kept for layer in r.pruning.layers) / 190 for r in records[3:]]
-    assert row["flops_kept"] == pytest.approx(100 * sum(kept) / 3)
-    assert row["parameters_kept"] == pytest.approx(
-        sum(layer.kept for r in records[3:] for layer in r.pruning.layers) / 3
-    )
-    assert row["best_accuracy"] == pytest.approx(80)
-
-
-def test_likeness_by_hand() -> None:
-    records = [drawn(name, 0.5, 0, 0.9) for name in ("snip", "random")]
-    (comparison,) = comparisons(as_frame(records))
-    found = similarity(comparison, 0.5, {one.identity: one for one in records})
-    assert found is not None
-    one, other = (set(unpack(r.pruning.mask or "", 95).nonzero()[0].tolist()) for r in records)
-    assert found.jaccard[0, 1] == pytest.approx(len(one & other) / len(one | other))
-    assert found.jaccard[0, 0] == 1
-    both = either = 0.0
-    for a, b in zip(*(r.pruning.layers for r in records), strict=True):
-        p, q = a.kept / a.size, b.kept / b.size
-        both += a.size * p * q
-        either += a.size * (p + q - p * q)
-    assert found.chance[0, 1] == pytest.approx(both / either)
-    assert similarity(comparison, 0.5, {r.identity: altered(r, mask=None) for r in records}) is None
-
-
-def test_masks_with_other_parameters_are_compared_on_those_that_both_have() -> None:
-    one, other = (drawn(name, 0.5, 0, 0.9) for name in ("snip", "random"))
-    bits = unpack(other.pruning.mask or "", 95)
-    more = (other.pruning.layers[0], Layer(name="a.bias", size=5, kept=5, shape=(5,)), other.pruning.layers[1])
-    masks = {"a": bits[:80], "bias": np.ones(5, bool), "b": bits[80:]}
-    wider = altered(other, layers=more, mask=pack(masks))
-    found = [
-        similarity(comparisons(as_frame(both))[0], 0.5, {r.identity: r for r in both})
-        for both in ([one, other], [one, wider])
-    ]
-    assert found[0] is not None
-    assert found[1] is not None
-    np.testing.assert_array_equal(found[0].jaccard, found[1].jaccard)
-    np.testing.assert_array_equal(found[0].chance, found[1].chance)
-
-
-def test_samples_of_masks_are_compared_if_they_are_of_the_same_parameters(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(bits, "SAMPLE_SIZE", 90)
-    one, other = (drawn(name, 0.5, 0, 0.9) for name in ("snip", "random"))
-    more = (*other.pruning.layers, Layer(name="c", size=2, kept=2, shape=(2,)))
-    wider = altered(other, layers=more, mask=pack({"all": np.ones(97, bool)}))
-    for records, compared in (([one, other], True), ([one, wider], False)):
-        found = similarity(comparisons(as_frame(records))[0], 0.5, {r.identity: r for r in records})
-        assert (found is not None) is compared
-    assert caplog.messages == [
-        "masks are not compared: only some places of each mask are stored, and they are of different parameters"
-    ]
-
-
-BENCHMARK = {
-    "machine_info": {"cpu": {"brand_raw": "a cpu"}, "system": "Linux", "python_version": "3.12"},
-    "commit_info": {"id": "abcdef", "dirty": True},
-    "benchmarks": [
-        {
-            "group": "score",
-            "name": "test_snip[cpu]",
-            "stats": {"median": 0.25, "iqr": 0.01, "min": 0.2, "rounds": 5},
-            "extra_info": {"ratio": 1.09, "device": "CPU", "fast": True},
-        }
-    ],
-}
-
-
-def test_benchmarks_become_a_part_of_the_report() -> None:
-    stored("r", full(seeds=1))
-    Path("b.json").write_text(json.dumps(BENCHMARK))
-    assert main(["report", "r", "--timings", "b.json", "-o", "x.md"]) == 0
-    text = Path("x.md").read_text()
-    assert "| score | test_snip[cpu] | 250 ms | 10 ms | 200 ms | 5 | ratio 1.09 |" in text
-    assert "a cpu, Linux, Python 3.12; commit abcdef with changes" in text
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        (None, "timings b.json cannot be read (No such file or directory)"),
-        ("{}", "b.json is not a file of pytest-benchmark (KeyError: 'benchmarks')"),
-        ("[]", "b.json is not a file of pytest-benchmark"),
-        ('{"benchmarks": [{"name": "x", "stats": {"rounds": 1}}]}', "b.json is not a file of pytest-benchmark"),
-        (
-            '{"benchmarks": [{"name": "x", "stats": {"median": 1, "iqr": 1, "min": 1, "rounds": "many"}}]}',
-            "b.json is not a file of pytest-benchmark (ValueError: a time is no number)",
-        ),
-    ],
-)
-def test_bad_timings_are_named(text: str | None, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    stored("r", full(seeds=1))
-    if text is not None:
-        Path("b.json").write_text(text)
-    assert main(["report", "r", "--timings", "b.json"]) == 2
-    assert said in capsys.readouterr().err
-
-
-def test_timings_have_64_mebibytes_at_most() -> None:
-    with Path("b.json").open("wb") as file:
-        file.truncate(2**26)  # NUL characters
-    with pytest.raises(UserError, match="JSONDecodeError"):
-        pytest_benchmark.section(Path("b.json"))
-    with Path("b.json").open("ab") as file:
-        file.write(b"\0")
-    with pytest.raises(UserError, match="it has more than 67,108,864 bytes"):
-        pytest_benchmark.section(Path("b.json"))
 
 
 def test_what_the_authors_code_does_otherwise_is_said() -> None:
@@ -353,20 +186,6 @@ def test_caveats_about_where_results_come_from() -> None:
     text = write_report(stored("r", records), Path("x.md")).read_text()
     assert "* Trials ran at 2 commits" in text
     assert "* digits is the name of 2 different data sets here." in text
-
-
-@pytest.mark.parametrize("mask", ["AAAA", "!!", "eJwDAAAAAAE="])
-def test_a_damaged_mask_is_no_reason_to_fail(mask: str, caplog: pytest.LogCaptureFixture) -> None:
-    stored("r", [drawn(name, 0.5, 0, 0.9, mask=mask) for name in ("snip", "random")])
-    assert main(["report", "r", "-o", "x.md"]) == 0
-    assert "masks are not compared: " in caplog.text
-    assert "likeness" not in Path("x.md").read_text()
-
-
-def test_networks_of_one_name_with_other_layers() -> None:
-    other = (Layer(name="c.weight", size=9, kept=3, shape=(3, 3)),)
-    stored("r", [drawn("snip", 0.5, 0, 0.9), drawn("snip", 0.5, 1, 0.9, layers=other), drawn("random", 0.5, 0, 0.9)])
-    assert main(["report", "r", "-o", "x.md"]) == 0
 
 
 @pytest.mark.parametrize("arguments", [["report", "r", "--format", "csv"], ["report", "r"], ["compare", "r", "r"]])

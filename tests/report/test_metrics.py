@@ -1,0 +1,69 @@
+"""Metrics of a table of results: values by hand, and intervals that end where a metric ends."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pai_bench.report import metrics
+from pai_bench.report.summary import comparisons
+from pai_bench.results import as_frame
+from tests.report.records import drawn, record
+
+
+def test_intervals_of_accuracies_end_at_100() -> None:
+    records = [record("snip", 0.9, seed, accuracy) for seed, accuracy in enumerate((0.97, 0.99, 1.0))]
+    (row,) = metrics.frame(comparisons(as_frame(records))).to_dict("records")
+    assert row["accuracy_high"] == row["best_accuracy_high"] == 100
+    assert 90 < row["accuracy_low"] < 97
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "values", "low", "high"),
+    [
+        ("direct_sparsity", "achieved_sparsity", (0.0, 0.5, 1.0), 0, 1),
+        ("effective_sparsity", "effective_sparsity", (0.0, 0.5, 1.0), 0, 1),
+        ("flops_kept", "flops_kept", (0.0, 50.0, 100.0), 0, 100),
+        ("score_seconds", "score_seconds", (0.1, 0.1, 5.0), 0, math.inf),
+        ("accuracy", "test_accuracy", (0.0, 0.5, 1.0), 0, 100),
+    ],
+)
+def test_intervals_end_where_a_metric_ends(
+    name: str, column: str, values: tuple[float, ...], low: float, high: float
+) -> None:
+    frame = as_frame([record("snip", 0.9, seed, 0.5) for seed in range(3)])
+    frame[column], frame["flops"] = values, 100.0
+    (row,) = metrics.frame(comparisons(frame)).to_dict("records")
+    assert row[f"{name}_low"] == low
+    assert row[f"{name}_high"] == high or (high == math.inf and row[f"{name}_high"] > max(values))
+
+
+def test_differences_from_the_dense_network_end_at_100_points() -> None:
+    dense = [record(None, 0.0, seed, accuracy) for seed, accuracy in enumerate((1.0, 0.5, 0.0))]
+    pruned = [record("snip", 0.9, seed, accuracy) for seed, accuracy in enumerate((0.0, 0.5, 1.0))]
+    row = metrics.frame(comparisons(as_frame([*dense, *pruned]))).to_dict("records")[-1]
+    assert (row["drop_low"], row["drop"], row["drop_high"]) == (-100, 0, 100)
+
+
+def test_columns_and_ratios_of_them() -> None:
+    rows = pd.DataFrame({"part": [1.0, None], "whole": [4.0, 2.0]})
+    for values, first in ((metrics.column("part"), 1), (metrics.column("part", 100), 100)):
+        np.testing.assert_array_equal(values(rows, rows), [first, np.nan])
+    np.testing.assert_array_equal(metrics.ratio("part", "whole")(rows, rows), [25, np.nan])
+
+
+def test_metrics_by_hand() -> None:
+    records = [drawn(None, 0.0, s, 0.9 + 0.01 * s) for s in range(3)] + [drawn("snip", 0.8, s, 0.8) for s in range(3)]
+    (row,) = metrics.frame(list(comparisons(as_frame(records)))).query("criterion == 'snip'").to_dict("records")
+    assert row["accuracy"] == pytest.approx(80)
+    assert row["drop"] == pytest.approx(11)  # 10, 11, 12 points below the dense network of the same seed
+    assert row["drop_sd"] == pytest.approx(1)
+    assert row["drop_high"] - row["drop"] == pytest.approx(4.302652729911275 / math.sqrt(3))
+    # 2 x 80 and 2 x 15 operations, each times the share of its layer that is kept
+    kept = [sum(2 * layer.kept for layer in r.pruning.layers) / 190 for r in records[3:]]
+    assert row["flops_kept"] == pytest.approx(100 * sum(kept) / 3)
+    assert row["parameters_kept"] == pytest.approx(
+        sum(layer.kept for r in records[3:] for layer in r.pruning.layers) / 3
+    )
+    assert row["best_accuracy"] == pytest.approx(80)
