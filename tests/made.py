@@ -20,6 +20,12 @@ COMBINED = [plugin.name for plugin in CRITERIA.plugins() if plugin.target.combin
 STRUCTURED = [p.name for p in CRITERIA.plugins() if p.target.structured and not p.target.combined]
 """Criteria of groups alone."""
 
+SMALLEST = {
+    *("alexnet-s", "conv-6", "gru-s", "lenet-300-100", "lenet-5-caffe", "lstm-s", "mlp-5", "resnet-20", "vgg-11-bn"),
+    *("resnet-20-identity", "snip-it-lenet-5", "snip-it-mlp-5", "vit-small"),
+}
+"""Of each family of networks the smallest."""
+
 
 @dataclass(frozen=True)
 class Named:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import pai_bench as pb
+from pai_bench.cli.entry import main
 from pai_bench.data import Split
 from pai_bench.execution import Callbacks, choose
 from pai_bench.execution.probe import Probe, close, prepared
@@ -161,12 +162,6 @@ def test_what_another_process_cannot_read_is_inspected_here() -> None:
         found.query("step", resolve(sweep).trials[0])
 
 
-def pai_bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """A whole command."""
-    command = [sys.executable, "-m", "pai_bench", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-
-
 def test_a_process_that_was_ended_is_not_handed_over() -> None:
     ours, _ = Pipe()
     one = Probe(crashing("good"))
@@ -176,7 +171,14 @@ def test_a_process_that_was_ended_is_not_handed_over() -> None:
     assert one.hand_over() is None
 
 
+@pytest.fixture
+def once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a trial whose worker dies no second time: each start of a worker takes seconds."""
+    monkeypatch.setattr("pai_bench.execution.deaths.ATTEMPTS", 1)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("once")
 @pytest.mark.parametrize("bad", ["leaves_another", "stops"])
 def test_a_network_that_stops_or_leaves_another_process_fails_alone(bad: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pai_bench.execution.worker_process.SILENCE", 12.0)
@@ -193,36 +195,41 @@ RUN = ["--criteria", "random", "--sparsities", "0.5", "--seeds", "1", "--epochs"
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("bad", "workers"),
-    [("aborts", "1"), ("aborts", "2"), ("segfaults", "auto"), ("cannot_be_built", "auto"), ("in_training", "auto")],
+    [("aborts", "1"), ("segfaults", "2"), ("cannot_be_built", "auto"), ("in_training", "auto")],
 )
-def test_a_network_that_crashes_fails_alone(bad: str, workers: str) -> None:
+@pytest.mark.usefixtures("once")
+def test_a_network_that_crashes_fails_alone(bad: str, workers: str, capfd: pytest.CaptureFixture[str]) -> None:
     models = ["--models", f"./nets.py:{bad},./nets.py:good"]
-    found = pai_bench("run", *RUN, *models, "--workers", workers, "--out", "r")
-    assert found.returncode == 1, found.stderr
+    assert main(["run", *RUN, *models, "--workers", workers, "--out", "r"]) == 1
+    out, err = capfd.readouterr()
     statuses = {(one.trial["model"].partition("@")[0], one.status) for one in Store("r")}
     assert statuses == {(bad, "failed"), ("good", "done")}
     assert len(list(Store("r"))) == 4
-    assert f"digits {bad}@" in found.stdout
-    assert "failed, " in found.stdout
-    said = " ".join(found.stdout.split())
+    assert f"digits {bad}@" in out
+    assert "failed, " in out
+    said = " ".join(out.split())
     assert re.search(
         r"RuntimeError: the worker process died \(killed by signal \d+ at nets.py, line \d+, in \S+\)", said
     )
-    assert "2 trials failed; --retry-failed runs them again" in found.stdout
-    assert "Extension modules" not in found.stderr  # which python shows of a process that crashes
-    planned = pai_bench("run", *RUN, *models, "--dry-run", "--out", "other")
-    assert planned.returncode == 0, planned.stderr
-    assert f"not measured: a step of {bad}@" in planned.stdout
+    assert "2 trials failed; --retry-failed runs them again" in out
+    assert "Extension modules" not in err  # which python shows of a process that crashes
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("bad", ["aborts", "in_training"])
+def test_a_dry_run_with_a_network_that_crashes(bad: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", *RUN, "--models", f"./nets.py:{bad},./nets.py:good", "--dry-run"]) == 0
+    assert f"not measured: a step of {bad}@" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("once")
 def test_recipes_of_several_grids_with_a_network_that_crashes() -> None:
     Path("r.toml").write_text(
         'criteria = "random"\nsparsities = 0.5\nseeds = 1\nepochs = 1\nout = "r"\n'
         '[[grid]]\nmodels = "./nets.py:in_training"\n[[grid]]\nmodels = "./nets.py:good"\n'
     )
-    found = pai_bench("run", "r.toml")
-    assert found.returncode == 1, found.stderr
+    assert main(["run", "r.toml"]) == 1
     assert sorted(record.status for record in Store("r")) == ["done", "done", "failed", "failed"]
 
 

@@ -264,6 +264,7 @@ def test_the_model_is_left_as_it_is() -> None:
 LARGE = ("snip-it-vgg-16",)
 
 
+@pytest.mark.usefixtures("orthogonal_is_normal")
 @pytest.mark.parametrize(
     "name",
     [

@@ -1,24 +1,27 @@
-"""All networks of pai-bench, and of each family of torchvision's classifiers one, without 30 % of what is free.
+"""Of each family of networks one, of pai-bench and of torchvision, without 30 % of what is free.
 
-All classifiers of torchvision: `python -m benchmarks.structured`.
+All networks: `python -m benchmarks.structured`.
 """
 
 import pytest
 
-from benchmarks.structured import Row, measure, names
+from benchmarks.structured import Row, measure
+from tests.made import SMALLEST
 
 FREE = {
     **{"alexnet": 9344, "convnext_tiny": 26496, "densenet121": 10240, "efficientnet_b0": 21388, "googlenet": 7280},
     **{"inception_v3": 17216, "maxvit_t": 44320, "mnasnet0_5": 6240, "mobilenet_v2": 9920, "mobilenet_v3_small": 7512},
     **{"regnet_y_400mf": 18784, "resnet18": 4800, "resnext50_32x4d": 34112, "shufflenet_v2_x0_5": 2512},
     **{"squeezenet1_0": 2976, "swin_t": 17664, "swin_v2_t": 23808, "vgg11_bn": 10944, "vit_b_16": 64512},
-    "wide_resnet50_2": 34112,
 }
 """Network -> rows of its weights that can be removed.
 
 Of a ResNet all channels but the 1,000 outputs; of a transformer the hidden units of its MLPs, and heads, unless a bias
 of relative positions is added to them; of a ShuffleNet those whose shuffles do not tie all of a layer.
 """
+
+OTHER_BLOCKS = {"resnet-50", "snip-it-conv-6", "snip-it-resnet-18", "vgg-11-bn-tiny", "vgg-c", "wrn-16-8"}
+"""Networks with other layers than the smallest of their family."""
 
 
 def holds(row: Row) -> None:
@@ -37,7 +40,8 @@ def test_a_smaller_classifier_of_torchvision_computes_what_the_masked_one_does(n
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in names() if ":" not in name])
+@pytest.mark.usefixtures("orthogonal_is_normal")
+@pytest.mark.parametrize("name", sorted(SMALLEST | OTHER_BLOCKS))
 def test_a_smaller_network_of_ours_computes_what_the_masked_one_does(name: str) -> None:
     row = measure(name)
     holds(row)

@@ -144,21 +144,20 @@ def test_a_folder_of_another_user_is_read_but_not_written(of_another_user: tuple
     theirs, before = of_another_user
     content = {path: path.stat().st_mtime_ns for path in theirs.rglob("*")}
     refused = [
-        ["run", "--criteria", "random", *SMALL, "--out", "theirs"],
-        ["run", "--criteria", "random", *SMALL, "--out", "theirs/mine"],
-        ["report", "theirs"],
-        ["report", "theirs", "-o", "theirs/mine.csv"],
-        ["prune", "--model", "lenet-300-100", "--sparsity", "0.5", "-o", "theirs/mask.safetensors"],
+        " ".join(["run", "--criteria", "random", *SMALL, "--out", "theirs"]),
+        " ".join(["run", "--criteria", "random", *SMALL, "--out", "theirs/mine"]),
+        "report theirs",
+        "report theirs -o theirs/mine.csv",
+        "prune --model lenet-300-100 --sparsity 0.5 -o theirs/mask.safetensors",
     ]
-    for arguments in refused:
-        found = subprocess.run([*before, *PAI_BENCH, *arguments], capture_output=True, text=True, check=False)
-        assert found.returncode == 2, (arguments, found.stderr)
-        (line,) = found.stderr.splitlines()
-        assert line.startswith("pai-bench: ")
-        assert "Permission denied" in line
-    for arguments in (["report", "theirs", "-o", "mine.md"], ["compare", "theirs", "theirs"]):
-        found = subprocess.run([*before, *PAI_BENCH, *arguments], capture_output=True, text=True, check=False)
-        assert found.returncode == 0, found.stderr
+    accepted = ["report theirs -o mine.md", "compare theirs theirs"]
+    code = "import sys; from pai_bench.cli.entry import main; print([main(words.split()) for words in sys.argv[1:]])"
+    command = [*before, sys.executable, "-c", code, *refused, *accepted]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.stdout.splitlines()[-1:] == ["[2, 2, 2, 2, 2, 0, 0]"], found.stderr
+    lines = found.stderr.splitlines()
+    assert len(lines) == 5
+    assert all(line.startswith("pai-bench: ") and "Permission denied" in line for line in lines)
     assert content == {path: path.stat().st_mtime_ns for path in theirs.rglob("*")}
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu import pack
+from benchmarks.gpu.__main__ import main as benchmarks
 from benchmarks.gpu.archive import Archive
 from benchmarks.gpu.ledger import Ledger
 from benchmarks.gpu.runner import STAGES
+from pai_bench.cli.entry import main as pai_bench
 from pai_bench.results import Cost, Store
 
 
@@ -43,7 +45,7 @@ def test_the_rehearsal(tmp_path: Path) -> None:
         states = [entry.status for entry in ledger.entries.values()]
         assert set(states) <= {"passed", "measured", "skipped"}, stage
         assert {"passed", "measured"} & set(states), stage
-    assert command("unpack", str(out), str(results)).returncode == 0
+    assert benchmarks(["unpack", str(out), str(results)]) == 0
     store = {stage: Store(results / stage) for stage in STAGES}
     assert len(store["cost"].read_all(Cost)) == 20
     assert len(list(store["cifar"])) == 6
@@ -57,8 +59,7 @@ def test_the_rehearsal(tmp_path: Path) -> None:
     }
     for stage, texts in expected.items():
         page = tmp_path / "reports" / f"{stage}.md"
-        report = [sys.executable, "-m", "pai_bench", "report", str(results / stage), "-o", str(page)]
-        subprocess.run(report, cwd=pack.root(), check=True, capture_output=True)
+        assert pai_bench(["report", str(results / stage), "-o", str(page)]) == 0
         assert all(text in page.read_text() for text in texts), stage
         assert "python -m benchmarks.gpu --rehearse --out out" in page.read_text()
         assert list((tmp_path / "reports/figures").glob(f"{stage}-*.svg"))
