@@ -81,7 +81,7 @@ def test_trials_are_run_as_planned() -> None:
     every = trials()
     plan = ExecutionPlan(workers=3, threads=1, engine_of={kind_of(every[0]): Engine(together="branches")})
     runs = [("run", pickle.dumps(part)) for part in (every[:1], every[1:])]
-    messages = served(("plan", (plan, "a command", None)), *runs)
+    messages = served(("plan", (plan, "a command", None, None)), *runs)
     one, rest = len(every[:1]), len(every[1:])
     assert [message for message, _ in messages] == [
         *("ready", *["epoch"] * 2 * one, "records"),
@@ -105,7 +105,7 @@ def test_a_trial_that_another_process_has_taken_over_ends() -> None:
     claims = iter([{first.identity, second.identity}, {first.identity}, set[str](), {second.identity}])
     checkpoints = SimpleNamespace(claimed=lambda _trials: next(claims, {second.identity}), read=lambda _trials: None)
     runs = [("run", pickle.dumps([trial])) for trial in (first, second)]
-    messages = served(("plan", (ExecutionPlan(), "a command", checkpoints)), *runs)
+    messages = served(("plan", (ExecutionPlan(), "a command", checkpoints, None)), *runs)
     kinds = [message for message, _ in messages if message != "log"]
     assert kinds == ["ready", "epoch", "taken over", *["epoch"] * 3, "records"]
 
@@ -168,7 +168,7 @@ def test_questions_are_answered_or_the_reason_told() -> None:
     ]
     assert messages[0][1] is None
     assert "takes" in messages[1][1]
-    assert [content for _, content in messages[2:5]] == [Inspection()] * 3
+    assert [content for _, content in messages[2:5]] == [Inspection(), Inspection(), Inspection(connections=266_200)]
     assert messages[7][1].startswith("UserError: unknown prunable parameter of Sequential 'of-mine'")
 
 
