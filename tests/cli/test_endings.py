@@ -1,13 +1,16 @@
 """Sweeps that are asked to end, whose output nobody takes, or that were killed: for real, in processes of their own."""
 
+import functools
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,24 +23,37 @@ RUN = [sys.executable, "-m", "pai_bench", "run", "--criteria", "random", "--mode
 SHORT = ["--seeds", "1", "--epochs", "0", "--sparsities", "0.5", "--workers", "1"]
 
 
+@contextmanager
+def session(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A process in a session of its own, which hears of SIGHUP also under ``nohup``; nothing of it is left."""
+    listen = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
+    keys: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "preexec_fn": listen}
+    with subprocess.Popen(command, start_new_session=True, **keys) as process:
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("workers", "number"), [("1", signal.SIGHUP), ("2", signal.SIGTERM)])
 def test_a_sweep_that_is_asked_to_end_says_how_to_go_on(workers: str, number: signal.Signals, tmp_path: Path) -> None:
     """It leaves no worker, and what is stored stays."""
     command = [*RUN, "--seeds", "40", "--epochs", "5", "--workers", workers, "--out", str(tmp_path)]
-    sweep = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    assert sweep.stdout is not None
-    while "[1/" not in sweep.stdout.readline():  # until the first trial is stored
-        assert sweep.poll() is None
-    sweep.send_signal(number)
-    rest, _ = sweep.communicate(timeout=60)
+    with session(command) as sweep:
+        assert sweep.stdout is not None
+        while "[1/" not in sweep.stdout.readline():  # until the first trial is stored
+            assert sweep.poll() is None
+        sweep.send_signal(number)
+        rest, _ = sweep.communicate(timeout=60)
+        while is_there(sweep.pid):  # until the whole session has ended
+            time.sleep(0.1)
     assert sweep.returncode == 130
     stored = len(list((tmp_path / "trials").glob("*.json")))
     said = " ".join(rest.split())  # a log has lines of 160 characters
     assert f"interrupted: {stored} of 120 trials are stored in {tmp_path}" in said
     assert "the same command runs the rest" in said
-    while is_there(sweep.pid):  # until the whole session has ended
-        time.sleep(0.1)
 
 
 def wait_for_checkpoints(
@@ -59,10 +75,10 @@ def test_a_sweep_ends_at_its_time_limit_with_a_checkpoint(tmp_path: Path) -> Non
     command = [*LONG, "--out", str(tmp_path), "--log-level", "info", "--time-limit", "1h"]
     folder, steps = CheckpointFolder(tmp_path), [0, 0]
     for attempt in range(2):
-        sweep = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        wait_for_checkpoints(sweep, folder, steps)
-        sweep.send_signal(signal.SIGALRM)  # as its timer does
-        said, _ = sweep.communicate(timeout=60)
+        with session(command) as sweep:
+            wait_for_checkpoints(sweep, folder, steps)
+            sweep.send_signal(signal.SIGALRM)  # as its timer does
+            said, _ = sweep.communicate(timeout=60)
         assert sweep.returncode == 130
         expected = f"time limit of 1h: 0 of 2 trials are stored in {tmp_path}, "
         expected += "and 2 trials will resume from a checkpoint; the same command runs the rest"
@@ -77,10 +93,11 @@ def test_a_sweep_ends_at_its_time_limit_with_a_checkpoint(tmp_path: Path) -> Non
 def test_a_signal_to_the_whole_group_leaves_a_checkpoint_of_each_worker(number: int, tmp_path: Path) -> None:
     """As a batch system ends a job, or a terminal is closed."""
     command, folder = [*LONG, "--out", str(tmp_path)], CheckpointFolder(tmp_path)
-    sweep = subprocess.Popen(command, stdout=subprocess.DEVNULL, text=True, start_new_session=True)
-    before = wait_for_checkpoints(sweep, folder)
-    os.killpg(sweep.pid, number)
-    assert sweep.wait(60) == 130
+    with session(command) as sweep:
+        before = wait_for_checkpoints(sweep, folder)
+        os.killpg(sweep.pid, number)
+        sweep.communicate(timeout=60)
+    assert sweep.returncode == 130
     assert all(new.step > old for old, new in zip(before, folder, strict=True))
 
 

@@ -40,7 +40,6 @@ def test_a_smaller_classifier_of_torchvision_computes_what_the_masked_one_does(n
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("orthogonal_is_normal")
 @pytest.mark.parametrize("name", sorted(SMALLEST | OTHER_BLOCKS))
 def test_a_smaller_network_of_ours_computes_what_the_masked_one_does(name: str) -> None:
     row = measure(name)
