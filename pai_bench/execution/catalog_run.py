@@ -91,8 +91,9 @@ class CatalogRun:
             while planned or self._levels.waiting:
                 self.backend.run(planned, callbacks)
                 self._leave_taken_over()
-                self._levels.remove_networks(self.store.holds)
+                self._levels.remove_networks(self._is_done)
                 planned = self.cells(self._ready(self._left_by_others()))
+        self._levels.remove_networks(self._is_done)
         for cell in self._saved():
             if all(self.store.holds(trial.identity) for trial in cell):
                 self.checkpoints.remove(names_of(cell))
@@ -104,6 +105,10 @@ class CatalogRun:
             if self._claim(trial):
                 self.on_records([trial], [self.runner.failure(trial, UserError(why))], 0.0)
         return ready
+
+    def _is_done(self, name: str) -> bool:
+        """Whether a trial is stored, and will not run again here."""
+        return name not in self._wanted and self.store.holds(name)
 
     def _to_run(self, cell: Cell) -> list[Trial]:
         """The trials of a cell that are missing, or whose network is."""

@@ -1,6 +1,7 @@
 """Levels of iterative pruning in a sweep: each waits for the network that the level before has trained."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from pai_bench.experiment.trial import Trial
@@ -8,6 +9,9 @@ from pai_bench.results import Record
 from pai_bench.results.networks import NetworkFolder
 
 logger = logging.getLogger(__name__)
+
+MOST_TRIES = 3
+"""Times that a stored trial is trained again for its network, which other sweeps with the same folder may remove."""
 
 
 class Levels:
@@ -24,8 +28,10 @@ class Levels:
         """Stored trials whose network others need, and which are trained again for it."""
         self._owners = {name: trial for trial in trials.values() for name in trial.keeps}
         self._readers = {name: [trial for trial in trials.values() if name in trial.needs] for name in self._owners}
-        self._tried: set[str] = set()
-        """Trials that were trained again."""
+        self._tries = Counter[str]()
+        """How many times trials were trained again; `MOST_TRIES` if their networks were missing after one."""
+        self._removable = set(self._owners)
+        """Names of the networks that were not removed here. Other sweeps may keep them again, for their own trials."""
 
     def ready(
         self, missing: Sequence[Trial], wanted: Collection[str], records: Mapping[str, Record | None]
@@ -61,7 +67,7 @@ class Levels:
                 continue
             if record is None or record.status == "failed":
                 return f"the level before it, {owner.identity}, has failed"
-            if owner.identity in self._tried:
+            if self._tries[owner.identity] >= MOST_TRIES:
                 return f"the network of the level before it, {owner.identity}, cannot be kept"
         return None
 
@@ -82,10 +88,12 @@ class Levels:
     def on_network(self, trial: Trial) -> None:
         """A stored trial was trained again."""
         self._forget(trial)
-        self._tried.add(trial.identity)
+        self._removable.update(trial.keeps)
+        self._tries[trial.identity] += 1 if all(map(self.networks.holds, trial.keeps)) else MOST_TRIES
 
-    def remove_networks(self, is_stored: Callable[[str], bool]) -> None:
+    def remove_networks(self, is_done: Callable[[str], bool]) -> None:
         """Remove the networks that no trial of the sweep needs any more."""
-        for name, readers in self._readers.items():
-            if all(is_stored(trial.identity) and trial.identity not in self.again for trial in readers):
+        for name in list(self._removable):
+            if all(is_done(trial.identity) and trial.identity not in self.again for trial in self._readers[name]):
                 self.networks.remove(name)
+                self._removable.remove(name)

@@ -202,6 +202,8 @@ class RayCluster:
             index, epoch = content
             task.claimed.check([task.cell[index].identity])
             callbacks.on_epoch(task.cell[index], epoch)
+        elif message_type == "taken over":
+            del self._tasks[number]
         elif message_type == "records":
             indices, records, seconds = content
             trials = [task.cell[index] for index in indices]

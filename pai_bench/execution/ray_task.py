@@ -188,11 +188,14 @@ def run_cell(
     def on_epoch(trial: Trial, epoch: int) -> None:
         outbox.send("epoch", (index[trial.identity], epoch), wait=False)
 
+    sent = 0
     try:
         start = time.perf_counter()
         for trials, records in runner.run_together(cell, on_epoch, setup.plan.engine(cell[0])):
             seconds = time.perf_counter() - start
             outbox.send("records", ([index[trial.identity] for trial in trials], records, seconds))
-            start = time.perf_counter()
+            start, sent = time.perf_counter(), sent + len(trials)
+        if sent < len(cell):
+            outbox.send("taken over", None)
     finally:
         logging.getLogger().removeHandler(logs)

@@ -21,6 +21,7 @@ from pai_bench.groups import GroupMask, shrink
 from pai_bench.groups.combined import composed
 from pai_bench.masks import Mask
 from pai_bench.masks.cutting import cut
+from pai_bench.masks.selection import kept_count
 from pai_bench.pruning.pruner import by_scope, scored
 from pai_bench.pruning.structured import GroupPruner
 from pai_bench.scoring import Batch, Change, CriterionError, DuringTraining, Moment, Scores, StructuredCriterion
@@ -143,9 +144,19 @@ class Lane:
             raise CriterionError(
                 f"{self.trial.criterion}: {differ[0]!r} is in one of the masks before and after a change alone"
             )
+        if self.method is not None and pause.step == self.moments[-1]:
+            self._check_count(mask)
         self.mask = mask
         self._note(pause)
         return change
+
+    def _check_count(self, mask: Mask) -> None:
+        """Raise CriterionError if a method leaves another number of connections than is asked for."""
+        wanted = kept_count(1 - self.trial.sparsity, mask.size)
+        if mask.kept != wanted and self.method is not None and self.method.ties == "position":
+            raise CriterionError(
+                f"{self.method}: {mask.kept} of {mask.size} connections are kept at the end, not {wanted}"
+            )
 
     @property
     def resets(self) -> bool:

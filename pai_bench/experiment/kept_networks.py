@@ -10,10 +10,15 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from pai_bench.results.checkpoints import CHECKSUM, DAMAGED, VALUES, check, checksum
 from pai_bench.support.errors import UserError
 
-WEIGHTS, MASK, COST = "network.", "mask.", "cost"
-"""What the names of tensors begin with, and the key of the metadata."""
+WEIGHTS, MASK = "network.", "mask."
+"""What the names of tensors begin with."""
+
+
+class MissingNetworkError(BaseException):
+    """Raised for a trial whose network another sweep has removed meanwhile; it is no failure, and makes no record."""
 
 
 class NetworkStore(Protocol):
@@ -61,18 +66,16 @@ def encode(model: nn.Module, mask: Mapping[str, Tensor] | None, cost: Cost) -> b
     named = {WEIGHTS + name: tensor for name, tensor in model.state_dict().items()}
     named |= {MASK + name: kept for name, kept in (mask or {}).items()}
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named.items()}
-    return safetensors.torch.save(whole, {COST: json.dumps(asdict(cost))})
+    text, seen = json.dumps(asdict(cost)), {name: t.reshape(-1).view(torch.uint8).numpy() for name, t in whole.items()}
+    return safetensors.torch.save(whole, {VALUES: text, CHECKSUM: checksum(seen, text)})
 
 
-def decode(content: bytes | None, name: str, device: torch.device) -> KeptNetwork:
-    """The network in a file; UserError if there is none, or it is damaged."""
-    if content is None:
-        raise UserError(f"the network {name}, which this trial begins with, is not there: run the same command again")
+def decode(content: bytes, name: str, device: torch.device) -> KeptNetwork:
+    """The network in a file; UserError if it is damaged."""
     try:
+        cost = Cost(**check(content))
         tensors = {key: tensor.to(device) for key, tensor in safetensors.torch.load(content).items()}
-        size = int.from_bytes(content[:8], "little")
-        cost = Cost(**json.loads(json.loads(content[8 : 8 + size])["__metadata__"][COST]))
-    except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+    except (*DAMAGED, safetensors.SafetensorError) as error:
         raise UserError(f"the network {name}, which this trial begins with, is damaged: {error}") from error
     parts = [{k.removeprefix(of): t for k, t in tensors.items() if k.startswith(of)} for of in (WEIGHTS, MASK)]
     return KeptNetwork(parts[0], parts[1], cost)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pai_bench.experiment.inputs import Inputs
-from pai_bench.experiment.kept_networks import Cost, KeptNetwork, NetworkStore, decode
+from pai_bench.experiment.kept_networks import Cost, KeptNetwork, MissingNetworkError, NetworkStore, decode
 from pai_bench.experiment.moments import timeline
 from pai_bench.experiment.settings import ScoringSettings
 from pai_bench.experiment.trial import Trial
@@ -130,7 +130,7 @@ def beginning_of(trial: Trial, examples: int) -> Rewind:
 
 def begin(inputs: Inputs, trial: Trial, networks: NetworkStore | None) -> Beginning:
     """Make the mask of a level of the network that its parent has trained, and set the weights that it begins with."""
-    kept = [decode(None if networks is None else networks.read(name), name, inputs.device) for name in trial.needs]
+    kept = [decode(content_of(networks, name), name, inputs.device) for name in trial.needs]
     trained, first = kept[0], kept[-1]
     mask, measurement = make_mask(inputs, trial, trained)
     rewind = beginning_of(trial, inputs.loaded(trial).train_size(trial.train_fraction))
@@ -145,6 +145,15 @@ def begin(inputs: Inputs, trial: Trial, networks: NetworkStore | None) -> Beginn
         last = protocol.rate(steps - 1, steps)
         protocol = dataclasses.replace(protocol, lr_schedule="constant", milestones=(), learning_rate=last)
     return Beginning(model, mask, measurement, rewind.step, protocol, trained.cost)
+
+
+def content_of(networks: NetworkStore | None, name: str) -> bytes:
+    """The content of the file of a network; MissingNetworkError if there is none."""
+    if networks is None:
+        raise UserError(f"the network {name}, which this trial begins with, is kept in a results folder: run a sweep")
+    if (content := networks.read(name)) is None:
+        raise MissingNetworkError(f"the network {name} has been removed meanwhile: it is trained again")
+    return content
 
 
 def make_mask(inputs: Inputs, trial: Trial, trained: KeptNetwork) -> tuple[Mask, Measurement]:

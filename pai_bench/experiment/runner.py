@@ -17,7 +17,7 @@ from pai_bench.experiment import kept_networks, levels, stages
 from pai_bench.experiment.changes import MaskChanges
 from pai_bench.experiment.checkpoints import CheckpointStore, decode, encode, facts
 from pai_bench.experiment.inputs import Inputs
-from pai_bench.experiment.kept_networks import Cost, NetworkStore
+from pai_bench.experiment.kept_networks import Cost, MissingNetworkError, NetworkStore
 from pai_bench.experiment.obstacles import Obstacles
 from pai_bench.experiment.record_maker import RecordMaker
 from pai_bench.experiment.resolve import Catalog
@@ -95,7 +95,8 @@ class Runner:
 
         Gives trials and their records as soon as they are there: those that are trained together, at once. `on_epoch`
         is called when a trial begins to train (0), and with every epoch that it has finished. Trials that have a
-        checkpoint resume from it. If another process has taken over some of them, the others have no records, either.
+        checkpoint resume from it. If another process has taken over some of them, or removed what they begin with, the
+        others have no records, either.
         """
         self._claimed = ClaimedTrials(self.checkpoints, identities(trials))
 
@@ -117,7 +118,7 @@ class Runner:
             for trial, record in again:  # now that nothing holds the memory of the others
                 yield [trial], [self._run_again(trial, record, report_epoch, engine)]
             return
-        except TakenOverError as error:
+        except (TakenOverError, MissingNetworkError) as error:
             logger.warning("%s", error)
             return
         except ListenerError as listener:
@@ -309,7 +310,8 @@ class Runner:
         if self.networks is not None and trial.identity in trial.keeps and record.status != "failed":
             training = record.training
             before = Cost() if network.beginning is None else network.beginning.cost
-            cost = before.plus(training.training_flops, training.train_seconds or 0.0)
+            flops = 0.0 if network.skips_training else training.training_flops
+            cost = before.plus(flops, training.train_seconds or 0.0)
             self.networks.write(trial.identity, kept_networks.encode(network.model, network.mask, cost))
 
     def _parts(self, ready: Sequence[Pruned], engine: Engine) -> list[Sequence[Pruned]]:

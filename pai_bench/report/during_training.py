@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from pai_bench.experiment.trial import DENSE
@@ -18,8 +19,9 @@ CAPTION = (
     "of all steps, a mean over seeds, and their share of what the dense network takes for as many examples: three "
     "forward passes of what is left of the network at each step, and for a step with dense gradients (`rigl`) two of "
     "what is left and one of the dense network. They count no product with a removed weight, though usual hardware "
-    "computes it. Times are medians over seeds: all steps, all scoring before the first step, and all changes of the "
-    "mask during training with their scoring."
+    "computes it. Of iterative pruning (`imp`), all trainings are counted, that of the dense network too, and the "
+    "share is of one dense training. Times are medians over seeds: all steps, all scoring before the first step, and "
+    "all changes of the mask during training with their scoring."
 )
 
 DIFFERENT = (
@@ -31,8 +33,8 @@ DIFFERENT = (
 def parts(
     comparison: Comparison, records: Mapping[str, Record], folder: Path, by_cost: Path, by_epoch: Path
 ) -> list[str]:
-    """Paragraphs, a table and two figures, drawn below `folder`; none if no mask was changed during training."""
-    if not outcomes.changed_during_training(comparison.rows).any():
+    """Paragraphs, a table and two figures, drawn below `folder`; none if all masks were made before training."""
+    if not (outcomes.changed_during_training(comparison.rows) | outcomes.iterative(comparison.rows)).any():
         return []
     rows = costs(comparison)
     text = ["### Pruning during training", CAPTION, tables.markdown(table(comparison, rows, records))]
@@ -55,7 +57,11 @@ def costs(comparison: Comparison) -> pd.DataFrame:
     rows = rows.astype(dict.fromkeys(timed, float))
     left = outcomes.left_of_smaller(rows, comparison.facts.combined).FLOPs
     operations, dense = outcomes.training_flops(rows, left), outcomes.dense_training_flops(rows)
-    return rows.assign(operations=operations, share=operations / dense, seconds=rows[timed].sum(axis=1))
+    whole = dense[rows.criterion == DENSE].mean()  # where a level leaves out the first steps
+    dense = dense.mask(outcomes.iterative(rows) & ~np.isnan(whole), whole)
+    rows = rows.assign(all_seconds=outcomes.training_seconds(rows))
+    seconds = rows[["score_seconds", "all_seconds", "event_seconds"]].sum(axis=1)
+    return rows.assign(operations=operations, share=operations / dense, seconds=seconds)
 
 
 def table(comparison: Comparison, rows: pd.DataFrame, records: Mapping[str, Record]) -> tables.Table:
@@ -64,25 +70,28 @@ def table(comparison: Comparison, rows: pd.DataFrame, records: Mapping[str, Reco
     for method, sparsity, places in by_cell(rows):
         own = rows.iloc[places]
         steps = records[own.identity.iloc[0]].training.event_steps
+        levels = int(own.trainings.iloc[0]) - 1 if outcomes.iterative(own).any() else 0
         cells = {
             "criterion": method,
             "sparsity": f"{sparsity:.10g}",
-            "prunes": "" if method == DENSE else when(own.iloc[0], steps),
-            "changes": str(len(steps) or ""),
+            "prunes": "" if method == DENSE else when(own.iloc[0], steps, levels),
+            "changes": str(len(steps) or levels or ""),
             "training FLOPs": tables.written(own.operations.mean(), "{:.3g}".format),
             "of dense, %": tables.percent(own.share),
-            "training": tables.duration(own.train_seconds.median()),
+            "training": tables.duration(own.all_seconds.median()),
             "scoring": tables.duration(own.score_seconds.median()),
             "time of changes": tables.duration(own.event_seconds.median()),
             "test accuracy, %": str(comparison.cell(method, sparsity)),
         }
         begins_dense = pd.isna(own.score_seconds.iloc[0])
-        body.append(((method != DENSE, sparsity, bool(steps), begins_dense), cells))
+        body.append(((method != DENSE, sparsity, bool(levels), bool(steps), begins_dense), cells))
     return tables.from_rows([cells for _, cells in sorted(body, key=lambda entry: entry[0])])
 
 
-def when(row: pd.Series, steps: tuple[int, ...]) -> str:
-    """When the mask of a trial was made, and after how many steps it was changed."""
+def when(row: pd.Series, steps: tuple[int, ...], levels: int) -> str:
+    """When the mask of a trial was made, and after how many steps it was changed; or that each level was trained."""
+    if levels:
+        return "after training" if levels == 1 else f"after each of {levels} trainings"
     if not steps:
         return "before training"
     total = round(row.train_seconds * row.images_per_second / row.batch_size)

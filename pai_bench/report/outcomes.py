@@ -90,6 +90,17 @@ def changed_during_training(rows: pd.DataFrame) -> Flags:
     return flags
 
 
+def iterative(rows: pd.DataFrame) -> Flags:
+    """Whether the network was pruned in levels, each after a training of its own."""
+    flags: Flags = numbers(rows, "trainings") > 1
+    return flags
+
+
+def training_seconds(rows: pd.DataFrame) -> "pd.Series[float]":
+    """Time of all steps; of iterative pruning, of those of all trainings."""
+    return rows.total_train_seconds.astype(float).fillna(rows.train_seconds.astype(float))
+
+
 def examples_seen(rows: pd.DataFrame) -> "pd.Series[float]":
     """How many examples a training has gone through, each time counted."""
     return rows.train_seconds.astype(float) * rows.images_per_second.astype(float)
@@ -103,9 +114,10 @@ def dense_training_flops(rows: pd.DataFrame) -> "pd.Series[float]":
 def training_flops(rows: pd.DataFrame, left: "pd.Series[float]") -> "pd.Series[float]":
     """Operations of all steps, as stored; of earlier records, the share `left` of those of a dense training.
 
-    Earlier records are of masks that did not change during training.
+    Earlier records are of masks that did not change during training. Of iterative pruning, all trainings are counted.
     """
-    return rows.training_flops.astype(float).fillna(left * dense_training_flops(rows))
+    stored = rows.total_training_flops.astype(float).fillna(rows.training_flops.astype(float))
+    return stored.fillna(left * dense_training_flops(rows))
 
 
 def collapsed(rows: pd.DataFrame) -> Flags:

@@ -225,10 +225,13 @@ def gaps(comparison: Comparison) -> Iterator[str]:
 
 
 def unequal_training(comparison: Comparison) -> Iterator[str]:
-    """Methods that change the mask during training are compared at equal sparsity, and not at equal cost."""
+    """Methods that prune during or after training are compared at equal sparsity, and not at equal cost."""
     during = comparison.rows.method[outcomes.changed_during_training(comparison.rows)].unique()
     if len(during):
         yield f"masks change during training ({', '.join(during)}): equal sparsity does not mean equal training FLOPs."
+    again = comparison.rows.method[outcomes.iterative(comparison.rows)].unique()
+    if len(again):
+        yield f"networks are trained again at each level ({', '.join(again)}): that takes more training FLOPs."
 
 
 def limits_of_training(comparison: Comparison, pairs: Sequence[Pair]) -> Iterator[str]:

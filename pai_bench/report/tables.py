@@ -99,7 +99,7 @@ def cost(comparison: Comparison) -> Table:
                 "" if method == DENSE else str(group.schedule.iloc[0]),
                 duration(group.score_seconds.median()),
                 "" if method == DENSE else size(peak.median() if len(peak) else None),
-                duration(group.train_seconds.median()),
+                duration(outcomes.training_seconds(group).median()),
                 "" if group.images_per_second.isna().all() else f"{group.images_per_second.median():,.0f}",
                 ", ".join(sorted(group.device.dropna().unique())),
             ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pai_bench.results.folder import NETWORKS
 from pai_bench.support import infile, outfile
-from pai_bench.support.errors import reason
+from pai_bench.support.errors import UserError, reason
 
 logger = logging.getLogger(__name__)
 
@@ -32,15 +32,14 @@ class NetworkFolder:
             logger.warning("network %s cannot be kept in %s (%s)", name, self.path, reason(error))
 
     def read(self, name: str) -> bytes | None:
-        """The content of a network's file, if there is one."""
+        """The content of a network's file, if there is one; UserError if it cannot be read."""
         path = self.path_of(name)
         try:
             return infile.read(path, path.stat().st_size)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            logger.warning("network %s cannot be read (%s)", path, reason(error))
-            return None
+            raise UserError(f"the network {path} cannot be read ({reason(error)})") from error
 
     def holds(self, name: str) -> bool:
         """Whether there is a file of that name."""

@@ -14,6 +14,7 @@ from pai_bench.scoring.batch import Scores
 from pai_bench.scoring.criterion import Criterion
 from pai_bench.support import spec
 from pai_bench.support.errors import UserError
+from pai_bench.support.failures import described
 from pai_bench.support.spec import added_later
 
 
@@ -142,7 +143,12 @@ class DuringTraining(Criterion):
 
     def checked_moments(self, timeline: Timeline) -> list[int]:
         """The moments, if they are in order and within the training; else a `UserError` that names the method."""
-        moments = [int(moment) for moment in self.moments(timeline)]
+        try:
+            moments = [int(moment) for moment in self.moments(timeline)]
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{self} cannot say when it changes the mask ({described(error)})") from error
         first, last = int(self.needs_gradients and not self.replaces_step), timeline.steps - self.replaces_step
         if moments != sorted(set(moments)) or any(not first <= moment <= last for moment in moments):
             raise UserError(f"{self} gives moments that are not in order, or not in {first}..{last} steps of training")

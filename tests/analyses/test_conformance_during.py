@@ -144,7 +144,7 @@ TRAININGS = {"whole-training", "together", "no-side-effects-of-changes"}
         (Backwards(), {"moments", *TRAININGS}, "Backwards gives moments that are not in order, or not in 0..12 steps"),
         (Late(), {"moments", *TRAININGS}, "Late gives moments that are not in order, or not in 0..12 steps"),
         (Undecided(), {"moments"}, "Undecided on mlp: the moments of 12 steps differ when asked for again"),
-        (Rounding(), {"whole-training"}, "Rounding on mlp: 190 of 631 connections are kept at the end, not 189"),
+        (Rounding(), TRAININGS, "Rounding: 190 of 631 connections are kept at the end, not 189"),
         (Fickle(), {"whole-training", "together"}, "ends with another mask when it is run again, in '1.weight'"),
         (
             Neighbourly(),

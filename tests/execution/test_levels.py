@@ -82,6 +82,29 @@ def test_a_trial_that_is_trained_again_may_be_taken_over_meanwhile(monkeypatch: 
     assert lost[0].criterion is None
 
 
+@pytest.mark.parametrize("how", ["removed", "damaged"])
+def test_a_network_that_is_removed_or_damaged_meanwhile_is_trained_again(how: str) -> None:
+    """Damaged, it takes --retry-failed."""
+
+    class Harms(Count):
+        done = False
+
+        def on_start(self, trial: Trial) -> None:
+            if trial.sparsity == 0.75 and not self.done:
+                self.done = True
+                for path in Path("r", "networks").iterdir():
+                    path.unlink() if how == "removed" else path.write_bytes(path.read_bytes()[:-9])
+
+    frame = pb.run(imp(seeds=1, lanes=1), out="r", listener=Harms())
+    if how == "damaged":
+        assert frame.status.tolist() == ["done", "done", "failed", "failed"]
+        frame = pb.run(imp(seeds=1, lanes=1), out="r", retry_failed=True)
+    assert set(frame.status) == {"done"}
+    pb.run(imp(seeds=1, lanes=1), out="whole")
+    assert outcome("r") == outcome("whole")
+    assert not Path("r", "networks").exists()
+
+
 def test_levels_of_a_level_that_has_failed_have_failed() -> None:
     class Broken(nn.Sequential):
         """Fails in training, but not when it is looked at."""

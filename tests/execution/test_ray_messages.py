@@ -139,6 +139,12 @@ def test_a_task_of_which_another_process_has_taken_over_a_trial_ends(
     assert caplog.messages == [f"another process has taken over {name}: it is no longer trained here"]
 
 
+def test_a_task_that_leaves_its_trials_is_no_failure(cluster: FakeCluster) -> None:
+    backend, callbacks, notes = driver(cluster)
+    backend._handle((0, "taken over", None), callbacks)
+    assert backend._end(0, callbacks) == notes == []
+
+
 def test_an_interrupt_loses_nothing_that_has_come(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither what is handled, nor what waits, nor what tasks send at their end."""
     backend, callbacks, notes = driver(cluster, tasks=3)

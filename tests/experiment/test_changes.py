@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import pytest
 import torch
+from pai_criteria.gmp import GMP
 from torch import Tensor, nn
 
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
+from pai_bench.scoring import Change, Moment
 from pai_bench.support.identity import stream
 from tests.criteria.plain_moments import first_of
 from tests.criteria.test_set_rigl import exchanged, share
@@ -243,6 +246,21 @@ def test_biases_are_pruned_too_where_asked(criterion: str, keys: dict[str, Any])
     assert found.mask is not None
     assert sorted(found.mask) == sorted(name for name, _ in found.model.named_parameters())
     assert found.mask.kept == round(0.2 * found.mask.size)
+
+
+@dataclass(frozen=True)
+class Timid(GMP):
+    """Keeps all."""
+
+    def change(self, moment: Moment) -> Change:
+        return Change(moment.mask)
+
+
+def test_a_method_that_leaves_another_number_of_connections_fails() -> None:
+    runner, (_, trial) = runner_of([Timid()], mlp)
+    record = runner.run(trial)
+    assert record.status == "failed"
+    assert "Timid: 552 of 552 connections are kept at the end, not 110" in (record.error or "")
 
 
 class Spare(nn.Sequential):

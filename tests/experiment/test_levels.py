@@ -197,6 +197,16 @@ def test_what_is_told_of_the_costs() -> None:
     assert records[0].training.trainings is None
 
 
+def test_a_disconnected_level_costs_no_operations() -> None:
+    """The levels after it count those before it."""
+    trials = trials_of("imp:p=0.9", (0.999,), models=[wide])
+    runner = Runner(resolve(sweep(seeds=1, models=[wide])), networks=Networks())
+    *_, before, disconnected, last = [runner.run(trial) for trial in trials]
+    assert (disconnected.status, last.status) == ("disconnected", "disconnected")
+    assert last.training.total_training_flops == before.training.total_training_flops
+    assert last.training.total_training_flops
+
+
 def test_what_is_refused() -> None:
     for criterion, message in (
         ("imp:p=0", r"imp: p=0 is outside \(0, 1\): it is a share"),
@@ -224,16 +234,20 @@ def test_what_is_refused() -> None:
     check_levels(trials_of("imp:p=0.5")[-1], 128)
 
 
-def test_a_network_that_is_not_there_or_damaged_is_named() -> None:
+def test_a_network_that_is_not_there_or_damaged_is_named(caplog: pytest.LogCaptureFixture) -> None:
     trials, networks = trials_of("imp:p=0.5:k=0", (0.5,)), Networks()
-    runner = Runner(resolve(sweep(seeds=1)), networks=networks)
-    record = runner.run(trials[1])
-    assert record.status == "failed"
-    assert "is not there: run the same command again" in (record.error or "")
-    networks[trials[0].identity] = b"damaged"
-    assert "is damaged" in (runner.run(trials[1]).error or "")
+    catalog, name = resolve(sweep(seeds=1)), trials[0].identity
+    runner = Runner(catalog, networks=networks)
+    assert list(runner.run_together([trials[1]], lambda *_: None)) == []
+    assert caplog.messages == [f"the network {name} has been removed meanwhile: it is trained again"]
     runner.run(dataclasses.replace(trials[0]))
+    content = networks[name]
+    for damaged in (b"damaged", content[:-1], content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]):
+        networks[name] = damaged
+        assert f"the network {name}, which this trial begins with, is damaged" in (runner.run(trials[1]).error or "")
+    networks[name] = content
     assert runner.run(trials[1]).status == "done"
+    assert "is kept in a results folder" in (Runner(catalog).run(trials[1]).error or "")
 
 
 def test_the_beginning_by_default() -> None:

@@ -185,6 +185,8 @@ def test_moments_are_in_order_and_within_the_training(first: int, last: int, *, 
         return steps(Given(at, gradients=gradients, instead=instead))
 
     assert given(f"{first} 7 {last}") == [first, 7, last]
+    with pytest.raises(pb.UserError, match=r"cannot say when it changes the mask \(ValueError: invalid"):
+        given("soon")
     for wrong in (f"{first - 1} 7", f"7 {last + 1}", "7 6", "7 7"):
         with pytest.raises(pb.UserError, match=f"gives moments that are not in order, or not in {first}..{last} steps"):
             given(wrong)

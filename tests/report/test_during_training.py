@@ -93,6 +93,41 @@ def test_the_part_of_a_section(drawings: list[Any]) -> None:
     assert drawings
 
 
+IMP: dict[str, Any] = {
+    "training_flops": 595200.0, "trainings": 4, "total_training_flops": 1.3e7, "total_train_seconds": 9.0,
+    "curve": epochs(None, None),
+}  # fmt: skip
+
+
+def iterative() -> list[Record]:
+    """The dense network, one that is pruned in three levels, and one that is pruned before training."""
+    return [network(None, 0, 0, 0.9), network("imp", 0.9, 0, 0.88, **IMP), network("snip", 0.9, 0, 0.8)]
+
+
+def test_all_trainings_of_iterative_pruning_are_counted(drawings: list[Any]) -> None:
+    """1.3e7 of 5.952e6 operations, and 9 seconds beside 0.25 of scoring."""
+    head, _, before, row = table(iterative())
+    assert before[:3] == ["snip", "0.9", "before training"]
+    assert dict(zip(head, row, strict=True)) == {
+        "criterion": "imp", "sparsity": "0.9", "prunes": "after each of 3 trainings", "changes": "3",
+        "training FLOPs": "1.3e+07", "of dense, %": "218", "training": "9 s", "scoring": "250 ms",
+        "time of changes": "", "test accuracy, %": "88.00",
+    }  # fmt: skip
+    assert "### Pruning during training" in sections(iterative())
+    costs = drawn(iterative(), drawings)
+    assert [points(axes)["imp"][0][0] for axes in costs] == pytest.approx([1.3e7, 9.25])
+    (line,) = provenance.unequal_training(compared(iterative()))
+    assert line == "networks are trained again at each level (imp): that takes more training FLOPs."
+
+
+def test_all_trainings_of_iterative_pruning_take_time(drawings: list[Any]) -> None:
+    pareto(compared(iterative()), 0.9, PATH)
+    (axes,) = drawings[0].axes
+    shown = {str(line.get_label()): float(line.get_xdata()[0]) for line in axes.lines[:-1]}
+    assert shown == {"snip": 2.25, "imp": 9.25}
+    assert names(axes)[1].endswith("median of all other trials;\nof iterative pruning, of its own")
+
+
 def test_there_is_no_such_part_if_no_mask_changed(drawings: list[Any]) -> None:
     records = [one for one in some() if one.trial["criterion"] is None or one.trial["criterion"]["name"] == "snip"]
     assert not any("during training" in part for part in sections(records))

@@ -20,16 +20,17 @@ def pareto(comparison: Comparison, sparsity: float, path: Path) -> bool:
     """Accuracy at one sparsity against the seconds of scoring, also during training, and training together.
 
     Training is the median over all trials of the comparison: masks do not change what a step costs. That of smaller
-    networks is the median of their own. A line joins the criteria that no other one beats in both. Returns whether
-    there is something to draw.
+    networks, and of iterative pruning with all its trainings, is the median of their own. A line joins the criteria
+    that no other one beats in both. Returns whether there is something to draw.
     """
     done = comparison.rows[comparison.rows.status == "done"]
-    smaller = outcomes.smaller(done)
-    training = done[~smaller].train_seconds.astype(float).median()
+    smaller, iterative = outcomes.smaller(done), outcomes.iterative(done)
+    training = done[~(smaller | iterative)].train_seconds.astype(float).median()
     rows = comparison.rows[(comparison.rows.sparsity == sparsity) & (comparison.rows.status != "failed")]
     points = {}
     for method, own in rows.groupby("method"):
-        seconds = own.train_seconds.astype(float).median() if outcomes.smaller(own).any() else training
+        has_own = (outcomes.smaller(own) | outcomes.iterative(own)).any()
+        seconds = outcomes.training_seconds(own).median() if has_own else training
         spent = own[["score_seconds", "event_seconds"]].astype(float).sum(axis=1, min_count=1)
         total = seconds + spent.median()
         if method in comparison.methods and not np.isnan(total):
@@ -48,9 +49,10 @@ def pareto(comparison: Comparison, sparsity: float, path: Path) -> bool:
         )
         axes.plot(*zip(*front, strict=True), color="#888888", linewidth=1, zorder=0, label="not beaten in both")
         trials = "all trials"
-        if smaller.any():
-            others = bool((~smaller & (done.criterion != DENSE)).any())
-            trials = "all other trials;\nof a smaller network, of its own" if others else "its own trials"
+        own_kinds = {"a smaller network": smaller.any(), "iterative pruning": iterative.any()}
+        if kinds := " and ".join(kind for kind, is_there in own_kinds.items() if is_there):
+            others = bool((~(smaller | iterative) & (done.criterion != DENSE)).any())
+            trials = f"all other trials;\nof {kinds}, of its own" if others else "its own trials"
         axes.set_xlabel(f"seconds: scoring, median over seeds, and training, median of {trials}")
         axes.set_ylabel("test accuracy in %, last epoch")
         axes.set_title(literal(f"{comparison.title}, sparsity {sparsity:.10g}"), fontsize=11)
