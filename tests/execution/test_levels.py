@@ -134,12 +134,9 @@ def test_a_network_that_cannot_be_kept_fails_its_levels_once() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["processes", "ray"])
-def test_levels_run_in_workers(backend: str) -> None:
-    if backend == "ray":
-        pytest.importorskip("ray")
+def test_levels_run_in_workers() -> None:
     whole = pb.run(named(criteria=["imp:p=0.5"], sparsities=[0.8], workers=1), out="whole")
-    frame = pb.run(named(criteria=["imp:p=0.5"], sparsities=[0.8], workers=2), out="r", backend=backend)
+    frame = pb.run(named(criteria=["imp:p=0.5"], sparsities=[0.8], workers=2), out="r")
     assert set(frame.status) == {"done"}
     assert frame.identity.tolist() == whole.identity.tolist()
     assert not Path("r", "networks").exists()
