@@ -89,11 +89,11 @@ class Units(Ties):
 
 
 def stays_divisible(labels: Array, numbers: Tensor) -> bool:
-    """Whether along one dimension of `numbers` all of a slab has one label."""
+    """Whether along one dimension of `numbers` all of a slab has one label, but for constants, such as a padding."""
     known = numbers.numpy()
-    found = np.where(known < 0, -1, labels[known])
-    slabs = (np.moveaxis(found, dim, 0).reshape(found.shape[dim], -1) for dim in range(found.ndim))
-    return any(bool((slab == slab[:, :1]).all()) for slab in slabs)
+    low, high = (np.where(known < 0, constant, labels[known]) for constant in (len(labels), -1))
+    others = (tuple(other for other in range(known.ndim) if other != dim) for dim in range(known.ndim))
+    return any(bool((high.max(dims) <= low.min(dims)).all()) for dims in others)
 
 
 def branches(trace: Trace) -> bool:

@@ -50,6 +50,13 @@ def own_attention(m: Any, x: Tensor) -> Tensor:
     return m.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)).mean(1)  # type: ignore[no-any-return]
 
 
+def padded_windows(m: Any, x: Tensor) -> Tensor:
+    y = F.pad(m.a(x).permute(0, 2, 3, 1), (0, 0, 0, 1, 0, 1))
+    n, h, w, c = y.shape
+    y = y.view(n, h // 3, 3, w // 3, 3, c).transpose(2, 3).reshape(-1, 9, c)
+    return m.c(F.relu(m.b(y))).view(n, -1, 3).mean(1)  # type: ignore[no-any-return]
+
+
 def shared_layers() -> nn.Module:
     shared = nn.Linear(6, 6)
     return nn.Sequential(nn.Linear(5, 6), shared, nn.ReLU(), shared, nn.ReLU(), nn.Linear(6, 3))
@@ -62,6 +69,11 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
         lambda: nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 7), nn.GELU(), nn.Linear(7, 3)),
         FEATURES,
         8 + 7,
+    ),
+    "windows of padded images": (
+        lambda: Net(padded_windows, a=CONVOLUTION(3, 6, 3, padding=1), b=nn.Linear(6, 5), c=nn.Linear(5, 3)),
+        IMAGE,
+        5,
     ),
     "convolutions and flatten": (
         lambda: nn.Sequential(
