@@ -34,8 +34,13 @@ class Probe:
         inspection = None if model.is_own else self._inspected(sweep, source, model)
         return inspect_network(sweep, data, model) if inspection is None else inspection
 
-    def _inspected(self, sweep: Sweep, source: DataSource, model: ModelSource) -> Inspection | None:
-        """The inspection by the process, or the part of it before the network ended the process; None if it fails."""
+    def _inspected(
+        self, sweep: Sweep, source: DataSource, model: ModelSource, *, again: bool = True
+    ) -> Inspection | None:
+        """The inspection by the process, or the part of it before the network ended the process; None if it fails.
+
+        `again`: a process that ends before it has said anything, as where memory is short, is started once more.
+        """
         if (worker := self._begin()) is None:
             return None
         partial: Inspection | None = None
@@ -48,6 +53,8 @@ class Probe:
         except (EOFError, OSError):
             self._worker = None
             how = worker.ended()
+            if partial is None and again:
+                return self._inspected(sweep, source, model, again=False)
             self.usable = partial is not None
             if partial is not None:
                 logger.warning("model %s ends the process that runs it on %s (%s)", model, source, how)

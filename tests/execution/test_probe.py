@@ -181,7 +181,7 @@ def once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("once")
 @pytest.mark.parametrize("bad", ["leaves_another", "stops"])
 def test_a_network_that_stops_or_leaves_another_process_fails_alone(bad: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pai_bench.execution.worker_process.SILENCE", 12.0)
+    monkeypatch.setattr("pai_bench.execution.worker_process.SILENCE", 20.0)
     frame = pb.run(crashing(bad, "good"), out="r")
     assert {(model.partition("@")[0], status) for model, status in zip(frame.model, frame.status, strict=True)} == {
         (bad, "failed"),
@@ -288,7 +288,7 @@ def test_what_a_process_says_of_a_network(
     catalog = resolve(sweep)
     source, model = catalog.trials[0].data, catalog.trials[0].model
     worker: Any = Answers(*messages)
-    answering.append(worker)
+    answering += [worker] if messages else [Answers(), worker]  # what dies at once is started once more
     probe = Probe(sweep)
     here = inspect_network(sweep, catalog.data["digits"], model)
     assert probe.inspect(sweep, source, catalog.data["digits"], model) == (found or here)
@@ -298,6 +298,17 @@ def test_what_a_process_says_of_a_network(
     assert caplog.messages == ([died] if found and not runs else [])
     ((kind, question),) = worker.sent
     assert (kind, pickle.loads(question)) == ("query", ("inspect", (sweep, source, model)))
+
+
+def test_a_process_that_dies_as_it_begins_is_started_once_more(answering: list[Answers]) -> None:
+    sweep = crashing("good")
+    catalog = resolve(sweep)
+    worker: Any = Answers(("result", KNOWN))
+    answering += [Answers(), worker]
+    probe = Probe(sweep)
+    trial = catalog.trials[0]
+    assert probe.inspect(sweep, trial.data, catalog.data["digits"], trial.model) == KNOWN
+    assert (probe.usable, probe.hand_over() is worker) == (True, True)
 
 
 def test_answers_are_given_and_errors_raised(answering: list[Answers]) -> None:
@@ -318,7 +329,7 @@ def test_a_process_is_taken_where_it_can_read_the_sweep_and_ended_after_a_mistak
     answering: list[Answers], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = [("result", Inspection())]
-    answering += [Answers(*result), Answers(), wrong := Answers(*result)]
+    answering += [Answers(*result), Answers(), Answers(), wrong := Answers(*result)]
     assert prepared(crashing("good")).isolated_process is not None
     assert prepared(crashing("good")).isolated_process is None  # it has died
     with pytest.raises(pb.UserError, match="batch size 5000 is larger"):
