@@ -81,11 +81,11 @@ def names() -> list[str]:
     return own + [f"torchvision:{name}" for name in torchvision.models.list_models(module=torchvision.models)]
 
 
-def build(name: str) -> tuple[nn.Module, Tensor]:
-    """A network with random weights in evaluation mode, and an example."""
+def build(name: str, side: int | None = None) -> tuple[nn.Module, Tensor]:
+    """A network with random weights in evaluation mode, and an example, of that `side` if it is torchvision's."""
     prefix, _, classifier = name.rpartition(":")
     if prefix:
-        side = SIDES.get(classifier, 224)
+        side = side or SIDES.get(classifier, 224)
         shape = (3, side, side)
         auxiliary = classifier in ("googlenet", "inception_v3")  # classifiers of training alone, which read units, too
         options = {"init_weights": False, "aux_logits": False} if auxiliary else {}
@@ -103,10 +103,10 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
 
 
 @torch.no_grad()
-def measure(name: str) -> Row:
-    """The row of one network."""
+def measure(name: str, side: int | None = None) -> Row:
+    """The row of one network, for images of that `side` if it is torchvision's."""
     start = time.perf_counter()
-    network, example = build(name)
+    network, example = build(name, side)
     before = time.perf_counter()
     groups = find_groups(network, example)
     found = time.perf_counter() - before

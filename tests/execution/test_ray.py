@@ -244,9 +244,7 @@ def test_another_version_on_a_node_ends_the_sweep(cluster: Any, monkeypatch: pyt
 @pytest.mark.slow
 def test_an_address_without_a_cluster(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(ray_cluster, "PATIENCE", 5.0)
-    start = time.monotonic()
     assert main([*RUN, "--ray", "127.0.0.1:9"]) == 2
-    assert time.monotonic() - start < 15
     out, said = capfd.readouterr()
     assert said == (
         "pai-bench: no Ray cluster at 127.0.0.1:9 can be joined (no answer within 5 s); `ray start` starts or extends "

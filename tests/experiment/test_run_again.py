@@ -157,9 +157,9 @@ def test_a_signal_ends_a_pause_of_this_process_or_of_a_worker(backend: str) -> N
     listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listen) as run:
         assert run.stderr is not None
-        while "once more in 5 s" not in run.stderr.readline():
+        while "once more in 30 s" not in run.stderr.readline():
             assert run.poll() is None
         start = time.monotonic()
         os.killpg(run.pid, signal.SIGINT)
         assert run.wait(timeout=60) == 130
-        assert time.monotonic() - start < 4
+        assert time.monotonic() - start < 25  # before the pause would have ended
