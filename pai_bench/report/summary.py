@@ -188,11 +188,13 @@ def by_counted(group: pd.DataFrame) -> Iterator[pd.DataFrame]:
 def without_levels(group: pd.DataFrame) -> pd.DataFrame:
     """Trials without those of iterative pruning that are only on the way: at sparsities that no other method has.
 
-    Where there is no other method, they are all shown.
+    The highest of such a method was asked for, and stays. Where there is no other method, all are shown.
     """
     iterative = group.criterion.isin(group.criterion[group.trainings.notna()])
     asked = group.sparsity[~iterative & (group.criterion != DENSE)].unique()
-    return group if not len(asked) else group[~iterative | group.sparsity.isin(asked)]
+    highest = group.groupby("criterion").sparsity.transform("max")
+    last = (group.sparsity == highest) & (group.sparsity > asked.max(initial=0.0))
+    return group if not len(asked) else group[~iterative | group.sparsity.isin(asked) | last]
 
 
 def comparison(group: pd.DataFrame, protocol_parts: tuple[str, ...]) -> Comparison:

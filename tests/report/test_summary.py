@@ -266,7 +266,7 @@ def test_a_title_of_more_than_five_lines_ends_early() -> None:
 
 
 def test_levels_of_iterative_pruning_on_the_way_are_left_out() -> None:
-    """At sparsities that no other method has; by itself, such a method is shown at all of its levels."""
+    """At sparsities that no other method has, but for the last; by itself, a method is shown at all of its levels."""
 
     def level(sparsity: float, trainings: int) -> Record:
         return record("imp", sparsity, 0, 0.9, trainings=trainings)
@@ -277,3 +277,5 @@ def test_levels_of_iterative_pruning_on_the_way_are_left_out() -> None:
     (beside,) = comparisons(as_frame([*levels, record("snip", 0.8, 0, 0.8), record("snip", 0.9, 0, 0.7)]))
     assert beside.sparsities == (0.8, 0.9)
     assert [place for place in beside.cells if place[0] == "imp"] == [("imp", 0.8)]
+    (beyond,) = comparisons(as_frame([*levels, record("snip", 0.5, 0, 0.8)]))
+    assert [place for place in beyond.cells if place[0] == "imp"] == [("imp", 0.5), ("imp", 0.8)]
