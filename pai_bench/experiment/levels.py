@@ -51,9 +51,7 @@ def parent_of(trial: Trial) -> Trial | None:
     criterion = trial.criterion
     if not isinstance(criterion, IterativePruning) or not trial.sparsity:
         return None
-    before = criterion.sparsity_before(trial.sparsity)
-    if not 0 <= before < trial.sparsity:
-        raise UserError(f"{criterion}: the level before sparsity {trial.sparsity:g} would have {before:g}")
+    before = criterion.checked_sparsity_before(trial.sparsity)
     return dataclasses.replace(trial, sparsity=before, variant=None) if before else dense_of(trial)
 
 
@@ -125,7 +123,7 @@ def check_levels(trial: Trial, connections: int) -> None:
 def beginning_of(trial: Trial, examples: int) -> Rewind:
     """What a level begins with, by its criterion."""
     assert isinstance(trial.criterion, IterativePruning)
-    return trial.criterion.beginning(timeline(trial, examples))
+    return trial.criterion.checked_beginning(timeline(trial, examples))
 
 
 def begin(inputs: Inputs, trial: Trial, networks: NetworkStore | None) -> Beginning:

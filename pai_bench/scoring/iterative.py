@@ -1,10 +1,14 @@
 """Criteria that are applied to trained networks, which are then trained again, level by level."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from pai_bench.scoring.criterion import Criterion
 from pai_bench.scoring.during import Timeline
+from pai_bench.support.errors import UserError
+from pai_bench.support.failures import described
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,26 @@ class IterativePruning(Criterion):
     @property
     def begins_dense(self) -> bool:
         return True
+
+    def checked_sparsity_before(self, sparsity: float) -> float:
+        """`sparsity_before`, if it is smaller; else a `UserError` that names the criterion."""
+        before: float = self._asked("has no level before sparsity", self.sparsity_before, sparsity)
+        if not 0 <= before < sparsity:
+            raise UserError(f"{self}: the level before sparsity {sparsity:g} would have {before:g}")
+        return before
+
+    def checked_beginning(self, timeline: Timeline) -> Rewind:
+        """`beginning`; a `UserError` that names the criterion if it fails."""
+        found: Rewind = self._asked("cannot say what a level begins with in", self.beginning, timeline)
+        return found
+
+    def _asked(self, failure: str, function: Callable[[Any], Any], value: object) -> Any:
+        try:
+            return function(value)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{self} {failure} {value} ({described(error)})") from error
 
     @abstractmethod
     def sparsity_before(self, sparsity: float) -> float:

@@ -1,6 +1,7 @@
 """Iterative magnitude pruning: levels, rewound states and data order, against a plain loop."""
 
 import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from pai_bench.experiment.masks import read_mask
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
-from pai_bench.scoring import Timeline
+from pai_bench.scoring import IterativePruning, Rewind, Timeline
+from pai_bench.support.errors import UserError
 from pai_bench.support.identity import stream
 from pai_bench.training.protocol import Protocol
 from tests.experiment.test_runner import blobs, sweep
@@ -256,3 +258,36 @@ def test_the_beginning_by_default() -> None:
         "Rewind(step=20, weights=True, last_rate=False)",
         "Rewind(step=0, weights=False, last_rate=False)",
     ]
+
+
+@dataclass(frozen=True)
+class Halved(IterativePruning):
+    """Halves by magnitude, with a mistake where it is asked for one."""
+
+    level: str = "half"
+    rewind: str = "start"
+
+    def score(self, model: Any, batch: Any) -> Any:
+        return {name: weight.abs() for name, weight in model.weights().items()}
+
+    def sparsity_before(self, sparsity: float) -> float:
+        levels = {"half": lambda: 0.0, "same": lambda: sparsity, "mistake": lambda: 1 / 0}
+        return levels[self.level]()
+
+    def beginning(self, timeline: Timeline) -> Rewind:
+        if self.rewind == "mistake":
+            raise KeyError("k")
+        return Rewind()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"level": "same"}, r"Halved.*: the level before sparsity 0\.8 would have 0\.8"),
+        ({"level": "mistake"}, r"Halved.* has no level before sparsity 0\.8 \(ZeroDivisionError: .*test_levels\.py"),
+        ({"rewind": "mistake"}, r"Halved.* cannot say what a level begins with .*\(KeyError: 'k' \(test_levels\.py"),
+    ],
+)
+def test_mistakes_of_iterative_criteria_name_them(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        resolve(sweep(criteria=[Halved(**options)], sparsities=[0.8], seeds=1))
