@@ -331,7 +331,7 @@ def add_keys(verb: Parser, *names: str) -> None:
     """The flags of some fields of `Sweep`."""
     for f in dataclasses.fields(Sweep):
         if f.name in names:
-            add_key(verb, f.name, f.metadata["help"], f.default)
+            add_key(verb, f.name, f.metadata["help"], f.default, shown=f.metadata.get("shown", ""))
 
 
 class Entries(str):
@@ -375,8 +375,11 @@ def is_there(entry: str, folders: Sequence[Path]) -> bool:
     return bool(dot_py) and "," not in name and os.path.isfile(os.path.expanduser(file + ".py"))
 
 
-def add_key(verb: Parser, name: str, help: str, default: Any, flag: str | None = None) -> None:
-    """The flag of a field of `Sweep`. A flag that is not given leaves no trace, so that a recipe's value stands."""
+def add_key(verb: Parser, name: str, help: str, default: Any, flag: str | None = None, shown: str = "") -> None:
+    """The flag of a field of `Sweep`, whose value is `shown` so, or as its type says.
+
+    A flag that is not given leaves no trace, so that a recipe's value stands.
+    """
     flag, to, help = flag or "--" + name.replace("_", "-"), recipe.KEYS[name], help.replace("%", "%%")
     add = functools.partial(verb.add_argument, flag, dest=name, default=argparse.SUPPRESS)
     if name in recipe.AXES:
@@ -390,8 +393,8 @@ def add_key(verb: Parser, name: str, help: str, default: Any, flag: str | None =
     elif to is bool:
         add(action="store_true", help=help)
     else:
-        shown = "" if default is None else f" (default: {default})".replace("%", "%%")
-        add(type=lambda text: from_text(text, to, flag), metavar=metavar(to), help=help + shown)
+        usual = "" if default is None else f" (default: {default})".replace("%", "%%")
+        add(type=lambda text: from_text(text, to, flag), metavar=shown or metavar(to), help=help + usual)
 
 
 def from_text(text: str, to: Any, flag: str) -> Any:

@@ -14,12 +14,16 @@ from pai_bench.support.errors import UserError
 from pai_bench.support.registry import INITIALISATIONS
 
 
-def option(default: Any, help: str, *, axis: bool = False, least: float | None = None, within: str = "") -> Any:
+def option(
+    default: Any, help: str, *, axis: bool = False, least: float | None = None, within: str = "", shown: str = ""
+) -> Any:
     """A key of a recipe and a flag of ``pai-bench run``.
 
-    `least` is the smallest value, `within` an interval between 0 and 1 with what it is, ``[0, 1]: a probability``.
+    `least` is the smallest value, `within` an interval between 0 and 1 with what it is, ``[0, 1]: a probability``;
+    `shown` is how a value stands in a help text, where its type does not say so.
     """
-    return field(default=default, metadata={"help": help, "axis": axis, "least": least, "within": within})
+    facts = {"help": help, "axis": axis, "least": least, "within": within, "shown": shown}
+    return field(default=default, metadata=facts)
 
 
 def setting(
@@ -31,6 +35,7 @@ def setting(
     usual: Any = None,
     least: float | None = None,
     within: str = "",
+    shown: str = "",
 ) -> Any:
     """An `option` that results depend on.
 
@@ -38,7 +43,17 @@ def setting(
     say it in a report, unless it has the value that is `usual` there, mostly the default.
     """
     facts = {"left_out": MISSING if always else default, "usual": default if usual is None else usual, "words": words}
-    return field(default=default, metadata={**option(default, help, least=least, within=within).metadata, **facts})
+    described = option(default, help, least=least, within=within, shown=shown)
+    return field(default=default, metadata={**described.metadata, **facts})
+
+
+def one_time(text: str) -> str:
+    """A time of training in the one way in which it is kept: ``5`` and ``2.5%``, not ``05`` and ``2.50 %``."""
+    number, percent, rest = text.strip().partition("%")
+    try:
+        return text if rest else f"{float(number):.12g}%" if percent else str(int(number))
+    except ValueError:
+        return text  # whoever needs it says why it is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +74,7 @@ class ScoringSettings:
         "how the score batch is drawn: balanced over classes, random, or class-N, of class N alone",
         words="{}".format,
         always=True,
+        shown="balanced|random|class-N",
     )
     score_batches: int = setting(
         1, "number of score batches; see the criteria's option accumulate", words="{:g} score batches".format, least=1
@@ -89,6 +105,7 @@ class ScoringSettings:
         "parameter; default: the weights of linear, convolutional, recurrent and attention layers, and what else "
         "multiplies the data",
         words="{}".format,
+        shown="A,B,...",
     )
     keep_first: bool = setting(False, "leave the first of the prunable layers whole")
     keep_last: bool = setting(False, "leave the last of the prunable layers whole")
@@ -100,6 +117,7 @@ class ScoringSettings:
             if when != "0"
             else "pruned before training"
         ),
+        shown="STEPS|X%",
     )
     prune_when: Literal["given", "stable"] = setting(
         "given",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal, get_type_hints
 
-from pai_bench.experiment.settings import ScoringSettings, TrainingSettings, check_value, option
+from pai_bench.experiment.settings import ScoringSettings, TrainingSettings, check_value, one_time, option
 from pai_bench.support import spec
 from pai_bench.support.durations import seconds_of
 from pai_bench.support.errors import UserError, check_least, no_sparsity
@@ -90,6 +90,7 @@ class Execution:
         "5m",
         "time after which a training is saved in the results folder, again and again, as 90s, 5m or 2h, from which it "
         "resumes after a crash; never: not at all, also not when it is interrupted",
+        shown="TIME|never",
     )
 
     @property
@@ -124,6 +125,8 @@ class Sweep(Execution, TrainingSettings, ProtocolSettings, ScoringSettings, Axes
                 value = os.fspath(value)
             elif f.name == "schedule" and value is not None:
                 value = str(value)
+            elif f.name == "prune_at":
+                value = one_time(str(value))
             else:  # the same value is to have the same identity, however it was given
                 value = spec.convert(value, hints[f.name], f.name.replace("_", "-"))
             object.__setattr__(self, f.name, value)

@@ -316,6 +316,17 @@ def test_a_whole_number_has_one_identity_however_it_is_given() -> None:
     assert [(type(value), value) for value in made] == [(int, 3)] * 4 + [(float, 0.5)] * 2
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        *(("5", "5"), (" 05", "5"), ("2 %", "2%"), ("2.50%", "2.5%"), ("1e1%", "10%"), ("33.3333333%", "33.3333333%")),
+        *(("00", "0"), (7, "7"), ("0%", "0%"), ("5 steps", "5 steps"), ("2%%", "2%%"), ("%", "%")),
+    ],
+)
+def test_a_time_to_prune_is_kept_in_one_way(given: Any, kept: str) -> None:
+    assert Sweep(prune_at=given).prune_at == kept
+
+
 def test_weights_of_smaller_networks_that_are_drawn_again_are_another_revision() -> None:
     """Earlier versions drew them in another way."""
     revisions = [
