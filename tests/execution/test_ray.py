@@ -127,6 +127,16 @@ def test_a_cluster_gives_the_same_as_this_process(cluster: Any) -> None:
 
 @needs_ray
 @pytest.mark.slow
+def test_levels_find_the_networks_that_other_nodes_have_trained(cluster: Any) -> None:
+    sweep = named(criteria=["imp:p=0.5"], sparsities=[0.8], seeds=2)
+    frame = pb.run(sweep, out="there", backend=f"ray:{cluster.address}")
+    assert frame[COLUMNS].equals(here(sweep))
+    assert sorted(frame.sparsity.unique()) == [0.0, 0.5, 0.75, 0.8]
+    assert not Path("there", "networks").exists()
+
+
+@needs_ray
+@pytest.mark.slow
 def test_objects_of_a_script_reach_the_nodes(cluster: Any) -> None:
     """A function that no module has, and data that no file holds; in lanes."""
 
