@@ -1,0 +1,128 @@
+"""Signs that attacks fail because of gradients, not because a network is robust: `attack_warnings`.
+
+Carlini et al. 2019, arXiv:1902.06705; Croce & Hein 2020, arXiv:2003.01690.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from pai_bench.attacks.ball import Ball
+from pai_bench.attacks.examples import Examples
+from pai_bench.attacks.gradient_attacks import pgd
+from pai_bench.attacks.losses import Network, cross_entropy, loss_gradients, margin
+from pai_bench.attacks.verdict import Attacker, Verdict
+
+ZERO, MORE, BETTER = 0.01, 0.002, 0.01
+"""Shares of examples above which it is a warning that gradients are zero; that a search without gradients, or
+adversaries of the dense network, fool more; and that twice the effort does."""
+
+GREY = 0.5
+"""From any image in [0, 1], the grey one is that far away in the maximum norm."""
+
+WARNINGS = {
+    "zero-gradients": "the cross-entropy of more than 1 % of the right examples has a gradient of exactly zero",
+    "weaker-than-one-step": "projected gradient descent fools fewer examples than its first step alone",
+    "rises-with-eps": "accuracy is higher in a larger ball",
+    "beyond-grey": "more examples are robust at eps 0.5 than have the class that the grey image is given",
+    "gradients-are-not-needed": "a search without gradients fools examples that gradient descent does not",
+    "transfer": "adversaries of the dense network fool examples that gradient descent does not",
+    "not-converged": "twice the steps and starts change the robust accuracy by more than 1 point",
+    "random": "two passes of the same examples differ",
+    "needs-gradients": "the network does not run without gradients",
+}
+"""Name of a warning -> what it says."""
+
+
+@torch.no_grad()
+def attack_warnings(
+    attacker: Attacker, verdict: Verdict, examples: Examples, transferred: Tensor | None = None
+) -> tuple[str, ...]:
+    """The names of the warnings that hold of a verdict; none of a network that names all examples as one class.
+
+    `transferred` are inputs in the ball around each example that were found on the dense network of the same seed.
+    """
+    if is_constant(verdict):
+        return ()
+    found = {
+        "random": lambda: not is_repeatable(attacker, examples),
+        "needs-gradients": lambda: not runs_without_gradients(attacker.network, examples),
+        "zero-gradients": lambda: zero_gradients(attacker, examples.at(verdict.right)) > ZERO,
+        "weaker-than-one-step": lambda: int(verdict.fooled["pgd"].sum()) < int(verdict.fooled["fgsm"].sum()),
+        "rises-with-eps": lambda: rises_with_eps(attacker, verdict, examples),
+        "beyond-grey": lambda: is_beyond_grey(attacker, examples),
+        "gradients-are-not-needed": lambda: int(verdict.fooled["search"].sum()) / attacker.checked(examples) > MORE,
+        "transfer": lambda: transferred is not None and newly_fooled(attacker, verdict, examples, transferred) > MORE,
+        "not-converged": lambda: changed_by_effort(attacker, verdict, examples) > BETTER,
+    }
+    return tuple(name for name in WARNINGS if found[name]())
+
+
+def is_constant(verdict: Verdict) -> bool:
+    """Whether a network names all examples as one class."""
+    return bool((verdict.predictions == verdict.predictions[:1]).all())
+
+
+def is_repeatable(attacker: Attacker, examples: Examples) -> bool:
+    """Whether two passes of the same examples are equal."""
+    part = examples.inputs[: attacker.at_once]
+    return torch.equal(attacker.network(part), attacker.network(part))
+
+
+def runs_without_gradients(network: Network, examples: Examples) -> bool:
+    """Whether a pass is possible in inference mode, and the same."""
+    try:
+        with torch.inference_mode():
+            network(examples.inputs[:1])
+    except RuntimeError:
+        return False
+    return True
+
+
+def zero_gradients(attacker: Attacker, right: Examples) -> float:
+    """The share of examples whose cross-entropy has a gradient of exactly zero."""
+    if not len(right):
+        return 0.0
+    parts = [
+        loss_gradients(attacker.network, part.inputs, part, cross_entropy)[1].flatten(1).count_nonzero(1) == 0
+        for part in right.chunks(attacker.at_once)
+    ]
+    return float(torch.cat(parts).double().mean())
+
+
+def rises_with_eps(attacker: Attacker, verdict: Verdict, examples: Examples) -> bool:
+    """Whether descent fools, in a ball of half the size, examples that no attack fools in the whole one."""
+    smaller = replace(attacker, ball=Ball(attacker.ball.norm, attacker.ball.eps / 2))
+    left = verdict.robust & (torch.arange(len(examples), device=verdict.right.device) < attacker.effort.checked)
+    found = attacker.run(lambda part: pgd(smaller.network, part, smaller.ball, margin, steps=20), examples.at(left))
+    return float(found.fooled.double().sum()) / attacker.checked(examples) > MORE
+
+
+def is_beyond_grey(attacker: Attacker, examples: Examples) -> bool:
+    """Whether more examples stay right in the ball with the grey image than have the class that it is given."""
+    grey = attacker.predictions(torch.full_like(examples.inputs[:1], GREY))
+    right = examples.at(attacker.predictions(examples.inputs) == examples.labels)
+    steps = attacker.effort.steps
+    ball = Ball("linf", GREY)
+    found = attacker.run(lambda part: pgd(attacker.network, part, ball, margin, steps=steps), right)
+    return int((~found.fooled).sum()) > int((examples.labels == grey).sum())
+
+
+def newly_fooled(attacker: Attacker, verdict: Verdict, examples: Examples, inputs: Tensor) -> float:
+    """The share of examples that no attack fools, but these inputs do."""
+    moved = attacker.ball.project(inputs, examples.inputs)
+    return float((verdict.robust & (attacker.predictions(moved) != examples.labels)).double().mean())
+
+
+def changed_by_effort(attacker: Attacker, verdict: Verdict, examples: Examples) -> float:
+    """The share of examples that twice the steps and starts fool besides."""
+    effort = replace(attacker.effort, steps=2 * attacker.effort.steps, starts=2 * attacker.effort.starts)
+    left = verdict.robust & (torch.arange(len(examples), device=verdict.right.device) < effort.checked)
+    stronger, here = replace(attacker, effort=effort), examples.at(left)
+    fooled = torch.zeros(len(here), dtype=torch.bool, device=here.labels.device)
+    for name, attack in stronger.attacks():
+        if name != "fgsm":
+            remaining = (~fooled).nonzero().squeeze(1)
+            fooled[remaining] = stronger.run(attack, here.at(remaining)).fooled
+    return float(fooled.double().sum()) / attacker.checked(examples)
