@@ -1,5 +1,14 @@
 """What is measured of a trained network: metrics, and how their results are stored."""
 
-from pai_bench.evaluation.metrics import Metric, evaluate_network, get_metric, loss_and_accuracy, measure
+from pai_bench.evaluation import adversarial  # noqa: F401  # which registers its metrics
+from pai_bench.evaluation.metrics import (
+    Dense,
+    Metric,
+    Values,
+    evaluate_network,
+    get_metric,
+    loss_and_accuracy,
+    measure,
+)
 
-__all__ = ["Metric", "evaluate_network", "get_metric", "loss_and_accuracy", "measure"]
+__all__ = ["Dense", "Metric", "Values", "evaluate_network", "get_metric", "loss_and_accuracy", "measure"]

@@ -1,12 +1,15 @@
 """Metrics of a trained network, at the end of its training or long after.
 
-A metric is called with a network and a data set on one device and returns a float, or named ones. It is a function, or
-a frozen dataclass whose fields are its options, registered by `pai_bench.support.registry.metric`, and written as
-``NAME[:OPTION=VALUE]...``.
+A metric is called with a network and a data set on one device and returns a float, or named ones, or `Values` with
+notes. It is a function, or a frozen dataclass whose fields are its options, registered by
+`pai_bench.support.registry.metric`, and written as ``NAME[:OPTION=VALUE]...``. One whose attribute ``needs_dense`` is
+true takes a third argument, the `Dense` network of the same seed, or None.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from torch import nn
 
@@ -22,7 +25,24 @@ from pai_bench.support.registry import METRICS, metric
 from pai_bench.training.evaluation import evaluate_lanes
 from pai_bench.training.trainable_groups import SingleModel
 
-Metric = Callable[[nn.Module, DataSet], float | Mapping[str, float]]
+
+@dataclass(frozen=True)
+class Values:
+    """What a metric gives: floats by name, the main one by the name ``""``, and notes in words."""
+
+    floats: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """The dense network of the same seed, in eval mode, and what metrics keep of it for the next network."""
+
+    model: nn.Module
+    kept: dict[Any, Any] = field(default_factory=dict)
+
+
+Metric = Callable[..., float | Mapping[str, float] | Values]
 """A function of a network in eval mode and of a data set whose training examples are those it was trained on."""
 
 
@@ -67,33 +87,57 @@ def gap(model: nn.Module, data: DataSet) -> Mapping[str, float]:
     return {"accuracy": trained[1] - tested[1], "loss": trained[0] - tested[0]}
 
 
-def measure(model: nn.Module, data: DataSet, metrics: Iterable[str]) -> dict[str, dict[str, float]]:
+def measure(
+    model: nn.Module, data: DataSet, metrics: Iterable[str], dense: Dense | None = None
+) -> dict[str, dict[str, float]]:
     """What each of the `metrics` gives of `model`, by its name: named floats, or one by the name ``""``.
 
-    `data`, on the device of `model`, has the training examples and labels that the network was trained on. The modes of
-    the modules and all random states are afterwards what they were; random numbers are the same every time.
+    `dense` is the dense network of the same seed, for metrics that are held against it. `data`, on the device of
+    `model`, has the training examples and labels that the network was trained on. The modes of the modules and all
+    random states are afterwards what they were; random numbers are the same every time.
     """
-    measured: dict[str, dict[str, float]] = {}
+    return {name: dict(values.floats) for name, values in measured_values(model, data, metrics, dense).items()}
+
+
+def measured_values(
+    model: nn.Module, data: DataSet, metrics: Iterable[str], dense: Dense | None = None
+) -> dict[str, Values]:
+    """As `measure`, with the notes of each metric."""
+    measured: dict[str, Values] = {}
     modes = [(module, module.training) for module in model.modules()]
     for name, function in map(get_metric, metrics):
+        further = (dense,) if getattr(function, "needs_dense", False) else ()
         try:
             with random_state(0):
-                result = function(model.eval(), data)
+                result = function(model.eval(), data, *further)
+        except UserError as error:
+            raise UserError(f"metric {name}: {error}") from error
         except Exception as error:
             raise UserError(f"metric {name} raises {described(error)}") from error
         finally:
             for module, mode in modes:
                 module.training = mode
-        named = result if isinstance(result, Mapping) else {"": result}
-        try:
-            measured[name] = {str(key): float(value) for key, value in named.items()}
-        except (TypeError, ValueError) as error:
-            raise UserError(f"metric {name} must return a float, or floats by name, not {result!r}") from error
+        measured[name] = as_values(result, name)
     return measured
 
 
+def as_values(result: Any, name: str) -> Values:
+    """What a metric has returned, checked."""
+    floats, notes = (result.floats, result.notes) if isinstance(result, Values) else (result, ())
+    try:
+        named = floats if isinstance(floats, Mapping) else {"": floats}
+        return Values({str(key): float(value) for key, value in named.items()}, tuple(map(str, notes)))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"metric {name} must return a float, or floats by name, not {result!r}") from error
+
+
 def evaluate_network(
-    store: Store, identity: str, model: nn.Module, data: DataSet, metrics: Iterable[str]
+    store: Store,
+    identity: str,
+    model: nn.Module,
+    data: DataSet,
+    metrics: Iterable[str],
+    dense: Dense | None = None,
 ) -> TrialMetrics:
     """Evaluate the network of a stored trial, as `measure` does, and store what comes out beside the trial's record.
 
@@ -102,13 +146,16 @@ def evaluate_network(
     columns = store.get(identity).row().keys()
     revision, dirty = commit()
     provenance = {"commit": revision, "dirty": dirty, "finished": datetime.now(UTC).isoformat()}
-    environment, results = describe(data.device), measure(model, data, metrics)
-    if clash := columns & {f"{name}.{key}" if key else name for name, values in results.items() for key in values}:
+    environment, results = describe(data.device), measured_values(model, data, metrics, dense)
+    names = {f"{name}.{key}" if key else name for name, values in results.items() for key in values.floats}
+    if clash := columns & names:
         raise UserError(f"metric {min(clash)} has the name of a column of the results; give it another")
     stored = store.read_evaluation(identity)
     all_metrics = dict(stored.metrics) if stored else {}
     for name, values in results.items():
-        all_metrics[name] = Measured(values=values, environment=environment, provenance=provenance)
+        all_metrics[name] = Measured(
+            values=values.floats, notes=values.notes, environment=environment, provenance=provenance
+        )
     evaluation = TrialMetrics(identity=identity, metrics=all_metrics)
     store.write(evaluation)
     return evaluation

@@ -150,6 +150,8 @@ class Measured:
     values: Mapping[str, float | None]
     environment: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    notes: tuple[str, ...] = field(default=(), metadata=IF_ANY)
+    """In words, such as the names of `pai_bench.attacks.WARNINGS` that hold."""
 
 
 @dataclass(frozen=True, kw_only=True)

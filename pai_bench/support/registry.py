@@ -153,7 +153,7 @@ DATA = Registry("data set", "pai_bench.data")
 SCHEDULES = Registry("schedule", "pai_bench.schedules", home="pai_bench.masks.schedule")
 PROTOCOLS = Registry("protocol", "pai_bench.protocols", home="pai_bench.training.protocol")
 INITIALISATIONS = Registry("initialisation", "pai_bench.initialisations", home="pai_bench.support.initialise")
-METRICS = Registry("metric", "pai_bench.metrics", home="pai_bench.evaluation.metrics")
+METRICS = Registry("metric", "pai_bench.metrics", home="pai_bench.evaluation")
 BACKENDS = Registry("backend", "pai_bench.backends", home="pai_bench.execution")
 
 REGISTRIES = {
