@@ -74,7 +74,10 @@ PRUNING = ("pruning", "scoring", "groups", "graph", "masks", "networks", "suppor
         ("experiment/sweep", ("experiment.settings", "training.protocol", "support")),
         ("experiment/trial", ("experiment", "training.protocol", *PRUNING)),
         ("experiment", ("experiment", "evaluation", "attacks", "results", "training", "models", "data", *PRUNING)),
-        ("execution", ("execution", "experiment", "results", "training", "models", "data", *PRUNING)),
+        (
+            "execution",
+            ("execution", "experiment", "evaluation", "attacks", "results", "training", "models", "data", *PRUNING),
+        ),
         # the modules that choose how to run trials use measurements of steps; measure must not import them
         ("execution/measure", ("data", "experiment", "support", "training")),
         ("execution/backend", ("execution.execution_plan", "experiment", "results", "support")),

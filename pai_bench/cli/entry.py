@@ -11,6 +11,7 @@ from pai_bench.cli.checks import check
 from pai_bench.cli.collapses import collapse
 from pai_bench.cli.console import INTERRUPTED, USER_ERROR, make_console
 from pai_bench.cli.costs import time
+from pai_bench.cli.evaluations import evaluate
 from pai_bench.cli.folders import merge, verify
 from pai_bench.cli.listing import list_plugins
 from pai_bench.cli.masks import prune
@@ -24,6 +25,7 @@ from pai_bench.support.processes import signals_as_interrupts
 
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": run,
+    "evaluate": evaluate,
     "report": report,
     "compare": compare,
     "status": status,
@@ -37,7 +39,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
 }
 
 HEAVY = {
-    **dict.fromkeys(("run", "time", "collapse", "prune"), "pai_bench.experiment.runner"),
+    **dict.fromkeys(("run", "evaluate", "time", "collapse", "prune"), "pai_bench.experiment.runner"),
     **dict.fromkeys(("report", "compare"), "pai_bench.report.page"),
     **dict.fromkeys(("status", "verify", "merge"), "pai_bench.results"),
     **{"check": "pai_bench.analyses.conformance", "list": "pai_bench.scoring"},

@@ -81,6 +81,15 @@ examples:
 What is stored in --out is not run again: the same command runs what is missing, and resumes what was being trained.
 exit codes: 0; 1 a trial failed; 2 a mistake in the request; 130 interrupted, or at its time limit"""
 
+EVALUATE_NOTES = """\
+examples:
+  pai-bench evaluate results --evaluate gap
+  pai-bench evaluate results --evaluate verdict-linf:eps=0.1,verdict-linf:eps=0.2,minimal-l2
+
+A network that was kept (`pai-bench run --keep-networks`) is read; others are trained again, as the commands say that
+are in their records: run this from the same folder, with the same files. Give --data-dir if data are elsewhere now.
+exit codes: 0; 1 some networks could not be evaluated; 2 a mistake in the request; 130 interrupted"""
+
 STATUS_NOTES = """\
 examples:
   pai-bench status
@@ -163,7 +172,18 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"pai-bench {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
-    for add in (add_run, add_status, add_report, add_compare, add_verify, add_merge, add_time, add_collapse, add_prune):
+    for add in (
+        add_run,
+        add_evaluate,
+        add_status,
+        add_report,
+        add_compare,
+        add_verify,
+        add_merge,
+        add_time,
+        add_collapse,
+        add_prune,
+    ):
         add(verbs)
     check = add_verb(verbs, "check", "hold a criterion, a third party's too, to the contract", CHECK_EXAMPLES)
     check.add_argument("criterion", help="NAME[:OPTION=VALUE]... or ./file.py:ClassName[:OPTION=VALUE]...")
@@ -212,6 +232,16 @@ def add_run(verbs: Any) -> None:
     flag("--shard", metavar="I/N", help=help)
     flag("--dry-run", action="store_true", help="list the trials, and what they will cost; run nothing")
     flag("--quick", action="store_true", help="a smoke run: the keys of the recipe `quick` on top")
+
+
+def add_evaluate(verbs: Any) -> None:
+    """``evaluate``."""
+    help = "take metrics of the trained networks of a results folder, such as their accuracy under attack"
+    verb = add_verb(verbs, "evaluate", help, EVALUATE_NOTES)
+    verb.add_argument("results", nargs="?", default="results", help="results folder (default: results)")
+    help = "metrics, with commas between; see `pai-bench list metrics`"
+    verb.add_argument("--evaluate", metavar="A,B,...", required=True, help=help)
+    add_keys(verb, "keep_networks", "data_dir", "device", "workers")
 
 
 def add_status(verbs: Any) -> None:

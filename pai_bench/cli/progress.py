@@ -17,7 +17,7 @@ from pai_bench.experiment.resolve import Catalog
 from pai_bench.experiment.trial import Trial
 from pai_bench.report.summary import plural
 from pai_bench.report.tables import duration
-from pai_bench.results import Record
+from pai_bench.results import Record, TrialMetrics
 
 REFRESH = 0.1
 """Seconds between two updates of the live display."""
@@ -196,6 +196,26 @@ class Display(Listener):
         self._show()
         text = f"{plural(len(trials), 'trial')} left, run by {', '.join(owners) or 'other processes'}"
         self.console.print(f"{text}: waiting for the results, or to take over what they leave")
+
+    def on_evaluation(self, trials: Sequence[Trial]) -> None:
+        self.running.clear()
+        self.to_evaluate, self.evaluated, self.evaluation_seconds = len(trials), 0, 0.0
+        self.console.print(f"{plural(len(trials), 'network')} to evaluate")
+        self.live.start()
+        self.task = self.live.add_task("evaluating", total=len(trials), completed=0, left="")
+
+    def on_evaluated(self, trial: Trial, metrics: TrialMetrics | None, seconds: float) -> None:
+        self.evaluated += 1
+        self.evaluation_seconds += seconds
+        left = (self.to_evaluate - self.evaluated) * self.evaluation_seconds / self.evaluated
+        values = {} if metrics is None else {name: one.values for name, one in metrics.metrics.items()}
+        main = [f"{name} {value:.4g}" for name, of in values.items() if (value := of.get("")) is not None]
+        main += [f"{n}.{k} {v:.4g}" for n, of in values.items() if "" not in of for k, v in of.items() if v is not None]
+        text = f"[{self.evaluated}/{self.to_evaluate}] {describe(trial)}: {', '.join(main)}, {duration(seconds)}"
+        if not self.console.is_terminal and self.evaluated < self.to_evaluate:
+            text += f", {duration(left)} left"
+        self.console.print(text)
+        self.live.update(self.task, completed=self.evaluated, left=f"{duration(left)} left")
 
     def on_end(self) -> None:
         self.status.stop()

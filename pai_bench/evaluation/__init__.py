@@ -5,10 +5,20 @@ from pai_bench.evaluation.metrics import (
     Dense,
     Metric,
     Values,
+    check_metric,
     evaluate_network,
     get_metric,
     loss_and_accuracy,
     measure,
 )
 
-__all__ = ["Dense", "Metric", "Values", "evaluate_network", "get_metric", "loss_and_accuracy", "measure"]
+__all__ = [
+    "Dense",
+    "Metric",
+    "Values",
+    "check_metric",
+    "evaluate_network",
+    "get_metric",
+    "loss_and_accuracy",
+    "measure",
+]

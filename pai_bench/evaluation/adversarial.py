@@ -38,7 +38,7 @@ PENALTIES = {"quick": PenaltySearch(searches=5, steps=200), "full": PenaltySearc
 
 def attacked(model: nn.Module, data: DataSet) -> Network:
     """The network from images in [0, 1] to logits."""
-    mean, std = data.scale
+    mean, std = (tensor.clone() for tensor in data.scale)  # which may have been made in inference mode
     return lambda inputs: model((inputs * 255 - mean) / std)
 
 
@@ -62,6 +62,10 @@ class Attacks:
     def __post_init__(self) -> None:
         if isinstance(self.n, int) and self.n < 1:
             raise ValueError(f"n={self.n} must be at least 1")
+
+    def check(self, data: DataSet) -> None:
+        """Raise UserError for data that cannot be attacked."""
+        self.examples(data)
 
     def examples(self, data: DataSet) -> Examples:
         """The examples under attack."""

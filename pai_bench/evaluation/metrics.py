@@ -61,6 +61,14 @@ def get_metric(text: str) -> tuple[str, Metric]:
     return name, function
 
 
+def check_metric(name: str, metric: Metric, data: DataSet) -> None:
+    """Raise UserError if a metric says, by a method ``check``, that it cannot be taken on a data set."""
+    try:
+        getattr(metric, "check", lambda _data: None)(data)
+    except UserError as error:
+        raise UserError(f"metric {name}: {error}") from error
+
+
 def loss_and_accuracy(model: nn.Module, data: DataSet, split: Split) -> tuple[float, float]:
     """Cross-entropy and accuracy (in [0, 1]) of `model` on `split` of `data`, in eval mode, in single precision."""
     with arithmetic("fp32", data.device):

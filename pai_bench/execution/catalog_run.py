@@ -5,10 +5,11 @@ import logging
 import operator
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from pai_bench.data import DataSet
 from pai_bench.execution.backend import Backend, Callbacks, Cell
+from pai_bench.execution.evaluations import Evaluations
 from pai_bench.execution.levels import Levels
 from pai_bench.execution.listener import Listener
 from pai_bench.experiment.resolve import Catalog
@@ -46,6 +47,8 @@ class CatalogRun:
         self.done = 0
         """Trials that are not missing, or no longer."""
         self._trials = {trial.identity: trial for trial in catalog.trials}
+        self.again: list[Trial] = []
+        """Stored trials that are trained again for their network, which is to be evaluated."""
         self._wanted: set[str] = set()
         """Identities of the trials that are still missing."""
         self._at_work: set[str] = set()
@@ -55,6 +58,7 @@ class CatalogRun:
         self._others: dict[str, Trial] = {}
         """Missing trials that other processes run, or that resume later, by identity."""
         self._levels = Levels(self._trials, NetworkFolder(store.path))
+        self._evaluations = Evaluations(runner.inputs, store, catalog.sweep.metrics)
         runner.networks = self._levels.networks
 
     def find_missing(self, earlier: dict[str, bool], *, retry_failed: bool) -> None:
@@ -68,6 +72,26 @@ class CatalogRun:
                 (self.run_before if earlier.get(trial.identity) else self.missing).append(trial)
             earlier[trial.identity] = missing
         self.done = len(self.catalog.trials) - len(self.missing)
+        coming = {trial.identity for trial in (*self.missing, *self.run_before)}
+        self._levels.train_again([name for name in self._networks_to_evaluate(coming) if name not in coming])
+        self.again = list(self._levels.again.values())
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything is to be trained or evaluated."""
+        return bool(self.missing or self.again or self._networks_to_evaluate())
+
+    def _networks_to_evaluate(self, coming: Collection[str] = ()) -> list[str]:
+        """The names of the networks of which metrics are missing, and of those that these metrics need.
+
+        Of trials that are `coming`, all metrics will be missing.
+        """
+        found = list[str]()
+        for trial in self.catalog.trials:
+            expected = list(self._evaluations.metrics) if trial.identity in coming else None
+            if metrics := expected or self._evaluations.missing(trial, self.records[trial.identity]):
+                found += self._evaluations.needed(trial, metrics)
+        return found
 
     def read(self, trial: Trial) -> Record | None:
         """The stored record of a trial, also under a former identity."""
@@ -86,17 +110,25 @@ class CatalogRun:
         trials = f"{len(self.missing)} of {len(self.records)} trials"
         how = f"{self.catalog.device}, {self.backend.description}, threads: {self.backend.plan.threads}"
         logger.info("%s: %s to run on %s", self.store.path, trials, how)
+        keep = self._trials if self.catalog.sweep.keep_networks or self.catalog.sweep.metrics else ()
         with self.backend:
             planned = self.cells(self._ready(self.missing))
             while planned or self._levels.waiting:
                 self.backend.run(planned, callbacks)
                 self._leave_taken_over()
-                self._levels.remove_networks(self._is_done)
+                self._levels.remove_networks(self._is_done, keep)
                 planned = self.cells(self._ready(self._left_by_others()))
-        self._levels.remove_networks(self._is_done)
+        self._levels.remove_networks(self._is_done, keep)
         for cell in self._saved():
             if all(self.store.holds(trial.identity) for trial in cell):
                 self.checkpoints.remove(names_of(cell))
+
+    def evaluate(self, claims: Claims | None) -> None:
+        """Compute the missing metrics of trained networks, and remove the networks that nobody needs any more."""
+        self._read_again()
+        self._evaluations.run(self.catalog.trials, self.records, self.listener, claims)
+        if not self.catalog.sweep.keep_networks:
+            self._levels.remove_networks(self._is_done, set(self._networks_to_evaluate()))
 
     def _ready(self, missing: Sequence[Trial]) -> list[Trial]:
         """Those of the missing trials that can begin; levels whose parents have failed have failed, too."""
@@ -167,7 +199,7 @@ class CatalogRun:
             return False
         self._at_work.add(trial.identity)
         logger.info("begin %s", trial.identity)
-        if trial.identity in self._wanted:
+        if self._is_reported(trial):
             self.listener.on_start(trial)
         return True
 
@@ -181,6 +213,10 @@ class CatalogRun:
         self._end(trial)
         self.listener.on_skip(trial)
         return True
+
+    def _is_reported(self, trial: Trial) -> bool:
+        """Whether the listener knows that a trial runs: not of parents that run again for their network."""
+        return trial.identity in self._wanted or trial in self.again
 
     def _end(self, trial: Trial) -> None:
         """A trial is no longer missing."""
@@ -222,7 +258,7 @@ class CatalogRun:
         if trial.identity in self._at_work:
             size = self.runner.inputs.loaded(trial).train_size(trial.train_fraction)
             self._claims.progress(trial.identity, epoch, trial.protocol.passes(size))
-            if trial.identity in self._wanted:
+            if self._is_reported(trial):
                 self.listener.on_epoch(trial, epoch)
 
     def on_records(self, cell: Cell, records: Sequence[Record], seconds: float) -> None:
@@ -244,6 +280,9 @@ class CatalogRun:
         if trial.identity not in self._wanted:  # it is stored, and its network was missing
             self._levels.on_network(trial)
             self._claims.release(trial.identity)
+            if self._is_reported(trial):
+                self._warn_of_difference(trial, record)
+                self.listener.on_finish(trial, record, seconds)
             return
         if not self._claims.holds(trial.identity) and not self._claims.claim(trial.identity):
             logger.warning("trial %s was taken over by another process: its result here is dropped", trial.identity)
@@ -262,6 +301,15 @@ class CatalogRun:
             log_end(record, seconds)
             self.listener.on_finish(trial, record, seconds)
 
+    def _warn_of_difference(self, trial: Trial, record: Record) -> None:
+        """Warn if a network that was trained again is another one than the stored record is of."""
+        stored, new = (
+            (one.evaluation.test_accuracy if one else None) for one in (self.records[trial.identity], record)
+        )
+        if stored != new:
+            text = "trial %s, trained again, has test accuracy %s, and %s is stored: its metrics are of another network"
+            logger.warning(text, trial.identity, new, stored)
+
     def _written(self, trial: Trial, record: Record) -> Record:
         """Write a record, but not over one that has come meanwhile, unless that cannot be read."""
         is_new = self.records[trial.identity] is None
@@ -278,6 +326,8 @@ class CatalogRun:
         """The records of all trials that have one, also of those that an earlier catalog has run."""
         self._read_again()
         records = {identity: record for identity, record in self.records.items() if record is not None}
+        if self.catalog.sweep.metrics:
+            records = {name: self.store.with_metrics(record) for name, record in records.items()}
         if lost := [identity for identity in records if not self.store.holds(identity)]:
             logger.warning(
                 "results folder %s no longer holds %d of %d trials, such as %s: they were removed meanwhile; the same "

@@ -21,7 +21,7 @@ class Levels:
     """
 
     def __init__(self, trials: Mapping[str, Trial], networks: NetworkFolder) -> None:
-        self.networks = networks
+        self.networks, self._trials = networks, trials
         self.waiting: dict[str, Trial] = {}
         """Trials that cannot begin yet, by identity."""
         self.again: dict[str, Trial] = {}
@@ -85,15 +85,21 @@ class Levels:
         self.waiting.pop(trial.identity, None)
         self.again.pop(trial.identity, None)
 
+    def train_again(self, names: Collection[str]) -> None:
+        """Let these stored trials run again, whose networks are needed and not there."""
+        found = {name: self._trials[name] for name in names if not self.networks.holds(name)}
+        self.again |= found
+        self.waiting |= found
+
     def on_network(self, trial: Trial) -> None:
         """A stored trial was trained again."""
         self._forget(trial)
         self._removable.update(trial.keeps)
         self._tries[trial.identity] += 1 if all(map(self.networks.holds, trial.keeps)) else MOST_TRIES
 
-    def remove_networks(self, is_done: Callable[[str], bool]) -> None:
-        """Remove the networks that no trial of the sweep needs any more."""
-        for name in list(self._removable):
+    def remove_networks(self, is_done: Callable[[str], bool], but: Collection[str] = ()) -> None:
+        """Remove the networks that no trial of the sweep needs any more, `but` for some."""
+        for name in self._removable.difference(but):
             if all(is_done(trial.identity) and trial.identity not in self.again for trial in self._readers[name]):
                 self.networks.remove(name)
                 self._removable.remove(name)

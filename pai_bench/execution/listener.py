@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pai_bench.execution.backend import Backend
 from pai_bench.experiment.resolve import Catalog
 from pai_bench.experiment.trial import Trial
-from pai_bench.results import Record
+from pai_bench.results import Record, TrialMetrics
 
 
 class Listener:
@@ -34,6 +34,12 @@ class Listener:
 
     def on_wait(self, trials: Sequence[Trial], owners: Sequence[str]) -> None:
         """All others are done, and these trials are run by other processes, which are named ``host:pid``."""
+
+    def on_evaluation(self, trials: Sequence[Trial]) -> None:
+        """All that could be trained is trained; metrics of the networks of these trials are computed now."""
+
+    def on_evaluated(self, trial: Trial, metrics: TrialMetrics | None, seconds: float) -> None:
+        """The metrics of one of them are computed and stored."""
 
     def on_end(self) -> None:
         """The sweep is over, finished or not."""

@@ -82,17 +82,20 @@ def run_catalogs(
                 part = CatalogRun(catalog, store, Runner(catalog, command), listener)
                 part.find_missing(earlier.setdefault(Path(out).resolve(), {}), retry_failed=retry_failed)
                 parts.append(part)
-            if folders := [part.store.path for part in parts if part.missing]:
+            if folders := [part.store.path for part in parts if part.has_work]:
                 log.open(folders, command)
-            listener.on_planning(sum(len(part.missing) for part in parts))
+            listener.on_planning(sum(len(part.missing) + len(part.again) for part in parts))
             _plan(parts, make_backend)
             for part in parts:
-                listener.on_begin(part.catalog, part.backend, part.new, part.missing)
+                listener.on_begin(part.catalog, part.backend, part.new, [*part.missing, *part.again])
             listener.on_ready()
             with claims_on(parts, command) as claims:
                 for part in parts:
-                    if part.missing:
-                        part.run(claims[part.store.path.resolve()])
+                    own_claims = claims.get(part.store.path.resolve())
+                    if own_claims is not None and (part.missing or part.again):
+                        part.run(own_claims)
+                    if part.catalog.sweep.metrics:
+                        part.evaluate(own_claims)
                     part.runner.inputs.release()
             return [part.all_records() for part in parts]
     finally:
@@ -104,7 +107,7 @@ def _plan(parts: Sequence[CatalogRun], make_backend: MakeBackend) -> None:
     """Determine how each part is run, and refuse what has no room where it would be stored."""
     needed = []
     for part in parts:
-        part.backend = make_backend(part.runner, part.missing)
+        part.backend = make_backend(part.runner, [*part.missing, *part.again])
         size = record_bytes(part.runner, part.missing)
         size += checkpoint_bytes(part.runner, part.missing, part.backend.plan)
         needed.append((part.store.path, size))
@@ -120,5 +123,5 @@ def claims_on(parts: Sequence[CatalogRun], command: str | None) -> Iterator[dict
     for part in parts:  # each, since a process may have been killed after its last trial
         remove_leftovers(part.store.path / FOLDER, part.store.holds)
     with ExitStack() as stack:
-        folders = dict.fromkeys(part.store.path.resolve() for part in parts if part.missing)
+        folders = dict.fromkeys(part.store.path.resolve() for part in parts if part.has_work)
         yield {path: stack.enter_context(Claims(path / FOLDER, command=command)) for path in folders}

@@ -10,11 +10,17 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from pai_bench.groups import GroupMask, shrink
+from pai_bench.groups.groups import mask_in, metadata_of
+from pai_bench.masks import Mask
 from pai_bench.results.checkpoints import CHECKSUM, DAMAGED, VALUES, check, checksum
 from pai_bench.support.errors import UserError
 
 WEIGHTS, MASK = "network.", "mask."
 """What the names of tensors begin with."""
+
+GROUPS = "groups"
+"""The key of what is left of the units of a smaller network."""
 
 
 class MissingNetworkError(BaseException):
@@ -52,30 +58,38 @@ class KeptNetwork:
     tensors: Mapping[str, Tensor]
     """Its parameters and buffers."""
     mask: Mapping[str, Tensor]
-    """What of it is left, by parameter; empty if all is."""
+    """What of it is left, by parameter; empty if all is, and of a smaller network."""
     cost: Cost
+    groups: GroupMask | None = None
+    """What of the dense network is left in a smaller one; None for a network of its shapes."""
 
     def load_into(self, model: nn.Module) -> nn.Module:
-        """Set the parameters and buffers of a network of the same architecture."""
-        model.load_state_dict(dict(self.tensors), strict=True)
-        return model
+        """Set the parameters and buffers of a dense network of the same architecture, made smaller where it is so."""
+        made = model if self.groups is None else shrink(model, self.groups)
+        made.load_state_dict(dict(self.tensors), strict=True)
+        return made
 
 
-def encode(model: nn.Module, mask: Mapping[str, Tensor] | None, cost: Cost) -> bytes:
+def encode(model: nn.Module, mask: Mask | None, cost: Cost) -> bytes:
     """The content of the file of a network."""
     named = {WEIGHTS + name: tensor for name, tensor in model.state_dict().items()}
-    named |= {MASK + name: kept for name, kept in (mask or {}).items()}
+    smaller = mask if isinstance(mask, GroupMask) else None
+    named |= {} if mask is None or smaller else {MASK + name: kept for name, kept in mask.items()}
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named.items()}
-    text, seen = json.dumps(asdict(cost)), {name: t.reshape(-1).view(torch.uint8).numpy() for name, t in whole.items()}
+    text = json.dumps(asdict(cost) | ({} if smaller is None else {GROUPS: metadata_of(smaller)}))
+    seen = {name: t.reshape(-1).view(torch.uint8).numpy() for name, t in whole.items()}
     return safetensors.torch.save(whole, {VALUES: text, CHECKSUM: checksum(seen, text)})
 
 
 def decode(content: bytes, name: str, device: torch.device) -> KeptNetwork:
     """The network in a file; UserError if it is damaged."""
     try:
-        cost = Cost(**check(content))
+        values = dict(check(content))
+        stored = values.pop(GROUPS, None)
+        groups = None if stored is None else mask_in(stored, name, "a network")
+        cost = Cost(**values)
         tensors = {key: tensor.to(device) for key, tensor in safetensors.torch.load(content).items()}
     except (*DAMAGED, safetensors.SafetensorError) as error:
         raise UserError(f"the network {name}, which this trial begins with, is damaged: {error}") from error
     parts = [{k.removeprefix(of): t for k, t in tensors.items() if k.startswith(of)} for of in (WEIGHTS, MASK)]
-    return KeptNetwork(parts[0], parts[1], cost)
+    return KeptNetwork(parts[0], parts[1], cost, groups)

@@ -13,6 +13,7 @@ from torch import nn
 
 from pai_bench.data import DataSet
 from pai_bench.data.augment import check_images
+from pai_bench.evaluation import check_metric, get_metric
 from pai_bench.experiment.levels import check_levels, with_levels
 from pai_bench.experiment.moments import check_moments
 from pai_bench.experiment.sources import DataSource, ModelSource
@@ -115,6 +116,9 @@ def resolve(sweep: Sweep, inspector: Inspector | None = None) -> Catalog:
     refuse_duplicates("models", [source.name for source in models])
     sources = [_data(catalog, sweep, reference) for reference in sweep.data]
     refuse_duplicates("data", [source.name for source in sources])
+    for name, metric in map(get_metric, sweep.metrics):
+        for data in catalog.data.values():
+            check_metric(name, metric, data)
     networks, sizes = [], []
     for source in sources:
         data = catalog.data[source.name]
@@ -145,12 +149,19 @@ def resolve(sweep: Sweep, inspector: Inspector | None = None) -> Catalog:
         return catalog.data[trial.data.name].train_size(trial.train_fraction)
 
     catalog.trials = with_levels(expand(sweep, criteria, networks, variants), examples)
+    if sweep.evaluate or sweep.keep_networks:
+        catalog.trials = [keeping(trial) for trial in catalog.trials]
     for trial in catalog.trials:
         check_settings(trial.identity, trial.configuration())
         if trial.seed == sweep.seed_list[0]:
             check_moments(trial, examples(trial))
             check_levels(trial, connections[trial.data.name, trial.model.name])
     return catalog
+
+
+def keeping(trial: Trial) -> Trial:
+    """A trial that keeps its trained network."""
+    return dataclasses.replace(trial, keeps=tuple(dict.fromkeys((*trial.keeps, trial.identity))))
 
 
 def _criterion(sweep: Sweep, reference: str | Criterion) -> tuple[Criterion, Schedule]:

@@ -70,8 +70,15 @@ class ProtocolSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """Where trials run, and how many at once, on which no result depends; and whether disconnected ones are trained."""
+    """Where trials run, and how many at once, on which no result depends; and what is trained, kept and evaluated."""
 
+    evaluate: str | None = option(
+        None,
+        "metrics of the trained networks, with commas between, as gap,verdict-linf:eps=0.1; see `pai-bench list "
+        "metrics`",
+        shown="A,B,...",
+    )
+    keep_networks: bool = option(False, "keep the trained networks in the results folder, to be evaluated later")
     train_disconnected: bool = option(False, "train also the networks that their mask has disconnected")
     compile: bool = option(False, "let torch.compile make the training step; takes a compiler, and a while to begin")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
@@ -92,6 +99,11 @@ class Execution:
         "resumes after a crash; never: not at all, also not when it is interrupted",
         shown="TIME|never",
     )
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics to evaluate."""
+        return tuple(part.strip() for part in (self.evaluate or "").split(",") if part.strip())
 
     @property
     def checkpoint_seconds(self) -> float | None:

@@ -157,6 +157,12 @@ class Store:
         path = self.path_of(TrialMetrics, identity)
         return next(self._read([path], TrialMetrics), None) if os.path.isfile(path) else None
 
+    def with_metrics(self, record: Record) -> Record:
+        """A record with what was evaluated of its network later."""
+        if (found := self.read_evaluation(record.identity)) is None:
+            return record
+        return replace(record, evaluation=replace(record.evaluation, metrics=found.row()))
+
     def _read_all(self, result_type: type[Result]) -> Iterator[Result]:
         return self._read(sorted((self.path / result_type.folder).glob("*.json")), result_type)
 

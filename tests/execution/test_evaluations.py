@@ -1,0 +1,197 @@
+"""Metrics of the networks of a sweep: at its end, later from kept networks, or after training them again."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from torch import nn
+
+import pai_bench as pb
+from pai_bench.cli.entry import main
+from pai_bench.evaluation import Dense
+from pai_bench.execution import Listener
+from pai_bench.results import Store, TrialMetrics
+from pai_bench.support.registry import METRICS, metric
+from tests.execution.sweeps import named
+
+
+class Seen(Listener):
+    """Which trials were trained and evaluated."""
+
+    def __init__(self) -> None:
+        self.trained, self.evaluated, self.announced = list[str](), list[str](), list[int]()
+
+    def on_finish(self, trial: Any, *_others: Any) -> None:
+        self.trained.append(trial.identity)
+
+    def on_evaluation(self, trials: Any) -> None:
+        self.announced.append(len(trials))
+
+    def on_evaluated(self, trial: Any, metrics: TrialMetrics | None, seconds: float) -> None:
+        assert metrics is not None
+        assert seconds > 0
+        self.evaluated.append(trial.identity)
+
+
+def run(out: str = "r", **changes: Any) -> tuple[pd.DataFrame, Seen]:
+    """A sweep of two criteria and one seed."""
+    seen = Seen()
+    keys: dict[str, Any] = {"seeds": 1, "workers": 1, "sparsities": [0.75]}
+    return pb.run(named(**keys | changes), out=out, listener=seen), seen
+
+
+DURING = "when=during:delay=0:every=1"
+METHODS = ["snip", "snap", f"snip-it:{DURING}", f"snap-it:{DURING}", "imp:p=0.5"]
+
+
+def test_networks_are_those_that_were_trained() -> None:
+    """Masked, smaller, pruned during training and in levels: their loss is that of the record."""
+    keys: dict[str, Any] = {"criteria": METHODS, "epochs": 9, "train_fraction": 0.1}
+    frame, seen = run(evaluate="loss,accuracy,gap", **keys)
+    assert set(frame.status) == {"done"}
+    pd.testing.assert_series_equal(frame["loss"], frame.test_loss, check_names=False, rtol=1e-6)
+    assert frame.accuracy.tolist() == frame.test_accuracy.tolist()
+    assert not Path("r/networks").exists()
+    assert sorted(seen.evaluated) == sorted(frame.identity)
+    assert seen.evaluated[0] == frame.identity[frame.criterion == "dense"].item()
+    assert seen.announced == [len(frame)]
+    again, seen = run(evaluate="loss,accuracy", **keys)
+    assert (seen.trained, seen.evaluated) == ([], [])
+    assert again["loss"].tolist() == frame["loss"].tolist()
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_what_was_not_kept_is_trained_again_and_stays_as_it_is_stored(workers: int) -> None:
+    run()
+    stored = {path.name: path.read_bytes() for path in Path("r/trials").iterdir()}
+    frame, seen = run(evaluate="loss", workers=workers)
+    assert sorted(seen.trained) == sorted(seen.evaluated) == sorted(frame.identity)
+    assert frame["loss"].tolist() == pytest.approx(frame.test_loss.tolist(), rel=1e-6)
+    assert {path.name: path.read_bytes() for path in Path("r/trials").iterdir()} == stored
+    assert not Path("r/networks").exists()
+    assert "loss" not in run()[0]  # which has not asked for it
+    assert "loss" in pb.read_results("r")
+
+
+def test_networks_that_are_kept_are_not_trained_again() -> None:
+    frame, _ = run(keep_networks=True)
+    assert sorted(path.stem for path in Path("r/networks").iterdir()) == sorted(frame.identity)
+    _, seen = run(evaluate="gap", keep_networks=True)
+    assert (seen.trained, len(seen.evaluated)) == ([], 3)
+    assert len(list(Path("r/networks").iterdir())) == 3
+    _, seen = run(evaluate="loss")
+    assert (seen.trained, len(seen.evaluated)) == ([], 3)
+    assert not Path("r/networks").exists()
+
+
+@pytest.fixture
+def dense_seen() -> Iterator[list[bool]]:
+    """Metrics of another package, one of which is held against the dense network; whether there was one."""
+    before, seen = dict(METRICS._plugins), list[bool]()
+
+    class Distance:
+        needs_dense = True
+
+        def __call__(self, model: nn.Module, data: pb.DataSet, dense: Dense | None) -> float:
+            seen.append(dense is not None)
+            if dense is None:
+                return 0.0
+            pairs = zip(model.parameters(), dense.model.parameters(), strict=True)
+            return float(sum((a - b).detach().square().sum() for a, b in pairs))
+
+    metric("distance", source="a test")(Distance())
+
+    @metric("breaks", source="a test")
+    def breaks(model: nn.Module, data: pb.DataSet) -> float:
+        if int(sum(p.count_nonzero() for p in model.parameters())) < 200_000:
+            raise RuntimeError("a small network")
+        return 1.0
+
+    yield seen
+    METRICS._plugins = before
+
+
+def test_a_metric_is_given_the_dense_network_of_the_same_seed(dense_seen: list[bool]) -> None:
+    frame, _ = run(seeds=2, evaluate="distance")
+    assert dense_seen == [False, True, True, False, True, True]
+    assert (frame.distance > 0).tolist() == (frame.criterion != "dense").tolist()
+    dense_seen.clear()
+    run(seeds=2, criteria=["snip", "random", "magnitude"], evaluate="distance")  # one is new; the dense one is missing
+    assert dense_seen == [True, True]
+
+
+@pytest.mark.usefixtures("dense_seen")
+def test_a_metric_that_fails_takes_nothing_with_it(caplog: pytest.LogCaptureFixture) -> None:
+    frame, _ = run(evaluate="breaks,gap")
+    assert frame["gap.loss"].notna().all()
+    assert frame.breaks.notna().tolist() == (frame.criterion == "dense").tolist()
+    assert sum("metric breaks raises RuntimeError: a small network" in text for text in caplog.messages) == 2
+    assert len(list(Path("r/networks").iterdir())) == 2  # for the next try
+    _, seen = run(evaluate="breaks,gap")
+    assert (seen.trained, len(seen.evaluated)) == ([], 2)
+
+
+def test_failed_and_disconnected_trials_are_not_evaluated() -> None:
+    frame, seen = run(criteria=["random"], sparsities=[0.9999], evaluate="loss")
+    assert frame.status.tolist() == ["done", "disconnected"]
+    assert len(seen.evaluated) == 1
+
+
+def test_what_another_process_evaluates_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    run(keep_networks=True)
+    monkeypatch.setattr("pai_bench.results.claims.Claims.claim", lambda _self, identity: "snip" not in identity)
+    _, seen = run(evaluate="loss")
+    assert len(seen.evaluated) == 2
+    assert [path.stem for path in Path("r/networks").iterdir() if "snip" in path.stem]  # the other one needs it
+
+
+COMMAND = ["run", "--criteria", "snip,random", "--models", "lenet-300-100", "--sparsities", "0.75", "--seeds", "1"]
+COMMAND += ["--epochs", "1", "--device", "cpu", "--workers", "1"]
+
+
+def test_the_verb_trains_by_the_commands_of_the_records(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(COMMAND) == 0
+    assert main([*COMMAND, "--batch-size", "16", "--criteria", "magnitude"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "--evaluate", "loss,gap"]) == 0
+    out = capsys.readouterr().out
+    assert "5 networks to evaluate" not in out  # they are of two sweeps
+    assert "[3/3] digits lenet-300-100 random 0.75 seed 0: loss " in out
+    rows = pb.read_results("results")
+    assert len(rows) == 5
+    assert rows["loss"].tolist() == pytest.approx(rows.test_loss.tolist(), rel=1e-6)
+    assert main(["evaluate", "--evaluate", "loss"]) == 0
+    assert "to evaluate" not in capsys.readouterr().out
+
+
+def test_trials_from_python_are_evaluated_from_there(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    run(out="results")
+    assert main(["evaluate", "--evaluate", "loss"]) == 1
+    assert "trials that were run from Python are evaluated from there" in caplog.text
+    assert "3 trials of results" in caplog.text
+    assert "loss" not in pb.read_results("results")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ("los", "unknown metric 'los'"),
+        ("verdict-linf:eps=0.1:n=451", "metric verdict-linf:.*n=451 is more than the 450 test examples of digits"),
+        ("verdict-linf:eps=0", "eps=0 is outside"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_trained(metrics: str, message: str) -> None:
+    with pytest.raises(pb.UserError, match=message):
+        run(evaluate=metrics)
+    assert not Path("r").exists()
+    assert main(["evaluate", "nowhere", "--evaluate", "loss"]) == 2
+
+
+def test_metrics_are_no_part_of_the_identity() -> None:
+    plain, other = (run(epochs=0, evaluate=metrics)[0].identity.tolist() for metrics in (None, "gap"))
+    assert plain == other
+    assert Store("r").read_evaluation(plain[0]) is not None
