@@ -51,7 +51,8 @@ class Settings:
     def configuration(self, trial: Trial) -> dict[str, Any]:
         """What the result of a search depends on, apart from its `points`, which only make it finer."""
         configuration = trial.configuration()
-        for key in ("protocol", "sparsity", "label_noise"):  # scoring sees true labels
+        labels = () if trial.score_labels == "noisy" else ("label_noise", "label_law")  # scoring sees true labels
+        for key in ("protocol", "sparsity", "length", *labels):
             configuration.pop(key, None)
         if trial.train_fraction == 1:  # else the score batch is of another part
             del configuration["train_fraction"]
@@ -111,12 +112,11 @@ class Search:
 
     def __post_init__(self) -> None:
         assert self.trial.criterion is not None
-        data = self.runner.inputs.data(self.trial)
         self.criterion = self.trial.criterion
         check_counts(self.criterion)
         self.schedule, self.points = self.settings.schedule(self.trial), self.settings.points
         self.model = self.runner.inputs.model(self.trial)
-        self.batch, self.draw = self.runner.inputs.score_batch(self.trial, data), self.runner.inputs.draw(self.trial)
+        self.batch, self.draw = self.runner.inputs.score_batch(self.trial), self.runner.inputs.draw(self.trial)
         self.names = self.runner.inputs.prunable(self.trial, self.model, biases=self.criterion.biases)
         self.links = Connections(self.model, self.runner.inputs.example(self.trial))
         with self.runner.inputs.scorer(self.trial, self.model) as scorer:

@@ -41,8 +41,7 @@ def measure_cost(
     """
     assert trial.criterion is not None
     assert trial.schedule is not None
-    data, model = runner.inputs.data(trial), runner.inputs.model(trial)
-    batch = runner.inputs.score_batch(trial, data)
+    batch, model = runner.inputs.score_batch(trial), runner.inputs.model(trial)
     criterion, schedule = trial.criterion, trial.schedule
     names = runner.inputs.prunable(trial, model, biases=criterion.biases)
     make_scorer, make_mask = runner.inputs.scorer_maker(trial, model), mask_maker(runner.inputs, trial, model)

@@ -142,6 +142,9 @@ examples:
 
 `pai-bench VERB --help` explains each."""
 
+DURING_TRAINING = ("prune_at", "prune_when", "score_labels")
+"""Settings of scoring that only a network that is trained has."""
+
 LISTED = (*REGISTRIES, "recipes")
 """What there are lists of."""
 
@@ -347,7 +350,7 @@ def add_prune(verbs: Any) -> None:
     flag("--save-weights", metavar="FILE", help=help)
     help = "none, shuffle, global-shuffle, reinit, invert or quota:NAME (default: none)"
     flag("--variant", dest="variants", metavar="VARIANT", default="none", help=help)
-    before_training = [name for name in names(ScoringSettings) if name not in ("prune_at", "prune_when")]
+    before_training = [name for name in names(ScoringSettings) if name not in DURING_TRAINING]
     add_keys(verb, *before_training, "schedule", "bn", "device", "data_dir")
 
 

@@ -13,6 +13,7 @@ from pai_bench.execution.backend import Backend
 from pai_bench.execution.execution_plan import ExecutionPlan, kind_of
 from pai_bench.execution.listener import Listener
 from pai_bench.execution.measure import evaluation_steps, training_steps
+from pai_bench.experiment.examples import epoch_size
 from pai_bench.experiment.resolve import Catalog
 from pai_bench.experiment.trial import Trial
 from pai_bench.report.summary import plural
@@ -64,8 +65,8 @@ class Forecast:
         )
 
     def size(self, trial: Trial) -> int:
-        """How many examples `trial` trains on."""
-        return self.catalog.data[trial.data.name].train_size(trial.train_fraction)
+        """By how many examples the epochs of `trial` are counted."""
+        return epoch_size(trial, self.catalog.data[trial.data.name])
 
     def reach(self, trial: Trial, share: float) -> None:
         """A `share` of a trial that runs is done."""

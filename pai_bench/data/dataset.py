@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pai_bench.data.labels import LabelNoise, Noise, NoiseLaw, balanced_counts, random_labels, rank_in_class
 from pai_bench.support import spec
 from pai_bench.support.arrays import as_tensor, hint_for, list_labels, on_cpu
 from pai_bench.support.errors import UserError
@@ -36,7 +37,7 @@ class DataSet:
     Images are uint8 of shape (N, channels, height, width); `normalised` turns them into floats. Inputs of any other
     type and shape are taken as they are, except that float64, which numpy makes, becomes torch's default type. Arrays
     of numpy become tensors. `label` is the name for people, the default being `name`. Without `num_classes`, the labels
-    of both splits together must be 0, 1, 2, ... without gaps.
+    of both splits together must be 0, 1, 2, ... without gaps. `noise` is what `noisy` has replaced, where it has.
     """
 
     name: str
@@ -44,6 +45,7 @@ class DataSet:
     test: Split
     num_classes: int = 0
     label: str = ""
+    noise: LabelNoise | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -164,27 +166,39 @@ class DataSet:
             Split(split.inputs.to(device) if inputs else split.inputs, split.targets.to(device))
             for split in (self.train, self.test)
         )
-        return dataclasses.replace(self, train=train, test=test)
+        noise = self.noise and LabelNoise(*(part.to(device) for part in self.noise))
+        return dataclasses.replace(self, train=train, test=test, noise=noise)
 
     def train_size(self, fraction: float) -> int:
         """How many training examples a `fraction` of them is, at least one."""
         return max(1, round(fraction * len(self.train.targets)))
 
-    def subset(self, fraction: float, seed: int) -> "DataSet":
+    def subset(self, fraction: float, seed: int, *, balanced: bool = False) -> "DataSet":
         """The same data set with a random `fraction` of the training examples, drawn with `seed`."""
-        return self.only(self.chosen(fraction, seed))
+        return self.only(self.chosen(fraction, seed, balanced=balanced))
 
     @on_cpu
-    def chosen(self, fraction: float, seed: int) -> Tensor | None:
-        """Which examples `subset` takes, in their order; None for all."""
+    def chosen(self, fraction: float, seed: int, *, balanced: bool = False) -> Tensor | None:
+        """Which examples `subset` takes, in their order; None for all.
+
+        Those of a smaller fraction are among those of a larger one. `balanced`: of each class its share.
+        """
         if fraction == 1.0:
             return None
-        order = torch.randperm(len(self.train.targets), generator=torch.Generator().manual_seed(seed))
-        return order[: self.train_size(fraction)].sort().values.to(self.train.targets.device)
+        targets, size = self.train.targets.cpu(), self.train_size(fraction)
+        order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
+        if balanced:
+            sizes = torch.bincount(targets, minlength=self.num_classes)
+            counts = torch.tensor(balanced_counts(tuple(sizes.tolist()), size))
+            order = order[rank_in_class(targets[order], self.num_classes) < counts[targets[order]]]
+        return order[:size].sort().values.to(self.train.targets.device)
 
     def only(self, chosen: Tensor | None) -> "DataSet":
         """The same data set with the `chosen` training examples, all of them for None."""
-        return self if chosen is None else dataclasses.replace(self, train=self.train.at(chosen))
+        if chosen is None:
+            return self
+        noise = self.noise and LabelNoise(*(part[chosen.to(part.device)] for part in self.noise))
+        return dataclasses.replace(self, train=self.train.at(chosen), noise=noise)
 
     @on_cpu
     def held_out(self, share: float) -> "DataSet":
@@ -194,24 +208,27 @@ class DataSet:
         if not 0 < out < count:
             raise UserError(f"validation {share:g} of {count} training examples of {self.name} leaves one part empty")
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-        held, kept = (self.train.at(part.sort().values) for part in (order[:out], order[out:]))
+        held, kept = (self.only(part.sort().values) for part in (order[:out], order[out:]))
         label = f"{self.label}, tested on {100 * share:.4g} % of its training set"
-        return dataclasses.replace(self, train=kept, test=held, label=label)
+        return dataclasses.replace(kept, test=held.train, label=label)
 
     @on_cpu
-    def noisy(self, probability: float, seed: int) -> "DataSet":
-        """The same data set; each training label is, with some `probability`, replaced by one drawn from all classes.
+    def noisy(self, noise: Noise, seed: int, *, law: NoiseLaw = "bernoulli", among: Tensor | None = None) -> "DataSet":
+        """The same data set, some training labels of which are replaced by labels drawn from all classes with `seed`.
 
-        As in Zhang et al. 2017, arXiv:1611.03530: a drawn label may be the true one. A function of `seed`.
+        Each is with the probability `noise`, as in Zhang et al. 2017, arXiv:1611.03530; or by the law ``exact``, a
+        random ``round(noise * n)`` of n labels are. A drawn label may be the true one. ``permute``: all labels are
+        permuted. Only examples `among` some are counted and changed; all for None. `noise` says what was changed.
         """
-        if not probability:
+        if not noise:
             return self
+        true = self.train.targets.cpu()
+        places = torch.arange(len(true)) if among is None else among.cpu()
+        targets, drawn = true.clone(), torch.zeros(len(true), dtype=torch.bool)
         generator = torch.Generator().manual_seed(seed)
-        count = len(self.train.targets)
-        replaced = torch.rand(count, generator=generator) < probability
-        drawn = torch.randint(0, self.num_classes, (count,), generator=generator)
-        targets = torch.where(replaced, drawn, self.train.targets.cpu()).to(self.train.targets.device)
-        return dataclasses.replace(self, train=Split(self.train.inputs, targets))
+        targets[places], drawn[places] = random_labels(true[places], self.num_classes, noise, law, generator)
+        train = Split(self.train.inputs, targets.to(self.device))
+        return dataclasses.replace(self, train=train, noise=LabelNoise(self.train.targets, drawn.to(self.device)))
 
     @on_cpu
     def score_batch(self, size: int, seed: int, *, balanced: bool = True, label: int | None = None) -> Split:
@@ -227,12 +244,7 @@ class DataSet:
             what = "training examples" + ("" if label is None else f" of class {label}")
             raise UserError(f"a score batch of {size} does not fit {len(order)} {what} of {self.name}")
         if balanced and label is None:
-            # each example's rank among those of its class; equal ranks stay in random order
-            shuffled = targets[order]
-            by_class = shuffled.argsort(stable=True)
-            counts = torch.bincount(shuffled, minlength=self.num_classes)
-            rank = torch.empty_like(order)
-            rank[by_class] = torch.arange(len(order)) - (counts.cumsum(0) - counts)[shuffled[by_class]]
+            rank = rank_in_class(targets[order], self.num_classes)  # equal ranks stay in random order
             order = order[rank.argsort(stable=True)]
         batch = self.train.at(order[:size])
         return Split(self.normalised(batch.inputs), batch.targets)

@@ -36,7 +36,7 @@ class Download:
                 download = data_dir is None or not present
                 images, targets = read(self.torchvision, root, train=part == "train", download=download)
             splits[part] = Split(channels_first(images), torch.as_tensor(targets, dtype=torch.int64))
-        return DataSet(self.name, **splits, num_classes=self.facts.classes, label=self.label)
+        return DataSet(self.name, splits["train"], splits["test"], num_classes=self.facts.classes, label=self.label)
 
 
 def read(torchvision: str, root: Path, *, train: bool, download: bool) -> tuple[Tensor | np.ndarray, Any]:

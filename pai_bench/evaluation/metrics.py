@@ -95,6 +95,21 @@ def gap(model: nn.Module, data: DataSet) -> Mapping[str, float]:
     return {"accuracy": trained[1] - tested[1], "loss": trained[0] - tested[0]}
 
 
+@metric("memorisation", source="shares of examples, in [0, 1]")
+def memorisation(model: nn.Module, data: DataSet) -> Mapping[str, float]:
+    """Accuracies of a network that was trained on random labels.
+
+    ``train``: on the labels that it was trained on, of all training examples; ``noisy``: of those whose label was drawn
+    anew; ``true``: of these, on their true labels; ``test``: on the test set. UserError if no label was drawn anew.
+    """
+    if data.noise is None or not (drawn := data.noise.drawn).any():
+        raise UserError("the network was trained on true labels, of which nothing is to be memorised: give label-noise")
+    noisy = data.train.at(drawn.nonzero().flatten())
+    true = Split(noisy.inputs, data.noise.true_targets[drawn])
+    splits = {"train": data.train, "noisy": noisy, "true": true, "test": data.test}
+    return {name: loss_and_accuracy(model, data, split)[1] for name, split in splits.items()}
+
+
 def measure(
     model: nn.Module, data: DataSet, metrics: Iterable[str], dense: Dense | None = None
 ) -> dict[str, dict[str, float]]:

@@ -12,6 +12,7 @@ from pai_bench.execution.backend import Backend, Callbacks, Cell
 from pai_bench.execution.evaluations import Evaluations
 from pai_bench.execution.levels import Levels
 from pai_bench.execution.listener import Listener
+from pai_bench.experiment.examples import epoch_size
 from pai_bench.experiment.resolve import Catalog
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
@@ -256,7 +257,7 @@ class CatalogRun:
     def on_epoch(self, trial: Trial, epoch: int) -> None:
         """Report the progress of a trial."""
         if trial.identity in self._at_work:
-            size = self.runner.inputs.loaded(trial).train_size(trial.train_fraction)
+            size = epoch_size(trial, self.runner.inputs.loaded(trial))
             self._claims.progress(trial.identity, epoch, trial.protocol.passes(size))
             if self._is_reported(trial):
                 self.listener.on_epoch(trial, epoch)
@@ -358,7 +359,7 @@ def cells(missing: Sequence[Trial], lanes: Callable[[Trial], int]) -> list[list[
     groups: dict[object, list[list[Trial]]] = defaultdict(list)
     all_cells: list[list[Trial]] = []
     for trial in missing:
-        group = groups[trial.data, trial.model, trial.protocol, trial.train_fraction, trial.training_kind]
+        group = groups[trial.data, trial.model, trial.protocol, trial.train_fraction, trial.length, trial.training_kind]
         if not group or len(group[-1]) >= lanes(trial):
             group.append([])
             all_cells.append(group[-1])

@@ -13,6 +13,7 @@ from pai_bench.execution.autotune import WORKER
 from pai_bench.execution.backend import find_backend
 from pai_bench.execution.execution_plan import ExecutionPlan, kind_of, kinds
 from pai_bench.execution.measure import evaluation_steps, measured_step, training_steps
+from pai_bench.experiment.examples import epoch_size
 from pai_bench.experiment.recipe import Recipe
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.sources import DataSource, ModelSource
@@ -80,7 +81,7 @@ def disk_bytes(runner: Runner, trial: Trial, count: int, missing: Sequence[Trial
     """Bytes of the records of `count` trials of one kind, that of `trial`, with the masks of those that are pruned."""
     sizes = weight_sizes(runner, trial)
     stored = min(SAMPLE_SIZE, sum(sizes))
-    passes = trial.protocol.passes(runner.inputs.whole(trial).train_size(trial.train_fraction))
+    passes = trial.protocol.passes(epoch_size(trial, runner.inputs.whole(trial)))
     pruned = [other for other in missing if other.criterion and kind_of(other) == kind_of(trial)]
     masks = sum(mask_bytes(stored, other.sparsity) for other in pruned)
     if sum(sizes) > SAMPLE_SIZE:
@@ -118,6 +119,7 @@ def training_flops(recipe: Recipe) -> float | None:
         changes = {key: values[key] for key in ("epochs", "batch_size")}
         protocol = get_protocol(values["protocol"] or DEFAULT, **changes).scaled(values["budget"])
         share = protocol.train_fraction if values["train_fraction"] is None else values["train_fraction"]
+        share = 1.0 if values["length"] == "steps" else share
         examples = protocol.steps(round(share * (1 - values["validation"]) * facts.train)) * protocol.batch_size
         total += len(points) * examples * 3 * forward(name, facts)
     return total
@@ -155,7 +157,7 @@ def time_score(runner: Runner, trial: Trial) -> float:
     if runner.catalog.isolated_process:
         seconds: float = runner.catalog.isolated_process.query("score", trial)
         return seconds
-    batch = runner.inputs.score_batch(trial, runner.inputs.data(trial))
+    batch = runner.inputs.score_batch(trial)
     with runner.inputs.scorer(trial, runner.inputs.model(trial)) as scorer:
         scorer.score(batch)
         with measured(runner.device) as measurement:

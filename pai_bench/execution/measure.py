@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pai_bench.data import DataSet
+from pai_bench.experiment.examples import epoch_size
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.trial import Trial
 from pai_bench.support.precision import arithmetic
@@ -30,12 +31,12 @@ IN_FLIGHT = 2
 
 def training_steps(trial: Trial, data: DataSet) -> int:
     """How many steps a trial trains on `data`."""
-    return trial.protocol.steps(data.train_size(trial.train_fraction))
+    return trial.protocol.steps(epoch_size(trial, data))
 
 
 def evaluation_steps(trial: Trial, data: DataSet) -> float:
     """The cost of testing a trial's network after every epoch, in training steps of `trial` on `data`."""
-    passes = trial.protocol.passes(data.train_size(trial.train_fraction))
+    passes = trial.protocol.passes(epoch_size(trial, data))
     return FORWARD * max(1, passes) * len(data.test.targets) / trial.protocol.batch_size
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pai_bench.experiment import stages
+from pai_bench.experiment.examples import epoch_size
 from pai_bench.experiment.inputs import Inputs
 from pai_bench.experiment.kept_networks import Cost, NetworkStore, encode
 from pai_bench.experiment.levels import AT
@@ -117,7 +118,7 @@ class Lane:
         criterion = self.trial.criterion
         self.method = criterion if isinstance(criterion, DuringTraining) and criterion.during else None
         self.structured = self.trial.structured
-        used = inputs.loaded(self.trial).train_size(self.trial.train_fraction)
+        used = epoch_size(self.trial, inputs.loaded(self.trial))
         self.moments = [] if network.skips_training else moments(self.trial, used)
         self.timeline = timeline(self.trial, used)
         dense = inputs.model(self.trial) if self.structured else network.model
@@ -238,7 +239,7 @@ class Lane:
     @functools.cached_property
     def _batch(self) -> Batch:
         """The trial's score batch."""
-        return self.inputs.score_batch(self.trial, self.inputs.data(self.trial))
+        return self.inputs.score_batch(self.trial)
 
     def _select(self, scores: Scores, density: float, *, returns: bool = False) -> Mask:
         criterion, trial = self.trial.criterion, self.trial

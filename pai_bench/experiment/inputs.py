@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pai_bench.data import DataSet
+from pai_bench.experiment.examples import chosen_examples, labels_in_use, with_noise
 from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.experiment.trial import Trial
 from pai_bench.graph.connectivity import Connections
@@ -43,7 +44,7 @@ class Inputs:
         self._traced: tuple[object, Connections | None] = None, None
         self._flops: dict[tuple[DataSource, ModelSource], Flops | None] = {}
         self._groups: dict[tuple[DataSource, ModelSource], Groups] = {}
-        self._entropies: dict[tuple[DataSource, int, float, float], float] = {}
+        self._entropies: dict[tuple[object, ...], float] = {}
 
     def release(self) -> None:
         """Free the data on the device; they are sent there again when they are needed."""
@@ -72,23 +73,18 @@ class Inputs:
 
     def chosen(self, trial: Trial) -> Tensor | None:
         """The training examples that the trial uses; None for all."""
-        return self.whole(trial).chosen(trial.train_fraction, stream(trial.seed, "fraction"))
+        return chosen_examples(self.whole(trial), trial, trial.seed)
 
     def labels(self, trial: Trial) -> Tensor | None:
         """The trial's own labels of the training set; None for the true ones."""
-        return self._noisy(self.whole(trial), trial).train.targets if trial.label_noise else None
-
-    def _noisy(self, data: DataSet, trial: Trial) -> DataSet:
-        """`data` with the labels that the trial is trained on."""
-        return data.noisy(trial.label_noise, stream(trial.seed, "labels"))
+        return with_noise(self.whole(trial), trial, trial.seed).train.targets if trial.label_noise else None
 
     def chance_loss(self, trial: Trial) -> float:
         """Entropy in nats of the labels that the trial trains on: the cross-entropy of always giving their shares."""
-        if (key := (trial.data, trial.seed, trial.train_fraction, trial.label_noise)) not in self._entropies:
+        key = trial.data, trial.seed, trial.train_fraction, trial.subset, trial.label_noise, trial.label_law
+        if key not in self._entropies:
             data = self.loaded(trial)  # on the processor: nothing waits for the device
-            targets = self._noisy(data, trial).train.targets
-            chosen = data.chosen(trial.train_fraction, stream(trial.seed, "fraction"))
-            shares = class_shares(targets if chosen is None else targets[chosen])
+            shares = class_shares(labels_in_use(data, trial, trial.seed, noisy=True))
             self._entropies[key] = float(torch.special.entr(shares).sum())
         return self._entropies[key]
 
@@ -99,7 +95,7 @@ class Inputs:
     def data(self, trial: Trial, *, noisy: bool = False) -> DataSet:
         """The trial's data on the device, with the true labels or with the `noisy` ones that it is trained on."""
         data = self.whole(trial)
-        return (self._noisy(data, trial) if noisy else data).only(self.chosen(trial))
+        return (with_noise(data, trial, trial.seed) if noisy else data).only(self.chosen(trial))
 
     def model(self, trial: Trial, purpose: str = "weights") -> nn.Module:
         """The trial's network with the weights that its seed draws for a `purpose`, the same on every device."""
@@ -111,8 +107,9 @@ class Inputs:
         with random_state(stream(trial.seed, purpose)):
             return initialise(model.cpu(), trial.init).to(self.device)  # drawn there, as those of `model` are
 
-    def score_batch(self, trial: Trial, data: DataSet) -> Batch:
+    def score_batch(self, trial: Trial) -> Batch:
         """The examples that the trial's criterion sees, the same for all criteria and sparsities of a seed."""
+        data = self.data(trial, noisy=trial.score_labels == "noisy")
         size, sampling = trial.score_batch * trial.score_batches, trial.score_sampling
         label = int(sampling.removeprefix("class-")) if sampling.startswith("class-") else None
         seed = stream(trial.seed, "batch")

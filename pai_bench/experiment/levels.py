@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pai_bench.experiment.examples import epoch_size
 from pai_bench.experiment.inputs import Inputs
 from pai_bench.experiment.kept_networks import Cost, KeptNetwork, MissingNetworkError, NetworkStore, decode
 from pai_bench.experiment.moments import timeline
@@ -131,7 +132,7 @@ def begin(inputs: Inputs, trial: Trial, networks: NetworkStore | None) -> Beginn
     kept = [decode(content_of(networks, name), name, inputs.device) for name in trial.needs]
     trained, first = kept[0], kept[-1]
     mask, measurement = make_mask(inputs, trial, trained)
-    rewind = beginning_of(trial, inputs.loaded(trial).train_size(trial.train_fraction))
+    rewind = beginning_of(trial, epoch_size(trial, inputs.loaded(trial)))
     model = inputs.model(trial)
     if not rewind.weights:
         trained.load_into(model)
@@ -139,7 +140,7 @@ def begin(inputs: Inputs, trial: Trial, networks: NetworkStore | None) -> Beginn
         first.load_into(model)
     protocol = trial.protocol
     if rewind.last_rate:
-        steps = timeline(trial, inputs.loaded(trial).train_size(trial.train_fraction)).steps
+        steps = timeline(trial, epoch_size(trial, inputs.loaded(trial))).steps
         last = protocol.rate(steps - 1, steps)
         protocol = dataclasses.replace(protocol, lr_schedule="constant", milestones=(), learning_rate=last)
     return Beginning(model, mask, measurement, rewind.step, protocol, trained.cost)
@@ -161,7 +162,7 @@ def make_mask(inputs: Inputs, trial: Trial, trained: KeptNetwork) -> tuple[Mask,
     variant = trial.variant or Variant()
     names = inputs.prunable(trial, model, biases=criterion.biases)
     density, alive = 1 - trial.sparsity, alive_in(trained, names, model)
-    batch = inputs.score_batch(trial, inputs.data(trial))
+    batch = inputs.score_batch(trial)
     with measured(inputs.device) as cost:
         with inputs.scorer(trial, model, stream(trial.seed, "scores")) as scorer:
             scores = scored(scorer, batch, density, alive, invert=variant.inverted)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from pai_bench.experiment.settings import ScoringSettings, TrainingSettings, names
+from pai_bench.experiment.settings import ScoringSettings, TrainingSettings, names, with_effect
 from pai_bench.experiment.sweep import Axes, ProtocolSettings, Sweep
 from pai_bench.experiment.trial import DENSE
 from pai_bench.support import spec
@@ -45,8 +45,9 @@ class Recipe:
         points: dict[tuple[Any, ...], set[tuple[Any, ...]]] = {}
         for grid in self.grids:
             sweep = Sweep(**{key: value for key, value in grid.items() if key != "out"})
+            settings = with_effect(vars(sweep))
             training, scoring = (
-                tuple((name, getattr(sweep, name)) for cls in classes for name in names(cls) if name not in GRID)
+                tuple((name, settings[name]) for cls in classes for name in names(cls) if name not in GRID)
                 for classes in ((ProtocolSettings, TrainingSettings), (ScoringSettings, Axes))
             )
             trials = [DENSE, *itertools.product(sweep.criteria, sweep.variants, sweep.sparsities, [scoring])]

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pai_bench.experiment import stages
+from pai_bench.experiment.examples import epoch_size
 from pai_bench.experiment.inputs import Inputs
 from pai_bench.experiment.mask_summary import summarize_mask
 from pai_bench.experiment.stages import Pruned
@@ -87,7 +88,7 @@ class RecordMaker:
     ) -> Record:
         data = self.inputs.loaded(trial)
         unclear = trial.model.unclear if trial.prunable is None else ()
-        epochs = 0 if status == "disconnected" else trial.protocol.passes(data.train_size(trial.train_fraction))
+        epochs = 0 if status == "disconnected" else trial.protocol.passes(epoch_size(trial, data))
         return Record(
             identity=trial.identity,
             trial=trial.configuration(),

@@ -14,6 +14,7 @@ from torch import nn
 from pai_bench.data import DataSet
 from pai_bench.data.augment import check_images
 from pai_bench.evaluation import check_metric, get_metric
+from pai_bench.experiment.examples import epoch_size, labels_in_use
 from pai_bench.experiment.levels import check_levels, with_levels
 from pai_bench.experiment.moments import check_moments
 from pai_bench.experiment.sources import DataSource, ModelSource
@@ -33,7 +34,6 @@ from pai_bench.support.arrays import with_torch_defaults
 from pai_bench.support.environment import select_device
 from pai_bench.support.errors import UserError
 from pai_bench.support.failures import described
-from pai_bench.support.identity import stream
 from pai_bench.training.protocol import DEFAULT, DEFAULT_WITH_BATCH_NORM, Protocol, get_protocol
 
 
@@ -146,7 +146,7 @@ def resolve(sweep: Sweep, inspector: Inspector | None = None) -> Catalog:
     connections = {(source.name, model.name): count for source, model, count in sizes}
 
     def examples(trial: Trial) -> int:
-        return catalog.data[trial.data.name].train_size(trial.train_fraction)
+        return epoch_size(trial, catalog.data[trial.data.name])
 
     catalog.trials = with_levels(expand(sweep, criteria, networks, variants), examples)
     if sweep.evaluate or sweep.keep_networks:
@@ -241,9 +241,8 @@ def _score_batch(data: DataSet, sweep: Sweep, share: float) -> int:
         raise UserError(f"{wanted} is larger than the {available} training examples of {data.name}")
     if sweep.score_sampling.startswith("class-"):
         label = int(sweep.score_sampling.removeprefix("class-"))
-        of_class = data.train.targets == label
-        subsets = [data.chosen(share, stream(seed, "fraction")) for seed in sweep.seed_list]
-        count = min(int((of_class if subset is None else of_class[subset]).sum()) for subset in subsets)
+        used, noisy = dataclasses.replace(sweep, train_fraction=share), sweep.score_labels == "noisy"
+        count = min(int((labels_in_use(data, used, s, noisy=noisy) == label).sum()) for s in sweep.seed_list)
         if count < size * sweep.score_batches:
             raise UserError(f"{data.name} has {count} training examples of class {label}, less than a score batch")
     return size

@@ -40,7 +40,7 @@ class ScoringProbe:
         """Score once, for libraries to load and caches to fill; the peak of memory of a few cuts, measured apart."""
         assert trial.schedule is not None
         with self.inputs.scorer(trial, model) as scorer:
-            scorer.score(self.inputs.score_batch(trial, self.inputs.data(trial)))
+            scorer.score(self.inputs.score_batch(trial))
         with measured(self.inputs.device, memory=True) as cost:
             make(dataclasses.replace(trial.schedule, steps=min(trial.schedule.steps, FEWEST_CUTS)))
         return cost.peak_bytes

@@ -36,13 +36,16 @@ def setting(
     least: float | None = None,
     within: str = "",
     shown: str = "",
+    of: str = "",
 ) -> Any:
     """An `option` that results depend on.
 
     At its default it is in neither identity nor record, unless `always`, as those that the first results had. `words`
-    say it in a report, unless it has the value that is `usual` there, mostly the default.
+    say it in a report, unless it has the value that is `usual` there, mostly the default. It changes nothing where the
+    setting `of` has its usual value.
     """
     facts = {"left_out": MISSING if always else default, "usual": default if usual is None else usual, "words": words}
+    facts["of"] = of
     described = option(default, help, least=least, within=within, shown=shown)
     return field(default=default, metadata={**described.metadata, **facts})
 
@@ -125,6 +128,12 @@ class ScoringSettings:
         "the steps",
         words=lambda when: "pruned when the weights settle" if when == "stable" else "pruned at a given time",
     )
+    score_labels: Literal["true", "noisy"] = setting(
+        "true",
+        "labels of the score batch, with label-noise: the true ones, or those that the network is trained on",
+        words="scored on {} labels".format,
+        of="label_noise",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,16 +148,38 @@ class TrainingSettings:
         usual=1.0,
         within="(0, 1]",
     )
+    subset: Literal["random", "balanced"] = setting(
+        "random",
+        "how the examples of a train-fraction are drawn; balanced: of each class its share",
+        words=lambda subset: "balanced by class" if subset == "balanced" else "drawn at random",
+        of="train_fraction",
+    )
+    length: Literal["epochs", "steps"] = setting(
+        "epochs",
+        "length of training with a train-fraction: as many epochs, which have fewer steps, or as many steps as with "
+        "all of the training set",
+        words="trained for as many {} as with all of it".format,
+        of="train_fraction",
+    )
     init: Annotated[str, spec.OneOf(("own",), INITIALISATIONS, "own|NAME")] = setting(
         "own",
         "initial weights: the network's own, or as drawn by one of `pai-bench list initialisations`, for example vs-x",
         words="weights from {}".format,
     )
-    label_noise: float = setting(
+    label_noise: float | Literal["permute"] = setting(
         0.0,
-        "probability with which a training label is replaced by a random one; scoring sees the true ones",
-        words="training labels random with probability {:.4g}".format,
+        "probability with which a training label is replaced by a random one; permute: all of them are permuted",
+        words=lambda noise: (
+            "training labels permuted" if noise == "permute" else f"training labels random with probability {noise:.4g}"
+        ),
         within="[0, 1]: it is a probability",
+        shown="SHARE|permute",
+    )
+    label_law: Literal["bernoulli", "exact"] = setting(
+        "bernoulli",
+        "how labels are chosen that label-noise replaces: each with this probability, or exactly this share of them",
+        words=lambda law: "exactly this share of them" if law == "exact" else "each by itself",
+        of="label_noise",
     )
     validation: float = setting(
         0.0,
@@ -178,6 +209,13 @@ LEFT_OUT = {"variant": "none", "model_version": 1, "traced": ()} | {
 """Key of a trial's configuration -> the value at which it is not there."""
 
 
+def with_effect(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of all settings, with the defaults of those that change nothing beside the others."""
+    known = {f.name: f for f in (*fields(ScoringSettings), *fields(TrainingSettings))}
+    idle = [f for f in known.values() if (of := f.metadata["of"]) and settings[of] == known[of].metadata["usual"]]
+    return {**settings, **{f.name: f.default for f in idle}}
+
+
 def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a stored trial with the settings that were left out of it."""
     return LEFT_OUT | dict(stored)
@@ -194,7 +232,7 @@ def check_value(name: str, value: Any, facts: Mapping[str, Any]) -> None:
     label = name.replace("_", "-")
     if isinstance(value, int) and facts["least"] is not None and value < facts["least"]:
         raise UserError(f"{label} {value} must be at least {facts['least']}")
-    if (within := facts["within"]) and value is not None:
+    if (within := facts["within"]) and value is not None and not isinstance(value, str):
         above = value >= 0 if within[0] == "[" else value > 0
         below = value <= 1 if within[5] == "]" else value < 1
         if not (above and below):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from pai_bench.evaluation import loss_and_accuracy
+from pai_bench.experiment.examples import epoch_size
 from pai_bench.experiment.inputs import Inputs
 from pai_bench.experiment.trial import Trial
 from pai_bench.graph import Connectivity
@@ -78,7 +79,7 @@ def mask_maker(inputs: Inputs, trial: Trial, model: nn.Module) -> Callable[..., 
     assert trial.criterion is not None
     if trial.criterion.begins_dense:
         raise UserError(f"{trial.criterion} prunes during training, and nothing before it")
-    criterion, batch, draw = trial.criterion, inputs.score_batch(trial, inputs.data(trial)), inputs.draw(trial)
+    criterion, batch, draw = trial.criterion, inputs.score_batch(trial), inputs.draw(trial)
     if isinstance(criterion, StructuredCriterion):
         return functools.partial(
             prune_groups,
@@ -193,6 +194,7 @@ def train_networks(
         saver=saver,
         events=events,
         start=networks[0].start,
+        epoch_size=epoch_size(trials[0], inputs.loaded(trials[0])),
     )
 
 
@@ -218,6 +220,7 @@ def train_alone(
             saver=saver,
             events=events,
             start=0 if network.skips_training else network.start,
+            epoch_size=epoch_size(trial, inputs.loaded(trial)),
         )
 
 

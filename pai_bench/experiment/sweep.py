@@ -154,8 +154,7 @@ class Sweep(Execution, TrainingSettings, ProtocolSettings, ScoringSettings, Axes
             raise UserError(f"a sweep of {trials:,} trials is too large, the most is {MOST_TRIALS:,}: give fewer seeds")
         if not re.fullmatch(r"balanced|random|class-\d+", self.score_sampling):
             raise UserError(f"score-sampling {self.score_sampling!r} is not balanced, random or class-N")
-        if self.compile and self.together == "branches":
-            raise UserError("together branches cannot be compiled: torch.compile knows no streams; use stacked")
+        refuse_conflicts(self)
 
     @property
     def seed_list(self) -> Sequence[int]:
@@ -173,6 +172,14 @@ class Sweep(Execution, TrainingSettings, ProtocolSettings, ScoringSettings, Axes
         formulas = [formula for formula in (*self.criteria, *self.variants) if isinstance(formula, str)]
         networks = [network for network in self.models if isinstance(network, str)]
         return any(".py:" in formula for formula in formulas) or any(":" in network for network in networks)
+
+
+def refuse_conflicts(sweep: Sweep) -> None:
+    """Raise UserError for settings of which one excludes the other."""
+    if sweep.label_noise == "permute" and sweep.label_law != "bernoulli":
+        raise UserError(f"label-law {sweep.label_law} is for a share of the labels, and label-noise permute is for all")
+    if sweep.compile and sweep.together == "branches":
+        raise UserError("together branches cannot be compiled: torch.compile knows no streams; use stacked")
 
 
 def checked_axis(name: str, values: Any) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from pai_bench.experiment.settings import ScoringSettings, TrainingSettings, names
+from pai_bench.experiment.settings import ScoringSettings, TrainingSettings, names, with_effect
 from pai_bench.experiment.sources import DataSource, ModelSource
 from pai_bench.experiment.sweep import Sweep, refuse_duplicates
 from pai_bench.support.errors import UserError
@@ -149,12 +149,12 @@ def expand(
     refuse_duplicates("criteria", [str(criterion) for criterion, _ in criteria])
     if DENSE in (str(criterion) for criterion, _ in criteria):
         raise UserError(f"a criterion cannot be called {DENSE!r}: that is the unpruned reference")
-    training = {name: getattr(sweep, name) for name in names(TrainingSettings)}
-    scoring = {name: getattr(sweep, name) for name in names(ScoringSettings)}
+    given = {name: getattr(sweep, name) for name in (*names(TrainingSettings), *names(ScoringSettings))}
     trials = []
     for seed in sweep.seed_list:
         for data, model, protocol, score_batch in networks:
-            training["train_fraction"] = fraction(sweep, protocol)
+            settings = with_effect(given | {"train_fraction": fraction(sweep, protocol), "score_batch": score_batch})
+            training, scoring = ({n: settings[n] for n in names(of)} for of in (TrainingSettings, ScoringSettings))
             dense = Trial(data=data, model=model, seed=seed, protocol=protocol, **training)
             trials.append(dense)
             trials += [
@@ -164,7 +164,7 @@ def expand(
                     schedule=schedule,
                     variant=variant,
                     sparsity=sparsity,
-                    **scoring | {"score_batch": score_batch, "scope": scope},
+                    **scoring | {"scope": scope},
                 )
                 for criterion, schedule in criteria
                 for variant in variants

@@ -38,7 +38,7 @@ def parts(
         return []
     rows = costs(comparison)
     text = ["### Pruning during training", CAPTION, tables.markdown(table(comparison, rows, records))]
-    if comparison.label_noise != 1:
+    if not comparison.random_labels:
         accuracy_by_cost(comparison, rows, folder / by_cost)
         text.append(tables.image(f"Test accuracy against the cost of training, {comparison.title}", by_cost))
     sparsity_by_epoch(comparison, records, folder / by_epoch)

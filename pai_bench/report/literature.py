@@ -105,7 +105,7 @@ def as_published(rows: pd.DataFrame, facts: Mapping[str, CriterionFacts] | None 
     `facts` about criteria are looked up if None.
     """
     first = rows.iloc[0]
-    if first.label_noise or first.validation:
+    if first.label_noise or first.validation or first.length != "epochs":
         return False
     if first.criterion == DENSE:
         return True

@@ -185,7 +185,7 @@ def in_short(compared: Sequence[Comparison], sections: Sequence[Section]) -> lis
         return []
     parts = ["## In short", *([SHORT] if any(own.pairs for _, own in shown) else [])]
     for comparison, own in shown:
-        parts += [f"**{tables.escaped(comparison.title)}**", *([RANDOM_LABELS] if comparison.label_noise == 1 else [])]
+        parts += [f"**{tables.escaped(comparison.title)}**", *([RANDOM_LABELS] if comparison.random_labels else [])]
         parts.append(tables.bullets(own.findings))
     return parts
 

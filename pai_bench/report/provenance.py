@@ -251,7 +251,7 @@ def limits_of_training(comparison: Comparison, pairs: Sequence[Pair]) -> Iterato
         for name, cell in cells.items()
         if cell.collapsed and (comparison.label_noise or not cell.at_chance)
     ]
-    if collapsed and comparison.label_noise < 1:  # with random labels alone, all accuracies are at chance
+    if collapsed and not comparison.random_labels:  # with random labels alone, all accuracies are at chance
         compared = [pair for pair in pairs if pair.untested != UNTRAINED]
         line = f"seeds at chance or disconnected: {', '.join(collapsed)}."
         if compared:

@@ -49,7 +49,7 @@ def section(
 
     `costs` of the same smaller networks, if there are any, give the times of their forward passes.
     """
-    random_labels = comparison.label_noise == 1  # test accuracies are chance, and are not compared
+    random_labels = comparison.random_labels  # test accuracies are chance, and are not compared
     tested = [] if random_labels else pairs.pairs(comparison)
     sentences = metrics.fitted(comparison) if random_labels else findings.sentences(comparison, tested)
     sentences += findings.untrained(comparison)
@@ -133,7 +133,7 @@ def figures(comparison: Comparison, records: Mapping[str, Record], folder: Path,
             parts.append(tables.image(f"{caption}, {comparison.title}", paths[name]))
 
     at = f"at sparsity {highest:.10g}"
-    if comparison.trained and comparison.label_noise != 1:  # with random labels, accuracies are chance
+    if comparison.trained and not comparison.random_labels:  # with random labels, accuracies are chance
         add("pareto", f"Accuracy against cost {at}", lambda p: pareto(comparison, highest, p))
     add("scoring", "Cost of a mask in training steps", lambda p: bar_charts.mask_costs(comparison, p))
     add("curves", f"Learning curves {at}", lambda p: curves.learning(comparison, highest, records, p))

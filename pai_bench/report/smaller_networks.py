@@ -52,7 +52,7 @@ def parts(
         return []
     caption = CAPTION + AT_THE_END * bool(outcomes.changed_during_training(rows).any())
     text = ["### Smaller networks", caption, tables.markdown(table(comparison))]
-    if comparison.trained and comparison.label_noise != 1:
+    if comparison.trained and not comparison.random_labels:
         accuracy_by_size(comparison, latencies(comparison, records, costs), folder / path)
         caption = "Test accuracy against what is left of the network"
         text.append(tables.image(f"{caption}, {comparison.title}", path))

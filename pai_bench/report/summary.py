@@ -131,6 +131,11 @@ class Comparison(TrainingSettings):
         return resolution(self.rows)
 
     @property
+    def random_labels(self) -> bool:
+        """Whether all training labels are random, so that only how well they are fitted can be compared."""
+        return self.label_noise in (1, "permute")
+
+    @property
     def trained(self) -> bool:
         """Whether any network was trained."""
         return bool((self.rows.epochs != 0).any())

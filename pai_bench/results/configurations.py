@@ -61,7 +61,7 @@ class Trained(TrainingSettings, Named):
     """What the configuration of a trial says of training."""
 
     train_fraction: Share
-    label_noise: Share = 0.0
+    label_noise: Share | Literal["permute"] = 0.0
     validation: Share = 0.0
     protocol: UsedProtocol
 

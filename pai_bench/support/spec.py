@@ -110,7 +110,8 @@ def first_that_fits(value: Any, choices: Sequence[Any], label: str) -> Any:
             return convert(value, choice, label)
     words = [word for choice in choices if get_origin(choice) is Literal for word in get_args(choice)]
     if words and others and value not in words:
-        raise UserError(f"{label}={value} is neither a whole number nor {' or '.join(words)}")
+        number = "a number" if float in choices else "a whole number"
+        raise UserError(f"{label}={value} is neither {number} nor {' or '.join(words)}")
     found = convert(value, last, label)
     return int(found) if int in choices and isinstance(found, float) and found.is_integer() else found
 

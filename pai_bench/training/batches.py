@@ -30,11 +30,14 @@ class Order:
 class Batches:
     """Epochs of whole batches, in each trial's own random order; the remaining examples of an epoch are left out.
 
-    Order, mirroring and shifts of a trial depend on its seed alone, not on other trials or the device. Raises
-    `UserError` for batches larger than the training set.
+    Order, mirroring and shifts of a trial depend on its seed alone, not on other trials or the device. With an
+    `epoch_size`, an epoch has as many steps as one of so many examples, and goes through the training set again and
+    again. Raises `UserError` for batches larger than the training set.
     """
 
-    def __init__(self, data: DataSet, orders: Sequence[Order], protocol: Protocol) -> None:
+    def __init__(
+        self, data: DataSet, orders: Sequence[Order], protocol: Protocol, *, epoch_size: int | None = None
+    ) -> None:
         self.data, self.protocol, self.lanes = data, protocol, len(orders)
         self.inputs, self.targets = data.train
         device = self.targets.device
@@ -43,8 +46,9 @@ class Batches:
         if len(sizes) > 1:
             raise ValueError(f"trials with training sets of different sizes, {sorted(sizes)}, have no common batches")
         (self.size,) = sizes
-        self.per_epoch = self.size // protocol.batch_size
-        if (protocol.iterations or protocol.epochs) and not self.per_epoch:
+        self.epoch_size = self.size if epoch_size is None else epoch_size
+        self.per_epoch = self.epoch_size // protocol.batch_size
+        if (protocol.iterations or protocol.epochs) and protocol.batch_size > self.size:
             raise UserError(
                 f"batch size {protocol.batch_size} is larger than the {self.size} training examples of {data.name}"
             )
@@ -88,7 +92,7 @@ class Batches:
     def _draw(self) -> list[Tensor]:
         """Indices of an epoch's examples, (lanes, examples), and their augmentation."""
         self._before_draw, count = self._states(), self.per_epoch * self.protocol.batch_size
-        drawn = [torch.stack([torch.randperm(self.size, generator=stream)[:count] for stream in self._streams])]
+        drawn = [torch.stack([self._order(count, stream) for stream in self._streams])]
         if self.protocol.augmentation == "flip-crop":
             changes = zip(*(draw_flips_and_shifts(count, PADDING, stream) for stream in self._streams), strict=True)
             drawn += map(torch.stack, changes)
@@ -97,6 +101,12 @@ class Batches:
         order, *augmentation = (self._sent(part) for part in drawn)
         order = torch.stack([o if c is None else c[o] for c, o in zip(self.chosen, order, strict=True)])
         return [order, *augmentation]
+
+    def _order(self, count: int, stream: torch.Generator) -> Tensor:
+        """Places of so many examples: the whole batches of one permutation after the other."""
+        whole = self.size - self.size % self.protocol.batch_size
+        passes = -(-count // whole) if count else 1
+        return torch.cat([torch.randperm(self.size, generator=stream)[:whole] for _ in range(passes)])[:count]
 
     def _sent(self, part: Tensor) -> Tensor:
         """A tensor on the device, without waiting for it; not to be called while a step is recorded."""

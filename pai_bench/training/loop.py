@@ -85,7 +85,7 @@ class TrainingLoop:
     ) -> None:
         self.networks, self.data, self.protocol, self.batches = networks, data, protocol, batches
         self.events, self.on_epochs, self.saver = events, on_epochs, saver
-        self.steps, self.start = protocol.steps(batches.size), start
+        self.steps, self.start = protocol.steps(batches.epoch_size), start
         self.done = start
         self.curves: list[list[Epoch]] = [[] for _ in range(self.program.lanes)]
         self.trouble: list[str | None] = [None] * self.program.lanes

@@ -68,6 +68,7 @@ def train(
     events: Sequence[Event] = (),
     saver: Saver | None = None,
     start: int = 0,
+    epoch_size: int | None = None,
 ) -> History:
     """Train `model` in place on `data`, both on one device, and evaluate it after each epoch.
 
@@ -75,7 +76,8 @@ def train(
     on `seed` alone. Each epoch takes ``len(train) // batch_size`` whole batches; the rest is left out of that epoch.
     `on_epoch` is called after each epoch. `events` run between two steps, and may replace the mask
     (`pai_bench.training.events`). `saver` saves the state of the training, and may have one to resume from. With
-    `start`, training begins after so many steps: with the learning rate and the batches of those that follow.
+    `start`, training begins after so many steps: with the learning rate and the batches of those that follow. With
+    `epoch_size`, each epoch has as many steps as one of so many examples.
 
     Raises `DivergedError` if a loss is not finite, and `UserError` for a protocol that does not fit the data.
     """
@@ -95,6 +97,7 @@ def train(
         events=events,
         saver=saver,
         start=start,
+        epoch_size=epoch_size,
     )
     if history.diverged is not None:
         raise DivergedError(history.diverged)
@@ -113,6 +116,7 @@ def train_together(
     events: Sequence[Event] = (),
     saver: Saver | None = None,
     start: int = 0,
+    epoch_size: int | None = None,
 ) -> list[History]:
     """Train several networks of the same architecture in place, together, each as `train` would train it alone.
 
@@ -126,8 +130,8 @@ def train_together(
             program = engine.program(models, masks, data.normalised(data.train.inputs[:2]))
             return program, step_for(program, protocol, device, compile=engine.compile)
 
-        batches = Batches(data, orders, protocol)
-        planned = Events(events, protocol.steps(batches.size))
+        batches = Batches(data, orders, protocol, epoch_size=epoch_size)
+        planned = Events(events, protocol.steps(batches.epoch_size))
         networks = Networks(models, masks, make)
         loop = TrainingLoop(
             networks, data, protocol, batches, events=planned, on_epochs=on_epoch, saver=saver, start=start

@@ -90,6 +90,52 @@ def test_a_part_of_the_training_set(share: float, size: int) -> None:
     assert share in (0.99, 1.0) or len({tuple(places(one.subset(share, seed))) for seed in range(30)}) > 5
 
 
+def test_a_balanced_part_has_its_share_of_each_class_and_those_of_smaller_parts() -> None:
+    sizes = [90, 60, 31, 5]
+    targets = torch.repeat_interleave(torch.arange(4), torch.tensor(sizes))
+    split = Split(torch.arange(186, dtype=torch.uint8).view(-1, 1, 1, 1), targets)
+    one, before = pb.DataSet("uneven", split, split), set[int]()
+    for fraction in (percent / 100 for percent in range(1, 101)):
+        found = one.subset(fraction, seed=3, balanced=True)
+        counts = torch.bincount(found.train.targets, minlength=4).tolist()
+        assert sum(counts) == one.train_size(fraction)
+        assert all(abs(count - fraction * size) <= 1.5 for count, size in zip(counts, sizes, strict=True))
+        assert before <= set(places(found))
+        before = set(places(found))
+    assert torch.bincount(one.subset(0.02, 3, balanced=True).train.targets).tolist() == [2, 1, 1]  # none of class 3
+    assert len({tuple(places(one.subset(0.02, seed, balanced=True))) for seed in range(20)}) == 20
+    assert one.chosen(1.0, 3, balanced=True) is None
+
+
+def test_what_noise_has_replaced_goes_with_the_examples() -> None:
+    one = data(20, 4)
+    noisy = one.noisy(0.5, 1, law="exact")
+    assert noisy.noise is not None
+    assert torch.equal(noisy.noise.true_targets, one.train.targets)
+    assert int(noisy.noise.drawn.sum()) == 10
+    assert torch.equal(noisy.test.targets, one.test.targets)
+    chosen = torch.tensor([3, 17, 4])
+    part = noisy.only(chosen).to("cpu").noise
+    assert part is not None
+    assert [tensor.tolist() for tensor in part] == [tensor[chosen].tolist() for tensor in noisy.noise]
+    assert noisy.checksum == pb.DataSet("other", noisy.train, noisy.test).checksum
+    held = noisy.held_out(0.1)
+    assert held.noise is not None
+    assert held.noise.true_targets.tolist() == [place % 4 for place in places(held)]
+
+
+def test_noise_among_some_examples_counts_and_changes_these_alone() -> None:
+    one, among = data(20, 4), torch.tensor([1, 5, 9, 12, 13, 18])
+    others = torch.ones(20, dtype=torch.bool)
+    others[among] = False
+    for noise, count in ((0.5, 3), ("permute", 6)):
+        found = one.noisy(noise, 2, law="exact", among=among)  # type: ignore[arg-type]
+        assert found.noise is not None
+        assert int(found.noise.drawn.sum()) == int(found.noise.drawn[among].sum()) == count
+        assert torch.equal(found.train.targets[others], one.train.targets[others])
+    assert sorted(found.train.targets[among].tolist()) == sorted(one.train.targets[among].tolist())
+
+
 @pytest.mark.parametrize(("share", "out"), [(0.1, 1), (0.26, 3), (0.94, 9)])
 def test_what_is_held_out(share: float, out: int) -> None:
     found = data().held_out(share)

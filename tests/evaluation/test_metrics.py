@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import pai_bench as pb
 from pai_bench.data import Split
+from pai_bench.data.labels import LabelNoise
 from pai_bench.evaluation import evaluate_network, get_metric, measure
 from pai_bench.results import Measured, Store, TrialMetrics, UnstorableError
 from pai_bench.support.registry import METRICS, Plugin, metric
@@ -92,6 +93,36 @@ def test_the_built_in_ones_by_hand() -> None:
     assert found["loss"][""] == pytest.approx(expected["test"][1])
     gaps = [trained - tested for trained, tested in zip(expected["train"], expected["test"], strict=True)]
     assert [found["gap"][key] for key in ("accuracy", "loss")] == pytest.approx(gaps)
+
+
+def test_what_a_network_has_memorised_by_hand() -> None:
+    class Knows(nn.Module):
+        """Predicts the class that an example has as its only feature."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.one_hot(x[:, 0].long(), 3).float()
+
+    true = torch.tensor([0, 1, 2, 0, 1])
+    predicted = torch.tensor([0.0, 2.0, 2.0, 1.0, 1.0])[:, None]  # four of the labels trained on, three of the true
+    trained = Split(predicted, torch.tensor([0, 2, 1, 1, 1]))
+    test = Split(torch.tensor([[0.0], [1.0], [1.0], [2.0]]), torch.tensor([0, 1, 2, 2]))
+    for drawn, noisy, of_true in (
+        ([0, 1, 1, 1, 0], 2 / 3, 1 / 3),
+        ([1, 1, 1, 1, 1], 4 / 5, 3 / 5),
+        ([1, 0, 0, 0, 0], 1, 1),
+    ):
+        noise = LabelNoise(true, torch.tensor(drawn).bool())
+        found = measure(Knows(), pb.DataSet("five", trained, test, 3, noise=noise), ["memorisation"])["memorisation"]
+        assert found == pytest.approx({"train": 4 / 5, "noisy": noisy, "true": of_true, "test": 3 / 4})
+
+
+def test_nothing_is_memorised_of_true_labels() -> None:
+    said = (
+        "metric memorisation: the network was trained on true labels, of which nothing is to be memorised: give label"
+    )
+    for examples in (data(), data().noisy(0.0, 0), data().noisy(0.01, 0, law="exact")):
+        with pytest.raises(pb.UserError, match=said):
+            measure(network(), examples, ["memorisation"])
 
 
 @pytest.mark.usefixtures("registered")

@@ -41,6 +41,7 @@ def test_grids_of_a_recipe_share_their_dense_networks() -> None:
     grid = {"models": ("lenet",), "criteria": ("snip",), "sparsities": (0.9,), "seeds": 2}
     assert Recipe("r", ({**grid, "score_batch": 10}, {**grid, "score_batch": 100})).trials == 2 + 4
     assert Recipe("r", (grid, grid)).trials == 4
+    assert Recipe("r", (grid, {**grid, "label_law": "exact", "score_labels": "noisy"})).trials == 4  # nothing changes
     assert Recipe("r", ({**grid, "epochs": 1}, {**grid, "epochs": 2})).trials == 8
 
 
@@ -232,6 +233,9 @@ def test_arithmetic_without_what_it_needs_and_of_what_a_recipe_shortens() -> Non
     of = 3 * 2 * 266_200
     assert training_flops(Recipe("r", ({**grid, "epochs": 2, "validation": 0.1},))) == 2 * 2 * 54_000 * of
     assert training_flops(Recipe("r", ({**grid, "epochs": 4, "budget": 0.5},))) == 2 * 2 * 60_000 * of
+    little = {**grid, "epochs": 2, "train_fraction": 0.01}
+    assert training_flops(Recipe("r", (little,))) == 2 * 2 * 600 * of
+    assert training_flops(Recipe("r", ({**little, "length": "steps"},))) == 2 * 2 * 60_000 * of
     short = training_flops(Recipe("r", ({**grid, "protocol": "short", "batch_size": None},)))
     protocol = get_protocol("short")
     assert short == 2 * protocol.steps(60_000) * protocol.batch_size * of

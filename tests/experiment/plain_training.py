@@ -123,7 +123,7 @@ class PlainTraining:
 
     def products(self) -> dict[str, Tensor]:
         """The products of weights and gradients on the score batch, batch norm as the criterion has it."""
-        batch = self.inputs.score_batch(self.trial, self.inputs.data(self.trial))
+        batch = self.inputs.score_batch(self.trial)
         before = copy.deepcopy(dict(self.network.named_buffers()))
         self.network.train(self.trial.criterion is not None and self.trial.criterion.bn == "train")
         gradients = self.gradients(batch.inputs, batch.targets)

@@ -70,10 +70,10 @@ def test_the_last_network_stays_traced_unless_it_is_large(monkeypatch: pytest.Mo
 def test_what_comes_before_scoring_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn, asked = Inputs.score_batch, list[Any]()
 
-    def slow(self: Inputs, trial: Any, data: DataSet) -> Any:
+    def slow(self: Inputs, trial: Any) -> Any:
         asked.append(trial)
         time.sleep(0.3)
-        return drawn(self, trial, data)
+        return drawn(self, trial)
 
     monkeypatch.setattr(Inputs, "score_batch", slow)
     worker = Runner(resolve(sweep(criteria=["random"], seeds=1)))
@@ -113,7 +113,7 @@ def test_networks_of_other_purposes_and_kept_layers() -> None:
     assert torch.equal(worker.inputs.draw(trial)(7).get_parameter("1.weight"), other.get_parameter("1.weight"))
     assert worker.inputs.prunable(trial, one) == ["3.weight"]
     assert worker.inputs.prunable(trial, one, biases=True) == ["3.weight", "3.bias"]
-    batch = worker.inputs.score_batch(trial, worker.inputs.data(trial))
+    batch = worker.inputs.score_batch(trial)
     assert (len(batch.targets), batch.batches) == (12, 2)
     assert torch.bincount(batch.targets).tolist() == [4, 4, 4]
     assert worker.inputs.example(trial).shape == (1, 5)
@@ -130,7 +130,7 @@ def test_shares_of_classes() -> None:
 def test_a_score_batch_of_one_class() -> None:
     worker = Runner(resolve(sweep(seeds=1, score_sampling="class-2", score_batch=7)))
     trial = worker.catalog.trials[1]
-    assert worker.inputs.score_batch(trial, worker.inputs.data(trial)).targets.tolist() == [2] * 7
+    assert worker.inputs.score_batch(trial).targets.tolist() == [2] * 7
     assert isinstance(worker.inputs.data(trial), pb.DataSet)
 
 

@@ -134,7 +134,7 @@ def test_what_is_trained_is_the_smaller_network(variant: str) -> None:
     assert torch.equal(ready.model.get_parameter("1.weight"), kept) == (variant != "reinit")
     plain, _ = runner.probe.mask(runner.catalog.trials[1], model)
     assert isinstance(plain, GroupMask)
-    best = pb.get_criterion("snap").score(model, runner.inputs.score_batch(trial, runner.inputs.data(trial)))
+    best = pb.get_criterion("snap").score(model, runner.inputs.score_batch(trial))
     chosen = best.sort(descending=variant != "invert").indices[:5]  # type: ignore[union-attr]
     assert sorted(chosen.tolist()) == mask.kept_groups.nonzero().flatten().tolist()
 
@@ -225,7 +225,7 @@ def network_and_batch(**keys: Any) -> tuple[Runner, Any, nn.Module, pb.Batch]:
     changes = {"criteria": ["snap"], "models": [two_layers], "sparsity_of": "nodes", "seeds": 1, **keys}
     runner = Runner(resolve(sweep(**changes)))
     trial = runner.catalog.trials[1]
-    return runner, trial, runner.inputs.model(trial), runner.inputs.score_batch(trial, runner.inputs.data(trial))
+    return runner, trial, runner.inputs.model(trial), runner.inputs.score_batch(trial)
 
 
 def pruned(**keys: Any) -> tuple[Tensor, Tensor]:

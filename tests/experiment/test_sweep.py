@@ -213,6 +213,7 @@ def test_identities_of_all_criteria_are_pinned() -> None:
         {"train_fraction": 1},
         {"label_noise": 1},
         {"label_noise": 0},
+        {"label_noise": "permute", "label_law": "bernoulli"},
         {"validation": 0},
         {"min_per_layer": 0},
         {"epochs": 0},
@@ -232,6 +233,12 @@ def test_settings_at_their_limits(keys: dict[str, Any]) -> None:
     [
         ({"label_noise": -0.1}, r"label-noise -0.1 is outside \[0, 1\]"),
         ({"label_noise": 1.1}, r"label-noise 1.1 is outside \[0, 1\]"),
+        ({"label_noise": "shuffle"}, "label-noise=shuffle is neither a number nor permute"),
+        (
+            {"label_noise": "permute", "label_law": "exact"},
+            "label-law exact is for a share of the labels, and label-no",
+        ),
+        ({"label_law": "half"}, "label-law=half is not one of bernoulli, exact"),
         ({"validation": -0.1}, r"validation -0.1 is outside \[0, 1\)"),
         ({"validation": 1.0}, r"validation 1 is outside \[0, 1\)"),
         ({"train_fraction": 1.1}, r"train-fraction 1.1 is outside \(0, 1\]"),
@@ -275,8 +282,10 @@ def test_what_other_processes_find_and_whose_code_it_is(keys: dict[str, Any], by
 
 def test_every_setting_goes_into_the_trials_that_it_concerns() -> None:
     common = {"init": "tn", "label_noise": 0.5, "validation": 0.25, "train_fraction": 0.75}
+    common |= {"label_law": "exact", "subset": "balanced", "length": "steps"}
     scoring = {"score_sampling": "random", "score_batches": 2, "target": "effective", "min_per_layer": 3}
     scoring |= {"repair": "effective-only", "prunable": "fc*", "keep_first": True, "keep_last": True}
+    scoring |= {"score_labels": "noisy"}
     sweep = Sweep(sparsities=[0.5], seeds=1, **common, **scoring)  # type: ignore[arg-type]
     quota, plain = "quota:er", "shuffle"
     networks = [(data("digits"), network("net", 2, ("own",)), SHORT, 7)]
@@ -376,6 +385,10 @@ def test_a_sweep_by_default() -> None:
         "prune_when": "given",
         "sparsity_of": "weights",
         "repair": "none",
+        "score_labels": "true",
+        "subset": "random",
+        "length": "epochs",
+        "label_law": "bernoulli",
     }
     zero = ("label_noise", "validation", "min_per_layer", "keep_first", "keep_last", "train_disconnected", "compile")
     undecided = ["schedule", "protocol", "epochs", "batch_size", "learning_rate", "weight_decay", "train_fraction"]

@@ -146,6 +146,6 @@ def test_scores_by_the_examples_of_one_class() -> None:
     catalog = resolve(sweep(criteria=["snip"], score_sampling="class-2", score_batch=20, seeds=1))
     made = Runner(catalog)
     trial = next(trial for trial in catalog.trials if trial.criterion)
-    assert set(made.inputs.score_batch(trial, made.inputs.data(trial)).targets.tolist()) == {2}
+    assert set(made.inputs.score_batch(trial).targets.tolist()) == {2}
     with pytest.raises(pb.UserError, match="score-sampling 'class-x' is not balanced, random or class-N"):
         sweep(score_sampling="class-x")

@@ -3,8 +3,10 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import pytest
 
 from pai_bench.report import folder_diff, metrics, rankings
 from pai_bench.report.figures.style import canvas
@@ -13,13 +15,16 @@ from pai_bench.report.summary import comparisons
 from pai_bench.results import EpochRecord, Record, Store, as_frame
 from tests.report.records import drawn, record
 
-SETTINGS: tuple[dict[str, object], ...] = ({}, {"init": "tn"}, {"label_noise": 1.0}, {"validation": 0.2})
+SETTINGS: tuple[dict[str, Any], ...] = (
+    *({}, {"init": "tn"}, {"label_noise": 1.0}, {"validation": 0.2}, {"label_noise": "permute"}),
+    *({"train_fraction": 0.5, **own} for own in ({}, {"subset": "balanced"}, {"length": "steps"})),
+)
 
 
 def mixed(lower: float = 0.0) -> list[Record]:
-    """Four settings with their own accuracies; the usual one made worse by `lower`."""
+    """Some settings with their own accuracies; the usual one made worse by `lower`."""
     return [
-        drawn(criterion, sparsity, seed, 0.9 - 0.2 * i + 0.01 * seed - (0 if setting else lower), trial=setting)
+        drawn(criterion, sparsity, seed, 0.9 - 0.1 * i + 0.01 * seed - (0 if setting else lower), trial=setting)
         for i, setting in enumerate(SETTINGS)
         for criterion, sparsity in ((None, 0.0), ("snip", 0.9), ("random", 0.9))
         for seed in range(3)
@@ -33,6 +38,10 @@ def test_each_setting_has_a_section_with_a_name_of_its_own() -> None:
         "net on digits, weights from tn",
         "net on digits, training labels random with probability 1",
         "net on digits, tested on 20 % of the training set",
+        "net on digits, training labels permuted",
+        "net on digits, 50 % of the training set",
+        "net on digits, 50 % of the training set, balanced by class",
+        "net on digits, 50 % of the training set, trained for as many steps as with all of it",
     ]
 
 
@@ -40,12 +49,13 @@ def test_two_folders_are_compared_setting_by_setting() -> None:
     found = folder_diff.changes(mixed(), mixed(lower=0.2))
     assert {change.before.count for change in found} == {3}
     assert {change.data for change in found if change.significant} == {"digits"}
-    assert len(found) == 4 * 3
+    assert len(found) == len(SETTINGS) * 3
 
 
 def test_rows_of_a_table_for_programs_can_be_told_apart() -> None:
     rows = pd.read_csv(io.StringIO(metrics.as_csv(comparisons(as_frame(mixed())))))
-    assert not rows.duplicated(["data", "model", "criterion", "sparsity", "init", "label_noise", "validation"]).any()
+    settings = ["init", "label_noise", "validation", "train_fraction", "subset", "length"]
+    assert not rows.duplicated(["data", "model", "criterion", "sparsity", *settings]).any()
 
 
 def test_ranks_take_the_usual_setting_and_never_false_labels() -> None:
@@ -55,13 +65,16 @@ def test_ranks_take_the_usual_setting_and_never_false_labels() -> None:
     assert rankings.blocks_of(found[2:3]) == []
 
 
-def test_random_labels_are_told_by_the_training_loss(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "noise", [{"label_noise": 1.0}, {"label_noise": 1.0, "label_law": "exact"}, {"label_noise": "permute"}], ids=str
+)
+def test_random_labels_are_told_by_the_training_loss(noise: dict[str, Any], tmp_path: Path) -> None:
     curves = {
         None: [(2.3, 2.0), (2.2, 1.0)],  # two seeds, two epochs
         "snip": [(2.5, 2.4), (2.4, 2.2)],
     }
     records = [
-        drawn(name, 0.9 if name else 0.0, seed, 0.1, trial={"label_noise": 1.0}, curve=epochs(losses))
+        drawn(name, 0.9 if name else 0.0, seed, 0.1, trial=noise, curve=epochs(losses))
         for name, seeds in curves.items()
         for seed, losses in enumerate(seeds)
     ]
@@ -70,6 +83,8 @@ def test_random_labels_are_told_by_the_training_loss(tmp_path: Path) -> None:
     assert f"At sparsity 0.9, {told}" in text
     assert "snip has the highest mean accuracy" not in text
     assert "points of test accuracy" not in text
+    assert "All training labels are random" in text
+    assert not list((tmp_path / "figures").glob("report-pareto-*"))
     (figure,) = (tmp_path / "figures").glob("report-fit-*.svg")
     assert "training loss" in figure.read_text(encoding="utf-8")
 

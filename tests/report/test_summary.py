@@ -55,21 +55,23 @@ def test_names_of_all_uses_of_a_criterion() -> None:
     base: dict[str, Any] = {
         "criterion": "snip", "variant": "none", "schedule": "one-shot", "scope": "global", "score_batch": 100.0,
         "score_sampling": "balanced", "score_batches": 1.0, "target": "direct", "min_per_layer": 0.0, "repair": "none",
-        "prunable": "usual", "sparsity_of": "weights", "prune_at": "0", "prune_when": "given", "revision": 1.0,
+        "prunable": "usual", "sparsity_of": "weights", "prune_at": "0", "prune_when": "given",
+        "score_labels": "true", "revision": 1.0,
     }  # fmt: skip
     other: dict[str, Any] = {
         "schedule": "linear:steps=2", "scope": "layerwise", "score_batch": 10.0, "score_sampling": "random",
         "score_batches": 5.0, "target": "effective", "min_per_layer": 1.0, "repair": "shortcuts", "prunable": "only fc",
-        "sparsity_of": "nodes", "prune_at": "2%", "prune_when": "stable", "revision": 2.0,
+        "sparsity_of": "nodes", "prune_at": "2%", "prune_when": "stable",
+        "score_labels": "noisy", "revision": 2.0,
     }  # fmt: skip
     rows = pd.DataFrame([base, base | other, base | {"variant": "shuffle"}, base | {"criterion": "er"}])
     assert method_labels(rows).tolist() == [
         "snip, one-shot, global, 100 examples, balanced, 1 score batches, sparsity of weights, direct sparsity, "
         "at least 0 per layer, repair none, usual, pruned before training, "
-        "pruned at a given time, revision 1",
+        "pruned at a given time, scored on true labels, revision 1",
         "snip, linear:steps=2, layerwise, 10 examples, random, 5 score batches, sparsity of nodes, effective sparsity, "
         "at least 1 per layer, repair shortcuts, only fc, pruned after 2 % of the steps, "
-        "pruned when the weights settle, revision 2",
+        "pruned when the weights settle, scored on noisy labels, revision 2",
         "snip + shuffle",
         "er",
     ]

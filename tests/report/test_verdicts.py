@@ -210,7 +210,7 @@ def test_protocols_side_by_side() -> None:
     "change",
     [{"variant": "shuffle"}, {"scope": "layerwise"}, {"target": "effective"}, {"min_per_layer": 1},
      {"label_noise": 0.1}, {"repair": "effective-only"}, {"prunable": "fc*"}, {"score_sampling": "class-0"},
-     {"validation": 0.1}, {"criterion": Choice(name="snip", schedule="linear:steps=2")}],
+     {"validation": 0.1}, {"length": "steps"}, {"criterion": Choice(name="snip", schedule="linear:steps=2")}],
     ids=str,
 )  # fmt: skip
 def test_no_published_number_stands_beside_another_use(change: dict[str, Any]) -> None:
@@ -218,7 +218,7 @@ def test_no_published_number_stands_beside_another_use(change: dict[str, Any]) -
     usual = as_frame([drawn("snip", 0.98, 0, 0.9, trial=trial)])
     assert literature.as_published(usual)
     assert not literature.as_published(as_frame([drawn("snip", 0.98, 0, 0.9, trial=trial | change)]))
-    dense = {key: value for key, value in change.items() if key in ("label_noise", "validation")}
+    dense = {key: value for key, value in change.items() if key in ("label_noise", "validation", "length")}
     assert literature.as_published(as_frame([drawn(None, 0.0, 0, 0.9, trial=trial | dense)])) is not bool(dense)
 
 

@@ -76,6 +76,7 @@ def test_what_a_type_takes(value: Any, to: Any, expected: Any) -> None:
         (1, str, "x=1 is not a text"),
         ("many", int | None, "x=many is not a whole number"),
         ("many", int | Literal["auto"], "x=many is neither a whole number nor auto"),
+        ("many", float | Literal["permute"], "x=many is neither a number nor permute"),
         ("d", Literal["a-b", "c"], "x=d is not one of a-b, c"),
         (None, Literal["a-b", "c"], "x=None is not one of a-b, c"),
         ("1", list[int], r"x=1 is not list\[int\]"),
