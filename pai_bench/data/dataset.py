@@ -181,7 +181,8 @@ class DataSet:
     def chosen(self, fraction: float, seed: int, *, balanced: bool = False) -> Tensor | None:
         """Which examples `subset` takes, in their order; None for all.
 
-        Those of a smaller fraction are among those of a larger one. `balanced`: of each class its share.
+        Those of a smaller fraction are among those of a larger one. `balanced`: of each class its share, by largest
+        remainder, so that the same holds of each class of which the larger fraction does not take less.
         """
         if fraction == 1.0:
             return None
@@ -189,7 +190,7 @@ class DataSet:
         order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
         if balanced:
             sizes = torch.bincount(targets, minlength=self.num_classes)
-            counts = torch.tensor(balanced_counts(tuple(sizes.tolist()), size))
+            counts = torch.tensor(balanced_counts(sizes.tolist(), size))
             order = order[rank_in_class(targets[order], self.num_classes) < counts[targets[order]]]
         return order[:size].sort().values.to(self.train.targets.device)
 

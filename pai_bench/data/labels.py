@@ -1,9 +1,8 @@
 """Labels of training examples: random ones in their place, and how many examples of each class are taken."""
 
-import functools
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,15 +47,14 @@ def rank_in_class(labels: Tensor, classes: int) -> Tensor:
     return rank
 
 
-@functools.cache
-def balanced_counts(sizes: tuple[int, ...], total: int) -> tuple[int, ...]:
-    """How many of `total` examples are of each class, in proportion to the `sizes` of the classes.
+def balanced_counts(sizes: Sequence[int], total: int) -> list[int]:
+    """How many of `total` examples are of each class, in proportion to the `sizes`: rounded by largest remainder.
 
-    One example after the other is of the class that is farthest below its share, the lower one of equal classes: the
-    largest remainder. Remainders of one total alone may give a class fewer of 11 examples than of 10 (the Alabama
-    paradox); these counts never fall.
+    Of equal remainders, the lower class has the example. A class may have one less of a few more examples (6, 6 and 2
+    give 4, 4 and 2 of 10, but 5, 5 and 1 of 11), as with every rounding of shares that keeps their sum.
     """
-    shares, counts = np.array(sizes), np.zeros(len(sizes), dtype=np.int64)
-    for taken in range(1, total + 1):
-        counts[np.argmax(shares * taken - counts * sum(sizes))] += 1
-    return tuple(counts.tolist())
+    whole = sum(sizes)
+    counts, remainders = [total * size // whole for size in sizes], [total * size % whole for size in sizes]
+    for number in sorted(range(len(sizes)), key=lambda i: (-remainders[i], i))[: total - sum(counts)]:
+        counts[number] += 1
+    return counts
