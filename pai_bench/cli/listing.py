@@ -72,7 +72,7 @@ NOTES = {
     "schedules": "--schedule NAME:OPTION=VALUE, for all criteria; each has one of its own (`pai-bench list criteria`)",
     "protocols": f"where none is named: {DEFAULT}, or {DEFAULT_WITH_BATCH_NORM} for networks with batch norm",
     "initialisations": "--init NAME, of what is trained; snip:score-init=NAME, of what is scored alone",
-    "metrics": "from Python, `pai_bench.evaluation`; accuracy and loss on the test set are in every record",
+    "metrics": "--evaluate NAME:OPTION=VALUE,...; accuracy and loss on the test set are in every record",
     "backends": "--backend NAME, or ./file.py:FUNCTION",
     "recipes": "arithmetic: floating-point operations of the training, at full length; `pai-bench run NAME --dry-run` "
     "measures what it takes here, --budget and --seeds make it shorter",
@@ -119,8 +119,9 @@ def criterion_row(plugin: "Plugin") -> list[str]:
 
 
 def options(fields: "Iterable[dataclasses.Field[Any]]") -> str:
-    """Options as they are written behind a criterion's name, with their defaults."""
-    return " ".join(f"{f.name.replace('_', '-')}={f.default}" for f in fields)
+    """Options as they are written behind a name, with their defaults; ``...`` for one that must be given."""
+    defaults = {f.name.replace("_", "-"): "..." if f.default is dataclasses.MISSING else f.default for f in fields}
+    return " ".join(f"{name}={default}" for name, default in defaults.items())
 
 
 def first_paragraph(target: Any) -> str:
