@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from pai_bench.experiment.trial import DENSE
-from pai_bench.report import during_training, findings, literature, metrics, pairs, smaller_networks, tables
+from pai_bench.report import during_training, findings, literature, metrics, pairs, robustness, smaller_networks, tables
 from pai_bench.report.figures import bar_charts, curves, masks
 from pai_bench.report.figures.accuracy import accuracy
 from pai_bench.report.figures.pareto import pareto
@@ -29,7 +29,7 @@ class Section:
 
 FIGURES = (
     *("accuracy", "pareto", "scoring", "smaller", "training-cost", "sparsity", "curves", "fit", "layers", "likeness"),
-    "pixels",
+    *("pixels", "robust", "security"),
 )
 """All figures that a section may have."""
 
@@ -75,6 +75,7 @@ def section(
     parts += figures(comparison, records, folder, paths)
     parts += smaller_networks.parts(comparison, records, costs, folder, paths["smaller"])
     parts += during_training.parts(comparison, records, folder, paths["training-cost"], paths["sparsity"])
+    parts += robustness.parts(comparison, folder, paths["robust"], paths["security"])
     parts.append(details("All measured numbers, means over seeds", tables.markdown(metrics.table(comparison))))
     if densities := layer_densities(comparison, records):
         parts.append(details("Density of each layer in per cent, kept and effective", densities))

@@ -169,10 +169,13 @@ class TrialMetrics(Stored):
         if self.identity != name:
             raise ValueError(f"it holds the evaluation of {self.identity}")
 
-    def row(self) -> dict[str, float | None]:
-        """Further columns of the trial's row: a metric's name, and behind a point that of one of several values."""
-        return {
-            f"{name}.{key}" if key else name: value
-            for name, measured in self.metrics.items()
-            for key, value in measured.values.items()
-        }
+    def row(self) -> dict[str, float | str | None]:
+        """Further columns of the trial's row: a metric's name, and behind a point that of one of several values.
+
+        Behind a point, ``notes`` are the notes, divided by semicolons, where there are any.
+        """
+        found: dict[str, float | str | None] = {}
+        for name, measured in self.metrics.items():
+            found |= {f"{name}.{key}" if key else name: value for key, value in measured.values.items()}
+            found |= {f"{name}.notes": "; ".join(measured.notes)} if measured.notes else {}
+        return found

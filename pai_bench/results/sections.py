@@ -115,5 +115,5 @@ class Evaluation:
     """Entropy in nats of the training labels in use: the least loss of a network that does not look at its inputs."""
     chance_accuracy: Share | None = None
     """Share of the most frequent class in the test set."""
-    metrics: Mapping[str, Number | None] = field(default_factory=dict, metadata=NEVER)
+    metrics: Mapping[str, Number | str | None] = field(default_factory=dict, metadata=NEVER)
     """Further metrics by name, which are in a file of their own (`pai_bench.results.measurements`)."""
