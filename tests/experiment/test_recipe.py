@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from pai_bench.evaluation import get_metric
 from pai_bench.experiment import recipe
 from pai_bench.scoring import DuringTraining, Timeline, get_criterion
 from pai_bench.support.errors import UserError
@@ -146,6 +147,15 @@ def test_both_parts_of_before_during_after_compare_the_same_methods_at_the_same_
     at = [changes(grid, n) for grid, n in ((mnist | {"criteria": chosen}, 60_000), (cifar, 50_000))]
     ends = [[last for name, (_, last) in one.items() if "every=800" not in name] for one in at]
     assert ends[0] == pytest.approx(ends[1], abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["robustness", "snip-it-robustness", "overfitting"])
+def test_metrics_of_recipes_are_there(name: str) -> None:
+    for grid in recipe.load(name).grids:
+        for metric in grid["evaluate"].split(","):
+            get_metric(metric)
+    noisy = [grid for grid in recipe.load(name).grids if "memorisation" in grid["evaluate"]]
+    assert all(grid["label_noise"] for grid in noisy)
 
 
 def test_what_is_replaced_need_not_be_there() -> None:
