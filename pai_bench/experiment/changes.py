@@ -139,11 +139,12 @@ class Lane:
         else:
             made = self.method.change(self._moment(pause, number))
         change = made if isinstance(made, Change) else Change(made)
-        mask = Mask(dict(change.mask))
-        if differ := sorted(set(mask) ^ set(self.mask or ())):
+        if differ := sorted(set(change.mask) ^ set(self.mask or ())):
             raise CriterionError(
                 f"{self.trial.criterion}: {differ[0]!r} is in one of the masks before and after a change alone"
             )
+        # in the order from the beginning, in which checkpoints have the masks
+        mask = Mask({name: change.mask[name] for name in self.mask or ()})
         if self.method is not None and pause.step == self.moments[-1]:
             self._check_count(mask)
         self.mask = mask
