@@ -265,19 +265,19 @@ class Halved(IterativePruning):
     """Halves by magnitude, with a mistake where it is asked for one."""
 
     level: str = "half"
-    rewind: str = "start"
+    rewind: str = "0"
 
     def score(self, model: Any, batch: Any) -> Any:
         return {name: weight.abs() for name, weight in model.weights().items()}
 
     def sparsity_before(self, sparsity: float) -> float:
-        levels = {"half": lambda: 0.0, "same": lambda: sparsity, "mistake": lambda: 1 / 0}
-        return levels[self.level]()
+        levels = {"half": lambda: 0.0, "same": lambda: sparsity, "mistake": lambda: 1 / 0, "text": lambda: "half"}
+        return levels[self.level]()  # type: ignore[no-any-return,no-untyped-call]
 
     def beginning(self, timeline: Timeline) -> Rewind:
         if self.rewind == "mistake":
             raise KeyError("k")
-        return Rewind()
+        return Rewind(float(self.rewind) if "." in self.rewind else int(self.rewind))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -285,6 +285,11 @@ class Halved(IterativePruning):
     [
         ({"level": "same"}, r"Halved.*: the level before sparsity 0\.8 would have 0\.8"),
         ({"level": "mistake"}, r"Halved.* has no level before sparsity 0\.8 \(ZeroDivisionError: .*test_levels\.py"),
+        ({"level": "text"}, r"Halved.* has no level before sparsity 0\.8 \(ValueError: could not convert"),
+        *(
+            ({"rewind": at}, r"Halved.*: a level begins with a Rewind within 21 steps, and not")
+            for at in ("21", "-1", "1.5")
+        ),
         ({"rewind": "mistake"}, r"Halved.* cannot say what a level begins with .*\(KeyError: 'k' \(test_levels\.py"),
     ],
 )
