@@ -167,6 +167,16 @@ def test_the_number_of_levels(sparsity: float, p: float, levels: int) -> None:
     assert last.sparsity == sparsity
 
 
+@pytest.mark.parametrize(("sparsity", "p", "levels"), [(0.999999, 0.2, 62), (0.99999, 0.02, 570), (1 - 1e-9, 0.5, 30)])
+def test_levels_of_very_high_sparsities(sparsity: float, p: float, levels: int) -> None:
+    """Their sparsities differ by less than what the last digits of others are worth."""
+    imp: Any = pb.get_criterion(f"imp:p={p:g}")
+    for level in reversed(range(levels)):
+        sparsity = imp.checked_sparsity_before(sparsity)
+        assert sparsity == pytest.approx(1 - (1 - p) ** level, abs=1e-12)
+    assert sparsity == 0
+
+
 def test_variants_are_those_of_the_last_level() -> None:
     trials = trials_of("imp:p=0.5", (0.8,), variants=["none", "shuffle", "reinit"])
     assert [(trial.sparsity, trial.variant_name) for trial in trials[1:]] == [
