@@ -139,6 +139,8 @@ class Lane:
         else:
             made = self.method.change(self._moment(pause, number))
         change = made if isinstance(made, Change) else Change(made)
+        if not isinstance(change.mask, Mapping):
+            raise CriterionError(f"{self.trial.criterion}: a change gives {change.mask!r:.60}, and not a mask")
         if differ := sorted(set(change.mask) ^ set(self.mask or ())):
             raise CriterionError(
                 f"{self.trial.criterion}: {differ[0]!r} is in one of the masks before and after a change alone"

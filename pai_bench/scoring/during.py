@@ -152,6 +152,8 @@ class DuringTraining(Criterion):
         first, last = int(self.needs_gradients and not self.replaces_step), timeline.steps - self.replaces_step
         if moments != sorted(set(moments)) or any(not first <= moment <= last for moment in moments):
             raise UserError(f"{self} gives moments that are not in order, or not in {first}..{last} steps of training")
+        if self.begins_dense and not moments:
+            raise UserError(f"{self} begins dense and gives no moment at which the mask is changed")
         return moments
 
 
