@@ -69,6 +69,7 @@ class MaskChanges:
 
     def _act(self, pause: Pause) -> None:
         acting = [(number, lane) for number, lane in enumerate(self.lanes) if pause.step in lane.moments]
+        acting = [(number, lane) for number, lane in acting if not pause.diverged[number]]  # no score would be finite
         acting = [(number, lane) for number, lane in acting if lane.is_due(pause, pause.models[number])]
         if not acting:
             return

@@ -168,6 +168,27 @@ def test_it_resumes_from_every_step_as_if_nothing_had_been(
         assert outcome(criteria, Stored(content), monkeypatch, **keys) == expected
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize(
+    ("criterion", "keys"),
+    [
+        (f"snip-it{DURING}", {"schedule": "linear:steps=3"}),
+        ("snip", {"prune_at": "3"}),
+        (f"snap-it{DURING}", {"schedule": "linear:steps=3", "sparsities": [0.5]}),
+    ],
+)
+def test_a_training_that_diverges_before_a_change_says_that(
+    criterion: str, keys: dict[str, Any], seeds: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And not that nothing can be ranked by its scores, which are NaN."""
+    runner, trials = runner_of([criterion], seeds=seeds, learning_rate=1e200, **keys)
+    pruned = [trial for trial in trials if trial.criterion is not None]
+    for cell in cells(pruned, lambda _: seeds):
+        for _, records in runner.run_together(cell, lambda *_: None):
+            assert all("diverged at step" in (record.error or "") for record in records)
+    assert caplog.messages == []
+
+
 @pytest.mark.slow
 def test_two_worker_processes_give_the_same_records() -> None:
     criteria = ["gmp:returns=true", "set:every=10", "rigl:every=10", "snap-it:when=during:delay=0:every=1"]
