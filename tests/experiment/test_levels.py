@@ -1,6 +1,7 @@
 """Iterative magnitude pruning: levels, rewound states and data order, against a plain loop."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -281,8 +282,13 @@ class Halved(IterativePruning):
         return {name: weight.abs() for name, weight in model.weights().items()}
 
     def sparsity_before(self, sparsity: float) -> float:
-        levels = {"half": lambda: 0.0, "same": lambda: sparsity, "mistake": lambda: 1 / 0, "text": lambda: "half"}
-        return levels[self.level]()  # type: ignore[no-any-return,no-untyped-call]
+        levels: dict[str, Callable[[], Any]] = {
+            "half": lambda: 0.0,
+            "same": lambda: sparsity,
+            "mistake": lambda: 1 / 0,
+            "text": lambda: "half",
+        }
+        return levels[self.level]()  # type: ignore[no-any-return]  # the mistakes
 
     def beginning(self, timeline: Timeline) -> Rewind:
         if self.rewind == "mistake":
