@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -219,8 +219,8 @@ class Lane:
             gradients={name: gradients[name] for name in names if name in gradients},
             state=self.state,
             random=generator,
-            score=self._score,
-            select=self._select,
+            score=self._only_cut if self.structured else self._score,
+            select=self._only_cut if self.structured else self._select,
             cut=self._cut,
             initial=functools.partial(self._initial, pause.step),
         )
@@ -229,6 +229,9 @@ class Lane:
         drawn = self.inputs.model(self.trial, f"change-{step}")
         assert self.mask is not None
         return {name: drawn.get_parameter(name).detach() for name in self.mask}
+
+    def _only_cut(self, *_arguments: object, **_options: object) -> NoReturn:
+        raise CriterionError(f"{self.trial.criterion} removes whole units: its moments have cut, not score or select")
 
     def _score(self) -> Scores:
         return self._scores(1.0)
