@@ -8,7 +8,10 @@ from pai_bench import UserError, criterion
 from pai_bench.scoring import Batch, IterativePruning, MaskedModel, Rewind, Scores, Timeline
 
 ROUNDING = 1e-6
-"""By how much the number of levels may be missed: sparsities of levels are rounded."""
+"""By how much the number of levels may be missed by a sparsity that is written with few digits."""
+
+DIGITS = 12
+"""Digits that sparsities of levels are rounded to."""
 
 
 @criterion("imp", source="Frankle & Carbin 2019, arXiv:1803.03635; Frankle et al. 2020, arXiv:1912.05671")
@@ -49,11 +52,12 @@ class IMP(IterativePruning):
 
     def levels(self, sparsity: float) -> int:
         """L, the number of levels of a sparsity."""
-        return math.ceil(math.log(1 - sparsity) / math.log(1 - self.p) - ROUNDING)
+        kept = 1 - sparsity + 10**-DIGITS
+        return math.ceil(math.log(kept) / math.log(1 - self.p) - ROUNDING)
 
     def sparsity_before(self, sparsity: float) -> float:
         # rounded, so that 0.2 is 0.2
-        return round(1 - (1 - self.p) ** max(0, self.levels(sparsity) - 1), 12)
+        return round(1 - (1 - self.p) ** max(0, self.levels(sparsity) - 1), DIGITS)
 
     def beginning(self, timeline: Timeline) -> Rewind:
         k = ("2%" if self.rewind == "weights" else "0") if self.k == "auto" else self.k

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,7 @@ class MaskChanges:
 
     def _act(self, pause: Pause) -> None:
         acting = [(number, lane) for number, lane in enumerate(self.lanes) if pause.step in lane.moments]
+        acting = [(number, lane) for number, lane in acting if not pause.diverged[number]]  # no score would be finite
         acting = [(number, lane) for number, lane in acting if lane.is_due(pause, pause.models[number])]
         if not acting:
             return
@@ -140,11 +141,14 @@ class Lane:
         else:
             made = self.method.change(self._moment(pause, number))
         change = made if isinstance(made, Change) else Change(made)
-        mask = Mask(dict(change.mask))
-        if differ := sorted(set(mask) ^ set(self.mask or ())):
+        if not isinstance(change.mask, Mapping):
+            raise CriterionError(f"{self.trial.criterion}: a change gives {change.mask!r:.60}, and not a mask")
+        if differ := sorted(set(change.mask) ^ set(self.mask or ())):
             raise CriterionError(
                 f"{self.trial.criterion}: {differ[0]!r} is in one of the masks before and after a change alone"
             )
+        # in the order from the beginning, in which checkpoints have the masks
+        mask = Mask({name: change.mask[name] for name in self.mask or ()})
         if self.method is not None and pause.step == self.moments[-1]:
             self._check_count(mask)
         self.mask = mask
@@ -216,8 +220,8 @@ class Lane:
             gradients={name: gradients[name] for name in names if name in gradients},
             state=self.state,
             random=generator,
-            score=self._score,
-            select=self._select,
+            score=self._only_cut if self.structured else self._score,
+            select=self._only_cut if self.structured else self._select,
             cut=self._cut,
             initial=functools.partial(self._initial, pause.step),
         )
@@ -226,6 +230,9 @@ class Lane:
         drawn = self.inputs.model(self.trial, f"change-{step}")
         assert self.mask is not None
         return {name: drawn.get_parameter(name).detach() for name in self.mask}
+
+    def _only_cut(self, *_arguments: object, **_options: object) -> NoReturn:
+        raise CriterionError(f"{self.trial.criterion} removes whole units: its moments have cut, not score or select")
 
     def _score(self) -> Scores:
         return self._scores(1.0)

@@ -51,9 +51,20 @@ class Recipe:
                 for classes in ((ProtocolSettings, TrainingSettings), (ScoringSettings, Axes))
             )
             trials = [DENSE, *itertools.product(sweep.criteria, sweep.variants, sweep.sparsities, [scoring])]
+            for criterion, sparsity in itertools.product(sweep.criteria, sweep.sparsities):
+                trials += [(criterion, "none", level, scoring) for level in levels_before(criterion, sparsity)]
             for network in itertools.product(sweep.data, sweep.models, [training]):
                 points.setdefault(network, set()).update(itertools.product(sweep.seed_list, trials))
         return points
+
+
+def levels_before(criterion: Any, sparsity: float) -> Iterator[float]:
+    """Sparsities of the levels of iterative pruning that come before that of a `sparsity`; each is a trial."""
+    from pai_bench.scoring import IterativePruning, get_criterion
+
+    if isinstance(chosen := get_criterion(criterion), IterativePruning):
+        while sparsity := chosen.checked_sparsity_before(sparsity):
+            yield sparsity
 
 
 def shipped() -> list[str]:

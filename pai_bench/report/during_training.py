@@ -1,6 +1,6 @@
 """The part of a section about pruning during training: when masks are made and changed, and what the training costs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +57,9 @@ def costs(comparison: Comparison) -> pd.DataFrame:
     rows = rows.astype(dict.fromkeys(timed, float))
     left = outcomes.left_of_smaller(rows, comparison.facts.combined).FLOPs
     operations, dense = outcomes.training_flops(rows, left), outcomes.dense_training_flops(rows)
-    whole = dense[rows.criterion == DENSE].mean()  # where a level leaves out the first steps
-    dense = dense.mask(outcomes.iterative(rows) & ~np.isnan(whole), whole)
+    levels = outcomes.iterative(rows)
+    whole = dense[~levels].mean()  # where a level leaves out the first steps
+    dense = dense.mask(levels & ~np.isnan(whole), whole)
     rows = rows.assign(all_seconds=outcomes.training_seconds(rows))
     seconds = rows[["score_seconds", "all_seconds", "event_seconds"]].sum(axis=1)
     return rows.assign(operations=operations, share=operations / dense, seconds=seconds)
@@ -69,13 +70,13 @@ def table(comparison: Comparison, rows: pd.DataFrame, records: Mapping[str, Reco
     body = []
     for method, sparsity, places in by_cell(rows):
         own = rows.iloc[places]
-        steps = records[own.identity.iloc[0]].training.event_steps
+        by_seed = list(dict.fromkeys(records[identity].training.event_steps for identity in own.identity))
         levels = int(own.trainings.iloc[0]) - 1 if outcomes.iterative(own).any() else 0
         cells = {
             "criterion": method,
             "sparsity": f"{sparsity:.10g}",
-            "prunes": "" if method == DENSE else when(own.iloc[0], steps, levels),
-            "changes": str(len(steps) or levels or ""),
+            "prunes": "" if method == DENSE else when(own.iloc[0], by_seed, levels),
+            "changes": str(len(by_seed[0]) or levels or ""),
             "training FLOPs": tables.written(own.operations.mean(), "{:.3g}".format),
             "of dense, %": tables.percent(own.share),
             "training": tables.duration(own.all_seconds.median()),
@@ -84,17 +85,21 @@ def table(comparison: Comparison, rows: pd.DataFrame, records: Mapping[str, Reco
             "test accuracy, %": str(comparison.cell(method, sparsity)),
         }
         begins_dense = pd.isna(own.score_seconds.iloc[0])
-        body.append(((method != DENSE, sparsity, bool(levels), bool(steps), begins_dense), cells))
+        body.append(((method != DENSE, sparsity, bool(levels), any(by_seed), begins_dense), cells))
     return tables.from_rows([cells for _, cells in sorted(body, key=lambda entry: entry[0])])
 
 
-def when(row: pd.Series, steps: tuple[int, ...], levels: int) -> str:
-    """When the mask of a trial was made, and after how many steps it was changed; or that each level was trained."""
+def when(row: pd.Series, by_seed: Sequence[tuple[int, ...]], levels: int) -> str:
+    """When masks were made, and after how many steps they were changed; or that each level was trained.
+
+    `by_seed` has the different steps that there are, `row` one of the trials.
+    """
     if levels:
         return "after training" if levels == 1 else f"after each of {levels} trainings"
-    if not steps:
+    if not (steps := sorted(step for of in by_seed for step in of)):
         return "before training"
     total = round(row.train_seconds * row.images_per_second / row.batch_size)
     span = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
     during = f"during training, after {span} of {total:,} steps"
+    during += ", different by seed" if len(by_seed) > 1 else ""
     return during if pd.isna(row.score_seconds) else f"before and {during}"

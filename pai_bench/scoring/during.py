@@ -81,10 +81,11 @@ class Moment:
     random: torch.Generator
     """For random numbers of this moment, on the processor, so that they are the same on every device."""
     score: Callable[[], Scores]
-    """The scores of the method's formula for the network as it is, on the trial's score batch."""
+    """The scores of the method's formula for the network as it is, on the trial's score batch; not of structured
+    methods."""
     select: Callable[..., Mask]
     """``select(scores, density, returns=False)``: the mask that keeps the highest scores, by the trial's scope; removed
-    connections stay so unless they may return."""
+    connections stay so unless they may return. Not of structured methods."""
     cut: Callable[[float], Any]
     """``select(score(), density)``, of structured methods too."""
     initial: Callable[[], Mapping[str, Tensor]]
@@ -152,6 +153,8 @@ class DuringTraining(Criterion):
         first, last = int(self.needs_gradients and not self.replaces_step), timeline.steps - self.replaces_step
         if moments != sorted(set(moments)) or any(not first <= moment <= last for moment in moments):
             raise UserError(f"{self} gives moments that are not in order, or not in {first}..{last} steps of training")
+        if self.begins_dense and not moments:
+            raise UserError(f"{self} begins dense and gives no moment at which the mask is changed")
         return moments
 
 

@@ -1,5 +1,6 @@
 """Criteria that are applied to trained networks, which are then trained again, level by level."""
 
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,15 +39,19 @@ class IterativePruning(Criterion):
 
     def checked_sparsity_before(self, sparsity: float) -> float:
         """`sparsity_before`, if it is smaller; else a `UserError` that names the criterion."""
-        before: float = self._asked("has no level before sparsity", self.sparsity_before, sparsity)
+        before = float(
+            self._asked("has no level before sparsity", lambda of: float(self.sparsity_before(of)), sparsity)
+        )
         if not 0 <= before < sparsity:
             raise UserError(f"{self}: the level before sparsity {sparsity:g} would have {before:g}")
         return before
 
     def checked_beginning(self, timeline: Timeline) -> Rewind:
-        """`beginning`; a `UserError` that names the criterion if it fails."""
-        found: Rewind = self._asked("cannot say what a level begins with in", self.beginning, timeline)
-        return found
+        """`beginning`; a `UserError` that names the criterion if it fails, or does not fit into the training."""
+        found = self._asked("cannot say what a level begins with in", self.beginning, timeline)
+        if not isinstance(found, Rewind) or found.step not in range(timeline.steps):
+            raise UserError(f"{self}: a level begins with a Rewind within {timeline.steps} steps, and not with {found}")
+        return dataclasses.replace(found, step=int(found.step))
 
     def _asked(self, failure: str, function: Callable[[Any], Any], value: object) -> Any:
         try:

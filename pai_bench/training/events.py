@@ -30,7 +30,7 @@ class Pause:
     """The state of training at an event.
 
     `gradients` are those of the networks' losses on the batch of an event that asks for them, by parameter, also at
-    removed weights, which are zero.
+    removed weights, which are zero. `diverged` says of each network whether one of its losses was not finite.
     """
 
     def __init__(
@@ -43,10 +43,11 @@ class Pause:
         done: int,
         steps: int,
         gradients: Sequence[Mapping[str, Tensor]] = (),
+        diverged: Sequence[bool],
     ) -> None:
         self.models, self.step, self.steps = models, done, steps
         """The networks with their present weights, after `step` of all `steps`."""
-        self.masks, self.gradients = masks, gradients
+        self.masks, self.gradients, self.diverged = masks, gradients, diverged
         self.successor: Successor | None = None
         """What takes the place of the network (`shrink`)."""
         self._program, self._step = program, step

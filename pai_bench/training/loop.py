@@ -171,10 +171,21 @@ class TrainingLoop:
         """Let the events act that there are after the present number of steps, and take their time."""
         if self.done in events:
             start, before = time.perf_counter(), self.program.module
-            self.networks.act(events[self.done], done=self.done, steps=self.steps, gradients=gradients)
+            self.networks.act(
+                events[self.done],
+                done=self.done,
+                steps=self.steps,
+                diverged=self._diverged(),
+                gradients=gradients,
+            )
             if self.program.module is not before and self.saver is not None and own_state(before) == self._own_state:
                 self._own_state = own_state(self.program.module)  # whose layers are smaller
             self._event_seconds += time.perf_counter() - start
+
+    def _diverged(self) -> list[bool]:
+        """Of each network, whether one of its losses was not finite, as the end of the epoch will say."""
+        finite = torch.stack(self._losses).isfinite().all(0).tolist() if self._losses else [True] * self.program.lanes
+        return [why is not None or not is_finite for why, is_finite in zip(self.trouble, finite, strict=True)]
 
     @contextmanager
     def _not_counted(self) -> Iterator[None]:

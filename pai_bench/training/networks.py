@@ -28,14 +28,24 @@ class Networks:
         *,
         done: int,
         steps: int,
+        diverged: Sequence[bool],
         gradients: Mapping[int, Tensor] | None = None,
     ) -> None:
-        """Let events act after `done` of all `steps`, some with the gradients of a step, by index of the weight."""
+        """Let events act after `done` of all `steps`, some with the gradients of a step, by index of the weight.
+
+        `diverged` is that of the networks.
+        """
         self.program.finish()
         step = self.step.plain
         named = [] if gradients is None else step.by_network(gradients)
         for action in actions:
-            pause = Pause(self.program, step, self.models, self.masks, done=done, steps=steps, gradients=named)
+            pause = Pause(
+                *(self.program, step, self.models, self.masks),
+                done=done,
+                steps=steps,
+                gradients=named,
+                diverged=diverged,
+            )
             action(pause)
             self.masks = list(pause.masks)
             if pause.successor is not None:

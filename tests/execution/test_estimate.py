@@ -51,6 +51,15 @@ def test_a_recipe_has_as_many_trials_as_it_resolves_to() -> None:
     assert loaded.trials == len(resolve(pb.Sweep(**grid)).trials) == 3
 
 
+def test_levels_of_iterative_pruning_are_trials_of_a_recipe_too() -> None:
+    """0.2, 0.36, 0.488 and 0.5 of imp, beside three others; a variant is of the last level."""
+    grid = {"criteria": ["imp", "snip"], "sparsities": [0.36, 0.5], "data": ["digits"], "models": ["lenet-300-100"]}
+    grid |= {"seeds": 1, "device": "cpu"}
+    for variants, count in ((["none"], 7), (["shuffle"], 8)):
+        loaded = Recipe("r", ({**grid, "variants": variants},))
+        assert loaded.trials == len(resolve(pb.Sweep(**grid, variants=variants)).trials) == count  # type: ignore[arg-type]
+
+
 def test_an_estimate_has_the_size_of_what_is_found() -> None:
     sweep = pb.Sweep(models=["lenet-300-100"], criteria=["snip"], sparsities=[0.9], seeds=2, epochs=3, device="cpu")
     runner = Runner(resolve(sweep))

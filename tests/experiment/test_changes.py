@@ -263,6 +263,19 @@ def test_a_method_that_leaves_another_number_of_connections_fails() -> None:
     assert "Timid: 552 of 552 connections are kept at the end, not 110" in (record.error or "")
 
 
+@dataclass(frozen=True)
+class Forgetful(GMP):
+    """Gives nothing."""
+
+    def change(self, moment: Moment) -> Any:
+        return None
+
+
+def test_a_method_that_gives_no_mask_is_named() -> None:
+    runner, (_, trial) = runner_of([Forgetful()], mlp)
+    assert "Forgetful: a change gives None, and not a mask" in (runner.run(trial).error or "")
+
+
 class Spare(nn.Sequential):
     """Does not use its last layer."""
 

@@ -3,10 +3,12 @@
 A unit whose row, bias and columns are zero adds nothing, and no batch norm counts it.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+from pai_criteria.snap import SNAPit
 from torch import Tensor
 
 from pai_bench.experiment import changes
@@ -16,6 +18,7 @@ from pai_bench.experiment.trial import Trial
 from pai_bench.groups import GroupMask, shrink
 from pai_bench.groups.combined import CombinedMask
 from pai_bench.masks import Mask
+from pai_bench.scoring import Moment
 from pai_bench.training.events import Pause
 from tests.experiment.plain_training import PlainTraining, prepared, runner_of, same, trained
 
@@ -146,3 +149,21 @@ def test_a_network_begins_whole_and_ends_without_the_units() -> None:
     assert found.mask.kept <= 276
     assert isinstance(found.mask, Mask)
     assert sum(p.numel() for p in found.model.parameters() if p.dim() > 1) == found.mask.kept
+
+
+@dataclass(frozen=True)
+class Looking(SNAPit):
+    """Looks at more than it has."""
+
+    reads: str = "score"
+
+    def change(self, moment: Moment) -> Any:
+        getattr(moment, self.reads)(*() if self.reads == "score" else ({}, 0.5))
+
+
+@pytest.mark.parametrize("reads", ["score", "select"])
+def test_methods_that_remove_units_have_cuts_alone(reads: str) -> None:
+    method = Looking(reads=reads, when="during", delay=0, every=1)
+    runner, (_, trial) = runner_of([method], schedule="linear:steps=2")
+    said = "removes whole units: its moments have cut, not score or select"
+    assert said in (runner.run(trial).error or "")

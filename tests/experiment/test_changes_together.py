@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from pai_criteria.gmp import GMP
 from torch import nn
 
 import pai_bench as pb
@@ -17,6 +19,7 @@ from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.stages import Pruned
 from pai_bench.experiment.trial import Trial
 from pai_bench.results import Record
+from pai_bench.scoring import Change, Criterion, Moment
 from pai_bench.training.checkpoints import Saver
 from pai_bench.training.trainer import Engine, Together
 from tests.experiment.plain_training import mlp, normed, runner_of, same, sweep, trained
@@ -94,7 +97,9 @@ class Stored:
         raise AssertionError(why)
 
 
-def outcome(criteria: Sequence[str], store: Stored, monkeypatch: pytest.MonkeyPatch, **keys: Any) -> list[Any]:
+def outcome(
+    criteria: Sequence[str | Criterion], store: Stored, monkeypatch: pytest.MonkeyPatch, **keys: Any
+) -> list[Any]:
     """Weights, buffers, masks and what else is measured of the pruned trials, run in one program."""
     ended, real = list[Pruned](), record_maker.RecordMaker.record
 
@@ -121,6 +126,14 @@ def outcome(criteria: Sequence[str], store: Stored, monkeypatch: pytest.MonkeyPa
 DURING = ":when=during:delay=0:every=1"
 
 
+@dataclass(frozen=True)
+class Backwards(GMP):
+    """Gives its masks from the last layer to the first."""
+
+    def change(self, moment: Moment) -> Change:
+        return Change(dict(reversed(list(super().change(moment).mask.items()))))
+
+
 @pytest.mark.parametrize(
     ("criteria", "keys"),
     [
@@ -136,11 +149,12 @@ DURING = ":when=during:delay=0:every=1"
         (["snap"], {"epochs": 3, "prune_at": "5", "sparsities": [0.6]}),
         (["gmp:returns=true", "set:every=3", "magnitude"], {"epochs": 3}),
         (["rigl:every=3"], {"epochs": 3, "seeds": 2}),
+        ([Backwards()], {"epochs": 3}),
     ],
-    ids=lambda value: "+".join(value) if isinstance(value, list) else "",
+    ids=lambda value: "+".join(map(str, value)) if isinstance(value, list) else "",
 )
 def test_it_resumes_from_every_step_as_if_nothing_had_been(
-    criteria: list[str], keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    criteria: list[str | Criterion], keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bit for bit: before, at and after each change."""
     expected = outcome(criteria, Stored(), monkeypatch, **keys)
@@ -152,6 +166,27 @@ def test_it_resumes_from_every_step_as_if_nothing_had_been(
     assert all(training.events or "magnitude" in criteria for _, training, _ in expected)
     for content in saved.written:
         assert outcome(criteria, Stored(content), monkeypatch, **keys) == expected
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize(
+    ("criterion", "keys"),
+    [
+        (f"snip-it{DURING}", {"schedule": "linear:steps=3"}),
+        ("snip", {"prune_at": "3"}),
+        (f"snap-it{DURING}", {"schedule": "linear:steps=3", "sparsities": [0.5]}),
+    ],
+)
+def test_a_training_that_diverges_before_a_change_says_that(
+    criterion: str, keys: dict[str, Any], seeds: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And not that nothing can be ranked by its scores, which are NaN."""
+    runner, trials = runner_of([criterion], seeds=seeds, learning_rate=1e200, **keys)
+    pruned = [trial for trial in trials if trial.criterion is not None]
+    for cell in cells(pruned, lambda _: seeds):
+        for _, records in runner.run_together(cell, lambda *_: None):
+            assert all("diverged at step" in (record.error or "") for record in records)
+    assert caplog.messages == []
 
 
 @pytest.mark.slow

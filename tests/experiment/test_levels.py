@@ -1,6 +1,7 @@
 """Iterative magnitude pruning: levels, rewound states and data order, against a plain loop."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,6 +168,16 @@ def test_the_number_of_levels(sparsity: float, p: float, levels: int) -> None:
     assert last.sparsity == sparsity
 
 
+@pytest.mark.parametrize(("sparsity", "p", "levels"), [(0.999999, 0.2, 62), (0.99999, 0.02, 570), (1 - 1e-9, 0.5, 30)])
+def test_levels_of_very_high_sparsities(sparsity: float, p: float, levels: int) -> None:
+    """Their sparsities differ by less than what the last digits of others are worth."""
+    imp: Any = pb.get_criterion(f"imp:p={p:g}")
+    for level in reversed(range(levels)):
+        sparsity = imp.checked_sparsity_before(sparsity)
+        assert sparsity == pytest.approx(1 - (1 - p) ** level, abs=1e-12)
+    assert sparsity == 0
+
+
 def test_variants_are_those_of_the_last_level() -> None:
     trials = trials_of("imp:p=0.5", (0.8,), variants=["none", "shuffle", "reinit"])
     assert [(trial.sparsity, trial.variant_name) for trial in trials[1:]] == [
@@ -265,19 +276,24 @@ class Halved(IterativePruning):
     """Halves by magnitude, with a mistake where it is asked for one."""
 
     level: str = "half"
-    rewind: str = "start"
+    rewind: str = "0"
 
     def score(self, model: Any, batch: Any) -> Any:
         return {name: weight.abs() for name, weight in model.weights().items()}
 
     def sparsity_before(self, sparsity: float) -> float:
-        levels = {"half": lambda: 0.0, "same": lambda: sparsity, "mistake": lambda: 1 / 0}
-        return levels[self.level]()
+        levels: dict[str, Callable[[], Any]] = {
+            "half": lambda: 0.0,
+            "same": lambda: sparsity,
+            "mistake": lambda: 1 / 0,
+            "text": lambda: "half",
+        }
+        return levels[self.level]()  # type: ignore[no-any-return]  # the mistakes
 
     def beginning(self, timeline: Timeline) -> Rewind:
         if self.rewind == "mistake":
             raise KeyError("k")
-        return Rewind()
+        return Rewind(float(self.rewind) if "." in self.rewind else int(self.rewind))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -285,6 +301,11 @@ class Halved(IterativePruning):
     [
         ({"level": "same"}, r"Halved.*: the level before sparsity 0\.8 would have 0\.8"),
         ({"level": "mistake"}, r"Halved.* has no level before sparsity 0\.8 \(ZeroDivisionError: .*test_levels\.py"),
+        ({"level": "text"}, r"Halved.* has no level before sparsity 0\.8 \(ValueError: could not convert"),
+        *(
+            ({"rewind": at}, r"Halved.*: a level begins with a Rewind within 21 steps, and not")
+            for at in ("21", "-1", "1.5")
+        ),
         ({"rewind": "mistake"}, r"Halved.* cannot say what a level begins with .*\(KeyError: 'k' \(test_levels\.py"),
     ],
 )

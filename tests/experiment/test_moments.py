@@ -189,3 +189,5 @@ def test_moments_are_in_order_and_within_the_training(first: int, last: int, *, 
     for wrong in (f"{first - 1} 7", f"7 {last + 1}", "7 6", "7 7"):
         with pytest.raises(pb.UserError, match=f"gives moments that are not in order, or not in {first}..{last} steps"):
             given(wrong)
+    with pytest.raises(pb.UserError, match="begins dense and gives no moment at which the mask is changed"):
+        given("")

@@ -69,6 +69,14 @@ def test_the_table_by_hand() -> None:
     ]  # fmt: skip
 
 
+def test_seeds_that_are_pruned_at_different_steps() -> None:
+    """As by ``--prune-when stable``."""
+    steps = ((30,), (9,), (30,))
+    records = [network("snip", 0.9, i, 0.8, **GMP | {"events": 1, "event_steps": at}) for i, at in enumerate(steps)]
+    (row,) = table(records)[1:]
+    assert row[2:4] == ["during training, after 9 to 30 of 62 steps, different by seed", "1"]
+
+
 def test_earlier_sparsities_come_first_and_what_was_not_trained_is_left_out() -> None:
     records = [network("gmp", s, 0, 0.8, **GMP) for s in (0.9, 0.5)] + [network("snip", 0.9, 0, 0.8)]
     records.append(network("rigl", 0.9, 0, 0.1, status="disconnected", train_seconds=None, images_per_second=None))
@@ -118,6 +126,12 @@ def test_all_trainings_of_iterative_pruning_are_counted(drawings: list[Any]) -> 
     assert [points(axes)["imp"][0][0] for axes in costs] == pytest.approx([1.3e7, 9.25])
     (line,) = provenance.unequal_training(compared(iterative()))
     assert line == "networks are trained again at each level (imp): that takes more training FLOPs."
+
+
+def test_the_share_of_a_dense_training_is_known_without_one() -> None:
+    """By another method, which sees all examples; a level may leave out the first steps."""
+    level = network("imp", 0.9, 0, 0.88, **IMP, train_seconds=1.0)
+    assert [row[5] for row in table([level, network("snip", 0.9, 0, 0.8)])[1:]] == ["10", "218"]
 
 
 def test_all_trainings_of_iterative_pruning_take_time(drawings: list[Any]) -> None:

@@ -1,5 +1,6 @@
 """What figures of trials show: each point, bar, line and label by hand."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from matplotlib.colors import to_hex
 from pai_bench.report.figures import accuracy as figure
 from pai_bench.report.figures import bar_charts, curves
 from pai_bench.report.figures.accuracy import sparsity_ticks
+from pai_bench.report.figures.during_training import sparsity_by_epoch
 from pai_bench.report.figures.pareto import pareto
 from pai_bench.report.figures.style import COLLAPSED_COLOUR, DENSE_COLOUR
 from pai_bench.report.statistics import Ranks
@@ -260,6 +262,17 @@ def test_learning_curves(drawings: list[Any]) -> None:
     assert [np.asarray(line.get_ydata()).tolist() for line in axes.lines] == [[2.5, 1.5]] * 3
     assert axes.get_ylim()[0] == 0
     assert names(axes) == ("net on digits, sparsity 0.9", "epoch", "training loss, mean of each epoch")
+
+
+def test_curves_begin_with_their_first_epoch(drawings: list[Any]) -> None:
+    """A level of iterative pruning may leave some out."""
+    later = tuple(dataclasses.replace(epoch, epoch=epoch.epoch + 3) for epoch in curve(1.0, 1.0))
+    records = [record("imp", 0.9, 0, 0.5, curve=later), record("snip", 0.9, 0, 0.5, curve=curve(1.0, 1.0))]
+    known = {one.identity: one for one in records}
+    curves.learning(compared(records), 0.9, known, PATH)
+    sparsity_by_epoch(compared(records), known, PATH)
+    begins = [{line.get_label(): np.asarray(line.get_xdata()).tolist() for line in d.axes[0].lines} for d in drawings]
+    assert begins == [{"imp": [4, 5], "snip": [1, 2]}, {"imp": [3, 4, 5], "snip": [0, 1, 2]}]
 
 
 def test_long_learning_curves_have_about_ten_marks(drawings: list[Any]) -> None:

@@ -23,15 +23,16 @@ def learning(
     Networks without paths from input to output were not. Returns whether there is something to draw.
     """
     rows = comparison.rows[comparison.rows.status == "done"]
-    curves, labels = {}, {}
+    epochs, curves, labels = {}, {}, {}
     for method in (DENSE, *comparison.methods):
         trained = rows[(rows.method == method) & ((rows.sparsity == sparsity) | (rows.criterion == DENSE))]
         by_seed = [curve for i in trained.identity if (curve := values(records[i], loss=loss))]
         seeds = comparison.cell(method, sparsity).seeds
         part = f", {len(by_seed)} of {seeds} seeds" if len(by_seed) < seeds else ""
         labels[method] = literal(method + part)
-        if len({len(curve) for curve in by_seed}) == 1 and len(by_seed[0]) > 1:
-            curves[method] = np.mean(by_seed, axis=0)
+        if len({tuple(curve) for curve in by_seed}) == 1 and len(by_seed[0]) > 1:
+            epochs[method] = list(by_seed[0])
+            curves[method] = np.mean([list(curve.values()) for curve in by_seed], axis=0)
     if not set(curves) - {DENSE}:
         return False
     with canvas(path) as figure:
@@ -42,7 +43,7 @@ def learning(
             count = len(curves[method])
             every = None if method == DENSE else max(1, count // 10)
             style: dict[str, Any] = {"color": colour, "marker": marker, "markevery": every}
-            axes.plot(range(1, count + 1), curves[method], line, label=labels[method], **style)
+            axes.plot(epochs[method], curves[method], line, label=labels[method], **style)
         if loss:
             axes.set_ylim(bottom=0)
             axes.set_ylabel("training loss, mean of each epoch")
@@ -57,12 +58,15 @@ def learning(
     return True
 
 
-def values(record: Record, *, loss: bool) -> list[float]:
-    """The training loss of each epoch, or the test accuracy after it in per cent; nothing where a loss is missing."""
+def values(record: Record, *, loss: bool) -> dict[int, float]:
+    """The training loss of each epoch, or the test accuracy after it in per cent; nothing where a loss is missing.
+
+    By number of the epoch: a level of iterative pruning may leave out the first ones.
+    """
     if not loss:
-        return [100 * epoch.test_accuracy for epoch in record.training.curve]
-    losses = [epoch.train_loss for epoch in record.training.curve if epoch.train_loss is not None]
-    return losses if len(losses) == len(record.training.curve) else []
+        return {epoch.epoch: 100 * epoch.test_accuracy for epoch in record.training.curve}
+    losses = {epoch.epoch: epoch.train_loss for epoch in record.training.curve if epoch.train_loss is not None}
+    return losses if len(losses) == len(record.training.curve) else {}
 
 
 def critical_difference(result: Ranks, path: Path) -> None:

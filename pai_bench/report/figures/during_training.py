@@ -87,16 +87,17 @@ def sparsity_by_epoch(comparison: Comparison, records: Mapping[str, Record], pat
     curves = {}
     for method in comparison.methods:
         by_seed = [sparsities(records[identity]) for identity in rows.identity[rows.method == method]]
-        if len({len(one) for one in by_seed}) == 1:
-            curves[method] = tuple(float(share) for share in np.mean(by_seed, axis=0))
+        if len({tuple(one) for one in by_seed}) == 1:
+            shares = np.mean([list(one.values()) for one in by_seed], axis=0)
+            curves[method] = tuple(zip(by_seed[0], map(float, shares), strict=True))
     styles = looks(comparison.methods, comparison.facts.criteria)
     with canvas(path) as figure:
         axes = figure.subplots()
-        for shares, same in grouped(curves, lambda method: tuple(round(share, 4) for share in curves[method])).items():
+        for points, same in grouped(curves, lambda method: tuple((x, round(y, 4)) for x, y in curves[method])).items():
             colour, marker, line = styles[same[0]]
             label = literal(textwrap.fill(", ".join(same), LONGEST_LABEL, **WHOLE_NAMES))
-            every = max(1, len(shares) // 10)
-            axes.plot(range(len(shares)), shares, line, color=colour, marker=marker, markevery=every, label=label)
+            every = max(1, len(points) // 10)
+            axes.plot(*zip(*points, strict=True), line, color=colour, marker=marker, markevery=every, label=label)
         axes.set_ylim(-0.02, 1.02)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epochs of training")
@@ -106,11 +107,16 @@ def sparsity_by_epoch(comparison: Comparison, records: Mapping[str, Record], pat
         legend(axes)
 
 
-def sparsities(record: Record) -> list[float]:
-    """The share of connections that are removed before training, and after each epoch."""
+def sparsities(record: Record) -> dict[int, float]:
+    """The share of connections that are removed before training, and after each epoch, by its number.
+
+    A level of iterative pruning may leave out the first epochs.
+    """
     size, kept = (sum(getattr(layer, key) for layer in record.pruning.layers) for key in ("size", "kept"))
     last = 1 - kept / size if size else 0.0
+    curve = record.training.curve
+    before = curve[0].epoch - 1 if curve else 0
     if not record.training.event_steps:
-        return [last] * (1 + len(record.training.curve))
+        return dict.fromkeys([before, *(epoch.epoch for epoch in curve)], last)
     first = 0.0 if record.pruning.score_seconds is None else last
-    return [first, *(epoch.sparsity or 0.0 for epoch in record.training.curve)]  # a sparsity of 0 is not stored
+    return {before: first} | {epoch.epoch: epoch.sparsity or 0.0 for epoch in curve}  # a sparsity of 0 is not stored
