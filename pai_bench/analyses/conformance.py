@@ -22,14 +22,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pai_bench.analyses.conformance_during import DURING_CHECKS
+from pai_bench.analyses.conformance_during import DURING_CHECKS, ITERATIVE_CHECKS
 from pai_bench.analyses.errors import CheckError
 from pai_bench.groups import find_groups
 from pai_bench.masks import Mask, Scope
 from pai_bench.networks.private_copy import BATCH_NORMS, fingerprints
 from pai_bench.pruning.options import PruningOptions
 from pai_bench.pruning.prune import all_cuts
-from pai_bench.scoring import Batch, Criterion, Scorer, get_criterion, prunable_parameters, redraw_
+from pai_bench.scoring import Batch, Criterion, IterativePruning, Scorer, get_criterion, prunable_parameters, redraw_
 from pai_bench.scoring.scorer import checked
 from pai_bench.scoring.structured import CombinedScores, score_groups
 from pai_bench.support import failures
@@ -316,6 +316,7 @@ def run_checks(criterion: str | Criterion) -> Iterator[Result]:
     due, data_free_too = (STRUCTURED_CHECKS, STRUCTURED_DATA_FREE) if chosen.structured else (CHECKS, DATA_FREE)
     due = due if chosen.uses_data else due | data_free_too
     due = due | DURING_CHECKS if chosen.during else due
+    due = due | ITERATIVE_CHECKS if isinstance(chosen, IterativePruning) else due
     due = due | {name: PROPERTIES[name] for name in chosen.properties if name in PROPERTIES}
     for name, (run, networks) in due.items():
         for network in networks:

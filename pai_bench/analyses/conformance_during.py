@@ -14,12 +14,13 @@ from pai_bench import DataSet, Sweep
 from pai_bench.analyses.errors import CheckError
 from pai_bench.experiment import stages
 from pai_bench.experiment.changes import MaskChanges
+from pai_bench.experiment.levels import MOST_LEVELS
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.stages import Pruned
 from pai_bench.experiment.trial import Trial
 from pai_bench.masks import get_schedule
-from pai_bench.scoring import Batch, Criterion, DuringTraining, Moment, Timeline
+from pai_bench.scoring import Batch, Criterion, DuringTraining, IterativePruning, Moment, Timeline
 from pai_bench.support.errors import UserError
 from pai_bench.training.trainer import ENGINE
 
@@ -30,6 +31,9 @@ LENGTHS = (4, 16, 64, 256, 1024)
 
 BATCH = 4
 """Examples of a batch."""
+
+LONG = 10**6
+"""Steps of a training in which any level may begin."""
 
 
 class InDouble(nn.Sequential):
@@ -117,6 +121,16 @@ def no_traces(criterion: Criterion, model: nn.Module, batch: Batch) -> None:
     trained(runner, trials[:1], watched=True)
 
 
+def levels(criterion: Criterion, model: nn.Module, batch: Batch) -> None:
+    """Levels go down to the dense network, and begin within the training."""
+    assert isinstance(criterion, IterativePruning)
+    sparsity, count = SPARSITY, 0
+    while sparsity := criterion.checked_sparsity_before(sparsity):
+        if (count := count + 1) == MOST_LEVELS:
+            raise CheckError(f"{MOST_LEVELS:,} levels do not lead from sparsity {SPARSITY} to the dense network")
+    criterion.checked_beginning(Timeline(steps=LONG, epoch=LONG // 100, densities=(1 - SPARSITY,)))
+
+
 def trials_of(criterion: Criterion, model: nn.Module, batch: Batch) -> tuple[Runner, list[Trial]]:
     """Trials of two seeds, in the shortest training that the changes fit in."""
 
@@ -172,3 +186,6 @@ DURING_CHECKS = {
     "no-side-effects-of-changes": (no_traces, ("mlp", "cnn")),
 }
 """What every criterion is held to that prunes during training: the check, and the networks that it runs on."""
+
+ITERATIVE_CHECKS = {"levels": (levels, ("mlp",))}
+"""What every criterion is held to that prunes in levels."""

@@ -33,6 +33,7 @@ from pai_bench.support.memory import is_out_of_memory
 from pai_bench.support.timing import Measurement
 from pai_bench.support.transient import passes
 from pai_bench.training.checkpoints import Saver, StateError, TrainingState
+from pai_bench.training.protocol import Protocol
 from pai_bench.training.trainer import ENGINE, Engine, Together
 
 logger = logging.getLogger(__name__)
@@ -315,11 +316,12 @@ class Runner:
             self.networks.write(trial.identity, kept_networks.encode(network.model, network.mask, cost))
 
     def _parts(self, ready: Sequence[Pruned], engine: Engine) -> list[Sequence[Pruned]]:
-        """All at once, or one by one where they cannot share a program."""
-        if len(ready) < 2:
-            return [ready] if ready else []
-        if (why := self.obstacle(ready[0].trial, engine.together)) is None:
-            return [ready]
+        """All at once that begin at the same step, or one by one where they cannot share a program."""
+        alike: dict[tuple[int, Protocol], list[Pruned]] = {}
+        for made in ready:
+            alike.setdefault((made.start, made.protocol), []).append(made)
+        if len(alike) == len(ready) or (why := self.obstacle(ready[0].trial, engine.together)) is None:
+            return list(alike.values())
         logger.warning("%s is trained one at a time: %s", ready[0].trial.model, why)
         return [[made] for made in ready]
 

@@ -5,16 +5,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
 import pai_bench as pb
-from pai_bench.analyses.conformance import Result, run_check
-from pai_bench.analyses.conformance_during import DURING_CHECKS
+from pai_bench.analyses.conformance import Result, run_check, run_checks
+from pai_bench.analyses.conformance_during import DURING_CHECKS, ITERATIVE_CHECKS
 from pai_bench.cli.entry import main
-from pai_bench.scoring import Change, DuringTraining, MaskedModel, Moment, Scores, Timeline
+from pai_bench.scoring import Change, DuringTraining, IterativePruning, MaskedModel, Moment, Rewind, Scores, Timeline
 
 DOCUMENT = Path(__file__).parents[2] / "docs/pruning-during-training.md"
 
@@ -179,6 +179,43 @@ def test_each_check_finds_what_it_is_for(criterion: OneCut, failing: set[str], m
     failed = [result for result in checked(criterion) if not result.passed]
     assert {result.check for result in failed} == failing
     assert message in "\n".join(result.message for result in failed)
+
+
+@dataclass(frozen=True)
+class InLevels(IterativePruning):
+    """Halves what is left, with mistakes where they are asked for."""
+
+    factor: float = 0.5
+    begin: int = 0
+
+    def score(self, model: MaskedModel, batch: pb.Batch) -> Scores:
+        return {name: weight.abs() for name, weight in model.weights().items()}
+
+    def sparsity_before(self, sparsity: float) -> float:
+        return self.factor * sparsity if sparsity > 0.1 else 0.0
+
+    def beginning(self, timeline: Timeline) -> Rewind:
+        return Rewind(self.begin)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, ""),
+        ({"factor": 1 - 1e-4}, "1,000 levels do not lead from sparsity 0.7 to the dense network"),
+        ({"factor": 2.0}, "the level before sparsity 0.7 would have 1.4"),
+        ({"begin": -1}, "a level begins with a Rewind within 1000000 steps, and not with Rewind(step=-1"),
+    ],
+)
+def test_levels_go_down_to_the_dense_network(options: dict[str, Any], message: str) -> None:
+    run, (network,) = ITERATIVE_CHECKS["levels"]
+    found = run_check("levels", run, InLevels(**options), network)
+    assert found.passed == (not message)
+    assert message in found.message
+
+
+def test_iterative_pruning_is_checked() -> None:
+    assert [result.passed for result in run_checks("imp") if result.check == "levels"] == [True]
 
 
 def texts() -> Iterator[str]:

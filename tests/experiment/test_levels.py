@@ -296,6 +296,26 @@ class Halved(IterativePruning):
         return Rewind(float(self.rewind) if "." in self.rewind else int(self.rewind))  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True)
+class Later(Halved):
+    """Rewinds high sparsities to a later step than low ones."""
+
+    def beginning(self, timeline: Timeline) -> Rewind:
+        return Rewind(9 if timeline.densities[-1] < 0.5 else 0)
+
+
+def test_levels_that_begin_at_other_steps_are_not_trained_together() -> None:
+    networks, catalog = Networks(), resolve(sweep(criteria=[Later()], sparsities=[0.2, 0.4, 0.6, 0.8], seeds=1))
+    runner, (dense, *levels) = Runner(catalog, networks=networks), catalog.trials
+    runner.run(dense)
+    together = [record for _, records in runner.run_together(levels, lambda *_: None) for record in records]
+    assert [record.provenance.lanes for record in together] == [2] * 4
+    for trial, record in zip(levels, together, strict=True):
+        alone = runner.run(trial)
+        assert record.evaluation.test_loss == pytest.approx(alone.evaluation.test_loss, rel=1e-5)
+        assert record.training.training_flops == alone.training.training_flops
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
