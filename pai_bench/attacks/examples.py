@@ -65,7 +65,7 @@ class Search:
         self.examples, self.inputs = examples, inputs
 
     def __len__(self) -> int:
-        return len(self.indices) if self._leave else int((~self._fooled).sum())
+        return len(self.indices)
 
     def note(self, fooled: Tensor) -> Tensor | None:
         """Keep the inputs at which examples are fooled for the first time; which of the others stay, None for all."""
