@@ -93,8 +93,9 @@ def of_stored(sweep: "Sweep", wanted: set[str]) -> "Catalog":
 
 def has_all(store: "Store", name: str, metrics: str) -> bool:
     """Whether all metrics of a trial are stored."""
-    from pai_bench.evaluation import get_metric
+    from pai_bench.evaluation import get_metric, version_of
 
     found = store.read_evaluation(name)
+    stored = {} if found is None else {metric: one.version + 1 for metric, one in found.metrics.items()}
     wanted = [get_metric(part.strip())[0] for part in metrics.split(",") if part.strip()]
-    return found is not None and all(metric in found.metrics for metric in wanted)
+    return all(stored.get(metric) == version_of(metric) for metric in wanted)

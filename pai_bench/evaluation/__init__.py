@@ -10,6 +10,7 @@ from pai_bench.evaluation.metrics import (
     get_metric,
     loss_and_accuracy,
     measure,
+    version_of,
 )
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "get_metric",
     "loss_and_accuracy",
     "measure",
+    "version_of",
 ]

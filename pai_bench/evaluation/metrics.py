@@ -40,6 +40,8 @@ class Dense:
 
     model: nn.Module
     kept: dict[Any, Any] = field(default_factory=dict)
+    identity: str | None = None
+    """Of its trial."""
 
 
 Metric = Callable[..., float | Mapping[str, float] | Values]
@@ -59,6 +61,13 @@ def get_metric(text: str) -> tuple[str, Metric]:
         raise UserError(f"metric {name} has no options: {', '.join(options)}")
     function: Metric = target
     return name, function
+
+
+def version_of(name: str) -> int:
+    """The version of a metric, written with its options; a stored value of another one is computed again."""
+    plain = spec.parse(name)[0].replace("_", "-")
+    versions = {plugin.name: plugin.version for plugin in METRICS.plugins()}
+    return found if isinstance(found := versions.get(plain), int) else 1
 
 
 def check_metric(name: str, metric: Metric, data: DataSet) -> None:
@@ -176,8 +185,14 @@ def evaluate_network(
     stored = store.read_evaluation(identity)
     all_metrics = dict(stored.metrics) if stored else {}
     for name, values in results.items():
+        held_against = dense.identity if dense and getattr(get_metric(name)[1], "needs_dense", False) else None
         all_metrics[name] = Measured(
-            values=values.floats, notes=values.notes, environment=environment, provenance=provenance
+            values=values.floats,
+            notes=values.notes,
+            environment=environment,
+            provenance=provenance,
+            dense=held_against,
+            version=version_of(name) - 1,
         )
     evaluation = TrialMetrics(identity=identity, metrics=all_metrics)
     store.write(evaluation)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from pai_bench.evaluation import Dense, evaluate_network, get_metric
+from pai_bench.evaluation import Dense, evaluate_network, get_metric, version_of
 from pai_bench.execution.listener import Listener
 from pai_bench.experiment.inputs import Inputs
 from pai_bench.experiment.kept_networks import decode
@@ -36,8 +36,9 @@ class Evaluations:
         """The metrics that are not stored of a trial; none of what was not trained."""
         if record is None or record.status != "done" or not self.metrics:
             return []
-        stored = self.store.read_evaluation(trial.identity)
-        return [name for name in self.metrics if stored is None or name not in stored.metrics]
+        found = self.store.read_evaluation(trial.identity)
+        stored = {} if found is None else {name: one.version + 1 for name, one in found.metrics.items()}
+        return [name for name in self.metrics if stored.get(name) != version_of(name)]
 
     def needed(self, trial: Trial, missing: Sequence[str]) -> list[str]:
         """The names of the networks that the missing metrics of a trial need: its own, and the dense one."""
@@ -72,7 +73,9 @@ class Evaluations:
     def _dense(self, trial: Trial) -> Dense | None:
         """The dense network of a trial; None if it is not kept."""
         dense = dense_of(trial)
-        return Dense(self.model(dense).eval()) if self.networks.holds(dense.identity) else None
+        if not self.networks.holds(dense.identity):
+            return None
+        return Dense(self.model(dense).eval(), identity=dense.identity)
 
     def model(self, trial: Trial) -> torch.nn.Module:
         """The trained network of a trial, as it was kept."""

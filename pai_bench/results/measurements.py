@@ -152,6 +152,10 @@ class Measured:
     provenance: Mapping[str, Any]
     notes: tuple[str, ...] = field(default=(), metadata=IF_ANY)
     """In words, such as the names of `pai_bench.attacks.WARNINGS` that hold."""
+    dense: str | None = field(default=None, metadata=IF_ANY)
+    """Identity of the dense trial whose network it was held against."""
+    version: Count = field(default=0, metadata=IF_ANY)
+    """Of the metric, minus 1: raised when what it gives changes."""
 
 
 @dataclass(frozen=True, kw_only=True)

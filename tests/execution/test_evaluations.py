@@ -117,6 +117,11 @@ def test_a_metric_is_given_the_dense_network_of_the_same_seed(dense_seen: list[b
     frame, _ = run(seeds=2, evaluate="distance")
     assert dense_seen == [False, True, True, False, True, True]
     assert (frame.distance > 0).tolist() == (frame.criterion != "dense").tolist()
+    of_dense = {seed: name for name, seed in zip(frame.identity, frame.seed, strict=True) if "-dense-" in name}
+    for name, seed in zip(frame.identity, frame.seed, strict=True):
+        found = Store("r").read_evaluation(name)
+        assert found is not None
+        assert found.metrics["distance"].dense == (None if "-dense-" in name else of_dense[seed])
     dense_seen.clear()
     run(seeds=2, criteria=["snip", "random", "magnitude"], evaluate="distance")  # one is new; the dense one is missing
     assert dense_seen == [True, True]
@@ -131,6 +136,16 @@ def test_a_metric_that_fails_takes_nothing_with_it(caplog: pytest.LogCaptureFixt
     assert len(list(Path("r/networks").iterdir())) == 2  # for the next try
     _, seen = run(evaluate="breaks,gap")
     assert (seen.trained, len(seen.evaluated)) == ([], 2)
+
+
+def test_a_metric_of_another_version_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    run(evaluate="loss", keep_networks=True)
+    monkeypatch.setattr("pai_bench.execution.evaluations.version_of", lambda _name: 2)
+    monkeypatch.setattr("pai_bench.evaluation.metrics.version_of", lambda _name: 2)
+    _, seen = run(evaluate="loss", keep_networks=True)
+    assert len(seen.evaluated) == 3
+    _, seen = run(evaluate="loss", keep_networks=True)
+    assert seen.evaluated == []
 
 
 def test_failed_and_disconnected_trials_are_not_evaluated() -> None:
