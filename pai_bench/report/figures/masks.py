@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from numpy.typing import NDArray
 
-from pai_bench.report.figures.style import canvas, literal, plain, shorten
+from pai_bench.report.figures.style import canvas, literal, plain, shorten, wrapped
 from pai_bench.report.similarity import Similarity, layout
 from pai_bench.report.summary import Comparison
 from pai_bench.results import Record
@@ -47,13 +47,15 @@ def densities(comparison: Comparison, sparsity: float, records: Mapping[str, Rec
     names = [layer.name for layer in seeds[columns[0]][0].pruning.layers]
     shares = [[[m.kept / m.size for m in record.pruning.layers] for record in seeds[method]] for method in columns]
     table = np.array([np.mean(by_seed, axis=0) for by_seed in shares]).T
-    with canvas(path, max(LEAST_WIDTH, 1.8 + 0.75 * len(columns)), 1.5 + 0.26 * len(names)) as figure:
+    labels = [wrapped(name) for name in columns]
+    size = max(LEAST_WIDTH, 1.8 + 0.75 * len(columns)), 1.5 + 0.26 * len(names) + height_of(labels)
+    with canvas(path, *size) as figure:
         axes = figure.subplots()
         least = table[table > 0].min() if (table > 0).any() else 0.1
         norm = LogNorm(min(least, 0.99), 1)
         image = axes.imshow(np.ma.masked_equal(table, 0), norm=norm, cmap="viridis", aspect="auto")
         axes.set_facecolor("#dddddd")
-        axes.set_xticks(range(len(columns)), [literal(name) for name in columns], rotation=30, ha="right", fontsize=8)
+        axes.set_xticks(range(len(columns)), labels, rotation=30, ha="right", fontsize=8)
         axes.set_yticks(range(len(names)), shorten(names), fontsize=8)
         if len(names) <= MOST_LAYERS_WITH_NUMBERS:
             for (row, column), value in np.ndenumerate(table):
@@ -64,10 +66,18 @@ def densities(comparison: Comparison, sparsity: float, records: Mapping[str, Rec
     return True
 
 
+def height_of(labels: Sequence[str]) -> float:
+    """Inches that turned labels need beyond those of a short name."""
+    lines = [label.split("\n") for label in labels]
+    return max([0.0, *(0.035 * (max(map(len, label)) - 8) + 0.14 * (len(label) - 1) for label in lines)])
+
+
 def similarities(subject: str, result: Similarity, path: Path) -> bool:
     """Jaccard indices of masks, and after a slash those that random masks with the same layer densities would have."""
     count = len(result.methods)
-    with canvas(path, max(LEAST_WIDTH, 2.2 + 0.75 * count), 1.6 + 0.6 * count) as figure:
+    names = [wrapped(name) for name in result.methods]
+    size = max(LEAST_WIDTH, 2.2 + 0.75 * count), 1.6 + 0.6 * count + height_of(names[:-1])
+    with canvas(path, *size) as figure:
         axes = figure.subplots()
         lower = np.tril(np.ones((count, count), bool), -1)
         image = axes.imshow(np.ma.masked_array(result.jaccard, ~lower), vmin=0, vmax=1, cmap="cividis", aspect="auto")
@@ -75,7 +85,6 @@ def similarities(subject: str, result: Similarity, path: Path) -> bool:
             value = result.jaccard[row, column]
             text = "–" if np.isnan(value) else f"{value:.2f}\n/ {result.chance[row, column]:.2f}"
             axes.text(column, row, text, color="white" if value < 0.5 else "black", **CELL_TEXT)
-        names = [literal(name) for name in result.methods]
         axes.set_xticks(range(count - 1), names[:-1], rotation=30, ha="right", fontsize=8)
         axes.set_yticks(range(1, count), names[1:], fontsize=8)
         axes.set_xlim(-0.5, count - 1.5)
@@ -113,7 +122,7 @@ def first_layer(comparison: Comparison, sparsities: Sequence[float], records: Ma
         enlarged = np.kron(np.rint(255 * whole).astype(np.uint8), np.ones((factor, factor), np.uint8))
         extent = (-0.5, whole.shape[1] - 0.5, whole.shape[0] - 0.5, -0.5)
         axes.imshow(enlarged, cmap="gray", vmin=0, vmax=255, interpolation="none", extent=extent)
-        names = [literal(method) for method in methods]
+        names = [wrapped(method) for method in methods]
         axes.set_xticks(np.arange(len(methods)) * columns + width / 2, names, fontsize=8)
         axes.set_yticks(np.arange(len(sparsities)) * rows + height / 2, [f"{s:.10g}" for s in sparsities], fontsize=8)
         axes.tick_params(length=0)

@@ -151,6 +151,16 @@ def literal(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def wrapped(name: str, width: int = 18) -> str:
+    """The name of a method in lines of about so many characters, which end before an option; escaped for matplotlib."""
+    lines = [""]
+    for part in re.split(r"(?<=[:+ ])", name):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return literal("\n".join(line.rstrip() for line in lines))
+
+
 def shorten(names: Sequence[str]) -> list[str]:
     """Names of layers without ``.weight``, escaped for matplotlib."""
     return [literal(name.removesuffix(".weight")) for name in names]
