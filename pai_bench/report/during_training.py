@@ -20,8 +20,8 @@ CAPTION = (
     "forward passes of what is left of the network at each step, and for a step with dense gradients (`rigl`) two of "
     "what is left and one of the dense network. They count no product with a removed weight, though usual hardware "
     "computes it. Of iterative pruning (`imp`), all trainings are counted, that of the dense network too, and the "
-    "share is of one dense training. Times are medians over seeds: all steps, all scoring before the first step, and "
-    "all changes of the mask during training with their scoring."
+    "share is of one dense training. Times are medians over seeds: all steps, all scoring before the first step (of "
+    "iterative pruning, that of the last level), and all changes of the mask during training with their scoring."
 )
 
 DIFFERENT = (
