@@ -23,8 +23,9 @@ from pai_bench.analyses.conformance import (
     run_checks,
     traces,
 )
-from pai_bench.analyses.conformance_during import DURING_CHECKS
+from pai_bench.analyses.conformance_during import DURING_CHECKS, ITERATIVE_CHECKS
 from pai_bench.cli.entry import main
+from pai_bench.scoring import IterativePruning
 from pai_bench.support.registry import CRITERIA
 from tests.analyses.broken_criteria import BROKEN, Drawing, Even, Infinite, Mislabelled, Restoring, Shares
 
@@ -39,6 +40,7 @@ def test_every_criterion_passes(name: str) -> None:
     checks = STRUCTURED_CHECKS if criterion.structured else CHECKS
     due = {*checks, *criterion.properties, *(() if criterion.uses_data else DATA_FREE)}
     due |= set(DURING_CHECKS) if criterion.during else set()
+    due |= set(ITERATIVE_CHECKS) if isinstance(criterion, IterativePruning) else set()
     assert {check for check, _network in ran} == due
     assert {network for check, network in ran if check == "contract"} == set(NETWORKS)
 

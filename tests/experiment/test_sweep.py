@@ -390,9 +390,10 @@ def test_a_sweep_by_default() -> None:
         "length": "epochs",
         "label_law": "bernoulli",
     }
-    zero = ("label_noise", "validation", "min_per_layer", "keep_first", "keep_last", "train_disconnected", "compile")
+    zero = ["label_noise", "validation", "min_per_layer", "keep_first", "keep_last", "train_disconnected", "compile"]
+    zero += ["keep_networks"]
     undecided = ["schedule", "protocol", "epochs", "batch_size", "learning_rate", "weight_decay", "train_fraction"]
-    undecided += ["scope", "score_batch", "prunable", "data_dir"]
+    undecided += ["scope", "score_batch", "prunable", "data_dir", "evaluate"]
     expected = axes | execution | settings | dict.fromkeys(zero, 0) | dict.fromkeys(undecided)
     assert dataclasses.asdict(Sweep()) == expected
     assert Sweep(seeds=1).seed_list == range(1)
