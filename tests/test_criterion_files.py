@@ -106,6 +106,7 @@ def sweep() -> Sweep:
     )
 
 
+@pytest.mark.slow
 def test_results_under_the_hash_of_the_whole_file_are_used(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", *RUN]) == 0
     before = pb.read_results("results").set_index("identity").test_loss.sort_index()

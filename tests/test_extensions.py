@@ -134,6 +134,7 @@ def test_a_package_adds_one_of_every_kind(installed: Path) -> None:
     assert pb.read_results("results").confidence.between(1 / 3, 1).sum() == 1
 
 
+@pytest.mark.slow
 def test_names_that_are_not_known(installed: Path) -> None:
     """Those of the package are among the suggestions."""
     refused = {

@@ -35,6 +35,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return install(tmp_path_factory.mktemp("plugin"), "gradient-magnitude")
 
 
+@pytest.mark.slow
 def test_an_installed_plugin_is_listed(installed: Path) -> None:
     result = pai_bench(installed, "list", "criteria")
     assert result.returncode == 0, result.stderr
@@ -43,6 +44,7 @@ def test_an_installed_plugin_is_listed(installed: Path) -> None:
     assert "snip" in result.stdout
 
 
+@pytest.mark.slow
 def test_an_installed_plugin_is_checked(installed: Path) -> None:
     result = pai_bench(installed, "check", "gradient-magnitude")
     assert result.returncode == 0, result.stdout + result.stderr
@@ -50,6 +52,7 @@ def test_an_installed_plugin_is_checked(installed: Path) -> None:
     assert "failed" not in result.stdout
 
 
+@pytest.mark.slow
 def test_without_the_package_its_criterion_is_unknown(tmp_path: Path) -> None:
     result = pai_bench(tmp_path, "check", "gradient-magnitude")
     assert result.returncode == 2

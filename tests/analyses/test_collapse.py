@@ -134,6 +134,7 @@ def test_the_verb_writes_a_report_with_figures(capsys: pytest.CaptureFixture[str
 SMALL = ["collapse", "--criteria", "random,snip", "--models", "lenet-300-100", "--seeds", "2", "--points", "3"]
 
 
+@pytest.mark.slow
 def test_what_is_stored_is_not_searched_again(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*SMALL, "--device", "cpu"]) == 0
     before = {path: path.read_text() for path in Path("results/collapse").glob("*.json")}

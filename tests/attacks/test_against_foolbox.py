@@ -53,6 +53,7 @@ def test_deepfool(trained: tuple[nn.Module, Examples]) -> None:
     torch.testing.assert_close(norms(found.inputs - examples.inputs, "l2"), expected, rtol=0.02, atol=0)
 
 
+@pytest.mark.slow
 def test_carlini_wagner(trained: tuple[nn.Module, Examples]) -> None:
     """The median agrees; no example is further by more than two per cent."""
     network, examples = trained

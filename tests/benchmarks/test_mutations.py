@@ -81,6 +81,7 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_survivor_is_reported_and_the_tree_left_as_it_was(tree: Path) -> None:
     plugin = ["-p", "benchmarks.reached", "--reached", str(tree / "reached.json")]
     assert mutations.run_tests(tree, plugin)[0] == 0
@@ -107,6 +108,7 @@ def test_a_survivor_is_reported_and_the_tree_left_as_it_was(tree: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_test_that_does_not_end_has_found_the_change(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mutations, "PATIENCE", 2)
     source = (tree / "pai_bench" / "most.py").read_bytes()

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.structured import page, rows
 
 
+@pytest.mark.slow
 def test_rows_are_measured_once_and_listed(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     measured = list(rows(["lenet-5-caffe"], path))

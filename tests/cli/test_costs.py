@@ -106,6 +106,7 @@ def test_a_report_is_written_if_there_is_something_to_report(there: str, measuri
 ARGUMENTS = ["time", "--criteria", "snip,er", "--models", "lenet-300-100", "--rounds", "2", "--seconds", "2"]
 
 
+@pytest.mark.slow
 def test_the_verb_prints_stores_and_reports(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*ARGUMENTS, "--schedule", "linear:steps=3", "--device", "cpu", "--score-batch", "20"]) == 0
     out = capsys.readouterr().out

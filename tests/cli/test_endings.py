@@ -137,6 +137,7 @@ def test_ending_waits_for_what_may_not_be_broken_off() -> None:
     assert done == ["whole"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["full", "closed", "read no more"])
 def test_an_output_that_nobody_takes_does_not_end_a_sweep(way: str, tmp_path: Path) -> None:
     if way == "full" and not Path("/dev/full").exists():

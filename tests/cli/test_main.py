@@ -313,6 +313,7 @@ def test_an_interrupt_says_how_to_go_on_and_the_same_command_finishes() -> None:
     assert all(path.read_bytes() == content for path, content in stored.items())
 
 
+@pytest.mark.slow
 def test_the_log_level_says_how_much_is_logged() -> None:
     said = "DEBUG: this is where the error comes from:"
     for level, shown in (("debug", True), ("info", False)):

@@ -69,6 +69,7 @@ RUN = ["run", "--criteria", "random", "--models", "lenet-300-100", "--sparsities
 RUN += ["--epochs", "0", "--lanes", "1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "here"), [("in-process", True), ("processes", False), ("auto", False)])
 def test_a_criterion_of_ones_own_runs_where_it_is_asked_for(backend: str, here: bool) -> None:
     Path("notes.py").write_text(NOTES)
@@ -77,6 +78,7 @@ def test_a_criterion_of_ones_own_runs_where_it_is_asked_for(backend: str, here: 
     assert (int(Path("pid").read_text()) == os.getpid()) is here
 
 
+@pytest.mark.slow
 def test_backends_give_the_same() -> None:
     keys: dict[str, Any] = {"seeds": 1, "workers": "auto"}
     here, there = (pb.run(named(**keys), out=name, backend=name) for name in ("in-process", "processes"))
@@ -122,6 +124,7 @@ def test_records_that_a_backend_gives_again_are_left_out() -> None:
     assert sorted(finished) == sorted(f"{one.identity} done" for one in Store("r"))
 
 
+@pytest.mark.slow
 def test_a_backend_of_an_installed_package() -> None:
     Path("far_away.py").write_text(
         BACKWARDS.replace("def backwards", '@pb.backend("far", source="an example")\ndef far')

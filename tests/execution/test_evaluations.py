@@ -166,6 +166,7 @@ COMMAND = ["run", "--criteria", "snip,random", "--models", "lenet-300-100", "--s
 COMMAND += ["--epochs", "1", "--device", "cpu", "--workers", "1"]
 
 
+@pytest.mark.slow
 def test_the_verb_trains_by_the_commands_of_the_records(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(COMMAND) == 0
     assert main([*COMMAND, "--batch-size", "16", "--criteria", "magnitude"]) == 0

@@ -101,6 +101,7 @@ def probe() -> Iterator[Probe]:
     found.close()
 
 
+@pytest.mark.slow
 def test_networks_are_inspected_and_measured_in_another_process(probe: Probe, caplog: pytest.LogCaptureFixture) -> None:
     catalog = resolve(probe.sweep, probe.inspect)
     catalog.isolated_process = probe
@@ -125,6 +126,7 @@ def test_networks_are_inspected_and_measured_in_another_process(probe: Probe, ca
     probe._worker = worker
 
 
+@pytest.mark.slow
 def test_trials_of_code_of_ones_own_run_in_another_process() -> None:
     """The one that has measured them becomes the worker, and gives what this process gives."""
     catalog = prepared(crashing("good", workers=1, epochs=1))
@@ -181,7 +183,7 @@ def once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("once")
 @pytest.mark.parametrize("bad", ["leaves_another", "stops"])
 def test_a_network_that_stops_or_leaves_another_process_fails_alone(bad: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pai_bench.execution.worker_process.SILENCE", 20.0)
+    monkeypatch.setattr("pai_bench.execution.worker_process.SILENCE", 15.0)
     frame = pb.run(crashing(bad, "good"), out="r")
     assert {(model.partition("@")[0], status) for model, status in zip(frame.model, frame.status, strict=True)} == {
         (bad, "failed"),

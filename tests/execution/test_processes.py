@@ -29,6 +29,7 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pai_bench.execution.processes.PAUSES", (0.1,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("times", "status"), [(1, "done"), (2, "failed")])
 def test_a_worker_that_dies_is_replaced_and_its_trial_tried_once_more(
     times: int, status: str, caplog: pytest.LogCaptureFixture
@@ -112,6 +113,7 @@ def dying(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return plan
 
 
+@pytest.mark.slow
 def test_workers_that_die_as_they_begin_are_tried_again(dying: list[bool], caplog: pytest.LogCaptureFixture) -> None:
     dying += [True, True]
     frame = pb.run(named(workers=2, seeds=1), out="r")
@@ -120,6 +122,7 @@ def test_workers_that_die_as_they_begin_are_tried_again(dying: list[bool], caplo
     assert not dying
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_with_fewer_workers(dying: list[bool], caplog: pytest.LogCaptureFixture) -> None:
     """As where there is no more memory for another one."""
     dying += [False, *[True] * 20]
@@ -142,6 +145,7 @@ def test_a_trial_that_kills_its_worker_takes_no_other_with_it() -> None:
     assert set(frame[frame.status == "failed"].criterion.str[:4]) == {"Dies"}
 
 
+@pytest.mark.slow
 def test_workers_are_not_waited_for_where_nothing_is_left_to_do() -> None:
     """In a process of its own, which would never end."""
     code = (
@@ -163,6 +167,7 @@ def test_what_cannot_be_given_to_a_worker_is_named() -> None:
         pb.run(named(models=[local], workers=2))
 
 
+@pytest.mark.slow
 def test_what_only_this_process_knows_is_run_in_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -179,6 +184,7 @@ def test_what_only_this_process_knows_is_run_in_it(
     assert [record.provenance.workers for record in theirs] == [1, 1]
 
 
+@pytest.mark.slow
 def test_no_worker_is_left_after_an_error() -> None:
     catalog = resolve(named(workers=2))
     with Processes(Runner(catalog), ExecutionPlan(workers=2)) as pool:
@@ -216,6 +222,7 @@ def test_an_interrupt_as_a_worker_begins_leaves_none(monkeypatch: pytest.MonkeyP
     assert codes == [-signal.SIGTERM]
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_as_it_begins(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(pb.UserError, match=r"it ended as it started, with exit code 1\); use --workers 1"):

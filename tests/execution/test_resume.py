@@ -21,6 +21,7 @@ from tests.experiment.test_runner import Count, Fails, sweep
 STRUCTURED: dict[str, Any] = {"criteria": ["snap", "cnip"], "models": ["lenet-300-100"], "data": ["digits"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -62,6 +62,7 @@ def test_an_error_of_a_listener_is_no_failure_of_a_trial(workers: int) -> None:
     assert not list(Path("r").glob("**/*.json"))
 
 
+@pytest.mark.slow
 def test_what_a_worker_takes_to_begin_is_no_time_of_a_trial() -> None:
     seconds: list[float] = []
 

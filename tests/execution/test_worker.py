@@ -95,6 +95,7 @@ def test_networks_of_a_script_are_refused_by_workers_and_nothing_is_stored(
     assert not list(Path("results/trials").glob("*.json"))
 
 
+@pytest.mark.slow
 def test_a_sweep_that_a_worker_cannot_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     catalog = resolve(named(workers=2))
     Path("gone.py").write_text(DIES.format(times=0))

@@ -122,6 +122,7 @@ def content_offset(content: bytes, name: str) -> int:
     return found
 
 
+@pytest.mark.slow
 def test_a_mask_is_made_again_and_held_to_the_sample(tmp_path: Path) -> None:
     records = swept(tmp_path, models=["vgg-11-bn"], criteria=["magnitude:seed=3"], seeds=1, variants=["shuffle"])
     record = of(records, seed=0)

@@ -71,6 +71,7 @@ def at_most(studies: int) -> float:
     return float(stats.binom.ppf(0.999, studies, LEVEL))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sparsities", "seeds", "share"), [(1, 3, 0.5), (1, 5, 0.2), (6, 3, 0.2), (6, 5, 0.5)])
 def test_chance_is_seldom_called_a_difference(sparsities: int, seeds: int, share: float) -> None:
     studies = 60 if sparsities == 1 else 20

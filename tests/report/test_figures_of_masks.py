@@ -92,14 +92,14 @@ def test_likeness_of_masks(drawings: list[Any]) -> None:
 
 
 def test_figures_of_many_criteria_are_wide(drawings: list[Any]) -> None:
-    """Of ten: 0.75 inches for each column of fields, and 1.1 for each picture."""
+    """Of ten: 0.75 inches for each column of fields, 1.1 for each picture, and room for names of 11 characters."""
     records = [drawn(f"criterion-{i}", 0.5, 0, 0.9) for i in range(10)]
     found, known = compared(records), {one.identity: one for one in records}
     assert masks.densities(found, 0.5, known, PATH)
     assert masks.similarities("net", Similarity(found.methods, np.ones((10, 10)), np.ones((10, 10)), 1), PATH)
     assert masks.first_layer(found, found.sparsities, known, PATH)
     sizes = [one.get_size_inches().tolist() for one in drawings]
-    assert sizes == [pytest.approx(one) for one in ((1.8 + 7.5, 1.5 + 0.52), (2.2 + 7.5, 1.6 + 6), (1 + 11, 2.1))]
+    assert sizes == [pytest.approx(one) for one in ((9.3, 1.5 + 0.52 + 0.105), (9.7, 7.6 + 0.105), (12, 2.1))]
 
 
 @pytest.mark.parametrize(

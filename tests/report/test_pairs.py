@@ -203,6 +203,7 @@ def null_study(draw: np.random.Generator, seeds: int = 5) -> Comparison:
     return found
 
 
+@pytest.mark.slow
 def test_reports_call_chance_a_difference_in_at_most_one_of_twenty() -> None:
     draw, studies = np.random.default_rng(0), 120
     wrong = sum(any(pair.significant for pair in pairs.pairs(null_study(draw))) for _ in range(studies))
@@ -237,6 +238,7 @@ def files(folder: Path) -> dict[Path, bytes]:
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["svg", "png"])
 def test_a_full_report_is_the_same_byte_for_byte(tmp_path: Path, suffix: str) -> None:
     models = ("net", "other", "third")  # with two, no ranks are far enough apart for a figure of them

@@ -20,6 +20,7 @@ from tests.report.records import record
 from tests.report.test_pairs import files, full
 
 
+@pytest.mark.slow
 def test_several_processes_write_what_one_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

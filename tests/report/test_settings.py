@@ -110,6 +110,7 @@ def epochs(losses: Sequence[float | None]) -> tuple[EpochRecord, ...]:
     return tuple(EpochRecord(epoch=i, train_loss=x, test_loss=1.0, test_accuracy=0.1) for i, x in enumerate(losses, 1))
 
 
+@pytest.mark.slow
 def test_a_part_held_out_is_no_other_data_set_of_the_same_name() -> None:
     records = mixed()
     data = {"label": "digits", "checksum": "another", "train": 10, "test": 5}

@@ -55,6 +55,7 @@ def failed(name: str) -> Record:
     return Record.from_json(path.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "line", "function"), [("Helped", 5, "helper"), ("Library", 15, "<dictcomp>")])
 def test_message_and_record_say_where(name: str, line: int, function: str) -> None:
     record = failed(name)

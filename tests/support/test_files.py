@@ -128,6 +128,7 @@ def test_what_is_in_a_file_from_python() -> None:
     assert pb.load_data("./own.py:files_of", data_dir="there").label == "there"
 
 
+@pytest.mark.slow
 def test_worker_processes_find_what_is_in_a_file() -> None:
     frame = pb.run(sweep(seeds=2, workers=2, lanes=1), out="two")
     assert set(frame.status) == {"done"}

@@ -92,6 +92,7 @@ def test_an_error_in_a_section_is_that_of_the_report(
         write_report(results, Path("report.md"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["interrupt", "kill"])
 def test_a_report_that_is_ended_leaves_no_process(way: str, jobs: ModuleType) -> None:
     """An interrupt goes to the whole group of a terminal, and a signal of a batch system to the process alone."""
@@ -209,6 +210,7 @@ def test_programs_that_other_processes_would_run_again_are_known(arguments: list
     assert done.stdout == f"{again}\n"
 
 
+@pytest.mark.slow
 def test_a_script_without_a_guard_runs_once(results: Store) -> None:
     Path("script.py").write_text(
         "from pathlib import Path\nfrom pai_bench.report.page import write_report\n"

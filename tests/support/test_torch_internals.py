@@ -44,6 +44,7 @@ def test_changes_in_place_are_counted() -> None:
     assert internals.changes_in_place(tensor) == before + 2
 
 
+@pytest.mark.slow
 def test_importing_it_does_not_import_the_compiler() -> None:
     code = (
         "import sys, pai_bench.support.torch_internals as t; print('torch._dynamo' in sys.modules, t.compiler_in_use())"

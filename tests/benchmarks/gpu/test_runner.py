@@ -113,6 +113,7 @@ def test_a_stage_that_hangs_is_ended_and_named(
     assert "stopped: the time was over, after " in text
 
 
+@pytest.mark.slow
 def test_a_stage_whose_process_dies_goes_on_in_another(stages: dict[str, str]) -> None:
     assert run(options(stages, "dies")) == 1
     assert states(Path("out"), "dies") == {"kill": "failed", "after": "passed"}
@@ -120,6 +121,7 @@ def test_a_stage_whose_process_dies_goes_on_in_another(stages: dict[str, str]) -
     assert Path("done.txt").read_text() == "after "
 
 
+@pytest.mark.slow
 def test_a_later_run_does_what_is_missing(stages: dict[str, str]) -> None:
     assert run(options(stages, "good")) == 0
     archive = Archive(Path("out/good.tar"))

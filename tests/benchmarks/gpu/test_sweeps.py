@@ -55,6 +55,7 @@ def test_no_budget_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert not given.ledger.state
 
 
+@pytest.mark.slow
 def test_a_later_run_goes_on_with_the_same_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = context(tmp_path, "cifar")
     pieces = list(cifar.pieces(first))
