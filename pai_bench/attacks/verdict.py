@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pai_bench.attacks.ball import Ball
+from pai_bench.attacks.ensemble import autoattack
 from pai_bench.attacks.examples import Adversaries, Examples
 from pai_bench.attacks.gradient_attacks import fgsm, pgd
 from pai_bench.attacks.losses import Network, cross_entropy, margin, towards_target, without_label
@@ -80,7 +81,8 @@ class Verdict:
 class Attacker:
     """Attacks a network, so many examples `at_once`.
 
-    `leave` is false where all attacks are made on all examples to the end, which costs more, and finds the same.
+    `leave` is false where all attacks are made on all examples to the end, which costs more, and finds the same. With
+    `ensemble`, AutoAttack is the last of the attacks.
     """
 
     network: Network
@@ -88,6 +90,7 @@ class Attacker:
     effort: Effort
     at_once: int = 250
     leave: bool = True
+    ensemble: bool = False
 
     def attacks(self) -> Iterator[tuple[str, Attack]]:
         """The attacks of a verdict that follow gradients, cheapest first."""
@@ -138,7 +141,10 @@ class Attacker:
         right = predictions == examples.labels
         made = Verdict(right, predictions, adversaries=examples.inputs.clone())
         checked = torch.arange(len(examples), device=right.device) < self.effort.checked
-        for name, attack in (*self.attacks(), ("search", self.search)):
+        last: list[tuple[str, Attack]] = [("search", self.search)]
+        if self.ensemble:
+            last.append(("autoattack", partial(autoattack, self.network, ball=self.ball, at_once=self.at_once)))
+        for name, attack in (*self.attacks(), *last):
             self._attack(made, name, attack, examples, checked if name == "search" else torch.ones_like(right))
         return made
 

@@ -26,6 +26,7 @@ from pai_bench.attacks import (
     deepfool,
     smallest,
 )
+from pai_bench.attacks.ensemble import FEWEST_CLASSES, check_installed
 from pai_bench.attacks.warnings import is_constant
 from pai_bench.data import DataSet
 from pai_bench.evaluation.metrics import Dense, Values
@@ -66,6 +67,10 @@ class Attacks:
     def check(self, data: DataSet) -> None:
         """Raise UserError for data that cannot be attacked."""
         self.examples(data)
+        if getattr(self, "autoattack", False) and data.num_classes < FEWEST_CLASSES:
+            raise UserError(
+                f"autoattack takes {FEWEST_CLASSES} classes at least, and {data.name} has {data.num_classes}"
+            )
 
     def examples(self, data: DataSet) -> Examples:
         """The examples under attack."""
@@ -80,6 +85,7 @@ class RobustAccuracy(Attacks):
     eps: float
     effort: Literal["quick", "full"] = "quick"
     n: int | Literal["all"] | None = None
+    autoattack: bool = False
 
     norm: ClassVar[Norm]
     needs_dense: ClassVar[bool] = True
@@ -89,6 +95,8 @@ class RobustAccuracy(Attacks):
         if not 0 < self.eps < math.inf or (self.norm == "linf" and self.eps > 1):
             within = "(0, 1]: inputs are in [0, 1]" if self.norm == "linf" else "(0, inf)"
             raise ValueError(f"eps={self.eps:g} is outside {within}")
+        if self.autoattack:
+            check_installed()
 
     def __call__(self, model: nn.Module, data: DataSet, dense: Dense | None = None) -> Values:
         examples, begin = self.examples(data), time.perf_counter()
@@ -111,7 +119,8 @@ class RobustAccuracy(Attacks):
 
     def verdict(self, model: nn.Module, data: DataSet, examples: Examples) -> tuple[Attacker, Verdict]:
         """All attacks of a network."""
-        attacker = Attacker(attacked(model, data), Ball(self.norm, self.eps), EFFORTS[self.effort])
+        ball, effort = Ball(self.norm, self.eps), EFFORTS[self.effort]
+        attacker = Attacker(attacked(model, data), ball, effort, ensemble=self.autoattack)
         return attacker, attacker.verdict(examples)
 
     def transferred(self, dense: Dense, data: DataSet, examples: Examples) -> Tensor:
@@ -133,6 +142,7 @@ class VerdictLinf(RobustAccuracy):
     * ``eps``: in units of inputs in [0, 1].
     * ``effort``: ``quick`` (20 steps, 1 start, 3 targets, 500 examples) or ``full`` (50, 5, 9, 1,000).
     * ``n``: how many test examples, the first ones, or ``all``.
+    * ``autoattack``: whether AutoAttack is tried on what is left (extra ``robustness``; four classes at least).
     """
 
     norm: ClassVar[Norm] = "linf"
