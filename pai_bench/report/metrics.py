@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pai_bench.experiment.trial import DENSE
 from pai_bench.report import outcomes, tables
-from pai_bench.report.statistics import PERCENT, POINTS, Bounds, estimate
+from pai_bench.report.statistics import ANY, PERCENT, POINTS, Bounds, estimate
 from pai_bench.report.summary import SHARED, Cell, Comparison, by_cell, plural, share
 
 Values = Callable[[pd.DataFrame, pd.DataFrame], "pd.Series[float]"]
@@ -87,6 +87,13 @@ BEST = Metric(
 """Chooses the epoch by the test set: only for comparison with published numbers that do so."""
 
 
+def evaluated(rows: pd.DataFrame) -> tuple[Metric, ...]:
+    """The metrics that were taken of trained networks: their columns have a point or a colon, and numbers."""
+    names = [str(name) for name in rows.columns if {".", ":"} & set(str(name)) and not str(name).endswith(".notes")]
+    given = [name for name in names if pd.to_numeric(rows[name], errors="coerce").notna().any()]
+    return tuple(Metric(name, name, "", column(name), "{:.4g}".format, True, ANY) for name in given)
+
+
 @dataclass(frozen=True)
 class Measured:
     """One method at one sparsity, and the metrics of its trials that did not fail, by seed, without missing values."""
@@ -132,8 +139,13 @@ def loss_of(one: Measured) -> str:
     return f"{one.method} {TRAIN_LOSS.form(float(losses.mean())) if len(losses) else 'unknown'} ({part}{failed})"
 
 
-def table(comparison: Comparison, metrics: Sequence[Metric] = METRICS) -> tables.Table:
-    """A row for each method and sparsity, for people: means over seeds; of accuracies, deviation and interval too."""
+def table(comparison: Comparison) -> tables.Table:
+    """A row for each method and sparsity, for people: means over seeds; of accuracies, deviation and interval too.
+
+    Attacks have a table of their own.
+    """
+    others = [one for one in evaluated(comparison.rows) if not one.name.startswith(("verdict-", "minimal-"))]
+    metrics = (*METRICS, *others)
     head = ["criterion", "sparsity", "seeds", "failed", "loss at chance", *(metric.heading for metric in metrics)]
     body = []
     for one in measured(comparison, metrics):
@@ -155,11 +167,11 @@ def written(metric: Metric, values: NDArray[np.floating], seeds: int) -> str:
     return text + (f" ({len(values)} of {seeds} seeds)" if len(values) < seeds else "")
 
 
-def frame(comparisons: Sequence[Comparison], metrics: Sequence[Metric] = (*METRICS, BEST)) -> pd.DataFrame:
+def frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:
     """A row for each method and sparsity, for programs: mean, sample deviation and interval of every metric."""
     rows = []
     for comparison in comparisons:
-        for one in measured(comparison, metrics):
+        for one in measured(comparison, (*METRICS, BEST, *evaluated(comparison.rows))):
             row: dict[str, object] = {name: getattr(comparison, name) for name in SHARED}
             row |= {"criterion": one.method, "sparsity": one.sparsity, "seeds": one.seeds}
             row |= {"failed": one.cell.failed, "untrained": one.cell.untrained}

@@ -1,5 +1,6 @@
 """Metrics of a table of results: values by hand, and intervals that end where a metric ends."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -67,3 +68,25 @@ def test_metrics_by_hand() -> None:
         sum(layer.kept for r in records[3:] for layer in r.pruning.layers) / 3
     )
     assert row["best_accuracy"] == pytest.approx(80)
+
+
+def test_metrics_of_trained_networks_stand_beside_the_others() -> None:
+    """Attacks have a table of their own, and are in the tables for programs."""
+    found: dict[str, float | str] = {
+        "gap.loss": -0.25,
+        "verdict-linf:eps=0.1": 0.5,
+        "verdict-linf:eps=0.1.notes": "transfer",
+    }
+    records = []
+    for seed in range(3):
+        one = record("snip", 0.9, seed, 0.8)
+        gap: dict[str, float | str] = {"gap.accuracy": 0.01 * seed}
+        records.append(dataclasses.replace(one, evaluation=dataclasses.replace(one.evaluation, metrics=found | gap)))
+    (comparison,) = comparisons(as_frame(records))
+    head, row = metrics.table(comparison)
+    cells = dict(zip(head, row, strict=True))
+    assert cells["gap.accuracy"].startswith("0.01 ± 0.01 (")
+    assert "verdict-linf:eps=0.1" not in cells
+    (values,) = metrics.frame([comparison]).to_dict("records")
+    assert (values["gap.loss"], values["verdict-linf:eps=0.1"]) == (-0.25, 0.5)
+    assert not [name for name in values if "notes" in str(name)]
