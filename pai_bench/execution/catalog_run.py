@@ -125,9 +125,12 @@ class CatalogRun:
                 self.checkpoints.remove(names_of(cell))
 
     def evaluate(self, claims: Claims | None) -> None:
-        """Compute the missing metrics of trained networks, and remove the networks that nobody needs any more."""
+        """Compute the missing metrics of trained networks."""
         self._read_again()
         self._evaluations.run(self.catalog.trials, self.records, self.listener, claims)
+
+    def remove_networks(self) -> None:
+        """Remove the networks of which all metrics are stored, unless they are to be kept."""
         if not self.catalog.sweep.keep_networks:
             self._levels.remove_networks(self._is_done, set(self._networks_to_evaluate()))
 

@@ -74,6 +74,8 @@ class Evaluations:
         """The dense network of a trial; None if it is not kept."""
         dense = dense_of(trial)
         if not self.networks.holds(dense.identity):
+            if any(getattr(metric, "needs_dense", False) for metric in self.metrics.values()):
+                logger.warning("%s is not kept: networks are not held against it", dense.identity)
             return None
         return Dense(self.model(dense).eval(), identity=dense.identity)
 

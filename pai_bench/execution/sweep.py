@@ -91,12 +91,15 @@ def run_catalogs(
             listener.on_ready()
             with claims_on(parts, command) as claims:
                 for part in parts:
-                    own_claims = claims.get(part.store.path.resolve())
-                    if own_claims is not None and (part.missing or part.again):
-                        part.run(own_claims)
-                    if part.catalog.sweep.metrics:
-                        part.evaluate(own_claims)
+                    if part.missing or part.again:
+                        part.run(claims[part.store.path.resolve()])
                     part.runner.inputs.release()
+                evaluated = [part for part in parts if part.catalog.sweep.metrics]
+                for part in evaluated:
+                    part.evaluate(claims.get(part.store.path.resolve()))
+                    part.runner.inputs.release()
+                for part in evaluated:  # which may be held against the dense networks of others
+                    part.remove_networks()
             return [part.all_records() for part in parts]
     finally:
         listener.on_end()

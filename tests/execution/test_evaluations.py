@@ -127,6 +127,16 @@ def test_a_metric_is_given_the_dense_network_of_the_same_seed(dense_seen: list[b
     assert dense_seen == [True, True]
 
 
+def test_sweeps_with_one_folder_share_the_dense_network(dense_seen: list[bool]) -> None:
+    Path("r.toml").write_text(
+        'evaluate = "distance"\nmodels = "lenet-300-100"\nsparsities = 0.75\nseeds = 1\nepochs = 1\nworkers = 1\n'
+        'device = "cpu"\nout = "r"\n[[grid]]\ncriteria = "snip"\n[[grid]]\ncriteria = "random"\n'
+    )
+    assert main(["run", "r.toml"]) == 0
+    assert dense_seen == [False, True, True]
+    assert not Path("r/networks").exists()
+
+
 @pytest.mark.usefixtures("dense_seen")
 def test_a_metric_that_fails_takes_nothing_with_it(caplog: pytest.LogCaptureFixture) -> None:
     frame, _ = run(evaluate="breaks,gap")
