@@ -142,6 +142,8 @@ def print_plan(console: "Console", catalog: "Catalog", out: str, *, retry_failed
         console.print(f"{mark}  {trial.identity}")
     missing = [trial for trial in catalog.trials if trial.identity not in stored]
     console.print(f"{len(catalog.trials)} trials, {len(missing)} to run on {catalog.device}")
+    if catalog.sweep.metrics:
+        console.print(f"afterwards, not estimated: {', '.join(catalog.sweep.metrics)}")
     return missing
 
 

@@ -192,6 +192,11 @@ def test_the_verb_trains_by_the_commands_of_the_records(capsys: pytest.CaptureFi
     assert "to evaluate" not in capsys.readouterr().out
 
 
+def test_a_dry_run_names_the_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*COMMAND, "--evaluate", "gap, loss", "--dry-run"]) == 0
+    assert "afterwards, not estimated: gap, loss" in capsys.readouterr().out
+
+
 def test_trials_from_python_are_evaluated_from_there(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
