@@ -1,11 +1,12 @@
 """The smallest change of an example that a network calls another class: DeepFool, Carlini and Wagner, bisection."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from pai_bench.attacks.ball import Ball, norms, per_example
+from pai_bench.attacks.ball import Ball, Norm, norms, per_example
 from pai_bench.attacks.examples import Adversaries, Examples
 from pai_bench.attacks.gradient_attacks import pgd
 from pai_bench.attacks.losses import Loss, Network, at, is_fooled, margin, towards_target, without_label
@@ -30,8 +31,8 @@ def deepfool(
     Moosavi-Dezfooli et al. 2016, arXiv:1511.04599.
     """
     found, fooled = examples.inputs.clone(), torch.zeros_like(examples.labels, dtype=torch.bool)
-    moves, indices, left = torch.zeros_like(examples.inputs), torch.arange(len(examples)), examples
-    indices = indices.to(examples.labels.device)
+    moves, left = torch.zeros_like(examples.inputs), examples
+    indices = torch.arange(len(examples), device=examples.labels.device)
     for number in range(rounds + 1):
         inputs = (left.inputs + (1 + overshoot) * moves).clamp(0.0, 1.0)
         logits, margins, slopes, _ = boundaries(network, inputs, left.labels)
@@ -41,14 +42,12 @@ def deepfool(
             break
         indices, left, moves = indices[~done], left.at(~done), moves[~done]
         margins, slopes = margins[~done], slopes[~done]
-        lengths = slopes.flatten(2).norm(dim=2)
-        distances = torch.where(lengths > 0, margins.abs() / lengths, torch.inf)
-        nearest = distances.argmin(1)
-        rows = torch.arange(len(nearest), device=nearest.device)
-        length = lengths[rows, nearest]
+        nearest = distances(margins, slopes).argmin(1)
+        slope = slopes[torch.arange(len(nearest), device=nearest.device), nearest]
+        length = norms(slope, "l2")
         # a little further than the boundary, on which the move would end otherwise
-        factor = torch.where(length > 0, (distances[rows, nearest] + 1e-4) / length, 0.0)
-        moves = moves + per_example(factor, moves) * slopes[rows, nearest]
+        factor = torch.where(length > 0, (at(margins, nearest).abs() / length + 1e-4) / length, 0.0)
+        moves = moves + per_example(factor, moves) * slope
     result = Adversaries(found, fooled)
     return nearer(network, examples, result) if refine else result
 
@@ -65,6 +64,12 @@ def boundaries(network: Network, inputs: Tensor, labels: Tensor) -> tuple[Tensor
             return logits, margins, torch.zeros_like(inputs)[:, None].expand(-1, count, *inputs.shape[1:]), classes
         slopes = [torch.autograd.grad(margins[:, k].sum(), inputs, retain_graph=k + 1 < count)[0] for k in range(count)]
     return logits.detach(), margins.detach(), torch.stack(slopes, 1), classes
+
+
+def distances(margins: Tensor, slopes: Tensor) -> Tensor:
+    """Of each example from each boundary, by its slope, (N, K): ``|f_k| / ||w_k||``, infinite where the slope is 0."""
+    lengths = slopes.flatten(2).norm(dim=2)
+    return torch.where(lengths > 0, margins.abs() / lengths, torch.inf)
 
 
 @dataclass(frozen=True)
@@ -106,8 +111,7 @@ def carlini_wagner(
 def nearest_class(network: Network, examples: Examples) -> Tensor:
     """The class whose boundary is nearest by the slopes at the example, (N,)."""
     _, margins, slopes, classes = boundaries(network, examples.inputs, examples.labels)
-    lengths = slopes.flatten(2).norm(dim=2)
-    return at(classes, torch.where(lengths > 0, margins.abs() / lengths, torch.inf).argmin(1))
+    return at(classes, distances(margins, slopes).argmin(1))
 
 
 def nearest_of(examples: Examples, found: Adversaries, indices: Tensor, others: Adversaries) -> Adversaries:
@@ -191,11 +195,7 @@ def bisected(network: Network, examples: Examples, *, halvings: int = 8, steps: 
     return Adversaries(best, fooled)
 
 
-def smallest(examples: Examples, found: list[Adversaries], norm: str = "l2") -> Tensor:
-    """For each example the smallest norm that any attack has found, infinite where none has."""
-    infinite = torch.full_like(examples.labels, torch.inf, dtype=examples.inputs.dtype)
-    each = [
-        torch.where(one.fooled, norms(one.inputs - examples.inputs, "l2" if norm == "l2" else "linf"), infinite)
-        for one in found
-    ]
-    return torch.stack(each).amin(0)
+def smallest(examples: Examples, found: Sequence[Adversaries], norm: Norm) -> Tensor:
+    """For each example the smallest norm that any attack has found, (N,), infinite where none has."""
+    by_attack = [torch.where(one.fooled, norms(one.inputs - examples.inputs, norm), torch.inf) for one in found]
+    return torch.stack(by_attack).amin(0)

@@ -21,11 +21,10 @@ def random_search(
     The sides of the squares become smaller with the queries. The first perturbation is one of vertical stripes. Inputs
     that are no images have segments in place of squares. In the manner of Andriushchenko et al. 2020, arXiv:1912.00049.
     """
-    draws = uniform(examples, queries + 1, seed)
-    signs = stripes(examples.inputs, draws[:, 0])
+    draws, signs = uniform(examples, queries, seed), stripes(examples, seed)
     search = Search(examples, ball.step(examples.inputs, signs, examples.inputs, 1.0), leave=leave)
     logits = network(search.inputs)
-    best, draws = margin(logits, examples), draws[:, 1:]
+    best = margin(logits, examples)
     if (stays := search.note(is_fooled(logits, examples.labels))) is not None:
         best, signs, draws, ball = best[stays], signs[stays], draws[stays], ball.at(stays)
     for query in range(queries):
@@ -51,7 +50,7 @@ def uniform(examples: Examples, queries: int, seed: int) -> Tensor:
     """Uniform random numbers of each example and query, (N, queries, NUMBERS), which do not depend on the others."""
     like = examples.inputs.new_empty(len(examples), 1).expand(-1, queries * NUMBERS)
     numbers = drawn(like, examples.places, lambda rng, size: rng.random(size, dtype=np.float32), (seed, 2))
-    return numbers.view(-1, queries, NUMBERS)
+    return numbers.view(len(examples), queries, NUMBERS)
 
 
 def as_images(inputs: Tensor) -> Tensor:
@@ -59,13 +58,11 @@ def as_images(inputs: Tensor) -> Tensor:
     return inputs if inputs.dim() == 4 else inputs.flatten(1)[:, None, None]
 
 
-def stripes(inputs: Tensor, draws: Tensor) -> Tensor:
-    """Signs that change from column to column by chance, the same in each row."""
-    n, channels, height, width = as_images(inputs).shape
-    places = torch.arange(channels * width, device=inputs.device) % NUMBERS
-    phase = torch.arange(channels * width, device=inputs.device).to(inputs) * 0.618
-    signs = torch.sign((draws[:, places] + phase).frac() - 0.5)
-    return signs.view(n, channels, 1, width).expand(n, channels, height, width).reshape(inputs.shape)
+def stripes(examples: Examples, seed: int) -> Tensor:
+    """Signs by chance for each column and channel, the same in all rows."""
+    images = as_images(examples.inputs)
+    signs = drawn(images[:, :, :1], examples.places, lambda rng, size: rng.choice((-1.0, 1.0), size), (seed, 3))
+    return signs.expand_as(images).reshape(examples.inputs.shape)
 
 
 def with_square(signs: Tensor, draws: Tensor, share: float) -> Tensor:

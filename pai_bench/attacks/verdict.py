@@ -47,12 +47,12 @@ class Verdict:
     """Named as their label without any attack."""
     predictions: Tensor
     """The classes that they are named as without any attack."""
+    adversaries: Tensor
+    """An input of each example that fools the network, or that was the last try."""
     fooled: dict[str, Tensor] = field(default_factory=dict)
     """By each attack, in the order of the attacks, of those that are right; of the examples that it was made on."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Of each attack."""
-    adversaries: Tensor | None = None
-    """An input of each example that fools the network, or that was the last try."""
 
     @property
     def robust(self) -> Tensor:
@@ -122,8 +122,12 @@ class Attacker:
             return Adversaries(examples.inputs, torch.zeros_like(examples.labels, dtype=torch.bool))
         return Adversaries.joined([attack(chunk) for chunk in examples.chunks(self.at_once)])
 
+    def is_checked(self, examples: Examples) -> Tensor:
+        """On which examples the search without gradients and twice the effort are tried: the first ones, (N,)."""
+        return torch.arange(len(examples), device=examples.labels.device) < self.effort.checked
+
     def checked(self, examples: Examples) -> int:
-        """How many of the examples the search without gradients and twice the effort are tried on, one at least."""
+        """How many these are, one at least."""
         return max(1, min(self.effort.checked, len(examples)))
 
     @torch.no_grad()
@@ -139,13 +143,13 @@ class Attacker:
         """
         predictions = self.predictions(examples.inputs)
         right = predictions == examples.labels
-        made = Verdict(right, predictions, adversaries=examples.inputs.clone())
-        checked = torch.arange(len(examples), device=right.device) < self.effort.checked
+        made = Verdict(right, predictions, examples.inputs.clone())
         last: list[tuple[str, Attack]] = [("search", self.search)]
         if self.ensemble:
             last.append(("autoattack", partial(autoattack, self.network, ball=self.ball, at_once=self.at_once)))
         for name, attack in (*self.attacks(), *last):
-            self._attack(made, name, attack, examples, checked if name == "search" else torch.ones_like(right))
+            among = self.is_checked(examples) if name == "search" else torch.ones_like(right)
+            self._attack(made, name, attack, examples, among)
         return made
 
     def _attack(self, made: Verdict, name: str, attack: Attack, examples: Examples, among: Tensor) -> None:
@@ -157,7 +161,6 @@ class Attacker:
         found = self.run(attack, examples.at(left))
         made.seconds[name] = made.seconds.get(name, 0.0) + time.perf_counter() - begin
         was_robust, places = made.robust, left.nonzero().squeeze(1)
-        assert made.adversaries is not None
         new = was_robust[places]
         made.adversaries[places[new]] = found.inputs[new]
         fooled[places] |= found.fooled

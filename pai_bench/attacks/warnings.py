@@ -93,9 +93,9 @@ def zero_gradients(attacker: Attacker, right: Examples) -> float:
 
 def rises_with_eps(attacker: Attacker, verdict: Verdict, examples: Examples) -> bool:
     """Whether descent fools, in a ball of half the size, examples that no attack fools in the whole one."""
-    smaller = replace(attacker, ball=Ball(attacker.ball.norm, attacker.ball.eps / 2))
-    left = verdict.robust & (torch.arange(len(examples), device=verdict.right.device) < attacker.effort.checked)
-    found = attacker.run(lambda part: pgd(smaller.network, part, smaller.ball, margin, steps=20), examples.at(left))
+    smaller = Ball(attacker.ball.norm, attacker.ball.eps / 2)
+    left, steps = examples.at(verdict.robust & attacker.is_checked(examples)), attacker.effort.steps
+    found = attacker.run(lambda part: pgd(attacker.network, part, smaller, margin, steps=steps), left)
     return float(found.fooled.double().sum()) / attacker.checked(examples) > MORE
 
 
@@ -118,8 +118,7 @@ def newly_fooled(attacker: Attacker, verdict: Verdict, examples: Examples, input
 def changed_by_effort(attacker: Attacker, verdict: Verdict, examples: Examples) -> float:
     """The share of examples that twice the steps and starts fool besides."""
     effort = replace(attacker.effort, steps=2 * attacker.effort.steps, starts=2 * attacker.effort.starts)
-    left = verdict.robust & (torch.arange(len(examples), device=verdict.right.device) < effort.checked)
-    stronger, here = replace(attacker, effort=effort), examples.at(left)
+    stronger, here = replace(attacker, effort=effort), examples.at(verdict.robust & attacker.is_checked(examples))
     fooled = torch.zeros(len(here), dtype=torch.bool, device=here.labels.device)
     for name, attack in stronger.attacks():
         if name != "fgsm":

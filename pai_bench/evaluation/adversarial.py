@@ -180,7 +180,7 @@ class MinimalL2(Attacks):
         def found(part: Examples) -> list[Any]:
             return [deepfool(network, part), carlini_wagner(network, part, PENALTIES[self.effort])]
 
-        return summary(self, model, data, lambda part: smallest(part, found(part)))
+        return summary(self, model, data, lambda part: smallest(part, found(part), "l2"))
 
 
 @metric("minimal-linf", source="bisection on eps with projected gradient descent; inputs in [0, 1]")

@@ -51,15 +51,15 @@ def test_fooled_examples_leave_and_nothing_changes(norm: str, network: nn.Module
     for other in (stayed, by_sevens):
         assert torch.equal(other.robust, left.robust)
         assert all(torch.equal(other.fooled[name], left.fooled[name]) for name in ("fgsm", "pgd"))
-        assert torch.equal(other.adversaries, left.adversaries)  # type: ignore[arg-type]
+        assert torch.equal(other.adversaries, left.adversaries)
     assert {name: part.tolist() for name, part in by_sevens.fooled.items()} == {
         name: part.tolist() for name, part in left.fooled.items()
     }
     assert 0 < int(left.robust.sum()) < int(left.right.sum())
-    found = norms(left.adversaries - examples.inputs, ball.norm)  # type: ignore[operator]
+    found = norms(left.adversaries - examples.inputs, ball.norm)
     assert float(found.max()) <= ball.eps * (1 + 1e-12)
-    assert float(left.adversaries.min()) >= 0  # type: ignore[union-attr]
-    assert float(left.adversaries.max()) <= 1  # type: ignore[union-attr]
+    assert float(left.adversaries.min()) >= 0
+    assert float(left.adversaries.max()) <= 1
     fooled = left.right & ~left.robust
     assert (network(left.adversaries).argmax(1) != examples.labels)[fooled].all()
 
@@ -81,7 +81,7 @@ def test_who_is_attacked(network: nn.Module, examples: Examples) -> None:
 def test_nothing_is_fooled_without_room(network: nn.Module, examples: Examples) -> None:
     made = Attacker(network, Ball("linf", 0.0), EFFORT).verdict(examples)
     assert torch.equal(made.robust, made.right)
-    assert torch.equal(made.adversaries, examples.inputs)  # type: ignore[arg-type]
+    assert torch.equal(made.adversaries, examples.inputs)
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (192,), (2, 6, 16), (1, 1, 192)])
