@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from pai_bench.cli.console import FAILED, make_console
 from pai_bench.cli.sweeps import sweeps
+from pai_bench.experiment.sweep import listed
 from pai_bench.support.errors import UserError
 
 if TYPE_CHECKING:
     from pai_bench.experiment.resolve import Catalog
     from pai_bench.experiment.sweep import Sweep
-    from pai_bench.results import Store
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ KEPT = ("data_dir", "device", "workers", "keep_networks")
 def evaluate(arguments: argparse.Namespace) -> int:
     """``pai-bench evaluate``."""
     from pai_bench.cli.progress import Display
+    from pai_bench.evaluation import get_metric, missing_metrics
     from pai_bench.execution import run_catalogs
     from pai_bench.execution.probe import close
     from pai_bench.report.summary import plural
@@ -53,7 +54,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
         )
     finally:
         close(catalogs)
-    lacking = [name for name in records if name not in left and not has_all(store, name, arguments.evaluate)]
+    metrics = [get_metric(name)[0] for name in listed(arguments.evaluate)]
+    lacking = [name for name in records if name not in left and missing_metrics(store, name, metrics)]
     if lacking:
         console.print(f"{plural(len(lacking), 'network')} could not be evaluated", style="red")
     console.print(f"`pai-bench report {shlex.quote(arguments.results)}` writes the report")
@@ -72,9 +74,10 @@ def trained_by(command: str | None, arguments: argparse.Namespace) -> "list[Swee
         raise UserError(f"trials were made by {command!r}, which is no `pai-bench run`")
     before, _ = parser().parse_known_args(words)
     divide(before)
-    for name in ("data_dir", "device", "workers", "backend", "shard"):
-        if name != "data_dir" or not os.path.isdir(getattr(before, name, None) or ""):
-            vars(before).pop(name, None)  # of another machine, perhaps
+    for name in ("device", "workers"):  # of another machine, perhaps
+        vars(before).pop(name, None)
+    if not os.path.isdir(getattr(before, "data_dir", "")):  # of which the command has the last part alone
+        vars(before).pop("data_dir", None)
     before.evaluate = arguments.evaluate
     for name in KEPT:
         if name in vars(arguments):
@@ -89,13 +92,3 @@ def of_stored(sweep: "Sweep", wanted: set[str]) -> "Catalog":
     catalog = prepared(sweep)
     catalog.trials = [trial for trial in catalog.trials if trial.identity in wanted]
     return catalog
-
-
-def has_all(store: "Store", name: str, metrics: str) -> bool:
-    """Whether all metrics of a trial are stored."""
-    from pai_bench.evaluation import get_metric, version_of
-
-    found = store.read_evaluation(name)
-    stored = {} if found is None else {metric: one.version + 1 for metric, one in found.metrics.items()}
-    wanted = [get_metric(part.strip())[0] for part in metrics.split(",") if part.strip()]
-    return all(stored.get(metric) == version_of(metric) for metric in wanted)

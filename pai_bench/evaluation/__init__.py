@@ -10,7 +10,8 @@ from pai_bench.evaluation.metrics import (
     get_metric,
     loss_and_accuracy,
     measure,
-    version_of,
+    missing_metrics,
+    needs_dense,
 )
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "get_metric",
     "loss_and_accuracy",
     "measure",
-    "version_of",
+    "missing_metrics",
+    "needs_dense",
 ]

@@ -63,11 +63,25 @@ def get_metric(text: str) -> tuple[str, Metric]:
     return name, function
 
 
-def version_of(name: str) -> int:
-    """The version of a metric, written with its options; a stored value of another one is computed again."""
-    plain = spec.parse(name)[0].replace("_", "-")
-    versions = {plugin.name: plugin.version for plugin in METRICS.plugins()}
-    return found if isinstance(found := versions.get(plain), int) else 1
+def needs_dense(metric: Metric) -> bool:
+    """Whether a metric is held against the dense network of the same seed."""
+    return getattr(metric, "needs_dense", False)
+
+
+def version_of(name: str) -> int | None:
+    """The version of a metric, written with its options; a stored value of another one is computed again.
+
+    None for the first one.
+    """
+    version = METRICS.find(spec.parse(name)[0])[0].version
+    return version if isinstance(version, int) and version > 1 else None
+
+
+def missing_metrics(store: Store, identity: str, metrics: Iterable[str]) -> list[str]:
+    """Those of some metrics, written with their options, that are not stored of a trial in their present version."""
+    found = store.read_evaluation(identity)
+    stored = {} if found is None else {name: one.version for name, one in found.metrics.items()}
+    return [name for name in metrics if name not in stored or stored[name] != version_of(name)]
 
 
 def check_metric(name: str, metric: Metric, data: DataSet) -> None:
@@ -138,7 +152,7 @@ def measured_values(
     measured: dict[str, Values] = {}
     modes = [(module, module.training) for module in model.modules()]
     for name, function in map(get_metric, metrics):
-        further = (dense,) if getattr(function, "needs_dense", False) else ()
+        further = (dense,) if needs_dense(function) else ()
         try:
             with random_state(0):
                 result = function(model.eval(), data, *further)
@@ -185,14 +199,14 @@ def evaluate_network(
     stored = store.read_evaluation(identity)
     all_metrics = dict(stored.metrics) if stored else {}
     for name, values in results.items():
-        held_against = dense.identity if dense and getattr(get_metric(name)[1], "needs_dense", False) else None
+        held_against = dense.identity if dense and needs_dense(get_metric(name)[1]) else None
         all_metrics[name] = Measured(
             values=values.floats,
             notes=values.notes,
             environment=environment,
             provenance=provenance,
             dense=held_against,
-            version=version_of(name) - 1,
+            version=version_of(name),
         )
     evaluation = TrialMetrics(identity=identity, metrics=all_metrics)
     store.write(evaluation)

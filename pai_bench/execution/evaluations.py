@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from pai_bench.evaluation import Dense, evaluate_network, get_metric, version_of
+from pai_bench.evaluation import Dense, evaluate_network, get_metric, missing_metrics, needs_dense
 from pai_bench.execution.listener import Listener
 from pai_bench.experiment.inputs import Inputs
 from pai_bench.experiment.kept_networks import decode
@@ -36,14 +36,12 @@ class Evaluations:
         """The metrics that are not stored of a trial; none of what was not trained."""
         if record is None or record.status != "done" or not self.metrics:
             return []
-        found = self.store.read_evaluation(trial.identity)
-        stored = {} if found is None else {name: one.version + 1 for name, one in found.metrics.items()}
-        return [name for name in self.metrics if stored.get(name) != version_of(name)]
+        return missing_metrics(self.store, trial.identity, self.metrics)
 
     def needed(self, trial: Trial, missing: Sequence[str]) -> list[str]:
         """The names of the networks that the missing metrics of a trial need: its own, and the dense one."""
-        dense = any(getattr(self.metrics[name], "needs_dense", False) for name in missing)
-        return [trial.identity, *([dense_of(trial).identity] if dense and trial.criterion is not None else [])]
+        dense = [dense_of(trial).identity] if any(map(needs_dense, (self.metrics[name] for name in missing))) else []
+        return list(dict.fromkeys([trial.identity, *dense]))
 
     def run(
         self, trials: Sequence[Trial], records: Mapping[str, Record | None], listener: Listener, claims: Claims | None
@@ -59,7 +57,7 @@ class Evaluations:
         listener.on_evaluation(todo)
         name, dense = "", None
         for trial in todo:
-            if name != (name := dense_of(trial).identity):
+            if any(map(needs_dense, self.metrics.values())) and name != (name := dense_of(trial).identity):
                 dense = self._dense(trial)
             if claims is not None and not claims.claim(trial.identity):
                 continue
@@ -74,8 +72,7 @@ class Evaluations:
         """The dense network of a trial; None if it is not kept."""
         dense = dense_of(trial)
         if not self.networks.holds(dense.identity):
-            if any(getattr(metric, "needs_dense", False) for metric in self.metrics.values()):
-                logger.warning("%s is not kept: networks are not held against it", dense.identity)
+            logger.warning("%s is not kept: networks are not held against it", dense.identity)
             return None
         return Dense(self.model(dense).eval(), identity=dense.identity)
 

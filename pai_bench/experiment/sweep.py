@@ -103,7 +103,7 @@ class Execution:
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics to evaluate."""
-        return tuple(part.strip() for part in (self.evaluate or "").split(",") if part.strip())
+        return listed(self.evaluate or "")
 
     @property
     def checkpoint_seconds(self) -> float | None:
@@ -172,6 +172,11 @@ class Sweep(Execution, TrainingSettings, ProtocolSettings, ScoringSettings, Axes
         formulas = [formula for formula in (*self.criteria, *self.variants) if isinstance(formula, str)]
         networks = [network for network in self.models if isinstance(network, str)]
         return any(".py:" in formula for formula in formulas) or any(":" in network for network in networks)
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """The names in a list with commas between."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def refuse_conflicts(sweep: Sweep) -> None:

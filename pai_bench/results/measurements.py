@@ -154,8 +154,8 @@ class Measured:
     """In words, such as the names of `pai_bench.attacks.WARNINGS` that hold."""
     dense: str | None = field(default=None, metadata=IF_ANY)
     """Identity of the dense trial whose network it was held against."""
-    version: Count = field(default=0, metadata=IF_ANY)
-    """Of the metric, minus 1: raised when what it gives changes."""
+    version: Count | None = field(default=None, metadata=IF_ANY)
+    """Of the metric, raised when what it gives changes; None for the first."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -150,7 +150,6 @@ def test_a_metric_that_fails_takes_nothing_with_it(caplog: pytest.LogCaptureFixt
 
 def test_a_metric_of_another_version_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
     run(evaluate="loss", keep_networks=True)
-    monkeypatch.setattr("pai_bench.execution.evaluations.version_of", lambda _name: 2)
     monkeypatch.setattr("pai_bench.evaluation.metrics.version_of", lambda _name: 2)
     _, seen = run(evaluate="loss", keep_networks=True)
     assert len(seen.evaluated) == 3
