@@ -87,11 +87,8 @@ def parts(comparison: Comparison, folder: Path, by_sparsity: Path, by_eps: Path)
         text.append(tables.image(f"Robust accuracy against eps, {comparison.title}", by_eps))
     for verdict, one in robust.items():
         if tested := pairs.pairs(one):
-            power = pairs.power(tested) or ""
-            summary = f"All pairs of criteria, robust accuracy, {verdict}"
-            text.append(
-                f"<details><summary>{summary}</summary>\n\n{power}\n\n{tables.markdown(pairs.table(tested))}\n\n</details>"
-            )
+            shown = f"{pairs.power(tested) or ''}\n\n{tables.markdown(pairs.table(tested))}"
+            text.append(tables.details(f"All pairs of criteria, robust accuracy, {verdict}", shown))
     return [*text, "#### Attacks", ATTACKS, tables.markdown(attacks(comparison, found, smallest))]
 
 

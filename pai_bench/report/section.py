@@ -69,16 +69,19 @@ def section(
         accuracy(comparison, folder / paths["accuracy"], x)
         parts.append(tables.image(f"Test accuracy against sparsity, {comparison.title}", paths["accuracy"]))
     if tested and comparison.trained:
-        parts += [pairs.power(tested) or "", details("All pairs of criteria", tables.markdown(pairs.table(tested)))]
+        parts += [
+            pairs.power(tested) or "",
+            tables.details("All pairs of criteria", tables.markdown(pairs.table(tested))),
+        ]
     parts += ["### Cost", tables.markdown(tables.cost(comparison))]
     parts += [smaller_networks.UNSTRUCTURED] if smaller_networks.has_unstructured(comparison) else []
     parts += figures(comparison, records, folder, paths)
     parts += smaller_networks.parts(comparison, records, costs, folder, paths["smaller"])
     parts += during_training.parts(comparison, records, folder, paths["training-cost"], paths["sparsity"])
     parts += robustness.parts(comparison, folder, paths["robust"], paths["security"])
-    parts.append(details("All measured numbers, means over seeds", tables.markdown(metrics.table(comparison))))
+    parts.append(tables.details("All measured numbers, means over seeds", tables.markdown(metrics.table(comparison))))
     if densities := layer_densities(comparison, records):
-        parts.append(details("Density of each layer in per cent, kept and effective", densities))
+        parts.append(tables.details("Density of each layer in per cent, kept and effective", densities))
     text = "\n".join(parts)
     for path in paths.values():
         if path.as_posix() not in text:
@@ -96,11 +99,6 @@ def sizes(pruned: pd.DataFrame) -> str:
             which = f" ({choice})" if pruned["prunable"].nunique() > 1 else ""
             text += f" {prunable:,} weights can be pruned{which}; {plural(others, 'other parameter')} cannot."
     return text
-
-
-def details(title: str, text: str) -> str:
-    """A part that a reader has to open."""
-    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
 
 
 def published(comparison: Comparison) -> list[str]:

@@ -153,6 +153,11 @@ def image(caption: str, path: Path) -> str:
     return f"![{escaped(caption)}]({path.as_posix()})"
 
 
+def details(title: str, text: str) -> str:
+    """A part that a reader has to open."""
+    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
+
+
 def bullets(lines: Iterable[str]) -> str:
     """A list in markdown."""
     return "\n".join(f"* {escaped(line)}" for line in lines)
