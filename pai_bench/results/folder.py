@@ -159,9 +159,7 @@ class Store:
 
     def with_metrics(self, record: Record) -> Record:
         """A record with what was evaluated of its network later."""
-        if (found := self.read_evaluation(record.identity)) is None:
-            return record
-        return replace(record, evaluation=replace(record.evaluation, metrics=found.row()))
+        return joined(record, self.read_evaluation(record.identity))
 
     def _read_all(self, result_type: type[Result]) -> Iterator[Result]:
         return self._read(sorted((self.path / result_type.folder).glob("*.json")), result_type)
@@ -285,12 +283,13 @@ class Store:
 
     def __iter__(self) -> Iterator[Record]:
         """All records that can be read, with what was evaluated of them; a damaged file is named and left out."""
-        metrics = {evaluation.identity: evaluation.row() for evaluation in self._read_all(TrialMetrics)}
-        for record in self._read_all(Record):
-            if record.identity in metrics:
-                evaluation = replace(record.evaluation, metrics=metrics[record.identity])
-                record = replace(record, evaluation=evaluation)
-            yield record
+        metrics = {evaluation.identity: evaluation for evaluation in self._read_all(TrialMetrics)}
+        return (joined(record, metrics.get(record.identity)) for record in self._read_all(Record))
+
+
+def joined(record: Record, metrics: TrialMetrics | None) -> Record:
+    """A record with what was evaluated of its network later, if anything was."""
+    return record if metrics is None else replace(record, evaluation=replace(record.evaluation, metrics=metrics.row()))
 
 
 def free_name(path: Path) -> Path:
