@@ -2,9 +2,9 @@
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from pai_bench.scoring.criterion import Criterion
 from pai_bench.scoring.during import Timeline
@@ -39,27 +39,29 @@ class IterativePruning(Criterion):
 
     def checked_sparsity_before(self, sparsity: float) -> float:
         """`sparsity_before`, if it is smaller; else a `UserError` that names the criterion."""
-        before = float(
-            self._asked("has no level before sparsity", lambda of: float(self.sparsity_before(of)), sparsity)
-        )
+        with self._named(f"has no level before sparsity {sparsity}"):
+            before = float(self.sparsity_before(sparsity))
         if not 0 <= before < sparsity:
             raise UserError(f"{self}: the level before sparsity {sparsity:g} would have {before:g}")
         return before
 
     def checked_beginning(self, timeline: Timeline) -> Rewind:
         """`beginning`; a `UserError` that names the criterion if it fails, or does not fit into the training."""
-        found = self._asked("cannot say what a level begins with in", self.beginning, timeline)
+        with self._named(f"cannot say what a level begins with in {timeline}"):
+            found = self.beginning(timeline)
         if not isinstance(found, Rewind) or found.step not in range(timeline.steps):
             raise UserError(f"{self}: a level begins with a Rewind within {timeline.steps} steps, and not with {found}")
         return dataclasses.replace(found, step=int(found.step))
 
-    def _asked(self, failure: str, function: Callable[[Any], Any], value: object) -> Any:
+    @contextmanager
+    def _named(self, failure: str) -> Iterator[None]:
+        """A block whose errors name the criterion, and what it could not say."""
         try:
-            return function(value)
+            yield
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"{self} {failure} {value} ({described(error)})") from error
+            raise UserError(f"{self} {failure} ({described(error)})") from error
 
     @abstractmethod
     def sparsity_before(self, sparsity: float) -> float:
