@@ -105,7 +105,7 @@ class Display(Listener):
     def __init__(self, console: Console) -> None:
         self.console, self.shown = console, 0.0
         self.live = Progress(
-            TextColumn("[bold]trials"),
+            TextColumn("[bold]{task.fields[what]}"),
             BarColumn(bar_width=12),
             MofNCompleteColumn(),
             # what is too long for the terminal is cut here, not at the counters or the time left
@@ -152,7 +152,7 @@ class Display(Listener):
         plan = f"{plural(missing, 'trial')} to run on {device}, about {duration(self.left())}"
         self.console.print("; ".join([plan, *dict.fromkeys(self.backends)]))
         self.live.start()
-        self.task = self.live.add_task("", total=self.total, completed=self.done, left="")
+        self.task = self.live.add_task("", what="trials", total=self.total, completed=self.done, left="")
 
     def left(self) -> float:
         """Seconds until the trials of all grids are done."""
@@ -200,23 +200,24 @@ class Display(Listener):
 
     def on_evaluation(self, trials: Sequence[Trial]) -> None:
         self.running.clear()
-        self.to_evaluate, self.evaluated, self.evaluation_seconds = len(trials), 0, 0.0
+        self.to_evaluate, self.evaluated, self.evaluation_seconds = list(trials), 0, 0.0
         self.console.print(f"{plural(len(trials), 'network')} to evaluate")
+        for task in self.live.task_ids:  # that of the training
+            self.live.remove_task(task)
         self.live.start()
-        self.task = self.live.add_task("evaluating", total=len(trials), completed=0, left="")
+        self.task = self.live.add_task(describe(trials[0]), what="networks", total=len(trials), left="")
 
     def on_evaluated(self, trial: Trial, metrics: TrialMetrics | None, seconds: float) -> None:
-        self.evaluated += 1
-        self.evaluation_seconds += seconds
-        left = (self.to_evaluate - self.evaluated) * self.evaluation_seconds / self.evaluated
-        values = {} if metrics is None else {name: one.values for name, one in metrics.metrics.items()}
-        main = [f"{name} {value:.4g}" for name, of in values.items() if (value := of.get("")) is not None]
-        main += [f"{n}.{k} {v:.4g}" for n, of in values.items() if "" not in of for k, v in of.items() if v is not None]
-        text = f"[{self.evaluated}/{self.to_evaluate}] {describe(trial)}: {', '.join(main)}, {duration(seconds)}"
-        if not self.console.is_terminal and self.evaluated < self.to_evaluate:
-            text += f", {duration(left)} left"
-        self.console.print(text)
-        self.live.update(self.task, completed=self.evaluated, left=f"{duration(left)} left")
+        self.evaluated, self.evaluation_seconds = self.evaluated + 1, self.evaluation_seconds + seconds
+        following = self.to_evaluate[self.evaluated :]
+        left = duration(len(following) * self.evaluation_seconds / self.evaluated)
+        numbers = [] if metrics is None else main_values(metrics)
+        text = (
+            f"[{self.evaluated}/{len(self.to_evaluate)}] {describe(trial)}: {', '.join(numbers)}, {duration(seconds)}"
+        )
+        self.console.print(text + (f", {left} left" if following and not self.console.is_terminal else ""))
+        now = describe(following[0]) if following else ""
+        self.live.update(self.task, completed=self.evaluated, description=now, left=f"{left} left")
 
     def on_end(self) -> None:
         self.status.stop()
@@ -231,6 +232,16 @@ class Display(Listener):
         more = f"{plural(len(texts) - 1, 'trial')} beside " if len(texts) > 1 else ""
         left = f"{duration(self.left())} left"
         self.live.update(self.task, description=(more + texts[0]) if texts else "", left=left)
+
+
+def main_values(metrics: TrialMetrics) -> list[str]:
+    """The main value of each metric, or all of one that has none."""
+    return [
+        f"{name}{f'.{key}' * bool(key)} {value:.4g}"
+        for name, one in metrics.metrics.items()
+        for key, value in one.values.items()
+        if value is not None and (not key or "" not in one.values)
+    ]
 
 
 def describe(trial: Trial) -> str:
