@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from matplotlib import rc_context, rcParams
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pai_bench.report.figures import style
@@ -125,3 +126,17 @@ def test_looks_without_one_of_their_own_are_by_name_and_apart() -> None:
 def test_names_as_they_are_drawn() -> None:
     assert literal("$x$") == r"\$x\$"
     assert shorten(["a.weight", "b.bias", "$.weight"]) == ["a", "b.bias", r"\$"]
+
+
+def test_a_title_ends_before_a_legend_beside_its_axes() -> None:
+    figure = Figure(figsize=(6, 4))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for number in range(8):
+        axes.plot([0, 1], [0, number], label=f"a criterion with options, {number}")
+    axes.set_title("a network on some data, a fifth of the training set, sparsity 0.98")
+    legend(axes)
+    style.lay_out(figure)
+    (beside,) = figure.legends
+    assert axes.title.get_window_extent().x1 <= beside.get_window_extent().x0
+    assert "\n" in axes.title.get_text()

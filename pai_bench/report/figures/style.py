@@ -71,9 +71,16 @@ def lay_out(figure: Figure) -> None:
             artist.set_in_layout(False)  # axes hold them, and measuring them takes long
     # once: a figure that has the engine is laid out, drawn for nothing and drawn
     ConstrainedLayoutEngine().execute(figure)
-    texts = [text for axes in figure.axes for text in (axes.title, axes.xaxis.label)]
-    if sum(break_lines(text, figure.bbox.width) for text in texts):  # all, not only the first
+    texts = [(axes.title, width_left_of_legend(axes)) for axes in figure.axes]
+    texts += [(axes.xaxis.label, figure.bbox.width) for axes in figure.axes]
+    if sum(break_lines(text, width) for text, width in texts):  # all, not only the first
         ConstrainedLayoutEngine().execute(figure)
+
+
+def width_left_of_legend(axes: Axes) -> float:
+    """Pixels of the figure that a title of the axes has, up to a legend beside them."""
+    beside = [float(legend.get_window_extent().x0) for legend in axes.figure.legends]
+    return min([float(axes.figure.bbox.width), *(x for x in beside if x >= axes.bbox.x1)])
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -84,7 +91,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def break_lines(title: Text, width: float) -> bool:
-    """Break a title or label that is wider than a figure of `width` pixels at commas, else at spaces, else anywhere.
+    """Break a title or label that does not fit into the first `width` pixels at commas, else at spaces, else anywhere.
 
     Returns whether it was broken.
     """
@@ -118,7 +125,8 @@ def looks(methods: Iterable[str], facts: Mapping[str, CriterionFacts] | None = N
     """Colour, marker and line style of each method, no two alike; `facts` about criteria are looked up if None.
 
     A criterion has the same look in every figure. Its variants and other uses, whose names have a comma or a plus, have
-    its colour and another marker or line style; so has one with options where the plain one is there.
+    its colour and another marker, or line style where there is none left: some figures have no lines. So has one with
+    options where the plain one is there.
     """
     methods, styles = list(methods), dict[str, Look]()
     facts = criteria(methods) if facts is None else facts
@@ -127,7 +135,9 @@ def looks(methods: Iterable[str], facts: Mapping[str, CriterionFacts] | None = N
         own = (facts[criterion].figure_style if criterion in facts else None) or look_by_name(criterion)
         others = [(own[0], marker, line) for line, marker in product(LINES, MARKERS)]
         others += [(colour, marker, line) for line, marker, colour in product(LINES, MARKERS, COLOURS)]
-        styles[method] = next(look for look in (own, *others) if look not in styles.values())
+        marks = {look[:2] for look in styles.values()}
+        left = [look for look in (own, *others) if look not in styles.values()]
+        styles[method] = next((look for look in left if look[0] == own[0] and look[:2] not in marks), left[0])
     return {method: styles[method] for method in methods}
 
 
