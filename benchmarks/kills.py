@@ -152,11 +152,16 @@ def lost(out: Path, begun: float, killed: float) -> list[tuple[float, int]]:
 
 
 def kill(out: Path) -> None:
-    """End the processes on a folder, and all that they have started, at once."""
-    while marked := processes_on(out):
-        for number in marked:
-            with suppress(ProcessLookupError):
-                os.kill(number, signal.SIGKILL)
+    """End the processes on a folder, and all that they have started, at once.
+
+    Looks twice: a process that was just started has no environment while its program is loaded.
+    """
+    for _ in range(2):
+        while marked := processes_on(out):
+            for number in marked:
+                with suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGKILL)
+        time.sleep(0.01)
 
 
 def processes_on(out: Path) -> list[int]:

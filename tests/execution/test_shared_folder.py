@@ -81,9 +81,13 @@ def test_what_a_stopped_process_has_begun_is_taken_over_and_stays(tmp_path: Path
 
 
 def test_a_kill_reaches_what_has_a_session_of_its_own(tmp_path: Path) -> None:
-    """As the processes of Ray."""
-    code = "import subprocess, time; subprocess.Popen(['sleep', '99'], start_new_session=True); print(flush=True)"
-    command, environment = [sys.executable, "-c", f"{code}; time.sleep(99)"], os.environ | {MARK: str(tmp_path)}
+    """As the processes of Ray.
+
+    The line is the child's own: a process whose program is being replaced has no environment for a moment.
+    """
+    child = "import time; print(flush=True); time.sleep(99)"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], start_new_session=True)"
+    command, environment = [sys.executable, "-c", code], os.environ | {MARK: str(tmp_path)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None
         process.stdout.readline()
