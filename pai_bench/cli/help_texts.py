@@ -69,6 +69,7 @@ examples:
 
 A network that was kept (`pai-bench run --keep-networks`) is read; others are trained again, as the commands say that
 are in their records: run this from the same folder, with the same files. Give --data-dir if data are elsewhere now.
+Worker processes divide the networks where that is faster, and so do several commands on one folder.
 exit codes: 0; 1 some networks could not be evaluated; 2 a mistake in the request; 130 interrupted"""
 
 STATUS_NOTES = """\

@@ -200,7 +200,8 @@ class Display(Listener):
 
     def on_evaluation(self, trials: Sequence[Trial]) -> None:
         self.running.clear()
-        self.to_evaluate, self.evaluated, self.evaluation_seconds = list(trials), 0, 0.0
+        self.to_evaluate, self.networks = {trial.identity: trial for trial in trials}, len(trials)
+        self.evaluation_start = time.monotonic()
         self.console.print(f"{plural(len(trials), 'network')} to evaluate")
         for task in self.live.task_ids:  # that of the training
             self.live.remove_task(task)
@@ -208,16 +209,15 @@ class Display(Listener):
         self.task = self.live.add_task(describe(trials[0]), what="networks", total=len(trials), left="")
 
     def on_evaluated(self, trial: Trial, metrics: TrialMetrics | None, seconds: float) -> None:
-        self.evaluated, self.evaluation_seconds = self.evaluated + 1, self.evaluation_seconds + seconds
-        following = self.to_evaluate[self.evaluated :]
-        left = duration(len(following) * self.evaluation_seconds / self.evaluated)
+        del self.to_evaluate[trial.identity]
+        following, total = list(self.to_evaluate.values()), self.networks
+        done = total - len(following)
+        left = duration(len(following) * (time.monotonic() - self.evaluation_start) / done)
         numbers = [] if metrics is None else main_values(metrics)
-        text = (
-            f"[{self.evaluated}/{len(self.to_evaluate)}] {describe(trial)}: {', '.join(numbers)}, {duration(seconds)}"
-        )
+        text = f"[{done}/{total}] {describe(trial)}: {', '.join(numbers)}, {duration(seconds)}"
         self.console.print(text + (f", {left} left" if following and not self.console.is_terminal else ""))
         now = describe(following[0]) if following else ""
-        self.live.update(self.task, completed=self.evaluated, description=now, left=f"{left} left")
+        self.live.update(self.task, completed=done, description=now, left=f"{left} left")
 
     def on_end(self) -> None:
         self.status.stop()

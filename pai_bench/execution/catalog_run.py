@@ -59,7 +59,7 @@ class CatalogRun:
         self._others: dict[str, Trial] = {}
         """Missing trials that other processes run, or that resume later, by identity."""
         self._levels = Levels(self._trials, NetworkFolder(store.path))
-        self._evaluations = Evaluations(runner.inputs, store, catalog.sweep.metrics)
+        self._evaluations = Evaluations(runner, store, catalog.sweep.metrics)
         runner.networks = self._levels.networks
 
     def find_missing(self, earlier: dict[str, bool], *, retry_failed: bool) -> None:

@@ -35,11 +35,13 @@ DELAY = 0.5
 class Processes:
     """A `Backend` that names which trial ended a worker, halves what ran together, and tries once more.
 
-    Where no worker can read the sweep, it runs in this process, if the sweep leaves that open.
+    Where no worker can read the sweep, it runs in this process, unless workers are `required`, as by a sweep that sets
+    their number.
     """
 
-    def __init__(self, runner: Runner, plan: ExecutionPlan) -> None:
+    def __init__(self, runner: Runner, plan: ExecutionPlan, *, required: bool | None = None) -> None:
         self.runner, self.plan = runner, plan
+        self._required = runner.catalog.sweep.workers not in ("auto", 1) if required is None else required
         self._workers: list[Worker] = []
         self._most_workers, self._failed_starts = plan.workers, 0
         self._deaths, self._kills = Deaths(runner), 0
@@ -138,8 +140,8 @@ class Processes:
             callbacks.on_records(trials, records, seconds)
 
     def _give_up(self, why: str, waiting: "deque[Cell]") -> None:
-        """Leave all to this process, if the sweep sets no number of workers."""
-        if self.runner.catalog.sweep.workers not in ("auto", 1):
+        """Leave all to this process, unless workers are required."""
+        if self._required:
             raise UserError(f"a worker process cannot run this sweep ({why}); use --workers 1")
         logger.warning("a worker process cannot run this sweep (%s); it runs in this process", why)
         waiting.extendleft(worker.unfinished for worker in reversed(self._workers) if worker.cell)
@@ -192,7 +194,7 @@ class Processes:
 
     def _send_plan(self, worker: Worker) -> None:
         runner = self.runner
-        worker.send(("plan", (self.plan, runner.command, runner.checkpoints, runner.networks)))
+        worker.send(("plan", (self.plan, type(runner), runner.settings)))
 
     def _handle_dead_worker(self, worker: Worker, callbacks: Callbacks) -> list[Cell]:
         """The cells that a dead worker leaves to be run again; a trial that ends workers repeatedly has failed."""

@@ -89,10 +89,13 @@ def serve(connection: SharedConnection) -> None:
     while True:
         message_type, content = connection.recv()
         if message_type == "plan":
-            plan, command, checkpoints, networks = content
+            plan, kind, settings = content
             torch.set_num_threads(plan.threads)
-            kept = {"checkpoints": checkpoints, "networks": networks}
-            runner = Runner(catalog, command, workers=plan.workers, **kept)
+            try:
+                runner = kind(catalog, workers=plan.workers, **settings)
+            except Exception as error:
+                connection.send(("unfit", f"{type(error).__name__}: {error}"))
+                return
             continue
         try:
             request = pickle.loads(content)

@@ -79,6 +79,11 @@ class Runner:
         self.measured_steps: dict[object, tuple[float, int]] = {}
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What makes another runner of the same kind, but for the catalog and the number of workers."""
+        return {"command": self.command, "checkpoints": self.checkpoints, "networks": self.networks}
+
+    @property
     def device(self) -> torch.device:
         """Where trials run."""
         return self.inputs.device

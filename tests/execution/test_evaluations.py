@@ -12,6 +12,9 @@ import pai_bench as pb
 from pai_bench.cli.entry import main
 from pai_bench.evaluation import Dense
 from pai_bench.execution import Listener
+from pai_bench.execution.evaluations import Evaluations, shares
+from pai_bench.experiment.resolve import resolve
+from pai_bench.experiment.runner import Runner
 from pai_bench.results import Store, TrialMetrics
 from pai_bench.support.registry import METRICS, metric
 from tests.execution.sweeps import named
@@ -30,9 +33,8 @@ class Seen(Listener):
         self.announced.append(len(trials))
 
     def on_evaluated(self, trial: Any, metrics: TrialMetrics | None, seconds: float) -> None:
-        assert metrics is not None
         assert seconds > 0
-        self.evaluated.append(trial.identity)
+        self.evaluated += [trial.identity] if metrics else []
 
 
 def run(out: str = "r", **changes: Any) -> tuple[pd.DataFrame, Seen]:
@@ -169,6 +171,96 @@ def test_what_another_process_evaluates_is_left_to_it(monkeypatch: pytest.Monkey
     _, seen = run(evaluate="loss")
     assert len(seen.evaluated) == 2
     assert [path.stem for path in Path("r/networks").iterdir() if "snip" in path.stem]  # the other one needs it
+
+
+def test_workers_share_networks_by_their_dense_network() -> None:
+    """None has more than its share, so that the last dense network's are divided, too."""
+    trials = resolve(named(criteria=["snip", "random", "magnitude"], sparsities=[0.75], seeds=2)).trials
+    trials.sort(key=lambda trial: trial.seed)
+    seeds = [[trial.seed for trial in cell] for cell in shares(trials, 2)]
+    assert seeds == [[0] * 4, [1] * 4]
+    assert [len(cell) for cell in shares(trials, 3)] == [3, 1, 3, 1]
+    assert [len(cell) for cell in shares(trials[:4], 2)] == [2, 2]
+    assert [trial for cell in shares(trials, 3) for trial in cell] == trials
+
+
+@pytest.mark.parametrize(
+    ("workers", "asked", "seconds", "done", "left", "worth"),
+    [
+        (1, 1, 900.0, 1, 9, False),
+        (2, 2, 0.0, 0, 9, True),  # as the sweep says
+        (2, "auto", 0.0, 0, 9, False),  # nothing is known yet
+        (2, "auto", 0.5, 1, 9, False),  # 4.5 s are left, and half of them are saved
+        (2, "auto", 2.0, 1, 9, True),
+        (2, "auto", 4.0, 2, 6, False),  # 12 s are left, of which 6 are saved: what two starts take
+        (2, "auto", 900.0, 1, 1, False),
+        (4, "auto", 4.0, 2, 6, True),
+    ],
+)
+def test_workers_are_begun_when_they_are_worth_it(
+    workers: int, asked: Any, seconds: float, done: int, left: int, worth: bool, tmp_path: Path
+) -> None:
+    runner = Runner(resolve(named(seeds=1, workers=asked)))
+    evaluations = Evaluations(runner, Store(tmp_path / "r", create=True), ["loss"])
+    assert evaluations._is_worth(workers, seconds, done, left) == worth
+
+
+@pytest.mark.slow
+def test_worker_processes_evaluate_as_this_process_does(caplog: pytest.LogCaptureFixture) -> None:
+    keys: dict[str, Any] = {"seeds": 2, "keep_networks": True, "evaluate": "loss,gap,verdict-linf:eps=0.1:n=20"}
+    here, _ = run("here", **keys)
+    run("r", **keys | {"evaluate": None})
+    with caplog.at_level("INFO", logger="pai_bench"):
+        frame, seen = run("r", **keys, workers=2)
+    assert "6 networks to evaluate in 2 worker processes" in caplog.text
+    assert sorted(seen.evaluated) == sorted(frame.identity)
+    columns = [name for name in map(str, here) if name.startswith(("loss", "gap", "verdict")) and "seconds" not in name]
+    assert len(columns) > 5
+    pd.testing.assert_frame_equal(frame[columns], here[columns], rtol=1e-5)
+    dense = {seed: name for name, seed in zip(frame.identity, frame.seed, strict=True) if "-dense-" in name}
+    for name, seed in zip(frame.identity, frame.seed, strict=True):
+        found = Store("r").read_evaluation(name)
+        assert found is not None
+        held_against = None if "-dense-" in name else dense[seed]
+        assert found.metrics["verdict-linf:eps=0.1:n=20"].dense == held_against
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("dense_seen")
+def test_metrics_that_workers_do_not_know_are_taken_here(caplog: pytest.LogCaptureFixture) -> None:
+    frame, seen = run(workers=2, evaluate="distance")
+    assert frame.distance.notna().all()
+    assert "unknown metric 'distance'" in caplog.text
+    assert len(seen.evaluated) == len(frame)
+
+
+NETWORK = """
+import os
+import torch
+
+class Ends(torch.nn.Linear):
+    def forward(self, x):
+        if os.path.exists("now") and len(x) > 100:
+            os.kill(os.getpid(), 6)
+        return super().forward(x.flatten(1))
+
+def network(in_shape, classes):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 16), torch.nn.ReLU(), Ends(16, classes))
+"""
+
+
+@pytest.mark.slow
+def test_a_network_that_ends_its_process_is_told_and_the_others_are_evaluated(caplog: pytest.LogCaptureFixture) -> None:
+    Path("ends.py").write_text(NETWORK)
+    models = ["./ends.py:network", "lenet-300-100"]
+    keys: dict[str, Any] = {"models": models, "criteria": ["random"], "keep_networks": True, "workers": "auto"}
+    run(**keys)
+    Path("now").touch()
+    frame, seen = run(**keys, evaluate="loss")
+    assert frame["loss"].notna().tolist() == [name == "lenet-300-100" for name in frame.model]
+    assert sorted(seen.evaluated) == sorted(frame.identity[frame.model == "lenet-300-100"])
+    assert caplog.text.count("is not evaluated: RuntimeError: the worker process died (killed by signal 6") == 2
+    assert Path("r/networks").exists()
 
 
 COMMAND = ["run", "--criteria", "snip,random", "--models", "lenet-300-100", "--sparsities", "0.75", "--seeds", "1"]

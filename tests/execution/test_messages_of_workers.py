@@ -255,7 +255,7 @@ def test_there_are_no_more_workers_than_planned(monkeypatch: pytest.MonkeyPatch)
         assert [worker.cell for worker in pool._workers] == [one, two]
         assert list(waiting) == rest
         assert [(device, set(given), threads) for device, given, threads in begun] == [("cpu", data, 3)] * 2
-        plan = ("plan", (pool.plan, "a command", None, None))
+        plan = ("plan", (pool.plan, Runner, pool.runner.settings))
         for worker in pool._workers:
             sent: Any = worker.connection
             assert sent.sent == [plan, ("run", pickle.dumps(worker.cell))]
@@ -300,7 +300,8 @@ def test_a_worker_that_was_handed_over_is_told_the_plan_and_no_failed_start(
     with pool:
         pool.run([cell], callbacks)
     assert [kind for kind, _ in sent] == ["plan", "run"]
-    assert sent[0][1] == (pool.plan, "a command", None, None)
+    assert sent[0][1] == (pool.plan, Runner, pool.runner.settings)
+    assert pool.runner.settings["command"] == "a command"
     assert caplog.messages == [f"a worker process died (exit code 0) while it ran {cell[0].identity}; once more"]
     assert notes == []
 

@@ -19,6 +19,7 @@ from pai_bench.execution import worker
 from pai_bench.execution.execution_plan import ExecutionPlan, kind_of
 from pai_bench.execution.worker import SharedConnection, serve
 from pai_bench.experiment.resolve import Inspection, resolve
+from pai_bench.experiment.runner import Runner
 from pai_bench.experiment.sweep import Execution
 from pai_bench.experiment.trial import Trial
 from pai_bench.support import environment, memory
@@ -81,7 +82,7 @@ def test_trials_are_run_as_planned() -> None:
     every = trials()
     plan = ExecutionPlan(workers=3, threads=1, engine_of={kind_of(every[0]): Engine(together="branches")})
     runs = [("run", pickle.dumps(part)) for part in (every[:1], every[1:])]
-    messages = served(("plan", (plan, "a command", None, None)), *runs)
+    messages = served(("plan", (plan, Runner, {"command": "a command"})), *runs)
     one, rest = len(every[:1]), len(every[1:])
     assert [message for message, _ in messages] == [
         *("ready", *["epoch"] * 2 * one, "records"),
@@ -105,7 +106,7 @@ def test_a_trial_that_another_process_has_taken_over_ends() -> None:
     claims = iter([{first.identity, second.identity}, {first.identity}, set[str](), {second.identity}])
     checkpoints = SimpleNamespace(claimed=lambda _trials: next(claims, {second.identity}), read=lambda _trials: None)
     runs = [("run", pickle.dumps([trial])) for trial in (first, second)]
-    messages = served(("plan", (ExecutionPlan(), "a command", checkpoints, None)), *runs)
+    messages = served(("plan", (ExecutionPlan(), Runner, {"command": "a command", "checkpoints": checkpoints})), *runs)
     kinds = [message for message, _ in messages if message != "log"]
     assert kinds == ["ready", "epoch", "taken over", *["epoch"] * 3, "records"]
 
