@@ -202,8 +202,8 @@ def test_what_ran_on_a_lost_node_resumes_from_its_checkpoint(
     cluster.nodes.add_node(num_cpus=1)
     assert frame[COLUMNS].equals(here(sweep))
     assert seen.finished == dict.fromkeys(frame.identity, 1)
-    (name,) = re.findall("a node was lost while it ran (.*); once more", caplog.text)
-    assert re.search(f"{name} resumes from its checkpoint after step [1-9]", caplog.text)
+    names = re.findall("a node was lost while it ran (.*); once more", caplog.text)  # one may have waited there
+    assert sum(f"{name} resumes from its checkpoint after step" in caplog.text for name in names) == 1
     assert not list(Path("there", "checkpoints").iterdir())
     assert "raylet" not in "".join(capfd.readouterr())
 
