@@ -1,9 +1,11 @@
 """Masks that change while networks are trained: how, and what is known of it afterwards."""
 
+import copy
 import dataclasses
 import functools
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import torch
@@ -76,12 +78,14 @@ class MaskChanges:
             return
         if any(lane.structured for _, lane in acting):
             ((_, lane),) = acting
-            lane.shrink(pause)
+            with lane.divergence_ignored():
+                lane.shrink(pause)
             return
         masks, weights = list(pause.masks), list[Mapping[str, Tensor]]({} for _ in self.lanes)
         for number, lane in acting:
-            change = lane.change(pause, number)
-            masks[number], weights[number] = change.mask, change.weights or {}
+            with lane.divergence_ignored():
+                change = lane.change(pause, number)
+                masks[number], weights[number] = change.mask, change.weights or {}
         reset = any(lane.resets for _, lane in acting)  # such methods are trained together with their like alone
         pause.replace(masks, weights=weights if any(weights) else (), reset=reset)
 
@@ -154,6 +158,17 @@ class Lane:
         self.mask = mask
         self._note(pause)
         return change
+
+    @contextmanager
+    def divergence_ignored(self) -> Iterator[None]:
+        """A block whose errors are ignored if the network has diverged, as its next loss will say."""
+        try:
+            yield
+        except CriterionError:
+            with torch.no_grad():
+                logits = copy.deepcopy(self.model)(self._batch.inputs)
+            if bool(logits.isfinite().all()):
+                raise
 
     def _check_count(self, mask: Mask) -> None:
         """Raise CriterionError if a method leaves another number of connections than is asked for."""
