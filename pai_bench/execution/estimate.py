@@ -29,6 +29,9 @@ from pai_bench.training.protocol import DEFAULT, get_protocol
 RECORD, EPOCH, LAYER = 4_000, 120, 250
 """Bytes of a record in its file, about: of its head, of each epoch, and of each layer."""
 
+WEIGHT = 5
+"""Bytes of a weight in the file of a network: in single precision, with its mask."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -78,7 +81,10 @@ def estimate(runner: Runner, missing: Sequence[Trial], backend: str = "auto") ->
 
 
 def disk_bytes(runner: Runner, trial: Trial, count: int, missing: Sequence[Trial]) -> int:
-    """Bytes of the records of `count` trials of one kind, that of `trial`, with the masks of those that are pruned."""
+    """Bytes of the records of `count` trials of one kind, that of `trial`, with the masks of those that are pruned.
+
+    And of their networks, where those are kept until they are evaluated, or for good.
+    """
     sizes = weight_sizes(runner, trial)
     stored = min(SAMPLE_SIZE, sum(sizes))
     passes = trial.protocol.passes(epoch_size(trial, runner.inputs.whole(trial)))
@@ -86,7 +92,9 @@ def disk_bytes(runner: Runner, trial: Trial, count: int, missing: Sequence[Trial
     masks = sum(mask_bytes(stored, other.sparsity) for other in pruned)
     if sum(sizes) > SAMPLE_SIZE:
         masks += len(pruned) * sum(sizes) / 8
-    return int(count * (RECORD + EPOCH * passes + LAYER * len(sizes)) + masks)
+    execution = runner.catalog.sweep
+    networks = WEIGHT * sum(sizes) * count if execution.keep_networks or execution.metrics else 0
+    return int(count * (RECORD + EPOCH * passes + LAYER * len(sizes)) + masks + networks)
 
 
 def weight_sizes(runner: Runner, trial: Trial) -> list[int]:

@@ -66,6 +66,17 @@ def test_what_is_needed_is_what_is_written() -> None:
     assert 0.5 * written < need < 3 * written
 
 
+def test_networks_that_are_kept_need_room_too() -> None:
+    keys: dict[str, Any] = {"models": ["lenet-300-100"], "data": ["digits"], "epochs": 0, "seeds": 1}
+    plain, kept, evaluated = (
+        resolve(sweep(**keys, **more)) for more in ({}, {"keep_networks": True}, {"evaluate": "gap"})
+    )
+    need, *needs = (record_bytes(Runner(catalog), catalog.trials) for catalog in (plain, kept, evaluated))
+    pb.run(sweep(**keys, keep_networks=True), out="r")
+    written = sum(file.stat().st_size for file in Path("r/networks").iterdir())
+    assert [one - need for one in needs] == pytest.approx([written] * 2, rel=0.1)
+
+
 @pytest.mark.parametrize("protocol", ["snip-mnist-code", "short", "short-adam"])  # none, one and two of an optimiser
 def test_checkpoints_need_room_too(protocol: str, free: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Each twice: the old one stays until the new one is there."""
