@@ -62,8 +62,8 @@ def read(name: str) -> tuple[Published, ...]:
             source=row["source"],
             table=row["table"],
             data=row["dataset"],
-            model=our_name("model", row["source"], row["dataset"], row["model"]),
-            criterion=our_name("criterion", row["source"], row["dataset"], row["criterion"]),
+            model=our_name("model", row),
+            criterion=our_name("criterion", row),
             sparsity=float(row["sparsity_percent"]) / 100,
             accuracy=100 - float(row["value"]) if row["metric"] == "test_error_percent" else float(row["value"]),
             deviation=float(row["std"] or "nan"),
@@ -91,6 +91,13 @@ NAMES = {"model": "networks.csv", "criterion": "criteria.csv"}
 """Column of the published numbers -> the file that says which of ours each name in it stands for."""
 
 
-def our_name(column: str, source: str, data: str, name: str) -> str:
-    """The name by which the network, or the criterion, of a source is registered."""
-    return next((row["ours"] for row in of_source(NAMES[column], source, data) if row[column] == name), name)
+def our_name(column: str, published: dict[str, str]) -> str:
+    """The name by which the network, or the criterion, of a published number is registered.
+
+    Where a source gives one name to several, its note tells them apart.
+    """
+    name = published[column]
+    for row in of_source(NAMES[column], published["source"], published["dataset"]):
+        if row[column] == name and row.get("note", "") in published["note"]:
+            return row["ours"]
+    return name

@@ -238,8 +238,13 @@ def test_published_files_are_read_as_they_are() -> None:
     assert one.protocol == "snip-mnist-adam"
     assert published(source="arXiv:1810.02340", data="cifar10").protocol == "snip-cifar"
     assert published(source="x arXiv:1810.02340").protocol is None
-    assert published_numbers.our_name("model", "any", "imagenet", "resnet-50") == "resnet-50 (7x7 stem)"
-    assert published_numbers.our_name("model", "any", "cifar10", "resnet-50") == "resnet-50"
+    row = {"source": "any", "model": "resnet-50", "note": ""}
+    assert published_numbers.our_name("model", row | {"dataset": "imagenet"}) == "resnet-50 (7x7 stem)"
+    assert published_numbers.our_name("model", row | {"dataset": "cifar10"}) == "resnet-50"
+    every = [(one.source, one.data, one.model, one.criterion, one.sparsity) for one in published_numbers.published()]
+    rewound = [one for one in every if "2003.02389" in one[0]]
+    assert len(rewound) == len(set(rewound)) == 321
+    assert sum("one-shot" in one[3] for one in rewound) > 100
     assert not published(selection="last of max").best_on_test
 
 
