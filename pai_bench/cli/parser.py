@@ -153,6 +153,8 @@ def add_report(verbs: Any) -> None:
     )
     flag("--format", choices=["markdown", "csv", "latex", "html"], help=help)
     flag("--figures", choices=["svg", "png"], default="svg", help="format of figures (default: svg)")
+    help = "test too which criteria are equal to within so many points of accuracy, such as 0.5 (default: not tested)"
+    flag("--margin", type=float, metavar="POINTS", help=help)
     flag("--timings", metavar="FILE", help="a file of `pytest --benchmark-json FILE`, to become a part of the report")
 
 

@@ -33,7 +33,7 @@ def report(arguments: argparse.Namespace) -> int:
             "another place with -o, or this one to replace it"
         )
     if form != "markdown":
-        for flag in ("timings", "records"):
+        for flag in ("timings", "records", "margin"):
             if getattr(arguments, flag) not in (None, False):
                 raise UserError(f"--{flag} goes with the markdown report, not with a table as {form}")
         write_tables(store, form, output, all_versions=arguments.all_versions)
@@ -41,6 +41,7 @@ def report(arguments: argparse.Namespace) -> int:
         return 0
     timings = None if arguments.timings is None else Path(arguments.timings)
     options = {"x": arguments.x, "suffix": arguments.figures, "all_versions": arguments.all_versions}
+    options |= {"margin": arguments.margin}
     output = print_report(console, store, output, timings=timings, **options)
     if arguments.records:
         records = output.with_name(archive.NAME)

@@ -69,11 +69,12 @@ def compared(best: str, others: Mapping[str, Pair]) -> str:
 
 
 BEATS, BEATEN = "it beats {}", "over the seeds of both it is beaten by {}"
+EQUAL = "it is equal within the margin to {}"
 UNCORRECTED, ALIKE = "before correction alone it differs from {}", "it is not distinguishable from {}"
 FEW, UNTESTED = "too few seeds for a verdict on {}", "it could not be tested against {}"
 NOT_COMPARED = f"it is not compared with {{}}, which did not train ({AT_CHANCE})"
 TOGETHER = "it is not compared with {}: over the seeds of both, half of the networks or more did not train"
-VERDICTS = (BEATS, BEATEN, UNCORRECTED, ALIKE, FEW, UNTESTED, NOT_COMPARED, TOGETHER)
+VERDICTS = (BEATS, BEATEN, EQUAL, UNCORRECTED, ALIKE, FEW, UNTESTED, NOT_COMPARED, TOGETHER)
 """All verdicts on a criterion beside others, in the order in which they are written."""
 
 
@@ -89,6 +90,8 @@ def verdict_on(name: str, pair: Pair, sign: int) -> tuple[str, str]:
         return FEW, f"{named(name)} ({points})"
     if pair.untested:
         return UNTESTED, f"{named(name)} ({points}, {NO_SPREAD})"
+    if pair.equal and not pair.significant:
+        return EQUAL, inside
     if not pair.significant:
         return UNCORRECTED if pair.p <= LEVEL else ALIKE, inside
     return BEATS if sign > 0 else BEATEN, f"{named(name)} by {pair.points()}"

@@ -1,5 +1,6 @@
 """The markdown report of a results folder."""
 
+import math
 import os
 import re
 from collections import Counter
@@ -36,15 +37,19 @@ def write_report(
     suffix: str = "svg",
     timings: Path | None = None,
     all_versions: bool = False,
+    margin: float | None = None,
     on_progress: OnProgress = lambda done, total: None,
 ) -> Path:
     """Write the report of everything in `store` to `path`, its figures into ``figures/`` beside it.
 
     The figures' axis `x` is the ``direct`` or the ``effective`` sparsity; their format `suffix` is ``svg`` or ``png``.
     `timings` is a file of pytest-benchmark, which becomes a part of the report; `on_progress` is called after each
-    section. Only the newest version of each criterion is shown, unless `all_versions` is true. Returns the path of the
-    report. Raises `UserError` if there are no readable results, or if `path` cannot be written.
+    section. Only the newest version of each criterion is shown, unless `all_versions` is true. With a `margin` in
+    points of accuracy, it is tested too which criteria are equal to within it. Returns the path of the report. Raises
+    `UserError` if there are no readable results, or if `path` cannot be written.
     """
+    if margin is not None and not 0 < margin < math.inf:
+        raise UserError(f"margin {margin:g} is no positive number of points, such as 0.5")
     with no_collection():  # saves a quarter of the time with thousands of records
         records, costs, collapses = list(store), store.read_all(Cost), store.read_all(Collapse)
     benchmarks = store.read_all(BenchmarkResult)
@@ -70,6 +75,7 @@ def write_report(
         timings=timings,
         left_out=store.left_out,
         older=sorted(older),
+        margin=margin,
         on_progress=on_progress,
     )
     outfile.write(path, text, "the report")
@@ -88,6 +94,7 @@ def page(
     timings: Path | None = None,
     left_out: Mapping[str, str] | None = None,
     older: Sequence[str] = (),
+    margin: float | None = None,
     on_progress: OnProgress = lambda done, total: None,
 ) -> str:
     """The text of the report; draws its figures too.
@@ -97,7 +104,7 @@ def page(
     records = sorted(records, key=lambda record: record.identity)
     timing_parts = pytest_benchmark.section(timings) if timings else []
     folder, figure_for = path.parent, Figures(path.stem, suffix)
-    compared, sections = write_sections(records, costs, folder, figure_for, x, on_progress)
+    compared, sections = write_sections(records, costs, folder, figure_for, x, margin, on_progress)
     parts = [f"# Pruning at initialisation: {subject(records, costs, collapses)}"]
     parts += [summary(records)] if records else []
     parts += in_short(compared, sections)
@@ -195,7 +202,13 @@ MOST_SECTIONS_ALONE, MOST_PROCESSES = 3, 4
 
 
 def write_sections(
-    records: Sequence[Record], costs: Sequence[Cost], folder: Path, figure_for: Figures, x: str, on_progress: OnProgress
+    records: Sequence[Record],
+    costs: Sequence[Cost],
+    folder: Path,
+    figure_for: Figures,
+    x: str,
+    margin: float | None,
+    on_progress: OnProgress,
 ) -> tuple[list[Comparison], list[Section]]:
     """All comparisons and their sections, written by several processes if there are many."""
     settings = {(r.trial["data"], r.trial["model"], str(r.trial["protocol"])) for r in records}
@@ -212,7 +225,7 @@ def write_sections(
             own = {identity: by_identity[identity] for identity in comparison.rows.identity}
             title = comparison.title
             paths = {name: figure_for(title if name == "accuracy" else f"{name} {title}") for name in FIGURES}
-            jobs.append((comparison, own, folder, paths, x, smaller))
+            jobs.append((comparison, own, folder, paths, x, smaller, margin))
         on_progress(0, len(jobs))
         return compared, parallel_map(section, jobs, processes, lambda done: on_progress(done, len(jobs)))
 

@@ -17,13 +17,15 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from pai_bench.experiment.trial import DENSE
-from pai_bench.report import outcomes
+from pai_bench.report import outcomes, tables
+from pai_bench.report.detection import MOST_SEEDS, POWER, detectable, equivalence, seeds_for
 from pai_bench.report.statistics import (
     FEWEST,
     FEWEST_RANKED,
@@ -66,6 +68,12 @@ class Pair:
     """Those of the two of which half or more of the networks did not train."""
     needed: int = FEWEST_RANKED
     """Seeds with which the signed-rank test can reject after the correction."""
+    tests: int = 1
+    """How many tests the correction is over."""
+    margin: float | None = None
+    """The difference in points up to which the two are called equal; None if nobody has said."""
+    equal_p: float = math.nan
+    """Corrected p of the tests that the difference is within the `margin`."""
 
     @property
     def significant(self) -> bool:
@@ -87,6 +95,26 @@ class Pair:
     def by_ranks(self) -> bool:
         """Whether the signed-rank test decides."""
         return bool(self.collapsed) and not self.untested and not self.difference.constant
+
+    @property
+    def by_t(self) -> bool:
+        """Whether the t test decides."""
+        return not (self.untested or self.by_ranks or self.difference.constant)
+
+    @property
+    def detectable(self) -> float:
+        """The smallest difference, in points, that as many seeds find in 80 % of studies; NaN without a t test."""
+        return detectable(self.difference.seeds, self.tests) * self.difference.spread if self.by_t else math.nan
+
+    @property
+    def seeds_for_it(self) -> int | None:
+        """With how many seeds 80 % of studies would find a difference like this one; None for more than are told."""
+        return seeds_for(self.difference.estimate.mean / self.difference.spread, self.tests) if self.by_t else None
+
+    @property
+    def equal(self) -> bool:
+        """Whether the difference is within the margin, at `LEVEL`."""
+        return self.equal_p <= LEVEL
 
     @property
     def too_few(self) -> bool:
@@ -118,8 +146,10 @@ def accuracies(comparison: Comparison) -> pd.DataFrame:
     return 100 * rows.pivot_table(index="seed", columns=["method", "sparsity"], values="test_accuracy", aggfunc="mean")
 
 
-def pairs(comparison: Comparison) -> list[Pair]:
+def pairs(comparison: Comparison, margin: float | None = None) -> list[Pair]:
     """All pairs of methods at each sparsity, over the seeds that both have.
+
+    With a `margin` in points, it is tested too whether differences are within it, which is a family of its own.
 
     The t test takes differences for normal. Where some networks are at chance or disconnected, they are not: if half of
     all networks fail, three seeds of one criterion fail, and three of another do not, in one of thirty cases. Networks
@@ -128,7 +158,18 @@ def pairs(comparison: Comparison) -> list[Pair]:
     tested = list(uncorrected(comparison))
     needed = seeds_needed(max(1, sum(not pair.untrained for pair in tested)))
     corrected = holm([pair.p for pair in tested])
-    return [replace(pair, corrected=p, needed=needed) for pair, p in zip(tested, corrected, strict=True)]
+    family = {"needed": needed, "tests": max(1, sum(not math.isnan(pair.p) for pair in tested)), "margin": margin}
+    equal = holm([math.nan if margin is None or not pair.by_t else equal_p(pair, margin) for pair in tested])
+    return [
+        replace(pair, corrected=p, equal_p=small, **family)
+        for pair, p, small in zip(tested, corrected, equal, strict=True)
+    ]
+
+
+def equal_p(pair: Pair, margin: float) -> float:
+    """The p of the tests that the difference of a pair is within a margin."""
+    result = pair.difference
+    return equivalence(result.estimate.mean, result.spread, result.seeds, margin)
 
 
 def uncorrected(comparison: Comparison) -> Iterator[Pair]:
@@ -227,6 +268,18 @@ def power(compared: Sequence[Pair]) -> str | None:
             f"less than {least_signed_rank(few[-1]):.3g}, which would not reject after the correction: there, the "
             "t test relies on normal differences."
         )
+    if found := sorted(pair.detectable for pair in tested if pair.by_t):
+        text += (
+            f" Detectable is the smallest difference that as many seeds find in {100 * POWER:.0f} % of studies after "
+            f"the correction, if differences vary as they do here: {tables.three_digits(median(found))} points in the "
+            f"median, {tables.three_digits(found[0])} to {tables.three_digits(found[-1])}; seeds needed are those that "
+            "would find the observed one so."
+        )
+    if (margin := tested[0].margin) is not None:
+        text += (
+            f" Equal means: within {margin:g} points, by two one-sided t tests, with Holm's correction over the same "
+            "pairs."
+        )
     return text + (f" {plural(counts.total(), 'pair')} could not be tested: {reasons}." if counts else "")
 
 
@@ -240,15 +293,30 @@ def table(tested: Sequence[Pair]) -> Table:
                 "difference": f"{pair.difference.estimate.mean:.2f}",
                 f"{100 * (1 - LEVEL):.0f} % interval": pair.interval() or "–",
                 "seeds": str(pair.difference.seeds),
+                "detectable": number(pair.detectable, "{:.2f}"),
+                "seeds needed": seeds_text(pair),
                 "effect d_z": number(pair.difference.effect, "{:.2f}"),
                 "p": number(pair.p),
                 "p, Holm": number(pair.corrected),
                 "signed rank p": number(pair.difference.wilcoxon),
-                "": pair.untested or ("differ" if pair.significant else "too few seeds" if pair.too_few else ""),
+                "": verdict(pair),
             }
             for pair in tested
         ]
     )
+
+
+def verdict(pair: Pair) -> str:
+    """What the tests say of a pair, in a word or two; empty if they say nothing."""
+    said = "differ" if pair.significant else "too few seeds" if pair.too_few else ""
+    return pair.untested or ", ".join(filter(None, [said, "equal" if pair.equal else ""]))
+
+
+def seeds_text(pair: Pair) -> str:
+    """How many seeds a difference like that of a pair needs, as text."""
+    if not pair.by_t:
+        return "–"
+    return f"> {MOST_SEEDS:,}" if (count := pair.seeds_for_it) is None else f"{count:,}"
 
 
 def number(value: float, form: str = "{:.2g}") -> str:

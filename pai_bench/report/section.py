@@ -44,13 +44,15 @@ def section(
     paths: Paths,
     x: str,
     costs: Sequence[Cost] = (),
+    margin: float | None = None,
 ) -> Section:
     """The section about `comparison`, with its `records` by identity; draws its figures below `folder`.
 
-    `costs` of the same smaller networks, if there are any, give the times of their forward passes.
+    `costs` of the same smaller networks, if there are any, give the times of their forward passes. Criteria that differ
+    by less than a `margin` in points are called equal, where there are seeds enough to say so.
     """
     random_labels = comparison.random_labels  # test accuracies are chance, and are not compared
-    tested = [] if random_labels else pairs.pairs(comparison)
+    tested = [] if random_labels else pairs.pairs(comparison, margin)
     sentences = metrics.fitted(comparison) if random_labels else findings.sentences(comparison, tested)
     sentences += findings.untrained(comparison)
     pruned = comparison.rows[comparison.rows.criterion != DENSE]

@@ -136,6 +136,8 @@ class Difference:
     """Whether the difference is the same for all of several seeds, but for rounding."""
     opposed: bool = False
     """Whether the larger sum of signed ranks is on another side than the mean."""
+    spread: float = math.nan
+    """Standard deviation of the differences by which they are tested: at least the resolution."""
 
     @property
     def seeds(self) -> int:
@@ -160,15 +162,16 @@ def difference(one: Values, other: Values, *, resolution: float = 0.0, bounds: B
     floor = 0.0 if constant else resolution
     result = estimate(d, bounds, floor=floor)
     p = effect = math.nan
+    spread = max(result.deviation, floor)
     if result.count >= FEWEST and not constant:
-        t = result.mean * math.sqrt(result.count) / max(result.deviation, floor)
+        t = result.mean * math.sqrt(result.count) / spread
         p = float(2 * special.stdtr(result.count - 1, -abs(t)))
     elif result.count >= FEWEST and not d.any():
         p = 1.0
     if not constant and result.deviation > 0:
         effect = result.mean / result.deviation
     wilcoxon, side = signed_ranks(d)
-    return Difference(result, p, wilcoxon, effect, constant, side != 0 and side * result.mean <= 0)
+    return Difference(result, p, wilcoxon, effect, constant, side != 0 and side * result.mean <= 0, spread)
 
 
 def signed_ranks(differences: Values) -> tuple[float, int]:

@@ -23,6 +23,9 @@ def _results() -> None:
     [
         (["report", "r", "-o", "r/trials", "--format", "csv"], "where the results are"),
         (["report", "r", "--format", "csv", "--timings", "t.json"], "--timings goes with the markdown report"),
+        (["report", "r", "--format", "csv", "--margin", "1"], "--margin goes with the markdown report"),
+        (["report", "r", "--margin", "0"], "margin 0 is no positive number of points"),
+        (["report", "r", "--margin", "nan"], "margin nan is no positive number of points"),
         (["compare", "r", "r", "-o", "c.csv"], "a comparison is written as markdown, to a .md file, not to c.csv"),
         (["compare", "r", "empty"], "results folder empty has no"),
     ],

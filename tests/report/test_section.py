@@ -70,7 +70,7 @@ def test_many_sections_are_written_by_up_to_four_processes(
     monkeypatch.setattr(page, "helpers", helpers)
     monkeypatch.setattr(page, "parallel_map", lambda _section, jobs, _processes, _on_done: jobs)
     records = [record("snip", 0.5, 0, 0.9, trial={"model": f"net {i}"}) for i in range(networks)]
-    page.write_sections(records, [], Path(), page.Figures("r", "svg"), "direct", lambda _done, _total: None)
+    page.write_sections(records, [], Path(), page.Figures("r", "svg"), "direct", None, lambda _done, _total: None)
     assert asked == [others]
 
 
