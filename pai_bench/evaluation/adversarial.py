@@ -29,7 +29,9 @@ from pai_bench.attacks import (
 from pai_bench.attacks.ensemble import FEWEST_CLASSES, check_installed
 from pai_bench.attacks.warnings import is_constant
 from pai_bench.data import DataSet
+from pai_bench.data.labels import rank_in_class
 from pai_bench.evaluation.metrics import Dense, Values
+from pai_bench.support.arrays import on_cpu
 from pai_bench.support.errors import UserError
 from pai_bench.support.precision import arithmetic
 from pai_bench.support.registry import metric
@@ -44,13 +46,20 @@ def attacked(model: nn.Module, data: DataSet) -> Network:
 
 
 def first_examples(data: DataSet, count: int) -> Examples:
-    """The first `count` test examples, as images in [0, 1]; UserError for data without a range, or for too few."""
+    """`count` test examples, as images in [0, 1]; UserError for data without a range, or for too few.
+
+    The first ones, or the first ones of each class where the test set is in order of its classes, as files in folders
+    are: they would be of one class alone.
+    """
     inputs, targets = data.test
     if inputs.dtype != torch.uint8:
         what = f"the inputs of {data.name} are {str(inputs.dtype).removeprefix('torch.')}"
         raise UserError(f"attacks need images of bytes, which have a range: {what}")
     if count > len(targets):
         raise UserError(f"n={count:,} is more than the {len(targets):,} test examples of {data.name}")
+    if len(targets.unique_consecutive()) == len(targets.unique()):
+        by_turns = on_cpu(rank_in_class)(targets.cpu(), data.num_classes).argsort(stable=True)
+        inputs, targets = data.test.at(by_turns[:count])
     return Examples.first(inputs[:count].to(data.device).float() / 255, targets[:count])
 
 

@@ -141,6 +141,22 @@ def test_data_without_a_range_are_refused() -> None:
         measure(Halves(), floats, ["minimal-l2"])
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])
+def test_of_a_test_set_in_order_of_its_classes_all_classes_are_attacked(order: list[int]) -> None:
+    """As of image files, by folder: the first ones would be of one class."""
+    labels = torch.tensor(order).repeat_interleave(torch.tensor([5, 3, 4]))
+    test = Split(torch.arange(12, dtype=torch.uint8).view(12, 1, 1, 1).expand(12, 1, 2, 2), labels)
+    data = pb.DataSet("ordered", test, test)
+    found = first_examples(data, 6)
+    assert found.labels.tolist() == [*order, *order]
+    places = (found.inputs[:, 0, 0, 0] * 255).round().long()
+    assert torch.equal(labels[places], found.labels)
+    assert torch.equal(found.places, torch.arange(6))
+    assert first_examples(data, 12).labels.bincount().tolist() == labels.bincount().tolist()
+    mixed = pb.DataSet("mixed", test, Split(test.inputs, labels.roll(1)))
+    assert torch.equal(first_examples(mixed, 6).labels, labels.roll(1)[:6])
+
+
 def test_a_full_effort_is_larger() -> None:
     _, quick = get_metric("minimal-l2")
     _, full = get_metric("minimal-l2:effort=full")
