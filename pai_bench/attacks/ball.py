@@ -43,7 +43,7 @@ class Ball:
         return (centres + difference).clamp(0.0, 1.0)
 
     def steepest(self, gradients: Tensor) -> Tensor:
-        """The direction of length 1 along which a loss with these gradients grows most; 0 where they are 0."""
+        """The direction of length 1 along which a loss with these gradients grows most; 0 where they are 0 or NaN."""
         if self.norm == "linf":
             return gradients.sign()
         largest = per_example(norms(gradients, "linf"), gradients)  # squares of small gradients would be 0

@@ -41,9 +41,14 @@ def without_label(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.scatter(1, labels[:, None], -torch.inf)
 
 
+def predicted(logits: Tensor) -> Tensor:
+    """The class that has the largest logit, (N,); -1, which is none, where a logit is not a number."""
+    return torch.where(logits.isnan().any(1), -1, logits.argmax(1))
+
+
 def is_fooled(logits: Tensor, labels: Tensor) -> Tensor:
-    """Whether another class has the largest logit, (N,)."""
-    return logits.argmax(1) != labels
+    """Whether the label's logit is not the largest, (N,)."""
+    return predicted(logits) != labels
 
 
 def loss_gradients(network: Network, inputs: Tensor, examples: Examples, loss: Loss) -> tuple[Tensor, Tensor]:

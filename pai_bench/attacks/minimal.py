@@ -42,11 +42,11 @@ def deepfool(
             break
         indices, left, moves = indices[~done], left.at(~done), moves[~done]
         margins, slopes = margins[~done], slopes[~done]
-        nearest = distances(margins, slopes).argmin(1)
+        distance, nearest = distances(margins, slopes).min(1)
         slope = slopes[torch.arange(len(nearest), device=nearest.device), nearest]
         length = norms(slope, "l2")
         # a little further than the boundary, on which the move would end otherwise
-        factor = torch.where(length > 0, (at(margins, nearest).abs() / length + 1e-4) / length, 0.0)
+        factor = torch.where(distance.isfinite(), (distance + 1e-4) / length, 0.0)
         moves = moves + per_example(factor, moves) * slope
     result = Adversaries(found, fooled)
     return nearer(network, examples, result) if refine else result
@@ -62,8 +62,12 @@ def boundaries(network: Network, inputs: Tensor, labels: Tensor) -> tuple[Tensor
         margins = logits.gather(1, classes) - logits.gather(1, labels[:, None])
         if not logits.requires_grad:
             return logits, margins, torch.zeros_like(inputs)[:, None].expand(-1, count, *inputs.shape[1:]), classes
-        slopes = [torch.autograd.grad(margins[:, k].sum(), inputs, retain_graph=k + 1 < count)[0] for k in range(count)]
-    return logits.detach(), margins.detach(), torch.stack(slopes, 1), classes
+        slopes = [
+            torch.autograd.grad(margins[:, k].sum(), inputs, retain_graph=k + 1 < count, materialize_grads=True)[0]
+            for k in range(count)
+        ]
+    stacked = torch.stack(slopes, 1)
+    return logits.detach(), margins.detach(), torch.where(stacked.isfinite(), stacked, 0.0), classes
 
 
 def distances(margins: Tensor, slopes: Tensor) -> Tensor:

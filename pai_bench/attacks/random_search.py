@@ -34,10 +34,11 @@ def random_search(
         inputs = ball.step(search.examples.inputs, tried, search.examples.inputs, 1.0)
         logits = network(inputs)
         values = margin(logits, search.examples)
-        better = values > best
+        fooled = is_fooled(logits, search.examples.labels)
+        better = fooled | (values > best)
         search.inputs = torch.where(per_example(better, inputs), inputs, search.inputs)
         signs, best = torch.where(per_example(better, signs), tried, signs), torch.where(better, values, best)
-        if (stays := search.note(better & is_fooled(logits, search.examples.labels))) is not None:
+        if (stays := search.note(fooled)) is not None:
             best, signs, draws, ball = best[stays], signs[stays], draws[stays], ball.at(stays)
     return search.result()
 

@@ -12,7 +12,7 @@ from pai_bench.attacks.ball import Ball
 from pai_bench.attacks.ensemble import autoattack
 from pai_bench.attacks.examples import Adversaries, Examples
 from pai_bench.attacks.gradient_attacks import fgsm, pgd
-from pai_bench.attacks.losses import Network, cross_entropy, margin, towards_target, without_label
+from pai_bench.attacks.losses import Network, cross_entropy, margin, predicted, towards_target, without_label
 from pai_bench.attacks.random_search import random_search
 
 Attack = Callable[[Examples], Adversaries]
@@ -133,7 +133,7 @@ class Attacker:
     @torch.no_grad()
     def predictions(self, inputs: Tensor) -> Tensor:
         """The classes that inputs are named as, (N,)."""
-        return torch.cat([self.network(part).argmax(1) for part in inputs.split(self.at_once)])
+        return torch.cat([predicted(self.network(part)) for part in inputs.split(self.at_once)])
 
     @torch.no_grad()
     def verdict(self, examples: Examples) -> Verdict:

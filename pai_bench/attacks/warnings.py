@@ -67,7 +67,8 @@ def is_constant(verdict: Verdict) -> bool:
 def is_repeatable(attacker: Attacker, examples: Examples) -> bool:
     """Whether two passes of the same examples are equal."""
     part = examples.inputs[: attacker.at_once]
-    return torch.equal(attacker.network(part), attacker.network(part))
+    once, again = attacker.network(part), attacker.network(part)
+    return torch.allclose(once, again, rtol=0, atol=0, equal_nan=True)
 
 
 def runs_without_gradients(network: Network, examples: Examples) -> bool:
@@ -81,14 +82,14 @@ def runs_without_gradients(network: Network, examples: Examples) -> bool:
 
 
 def zero_gradients(attacker: Attacker, right: Examples) -> float:
-    """The share of examples whose cross-entropy has a gradient of exactly zero."""
+    """The share of examples whose cross-entropy has a gradient of exactly zero, or none that descent could follow."""
     if not len(right):
         return 0.0
     parts = [
-        loss_gradients(attacker.network, part.inputs, part, cross_entropy)[1].flatten(1).count_nonzero(1) == 0
+        attacker.ball.steepest(loss_gradients(attacker.network, part.inputs, part, cross_entropy)[1])
         for part in right.chunks(attacker.at_once)
     ]
-    return float(torch.cat(parts).double().mean())
+    return float((torch.cat(parts).flatten(1).count_nonzero(1) == 0).double().mean())
 
 
 def rises_with_eps(attacker: Attacker, verdict: Verdict, examples: Examples) -> bool:
