@@ -60,8 +60,8 @@ def attack_warnings(
 
 
 def is_constant(verdict: Verdict) -> bool:
-    """Whether a network names all examples as one class."""
-    return bool((verdict.predictions == verdict.predictions[:1]).all())
+    """Whether a network names all examples as one class, though they are not all of it."""
+    return bool((verdict.predictions == verdict.predictions[:1]).all() and not verdict.right.all())
 
 
 def is_repeatable(attacker: Attacker, examples: Examples) -> bool:

@@ -105,6 +105,18 @@ def test_a_constant_network_is_no_robust_one() -> None:
     assert not is_constant(Attacker(halves, Ball("linf", 0.1), EFFORT).verdict(stripes()))
 
 
+def test_examples_of_one_class_do_not_make_a_network_constant() -> None:
+    """A few, or the first of a test set: that they are all named as their class shows nothing."""
+    examples = stripes()
+    upper = examples.at(examples.labels == 0)
+    attacker = Attacker(saturated, Ball("linf", 0.05), EFFORT)
+    assert not is_constant(attacker.verdict(upper))
+    assert "zero-gradients" in attack_warnings(attacker, attacker.verdict(upper), upper)
+    one = examples.at(torch.tensor([1]))
+    assert "zero-gradients" in attack_warnings(attacker, attacker.verdict(one), one)
+    assert is_constant(attacker.verdict(Examples.first(upper.inputs, torch.arange(len(upper)) % 2)))
+
+
 def test_a_network_that_needs_gradients() -> None:
     def network(x: Tensor) -> Tensor:
         with torch.enable_grad():
