@@ -62,6 +62,14 @@ class Verdict:
             found &= ~fooled
         return found
 
+    def first_fooled_by(self, attack: str) -> Tensor:
+        """Fooled by this attack, and by none before it."""
+        names = list(self.fooled)
+        found = self.fooled[attack].clone()
+        for name in names[: names.index(attack)]:
+            found &= ~self.fooled[name]
+        return found
+
     @property
     def accuracy(self) -> float:
         """The share that is right without attack."""

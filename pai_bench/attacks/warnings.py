@@ -52,7 +52,7 @@ def attack_warnings(
         "weaker-than-one-step": lambda: int(verdict.fooled["pgd"].sum()) < int(verdict.fooled["fgsm"].sum()),
         "rises-with-eps": lambda: rises_with_eps(attacker, verdict, examples),
         "beyond-grey": lambda: is_beyond_grey(attacker, examples),
-        "gradients-are-not-needed": lambda: int(verdict.fooled["search"].sum()) / attacker.checked(examples) > MORE,
+        "gradients-are-not-needed": lambda: fooled_by_search(attacker, verdict, examples) > MORE,
         "transfer": lambda: transferred is not None and newly_fooled(attacker, verdict, examples, transferred) > MORE,
         "not-converged": lambda: changed_by_effort(attacker, verdict, examples) > BETTER,
     }
@@ -108,6 +108,11 @@ def is_beyond_grey(attacker: Attacker, examples: Examples) -> bool:
     ball = Ball("linf", GREY)
     found = attacker.run(lambda part: pgd(attacker.network, part, ball, margin, steps=steps), right)
     return int((~found.fooled).sum()) > int((examples.labels == grey).sum())
+
+
+def fooled_by_search(attacker: Attacker, verdict: Verdict, examples: Examples) -> float:
+    """The share of the checked examples that the search without gradients is the first to fool."""
+    return int(verdict.first_fooled_by("search").sum()) / attacker.checked(examples)
 
 
 def newly_fooled(attacker: Attacker, verdict: Verdict, examples: Examples, inputs: Tensor) -> float:

@@ -84,6 +84,15 @@ def test_networks_that_mislead_are_named(network: Network, eps: float, expected:
     assert warned(network, eps) == expected
 
 
+def test_warnings_are_the_same_where_fooled_examples_stay() -> None:
+    """The search is then made on examples that descent has fooled as well."""
+    attacker, examples = Attacker(halves, Ball("linf", 0.2), EFFORT, leave=False), stripes()
+    made = attacker.verdict(examples)
+    assert made.fooled["search"].any()
+    assert not made.first_fooled_by("search").any()
+    assert attack_warnings(attacker, made, examples) == ()
+
+
 def test_the_margin_finds_what_the_cross_entropy_does_not() -> None:
     made = Attacker(saturated, Ball("linf", 0.2), EFFORT).verdict(stripes())
     assert [int(made.fooled[name].sum()) for name in ("fgsm", "pgd", "pgd-margin")] == [0, 0, 60]
