@@ -111,8 +111,8 @@ class RobustAccuracy(Attacks):
         examples, begin = self.examples(data), time.perf_counter()
         with arithmetic("fp32", data.device):
             attacker, made = self.verdict(model, data, examples)
-            transferred = None if dense is None else self.transferred(dense, data, examples)
             attacks = time.perf_counter() - begin
+            transferred = None if dense is None else self.transferred(dense, data, examples)
             warnings = attack_warnings(attacker, made, examples, transferred)
         values = {
             "": made.robust_accuracy,

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 import pai_bench as pb
+from pai_bench.attacks import Examples
 from pai_bench.data import Split
 from pai_bench.evaluation import Dense, evaluate_network, get_metric, measure
-from pai_bench.evaluation.adversarial import PENALTIES, attacked, first_examples
+from pai_bench.evaluation.adversarial import PENALTIES, VerdictLinf, attacked, first_examples
 from pai_bench.results import Store
 from tests.report.records import record, stored
 
@@ -84,6 +85,21 @@ def test_what_is_wrong_has_a_norm_of_zero_and_what_is_not_found_an_infinite_one(
     assert found["verdict-linf:eps=0.3"][""] == 1.0
     half = measure(Halves(0.0), data, ["verdict-linf:eps=0.3"])["verdict-linf:eps=0.3"]
     assert (half[""], half["constant"], half["warnings"]) == (0.5, 1.0, 0.0)
+
+
+def test_the_attack_on_the_dense_network_counts_as_a_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as attacks on the network that happens to be the first one held against it."""
+    clock = [0.0]
+
+    def transferred(self: VerdictLinf, dense: Dense, data: pb.DataSet, examples: Examples) -> Tensor:
+        clock[0] += 100
+        return examples.inputs
+
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(VerdictLinf, "transferred", transferred)
+    name = "verdict-linf:eps=0.1:n=10"
+    found = measure(Halves(), images(), [name], Dense(Halves().eval()))[name]
+    assert (found["seconds"], found["warning_seconds"]) == (0, 100)
 
 
 class Rounded(Halves):
