@@ -7,6 +7,7 @@ from pai_bench.attacks.ball import Ball
 from pai_bench.attacks.examples import Adversaries, Examples
 from pai_bench.attacks.losses import Network, is_fooled
 from pai_bench.support.errors import UserError
+from pai_bench.support.randomness import random_state
 
 FEWEST_CLASSES = 4
 """That its targeted loss, a ratio of differences between four logits, takes."""
@@ -49,7 +50,7 @@ def autoattack(network: Network, examples: Examples, ball: Ball, *, at_once: int
     norm, model = {"linf": "Linf", "l2": "L2"}[ball.norm], Wrapped(network)
     attack = AutoAttack(model, device=examples.inputs.device, eps=float(ball.eps), norm=norm, seed=seed)
     attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(TARGETS, classes - 1)
-    with torch.enable_grad():
+    with random_state(seed), torch.enable_grad():  # it seeds torch
         found, _ = attack.run_standard_evaluation(examples.inputs, examples.labels, batch_size=at_once)
     found = ball.project(found.detach(), examples.inputs)
     with torch.no_grad():

@@ -40,7 +40,7 @@ def test_it_is_exact_on_a_linear_network() -> None:
     state = torch.get_rng_state()
     attacker = Attacker(lambda x: x.flatten(1) @ weight.T, Ball("linf", eps), NOTHING, ensemble=True)
     made = attacker.verdict(examples)
-    torch.set_rng_state(state)
+    assert torch.equal(torch.get_rng_state(), state)
     assert list(made.fooled)[-1] == "autoattack"
     assert torch.equal(made.robust[clear], (distances > eps)[clear])
     assert 0 < int(made.robust.sum()) < len(examples)
