@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from pai_bench.experiment.trial import DENSE
-from pai_bench.report import pairs, tables
+from pai_bench.report import outcomes, pairs, tables
 from pai_bench.report.figures.robustness import robust_accuracy, security_curves
 from pai_bench.report.statistics import estimate
 from pai_bench.report.summary import Cell, Comparison, by_cell, cells, plural
@@ -21,7 +21,7 @@ CAPTION = (
     "that is right and not fooled by any of the attacks that change each pixel by at most eps (Linf) or the image by a "
     "Euclidean distance of at most eps (L2), inputs in [0, 1]. ≤ stands before an upper bound: there are warnings that "
     "gradients mislead the attacks on some of these networks. Minimal norms are medians over examples, ∞ where no "
-    "adversary was found for half of them."
+    "adversary was found for half of them. Networks at chance are left out of the tests of pairs."
 )
 
 
@@ -61,11 +61,21 @@ def minima(rows: pd.DataFrame) -> list[str]:
 def attacked(comparison: Comparison, name: str, value: str = "") -> Comparison:
     """The comparison with a value of a metric in place of the test accuracy, of the trials that have it."""
     rows = comparison.rows[comparison.rows[name].notna()]
+    rows = rows.assign(at_chance=outcomes.collapsed(rows))
     rows = rows.assign(test_accuracy=rows[name + value].astype(float), test_examples=rows[f"{name}.examples"])
     rows = rows.assign(chance_accuracy=-1.0)  # below chance under attack, a network need not be at chance
     dense, pruned = (rows[(rows.criterion == DENSE) == flag] for flag in (True, False))
     reference = dataclasses.replace(cells(dense).get((DENSE, 0.0), Cell(())), effective_sparsity=math.nan)
     return dataclasses.replace(comparison, rows=rows, cells=cells(pruned), dense=reference)
+
+
+def above_chance(comparison: Comparison) -> Comparison:
+    """An `attacked` comparison without the networks that are at chance or disconnected without any attack.
+
+    One that names all examples as one class cannot be fooled, and would win against all others.
+    """
+    rows = comparison.rows[~comparison.rows.at_chance]
+    return dataclasses.replace(comparison, rows=rows, cells=cells(rows[rows.criterion != DENSE]))
 
 
 def parts(comparison: Comparison, folder: Path, by_sparsity: Path, by_eps: Path) -> list[str]:
@@ -86,7 +96,7 @@ def parts(comparison: Comparison, folder: Path, by_sparsity: Path, by_eps: Path)
         security_curves(points, clean, folder / by_eps)
         text.append(tables.image(f"Robust accuracy against eps, {comparison.title}", by_eps))
     for verdict, one in robust.items():
-        if tested := pairs.pairs(one):
+        if tested := pairs.pairs(above_chance(one)):
             shown = f"{pairs.power(tested) or ''}\n\n{tables.markdown(pairs.table(tested))}"
             text.append(tables.details(f"All pairs of criteria, robust accuracy, {verdict}", shown))
     return [*text, "#### Attacks", ATTACKS, tables.markdown(attacks(comparison, found, smallest))]

@@ -100,6 +100,21 @@ def test_paired_statistics_are_of_the_robust_accuracy() -> None:
     assert pair.difference.estimate.mean == pytest.approx(10.2)
 
 
+def test_networks_at_chance_are_not_compared() -> None:
+    """A network that names all examples as one class is right on a tenth of them, whatever is done to these."""
+    made = [attacked("snip", 0.9, seed, verdict(SMALL, 0.02)) for seed in range(7)]
+    for seed in range(7):
+        constant = record("random", 0.9, seed, 0.1)
+        metrics = verdict(SMALL, 0.1 + seed / 500, constant=True)
+        made.append(replace(constant, evaluation=replace(constant.evaluation, metrics=metrics)))
+    one = robustness.attacked(compared(made), SMALL)
+    assert one.cell("random", 0.9).accuracies  # which tables and figures show
+    assert pairs.pairs(robustness.above_chance(one)) == []
+    few = [*made[:9], *(attacked("random", 0.9, seed, verdict(SMALL, 0.01)) for seed in range(2, 7))]
+    (pair,) = pairs.pairs(robustness.above_chance(robustness.attacked(compared(few), SMALL)))
+    assert (pair.better, pair.difference.seeds, pair.collapsed) == ("snip", 5, "")
+
+
 def test_zero_under_attack_is_no_network_at_chance() -> None:
     low = [attacked("snip", 0.9, seed, verdict(SMALL, 0.0)) for seed in range(3)]
     assert not robustness.attacked(compared(low), SMALL).cell("snip", 0.9).collapsed
