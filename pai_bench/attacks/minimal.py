@@ -9,7 +9,7 @@ from torch import Tensor
 from pai_bench.attacks.ball import Ball, Norm, norms, per_example
 from pai_bench.attacks.examples import Adversaries, Examples
 from pai_bench.attacks.gradient_attacks import pgd
-from pai_bench.attacks.losses import Loss, Network, at, is_fooled, margin, towards_target, without_label
+from pai_bench.attacks.losses import Loss, Network, at, cross_entropy, is_fooled, margin, towards_target, without_label
 
 MOST_CLASSES = 10
 """Classes whose boundaries DeepFool looks at: the most likely ones."""
@@ -182,21 +182,36 @@ def nearer(network: Network, examples: Examples, adversaries: Adversaries, halvi
 
 @torch.no_grad()
 def bisected(network: Network, examples: Examples, *, halvings: int = 8, steps: int = 20) -> Adversaries:
-    """The smallest eps of the maximum norm at which projected gradient descent on the margin finds an adversary.
+    """The smallest eps of the maximum norm at which projected gradient descent finds an adversary.
 
-    Halves the interval [0, 1] for each example.
+    Halves the interval [0, 1] for each example, from the nearest adversary that was found.
     """
     low = torch.zeros_like(examples.labels, dtype=examples.inputs.dtype)
     high = torch.ones_like(low)
     best, fooled = examples.inputs.clone(), torch.zeros_like(examples.labels, dtype=torch.bool)
     for number in range(halvings + 1):
         eps = high if number == 0 else (low + high) / 2  # whether there is any, at first
-        found = pgd(network, examples, Ball("linf", eps), margin, steps=steps)
+        found = descent(network, examples, Ball("linf", eps), steps)
         if number == 0:
             fooled = found.fooled
         best = torch.where(per_example(found.fooled, best), found.inputs, best)
-        high, low = torch.where(found.fooled, eps, high), torch.where(found.fooled, low, eps)
+        reached = norms(found.inputs - examples.inputs, "linf")
+        high = torch.where(found.fooled, reached, high)
+        low = torch.where(found.fooled, torch.minimum(low, reached), eps)
     return Adversaries(best, fooled)
+
+
+def descent(network: Network, examples: Examples, ball: Ball, steps: int) -> Adversaries:
+    """Projected gradient descent on the margin and, of examples that are not fooled by it, on the cross-entropy.
+
+    In a sparse network the logit of the likeliest other class may not depend on the input, where another one does.
+    """
+    found = pgd(network, examples, ball, margin, steps=steps)
+    left = (~found.fooled).nonzero().squeeze(1)
+    if len(left):
+        again = pgd(network, examples.at(left), ball.at(left), cross_entropy, steps=steps)
+        found.inputs[left], found.fooled[left] = again.inputs, again.fooled
+    return found
 
 
 def smallest(examples: Examples, found: Sequence[Adversaries], norm: Norm) -> Tensor:

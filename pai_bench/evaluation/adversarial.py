@@ -195,9 +195,9 @@ class MinimalL2(Attacks):
 @metric("minimal-linf", source="bisection on eps with projected gradient descent; inputs in [0, 1]")
 @dataclass(frozen=True)
 class MinimalLinf(Attacks):
-    """Median over test examples of the smallest change of all pixels at which gradient descent on the margin succeeds.
+    """Median over test examples of the smallest change of all pixels at which gradient descent succeeds.
 
-    The interval [0, 1] is halved eight times. As ``minimal-l2``.
+    On the margin, or else on the cross-entropy. The interval [0, 1] is halved eight times. As ``minimal-l2``.
     """
 
     effort: Literal["quick", "full"] = "quick"

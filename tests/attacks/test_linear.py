@@ -1,6 +1,7 @@
 """Networks that are linear: what attacks find, beside what can be computed by hand, in float64."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from pai_bench.attacks import (
     EFFORTS,
+    Adversaries,
     Attacker,
     Ball,
     Effort,
@@ -112,6 +114,39 @@ def test_minimal_norms(problem: tuple[Tensor, Tensor, Examples]) -> None:
         assert float(ratio.max()) < 1.01
     without = norms(deepfool(network(weight, bias), examples, refine=False).inputs - examples.inputs, "l2")
     torch.testing.assert_close(without, 1.02 * (exact + 1e-4))
+
+
+def test_a_class_that_does_not_depend_on_the_input_hides_no_other() -> None:
+    """As in sparse networks: the margin has no gradient where two logits are constant."""
+    inputs = torch.full((8, 1, SIDE, SIDE), 0.5, dtype=torch.float64)
+    examples = Examples.first(inputs, torch.zeros(8, dtype=torch.long))
+
+    def third_class(x: Tensor) -> Tensor:
+        mean = x.flatten(1).mean(1)
+        return torch.stack([0 * mean + 0.3, 0 * mean + 0.2, mean - 0.5], 1)
+
+    found = bisected(third_class, examples)
+    assert found.fooled.all()
+    assert (norms(found.inputs - inputs, "linf") - 0.3 <= 2**-8).all()
+    assert (third_class(found.inputs).argmax(1) == 2).all()
+
+
+def test_the_smallest_eps_is_that_of_the_nearest_adversary_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Descent in a larger ball may come nearer than in a smaller one: its steps are of another length."""
+    brightness = torch.linspace(0.05, 0.45, 200, dtype=torch.float64).view(-1, 1, 1, 1)
+    inputs = 0.5 + brightness.expand(-1, 1, SIDE, SIDE)
+    examples = Examples.first(inputs, torch.zeros(200, dtype=torch.long))
+    seen: list[Tensor] = []
+
+    def noted(*arguments: Any, **options: Any) -> Adversaries:
+        found = pgd(*arguments, **options)
+        if len(found.fooled) == len(examples):
+            seen.append(torch.where(found.fooled, norms(found.inputs - examples.inputs, "linf"), torch.inf))
+        return found
+
+    monkeypatch.setattr("pai_bench.attacks.minimal.pgd", noted)
+    found = bisected(lambda x: torch.stack([x.flatten(1).mean(1) - 0.5, 0 * x.flatten(1).mean(1)], 1), examples)
+    assert torch.equal(norms(found.inputs - examples.inputs, "linf"), torch.stack(seen).amin(0))
 
 
 def test_the_smallest_eps_of_the_maximum_norm() -> None:
