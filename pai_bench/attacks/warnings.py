@@ -8,10 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pai_bench.attacks.ball import Ball
+from pai_bench.attacks.ball import Ball, norms
 from pai_bench.attacks.examples import Examples
-from pai_bench.attacks.gradient_attacks import pgd
-from pai_bench.attacks.losses import Network, cross_entropy, loss_gradients, margin
+from pai_bench.attacks.losses import Network, cross_entropy, loss_gradients
 from pai_bench.attacks.verdict import Attacker, Verdict
 
 ZERO, MORE, BETTER = 0.01, 0.002, 0.01
@@ -51,7 +50,7 @@ def attack_warnings(
         "zero-gradients": lambda: zero_gradients(attacker, examples.at(verdict.right)) > ZERO,
         "weaker-than-one-step": lambda: int(verdict.fooled["pgd"].sum()) < int(verdict.fooled["fgsm"].sum()),
         "rises-with-eps": lambda: rises_with_eps(attacker, verdict, examples),
-        "beyond-grey": lambda: is_beyond_grey(attacker, examples),
+        "beyond-grey": lambda: is_beyond_grey(attacker, verdict, examples),
         "gradients-are-not-needed": lambda: fooled_by_search(attacker, verdict, examples) > MORE,
         "transfer": lambda: transferred is not None and newly_fooled(attacker, verdict, examples, transferred) > MORE,
         "not-converged": lambda: changed_by_effort(attacker, verdict, examples) > BETTER,
@@ -94,20 +93,27 @@ def zero_gradients(attacker: Attacker, right: Examples) -> float:
 
 def rises_with_eps(attacker: Attacker, verdict: Verdict, examples: Examples) -> bool:
     """Whether descent fools, in a ball of half the size, examples that no attack fools in the whole one."""
-    smaller = Ball(attacker.ball.norm, attacker.ball.eps / 2)
-    left, steps = examples.at(verdict.robust & attacker.is_checked(examples)), attacker.effort.steps
-    found = attacker.run(lambda part: pgd(attacker.network, part, smaller, margin, steps=steps), left)
-    return float(found.fooled.double().sum()) / attacker.checked(examples) > MORE
+    smaller = replace(attacker, ball=Ball(attacker.ball.norm, attacker.ball.eps / 2))
+    fooled = fooled_by_descent(smaller, examples.at(verdict.robust & attacker.is_checked(examples)))
+    return int(fooled.sum()) / attacker.checked(examples) > MORE
 
 
-def is_beyond_grey(attacker: Attacker, examples: Examples) -> bool:
+def is_beyond_grey(attacker: Attacker, verdict: Verdict, examples: Examples) -> bool:
     """Whether more examples stay right in the ball with the grey image than have the class that it is given."""
     grey = attacker.predictions(torch.full_like(examples.inputs[:1], GREY))
-    right = examples.at(attacker.predictions(examples.inputs) == examples.labels)
-    steps = attacker.effort.steps
-    ball = Ball("linf", GREY)
-    found = attacker.run(lambda part: pgd(attacker.network, part, ball, margin, steps=steps), right)
-    return int((~found.fooled).sum()) > int((examples.labels == grey).sum())
+    near = norms(verdict.adversaries - examples.inputs, "linf") <= GREY
+    left = examples.at(verdict.right & (verdict.robust | ~near))
+    fooled = fooled_by_descent(replace(attacker, ball=Ball("linf", GREY)), left)
+    return int((~fooled).sum()) > int((examples.labels == grey).sum())
+
+
+def fooled_by_descent(attacker: Attacker, examples: Examples) -> Tensor:
+    """Which examples an attack that follows gradients fools, (N,)."""
+    fooled = torch.zeros(len(examples), dtype=torch.bool, device=examples.labels.device)
+    for _, attack in attacker.attacks():
+        left = (~fooled).nonzero().squeeze(1)
+        fooled[left] = attacker.run(attack, examples.at(left)).fooled
+    return fooled
 
 
 def fooled_by_search(attacker: Attacker, verdict: Verdict, examples: Examples) -> float:
@@ -124,10 +130,5 @@ def newly_fooled(attacker: Attacker, verdict: Verdict, examples: Examples, input
 def changed_by_effort(attacker: Attacker, verdict: Verdict, examples: Examples) -> float:
     """The share of examples that twice the steps and starts fool besides."""
     effort = replace(attacker.effort, steps=2 * attacker.effort.steps, starts=2 * attacker.effort.starts)
-    stronger, here = replace(attacker, effort=effort), examples.at(verdict.robust & attacker.is_checked(examples))
-    fooled = torch.zeros(len(here), dtype=torch.bool, device=here.labels.device)
-    for name, attack in stronger.attacks():
-        if name != "fgsm":
-            remaining = (~fooled).nonzero().squeeze(1)
-            fooled[remaining] = stronger.run(attack, here.at(remaining)).fooled
-    return float(fooled.double().sum()) / attacker.checked(examples)
+    stronger, left = replace(attacker, effort=effort), examples.at(verdict.robust & attacker.is_checked(examples))
+    return int(fooled_by_descent(stronger, left).sum()) / attacker.checked(examples)
