@@ -88,10 +88,24 @@ BEST = Metric(
 
 
 def evaluated(rows: pd.DataFrame) -> tuple[Metric, ...]:
-    """The metrics that were taken of trained networks: their columns have a point or a colon, and numbers."""
-    names = [str(name) for name in rows.columns if {".", ":"} & set(str(name)) and not str(name).endswith(".notes")]
-    given = [name for name in names if pd.to_numeric(rows[name], errors="coerce").notna().any()]
-    return tuple(Metric(name, name, "", column(name), "{:.4g}".format, True, ANY) for name in given)
+    """The metrics that were taken of trained networks: columns of numbers behind those of records."""
+    behind = rows.columns[list(rows.columns).index("identity") + 1 :]
+    taken = {"method", *(one.name for one in (*METRICS, BEST))}  # `accuracy` is that of the records
+    names = [str(name) for name in behind if name not in taken and not str(name).endswith(".notes")]
+    values = {name: norm(name) if found_of(name) in rows else column(name) for name in names}
+    given = [name for name in names if values[name](rows, rows).notna().any()]
+    return tuple(Metric(name, name, "", values[name], "{:.4g}".format, True, ANY) for name in given)
+
+
+def found_of(name: str) -> str:
+    """The column that says for which share of examples an adversary was found, of a median or mean of norms."""
+    return f"{name.removesuffix('.mean')}.found" if name.startswith("minimal-") else ""
+
+
+def norm(name: str) -> Values:
+    """A median or mean of norms, infinite where it is missing: as many adversaries were not found."""
+    found = found_of(name)
+    return lambda rows, dense: column(name)(rows, dense).mask(rows[name].isna() & rows[found].notna(), math.inf)
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def estimate(values: Values, bounds: Bounds = ANY, *, floor: float = 0.0) -> Est
 def _estimate(values: tuple[float, ...], bounds: Bounds, floor: float) -> Estimate:
     x = np.asarray(values)
     n = len(x)
-    if n < 2:
+    if n < 2 or np.isinf(x).any():
         return Estimate(float(x.mean()) if n else math.nan, math.nan, math.nan, math.nan, n, "none")
     mean, deviation = float(x.mean()), float(x.std(ddof=1))
     method: Literal["t", "BCa"] = "t" if n < FEWEST_BOOTSTRAPPED or deviation <= floor else "BCa"

@@ -70,10 +70,29 @@ def test_metrics_by_hand() -> None:
     assert row["best_accuracy"] == pytest.approx(80)
 
 
+def test_norms_that_are_infinite_for_a_seed_are_so_in_the_mean() -> None:
+    """Leaving them out would make networks look less robust than they are."""
+    records = []
+    for seed, found in enumerate((1.0, 0.75, 0.25)):
+        one = record("snip", 0.9, seed, 0.8)
+        norms = {"": 1.5 if found > 0.5 else None, ".mean": 2.0 if found == 1 else None, ".found": found}
+        taken = {f"minimal-l2{key}": value for key, value in norms.items()} | {"gap.loss": [1.0, None, 2.0][seed]}
+        records.append(dataclasses.replace(one, evaluation=dataclasses.replace(one.evaluation, metrics=taken)))
+    (values,) = metrics.frame(comparisons(as_frame(records))).to_dict("records")
+    assert (values["minimal-l2"], values["minimal-l2.mean"], values["minimal-l2.found"]) == (math.inf, math.inf, 2 / 3)
+    assert math.isnan(values["minimal-l2_sd"])
+    assert values["gap.loss"] == 1.5
+    (values,) = metrics.frame(comparisons(as_frame(records[:2]))).to_dict("records")
+    assert (values["minimal-l2"], values["minimal-l2.mean"]) == (1.5, math.inf)
+
+
 def test_metrics_of_trained_networks_stand_beside_the_others() -> None:
     """Attacks have a table of their own, and are in the tables for programs."""
     found: dict[str, float | str] = {
         "gap.loss": -0.25,
+        "loss": 0.125,
+        "minimal-l2": 1.5,
+        "accuracy": 0.75,
         "verdict-linf:eps=0.1": 0.5,
         "verdict-linf:eps=0.1.notes": "transfer",
     }
@@ -87,6 +106,9 @@ def test_metrics_of_trained_networks_stand_beside_the_others() -> None:
     cells = dict(zip(head, row, strict=True))
     assert cells["gap.accuracy"].startswith("0.01 ± 0.01 (")
     assert "verdict-linf:eps=0.1" not in cells
+    assert cells["loss"].startswith("0.125 ± 0 (")
+    assert not {"minimal-l2", "method", "status"} & cells.keys()
     (values,) = metrics.frame([comparison]).to_dict("records")
+    assert (values["loss"], values["minimal-l2"], values["accuracy"]) == (0.125, 1.5, pytest.approx(80))
     assert (values["gap.loss"], values["verdict-linf:eps=0.1"]) == (-0.25, 0.5)
     assert not [name for name in values if "notes" in str(name)]
