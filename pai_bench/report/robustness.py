@@ -96,7 +96,8 @@ def parts(comparison: Comparison, folder: Path, by_sparsity: Path, by_eps: Path)
         security_curves(points, clean, folder / by_eps)
         text.append(tables.image(f"Robust accuracy against eps, {comparison.title}", by_eps))
     for verdict, one in robust.items():
-        if tested := pairs.pairs(above_chance(one)):
+        # where clean accuracies are chance, nothing is compared
+        if tested := [] if comparison.random_labels else pairs.pairs(above_chance(one)):
             shown = f"{pairs.power(tested) or ''}\n\n{tables.markdown(pairs.table(tested))}"
             text.append(tables.details(f"All pairs of criteria, robust accuracy, {verdict}", shown))
     return [*text, "#### Attacks", ATTACKS, tables.markdown(attacks(comparison, found, smallest))]
@@ -155,6 +156,7 @@ def attacks(comparison: Comparison, found: Sequence[Verdict], smallest: Sequence
             {
                 "metric": name,
                 "networks": str(len(own)),
+                "effort": match[1] if (match := re.search(":effort=([^:]+)", name)) else "quick",
                 "examples": f"{int(own[f'{name}.examples'].min()):,}",
                 "seconds per network": tables.duration(own[f"{name}.seconds"].median()),
                 "for warnings": tables.duration(checks),

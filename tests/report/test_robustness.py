@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -76,10 +76,13 @@ def test_the_table_tells_bounds_and_means() -> None:
 
 def test_what_attacks_took_and_their_warnings() -> None:
     head, small, large, smallest = robustness.attacks(*parts_of(compared(records())))
-    assert head == ["metric", "networks", "examples", "seconds per network", "for warnings", "warnings"]
-    assert small == ["verdict-linf:eps=0.1", "24", "500", "12 s", "3 s", "zero-gradients (6), transfer (6)"]
+    assert head == ["metric", "networks", "effort", "examples", "seconds per network", "for warnings", "warnings"]
+    assert small == ["verdict-linf:eps=0.1", "24", "quick", "500", "12 s", "3 s", "zero-gradients (6), transfer (6)"]
     assert large[-1] == ""
-    assert smallest[:4] == ["minimal-l2", "24", "500", "4 s"]
+    assert smallest[:5] == ["minimal-l2", "24", "quick", "500", "4 s"]
+    name = "verdict-l2:eps=1.0:effort=full:n=20"
+    made = compared([attacked("snip", 0.9, 0, verdict(name, 0.1))])
+    assert robustness.attacks(*parts_of(made))[1][2] == "full"
 
 
 def test_an_infinite_median_and_a_constant_network() -> None:
@@ -113,6 +116,14 @@ def test_networks_at_chance_are_not_compared() -> None:
     few = [*made[:9], *(attacked("random", 0.9, seed, verdict(SMALL, 0.01)) for seed in range(2, 7))]
     (pair,) = pairs.pairs(robustness.above_chance(robustness.attacked(compared(few), SMALL)))
     assert (pair.better, pair.difference.seeds, pair.collapsed) == ("snip", 5, "")
+
+
+def test_nothing_is_tested_of_networks_that_were_trained_on_random_labels(tmp_path: Path) -> None:
+    noises: tuple[tuple[float | Literal["permute"], bool], ...] = ((1.0, False), ("permute", False), (0.5, True))
+    for noise, tested in noises:
+        made = replace(compared(records()), label_noise=noise)
+        text = "".join(robustness.parts(made, tmp_path, Path("a.svg"), Path("b.svg")))
+        assert ("All pairs of criteria" in text) == tested
 
 
 def test_zero_under_attack_is_no_network_at_chance() -> None:
