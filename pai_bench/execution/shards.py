@@ -3,6 +3,8 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 
+from pai_bench.evaluation import get_metric, needs_dense
+from pai_bench.experiment.levels import dense_of
 from pai_bench.experiment.resolve import Catalog
 from pai_bench.support.errors import UserError
 from pai_bench.support.identity import digest
@@ -27,10 +29,17 @@ def keep_shard(catalogs: Sequence[Catalog], shard: Shard) -> None:
 
     All jobs of a sweep divide it alike: trials are dealt out in the order of the hashes of their identities, so that
     shards differ by one trial at most, and none gets all trials of one criterion. A trial of several catalogs is in one
-    shard, and the levels of iterative pruning are in that of the dense network that they begin with.
+    shard, and the levels of iterative pruning are in that of the dense network that they begin with. So are all trials
+    if there are metrics for which they are held against it.
     """
     index, count = shard
-    parents = {trial.identity: trial.needs[:1] for catalog in catalogs for trial in catalog.trials}
+    metrics = {name: get_metric(name)[1] for catalog in catalogs for name in catalog.sweep.metrics}
+    with_dense = any(map(needs_dense, metrics.values()))
+    parents = {
+        trial.identity: (dense_of(trial).identity,) if with_dense and trial.criterion else trial.needs[:1]
+        for catalog in catalogs
+        for trial in catalog.trials
+    }
     kept = set(sorted(set(map(first_of(parents), parents)), key=lambda name: (digest(name), name))[index - 1 :: count])
     for catalog in catalogs:
         catalog.trials = [trial for trial in catalog.trials if first_of(parents)(trial.identity) in kept]

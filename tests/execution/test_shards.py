@@ -7,6 +7,7 @@ import pytest
 import pai_bench as pb
 from pai_bench.execution.shards import keep_shard, parse_shard
 from pai_bench.experiment.resolve import resolve
+from pai_bench.results import Store, TrialMetrics
 from tests.execution.interrupts import outcome
 from tests.execution.sweeps import named
 from tests.experiment.test_runner import sweep
@@ -38,6 +39,19 @@ def test_shards_together_are_the_sweep() -> None:
     for index in (1, 2, 3):
         pb.run(sweep(), out="r", shard=f"{index}/3")
     assert outcome("r") == outcome("whole")
+
+
+def test_trials_are_with_the_dense_network_that_they_are_held_against() -> None:
+    for index in (1, 2, 3):
+        for catalog in (resolve(named(seeds=3, evaluate=metric)) for metric in ("verdict-linf:eps=0.1:n=5", None)):
+            keep_shard([catalog], (index, 3))
+            seeds = {trial.seed for trial in catalog.trials}
+            assert len(catalog.trials) == 3
+            assert (len(seeds) == 1) or catalog.sweep.evaluate is None
+    for index in (1, 2):
+        pb.run(named(epochs=0, evaluate="verdict-linf:eps=0.1:n=5"), out="r", shard=f"{index}/2")
+    held = [one.metrics["verdict-linf:eps=0.1:n=5"].dense is None for one in Store("r").read_all(TrialMetrics)]
+    assert sorted(held) == [False] * 4 + [True] * 2
 
 
 @pytest.mark.parametrize(
