@@ -45,6 +45,9 @@ def build(cls: type[T], options: Mapping[str, Any], label: str) -> T:
     for key in options:
         if key not in hints:
             raise unknown(f"option of {label}", key, hints)
+    if lacking := [name for name in required_options(cls) if name not in options]:
+        form = ":".join([label, *(f"{name.replace('_', '-')}=VALUE" for name in lacking)])
+        raise UserError(f"{label} needs the option {lacking[0].replace('_', '-')}: {form}")
     try:
         return cls(**{key: convert(value, hints[key], f"{label}:{key}") for key, value in options.items()})
     except UserError as error:
@@ -62,6 +65,11 @@ def option_types(cls: type) -> dict[str, Any]:
     except NameError:  # annotations that name what is local to a function; such options are not converted
         return {}
     return {f.name: hints[f.name] for f in fields(cls) if f.init}
+
+
+def required_options(cls: type) -> list[str]:
+    """The names of the options of a dataclass that have no default."""
+    return [f.name for f in fields(cls) if f.init and f.default is MISSING and f.default_factory is MISSING]
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ def test_warnings_are_stored_as_notes() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("verdict-linf", "verdict-linf: .*missing.*'eps'"),
+        ("verdict-linf", "verdict-linf needs the option eps: verdict-linf:eps=VALUE"),
         ("verdict-linf:eps=0", r"verdict-linf: eps=0 is outside \(0, 1\]: inputs are in \[0, 1\]"),
         ("verdict-linf:eps=1.5", r"verdict-linf: eps=1.5 is outside \(0, 1\]"),
         ("verdict-l2:eps=-1", r"verdict-l2: eps=-1 is outside \(0, inf\)"),
