@@ -51,7 +51,7 @@ Metric = Callable[..., float | Mapping[str, float] | Values]
 def get_metric(text: str) -> tuple[str, Metric]:
     """The metric called ``NAME[:OPTION=VALUE]...``, and its name with the options that are not the defaults."""
     name, options = spec.parse(text)
-    name = name.replace("_", "-")
+    name = name if name in METRICS else name.replace("_", "-")
     if (target := METRICS.get(name)) is None:
         raise unknown("metric", name, METRICS)
     if isinstance(target, type):

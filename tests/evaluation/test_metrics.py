@@ -174,6 +174,15 @@ def test_mistakes(text: str, message: str) -> None:
         measure(network(), data(), [text])
 
 
+def test_a_metric_may_be_named_with_underscores() -> None:
+    before = dict(METRICS._plugins)
+    try:
+        metric("one_half", source="a test")(lambda _model, _data: 0.5)
+        assert measure(network(), data(), ["one_half"]) == {"one_half": {"": 0.5}}
+    finally:
+        METRICS._plugins = before
+
+
 def test_an_error_inside_a_metric_names_it() -> None:
     with pytest.raises(pb.UserError, match="metric loss raises RuntimeError: "):
         measure(nn.Linear(3, 2), data(), ["loss"])
