@@ -119,18 +119,29 @@ def gap(model: nn.Module, data: DataSet) -> Mapping[str, float]:
 
 
 @metric("memorisation", source="shares of examples, in [0, 1]")
-def memorisation(model: nn.Module, data: DataSet) -> Mapping[str, float]:
+@dataclass(frozen=True)
+class Memorisation:
     """Accuracies of a network that was trained on random labels.
 
     ``train``: on the labels that it was trained on, of all training examples; ``noisy``: of those whose label was drawn
     anew; ``true``: of these, on their true labels; ``test``: on the test set. UserError if no label was drawn anew.
     """
-    if data.noise is None or not (drawn := data.noise.drawn).any():
-        raise UserError("the network was trained on true labels, of which nothing is to be memorised: give label-noise")
-    noisy = data.train.at(drawn.nonzero().flatten())
-    true = Split(noisy.inputs, data.noise.true_targets[drawn])
-    splits = {"train": data.train, "noisy": noisy, "true": true, "test": data.test}
-    return {name: loss_and_accuracy(model, data, split)[1] for name, split in splits.items()}
+
+    def check(self, data: DataSet) -> None:
+        """Raise UserError for data whose labels are all true."""
+        if data.noise is None or not data.noise.drawn.any():
+            raise UserError(
+                "the network was trained on true labels, of which nothing is to be memorised: give label-noise"
+            )
+
+    def __call__(self, model: nn.Module, data: DataSet) -> Mapping[str, float]:
+        self.check(data)
+        assert data.noise is not None
+        drawn = data.noise.drawn
+        noisy = data.train.at(drawn.nonzero().flatten())
+        true = Split(noisy.inputs, data.noise.true_targets[drawn])
+        splits = {"train": data.train, "noisy": noisy, "true": true, "test": data.test}
+        return {name: loss_and_accuracy(model, data, split)[1] for name, split in splits.items()}
 
 
 def measure(

@@ -14,7 +14,7 @@ from torch import nn
 from pai_bench.data import DataSet
 from pai_bench.data.augment import check_images
 from pai_bench.evaluation import check_metric, get_metric
-from pai_bench.experiment.examples import epoch_size, labels_in_use
+from pai_bench.experiment.examples import epoch_size, labels_in_use, with_noise
 from pai_bench.experiment.levels import check_levels, with_levels
 from pai_bench.experiment.moments import check_moments
 from pai_bench.experiment.sources import DataSource, ModelSource
@@ -118,7 +118,7 @@ def resolve(sweep: Sweep, inspector: Inspector | None = None) -> Catalog:
     refuse_duplicates("data", [source.name for source in sources])
     for name, metric in map(get_metric, sweep.metrics):
         for data in catalog.data.values():
-            check_metric(name, metric, data)
+            check_metric(name, metric, with_noise(data, sweep, sweep.seed_list[0]))
     networks, sizes = [], []
     for source in sources:
         data = catalog.data[source.name]

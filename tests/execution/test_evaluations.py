@@ -304,6 +304,7 @@ def test_trials_from_python_are_evaluated_from_there(
         ("los", "unknown metric 'los'"),
         ("verdict-linf:eps=0.1:n=451", "metric verdict-linf:.*n=451 is more than the 450 test examples of digits"),
         ("verdict-linf:eps=0", "eps=0 is outside"),
+        ("memorisation", "metric memorisation: the network was trained on true labels"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_trained(metrics: str, message: str) -> None:
