@@ -86,8 +86,8 @@ class Levels:
         self.again.pop(trial.identity, None)
 
     def train_again(self, names: Collection[str]) -> None:
-        """Let these stored trials run again, whose networks are needed and not there."""
-        found = {name: self._trials[name] for name in names if not self.networks.holds(name)}
+        """Let these stored trials run again, whose networks are needed and not there; not those of another sweep."""
+        found = {name: self._trials[name] for name in names if name in self._trials and not self.networks.holds(name)}
         self.again |= found
         self.waiting |= found
 

@@ -1,5 +1,6 @@
 """Metrics of the networks of a sweep: at its end, later from kept networks, or after training them again."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from pai_bench.execution import Listener
 from pai_bench.execution.evaluations import Evaluations, shares
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
-from pai_bench.results import Store, TrialMetrics
+from pai_bench.results import Record, Store, TrialMetrics, archive
 from pai_bench.support.registry import METRICS, metric
 from tests.execution.sweeps import named
 
@@ -281,6 +282,85 @@ def test_the_verb_trains_by_the_commands_of_the_records(capsys: pytest.CaptureFi
     assert rows["loss"].tolist() == pytest.approx(rows.test_loss.tolist(), rel=1e-6)
     assert main(["evaluate", "--evaluate", "loss"]) == 0
     assert "to evaluate" not in capsys.readouterr().out
+
+
+def test_trials_of_another_command_are_held_against_the_same_dense_network(dense_seen: list[bool]) -> None:
+    for criterion in ("snip", "imp:p=0.5"):
+        assert main([*COMMAND, "--criteria", criterion, "--sparsities", "0.5"]) == 0
+    assert main(["evaluate", "--evaluate", "distance"]) == 0
+    assert dense_seen == [False, True, True]
+    assert pb.read_results("results")["distance"].notna().all()
+
+
+def test_a_trial_without_its_dense_one_is_evaluated_all_the_same(
+    dense_seen: list[bool], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert main([*COMMAND, "--criteria", "snip"]) == 0
+    next(Path("results/trials").glob("*-dense-*.json")).unlink()
+    assert main(["evaluate", "--evaluate", "distance"]) == 0
+    assert dense_seen == [False]
+    assert "is not kept: networks are not held against it" in caplog.text
+
+
+def test_what_earlier_versions_stored_under_another_name_is_evaluated() -> None:
+    assert main([*COMMAND, "--criteria", "group:of=magnitude"]) == 0
+    store = Store("results")
+    (now,) = (one for one in store if "group" in one.identity)
+    (trial,) = (one for one in resolve(named(criteria=["group:of=magnitude"], sparsities=[0.75], seeds=1)).trials[1:])
+    assert (trial.identity, trial.former is not None) == (now.identity, True)
+    assert trial.former is not None
+    store.write(dataclasses.replace(now, identity=trial.former.identity, trial=trial.former.configuration()))
+    store.path_of(Record, now.identity).unlink()
+    assert main(["evaluate", "--evaluate", "loss"]) == 0
+    rows = pb.read_results("results")
+    assert rows.identity.tolist() == [one.identity for one in Store("results")]
+    assert len(rows) == 2
+    assert now.identity in set(rows.identity)
+    assert rows["loss"].notna().all()
+
+
+def test_a_command_that_cannot_be_read_again_stops_no_other(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    Path("r.toml").write_text('criteria = "magnitude"\n')
+    for words in (["--criteria", "snip"], ["--batch-size", "16", "r.toml"]):
+        plain = [word for word in COMMAND[1:] if word not in ("--criteria", "snip,random")]
+        assert main(["run", *plain, *words]) == 0
+    recipe = Path("r.toml").rename("s.toml")
+    assert main(["evaluate", "--evaluate", "loss"]) == 1
+    assert "r.toml` are not evaluated: no recipe file r.toml" in caplog.text
+    assert "2 trials of results" in caplog.text
+    assert pb.read_results("results")["loss"].notna().sum() == 2
+    recipe.rename("r.toml")
+    capsys.readouterr()
+    assert main(["evaluate", "--evaluate", "verdict-linf:eps=0.1:n=451"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "are not evaluated: metric verdict-linf:eps=0.1:n=451: n=451 is more than the 450 test examples" in said
+
+
+@pytest.mark.parametrize("text", ["", " , "])
+def test_no_metric_at_all_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run(out="results", epochs=0)
+    assert main(["evaluate", "--evaluate", text]) == 2
+    assert "--evaluate names no metric" in capsys.readouterr().err
+
+
+def test_a_file_of_records_has_no_networks(capsys: pytest.CaptureFixture[str]) -> None:
+    run(epochs=0)
+    Path("kept").mkdir()
+    archive.pack(Path("r"), Path("kept") / archive.NAME)
+    for given in ("kept", f"kept/{archive.NAME}"):
+        assert main(["evaluate", given, "--evaluate", "loss"]) == 2
+        assert f"{given} is a file of records, without networks" in capsys.readouterr().err
+    assert [path.name for path in Path("kept").iterdir()] == [archive.NAME]
+
+
+def test_metrics_are_stored_in_the_folder(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    run(epochs=0)
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write to all but file systems for reading alone
+    assert main(["evaluate", "r", "--evaluate", "loss"]) == 2
+    assert "r cannot be written, and metrics are stored in it: copy it" in capsys.readouterr().err
 
 
 def test_a_dry_run_names_the_metrics(capsys: pytest.CaptureFixture[str]) -> None:
