@@ -15,12 +15,12 @@ from pai_bench.execution.execution_plan import ExecutionPlan
 from pai_bench.execution.in_process import InProcess
 from pai_bench.execution.listener import Listener
 from pai_bench.execution.processes import Processes
-from pai_bench.experiment.kept_networks import decode
+from pai_bench.experiment.kept_networks import MissingNetworkError, decode
 from pai_bench.experiment.levels import content_of, dense_of
 from pai_bench.experiment.resolve import Catalog
 from pai_bench.experiment.runner import Finished, Runner
 from pai_bench.experiment.trial import Trial
-from pai_bench.results import Record, Store
+from pai_bench.results import Record, Store, UnwritableError
 from pai_bench.results.claims import Claims
 from pai_bench.results.networks import NetworkFolder
 from pai_bench.support import processes
@@ -73,34 +73,42 @@ class Evaluator(Runner):
 
     def _evaluate(self, trial: Trial) -> None:
         """Evaluate one network, each metric by itself, so that one that fails takes no other with it."""
+        if not (missing := missing_metrics(self.store, trial.identity, self.metrics)):
+            return  # another process was faster
         if not self.networks.holds(trial.identity):
             logger.warning("trial %s is not evaluated: its network is not kept", trial.identity)
             return
-        model, data = self.trained(trial), self.inputs.data(trial, noisy=True)
-        for name in missing_metrics(self.store, trial.identity, self.metrics):
+        if (model := self.trained(trial)) is None:
+            return
+        data = self.inputs.data(trial, noisy=True)
+        for name in missing:
             held_against = trial.criterion is not None and needs_dense(self.metrics[name])
             try:
                 dense = self.dense(trial) if held_against else None
                 evaluate_network(self.store, trial.identity, model, data, [name], dense)
+            except UnwritableError:
+                raise
             except UserError as error:
                 logger.warning("trial %s: %s", trial.identity, error)
 
-    def trained(self, trial: Trial) -> torch.nn.Module:
-        """The trained network of a trial, as it was kept."""
+    def trained(self, trial: Trial) -> torch.nn.Module | None:
+        """The trained network of a trial, as it was kept; None, with a warning, if it cannot be read."""
         name = trial.identity
-        kept = decode(content_of(self.networks, name), name, self.inputs.device)
-        return kept.load_into(self.inputs.model(trial)).to(self.inputs.device)
+        try:
+            kept = decode(content_of(self.networks, name), name, self.inputs.device)
+            return kept.load_into(self.inputs.model(trial)).to(self.inputs.device)
+        except (UserError, MissingNetworkError) as error:
+            logger.warning("%s; without %s, the same command trains it again", error, self.networks.path_of(name))
+            return None
 
     def dense(self, trial: Trial) -> Dense | None:
         """The dense network of a trial, kept for the trials after it; None if there is none."""
         dense = dense_of(trial)
         if self._dense[0] != dense.identity:
-            found = None
-            if self.networks.holds(dense.identity):
-                found = Dense(self.trained(dense).eval(), identity=dense.identity)
-            else:
-                logger.warning("%s is not kept: networks are not held against it", dense.identity)
-            self._dense = dense.identity, found
+            model = self.trained(dense) if self.networks.holds(dense.identity) else None
+            if model is None:
+                logger.warning("%s is not there: networks are not held against it", dense.identity)
+            self._dense = dense.identity, None if model is None else Dense(model.eval(), identity=dense.identity)
         return self._dense[1]
 
 
@@ -145,6 +153,9 @@ class Evaluations:
         def on_records(cell: Cell, results: Sequence[Record], seconds: float) -> None:
             for trial, result in zip(cell, results, strict=True):
                 if result.status == "failed":  # to evaluate: those that failed to train are not here
+                    kind, _, text = (result.error or "").partition(": ")
+                    if kind == UnwritableError.__name__:
+                        raise UnwritableError(text)
                     logger.warning("trial %s is not evaluated: %s", trial.identity, result.error)
                 if claims is not None:
                     claims.release(trial.identity)

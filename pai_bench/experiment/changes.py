@@ -68,7 +68,7 @@ class MaskChanges:
         assert self._kept is not None
         for lane, model, mask in zip(self.lanes, pause.models, pause.masks, strict=True):
             if (name := lane.kept_at.get(pause.step)) is not None:
-                self._kept.write(name, encode(model, None if mask is None else Mask(mask), Cost()))
+                self._kept.write(name, encode(model, None if mask is None else Mask(mask), Cost(), name))
 
     def _act(self, pause: Pause) -> None:
         acting = [(number, lane) for number, lane in enumerate(self.lanes) if pause.step in lane.moments]

@@ -22,6 +22,9 @@ WEIGHTS, MASK = "network.", "mask."
 GROUPS = "groups"
 """The key of what is left of the units of a smaller network."""
 
+NAME = "name"
+"""The key of the name of a network; files of earlier versions have none."""
+
 
 class MissingNetworkError(BaseException):
     """Raised for a trial whose network another sweep has removed meanwhile; it is no failure, and makes no record."""
@@ -60,23 +63,27 @@ class KeptNetwork:
     mask: Mapping[str, Tensor]
     """What of it is left, by parameter; empty if all is, and of a smaller network."""
     cost: Cost
+    name: str = ""
     groups: GroupMask | None = None
     """What of the dense network is left in a smaller one; None for a network of its shapes."""
 
     def load_into(self, model: nn.Module) -> nn.Module:
         """Set the parameters and buffers of a dense network of the same architecture, made smaller where it is so."""
         made = model if self.groups is None else shrink(model, self.groups)
-        made.load_state_dict(dict(self.tensors), strict=True)
+        try:
+            made.load_state_dict(dict(self.tensors), strict=True)
+        except RuntimeError as error:
+            raise UserError(f"the network {self.name} has other parameters than that of its trial") from error
         return made
 
 
-def encode(model: nn.Module, mask: Mask | None, cost: Cost) -> bytes:
-    """The content of the file of a network."""
+def encode(model: nn.Module, mask: Mask | None, cost: Cost, name: str) -> bytes:
+    """The content of the file of the network called `name`."""
     named = {WEIGHTS + name: tensor for name, tensor in model.state_dict().items()}
     smaller = mask if isinstance(mask, GroupMask) else None
     named |= {} if mask is None or smaller else {MASK + name: kept for name, kept in mask.items()}
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named.items()}
-    text = json.dumps(asdict(cost) | ({} if smaller is None else {GROUPS: metadata_of(smaller)}))
+    text = json.dumps(asdict(cost) | {NAME: name} | ({} if smaller is None else {GROUPS: metadata_of(smaller)}))
     seen = {name: t.reshape(-1).view(torch.uint8).numpy() for name, t in whole.items()}
     return safetensors.torch.save(whole, {VALUES: text, CHECKSUM: checksum(seen, text)})
 
@@ -85,11 +92,13 @@ def decode(content: bytes, name: str, device: torch.device) -> KeptNetwork:
     """The network in a file; UserError if it is damaged."""
     try:
         values = dict(check(content))
+        if (other := values.pop(NAME, name)) != name:
+            raise ValueError(f"it holds the network {other}")
         stored = values.pop(GROUPS, None)
         groups = None if stored is None else mask_in(stored, name, "a network")
         cost = Cost(**values)
         tensors = {key: tensor.to(device) for key, tensor in safetensors.torch.load(content).items()}
     except (*DAMAGED, safetensors.SafetensorError) as error:
-        raise UserError(f"the network {name}, which this trial begins with, is damaged: {error}") from error
+        raise UserError(f"the network {name} is damaged: {error}") from error
     parts = [{k.removeprefix(of): t for k, t in tensors.items() if k.startswith(of)} for of in (WEIGHTS, MASK)]
-    return KeptNetwork(parts[0], parts[1], cost, groups)
+    return KeptNetwork(parts[0], parts[1], cost, name, groups)

@@ -318,7 +318,8 @@ class Runner:
             before = Cost() if network.beginning is None else network.beginning.cost
             flops = 0.0 if network.skips_training else training.training_flops
             cost = before.plus(flops, training.train_seconds or 0.0)
-            self.networks.write(trial.identity, kept_networks.encode(network.model, network.mask, cost))
+            content = kept_networks.encode(network.model, network.mask, cost, trial.identity)
+            self.networks.write(trial.identity, content)
 
     def _parts(self, ready: Sequence[Pruned], engine: Engine) -> list[Sequence[Pruned]]:
         """All at once that begin at the same step, or one by one where they cannot share a program."""

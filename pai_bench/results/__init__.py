@@ -13,7 +13,7 @@ from pai_bench.results.measurements import (
 from pai_bench.results.origin import Environment, Provenance, SearchProvenance, TrialProvenance, UsedData
 from pai_bench.results.records import COLUMNS, Record
 from pai_bench.results.sections import EpochRecord, Evaluation, Layer, Pruning, Training
-from pai_bench.results.stored import SCHEMA, UnstorableError
+from pai_bench.results.stored import SCHEMA, UnstorableError, UnwritableError
 
 __all__ = [
     "COLUMNS",
@@ -38,6 +38,7 @@ __all__ = [
     "TrialMetrics",
     "TrialProvenance",
     "UnstorableError",
+    "UnwritableError",
     "UsedData",
     "as_frame",
     "read_results",

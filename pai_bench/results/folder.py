@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pai_bench.results import archive
 from pai_bench.results.measurements import TrialMetrics
 from pai_bench.results.records import Record
-from pai_bench.results.stored import LONGEST, MALFORMED, NewerSchemaError, Stored, UnstorableError
+from pai_bench.results.stored import (
+    LONGEST,
+    MALFORMED,
+    NewerSchemaError,
+    Stored,
+    UnstorableError,
+    UnwritableError,
+)
 from pai_bench.support import infile, outfile
 from pai_bench.support.errors import UserError, reason
 from pai_bench.support.garbage import no_collection
@@ -208,13 +215,13 @@ class Store:
         except OSError as error:
             raise self._write_error(path.parent, error) from error
 
-    def _write_error(self, folder: Path, error: OSError) -> UserError:
+    def _write_error(self, folder: Path, error: OSError) -> UnwritableError:
         why, cure = reason(error), ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             cure = f"; {self._written} results of this run are stored: make room, and the same command runs the rest"
         if not os.path.isdir(folder):
             why = f"{folder.name}/ is gone, and with it all results in it, {self._written} of them of this run"
-        return UserError(f"results folder {self.path} can no longer be written ({why}){cure}")
+        return UnwritableError(f"results folder {self.path} can no longer be written ({why}){cure}")
 
     def read(self, identity: str) -> Record | None:
         """The record of a trial, or None. A damaged file is named, set aside and counts as missing."""

@@ -52,6 +52,10 @@ class UnstorableError(UserError):
     """A result that could not be read again if it were written."""
 
 
+class UnwritableError(UserError):
+    """A results folder that nothing can be written to."""
+
+
 class Stored:
     """A frozen dataclass of plain values, which is the content of one file."""
 

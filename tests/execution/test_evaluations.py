@@ -1,6 +1,8 @@
 """Metrics of the networks of a sweep: at its end, later from kept networks, or after training them again."""
 
 import dataclasses
+import errno
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from pai_bench.cli.entry import main
 from pai_bench.evaluation import Dense
 from pai_bench.execution import Listener
 from pai_bench.execution.evaluations import Evaluations, shares
+from pai_bench.experiment.kept_networks import Cost, encode
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
 from pai_bench.results import Record, Store, TrialMetrics, archive
@@ -361,6 +364,72 @@ def test_metrics_are_stored_in_the_folder(capsys: pytest.CaptureFixture[str], mo
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write to all but file systems for reading alone
     assert main(["evaluate", "r", "--evaluate", "loss"]) == 2
     assert "r cannot be written, and metrics are stored in it: copy it" in capsys.readouterr().err
+
+
+def kept_of(criterion: str) -> Path:
+    """The file of a kept network."""
+    return next(Path("r/networks").glob(f"*-{criterion}-*"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "other trial", "other network", "gone"])
+def test_a_kept_network_that_cannot_be_used_stops_no_other(damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    run(keep_networks=True)
+    path = kept_of("snip")
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif damage == "other trial":
+        path.write_bytes(kept_of("random").read_bytes())
+    elif damage == "other network":
+        path.write_bytes(encode(nn.Linear(2, 2), None, Cost(), path.stem))
+    else:  # meanwhile, by another process
+        path.unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pai_bench.results.networks.NetworkFolder.holds", lambda *_: True)
+        frame, _ = run(evaluate="loss", keep_networks=True)
+    assert frame["loss"].isna().tolist() == (frame.criterion == "snip").tolist()
+    (said,) = (text for text in caplog.messages if path.stem in text)
+    why = {"cut": "is damaged", "other trial": "is damaged: it holds the network", "gone": "has been removed meanwhile"}
+    assert f"the network {path.stem} {why.get(damage, 'has other parameters than that of its trial')}" in said
+    path.unlink(missing_ok=True)
+    frame, seen = run(evaluate="loss", keep_networks=True)
+    assert frame["loss"].notna().all()
+    assert len(seen.trained) == 1
+
+
+def test_nothing_is_evaluated_that_cannot_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    run(keep_networks=True)
+    Path("r/evaluations").mkdir()
+    measured = list[str]()
+
+    def full(_store: Store, path: Path, _content: Any, **_options: Any) -> bool:
+        measured.append(path.stem)
+        raise _store._write_error(path.parent, OSError(errno.ENOSPC, "No space left on device"))
+
+    monkeypatch.setattr(Store, "_write", full)
+    with pytest.raises(pb.UserError, match=r"results folder r can no longer be written \(No space left on device\)"):
+        run(evaluate="loss,gap", keep_networks=True)
+    assert len(measured) == 1
+
+
+def test_what_another_process_has_evaluated_meanwhile_is_left_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(evaluate="loss", keep_networks=True)
+    stored = {path: path.read_bytes() for path in Path("r/evaluations").iterdir()}
+    for path in stored:
+        path.unlink()
+
+    def claim(_claims: Any, _identity: str) -> bool:
+        for path, content in stored.items():
+            path.write_bytes(content)
+        shutil.rmtree("r/networks", ignore_errors=True)
+        return True
+
+    monkeypatch.setattr("pai_bench.results.claims.Claims.claim", claim)
+    frame, _ = run(evaluate="loss", keep_networks=True)
+    assert frame["loss"].notna().all()
+    assert {path: path.read_bytes() for path in Path("r/evaluations").iterdir()} == stored
+    assert caplog.messages == []
 
 
 def test_a_dry_run_names_the_metrics(capsys: pytest.CaptureFixture[str]) -> None:

@@ -257,7 +257,7 @@ def test_a_network_that_is_not_there_or_damaged_is_named(caplog: pytest.LogCaptu
     content = networks[name]
     for damaged in (b"damaged", content[:-1], content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]):
         networks[name] = damaged
-        assert f"the network {name}, which this trial begins with, is damaged" in (runner.run(trials[1]).error or "")
+        assert f"the network {name} is damaged" in (runner.run(trials[1]).error or "")
     networks[name] = content
     assert runner.run(trials[1]).status == "done"
     assert "is kept in a results folder" in (Runner(catalog).run(trials[1]).error or "")
