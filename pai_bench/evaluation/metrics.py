@@ -78,8 +78,11 @@ def version_of(name: str) -> int | None:
 
 
 def missing_metrics(store: Store, identity: str, metrics: Iterable[str]) -> list[str]:
-    """Those of some metrics, written with their options, that are not stored of a trial in their present version."""
-    found = store.read_evaluation(identity)
+    """Those of some metrics, written with their options, that are not stored of a trial in their present version.
+
+    A damaged file is set aside.
+    """
+    found = store.read_to_extend(identity)
     stored = {} if found is None else {name: one.version for name, one in found.metrics.items()}
     return [name for name in metrics if name not in stored or stored[name] != version_of(name)]
 
@@ -207,7 +210,7 @@ def evaluate_network(
     names = {f"{name}.{key}" if key else name for name, values in results.items() for key in values.floats}
     if clash := columns & names:
         raise UserError(f"metric {min(clash)} has the name of a column of the results; give it another")
-    stored = store.read_evaluation(identity)
+    stored = store.read_to_extend(identity)
     all_metrics = dict(stored.metrics) if stored else {}
     for name, values in results.items():
         held_against = dense.identity if dense and needs_dense(get_metric(name)[1]) else None

@@ -225,9 +225,16 @@ class Store:
 
     def read(self, identity: str) -> Record | None:
         """The record of a trial, or None. A damaged file is named, set aside and counts as missing."""
-        path = self.path_of(Record, identity)
+        return self._read_or_set_aside(Record, identity, "the trial runs again")
+
+    def read_to_extend(self, identity: str) -> TrialMetrics | None:
+        """The evaluation of a trial to which metrics are to be added, as `read` reads records."""
+        return self._read_or_set_aside(TrialMetrics, identity, "its metrics are missing")
+
+    def _read_or_set_aside(self, result_type: type[Result], identity: str, then: str) -> Result | None:
+        path = self.path_of(result_type, identity)
         try:
-            return read(Record, path)
+            return read(result_type, path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except NewerSchemaError as error:
@@ -243,7 +250,7 @@ class Store:
             except OSError as refusal:
                 why = f"{error}, and cannot be set aside: {reason(refusal)}"
                 raise UserError(f"{path} is damaged ({why})") from refusal
-            logger.warning("%s is damaged (%s): set aside as %s, the trial runs again", path, error, aside.name)
+            logger.warning("%s is damaged (%s): set aside as %s, %s", path, error, aside.name, then)
             return None
 
     def holds(self, identity: str) -> bool:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from pai_bench.experiment.runner import Runner
 from pai_bench.results import Record, Store, TrialMetrics, archive
 from pai_bench.support.registry import METRICS, metric
 from tests.execution.sweeps import named
+from tests.report.records import fields_of
 
 
 class Seen(Listener):
@@ -430,6 +432,27 @@ def test_what_another_process_has_evaluated_meanwhile_is_left_as_it_is(
     assert frame["loss"].notna().all()
     assert {path: path.read_bytes() for path in Path("r/evaluations").iterdir()} == stored
     assert caplog.messages == []
+
+
+def test_a_damaged_evaluation_is_set_aside_and_taken_again(caplog: pytest.LogCaptureFixture) -> None:
+    frame, _ = run(evaluate="loss,gap", keep_networks=True)
+    path = Store("r").path_of(TrialMetrics, frame.identity[0])
+    path.write_text(text := path.read_text().replace('"loss"', '"lost"'))
+    again, seen = run(evaluate="loss", keep_networks=True)
+    assert again["loss"].tolist() == frame["loss"].tolist()
+    assert seen.evaluated == [frame.identity[0]]
+    assert path.with_suffix(".damaged").read_text() == text
+    assert f"{path} is damaged" in caplog.text
+    assert "its metrics are missing" in caplog.text
+
+
+def test_an_evaluation_of_a_later_schema_is_left_alone() -> None:
+    frame, _ = run(evaluate="loss", keep_networks=True)
+    path = Store("r").path_of(TrialMetrics, frame.identity[0])
+    path.write_text(text := json.dumps(fields_of(path.read_text()) | {"schema": 99}))
+    with pytest.raises(pb.UserError, match="schema 99 is newer than this version reads"):
+        run(evaluate="gap", keep_networks=True)
+    assert path.read_text() == text
 
 
 def test_a_dry_run_names_the_metrics(capsys: pytest.CaptureFixture[str]) -> None:
