@@ -63,7 +63,8 @@ class CatalogRun:
         runner.networks = self._levels.networks
 
     def find_missing(self, earlier: dict[str, bool], *, retry_failed: bool) -> None:
-        """Find the missing trials; `earlier` has the trials of the folder so far, and whether they are missing."""
+        """Find the missing trials; `earlier` has the trials of the folder so far, and whether they will be trained."""
+        trained_before = {name for name, is_trained in earlier.items() if is_trained}
         for trial in self.catalog.trials:
             record = self.records[trial.identity] = self.read(trial)
             refuse_other_data(record, self.runner.inputs.loaded(trial), self.store)
@@ -75,7 +76,8 @@ class CatalogRun:
         self.done = len(self.catalog.trials) - len(self.missing)
         coming = {trial.identity for trial in (*self.missing, *self.run_before)}
         self._levels.train_again([name for name in self._networks_to_evaluate(coming) if name not in coming])
-        self.again = list(self._levels.again.values())
+        self.again = [trial for name, trial in self._levels.again.items() if name not in trained_before]
+        earlier |= dict.fromkeys(self._levels.again, True)
 
     @property
     def has_work(self) -> bool:

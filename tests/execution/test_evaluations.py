@@ -289,11 +289,18 @@ def test_the_verb_trains_by_the_commands_of_the_records(capsys: pytest.CaptureFi
     assert "to evaluate" not in capsys.readouterr().out
 
 
-def test_trials_of_another_command_are_held_against_the_same_dense_network(dense_seen: list[bool]) -> None:
+def test_trials_of_another_command_are_held_against_the_same_dense_network(
+    dense_seen: list[bool], capsys: pytest.CaptureFixture[str]
+) -> None:
     for criterion in ("snip", "imp:p=0.5"):
         assert main([*COMMAND, "--criteria", criterion, "--sparsities", "0.5"]) == 0
+    capsys.readouterr()
     assert main(["evaluate", "--evaluate", "distance"]) == 0
     assert dense_seen == [False, True, True]
+    out = capsys.readouterr().out
+    assert "3 trials to run on cpu" in out  # the dense one once
+    assert "are already stored" not in out
+    assert "[3/3]" in out
     assert pb.read_results("results")["distance"].notna().all()
 
 
