@@ -158,10 +158,10 @@ def pairs(comparison: Comparison, margin: float | None = None) -> list[Pair]:
     tested = list(uncorrected(comparison))
     needed = seeds_needed(max(1, sum(not pair.untrained for pair in tested)))
     corrected = holm([pair.p for pair in tested])
-    family = {"needed": needed, "tests": max(1, sum(not math.isnan(pair.p) for pair in tested)), "margin": margin}
+    tests = max(1, sum(not math.isnan(pair.p) for pair in tested))
     equal = holm([math.nan if margin is None or not pair.by_t else equal_p(pair, margin) for pair in tested])
     return [
-        replace(pair, corrected=p, equal_p=small, **family)
+        replace(pair, corrected=p, equal_p=small, needed=needed, tests=tests, margin=margin)
         for pair, p, small in zip(tested, corrected, equal, strict=True)
     ]
 
