@@ -107,7 +107,7 @@ class Evaluator(Runner):
         if self._dense[0] != dense.identity:
             model = self.trained(dense) if self.networks.holds(dense.identity) else None
             if model is None:
-                logger.warning("%s is not there: networks are not held against it", dense.identity)
+                logger.warning("%s is not kept: networks are not held against it", dense.identity)
             self._dense = dense.identity, None if model is None else Dense(model.eval(), identity=dense.identity)
         return self._dense[1]
 
