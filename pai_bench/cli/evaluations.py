@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from pai_bench.cli.console import FAILED, make_console
-from pai_bench.cli.sweeps import sweeps
+from pai_bench.cli.sweeps import not_evaluated, sweeps
 from pai_bench.experiment.sweep import listed
 from pai_bench.support.errors import UserError
 
@@ -27,16 +27,15 @@ KEPT = ("data_dir", "device", "workers", "keep_networks")
 def evaluate(arguments: argparse.Namespace) -> int:
     """``pai-bench evaluate``."""
     from pai_bench.cli.progress import Display
-    from pai_bench.evaluation import get_metric, missing_metrics
+    from pai_bench.evaluation import get_metric
     from pai_bench.execution import run_catalogs
     from pai_bench.execution.probe import close
     from pai_bench.report.summary import plural
 
-    metrics = [get_metric(name)[0] for name in listed(arguments.evaluate)]
-    if not metrics:
+    if not list(map(get_metric, listed(arguments.evaluate))):
         raise UserError("--evaluate names no metric; `pai-bench list metrics` names them")
-    store, console = evaluable(arguments.results), make_console()
-    records = [record for record in store if record.status == "done"]
+    console = make_console()
+    records = [record for record in evaluable(arguments.results) if record.status == "done"]
     if not records:
         raise UserError(f"results folder {arguments.results} has no trained networks to evaluate")
     catalogs = list["Catalog"]()
@@ -46,16 +45,11 @@ def evaluate(arguments: argparse.Namespace) -> int:
         if left:
             what = f"{plural(len(left), 'trial')} of {arguments.results}, such as {min(left)}"
             logger.warning("%s, cannot be made again from their commands, and are not evaluated", what)
-        run_catalogs(
-            [(catalog, arguments.results) for catalog in catalogs],
-            listener=Display(console),
-            command=arguments.command,
-        )
+        pairs = [(catalog, arguments.results) for catalog in catalogs]
+        run_catalogs(pairs, listener=Display(console), command=arguments.command)
     finally:
         close(catalogs)
-    evaluated = {trial.identity for catalog in catalogs for trial in catalog.trials}
-    lacking = [name for name in evaluated if missing_metrics(store, name, metrics)]
-    if lacking:
+    if lacking := not_evaluated(pairs):
         console.print(f"{plural(len(lacking), 'network')} could not be evaluated", style="red")
     console.print(f"`pai-bench report {shlex.quote(arguments.results)}` writes the report")
     return FAILED if lacking or left else 0

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +83,25 @@ def run_or_plan(console: "Console", catalogs: "list[tuple[Catalog, str]]", argum
         return 0
     if failed := run_grids(console, catalogs, arguments):
         console.print(f"{plural(failed, 'trial')} failed; --retry-failed runs them again", style="red")
-    return FAILED if failed else 0
+    if lacking := len(not_evaluated(catalogs)):
+        text = f"{plural(lacking, 'network')} could not be evaluated; the same command tries again"
+        console.print(text, style="red")
+    return FAILED if failed or lacking else 0
+
+
+def not_evaluated(catalogs: "Sequence[tuple[Catalog, str]]") -> set[tuple[str, str]]:
+    """Folder and identity of the networks that lack metrics which their sweeps ask for."""
+    from pai_bench.evaluation import get_metric, missing_metrics
+    from pai_bench.results import Store
+
+    found = set[tuple[str, str]]()
+    for catalog, out in catalogs:
+        metrics, store = [get_metric(name)[0] for name in catalog.sweep.metrics], Store(out)
+        for name in {trial.identity for trial in catalog.trials} if metrics else ():
+            record = store.read(name)
+            if record is not None and record.status == "done" and missing_metrics(store, name, metrics):
+                found.add((out, name))
+    return found
 
 
 def run_grids(console: "Console", catalogs: "list[tuple[Catalog, str]]", arguments: argparse.Namespace) -> int:

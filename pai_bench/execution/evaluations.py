@@ -31,6 +31,9 @@ from pai_bench.training.trainer import ENGINE, Engine
 
 logger = logging.getLogger(__name__)
 
+POLL = 1.0
+"""Seconds between two looks at the networks that other processes evaluate."""
+
 
 class Evaluator(Runner):
     """A runner that does not train trials: it computes the missing metrics of their kept networks, and stores them.
@@ -139,15 +142,18 @@ class Evaluations:
     def run(
         self, trials: Sequence[Trial], records: Mapping[str, Record | None], listener: Listener, claims: Claims | None
     ) -> None:
-        """Evaluate what is missing of some trials. With `claims`, what another process evaluates is left to it."""
+        """Evaluate what is missing of some trials. With `claims`, what another process evaluates is waited for."""
         todo = [trial for trial in trials if self.missing(trial, records[trial.identity])]
         if not todo:
             return
         todo.sort(key=lambda trial: (dense_of(trial).identity, trial.criterion is not None))
         listener.on_evaluation(todo)
 
+        tried = set[str]()
+
         def still_missing(cell: Cell) -> list[Trial]:
             free = [trial for trial in cell if claims is None or claims.claim(trial.identity)]
+            tried.update(trial.identity for trial in free)
             return [trial for trial in free if self.missing(trial, records[trial.identity])]
 
         def on_records(cell: Cell, results: Sequence[Record], seconds: float) -> None:
@@ -161,7 +167,29 @@ class Evaluations:
                     claims.release(trial.identity)
                 listener.on_evaluated(trial, self.store.read_evaluation(trial.identity), seconds / len(cell))
 
-        self._run(deque(todo), Callbacks(still_missing, lambda _trial, _epoch: None, on_records))
+        callbacks = Callbacks(still_missing, lambda _trial, _epoch: None, on_records)
+        while todo:
+            self._run(deque(todo), callbacks)
+            others = [trial for trial in todo if trial.identity not in tried]
+            todo = [] if claims is None else self._left_by_others(others, records, listener, claims)
+
+    def _left_by_others(
+        self, others: list[Trial], records: Mapping[str, Record | None], listener: Listener, claims: Claims
+    ) -> list[Trial]:
+        """Networks that other processes have left without metrics; waits until there are some, or all have them."""
+        seen: list[str] | None = None
+        while others:
+            holders = {trial.identity: claims.holder(trial.identity) for trial in others}
+            for trial in list(others):
+                if not self.missing(trial, records[trial.identity]):
+                    others.remove(trial)
+                    listener.on_evaluated(trial, self.store.read_evaluation(trial.identity), 0.0)
+            if free := [trial for trial in others if holders[trial.identity] is None]:
+                return free
+            if others and (held := sorted({str(holders[trial.identity]) for trial in others})) != seen:
+                listener.on_wait(others, seen := held)
+            time.sleep(POLL if others else 0)
+        return []
 
     def _run(self, waiting: deque[Trial], callbacks: Callbacks) -> None:
         """Evaluate networks here, and in workers from when it is worth it."""

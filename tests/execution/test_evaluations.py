@@ -15,12 +15,13 @@ from torch import nn
 import pai_bench as pb
 from pai_bench.cli.entry import main
 from pai_bench.evaluation import Dense
-from pai_bench.execution import Listener
+from pai_bench.execution import Listener, evaluations
 from pai_bench.execution.evaluations import Evaluations, shares
 from pai_bench.experiment.kept_networks import Cost, encode
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
 from pai_bench.results import Record, Store, TrialMetrics, archive
+from pai_bench.results.claims import Claims
 from pai_bench.support.registry import METRICS, metric
 from tests.execution.sweeps import named
 from tests.report.records import fields_of
@@ -31,6 +32,10 @@ class Seen(Listener):
 
     def __init__(self) -> None:
         self.trained, self.evaluated, self.announced = list[str](), list[str](), list[int]()
+        self.seconds, self.waited = list[float](), list[list[str]]()
+
+    def on_wait(self, _trials: Any, owners: Any) -> None:
+        self.waited.append(list(owners))
 
     def on_finish(self, trial: Any, *_others: Any) -> None:
         self.trained.append(trial.identity)
@@ -39,7 +44,7 @@ class Seen(Listener):
         self.announced.append(len(trials))
 
     def on_evaluated(self, trial: Any, metrics: TrialMetrics | None, seconds: float) -> None:
-        assert seconds > 0
+        self.seconds.append(seconds)
         self.evaluated += [trial.identity] if metrics else []
 
 
@@ -156,6 +161,14 @@ def test_a_metric_that_fails_takes_nothing_with_it(caplog: pytest.LogCaptureFixt
     assert (seen.trained, len(seen.evaluated)) == ([], 2)
 
 
+@pytest.mark.usefixtures("dense_seen")
+def test_a_sweep_whose_metrics_fail_ends_with_the_exit_code_of_failures(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*COMMAND, "--criteria", "random", "--evaluate", "breaks"]
+    assert main(arguments) == 1
+    assert "1 network could not be evaluated; the same command tries again" in capsys.readouterr().out
+    assert main([*arguments[:-1], "loss"]) == 0
+
+
 def test_a_metric_of_another_version_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
     run(evaluate="loss", keep_networks=True)
     monkeypatch.setattr("pai_bench.evaluation.metrics.version_of", lambda _name: 2)
@@ -171,12 +184,34 @@ def test_failed_and_disconnected_trials_are_not_evaluated() -> None:
     assert len(seen.evaluated) == 1
 
 
-def test_what_another_process_evaluates_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    run(keep_networks=True)
-    monkeypatch.setattr("pai_bench.results.claims.Claims.claim", lambda _self, identity: "snip" not in identity)
-    _, seen = run(evaluate="loss")
-    assert len(seen.evaluated) == 2
-    assert [path.stem for path in Path("r/networks").iterdir() if "snip" in path.stem]  # the other one needs it
+@pytest.mark.parametrize("left", [False, True])
+def test_what_another_process_evaluates_is_waited_for_or_taken_over(
+    left: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame, _ = run(keep_networks=True)
+    run("other", evaluate="loss")
+    (snip,) = frame.identity[frame.criterion == "snip"]
+    polls = list[str]()
+
+    def holder(_self: Any, _identity: str) -> str | None:
+        polls.append(_identity)
+        if len(polls) < 3:
+            return "elsewhere:1"
+        if not left:
+            shutil.copy(f"other/evaluations/{snip}.json", "r/evaluations")
+        return None
+
+    claim = Claims.claim
+    monkeypatch.setattr(evaluations, "POLL", 0.01)
+    monkeypatch.setattr(Claims, "claim", lambda self, name: (name != snip or len(polls) > 2) and claim(self, name))
+    monkeypatch.setattr(Claims, "holder", holder)
+    frame, seen = run(evaluate="loss")
+    assert polls == [snip] * 3
+    assert frame["loss"].notna().all()
+    assert seen.evaluated[-1] == snip
+    assert (seen.seconds[-1] > 0) == left
+    assert seen.waited == [["elsewhere:1"]]
+    assert not Path("r/networks").exists()
 
 
 def test_workers_share_networks_by_their_dense_network() -> None:
@@ -207,8 +242,8 @@ def test_workers_are_begun_when_they_are_worth_it(
     workers: int, asked: Any, seconds: float, done: int, left: int, worth: bool, tmp_path: Path
 ) -> None:
     runner = Runner(resolve(named(seeds=1, workers=asked)))
-    evaluations = Evaluations(runner, Store(tmp_path / "r", create=True), ["loss"])
-    assert evaluations._is_worth(workers, seconds, done, left) == worth
+    found = Evaluations(runner, Store(tmp_path / "r", create=True), ["loss"])
+    assert found._is_worth(workers, seconds, done, left) == worth
 
 
 @pytest.mark.slow
