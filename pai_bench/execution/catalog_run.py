@@ -113,6 +113,8 @@ class CatalogRun:
         trials = f"{len(self.missing)} of {len(self.records)} trials"
         how = f"{self.catalog.device}, {self.backend.description}, threads: {self.backend.plan.threads}"
         logger.info("%s: %s to run on %s", self.store.path, trials, how)
+        if self.catalog.sweep.keep_networks:
+            self._levels.networks.keep_all()
         keep = self._trials if self.catalog.sweep.keep_networks or self.catalog.sweep.metrics else ()
         with self.backend:
             planned = self.cells(self._ready(self.missing))
@@ -129,6 +131,8 @@ class CatalogRun:
     def evaluate(self, claims: Claims | None) -> None:
         """Compute the missing metrics of trained networks."""
         self._read_again()
+        if self.catalog.sweep.keep_networks:
+            self._levels.networks.keep_all()
         self._evaluations.run(self.catalog.trials, self.records, self.listener, claims)
 
     def remove_networks(self) -> None:

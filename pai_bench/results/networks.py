@@ -12,6 +12,13 @@ logger = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
 
+KEPT = "kept.txt"
+"""Name of the file that says that nobody is to remove these networks."""
+
+WHY = """\
+`pai-bench run --keep-networks` has kept networks here: no command removes any while this file is there.
+"""
+
 
 class NetworkFolder:
     """The networks in the results folder `results`, by name."""
@@ -31,6 +38,14 @@ class NetworkFolder:
         except OSError as error:
             logger.warning("network %s cannot be kept in %s (%s)", name, self.path, reason(error))
 
+    def keep_all(self) -> None:
+        """Let no network of this folder be removed from now on; a warning if that cannot be written down."""
+        try:
+            self.path.mkdir(exist_ok=True)
+            outfile.write_whole(self.path / KEPT, WHY.encode())
+        except OSError as error:
+            logger.warning("%s cannot be written (%s): other commands may remove networks", self.path, reason(error))
+
     def read(self, name: str) -> bytes | None:
         """The content of a network's file, if there is one; UserError if it cannot be read."""
         path = self.path_of(name)
@@ -46,7 +61,9 @@ class NetworkFolder:
         return self.path_of(name).is_file()
 
     def remove(self, name: str) -> None:
-        """Remove a network that nobody needs any more, and the folder with the last one."""
+        """Remove a network that nobody needs any more, and the folder with the last one; not where all are kept."""
         with suppress(OSError):
+            if (self.path / KEPT).exists():
+                return
             self.path_of(name).unlink()
             self.path.rmdir()

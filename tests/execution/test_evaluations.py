@@ -88,14 +88,18 @@ def test_what_was_not_kept_is_trained_again_and_stays_as_it_is_stored(workers: i
     assert "loss" in pb.read_results("r")
 
 
-def test_networks_that_are_kept_are_not_trained_again() -> None:
+def test_networks_that_are_kept_stay_and_are_not_trained_again() -> None:
+    """Also those that a later command, which keeps none, has evaluated."""
     frame, _ = run(keep_networks=True)
-    assert sorted(path.stem for path in Path("r/networks").iterdir()) == sorted(frame.identity)
-    _, seen = run(evaluate="gap", keep_networks=True)
-    assert (seen.trained, len(seen.evaluated)) == ([], 3)
-    assert len(list(Path("r/networks").iterdir())) == 3
-    _, seen = run(evaluate="loss")
-    assert (seen.trained, len(seen.evaluated)) == ([], 3)
+    kept = {path.stem: path.read_bytes() for path in Path("r/networks").glob("*.safetensors")}
+    assert sorted(kept) == sorted(frame.identity)
+    for metrics in ("gap", "loss"):
+        _, seen = run(evaluate=metrics)
+        assert (seen.trained, len(seen.evaluated)) == ([], 3)
+        assert {path.stem: path.read_bytes() for path in Path("r/networks").glob("*.safetensors")} == kept
+    assert "no command removes any" in Path("r/networks/kept.txt").read_text()
+    Path("r/networks/kept.txt").unlink()
+    run(evaluate="loss,accuracy")
     assert not Path("r/networks").exists()
 
 
@@ -211,7 +215,6 @@ def test_what_another_process_evaluates_is_waited_for_or_taken_over(
     assert seen.evaluated[-1] == snip
     assert (seen.seconds[-1] > 0) == left
     assert seen.waited == [["elsewhere:1"]]
-    assert not Path("r/networks").exists()
 
 
 def test_workers_share_networks_by_their_dense_network() -> None:
