@@ -139,7 +139,7 @@ def add_report(verbs: Any) -> None:
     flag = add_verb(verbs, "report", "write the markdown report of a results folder; runs nothing").add_argument
     help = "results folder, or a file of records (default: results)"
     flag("results", nargs="?", default="results", help=help)
-    help = "where to; .md, .csv, .tex or .html says the format (default: report.md in the results folder)"
+    help = "where to; .md, .csv, .json, .tex or .html says the format (default: report.md in the results folder)"
     flag("-o", "--output", metavar="FILE", help=help)
     help = "write all records beside the report, without masks, as records.jsonl.xz: `report` and `compare` read it"
     flag("--records", action="store_true", help=help)
@@ -151,7 +151,7 @@ def add_report(verbs: Any) -> None:
         "the whole report in markdown, or its table of all numbers in another format (default: what the suffix of -o "
         "says, or markdown)"
     )
-    flag("--format", choices=["markdown", "csv", "latex", "html"], help=help)
+    flag("--format", choices=["markdown", "csv", "json", "latex", "html"], help=help)
     flag("--figures", choices=["svg", "png"], default="svg", help="format of figures (default: svg)")
     help = "test too which criteria are equal to within so many points of accuracy, such as 0.5 (default: not tested)"
     flag("--margin", type=float, metavar="POINTS", help=help)

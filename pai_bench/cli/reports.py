@@ -49,7 +49,13 @@ def report(arguments: argparse.Namespace) -> int:
     return 0
 
 
-SUFFIXES = {"markdown": (".md", ".markdown"), "csv": (".csv",), "latex": (".tex",), "html": (".html", ".htm")}
+SUFFIXES = {
+    "markdown": (".md", ".markdown"),
+    "csv": (".csv",),
+    "json": (".json",),
+    "latex": (".tex",),
+    "html": (".html", ".htm"),
+}
 """Format -> the suffixes of its files, the usual one first."""
 
 

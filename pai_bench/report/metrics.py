@@ -1,18 +1,21 @@
 """One table of metrics of each method and sparsity, for all formats."""
 
+import dataclasses
 import html
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pai_bench.experiment.settings import TrainingSettings
 from pai_bench.experiment.trial import DENSE
 from pai_bench.report import outcomes, tables
-from pai_bench.report.statistics import ANY, PERCENT, POINTS, Bounds, estimate
+from pai_bench.report.statistics import ANY, Bounds, estimate
 from pai_bench.report.summary import SHARED, Cell, Comparison, by_cell, plural, share
 
 Values = Callable[[pd.DataFrame, pd.DataFrame], "pd.Series[float]"]
@@ -21,9 +24,10 @@ Values = Callable[[pd.DataFrame, pd.DataFrame], "pd.Series[float]"]
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of each trial. `form` writes it for people; tables for programs hold the number itself."""
+    """A number of each trial, in the unit of `read_results`. `form` writes it for people, in that of the `label`."""
 
     name: str
+    """That of its column in `read_results`, where it is one."""
     label: str
     """With the unit where `form` does not write it."""
     better: Literal["higher", "lower", ""]
@@ -39,20 +43,20 @@ class Metric:
         return self.label + {"higher": " ↑", "lower": " ↓", "": ""}[self.better]
 
 
-def column(name: str, factor: float = 1.0) -> Values:
-    """A column of the results, times `factor`."""
-    return lambda rows, _dense: factor * pd.to_numeric(rows[name], errors="coerce")
+def column(name: str) -> Values:
+    """A column of the results."""
+    return lambda rows, _dense: pd.to_numeric(rows[name], errors="coerce")
 
 
-def drop(rows: pd.DataFrame, dense: pd.DataFrame) -> "pd.Series[float]":
-    """Accuracy of the dense network of the same seed minus that of each row, in points of 100 %."""
+def below_dense(rows: pd.DataFrame, dense: pd.DataFrame) -> "pd.Series[float]":
+    """Accuracy of the dense network of the same seed minus that of each row, in [-1, 1]."""
     reference = dense[dense.status != "failed"].groupby("seed").test_accuracy.mean()
-    return 100 * (rows.seed.map(reference) - pd.to_numeric(rows.test_accuracy))
+    return rows.seed.map(reference) - pd.to_numeric(rows.test_accuracy)
 
 
 def ratio(part: str, whole: str) -> Values:
-    """One column divided by another, in per cent."""
-    return lambda rows, _dense: 100 * pd.to_numeric(rows[part]) / pd.to_numeric(rows[whole])
+    """One column divided by another."""
+    return lambda rows, _dense: pd.to_numeric(rows[part]) / pd.to_numeric(rows[whole])
 
 
 def dead_layers(rows: pd.DataFrame, _dense: pd.DataFrame) -> "pd.Series[float]":
@@ -65,32 +69,40 @@ def four_digits(value: float) -> str:
     return f"{value:#.4g}".rstrip(".")
 
 
+def percent(value: float) -> str:
+    """A share, or a difference of shares, in per cent with two decimals."""
+    return f"{100 * value:.2f}"
+
+
+def three_digits_percent(value: float) -> str:
+    """A share in per cent with three digits."""
+    return f"{100 * value:.3g}"
+
+
 SHARE: Bounds = (0.0, 1.0)
 ACCURACY = "test accuracy, last epoch, %"
 TRAIN_LOSS = Metric("train_loss", "training loss, last epoch", "lower", column("train_loss"), four_digits)
 METRICS = (
-    Metric("accuracy", ACCURACY, "higher", column("test_accuracy", 100), "{:.2f}".format, True, PERCENT),
-    Metric("drop", "below dense, points", "lower", drop, "{:.2f}".format, True, POINTS),
+    Metric("test_accuracy", ACCURACY, "higher", column("test_accuracy"), percent, True, SHARE),
+    Metric("below_dense", "below dense, points", "lower", below_dense, percent, True, (-1.0, 1.0)),
     TRAIN_LOSS,
-    Metric("direct_sparsity", "direct sparsity", "", column("achieved_sparsity"), share, bounds=SHARE),
+    Metric("achieved_sparsity", "direct sparsity", "", column("achieved_sparsity"), share, bounds=SHARE),
     Metric("effective_sparsity", "effective sparsity", "", column("effective_sparsity"), share, bounds=SHARE),
     Metric("dead_layers", "dead layers", "lower", dead_layers, "{:.3g}".format),
     Metric("parameters_kept", "weights kept", "", column("parameters_kept"), "{:,.0f}".format),
-    Metric("flops_kept", "FLOPs kept, %", "lower", ratio("flops_kept", "flops"), "{:.3g}".format, bounds=PERCENT),
+    Metric("flops_share", "FLOPs kept, %", "lower", ratio("flops_kept", "flops"), three_digits_percent, bounds=SHARE),
     Metric("score_seconds", "scoring", "lower", column("score_seconds"), tables.duration),
     Metric("score_peak_bytes", "scoring memory", "lower", column("score_peak_bytes"), tables.size),
     Metric("train_seconds", "training", "lower", lambda rows, _dense: outcomes.training_seconds(rows), tables.duration),
 )
-BEST = Metric(
-    "best_accuracy", "best on test, %", "higher", column("best_accuracy", 100), "{:.2f}".format, bounds=PERCENT
-)
+BEST = Metric("best_accuracy", "best on test, %", "higher", column("best_accuracy"), percent, bounds=SHARE)
 """Chooses the epoch by the test set: only for comparison with published numbers that do so."""
 
 
 def evaluated(rows: pd.DataFrame) -> tuple[Metric, ...]:
     """The metrics that were taken of trained networks: columns of numbers behind those of records."""
     behind = rows.columns[list(rows.columns).index("identity") + 1 :]
-    taken = {"method", *(one.name for one in (*METRICS, BEST))}  # `accuracy` is that of the records
+    taken = {"method", *(one.name for one in (*METRICS, BEST))}
     names = [str(name) for name in behind if name not in taken and not str(name).endswith(".notes")]
     values = {name: norm(name) if found_of(name) in rows else column(name) for name in names}
     given = [name for name in names if values[name](rows, rows).notna().any()]
@@ -182,7 +194,10 @@ def written(metric: Metric, values: NDArray[np.floating], seeds: int) -> str:
 
 
 def frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:
-    """A row for each method and sparsity, for programs: mean, sample deviation and interval of every metric."""
+    """A row for each method and sparsity, for programs: mean, sample deviation and interval of every metric.
+
+    Units are those of `read_results`; `meanings` says what each column is.
+    """
     rows = []
     for comparison in comparisons:
         for one in measured(comparison, (*METRICS, BEST, *evaluated(comparison.rows))):
@@ -195,6 +210,63 @@ def frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:
                 row |= {f"{metric.name}_low": result.low, f"{metric.name}_high": result.high}
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+MEANINGS = {
+    "data": "data set",
+    "model": "network",
+    "protocol": "name of the protocol, or its settings",
+    "criterion": "criterion with its options and variant; dense is the unpruned reference",
+    "sparsity": "share of the prunable weights, or of what sparsity_of names, that was to be removed",
+    "seeds": "number of trials that did not fail, over which the means are",
+    "failed": "number of trials that failed",
+    "untrained": "number of networks whose training loss is still that of chance",
+    "test_accuracy": "accuracy on the test set after the last epoch, in [0, 1]",
+    "below_dense": "test accuracy of the dense network of the same seed minus this one's, in [-1, 1]",
+    "train_loss": "mean cross-entropy of training in the last epoch, in nats",
+    "achieved_sparsity": "share of the prunable weights that is removed, in [0, 1]",
+    "effective_sparsity": "share of those that are removed or on no path from input to output, in [0, 1]",
+    "dead_layers": "number of layers that keep nothing",
+    "parameters_kept": "number of prunable weights that are kept",
+    "flops_share": "operations of a forward pass that are kept, as a share of the dense ones: flops_kept / flops",
+    "score_seconds": "seconds of scoring and selecting, all rounds",
+    "score_peak_bytes": "bytes that scoring takes beyond what was in use before",
+    "train_seconds": "seconds of training, divided by the number of networks that were trained together",
+    "best_accuracy": "accuracy of the epoch that is best on the test set, in [0, 1]: for published numbers chosen so",
+}
+"""What the columns of `frame` are that are neither settings nor metrics of trained networks."""
+
+
+def meanings(comparisons: Sequence[Comparison]) -> dict[str, str]:
+    """What each column of `frame` is, with its unit, in their order."""
+    settings = {one.name: str(one.metadata["help"]) for one in dataclasses.fields(TrainingSettings)}
+    numbers = [metric.name for metric in (*METRICS, BEST)]
+    first = [*SHARED, *(name for name in MEANINGS if name not in (*SHARED, *numbers))]
+    found = {name: MEANINGS.get(name) or settings[name] for name in first}
+    for name in dict.fromkeys([*numbers, *(m.name for one in comparisons for m in evaluated(one.rows))]):
+        what = MEANINGS.get(name, "metric of the trained networks, as `pai-bench list metrics` describes it")
+        found |= {name: f"{what}; mean over seeds", f"{name}_sd": f"sample standard deviation of {name}"}
+        found |= {f"{name}_{end}": f"{end} end of the 95 % interval of {name}" for end in ("low", "high")}
+    return found
+
+
+def as_json(comparisons: Sequence[Comparison]) -> str:
+    """`frame` as JSON: ``columns`` with what each is, and ``rows``; what is not known is null, infinity ``"inf"``."""
+    rows = [
+        {str(name): value for name, value in zip(made, map(plain, row), strict=True)}
+        for made in [frame(comparisons)]
+        for row in made.itertuples(index=False)
+    ]
+    return json.dumps({"columns": meanings(comparisons), "rows": rows}, indent=1, ensure_ascii=False) + "\n"
+
+
+def plain(value: Any) -> Any:
+    """A value of a cell as JSON has it."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def as_csv(comparisons: Sequence[Comparison]) -> str:
@@ -245,4 +317,9 @@ def html_row(tag: str, cells: Sequence[str]) -> str:
     return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
 
-FORMATS: dict[str, Callable[[Sequence[Comparison]], str]] = {"csv": as_csv, "latex": as_latex, "html": as_html}
+FORMATS: dict[str, Callable[[Sequence[Comparison]], str]] = {
+    "csv": as_csv,
+    "json": as_json,
+    "latex": as_latex,
+    "html": as_html,
+}

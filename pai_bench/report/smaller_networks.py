@@ -70,7 +70,9 @@ def table(comparison: Comparison) -> tables.Table:
     rows = rows.astype(dict.fromkeys(["flops", "train_seconds", "images_per_second"], float)).reset_index(drop=True)
     dense = rows[rows.criterion == DENSE]
     left = outcomes.left_of_smaller(rows, comparison.facts.combined)
-    rows = rows.assign(drop=metrics.drop(rows, dense), operations=outcomes.training_flops(rows, left.FLOPs))
+    rows = rows.assign(
+        points=100 * metrics.below_dense(rows, dense), operations=outcomes.training_flops(rows, left.FLOPs)
+    )
     # what is left at the end says nothing of a training that began with a larger network
     whole = outcomes.dense_training_flops(rows) / rows.operations
     fewer = (1 / left.FLOPs).mask(outcomes.changed_during_training(rows), whole)
@@ -88,7 +90,7 @@ def table(comparison: Comparison) -> tables.Table:
                 "nodes left": tables.percent(shares.nodes),
                 "weights left": tables.percent(shares.weights),
                 "FLOPs left": tables.percent(shares.FLOPs),
-                "below dense, points": tables.written(own["drop"].mean(), "{:.2f}".format),
+                "below dense, points": tables.written(own["points"].mean(), "{:.2f}".format),
                 "training": tables.duration(seconds),
                 "images/s": tables.written(own.images_per_second.median(), "{:,.0f}".format),
                 "times faster": tables.written(dense.train_seconds.median() / seconds, tables.three_digits),

@@ -225,9 +225,9 @@ def test_no_interval_of_accuracies_leaves_what_there_is(seeds: int) -> None:
     assert any(100 in (abs(low), abs(high)) for low, high in spans) is (seeds < 12)
     assert main(["report", "r", "--format", "csv", "-o", "x.csv"]) == 0
     for row in csv.DictReader(io.StringIO(Path("x.csv").read_text())):
-        for name, least in (("accuracy", 0), ("best_accuracy", 0), ("drop", -100), ("effective_sparsity", 0)):
-            most = 1 if name == "effective_sparsity" else 100
-            assert least <= float(row[f"{name}_low"]) <= float(row[f"{name}_high"]) <= most
+        for name in ("test_accuracy", "best_accuracy", "below_dense", "effective_sparsity"):
+            least = -1 if name == "below_dense" else 0
+            assert least <= float(row[f"{name}_low"]) <= float(row[f"{name}_high"]) <= 1
     (comparison,) = comparisons(as_frame(records))
     for cell in (comparison.dense, *comparison.cells.values()):
         low, high = figure_ends(cell)

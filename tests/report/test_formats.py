@@ -2,7 +2,9 @@
 
 import csv
 import io
+import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +19,24 @@ from tests.report.test_pairs import full
 
 def test_formats_hold_the_same_numbers() -> None:
     stored("r", full())
-    for form, suffix in (("csv", "csv"), ("latex", "tex"), ("html", "html")):
+    for form, suffix in (("csv", "csv"), ("json", "json"), ("latex", "tex"), ("html", "html")):
         assert main(["report", "r", "--format", form, "-o", f"x.{suffix}"]) == 0
     rows = list(csv.DictReader(io.StringIO(Path("x.csv").read_text())))
     assert len(rows) == 2 * (1 + 3 * 2)
     (snip,) = (r for r in rows if (r["criterion"], r["sparsity"], r["model"]) == ("snip", "0.8", "net"))
-    text = f"{float(snip['accuracy']):.2f}"
+    (same,) = (r for r in json.loads(Path("x.json").read_text())["rows"] if written(r) == written(snip))
+    assert same["test_accuracy"] == float(snip["test_accuracy"])
+    text = f"{100 * same['test_accuracy']:.2f}"
     assert text in Path("x.tex").read_text()
     assert text in Path("x.html").read_text()
     assert Path("x.tex").read_text().count(r"\begin{tabular}") == 2
     assert Path("x.html").read_text().startswith('<!doctype html>\n<meta charset="utf-8">\n')
     assert Path("x.html").read_text().count("<table>") == Path("x.html").read_text().count("</table>") == 2
+
+
+def written(row: Mapping[str, Any]) -> list[str]:
+    """What says of which criterion, network and sparsity a row is."""
+    return [str(row[name]) for name in ("criterion", "sparsity", "model")]
 
 
 def test_latex_shows_text_as_it_is() -> None:
@@ -36,7 +45,15 @@ def test_latex_shows_text_as_it_is() -> None:
 
 @pytest.mark.parametrize(
     ("name", "begins"),
-    [("x.csv", "data,"), ("x.TEX", "% net"), ("x.html", "<!"), ("x.htm", "<!"), ("x.md", "# "), ("x", "# ")],
+    [
+        ("x.csv", "data,"),
+        ("x.json", "{"),
+        ("x.TEX", "% net"),
+        ("x.html", "<!"),
+        ("x.htm", "<!"),
+        ("x.md", "# "),
+        ("x", "# "),
+    ],
 )
 def test_the_suffix_says_the_format(name: str, begins: str) -> None:
     stored("r", full(seeds=1))
@@ -55,7 +72,10 @@ def test_a_folder_takes_the_usual_name() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["report", "r", "-o", "x.pdf"], "no report is written as .pdf (x.pdf); known are .md, .csv, .tex, .html"),
+        (
+            ["report", "r", "-o", "x.pdf"],
+            "no report is written as .pdf (x.pdf); known are .md, .csv, .json, .tex, .html",
+        ),
         (["report", "r", "-o", "x.csv", "--format", "html"], "x.csv has the suffix of csv, not of --format html"),
         (["report", "r", "-o", "x.csv", "--records"], "--records goes with the markdown report"),
         (["report", "r", "-o", "x.csv", "--timings", "t.json"], "--timings goes with the markdown report"),

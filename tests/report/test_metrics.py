@@ -1,7 +1,9 @@
 """Metrics of a table of results: values by hand, and intervals that end where a metric ends."""
 
 import dataclasses
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,21 +15,21 @@ from pai_bench.results import as_frame
 from tests.report.records import drawn, record
 
 
-def test_intervals_of_accuracies_end_at_100() -> None:
+def test_intervals_of_accuracies_end_at_one() -> None:
     records = [record("snip", 0.9, seed, accuracy) for seed, accuracy in enumerate((0.97, 0.99, 1.0))]
     (row,) = metrics.frame(comparisons(as_frame(records))).to_dict("records")
-    assert row["accuracy_high"] == row["best_accuracy_high"] == 100
-    assert 90 < row["accuracy_low"] < 97
+    assert row["test_accuracy_high"] == row["best_accuracy_high"] == 1
+    assert 0.9 < row["test_accuracy_low"] < 0.97
 
 
 @pytest.mark.parametrize(
     ("name", "column", "values", "low", "high"),
     [
-        ("direct_sparsity", "achieved_sparsity", (0.0, 0.5, 1.0), 0, 1),
+        ("achieved_sparsity", "achieved_sparsity", (0.0, 0.5, 1.0), 0, 1),
         ("effective_sparsity", "effective_sparsity", (0.0, 0.5, 1.0), 0, 1),
-        ("flops_kept", "flops_kept", (0.0, 50.0, 100.0), 0, 100),
+        ("flops_share", "flops_kept", (0.0, 50.0, 100.0), 0, 1),
         ("score_seconds", "score_seconds", (0.1, 0.1, 5.0), 0, math.inf),
-        ("accuracy", "test_accuracy", (0.0, 0.5, 1.0), 0, 100),
+        ("test_accuracy", "test_accuracy", (0.0, 0.5, 1.0), 0, 1),
     ],
 )
 def test_intervals_end_where_a_metric_ends(
@@ -40,34 +42,33 @@ def test_intervals_end_where_a_metric_ends(
     assert row[f"{name}_high"] == high or (high == math.inf and row[f"{name}_high"] > max(values))
 
 
-def test_differences_from_the_dense_network_end_at_100_points() -> None:
+def test_differences_from_the_dense_network_end_at_one() -> None:
     dense = [record(None, 0.0, seed, accuracy) for seed, accuracy in enumerate((1.0, 0.5, 0.0))]
     pruned = [record("snip", 0.9, seed, accuracy) for seed, accuracy in enumerate((0.0, 0.5, 1.0))]
     row = metrics.frame(comparisons(as_frame([*dense, *pruned]))).to_dict("records")[-1]
-    assert (row["drop_low"], row["drop"], row["drop_high"]) == (-100, 0, 100)
+    assert (row["below_dense_low"], row["below_dense"], row["below_dense_high"]) == (-1, 0, 1)
 
 
 def test_columns_and_ratios_of_them() -> None:
     rows = pd.DataFrame({"part": [1.0, None], "whole": [4.0, 2.0]})
-    for values, first in ((metrics.column("part"), 1), (metrics.column("part", 100), 100)):
-        np.testing.assert_array_equal(values(rows, rows), [first, np.nan])
-    np.testing.assert_array_equal(metrics.ratio("part", "whole")(rows, rows), [25, np.nan])
+    np.testing.assert_array_equal(metrics.column("part")(rows, rows), [1, np.nan])
+    np.testing.assert_array_equal(metrics.ratio("part", "whole")(rows, rows), [0.25, np.nan])
 
 
 def test_metrics_by_hand() -> None:
     records = [drawn(None, 0.0, s, 0.9 + 0.01 * s) for s in range(3)] + [drawn("snip", 0.8, s, 0.8) for s in range(3)]
     (row,) = metrics.frame(list(comparisons(as_frame(records)))).query("criterion == 'snip'").to_dict("records")
-    assert row["accuracy"] == pytest.approx(80)
-    assert row["drop"] == pytest.approx(11)  # 10, 11, 12 points below the dense network of the same seed
-    assert row["drop_sd"] == pytest.approx(1)
-    assert row["drop_high"] - row["drop"] == pytest.approx(4.302652729911275 / math.sqrt(3))
+    assert row["test_accuracy"] == pytest.approx(0.8)
+    assert row["below_dense"] == pytest.approx(0.11)  # 10, 11, 12 points below the dense network of the same seed
+    assert row["below_dense_sd"] == pytest.approx(0.01)
+    assert row["below_dense_high"] - row["below_dense"] == pytest.approx(0.04302652729911275 / math.sqrt(3))
     # 2 x 80 and 2 x 15 operations, each times the share of its layer that is kept
     kept = [sum(2 * layer.kept for layer in r.pruning.layers) / 190 for r in records[3:]]
-    assert row["flops_kept"] == pytest.approx(100 * sum(kept) / 3)
+    assert row["flops_share"] == pytest.approx(sum(kept) / 3)
     assert row["parameters_kept"] == pytest.approx(
         sum(layer.kept for r in records[3:] for layer in r.pruning.layers) / 3
     )
-    assert row["best_accuracy"] == pytest.approx(80)
+    assert row["best_accuracy"] == pytest.approx(0.8)
 
 
 def test_norms_that_are_infinite_for_a_seed_are_so_in_the_mean() -> None:
@@ -109,6 +110,38 @@ def test_metrics_of_trained_networks_stand_beside_the_others() -> None:
     assert cells["loss"].startswith("0.125 ± 0 (")
     assert not {"minimal-l2", "method", "status"} & cells.keys()
     (values,) = metrics.frame([comparison]).to_dict("records")
-    assert (values["loss"], values["minimal-l2"], values["accuracy"]) == (0.125, 1.5, pytest.approx(80))
+    assert (values["loss"], values["minimal-l2"], values["accuracy"]) == (0.125, 1.5, 0.75)
+    assert values["test_accuracy"] == pytest.approx(0.8)
     assert (values["gap.loss"], values["verdict-linf:eps=0.1"]) == (-0.25, 0.5)
     assert not [name for name in values if "notes" in str(name)]
+
+
+def test_json_says_what_each_column_is() -> None:
+    """In the order of the columns, and with what JSON has no number for."""
+    dense = record(None, 0.0, 0, 0.9)
+    one = record("snip", 0.9, 0, 0.8)
+    norms: dict[str, float | str | None] = {"minimal-l2": None, "minimal-l2.found": 0.25}
+    made = [dense, dataclasses.replace(one, evaluation=dataclasses.replace(one.evaluation, metrics=norms))]
+    found = list(comparisons(as_frame(made)))
+    content = json.loads(metrics.as_json(found))
+    assert list(content["columns"]) == list(metrics.frame(found).columns)
+    assert all(text.strip() for text in content["columns"].values())
+    assert content["columns"]["test_accuracy"] == MEANING
+    row = content["rows"][1]
+    assert list(row) == list(content["columns"])
+    assert (row["criterion"], row["sparsity"], row["test_accuracy"], row["test_accuracy_sd"]) == (
+        "snip",
+        0.9,
+        0.8,
+        None,
+    )
+    assert (row["minimal-l2"], row["seeds"]) == ("inf", 1)
+
+
+MEANING = "accuracy on the test set after the last epoch, in [0, 1]; mean over seeds"
+
+
+def test_what_columns_are_is_in_the_documentation() -> None:
+    text = Path(__file__).parents[2].joinpath("docs", "reports.md").read_text(encoding="utf-8")
+    for name, meaning in metrics.MEANINGS.items():
+        assert f"| `{name}` | {meaning} |" in text
