@@ -55,7 +55,11 @@ def test_the_format_of_a_report(path: str, option: str | None, form: str) -> Non
     ("path", "option", "message"),
     [
         ("a.csv", "latex", "a.csv has the suffix of csv, not of --format latex; leave one of them out"),
-        ("a.txt", None, r"no report is written as .txt \(a.txt\); known are .md, .csv, .tex, .html, or give --format"),
+        (
+            "a.txt",
+            None,
+            r"no report is written as .txt \(a.txt\); known are .md, .csv, .json, .tex, .html, or give --format",
+        ),
     ],
 )
 def test_formats_that_do_not_fit(path: str, option: str | None, message: str) -> None:
