@@ -1,8 +1,5 @@
 """Metrics of the networks of a sweep: at its end, later from kept networks, or after training them again."""
 
-import dataclasses
-import errno
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,47 +12,19 @@ from torch import nn
 import pai_bench as pb
 from pai_bench.cli.entry import main
 from pai_bench.evaluation import Dense
-from pai_bench.execution import Listener, evaluations
+from pai_bench.execution import evaluations
 from pai_bench.execution.evaluations import Evaluations, shares
-from pai_bench.experiment.kept_networks import Cost, encode
 from pai_bench.experiment.resolve import resolve
 from pai_bench.experiment.runner import Runner
-from pai_bench.results import Record, Store, TrialMetrics, archive
+from pai_bench.results import Store
 from pai_bench.results.claims import Claims
 from pai_bench.support.registry import METRICS, metric
+from tests.execution.evaluated import COMMAND, run
 from tests.execution.sweeps import named
-from tests.report.records import fields_of
-
-
-class Seen(Listener):
-    """Which trials were trained and evaluated."""
-
-    def __init__(self) -> None:
-        self.trained, self.evaluated, self.announced = list[str](), list[str](), list[int]()
-        self.seconds, self.waited = list[float](), list[list[str]]()
-
-    def on_wait(self, _trials: Any, owners: Any) -> None:
-        self.waited.append(list(owners))
-
-    def on_finish(self, trial: Any, *_others: Any) -> None:
-        self.trained.append(trial.identity)
-
-    def on_evaluation(self, trials: Any) -> None:
-        self.announced.append(len(trials))
-
-    def on_evaluated(self, trial: Any, metrics: TrialMetrics | None, seconds: float) -> None:
-        self.seconds.append(seconds)
-        self.evaluated += [trial.identity] if metrics else []
-
-
-def run(out: str = "r", **changes: Any) -> tuple[pd.DataFrame, Seen]:
-    """A sweep of two criteria and one seed."""
-    seen = Seen()
-    keys: dict[str, Any] = {"seeds": 1, "workers": 1, "sparsities": [0.75]}
-    return pb.run(named(**keys | changes), out=out, listener=seen), seen
-
 
 DURING = "when=during:delay=0:every=1"
+
+
 METHODS = ["snip", "snap", f"snip-it:{DURING}", f"snap-it:{DURING}", "imp:p=0.5"]
 
 
@@ -307,26 +276,6 @@ def test_a_network_that_ends_its_process_is_told_and_the_others_are_evaluated(ca
     assert Path("r/networks").exists()
 
 
-COMMAND = ["run", "--criteria", "snip,random", "--models", "lenet-300-100", "--sparsities", "0.75", "--seeds", "1"]
-COMMAND += ["--epochs", "1", "--device", "cpu", "--workers", "1"]
-
-
-@pytest.mark.slow
-def test_the_verb_trains_by_the_commands_of_the_records(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(COMMAND) == 0
-    assert main([*COMMAND, "--batch-size", "16", "--criteria", "magnitude"]) == 0
-    capsys.readouterr()
-    assert main(["evaluate", "--evaluate", "loss,gap"]) == 0
-    out = capsys.readouterr().out
-    assert "5 networks to evaluate" not in out  # they are of two sweeps
-    assert "[3/3] digits lenet-300-100 random 0.75 seed 0: loss " in out
-    rows = pb.read_results("results")
-    assert len(rows) == 5
-    assert rows["loss"].tolist() == pytest.approx(rows.test_loss.tolist(), rel=1e-6)
-    assert main(["evaluate", "--evaluate", "loss"]) == 0
-    assert "to evaluate" not in capsys.readouterr().out
-
-
 def test_trials_of_another_command_are_held_against_the_same_dense_network(
     dense_seen: list[bool], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -352,183 +301,9 @@ def test_a_trial_without_its_dense_one_is_evaluated_all_the_same(
     assert "is not kept: networks are not held against it" in caplog.text
 
 
-def test_what_earlier_versions_stored_under_another_name_is_evaluated() -> None:
-    assert main([*COMMAND, "--criteria", "group:of=magnitude"]) == 0
-    store = Store("results")
-    (now,) = (one for one in store if "group" in one.identity)
-    (trial,) = (one for one in resolve(named(criteria=["group:of=magnitude"], sparsities=[0.75], seeds=1)).trials[1:])
-    assert (trial.identity, trial.former is not None) == (now.identity, True)
-    assert trial.former is not None
-    store.write(dataclasses.replace(now, identity=trial.former.identity, trial=trial.former.configuration()))
-    store.path_of(Record, now.identity).unlink()
-    assert main(["evaluate", "--evaluate", "loss"]) == 0
-    rows = pb.read_results("results")
-    assert rows.identity.tolist() == [one.identity for one in Store("results")]
-    assert len(rows) == 2
-    assert now.identity in set(rows.identity)
-    assert rows["loss"].notna().all()
-
-
-def test_a_command_that_cannot_be_read_again_stops_no_other(
-    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    Path("r.toml").write_text('criteria = "magnitude"\n')
-    for words in (["--criteria", "snip"], ["--batch-size", "16", "r.toml"]):
-        plain = [word for word in COMMAND[1:] if word not in ("--criteria", "snip,random")]
-        assert main(["run", *plain, *words]) == 0
-    recipe = Path("r.toml").rename("s.toml")
-    assert main(["evaluate", "--evaluate", "loss"]) == 1
-    assert "r.toml` are not evaluated: no recipe file r.toml" in caplog.text
-    assert "2 trials of results" in caplog.text
-    assert pb.read_results("results")["loss"].notna().sum() == 2
-    recipe.rename("r.toml")
-    capsys.readouterr()
-    assert main(["evaluate", "--evaluate", "verdict-linf:eps=0.1:n=451"]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "are not evaluated: metric verdict-linf:eps=0.1:n=451: n=451 is more than the 450 test examples" in said
-
-
-@pytest.mark.parametrize("text", ["", " , "])
-def test_no_metric_at_all_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    run(out="results", epochs=0)
-    assert main(["evaluate", "--evaluate", text]) == 2
-    assert "--evaluate names no metric" in capsys.readouterr().err
-
-
-def test_a_file_of_records_has_no_networks(capsys: pytest.CaptureFixture[str]) -> None:
-    run(epochs=0)
-    Path("kept").mkdir()
-    archive.pack(Path("r"), Path("kept") / archive.NAME)
-    for given in ("kept", f"kept/{archive.NAME}"):
-        assert main(["evaluate", given, "--evaluate", "loss"]) == 2
-        assert f"{given} is a file of records, without networks" in capsys.readouterr().err
-    assert [path.name for path in Path("kept").iterdir()] == [archive.NAME]
-
-
-def test_metrics_are_stored_in_the_folder(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    run(epochs=0)
-    monkeypatch.setattr("os.access", lambda *_: False)  # root may write to all but file systems for reading alone
-    assert main(["evaluate", "r", "--evaluate", "loss"]) == 2
-    assert "r cannot be written, and metrics are stored in it: copy it" in capsys.readouterr().err
-
-
-def kept_of(criterion: str) -> Path:
-    """The file of a kept network."""
-    return next(Path("r/networks").glob(f"*-{criterion}-*"))
-
-
-@pytest.mark.parametrize("damage", ["cut", "other trial", "other network", "gone"])
-def test_a_kept_network_that_cannot_be_used_stops_no_other(damage: str, caplog: pytest.LogCaptureFixture) -> None:
-    run(keep_networks=True)
-    path = kept_of("snip")
-    if damage == "cut":
-        path.write_bytes(path.read_bytes()[:-100])
-    elif damage == "other trial":
-        path.write_bytes(kept_of("random").read_bytes())
-    elif damage == "other network":
-        path.write_bytes(encode(nn.Linear(2, 2), None, Cost(), path.stem))
-    else:  # meanwhile, by another process
-        path.unlink()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pai_bench.results.networks.NetworkFolder.holds", lambda *_: True)
-        frame, _ = run(evaluate="loss", keep_networks=True)
-    assert frame["loss"].isna().tolist() == (frame.criterion == "snip").tolist()
-    (said,) = (text for text in caplog.messages if path.stem in text)
-    why = {"cut": "is damaged", "other trial": "is damaged: it holds the network", "gone": "has been removed meanwhile"}
-    assert f"the network {path.stem} {why.get(damage, 'has other parameters than that of its trial')}" in said
-    path.unlink(missing_ok=True)
-    frame, seen = run(evaluate="loss", keep_networks=True)
-    assert frame["loss"].notna().all()
-    assert len(seen.trained) == 1
-
-
-def test_nothing_is_evaluated_that_cannot_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    run(keep_networks=True)
-    Path("r/evaluations").mkdir()
-    measured = list[str]()
-
-    def full(_store: Store, path: Path, _content: Any, **_options: Any) -> bool:
-        measured.append(path.stem)
-        raise _store._write_error(path.parent, OSError(errno.ENOSPC, "No space left on device"))
-
-    monkeypatch.setattr(Store, "_write", full)
-    with pytest.raises(pb.UserError, match=r"results folder r can no longer be written \(No space left on device\)"):
-        run(evaluate="loss,gap", keep_networks=True)
-    assert len(measured) == 1
-
-
-def test_what_another_process_has_evaluated_meanwhile_is_left_as_it_is(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    run(evaluate="loss", keep_networks=True)
-    stored = {path: path.read_bytes() for path in Path("r/evaluations").iterdir()}
-    for path in stored:
-        path.unlink()
-
-    def claim(_claims: Any, _identity: str) -> bool:
-        for path, content in stored.items():
-            path.write_bytes(content)
-        shutil.rmtree("r/networks", ignore_errors=True)
-        return True
-
-    monkeypatch.setattr("pai_bench.results.claims.Claims.claim", claim)
-    frame, _ = run(evaluate="loss", keep_networks=True)
-    assert frame["loss"].notna().all()
-    assert {path: path.read_bytes() for path in Path("r/evaluations").iterdir()} == stored
-    assert caplog.messages == []
-
-
-def test_a_damaged_evaluation_is_set_aside_and_taken_again(caplog: pytest.LogCaptureFixture) -> None:
-    frame, _ = run(evaluate="loss,gap", keep_networks=True)
-    path = Store("r").path_of(TrialMetrics, frame.identity[0])
-    path.write_text(text := path.read_text().replace('"loss"', '"lost"'))
-    again, seen = run(evaluate="loss", keep_networks=True)
-    assert again["loss"].tolist() == frame["loss"].tolist()
-    assert seen.evaluated == [frame.identity[0]]
-    assert path.with_suffix(".damaged").read_text() == text
-    assert f"{path} is damaged" in caplog.text
-    assert "its metrics are missing" in caplog.text
-
-
-def test_an_evaluation_of_a_later_schema_is_left_alone() -> None:
-    frame, _ = run(evaluate="loss", keep_networks=True)
-    path = Store("r").path_of(TrialMetrics, frame.identity[0])
-    path.write_text(text := json.dumps(fields_of(path.read_text()) | {"schema": 99}))
-    with pytest.raises(pb.UserError, match="schema 99 is newer than this version reads"):
-        run(evaluate="gap", keep_networks=True)
-    assert path.read_text() == text
-
-
 def test_a_dry_run_names_the_metrics(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*COMMAND, "--evaluate", "gap, loss", "--dry-run"]) == 0
     assert "afterwards, not estimated: gap, loss" in capsys.readouterr().out
-
-
-def test_trials_from_python_are_evaluated_from_there(
-    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    run(out="results")
-    assert main(["evaluate", "--evaluate", "loss"]) == 1
-    assert "trials that were run from Python are evaluated from there" in caplog.text
-    assert "3 trials of results" in caplog.text
-    assert "loss" not in pb.read_results("results")
-
-
-@pytest.mark.parametrize(
-    ("metrics", "message"),
-    [
-        ("los", "unknown metric 'los'"),
-        ("verdict-linf:eps=0.1:n=451", "metric verdict-linf:.*n=451 is more than the 450 test examples of digits"),
-        ("verdict-linf:eps=0", "eps=0 is outside"),
-        ("memorisation", "metric memorisation: the network was trained on true labels"),
-    ],
-)
-def test_mistakes_are_found_before_anything_is_trained(metrics: str, message: str) -> None:
-    with pytest.raises(pb.UserError, match=message):
-        run(evaluate=metrics)
-    assert not Path("r").exists()
-    assert main(["evaluate", "nowhere", "--evaluate", "loss"]) == 2
 
 
 def test_metrics_are_no_part_of_the_identity() -> None:
