@@ -151,21 +151,28 @@ class Evaluations:
 
         tried = set[str]()
 
+        def end(trial: Trial, seconds: float) -> None:
+            if claims is not None:
+                claims.release(trial.identity)
+            listener.on_evaluated(trial, self.store.read_evaluation(trial.identity), seconds)
+
         def still_missing(cell: Cell) -> list[Trial]:
             free = [trial for trial in cell if claims is None or claims.claim(trial.identity)]
             tried.update(trial.identity for trial in free)
-            return [trial for trial in free if self.missing(trial, records[trial.identity])]
+            left = [trial for trial in free if self.missing(trial, records[trial.identity])]
+            for trial in free:
+                if trial not in left:  # another process was faster
+                    end(trial, 0.0)
+            return left
 
         def on_records(cell: Cell, results: Sequence[Record], seconds: float) -> None:
             for trial, result in zip(cell, results, strict=True):
                 if result.status == "failed":  # to evaluate: those that failed to train are not here
                     kind, _, text = (result.error or "").partition(": ")
-                    if kind == UnwritableError.__name__:
+                    if kind == UnwritableError.__name__:  # nor could anything else be stored
                         raise UnwritableError(text)
                     logger.warning("trial %s is not evaluated: %s", trial.identity, result.error)
-                if claims is not None:
-                    claims.release(trial.identity)
-                listener.on_evaluated(trial, self.store.read_evaluation(trial.identity), seconds / len(cell))
+                end(trial, seconds / len(cell))
 
         callbacks = Callbacks(still_missing, lambda _trial, _epoch: None, on_records)
         while todo:

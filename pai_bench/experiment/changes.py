@@ -29,6 +29,7 @@ from pai_bench.pruning.pruner import by_scope, scored
 from pai_bench.pruning.structured import GroupPruner
 from pai_bench.scoring import Batch, Change, CriterionError, DuringTraining, Moment, Scores, StructuredCriterion
 from pai_bench.support.identity import stream
+from pai_bench.support.randomness import random_state
 from pai_bench.training.checkpoints import TrainingState
 from pai_bench.training.events import Event, Pause
 
@@ -165,7 +166,7 @@ class Lane:
         try:
             yield
         except CriterionError:
-            with torch.no_grad():
+            with torch.no_grad(), random_state(0):  # which dropout would change for networks beside this one
                 logits = copy.deepcopy(self.model)(self._batch.inputs)
             if bool(logits.isfinite().all()):
                 raise

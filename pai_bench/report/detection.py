@@ -6,7 +6,7 @@ of the differences over seeds.
 
 import itertools
 import math
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ def power(effect: float, seeds: int, level: float = LEVEL) -> float:
     return float((special.ndtr(shift - limits) + special.ndtr(-shift - limits)).mean())
 
 
-@cache
+@lru_cache(maxsize=1024)
 def deviations(seeds: int) -> NDArray[np.float64]:
     """Equally likely sample standard deviations of so many normal numbers, divided by the true one."""
     likely = (np.arange(NODES) + 0.5) / NODES

@@ -69,7 +69,7 @@ def compared(best: str, others: Mapping[str, Pair]) -> str:
 
 
 BEATS, BEATEN = "it beats {}", "over the seeds of both it is beaten by {}"
-EQUAL = "it is equal within the margin to {}"
+EQUAL = "it is equal to {}"
 UNCORRECTED, ALIKE = "before correction alone it differs from {}", "it is not distinguishable from {}"
 FEW, UNTESTED = "too few seeds for a verdict on {}", "it could not be tested against {}"
 NOT_COMPARED = f"it is not compared with {{}}, which did not train ({AT_CHANCE})"
@@ -91,7 +91,7 @@ def verdict_on(name: str, pair: Pair, sign: int) -> tuple[str, str]:
     if pair.untested:
         return UNTESTED, f"{named(name)} ({points}, {NO_SPREAD})"
     if pair.equal and not pair.significant:
-        return EQUAL, inside
+        return EQUAL, f"{named(name)} ({pair.points(sign, inside=True)}; within {pair.margin:g})"
     if not pair.significant:
         return UNCORRECTED if pair.p <= LEVEL else ALIKE, inside
     return BEATS if sign > 0 else BEATEN, f"{named(name)} by {pair.points()}"

@@ -252,11 +252,8 @@ def meanings(comparisons: Sequence[Comparison]) -> dict[str, str]:
 
 def as_json(comparisons: Sequence[Comparison]) -> str:
     """`frame` as JSON: ``columns`` with what each is, and ``rows``; what is not known is null, infinity ``"inf"``."""
-    rows = [
-        {str(name): value for name, value in zip(made, map(plain, row), strict=True)}
-        for made in [frame(comparisons)]
-        for row in made.itertuples(index=False)
-    ]
+    made = frame(comparisons)
+    rows = [dict(zip(made.columns, map(plain, row), strict=True)) for row in made.itertuples(index=False)]
     return json.dumps({"columns": meanings(comparisons), "rows": rows}, indent=1, ensure_ascii=False) + "\n"
 
 

@@ -105,7 +105,7 @@ def test_every_verdict_in_its_order() -> None:
         "g": pair(7, nan, constant=True),
         "f": pair(6, nan, seeds=2),
         "e": pair(5, 0.06),
-        "n": pair(0.2, 0.9, equal_p=0.05),
+        "n": pair(0.2, 0.9, equal_p=0.05, margin=0.5),
         "m": dataclasses.replace(pair(5, 0.06), better="m"),
         "d": pair(4, 0.05, 0.051),
         "c": dataclasses.replace(pair(3), better="c"),
@@ -115,8 +115,8 @@ def test_every_verdict_in_its_order() -> None:
     }
     assert findings.compared("a", against) == (
         "it beats “b, x” by 2.00 points (1.00 to 3.00) and b by 1.00 points (1 of 9 seeds of b at chance); over the "
-        "seeds of both it is beaten by c by 3.00 points (2.00 to 4.00); it is equal within the margin to n (0.20, "
-        "-0.80 to 1.20); before correction alone it differs from d (4.00, 3.00 to 5.00); it is not distinguishable "
+        "seeds of both it is beaten by c by 3.00 points (2.00 to 4.00); it is equal to n (0.20, -0.80 to 1.20; "
+        "within 0.5); before correction alone it differs from d (4.00, 3.00 to 5.00); it is not distinguishable "
         "from e (5.00, 4.00 to 6.00) and m (-5.00, -6.00 to -4.00); "
         "too few seeds for a verdict on f (6.00) and k (1.00; 1 of 9 seeds of k at chance: a verdict takes 10); it "
         "could not be tested against g (7.00, the same difference for all seeds); "
@@ -142,7 +142,10 @@ def test_what_is_within_a_margin_is_equal() -> None:
     assert pairs.table(found)[1][-1] == "equal"
     assert "Equal means: within 0.5 points, by two one-sided t tests" in str(pairs.power(found))
     assert "Equal means" not in str(pairs.power(without))
-    assert any("it is equal within the margin to er" in line for line in findings.sentences(compared(rows), found))
+    assert any(
+        "it is equal to er (0.10, -0.08 to 0.28; within 0.5)" in line
+        for line in findings.sentences(compared(rows), found)
+    )
 
 
 def test_sentences_of_several_sparsities() -> None:
